@@ -1,0 +1,92 @@
+"""The layout of a flat state: named blocks of components, coarse first.
+
+A state is one vector of ``n`` coefficients per sample, ``(*batch, n)``. Blocks name contiguous
+ranges of it: the bands of a wavelet pyramid, the leading and trailing principal components, or
+the ``x`` and ``y`` of a joint model. Quantities that differ between components (a schedule's
+parameter, a speed, a data scale) are broadcast by one rule, the *component axis*: their last
+axis holds 1 entry (shared), one per block, or one per component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+
+
+class Blocks:
+    """Named contiguous blocks of a flat state.
+
+    Args:
+        sizes: Name and number of components of each block, in order, coarse first.
+
+    Raises:
+        ValueError: If there is no block, or one is empty.
+
+    Example:
+        >>> blocks = Blocks({"coarse": 1, "detail": 3})
+        >>> blocks.dim, blocks.slices["detail"]
+        (4, slice(1, 4, None))
+        >>> blocks.expand(torch.tensor([2.0, 5.0]))
+        tensor([2., 5., 5., 5.])
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        expect(len(sizes) > 0, "sizes", "at least one block", dict(sizes))
+        for name, size in sizes.items():
+            expect(size > 0, f"sizes[{name!r}]", "a positive number of components", size)
+        self.sizes = dict(sizes)
+        self.dim = sum(self.sizes.values())
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Blocks) and list(self.sizes.items()) == list(other.sizes.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.sizes.items()))
+
+    def __repr__(self) -> str:
+        return f"Blocks({self.sizes})"
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where each block lies in the state."""
+        ends = [0]
+        for size in self.sizes.values():
+            ends.append(ends[-1] + size)
+        return {name: slice(a, b) for name, a, b in zip(self.sizes, ends, ends[1:], strict=False)}
+
+    def check(self, name: str, value: Tensor) -> None:
+        """Raises ``ValueError`` unless the last axis of ``value`` is a component axis."""
+        width = value.shape[-1] if value.ndim else 1
+        expect(
+            width in (1, len(self), self.dim),
+            name,
+            f"a last axis of 1 (shared), {len(self)} (one per block: {', '.join(self.sizes)}) "
+            f"or {self.dim} (one per component)",
+            width,
+        )
+
+    def expand(self, value: Tensor) -> Tensor:
+        """Repeats per-block values over their components; leaves shared and full ones alone.
+
+        Args:
+            value: ``(*, 1 | blocks | n)``.
+
+        Returns:
+            ``(*, 1 | n)``: whatever broadcasts against a state.
+        """
+        if value.ndim == 0 or value.shape[-1] in (1, self.dim):
+            return value
+        self.check("value", value)
+        repeats = torch.tensor(list(self.sizes.values()), device=value.device)
+        return value.repeat_interleave(repeats, dim=-1, output_size=self.dim)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Averages per-component values ``(*, n)`` over each block: ``(*, blocks)``."""
+        return torch.stack([value[..., s].mean(-1) for s in self.slices.values()], dim=-1)
