@@ -1,0 +1,150 @@
+"""Checkpoints: weights as safetensors, configuration as JSON, never a pickle.
+
+A checkpoint is a folder with two files, written whole or not at all:
+
+    model-<digest>.safetensors    the tensors, named by the start of their SHA-256
+    config.json                   {"format": 1, "sha256": <digest>, "config": {...}}
+
+Two files cannot be replaced in one step, nor can a folder that is not empty. So new weights get
+a name of their own beside the old, and the one atomic step is the replacement of ``config.json``,
+which names the weights it belongs to. A process killed before that step leaves the old pair,
+after it the new one; leftovers are removed by the next save. The same digest exposes weights
+that were truncated or altered since. One process at a time saves into a folder; others may load
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+FORMAT = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read; the message names the file and what is wrong."""
+
+
+def save(
+    folder: str | os.PathLike[str], state_dict: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint, replacing the one in ``folder`` if any.
+
+    Args:
+        folder: Created if missing.
+        state_dict: Tensors on any device, in any memory layout; shared memory is written out
+            once per name.
+        config: What JSON can hold; tuples come back as lists.
+
+    Raises:
+        TypeError: If JSON cannot hold ``config``, or safetensors ``state_dict``; nothing is
+            written then.
+    """
+    try:
+        # safetensors refuses tensors that share memory or are not contiguous.
+        weights = safetensors.save(
+            {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in state_dict.items()
+            }
+        )
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"state_dict: expected dense tensors by name, got {error!r}") from error
+    digest = hashlib.sha256(weights).hexdigest()
+    manifest = json.dumps({"format": FORMAT, "sha256": digest, "config": dict(config)}, indent=2)
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    current = _weights_path(folder, digest)
+    _replace(current, weights)
+    _replace(folder / "config.json", manifest.encode())
+    hexadecimal = "[0-9a-f]" * 16
+    for pattern in (f"model-{hexadecimal}.safetensors", ".model-*.tmp", ".config.json.*.tmp"):
+        for stale in folder.glob(pattern):
+            if stale != current:
+                stale.unlink(missing_ok=True)
+
+
+def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Returns:
+        The tensors, on the CPU, and the configuration.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or of a newer format.
+    """
+    folder = Path(folder)
+    while True:
+        digest, config = _manifest(folder)
+        path = _weights_path(folder, digest)
+        try:
+            weights = _read(path)
+            break
+        except CheckpointError:
+            # Unless another process saved a new pair since the manifest was read.
+            if _manifest(folder)[0] == digest:
+                raise
+    if hashlib.sha256(weights).hexdigest() != digest:
+        raise CheckpointError(
+            f"{path}: truncated or altered: its digest is not the one in config.json"
+        )
+    try:
+        return safetensors.load(weights), config
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _weights_path(folder: Path, digest: str) -> Path:
+    return folder / f"model-{digest[:16]}.safetensors"
+
+
+def _manifest(folder: Path) -> tuple[str, dict[str, Any]]:
+    path = folder / "config.json"
+    try:
+        manifest = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    match manifest:
+        case {"format": int(version)} if version > FORMAT:
+            raise CheckpointError(
+                f"{path}: format {version} is newer than {FORMAT}, the newest this scoresde reads"
+            )
+        case {"format": 1, "sha256": str(digest), "config": dict(config)} if re.fullmatch(
+            "[0-9a-f]{64}", digest
+        ):
+            return digest, config
+    raise CheckpointError(f"{path}: expected a format, a SHA-256 digest and a configuration")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Makes ``content`` the file at ``path`` in one step, on the disk before it returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":  # the new name is durable once its folder is
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,326 @@
+"""Data sets: a user's arrays and images, or a built-in one, checked once on the way in.
+
+A data set is ``(N, *event_shape)``: floating-point numbers, or integers of ``0..levels-1``.
+Integers become densities by *uniform dequantisation*: ``y = v + u`` with ``u`` uniform on
+``[0, 1)``, scaled to ``x = 2 y / levels - 1`` in ``[-1, 1]``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from scoresde.checks import expect, finite, floating, nearest
+
+
+def _check_levels(levels: int) -> None:
+    expect(2 <= levels <= 2**16, "levels", f"2 to {2**16}", levels)
+
+
+@frozen(eq=False)
+class Dataset:
+    """Checked data.
+
+    Args:
+        name: Where they come from.
+        values: ``(N, *event_shape)``.
+        levels: Number of levels of integer values; ``None`` for floating-point ones.
+
+    Raises:
+        TypeError: If ``levels`` is ``None`` and the values are not floating-point, or the reverse.
+        ValueError: If there are no events, or values are not finite or not in ``0..levels-1``.
+    """
+
+    name: str
+    values: Tensor = field(repr=lambda values: f"{tuple(values.shape)} of {values.dtype}")
+    levels: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        shape = tuple(self.values.shape)
+        expect(
+            len(shape) > 1 and min(shape) > 0, self.name, "a shape (N, *event), no size 0", shape
+        )
+        if self.levels is None:
+            floating(self.name, self.values)
+            finite(self.name, self.values)
+            return
+        _check_levels(self.levels)
+        if self.values.is_floating_point() or self.values.is_complex():
+            raise TypeError(f"{self.name}: expected integers, got {self.values.dtype}")
+        low, high = int(self.values.min()), int(self.values.max())
+        expected = f"integers from 0 to {self.levels - 1}"
+        expect(low >= 0 and high < self.levels, self.name, expected, f"{low} to {high}")
+
+
+def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Reads data: a built-in set by name, a ``.npy`` or ``.npz`` file, or a folder of images.
+
+    Args:
+        source: ``"digits"``, ``"patches"`` or a path.
+        options: Those of `digits`, `patches`, `read_array` or `read_images`.
+
+    Raises:
+        FileNotFoundError: If ``source`` is neither a built-in set nor a path.
+        TypeError: If an option does not apply, or the data are not real numbers.
+        ValueError: If the data cannot be read or used; the message says why.
+    """
+    if isinstance(source, str) and source in BUILT_IN:
+        return BUILT_IN[source](**options)
+    path = Path(source)
+    if path.is_dir():
+        return read_images(path, **options)
+    if path.exists() or path.suffix.lower() in (".npy", ".npz"):
+        return read_array(path, **options)
+    hint = nearest(str(source), BUILT_IN)
+    raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
+
+
+def read_array(
+    path: str | os.PathLike[str], *, key: str | None = None, levels: int | None = None
+) -> Dataset:
+    """Reads an array ``(N, *event_shape)``.
+
+    Args:
+        path: A ``.npy`` or ``.npz`` file. Arrays of Python objects are refused: reading them can
+            run code.
+        key: Which array of an ``.npz`` file; may be omitted if it holds one.
+        levels: Number of levels of integer data; known for ``uint8`` (256) and booleans (2).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If the data are not real numbers.
+        ValueError: If the file cannot be read, or the data are not as `Dataset` expects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.lib.npyio.NpzFile):
+            with content:
+                if key is None and len(content.files) == 1:
+                    key = content.files[0]
+                expect(key in content.files, "key", f"one of {', '.join(content.files)}", key)
+                array = content[str(key)]
+        else:
+            expect(key is None, "key", "None for a single array", key)
+            array = content
+    # Garbled files fail in numpy, zipfile or zlib, each with errors of its own.
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as .npy or .npz: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{path}: expected real numbers, got an array of {array.dtype}")
+    if array.dtype.kind == "f":
+        expect(levels is None, "levels", f"None for {array.dtype} data", levels)
+        native = array.astype("f4" if array.dtype.itemsize <= 4 else "f8")
+        return Dataset(path.name, torch.from_numpy(native).to(torch.get_default_dtype()))
+    levels = {"bool": 2, "uint8": 256}.get(str(array.dtype)) if levels is None else levels
+    if levels is None:
+        raise ValueError(f"levels: expected the number of levels of {array.dtype} data, got None")
+    small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
+    return Dataset(path.name, torch.from_numpy(array.astype("u1" if small else "i8")), levels)
+
+
+def read_images(
+    folder: str | os.PathLike[str], *, mode: str = "RGB", size: int | None = None
+) -> Dataset:
+    """Reads the images of a folder, not of its subfolders, sorted by name.
+
+    Args:
+        folder: Other files in it are ignored.
+        mode: ``"RGB"``, or ``"L"`` for grey.
+        size: If given, images are cropped to their central square and resized to it.
+
+    Returns:
+        ``(N, channels, height, width)``, 256 levels.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there is no image, or one is unreadable, of another size than the first or
+            of more than 8 bits per channel.
+    """
+    expect(mode in ("L", "RGB"), "mode", "'L' or 'RGB'", repr(mode))
+    expect(size is None or size > 0, "size", "a positive number of pixels", size)
+    folder = Path(folder)
+    suffixes = Image.registered_extensions()
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+    expect(len(paths) > 0, str(folder), "a folder with images in it", "none")
+    images: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    for path in paths:
+        try:
+            with Image.open(path) as file:
+                # Pillow would clip these to 8 bits without a word.
+                expect(file.mode[0] not in "IF", "image", "8 bits per channel", file.mode)
+                image = ImageOps.exif_transpose(file).convert(mode)
+        # Decoders of damaged files raise errors of every kind.
+        except Exception as error:
+            raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+        image = image if size is None else ImageOps.fit(image, (size, size))
+        pixels = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+        if images:
+            expected = f"the size of {paths[0].name} {images[0].shape}, or pass size="
+            expect(pixels.shape == images[0].shape, str(path), expected, pixels.shape)
+        images.append(pixels)
+    return Dataset(folder.name, torch.from_numpy(np.stack(images)), levels=256)
+
+
+def _sklearn_datasets() -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError("built-in data need scikit-learn: pip install scoresde[data]") from error
+    return datasets
+
+
+def digits() -> Dataset:
+    """Handwritten digits of scikit-learn: ``(1797, 1, 8, 8)``, 17 levels."""
+    images = _sklearn_datasets().load_digits().images
+    return Dataset("digits", torch.from_numpy(images).to(torch.uint8)[:, None], levels=17)
+
+
+def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Dataset:
+    """Grey patches of the two photographs of scikit-learn, in random order.
+
+    Args:
+        size: Width and height of a patch.
+        stride: Distance between neighbours. By default ``size``: patches are disjoint, so that a
+            `split` shares no pixels. Smaller strides give more patches, which overlap.
+        seed: Seed of the order, and of where the grid of patches starts.
+
+    Returns:
+        ``(N, 1, size, size)``, 256 levels.
+    """
+    photographs = _sklearn_datasets().load_sample_images().images
+    images = [np.asarray(Image.fromarray(rgb).convert("L")) for rgb in photographs]
+    smallest = min(min(image.shape) for image in images)
+    expect(0 < size <= smallest, "size", f"1 to {smallest} pixels", size)
+    stride = size if stride is None else stride
+    expect(stride > 0, "stride", "a positive number of pixels", stride)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for image in images:
+        room = torch.tensor(image.shape) - size + 1
+        top, left = (torch.rand(2, generator=generator) * room.clamp(max=stride)).int().tolist()
+        grid = torch.tensor(image)[top:, left:].unfold(0, size, stride).unfold(1, size, stride)
+        found.append(grid.reshape(-1, 1, size, size))
+    values = torch.cat(found)
+    return Dataset("patches", values[torch.randperm(len(values), generator=generator)], levels=256)
+
+
+BUILT_IN: dict[str, Callable[..., Dataset]] = {"digits": digits, "patches": patches}
+
+
+def split(
+    dataset: Dataset, fraction: float, seed: int | torch.Generator = 0
+) -> tuple[Dataset, Dataset]:
+    """Splits a data set at random: ``(train, held_out)``.
+
+    Args:
+        dataset: At least two events.
+        fraction: Share of the events to train on, rounded so that neither part is empty.
+        seed: The same seed gives the same split.
+
+    Raises:
+        ValueError: If ``fraction`` is not between 0 and 1, or there is only one event.
+    """
+    count = len(dataset.values)
+    expect(0 < fraction < 1, "fraction", "a number between 0 and 1", fraction)
+    expect(count > 1, dataset.name, "two events or more to split", count)
+    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    order = order.to(dataset.values.device)
+    cut = min(max(round(fraction * count), 1), count - 1)
+    return (
+        Dataset(f"{dataset.name}/train", dataset.values[order[:cut]], dataset.levels),
+        Dataset(f"{dataset.name}/held_out", dataset.values[order[cut:]], dataset.levels),
+    )
+
+
+def dequantize(values: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Spreads each level over its cell: ``x = 2 (v + u) / levels - 1``, ``u`` uniform on [0, 1).
+
+    Args:
+        values: ``(*)``, integers of ``0..levels-1``.
+        levels: Number of levels.
+        generator: Source of ``u``.
+
+    Returns:
+        ``(*)`` in ``[-1, 1]``, of the default dtype, which `quantize` takes back exactly.
+
+    Raises:
+        ValueError: If ``levels`` is not in ``2..65536``.
+    """
+    _check_levels(levels)
+    device = values.device if generator is None else generator.device
+    u = torch.rand(values.shape, generator=generator, device=device).to(values.device)
+    # Rounding must not carry x over the edge of its cell: float32 cannot tell 255 + u from 256
+    # if u is within 2^-17 of 1. Twice levels * eps bounds all roundings, those of `quantize` too.
+    margin = 2 * levels * torch.finfo(u.dtype).eps
+    return 2 * (values + u.clamp(margin, 1 - margin)) / levels - 1
+
+
+def quantize(x: Tensor, levels: int) -> Tensor:
+    """The levels in whose cells ``x`` lies: ``floor(levels (x + 1) / 2)``, clamped.
+
+    Args:
+        x: ``(*)``; what is outside ``[-1, 1]`` goes to the nearest level.
+        levels: Number of levels.
+
+    Returns:
+        ``(*)``, int64 of ``0..levels-1``.
+
+    Raises:
+        TypeError: If ``x`` is not a floating-point tensor.
+        ValueError: If ``x`` has NaN entries, or ``levels`` is not in ``2..65536``.
+
+    Example:
+        >>> quantize(torch.tensor([-1.5, -1.0, -0.1, 0.0, 1.0]), levels=4)
+        tensor([0, 0, 1, 2, 3])
+    """
+    _check_levels(levels)
+    floating("x", x)
+    expect(not bool(x.isnan().any()), "x", "numbers", "NaN")
+    return ((x + 1) * levels / 2).floor().clamp(0, levels - 1).long()
+
+
+def bits_per_dim(log_prob: Tensor, dim: int, levels: int) -> Tensor:
+    """Bits per dimension of integer data, from the log-density of dequantised data.
+
+    ``x = 2 y / levels - 1`` with ``y = v + u`` has ``p(y) = p(x) (2 / levels)^dim``, so
+    ``-log2 p(y) / dim = -log p(x) / (dim ln 2) + log2(levels / 2)``. As ``P(v)`` is the mean of
+    ``p(v + u)`` over ``u``, Jensen's inequality makes the expectation over ``u`` an upper bound
+    of ``-log2 P(v) / dim``.
+
+    Args:
+        log_prob: ``(*)``, natural log-density of ``x``, scaled as by `dequantize`.
+        dim: Number of components of an event.
+        levels: Number of levels.
+
+    Returns:
+        ``(*)``.
+
+    Raises:
+        ValueError: If ``dim`` is not positive or ``levels`` not in ``2..65536``.
+
+    Example:
+        The uniform density on ``[-1, 1]^3`` costs as much as storing the levels.
+
+        >>> bits_per_dim(torch.tensor(-3 * math.log(2)), dim=3, levels=256)
+        tensor(8.)
+    """
+    _check_levels(levels)
+    expect(dim > 0, "dim", "a positive number of components", dim)
+    return -log_prob / (dim * math.log(2)) + math.log2(levels / 2)

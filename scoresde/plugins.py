@@ -1,0 +1,171 @@
+"""Plugins: classes found through entry points, built in or a stranger's alike.
+
+A distribution offers a class under a name in its ``pyproject.toml``:
+
+    [project.entry-points."scoresde.solvers"]
+    my-solver = "my_package.module:MySolver"
+
+Listing reads metadata only and imports nothing, so a broken plugin harms nobody until it is
+asked for by name. A class of one's own needs no plugin: its import path is a name as well.
+
+Example:
+    >>> get("sdes", "collections:OrderedDict")
+    <class 'collections.OrderedDict'>
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+
+from attrs import frozen
+
+from scoresde.checks import nearest
+
+GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers")
+BUILT_IN = "scoresde"
+
+
+class UnknownPlugin(LookupError):
+    """No installed distribution offers this name."""
+
+
+class PluginError(ImportError):
+    """A plugin is there, but importing it fails."""
+
+
+@frozen
+class Plugin:
+    """One entry point, not yet imported.
+
+    Args:
+        name: What users call it.
+        group: One of `GROUPS`.
+        value: Where it is: ``"package.module:attribute"``.
+        distribution: Name of the distribution that offers it; empty for a bare import path.
+        version: Version of that distribution.
+    """
+
+    name: str
+    group: str
+    value: str
+    distribution: str = ""
+    version: str = ""
+
+    def load(self) -> object:
+        """Imports the object.
+
+        Raises:
+            PluginError: If that fails, whatever the cause.
+        """
+        try:
+            return metadata.EntryPoint(self.name, self.value, self.group).load()
+        # A stranger's module may do anything at import, `sys.exit` included.
+        except (Exception, SystemExit) as error:
+            origin = f" of {self.distribution} {self.version}" if self.distribution else ""
+            raise PluginError(
+                f"{self.group}: cannot load {self.name!r}{origin} from {self.value!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _installed() -> Iterator[Plugin]:
+    """Every entry point of our groups; of a distribution that is on the path twice, the first."""
+    groups = {f"scoresde.{group}": group for group in GROUPS}
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        try:
+            points = [point for point in distribution.entry_points if point.group in groups]
+            if not points:
+                continue  # its metadata is slow to parse
+            name, version = str(distribution.metadata["Name"]), str(distribution.version)
+        # One unreadable distribution must not hide the others.
+        except Exception as error:
+            where = getattr(distribution, "_path", distribution)
+            warnings.warn(f"skipped the plugins of {where}: {error!r}", stacklevel=4)
+            continue
+        if name not in seen:
+            seen.add(name)
+            for point in points:
+                yield Plugin(point.name, groups[point.group], point.value, name, version)
+
+
+@functools.cache
+def _listing() -> dict[str, dict[str, Plugin]]:
+    listing: dict[str, dict[str, Plugin]] = {group: {} for group in GROUPS}
+    found = sorted(_installed(), key=lambda p: (p.name, p.distribution != BUILT_IN, p.distribution))
+    for plugin in found:
+        first = listing[plugin.group].setdefault(plugin.name, plugin)
+        if first is not plugin:
+            warnings.warn(
+                f"{plugin.group}: {plugin.name!r} is offered by {first.distribution} "
+                f"({first.value}) and {plugin.distribution} ({plugin.value}); "
+                f"using that of {first.distribution}",
+                stacklevel=3,
+            )
+    return listing
+
+
+def available(group: str) -> dict[str, Plugin]:
+    """Lists the plugins of a group by name, without importing them.
+
+    The environment is read once per process; see `refresh`. Of two plugins with one name the
+    built-in is listed, else that of the distribution first in the alphabet, with a warning.
+
+    Raises:
+        ValueError: If there is no such group.
+    """
+    if group not in GROUPS:
+        raise ValueError(f"group: no group {group!r}{nearest(group, GROUPS)}")
+    return dict(_listing()[group])
+
+
+def refresh() -> None:
+    """Forgets the listing, so that what was installed since is found."""
+    importlib.invalidate_caches()
+    _listing.cache_clear()
+
+
+def get(group: str, name: str) -> object:
+    """Loads a plugin, or any object by its import path.
+
+    Args:
+        group: One of `GROUPS`.
+        name: Name of an installed plugin, or ``"package.module:attribute"``.
+
+    Returns:
+        The object itself, typically a class.
+
+    Raises:
+        ValueError: If there is no such group.
+        UnknownPlugin: If no plugin has this name.
+        PluginError: If its import fails.
+    """
+    plugins = available(group)
+    if ":" in name:
+        return Plugin(name, group, value=name).load()
+    if name not in plugins:
+        raise UnknownPlugin(f"{group}: no plugin {name!r}{nearest(name, plugins)}")
+    return plugins[name].load()
+
+
+def check(group: str) -> dict[str, Exception]:
+    """Tries to load every plugin of a group; warns of those that fail.
+
+    Returns:
+        The error of each plugin that failed, by name.
+
+    Raises:
+        ValueError: If there is no such group.
+    """
+    failed: dict[str, Exception] = {}
+    for name, plugin in available(group).items():
+        try:
+            plugin.load()
+        except PluginError as error:
+            failed[name] = error
+            warnings.warn(str(error), stacklevel=2)
+    return failed

@@ -1,0 +1,138 @@
+"""Plugins, through distributions made up on the path."""
+
+import sys
+import warnings
+from collections import OrderedDict
+
+import pytest
+
+from scoresde import plugins
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Returns ``install(distribution, entries, source, group)``: a distribution and its module."""
+    modules = set(sys.modules)
+
+    def install(name, entries, source="class A: pass\n", group="scoresde.solvers", folder="site"):
+        root = tmp_path / folder
+        info = root / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{entries}\n")
+        (root / f"{name.replace('-', '_')}_plugin.py").write_text(source)
+        if str(root) not in sys.path:
+            monkeypatch.syspath_prepend(str(root))
+        plugins.refresh()
+
+    yield install
+    for module in set(sys.modules) - modules:
+        if module.endswith("_plugin"):
+            del sys.modules[module]
+    monkeypatch.undo()
+    plugins.refresh()
+
+
+def test_a_plugin_is_listed_without_import_and_loaded_by_name(install):
+    install("stranger", "euler = stranger_plugin:A")
+    record = plugins.available("solvers")["euler"]
+    assert record == plugins.Plugin("euler", "solvers", "stranger_plugin:A", "stranger", "1.0")
+    assert "stranger_plugin" not in sys.modules
+    assert plugins.get("solvers", "euler") is sys.modules["stranger_plugin"].A
+
+
+@pytest.mark.parametrize("group", plugins.GROUPS)
+def test_groups_are_apart(install, group):
+    install("stranger", "only-here = stranger_plugin:A", group=f"scoresde.{group}")
+    assert [g for g in plugins.GROUPS if "only-here" in plugins.available(g)] == [group]
+
+
+def test_listing_is_cached_until_refreshed(install, monkeypatch):
+    install("stranger", "first = stranger_plugin:A")
+    plugins.available("solvers").clear()
+    assert "first" in plugins.available("solvers"), "callers must not share the cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(plugins.metadata, "distributions", lambda: pytest.fail("scanned again"))
+        plugins.available("sdes")
+    monkeypatch.setattr(plugins.metadata, "distributions", lambda: iter(()))
+    plugins.refresh()
+    assert plugins.available("solvers") == {}
+
+
+def test_import_paths_need_no_plugin():
+    assert plugins.get("sdes", "collections:OrderedDict") is OrderedDict
+    assert plugins.get("sdes", "collections:OrderedDict.fromkeys") == OrderedDict.fromkeys
+
+
+@pytest.mark.parametrize("path", ["no_such_module:A", "collections:NoSuch", "collections:", ":A"])
+def test_bad_import_paths(path):
+    with pytest.raises(plugins.PluginError, match=path):
+        plugins.get("sdes", path)
+
+
+@pytest.mark.parametrize("call", [plugins.available, plugins.check, lambda g: plugins.get(g, "a")])
+def test_unknown_group_lists_groups(call):
+    with pytest.raises(ValueError, match=r"'solver'.*did you mean 'solvers'.*schedules"):
+        call("solver")
+
+
+def test_unknown_name_lists_installed_and_nearest(install):
+    install("stranger", "my-euler = stranger_plugin:A\nother-one = stranger_plugin:A")
+    with pytest.raises(plugins.UnknownPlugin, match=r"did you mean 'my-euler'.*other-one") as info:
+        plugins.get("solvers", "my-eular")
+    assert isinstance(info.value, LookupError)
+
+
+@pytest.mark.parametrize(
+    "source", ["import no_such", "raise RuntimeError('x')", "exit(1)", "", "def :"]
+)
+def test_a_broken_plugin_is_named_and_harms_no_other(install, source):
+    install("broken", "bad = broken_plugin:A", source)
+    install("stranger", "good = stranger_plugin:A")
+    assert {"bad", "good"} <= plugins.available("solvers").keys()
+    assert plugins.get("solvers", "good").__name__ == "A"
+    with pytest.raises(plugins.PluginError, match=r"'bad' of broken 1.0") as info:
+        plugins.get("solvers", "bad")
+    cause = info.value.__cause__
+    assert cause is not None
+    assert type(cause).__name__ in str(info.value)
+
+
+def test_check_returns_and_warns_of_what_fails(install):
+    install("broken", "bad = broken_plugin:A\nworse = broken_plugin:B", "1 / 0")
+    install("stranger", "good = stranger_plugin:A")
+    with pytest.warns(UserWarning, match="ZeroDivisionError") as caught:
+        failed = plugins.check("solvers")
+    assert {"bad", "worse"} <= failed.keys()
+    assert "good" not in failed
+    assert sum("of broken 1.0" in str(w.message) for w in caught) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "winner"),
+    [(["zebra", "aardvark"], "aardvark"), (["aardvark", "scoresde"], "scoresde")],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_of_two_with_one_name_the_builtin_or_first_wins(install, names, winner, reverse):
+    for name in reversed(names) if reverse else names:
+        install(name, f"twice = {name}_plugin:A")
+    with pytest.warns(UserWarning, match="'twice'") as caught:
+        assert plugins.available("solvers")["twice"].distribution == winner
+    message = next(str(w.message) for w in caught if "'twice'" in str(w.message))
+    assert all(name in message for name in names)
+
+
+def test_one_distribution_twice_on_the_path_is_no_duplicate(install):
+    install("stranger", "a = stranger_plugin:Old", folder="old")
+    install("stranger", "a = stranger_plugin:A", folder="new")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plugins.available("solvers")["a"].value == "stranger_plugin:A"
+
+
+def test_an_unreadable_distribution_is_skipped(install):
+    install("garbled", "no equals sign")
+    install("stranger", "good = stranger_plugin:A")
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        assert "good" in plugins.available("solvers")
