@@ -1,0 +1,7 @@
+"""What learns or knows a score."""
+
+from estimators.denoising import Denoising, measure
+from estimators.mixture import Gaussian, GaussianMixture
+from estimators.networks import ResidualMLP
+
+__all__ = ["Denoising", "Gaussian", "GaussianMixture", "ResidualMLP", "measure"]

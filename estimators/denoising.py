@@ -1,0 +1,148 @@
+"""Denoising score matching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde import parametrization as forms
+from scoresde import weighting as weightings
+from scoresde.checks import expect, finite
+from scoresde.estimator import ScoreEstimator
+from scoresde.grid import Grid, TimeDistribution, grid
+from scoresde.noise import Generators, Noise
+from scoresde.parametrization import Affine, Parametrization
+from scoresde.precise import Numbers, Precise
+from scoresde.sde import SDE, align
+from scoresde.weighting import Levels, Weighting
+
+
+class Denoising(Precise, ScoreEstimator):
+    """A network trained by denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
+
+    The network sees events, whatever the basis: with ``m`` and ``sd`` the data's mean and
+    standard deviation in coefficients and ``V = alpha^2 sd^2 + sigma^2``,
+
+        D = m + c_skip (z - alpha m) + c_out U F(U^T (z - alpha m)/sqrt(V), c_noise),
+
+    where ``c_noise = level/4`` is EDM's ``log(sigma)/4`` for any schedule (for a non-uniform
+    SDE, the blocks' average) and ``(c_skip, c_out)`` are the parametrisation's. Scales per band
+    matter more than anything else: measure them with `measure`.
+
+    Args:
+        sde: How data are diffused.
+        network: ``network(x, level)`` or ``network(x, level, condition)``; events
+            ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
+        parametrization: What the network predicts; see `scoresde.parametrization`.
+        weighting: What the loss cares about; see `scoresde.weighting`.
+        times: Density of training times: a grid's name or function.
+        data_mean: ``m``, along the component axis.
+        data_std: ``sd``, along the component axis.
+
+    Raises:
+        ValueError: If a name is unknown, or a scale does not fit the basis.
+    """
+
+    data_mean: Tensor
+    data_std: Tensor
+
+    def __init__(
+        self,
+        sde: SDE,
+        network: nn.Module,
+        *,
+        parametrization: str | Parametrization = "preconditioned",
+        weighting: str | Weighting = "prediction",
+        times: str | Grid = "log_snr",
+        data_mean: Numbers = 0.0,
+        data_std: Numbers = 1.0,
+    ) -> None:
+        super().__init__(sde)
+        self.network = network
+        self.parametrization = forms.parametrization(parametrization)
+        self.weighting = weightings.weighting(weighting)
+        self.times = TimeDistribution(grid(times)(sde, 1024))
+        self.constant("data_mean", data_mean)
+        self.constant("data_std", data_std, positive=True)
+        for name in ("data_mean", "data_std"):
+            sde.basis.blocks.check(name, getattr(self, name))
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        times = align(t, z)
+        form, alpha, scale = self._coefficients(times, z)
+        mean = self._data(self.data_mean, z)
+        centred = z - alpha * mean
+        level = (self.sde.level(times) / 4).to(z).expand(z.shape[:-1])
+        batch = (-1, *self.sde.basis.event_shape)
+        x = self.sde.basis.inverse(centred / scale).reshape(batch)
+        given = () if condition is None else (condition,)
+        prediction = self.network(x, level.reshape(-1), *given)
+        expect(
+            prediction.shape == x.shape,
+            "network",
+            f"an output of shape {tuple(x.shape)}, that of its input",
+            tuple(prediction.shape),
+        )
+        prediction = self.sde.basis(prediction).reshape(z.shape)
+        return mean + forms.denoise(form, centred, prediction)
+
+    def losses(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
+        """``sum_i w_i(t) (z_0,i - D_i)^2`` for one random time per event.
+
+        Times are stratified over the batch (Kingma et al. 2021, appendix I.1). With the
+        likelihood weighting these are nats.
+
+        Args:
+            x: Events, ``(batch, *event_shape)``.
+            condition: Passed on to the network.
+            generator: Seeds times and noise.
+
+        Returns:
+            ``(batch,)``.
+        """
+        noise, z = Noise(generator), self.sde.basis(x)
+        u = torch.special.ndtr(noise(z.new_empty(len(z), 1))).squeeze(-1)
+        u = ((u[0] + torch.arange(len(z), device=z.device) / len(z)) % 1).clamp(max=1 - 1e-6)
+        t, density = self.times(u.to(torch.promote_types(z.dtype, torch.float32)))
+        times = t.unsqueeze(-1)
+        alpha, sigma = self.sde.kernel(times)
+        z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
+        form, _, _ = self._coefficients(times, z)
+        g2 = self.sde.rates(times)[1]
+        weight = self.weighting(Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1)))
+        return (weight * (z - self.denoise(z_t, t, condition)) ** 2).sum(-1)
+
+    def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
+        """Mean of `losses`, per component: with the likelihood weighting, nats per dimension."""
+        return self.losses(x, condition, generator).mean() / self.sde.basis.dim
+
+    def _coefficients(self, times: Tensor, z: Tensor) -> tuple[Affine, Tensor, Tensor]:
+        """The parametrisation, ``alpha`` and ``sqrt(V)``."""
+        alpha, sigma = (v.to(z) for v in self.sde.kernel(times, z.shape[-1]))
+        std = self._data(self.data_std, z)
+        scale = ((alpha * std) ** 2 + sigma**2).sqrt()
+        return self.parametrization(alpha, sigma, std), alpha, scale
+
+    def _data(self, value: Tensor, z: Tensor) -> Tensor:
+        return self.sde.basis.blocks.expand(value).to(z)
+
+
+def measure(sde: SDE, data: Tensor) -> dict[str, Tensor]:
+    """The data's mean per component and standard deviation per block, in an SDE's basis.
+
+    Args:
+        sde: Its basis and blocks are used.
+        data: Events, ``(N, *event_shape)``.
+
+    Returns:
+        ``{"data_mean": (n,), "data_std": (blocks,)}``, arguments of `Denoising`; deviations are
+        at least 1e-3 of the largest, so that constant components stay harmless.
+    """
+    finite("data", data)
+    z = sde.basis(data.double())
+    variance = sde.basis.blocks.mean(z.var(0, correction=0))
+    floor = 1e-6 * variance.amax().clamp(min=1e-12)
+    return {"data_mean": z.mean(0), "data_std": variance.clamp(min=floor).sqrt()}

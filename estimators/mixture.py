@@ -1,0 +1,157 @@
+"""Exact scores: data that are a Gaussian or a mixture of Gaussians.
+
+Under any linear SDE the diffused data are again such a mixture, with means ``A mu_k`` and
+covariances ``A C_k A + S`` (``A = diag alpha``, ``S = diag sigma^2``). Denoised mean, score and
+density are closed forms: the ground truth for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from scoresde.checks import expect, finite, positive
+from scoresde.estimator import ScoreEstimator
+from scoresde.precise import Precise
+from scoresde.sde import SDE, align
+
+
+class GaussianMixture(Precise, ScoreEstimator):
+    """The exact estimator of a Gaussian mixture, under any SDE with a Gaussian kernel.
+
+    ``D(z_t) = sum_k r_k(z_t) [mu_k + C_k A (A C_k A + S)^-1 (z_t - A mu_k)]`` with the
+    responsibilities ``r_k`` of the components of ``p_t``.
+
+    Args:
+        sde: How data are diffused.
+        weights: Weight of each component, ``(K,)``; normalised.
+        means: ``(K, *event_shape)``.
+        covariances: ``(K, n, n)`` over flattened events.
+
+    Raises:
+        ValueError: If shapes disagree, numbers are not finite, a weight is not positive or a
+            covariance is not symmetric and positive semi-definite.
+
+    Example:
+        >>> from scoresde import DiagonalSDE, Identity, VP
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> model = GaussianMixture(sde, [0.5, 0.5], [[-1.0, 0], [1, 0]], [torch.eye(2)] * 2)
+        >>> model.score(torch.zeros(1, 2), 0.5)
+        tensor([[0., 0.]])
+    """
+
+    log_weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    def __init__(
+        self,
+        sde: SDE,
+        weights: Sequence[float] | Tensor,
+        means: Sequence[Any] | Tensor,
+        covariances: Sequence[Tensor] | Tensor,
+    ) -> None:
+        super().__init__(sde)
+        basis, n = sde.basis, sde.basis.dim
+        w = torch.as_tensor(weights, dtype=torch.float64)
+        m = _stack(means)
+        c = _stack(covariances)
+        positive("weights", w)
+        shape = (len(w), *basis.event_shape)
+        expect(m.shape == shape, "means", f"shape {shape}", tuple(m.shape))
+        expect(c.shape == (len(w), n, n), "covariances", f"shape {(len(w), n, n)}", tuple(c.shape))
+        finite("means", m)
+        finite("covariances", c)
+        lowest = torch.linalg.eigvalsh(c).amin()
+        expect(
+            torch.allclose(c, c.mT, atol=1e-6) and bool(lowest > -1e-6 * c.abs().amax()),
+            "covariances",
+            "symmetric positive semi-definite matrices",
+            f"lowest eigenvalue {lowest:.3g}",
+        )
+        rotation = basis(torch.eye(n, dtype=torch.float64).reshape(n, *basis.event_shape)).mT
+        self.constant("log_weights", (w / w.sum()).log())
+        self.constant("means", basis(m))
+        self.constant("covariances", rotation @ c @ rotation.mT)
+
+    def marginal(self, t: Tensor, dim: int | None = None) -> MixtureSameFamily:
+        """The law of ``z_t``, or of its first ``dim`` components: a `torch.distributions` one.
+
+        Args:
+            t: Times with a component axis, ``(*, 1 | blocks | n)``; 0 for the data.
+            dim: Length of the prefix.
+        """
+        weights, mean, _, factor = self._moments(t, dim)
+        components = MultivariateNormal(mean, scale_tril=factor)
+        return MixtureSameFamily(Categorical(logits=weights.expand(mean.shape[:-1])), components)
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        means, covariances = self._data(z.dtype, z.shape[-1])
+        responsibility, pull, alpha = self._pull(z, t)
+        mean = means + torch.einsum("kij,...kj->...ki", covariances, alpha * pull)
+        return (responsibility * mean).sum(-2)
+
+    def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``-sum_k r_k(z_t) (A C_k A + S)^-1 (z_t - A mu_k)``."""
+        responsibility, pull, _ = self._pull(z, t)
+        return -(responsibility * pull).sum(-2)
+
+    def _data(self, dtype: torch.dtype, dim: int) -> tuple[Tensor, Tensor]:
+        """Means and covariances of the prefix."""
+        return self.means[:, :dim].to(dtype), self.covariances[:, :dim, :dim].to(dtype)
+
+    def _moments(self, t: Tensor, dim: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-weights, means, signal factors and Cholesky factors of ``p_t``, ``(*, K, ...)``."""
+        n = self.sde.basis.dim if dim is None else dim
+        alpha, sigma = self.sde.kernel(t, n)
+        alpha, sigma = (v.expand(*v.shape[:-1], n).unsqueeze(-2) for v in (alpha, sigma))
+        means, covariances = self._data(alpha.dtype, n)
+        spread = alpha.unsqueeze(-1) * covariances * alpha.unsqueeze(-2)
+        factor = torch.linalg.cholesky(spread + torch.diag_embed(sigma**2))
+        return self.log_weights.to(alpha), alpha * means, alpha, factor
+
+    def _pull(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Responsibilities ``(*, K, 1)``, ``(A C_k A + S)^-1 (z - A mu_k)``, and ``A``."""
+        times = align(t, z)
+        if times.shape[:-1].numel() == 1:
+            # one time for all: one factor per component, samples are its right-hand sides
+            times = times.reshape(times.shape[-1])
+        log_weights, mean, alpha, factor = (v.to(z) for v in self._moments(times, z.shape[-1]))
+        gap = z.unsqueeze(-2) - mean
+        if times.ndim == 1:
+            columns = gap.reshape(-1, *gap.shape[-2:]).permute(1, 2, 0)
+            white = torch.linalg.solve_triangular(factor, columns, upper=False)
+            pull = torch.linalg.solve_triangular(factor.mT, white, upper=True)
+            distance = (white**2).sum(-2).mT.reshape(gap.shape[:-1])
+            pull = pull.permute(2, 0, 1).reshape(gap.shape)
+        else:
+            white = torch.linalg.solve_triangular(factor, gap.unsqueeze(-1), upper=False)
+            pull = torch.linalg.solve_triangular(factor.mT, white, upper=True).squeeze(-1)
+            distance = (white.squeeze(-1) ** 2).sum(-1)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        responsibility = (log_weights - log_det - distance / 2).softmax(-1)
+        return responsibility.unsqueeze(-1), pull, alpha
+
+
+class Gaussian(GaussianMixture):
+    """The exact estimator of Gaussian data ``N(mean, covariance)``: a mixture of one.
+
+    Args:
+        sde: How data are diffused.
+        mean: ``(*event_shape)``.
+        covariance: ``(n, n)`` over flattened events.
+    """
+
+    def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor) -> None:
+        super().__init__(sde, [1.0], mean.unsqueeze(0), covariance.unsqueeze(0))
+
+
+def _stack(values: Sequence[Any] | Tensor) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in values])
+    return values.to(torch.float64)

@@ -1,0 +1,69 @@
+"""The one network that the demo needs; others come from the user or a library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ResidualMLP(nn.Module):
+    """Residual blocks on flattened events, modulated by the noise level.
+
+    Args:
+        event_shape: Shape of one event.
+        width: Width of the hidden layers.
+        depth: Number of residual blocks.
+        dropout: Dropout inside them.
+        condition_dim: Length of a condition vector; 0 if there is none.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        width: int = 256,
+        depth: int = 4,
+        dropout: float = 0.0,
+        condition_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        size = math.prod(event_shape)
+        self.register_buffer("frequencies", 2.0 ** torch.arange(8) * math.pi / 8, persistent=False)
+        self.embed = nn.Sequential(
+            nn.Linear(17 + condition_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+        self.enter = nn.Linear(size, width)
+        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
+        nn.init.zeros_(self.leave[1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.leave[1].bias)  # type: ignore[arg-type]
+
+    frequencies: Tensor
+
+    def forward(self, x: Tensor, level: Tensor, condition: Tensor | None = None) -> Tensor:
+        """``(batch, *event_shape)`` and levels ``(batch,)`` to ``(batch, *event_shape)``."""
+        waves = level.unsqueeze(-1) * self.frequencies
+        parts = [level.unsqueeze(-1), waves.sin(), waves.cos()]
+        code = self.embed(torch.cat(parts if condition is None else [*parts, condition], dim=-1))
+        hidden = self.enter(x.flatten(1))
+        for block in self.blocks:
+            hidden = block(hidden, code)
+        out: Tensor = self.leave(hidden)
+        return out.reshape(x.shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(width, 2 * width)
+        self.body = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
+        )
+
+    def forward(self, hidden: Tensor, code: Tensor) -> Tensor:
+        scale, shift = self.modulate(code).chunk(2, dim=-1)
+        update: Tensor = self.body(self.norm(hidden) * (1 + scale) + shift)
+        return hidden + update

@@ -1,0 +1,62 @@
+"""Probabilistic modelling with score-based diffusion.
+
+Data ``x`` enter a `Basis` and become coefficients ``z``; a `Schedule` says how much signal and
+noise each component has at its own time; a `ScoreEstimator` turns ``(z_t, t)`` into a denoised
+mean; a `Solver` walks the reverse equation; the basis brings ``x`` back. Likelihood is the same
+walk with a trace.
+"""
+
+from scoresde.bases import DCT, PCA, Basis, Haar, Identity
+from scoresde.blocks import Blocks
+from scoresde.clock import Clock
+from scoresde.diagonal import Bridge, DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.likelihood import ExactTrace, Hutchinson, LogProb, Trace, log_prob
+from scoresde.noise import Noise
+from scoresde.schedules import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    LogLinear,
+    RectifiedFlow,
+    Schedule,
+    SubVP,
+)
+from scoresde.sde import SDE, Kernel, ProbabilityFlow, Propagator, ReverseSDE, align
+from scoresde.solver import FixedStep, Solver
+
+__all__ = [
+    "DCT",
+    "EDM",
+    "PCA",
+    "SDE",
+    "VE",
+    "VP",
+    "Basis",
+    "Blocks",
+    "Bridge",
+    "Clock",
+    "Cosine",
+    "DiagonalSDE",
+    "ExactTrace",
+    "FixedStep",
+    "Haar",
+    "Hutchinson",
+    "Identity",
+    "Kernel",
+    "LogLinear",
+    "LogProb",
+    "Noise",
+    "ProbabilityFlow",
+    "Propagator",
+    "RectifiedFlow",
+    "ReverseSDE",
+    "Schedule",
+    "ScoreEstimator",
+    "Solver",
+    "SubVP",
+    "Trace",
+    "align",
+    "log_prob",
+]

@@ -1,0 +1,278 @@
+"""Non-uniform linear SDEs: a schedule, a basis, and a speed for every component.
+
+In coefficients ``z = U x`` of an orthonormal basis every component diffuses by itself,
+
+    dz_i = f_i(t) z_i dt + g_i(t) dw_i,      z_t | z_0 ~ N(alpha_i z_0, sigma_i^2),
+
+with ``alpha_i(t) = alpha(tau_i(t))`` and ``sigma_i(t) = scale_i sigma(tau_i(t))``: one scalar
+schedule, read by every component on a clock of its own and in units of its own. Uniform,
+multi-scale, conditional and blurring diffusion are settings of this one object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from scoresde.bases import Basis
+from scoresde.checks import expect
+from scoresde.clock import Clock
+from scoresde.noise import Noise
+from scoresde.precise import Numbers, Precise
+from scoresde.schedules import Schedule
+from scoresde.sde import SDE, Kernel, Propagator, align
+
+if TYPE_CHECKING:
+    from scoresde.estimator import ScoreEstimator
+
+
+_P = TypeVar("_P", bound=Precise)
+
+
+class Bridge(NamedTuple):
+    """``z_s | z_t, z_0 ~ N(now z_t + start z_0, sigma^2)``; all ``(*, 1 | n)``."""
+
+    now: Tensor
+    start: Tensor
+    sigma: Tensor
+
+
+class DiagonalSDE(Precise, SDE):
+    """Schedule x orthonormal basis x speeds (Batzolis et al. 2022, section 3).
+
+    Methods without a state take times with a component axis last, ``(*, 1 | blocks | n)``; a
+    time per block or per component is *vector time*. Those with a state take times as
+    `scoresde.sde.align` does. A state may be a prefix of the coefficients, ``(*, m)`` with
+    ``m <= n``: the coarse blocks alone diffuse as they do in company.
+
+    Args:
+        schedule: Signal and noise at a time.
+        basis: Coordinates in which components diffuse independently.
+        speeds: A `Clock`, or the speeds of one: 1 for uniform diffusion.
+        scale: Unit of the noise along the component axis, for instance the data's standard
+            deviation per band: ``sigma_i = scale_i sigma``.
+        prior: Distribution of ``z_T`` where it is not ``N(0, sigma_T^2)``.
+
+    Raises:
+        ValueError: If a parameter's component axis does not fit the basis, or a scale is not
+            positive.
+
+    Example:
+        >>> from scoresde.bases import Identity
+        >>> from scoresde.schedules import VP
+        >>> sde = DiagonalSDE(VP(), Identity((3,)), speeds=[1.0, 2.0, 4.0])
+        >>> sde.kernel(torch.tensor([0.25])).alpha.shape
+        torch.Size([3])
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        basis: Basis,
+        speeds: Clock | Numbers = 1.0,
+        scale: Numbers = 1.0,
+        prior: Distribution | None = None,
+    ) -> None:
+        super().__init__(basis=basis, T=schedule.T, eps=schedule.eps, prior=prior)
+        self.schedule = schedule
+        self.clock = speeds if isinstance(speeds, Clock) else Clock(speeds)
+        self.constant("scale", scale, positive=True)
+        self.blocks = basis.blocks
+        for name, value in (("speeds", self.clock.speeds), ("scale", self.scale)):
+            self.blocks.check(name, value)
+        expect(
+            schedule.width in (1, len(self.blocks), self.blocks.dim),
+            "schedule",
+            f"parameters of 1, {len(self.blocks)} (blocks) or {self.blocks.dim} entries",
+            schedule.width,
+        )
+
+    # Closed forms.
+
+    def kernel(self, t: Tensor, dim: int | None = None) -> Kernel:
+        """The law of ``z_t`` given clean ``z_0``.
+
+        Args:
+            t: Times, ``(*, 1 | blocks | n)``.
+            dim: Length of the prefix of the state, all of it if None.
+        """
+        schedule, tau, _ = self._read(t)
+        return Kernel(
+            self._components(schedule.alpha(tau), dim),
+            self._components(schedule.sigma(tau), dim, scaled=True),
+        )
+
+    def transition(self, s: Tensor, t: Tensor, dim: int | None = None) -> Kernel:
+        """The law of ``z_t`` given ``z_s`` for ``s <= t``, in the same form.
+
+        ``alpha_ts = alpha_t / alpha_s``, ``sigma_ts^2 = -sigma_t^2 expm1(lambda_t - lambda_s)``.
+        """
+        (early, tau_s, _), (late, tau_t, _) = self._read(s), self._read(t)
+        alpha = (late.log_alpha(tau_t) - early.log_alpha(tau_s)).exp()
+        # two clean times: the difference of two infinite log-SNRs is none
+        fall = (late.log_snr(tau_t) - early.log_snr(tau_s)).nan_to_num(nan=0.0)
+        sigma = late.sigma(tau_t) * (-torch.expm1(fall.clamp(max=0))).sqrt()
+        return Kernel(self._components(alpha, dim), self._components(sigma, dim, scaled=True))
+
+    def bridge(self, s: Tensor, t: Tensor, dim: int | None = None) -> Bridge:
+        """The law of ``z_s`` given ``z_t`` and ``z_0`` for ``s <= t``.
+
+        Mean ``(alpha_ts sigma_s^2 / sigma_t^2) z_t + (alpha_s sigma_ts^2 / sigma_t^2) z_0``,
+        variance ``sigma_s^2 sigma_ts^2 / sigma_t^2``; a clean component stays ``z_0``.
+        """
+        now, then, step = self.kernel(s, dim), self.kernel(t, dim), self.transition(s, t, dim)
+        clean = then.sigma == 0
+        kept = torch.where(clean, 0.0, now.sigma / then.sigma)
+        fresh = torch.where(clean, 1.0, step.sigma / then.sigma)
+        return Bridge(step.alpha * kept**2, now.alpha * fresh**2, now.sigma * fresh)
+
+    def rates(self, t: Tensor, dim: int | None = None) -> tuple[Tensor, Tensor]:
+        """Drift rates ``f_i`` and squared diffusions ``g_i^2``, each ``(*, 1 | n)``."""
+        schedule, tau, speed = self._read(t)
+        f, g2 = schedule.rates(tau)
+        # a stopped clock stops its component, also where the schedule's own rate is infinite
+        f, g2 = (torch.where(speed == 0, 0.0, rate * speed) for rate in (f, g2))
+        return self._components(f, dim), self._components(g2, dim, scaled=True, power=2)
+
+    def log_snr(self, t: Tensor, dim: int | None = None) -> Tensor:
+        """``log(alpha_i^2 / sigma_i^2)``, ``(*, 1 | n)``."""
+        alpha, sigma = self.kernel(t, dim)
+        return 2 * (alpha.log() - sigma.log())
+
+    def _read(self, t: Tensor) -> tuple[Schedule, Tensor, Tensor]:
+        """The schedule, the times at which components read it, and their clocks' rates."""
+        clock, t = self._agree(self.clock, t)
+        schedule, tau = self._agree(self.schedule, self.T * clock(t / self.T))
+        rate = clock.rate(t / self.T)
+        return schedule, tau, rate if schedule is self.schedule else self.blocks.expand(rate)
+
+    def _agree(self, module: _P, t: Tensor) -> tuple[_P, Tensor]:
+        """Brings per-block values to components where they meet per-component ones."""
+        if len({module.width, t.shape[-1]} - {1}) > 1:
+            return module.per_component(self.blocks), self.blocks.expand(t)
+        return module, t
+
+    def _components(
+        self, value: Tensor, dim: int | None, scaled: bool = False, power: int = 1
+    ) -> Tensor:
+        """A schedule's values as ``(*, 1 | n)`` in the units and the prefix of a state."""
+        value = self.blocks.expand(value)
+        if scaled:
+            value = value * self.blocks.expand(self.scale.to(value)) ** power
+        return value if dim is None or value.shape[-1] == 1 else value[..., :dim]
+
+    # torchsde's contract and the prior.
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """``f_i(t) y_i``."""
+        return (self.rates(align(t, y), y.shape[-1])[0] * y).to(y)
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """``g_i(t)``, in the shape of ``y``."""
+        return self.rates(align(t, y), y.shape[-1])[1].sqrt().to(y).expand_as(y)
+
+    def diffuse(self, z: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
+        """``alpha z + sigma noise`` for clean states ``(*batch, n)``: a draw of ``z_t``."""
+        alpha, sigma = self.kernel(align(t, z), z.shape[-1])
+        return alpha.to(z) * z + sigma.to(z) * noise
+
+    def _prior(self) -> Distribution:
+        if self.prior is not None:
+            return self.prior
+        sigma = self.kernel(self.scale.new_full((1,), self.T))[1].expand(self.blocks.dim)
+        return Independent(Normal(torch.zeros_like(sigma), sigma), 1)
+
+    def sample_prior(self, noise: Noise, like: Tensor) -> Tensor:
+        """``sigma_T xi``, or a draw of the prior that was given."""
+        if self.prior is not None:
+            return super().sample_prior(noise, like)
+        t = torch.full((1,), self.T, dtype=self.scale.dtype, device=like.device)
+        return self.kernel(t, like.shape[-1]).sigma.to(like) * noise(like)
+
+    # What solvers see.
+
+    def level(self, t: Tensor) -> Tensor:
+        """``log(sigma / alpha)`` in the schedule's units, averaged over the blocks.
+
+        Args:
+            t: Times, ``(*, 1)``.
+
+        Returns:
+            ``(*,)``: minus half the log-SNR; blocks that are clean do not count.
+        """
+        schedule, tau, _ = self._read(t)
+        level = -schedule.log_snr(tau) / 2
+        if level.shape[-1] == self.blocks.dim:
+            level = self.blocks.mean(level)
+        return torch.where(level.isinf(), torch.nan, level).nanmean(-1)
+
+    def breakpoints(self) -> list[float]:
+        """When clocks stop."""
+        return [self.T * u for u in self.clock.breakpoints() if self.eps < self.T * u < self.T]
+
+    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
+        """The exact transition: one step of any length is a draw of the kernel."""
+        ts = ts.to(like.device).unsqueeze(-1)
+        alpha, sigma = self.transition(ts[:-1], ts[1:], like.shape[-1])
+        h = ts.diff(dim=0)
+        for a, b, c in zip(alpha.to(like), sigma.to(like), h.to(like), strict=True):
+            yield Propagator(a, torch.zeros_like(c), b, c)
+
+    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
+        """Nothing is left to the solver."""
+        return torch.zeros_like(y)
+
+    def kick(self, t: Tensor, y: Tensor, xi: Tensor) -> Tensor:
+        """The noise of a linear SDE does not depend on its state."""
+        return xi
+
+    def marginal_drift(self, t: Tensor, z: Tensor, forcing: Tensor, eta: float) -> Tensor:
+        """``[f + w g^2/sigma^2] z - w alpha g^2/sigma^2 D`` with ``w = (1 + eta^2)/2``.
+
+        In the denoised mean ``D`` rather than the score: nothing cancels at small ``sigma``.
+        """
+        times, dim = align(t, z), z.shape[-1]
+        alpha, sigma = self.kernel(times, dim)
+        f, g2 = self.rates(times, dim)
+        pull = (1 + eta**2) / 2 * torch.where(g2 == 0, 0.0, g2 / sigma**2)
+        return (f + pull).to(z) * z - (alpha * pull).to(z) * forcing
+
+    def marginal_propagators(self, ts: Tensor, like: Tensor, eta: float) -> Iterator[Propagator]:
+        """Exact for a constant denoised mean, of any ``eta`` (reference: DDIM, DPM-Solver++).
+
+        With ``e^-h = (alpha_t sigma_s)/(alpha_s sigma_t)`` from ``t`` to ``s``:
+        ``decay = (sigma_s/sigma_t) e^(-eta^2 h)``, ``gain = alpha_s (1 - e^(-(1 + eta^2) h))``,
+        ``noise = sigma_s sqrt(1 - e^(-2 eta^2 h))``. A clean or frozen component has ``h = 0``.
+        """
+        times = ts.to(like.device).unsqueeze(-1)
+        alpha, sigma = self.kernel(times, like.shape[-1])
+        (a_t, a_s), (s_t, s_s) = (alpha[:-1], alpha[1:]), (sigma[:-1], sigma[1:])
+        ratio = torch.where(s_t == 0, a_s / a_t, s_s / s_t)
+        q = torch.where(s_t == 0, 1.0, a_t / a_s * ratio)
+        columns = [ratio * q ** (eta**2), a_s * (1 - q ** (1 + eta**2)), -q.log()]
+        if eta:
+            columns.append(s_s * (1 - q ** (2 * eta**2)).clamp(min=0).sqrt())
+        for decay, gain, h, *noise in zip(*(c.to(like) for c in columns), strict=True):
+            yield Propagator(decay, gain, noise[0] if eta else None, h)
+
+    def marginal_pace(self, t: Tensor, z: Tensor) -> Tensor:
+        """``lambda'/2 = -g^2 / (2 sigma^2)``, 0 for a component that stands still."""
+        times, dim = align(t, z), z.shape[-1]
+        g2, sigma = self.rates(times, dim)[1], self.kernel(times, dim).sigma
+        return torch.where(g2 == 0, 0.0, -g2 / (2 * sigma**2)).to(z)
+
+    def marginal_forcing(
+        self, t: Tensor, z: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
+    ) -> Tensor:
+        """The denoised mean."""
+        return estimator.denoise(z, t, condition)
+
+    def marginal_kick(self, t: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        """As `kick`."""
+        return xi

@@ -1,0 +1,91 @@
+"""What learns or knows a score.
+
+One question is asked of an estimator: the denoised mean ``D(z_t, t) = E[z_0 | z_t, condition]``.
+Score, noise and velocity are conversions of it. For an SDE without a closed-form kernel the
+question is the score instead. An estimator of one's own overrides either.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde import parametrization
+from scoresde.noise import Generators
+from scoresde.parametrization import Affine, Parametrization
+from scoresde.sde import SDE, align
+
+
+class ScoreEstimator(nn.Module, ABC):
+    """The score of diffused data, asked as a denoised mean.
+
+    Subclasses override `denoise` or `score`. States are coefficients ``(*batch, n)`` in the
+    SDE's basis; times are as in `scoresde.sde.align`.
+
+    Args:
+        sde: How data are diffused.
+
+    Example:
+        >>> from scoresde import DiagonalSDE, Identity, VP
+        >>> class PointMassAtZero(ScoreEstimator):
+        ...     def denoise(self, z, t, condition=None): return torch.zeros_like(z)
+        >>> model = PointMassAtZero(DiagonalSDE(VP(), Identity((2,))))
+        >>> model.noise(torch.ones(1, 2), 1.0).round(decimals=2)
+        tensor([[1., 1.]])
+    """
+
+    def __init__(self, sde: SDE) -> None:
+        super().__init__()
+        self.sde = sde
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.denoise is ScoreEstimator.denoise and cls.score is ScoreEstimator.score:
+            raise TypeError(f"{cls.__name__}: expected a denoise or a score method, got neither")
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``E[z_0 | z_t, condition]``, by Tweedie's formula if only the score is known.
+
+        Args:
+            z: Diffused states, ``(*batch, n)``.
+            t: Their times.
+            condition: What the estimator is conditioned on, if anything.
+
+        Returns:
+            ``(*batch, n)``.
+        """
+        score = self.score(z, t, condition)
+        return parametrization.denoise(self._form("score", z, t), z, score)
+
+    def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``; 0 where ``sigma`` is 0."""
+        form = self._form("score", z, t)
+        mean = self.denoise(z, t, condition)
+        return torch.where(form.out == 0, 0.0, parametrization.predict(form, z, mean))
+
+    def noise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``E[eps | z_t] = (z - alpha D)/sigma = -sigma s``."""
+        return self._predict("noise", z, t, condition)
+
+    def velocity(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``alpha E[eps | z_t] - sigma D``."""
+        return self._predict("velocity", z, t, condition)
+
+    def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
+        """A scalar to minimise, from a batch of events ``(batch, *event_shape)``.
+
+        Raises:
+            NotImplementedError: If the estimator has nothing to learn.
+        """
+        raise NotImplementedError(f"{type(self).__name__} knows its score: nothing to train")
+
+    def _predict(self, name: str, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+        return parametrization.predict(self._form(name, z, t), z, self.denoise(z, t, condition))
+
+    def _form(self, name: str | Parametrization, z: Tensor, t: Tensor | float) -> Affine:
+        alpha, sigma = self.sde.kernel(align(t, z), z.shape[-1])
+        form = parametrization.parametrization(name)(alpha, sigma, torch.ones_like(sigma))
+        return Affine(form.skip.to(z), form.out.to(z))

@@ -1,0 +1,136 @@
+"""Where a solver puts its steps.
+
+A grid is a function ``(sde, steps) -> times``: ``steps + 1`` times in float64, decreasing from
+``T`` to ``eps``. Every breakpoint of the SDE (a clock that stops) is one of them, if there are
+steps enough, because no solver has its order across a kink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect, nearest
+from scoresde.sde import SDE
+
+Grid = Callable[[SDE, int], Tensor]
+_Floats = npt.NDArray[np.float64]
+
+
+def uniform_time(sde: SDE, steps: int) -> Tensor:
+    """Equal steps in time."""
+    return _equal(sde, steps, lambda t: t)
+
+
+def log_snr(sde: SDE, steps: int) -> Tensor:
+    """Equal steps in the SDE's noise level ``log(sigma/alpha)``: minus half the log-SNR.
+
+    The natural choice for exponential solvers (Lu et al. 2022), whose step length it is. For a
+    non-uniform SDE the blocks' levels are averaged; for one without a kernel it is time.
+    """
+    return _equal(sde, steps, lambda t: _level(sde, t))
+
+
+def karras(sde: SDE, steps: int) -> Tensor:
+    """Equal steps in ``(sigma/alpha)^(1/7)`` (Karras et al. 2022, eq. 5)."""
+    return _equal(sde, steps, lambda t: np.exp(_level(sde, t) / 7))
+
+
+GRIDS: dict[str, Grid] = {f.__name__: f for f in (uniform_time, log_snr, karras)}
+
+
+def grid(name: str | Grid) -> Grid:
+    """A grid by name; a function of one's own passes through.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if callable(name):
+        return name
+    if name not in GRIDS:
+        raise ValueError(f"grid: unknown name {name!r}{nearest(name, GRIDS)}")
+    return GRIDS[name]
+
+
+def check(sde: SDE, times: Tensor) -> Tensor:
+    """A user's times, checked: decreasing, in the SDE's range.
+
+    Raises:
+        ValueError: If they are not one finite decreasing sequence within ``[0, T]``.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    expect(times.ndim == 1 and len(times) > 1, "times", "two or more numbers", tuple(times.shape))
+    expect(bool((times.diff() < 0).all()), "times", "a decreasing sequence", times.tolist())
+    expect(
+        bool(times[0] <= sde.T and times[-1] >= 0),
+        "times",
+        f"numbers in [0, {sde.T}]",
+        times.tolist(),
+    )
+    return times
+
+
+def _level(sde: SDE, t: _Floats) -> _Floats:
+    device = next(iter([*sde.buffers(), *sde.parameters()]), torch.empty(0)).device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    times = torch.as_tensor(t, dtype=dtype, device=device).unsqueeze(-1)
+    with torch.no_grad():
+        return sde.level(times).double().cpu().numpy()
+
+
+def _equal(sde: SDE, steps: int, coordinate: Callable[[_Floats], _Floats]) -> Tensor:
+    """Equal steps in an increasing coordinate, between breakpoints if there are any."""
+    expect(steps >= 1, "steps", "at least 1", steps)
+    knots = [sde.eps, *sde.breakpoints(), sde.T]
+    if len(knots) - 1 > steps:
+        knots = [sde.eps, sde.T]
+    spans = np.diff(coordinate(np.array(knots)))
+    pieces = [np.array([sde.eps])]
+    for a, b, count in zip(knots, knots[1:], _apportion(spans, steps), strict=False):
+        # dense at the early end, where levels change fastest
+        dense = a + (b - a) * np.linspace(0, 1, 2049) ** 3
+        values = coordinate(dense)
+        pieces.append(np.interp(np.linspace(values[0], values[-1], count + 1)[1:], values, dense))
+        pieces[-1][-1] = b
+    return torch.from_numpy(np.concatenate(pieces)[::-1].copy())
+
+
+def _apportion(spans: _Floats, steps: int) -> list[int]:
+    """Shares steps in proportion to spans, at least one each (largest remainders)."""
+    free = steps - len(spans)
+    shares = free * spans / spans.sum()
+    counts = np.floor(shares).astype(int)
+    for i in np.argsort(counts - shares)[: free - counts.sum()]:
+        counts[i] += 1
+    return [int(c) + 1 for c in counts]
+
+
+class TimeDistribution:
+    """Random times for training: a grid read as a quantile function.
+
+    Uniform numbers pick an interval of the grid and a time in it, so that the density of the
+    drawn times is known exactly: every interval has the same mass.
+
+    Args:
+        times: A grid's times, decreasing.
+
+    Example:
+        >>> times, density = TimeDistribution(torch.tensor([1.0, 0.5, 0.25]))(torch.tensor([0.75]))
+        >>> times, density
+        (tensor([0.7500]), tensor([1.]))
+    """
+
+    def __init__(self, times: Tensor) -> None:
+        self.knots = times.flip(0)
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Times and their densities, from numbers in ``[0, 1)`` of the same shape."""
+        knots = self.knots.to(u)
+        place = u * (len(knots) - 1)
+        i = place.long().clamp(0, len(knots) - 2)
+        width = knots[i + 1] - knots[i]
+        return knots[i] + (place - i) * width, 1 / ((len(knots) - 1) * width)

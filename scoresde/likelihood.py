@@ -1,0 +1,256 @@
+"""Exact log-densities, by the probability flow.
+
+    d log p_t(z_t)/dt = -div v(z_t, t)     along     dz_t/dt = v(z_t, t)
+
+so ``log p(x) = log p_T(z_T) + int_eps^T div v dt`` (Chen et al. 2018; Song et al. 2021, eq. 39);
+an orthonormal basis changes nothing. The integral is carried along as more components of the
+state, so that any solver takes it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect, finite
+from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Generators, Noise
+from scoresde.sde import SDE, ProbabilityFlow, Propagator
+from scoresde.solver import Solver
+
+PullBack = Callable[[Tensor], Tensor]
+"""``v -> J^T v`` for states ``(*batch, n)``."""
+
+
+class Trace(ABC):
+    """How the diagonal of a Jacobian is found, whose sum is a divergence.
+
+    There may be several independent estimates of it; entries need be right on average and in
+    sum only.
+    """
+
+    @property
+    @abstractmethod
+    def estimates(self) -> int:
+        """Number of independent estimates."""
+
+    @abstractmethod
+    def probes(self, z: Tensor, noise: Noise) -> Tensor:
+        """Vectors to multiply the Jacobian with, the same throughout a trajectory."""
+
+    @abstractmethod
+    def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
+        """The diagonal at ``z``: ``(*batch, estimates, n)``."""
+
+    def standard_error(self, integrals: Tensor) -> Tensor:
+        """Of the mean of independent estimates ``(*batch, estimates)``; NaN if there is one."""
+        return integrals.std(-1) / self.estimates**0.5
+
+
+@attrs.frozen
+class ExactTrace(Trace):
+    """All ``n`` diagonal entries, by as many batched vector-Jacobian products.
+
+    Args:
+        chunk: How many at a time; bounds the memory. All at once if None.
+    """
+
+    chunk: int | None = None
+
+    @property
+    def estimates(self) -> int:
+        """One."""
+        return 1
+
+    def probes(self, z: Tensor, noise: Noise) -> Tensor:
+        """The unit vectors."""
+        return torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+
+    def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
+        """``e_i^T J e_i``."""
+
+        def entry(unit: Tensor) -> Tensor:
+            return (pull_back(unit.expand_as(z)) * unit).sum(-1)
+
+        entries: Tensor = torch.func.vmap(entry, chunk_size=self.chunk)(probes)
+        return entries.movedim(0, -1).unsqueeze(-2)
+
+    def standard_error(self, integrals: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(integrals[..., 0])
+
+
+@attrs.frozen
+class Hutchinson(Trace):
+    """``E v^T J v`` with random signs ``v`` (Hutchinson 1990): unbiased, exact if diagonal.
+
+    Args:
+        samples: Number of probes; with two or more their spread gives a standard error.
+    """
+
+    samples: int = attrs.field(default=8, validator=attrs.validators.ge(1))
+
+    @property
+    def estimates(self) -> int:
+        """One per probe."""
+        return self.samples
+
+    def probes(self, z: Tensor, noise: Noise) -> Tensor:
+        """Random signs, ``(samples, *batch, n)``."""
+        drawn = torch.stack([noise(z) for _ in range(self.samples)])
+        return torch.where(drawn > 0, 1.0, -1.0).to(z)
+
+    def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
+        """``v_i (J^T v)_i`` for every probe."""
+
+        def product(probe: Tensor) -> Tensor:
+            return pull_back(probe) * probe
+
+        products: Tensor = torch.func.vmap(product)(probes)
+        return products.movedim(0, -2)
+
+
+class DensityFlow(SDE):
+    """A probability flow that carries the integrals of its divergence, by component.
+
+    The state is ``(z, l)``, ``(*batch, n + estimates n)``, with ``dl_i/dt = dv_i/dz_i``. A
+    solver that knows of steps in log-SNR integrates each ``l_i`` over its own component's,
+    where it is smooth, whatever the schedule.
+
+    Args:
+        flow: The flow.
+        trace: How divergences are found.
+        probes: The trace's probes.
+
+    Attributes:
+        evaluations: How often the score has been evaluated.
+    """
+
+    def __init__(self, flow: ProbabilityFlow, trace: Trace, probes: Tensor) -> None:
+        super().__init__((flow.basis.dim * (1 + trace.estimates),), T=flow.T, eps=flow.eps)
+        self.flow, self.trace, self.probes = flow, trace, probes
+        self.evaluations = 0
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """``(v, dv_i/dz_i)``."""
+        velocity, _, diagonal = self._evaluate(t, y)
+        return self._join(velocity, diagonal)
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(y)
+
+    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
+        """The flow's forcing, and ``dl_i/dh_i``."""
+        _, forcing, diagonal = self._evaluate(t, y)
+        pace = self.flow.sde.marginal_pace(t, forcing).unsqueeze(-2)
+        return self._join(forcing, torch.where(pace == 0, 0.0, diagonal / pace))
+
+    def breakpoints(self) -> list[float]:
+        """The flow's."""
+        return self.flow.breakpoints()
+
+    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
+        """The flow's; an integral's only part is its forcing, over the same ``h``."""
+        z, copies = self._state(like), (self.trace.estimates, 1)
+        for step in self.flow.propagators(ts, z):
+            decay, gain, h = (v.expand(z.shape[-1]) for v in (step.decay, step.gain, step.h))
+            yield Propagator(
+                self._join(decay, torch.ones_like(decay).repeat(copies)),
+                self._join(gain, h.repeat(copies)),
+                None,
+                self._join(h, h.repeat(copies)),
+            )
+
+    def start(self, z: Tensor) -> Tensor:
+        """The state at a ``z``, with nothing integrated yet."""
+        return torch.cat([z, z.new_zeros(*z.shape[:-1], self.trace.estimates * z.shape[-1])], -1)
+
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``z`` and the integrals of the divergence, ``(*batch, estimates)``."""
+        z = self._state(y)
+        integrals = y[..., z.shape[-1] :]
+        return z, integrals.unflatten(-1, (self.trace.estimates, z.shape[-1])).sum(-1)
+
+    def _state(self, y: Tensor) -> Tensor:
+        return y[..., : y.shape[-1] // (1 + self.trace.estimates)]
+
+    @staticmethod
+    def _join(z: Tensor, diagonal: Tensor) -> Tensor:
+        return torch.cat([z, diagonal.flatten(-2)], -1)
+
+    def _evaluate(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Velocity, forcing, and the diagonal of the velocity's Jacobian."""
+        self.evaluations += 1
+        z = self._state(y)
+
+        def velocity(z: Tensor) -> tuple[Tensor, Tensor]:
+            forcing = self.flow.forcing(t, z)
+            return self.flow.sde.marginal_drift(t, z, forcing, 0.0), forcing
+
+        value, pull_back, forcing = torch.func.vjp(velocity, z, has_aux=True)
+        return value, forcing, self.trace(lambda v: pull_back(v)[0], z, self.probes)
+
+
+@attrs.frozen(eq=False)
+class LogProb:
+    """A log-density and what is known about it.
+
+    Attributes:
+        value: ``(*batch,)``, in nats.
+        standard_error: Of `value` by the trace's randomness, ``(*batch,)``: 0 for an exact
+            trace, NaN for a single probe. The solver's error is not part of it.
+        evaluations: How often the score was evaluated.
+        estimate: Which estimate it is.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    evaluations: int
+    estimate: str
+
+
+def log_prob(
+    estimator: ScoreEstimator,
+    x: Tensor,
+    solver: Solver,
+    *,
+    trace: Trace | None = None,
+    condition: Any = None,
+    generator: Generators = None,
+) -> LogProb:
+    """Log-density of events under a diffusion model, by its probability flow.
+
+    The density is that of data diffused for the first instant ``eps``, as everywhere in the
+    field. Differentiable in ``x`` and in the estimator's parameters.
+
+    Args:
+        estimator: Knows the score and its SDE.
+        x: Events, ``(*batch, *event_shape)``.
+        solver: Integrates the flow on the solver's own grid; its ``eta`` plays no part.
+        trace: `ExactTrace` if None, or `Hutchinson`.
+        condition: Passed on to the estimator.
+        generator: Seeds the trace's probes: one generator, or one per event.
+
+    Raises:
+        TypeError: If ``x`` is not a floating-point tensor.
+        ValueError: If ``x`` has the wrong shape or is not finite, the SDE has no prior, or the
+            result is not finite.
+    """
+    sde, noise = estimator.sde, Noise(generator)
+    trace = ExactTrace() if trace is None else trace
+    z = sde.basis(x)
+    finite("x", x)
+    flow = DensityFlow(sde.probability_flow(estimator, condition), trace, trace.probes(z, noise))
+    end = solver.integrate(flow, flow.start(z), solver.times(sde).flip(0), noise)
+    z_T, integrals = flow.split(end)
+    value = sde.prior_log_prob(z_T).to(z) + integrals.mean(-1)
+    bad = int((~torch.isfinite(value)).sum())
+    expect(bad == 0, "log_prob", f"finite numbers from {solver!r}", f"{bad} NaN or infinite")
+    error = trace.standard_error(integrals)
+    return LogProb(value, error, flow.evaluations, f"probability flow, {trace!r}, {solver!r}")

@@ -1,0 +1,89 @@
+"""One denoiser, many ways to ask for it.
+
+Whatever a network predicts, the denoised mean ``D = E[z_0 | z_t]`` is an affine function of it,
+
+    D = c_skip z_t + c_out F,
+
+so a parametrisation is a pair ``(c_skip, c_out)``, and converting is solving one line. In terms
+of ``D``: noise ``eps = (z - alpha D)/sigma``, score ``s = (alpha D - z)/sigma^2``, velocity
+``v = alpha eps - sigma D``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scoresde.checks import nearest
+
+
+class Affine(NamedTuple):
+    """``D = skip z_t + out F``."""
+
+    skip: Tensor
+    out: Tensor
+
+
+Parametrization = Callable[[Tensor, Tensor, Tensor], Affine]
+"""``(alpha, sigma, data_std) -> (c_skip, c_out)``, all along the component axis."""
+
+
+def denoised(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
+    """``F = D``: the clean state itself ("x0-prediction")."""
+    return Affine(torch.zeros_like(sigma), torch.ones_like(sigma))
+
+
+def noise(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
+    """``F = eps``: ``D = (z - sigma eps)/alpha`` (DDPM)."""
+    return Affine(1 / alpha, -sigma / alpha)
+
+
+def score(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
+    """``F = s``: ``D = (z + sigma^2 s)/alpha`` (Tweedie)."""
+    return Affine(1 / alpha, sigma**2 / alpha)
+
+
+def velocity(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
+    """``F = alpha eps - sigma D``: ``D = (alpha z - sigma v)/(alpha^2 + sigma^2)``."""
+    power = alpha**2 + sigma**2
+    return Affine(alpha / power, -sigma / power)
+
+
+def preconditioned(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
+    """Unit variance in and out (Karras et al. 2022, appendix B.6, here for any schedule).
+
+    ``c_skip = alpha sd^2 / V``, ``c_out = sigma sd / sqrt(V)``, ``V = alpha^2 sd^2 + sigma^2``.
+    """
+    variance = (alpha * data_std) ** 2 + sigma**2
+    return Affine(alpha * data_std**2 / variance, sigma * data_std / variance.sqrt())
+
+
+PARAMETRIZATIONS: dict[str, Parametrization] = {
+    f.__name__: f for f in (denoised, noise, score, velocity, preconditioned)
+}
+
+
+def parametrization(name: str | Parametrization) -> Parametrization:
+    """A parametrisation by name; a function of one's own passes through.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if callable(name):
+        return name
+    if name not in PARAMETRIZATIONS:
+        raise ValueError(f"parametrization: unknown name {name!r}{nearest(name, PARAMETRIZATIONS)}")
+    return PARAMETRIZATIONS[name]
+
+
+def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:
+    """``D`` from a prediction."""
+    return form.skip * z + form.out * prediction
+
+
+def predict(form: Affine, z: Tensor, mean: Tensor) -> Tensor:
+    """The prediction that stands for the denoised mean ``D``."""
+    return (mean - form.skip * z) / form.out

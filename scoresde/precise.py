@@ -1,0 +1,75 @@
+"""Modules whose constants keep their precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from scoresde.blocks import Blocks
+from scoresde.checks import expect
+
+Numbers = float | Sequence[float] | Tensor
+"""A shared number, or one per block or component (the component axis of `scoresde.blocks`)."""
+
+
+class Precise(nn.Module):
+    """A module whose buffers stay in float64 when a model is cast, and follow only its device.
+
+    Casting a network to float32 or bfloat16 must not round ``beta_min = 0.1`` or a speed of
+    1/3: step coefficients are computed in float64 and cast last. On a device without float64
+    (MPS) they are float32.
+    """
+
+    def constant(self, name: str, value: Numbers, positive: bool = False) -> None:
+        """Registers a float64 buffer, or a learned ``nn.Parameter`` as it is.
+
+        Raises:
+            ValueError: If ``value`` is not finite, not a number or vector, or not positive
+                where that is asked for.
+        """
+        tensor = torch.as_tensor(value)
+        expect(tensor.numel() > 0, name, "a number or a vector of numbers", value)
+        expect(bool(torch.isfinite(tensor).all()), name, "finite numbers", value)
+        if positive:
+            expect(bool((tensor > 0).all()), name, "positive numbers", value)
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, tensor.detach().to(torch.float64))
+
+    def at(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
+        """The named constants in the dtype and on the device of ``t``."""
+        return tuple(getattr(self, name).to(t) for name in names)
+
+    @property
+    def width(self) -> int:
+        """Length of the constants' component axis: 1 if all are shared."""
+        values = [*self.parameters(), *self.buffers()]
+        return max((v.shape[-1] for v in values if v.ndim), default=1)
+
+    def per_component(self, blocks: Blocks) -> Self:
+        """A view of the module with per-block constants repeated over their components."""
+        view = copy.copy(self)
+        own = {**self._parameters, **self._buffers}
+        view._parameters = {}
+        view._buffers = {k: None if v is None else blocks.expand(v) for k, v in own.items()}
+        view._modules = {
+            k: m.per_component(blocks) if isinstance(m, Precise) else m
+            for k, m in self._modules.items()
+        }
+        return view
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        constants, self._buffers = self._buffers, {}
+        super()._apply(fn, recurse)
+        device = fn(torch.empty(0)).device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._buffers = {
+            name: None if value is None else value.to(device, dtype)
+            for name, value in constants.items()
+        }
+        return self

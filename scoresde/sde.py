@@ -1,0 +1,353 @@
+"""Stochastic differential equations, forward and backward in time.
+
+    dy = f(t, y) dt + g(t, y) dw                             t from 0 (data) to T (prior)
+
+and, with a score ``s = grad log p_t``, the equations that run back from prior to data,
+
+    dz = [f - (1 + eta^2)/2 (g^2 s + div g^2)] dt + eta g dwbar,
+
+which share the marginals ``p_t`` for every ``eta``: 1 is the reverse SDE (Anderson 1982), 0 the
+probability-flow ODE (Song et al. 2021, eq. 13). All of them are `SDE` objects, and whatever
+integrates one integrates all: `torchsde.sdeint` and `torchdiffeq.odeint` as they are, and the
+solvers of this project, which see an SDE as *semilinear*: over a step from ``t`` to ``s``
+
+    y_s = decay y_t + gain F(t, y_t) + noise kick,           h: length of the step
+
+where an SDE that knows its linear part in closed form says so (`Propagator`), and one that does
+not leaves ``decay = 1``, ``gain = h = s - t`` and ``F = f``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from scoresde.bases import Basis, Identity
+from scoresde.checks import expect
+from scoresde.noise import Noise
+
+if TYPE_CHECKING:
+    from scoresde.estimator import ScoreEstimator
+
+
+class Kernel(NamedTuple):
+    """``z_t | z_0 ~ N(alpha z_0, sigma^2)``; both ``(*, 1 | n)``."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+class Propagator(NamedTuple):
+    """Coefficients of one step, each ``(1 | n)``; ``noise`` is None for an ODE."""
+
+    decay: Tensor
+    gain: Tensor
+    noise: Tensor | None
+    h: Tensor
+
+
+def align(t: Tensor | float, z: Tensor) -> Tensor:
+    """Times with a component axis, ready to broadcast against a state.
+
+    Args:
+        t: One time, one per sample ``(*batch,)``, or one per component
+            ``(*batch, 1 | blocks | n)``: told apart by the number of axes.
+        z: State, ``(*batch, n)``.
+
+    Returns:
+        ``(*batch or 1s, 1 | blocks | n)``, in float32 at least.
+
+    Raises:
+        ValueError: If the axes of ``t`` match neither, or its batch is not that of ``z``.
+    """
+    t = torch.as_tensor(t, device=z.device)
+    t = t.to(torch.promote_types(t.dtype if t.is_floating_point() else z.dtype, torch.float32))
+    if t.ndim == 0:
+        return t.reshape(1)
+    if t.ndim == z.ndim - 1:
+        t = t.unsqueeze(-1)
+    batch = z.shape[:-1]
+    fits = t.ndim == z.ndim and all(a in (1, b) for a, b in zip(t.shape[:-1], batch, strict=True))
+    expect(
+        fits,
+        "t",
+        f"a number, shape {tuple(batch)} (one time per sample) or {(*batch, 'k')} (per component)",
+        tuple(t.shape),
+    )
+    return t
+
+
+class SDE(nn.Module, ABC):
+    """``dy = f(t, y) dt + g(t, y) dw`` with diagonal noise, in torchsde's contract.
+
+    A subclass needs `f` and `g` only. ``g`` acts elementwise, and its ``i``-th entry may depend
+    on the ``i``-th component of the state (torchsde's ``"diagonal"``).
+
+    Args:
+        event_shape: Shape of one event; or give ``basis``.
+        T: Time at which the prior holds.
+        eps: First time that sampling and likelihood use.
+        prior: Distribution of the state ``(n,)`` at ``T``, needed to sample and to evaluate
+            likelihoods.
+        basis: Coordinates of the state; the event itself, flattened, if not given.
+
+    Example:
+        >>> class OrnsteinUhlenbeck(SDE):
+        ...     def f(self, t, y): return -y
+        ...     def g(self, t, y): return torch.full_like(y, 2**0.5)
+        >>> OrnsteinUhlenbeck((3,)).f(torch.tensor(0.0), torch.ones(1, 3))
+        tensor([[-1., -1., -1.]])
+    """
+
+    noise_type = "diagonal"
+    sde_type = "ito"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | None = None,
+        *,
+        T: float = 1.0,
+        eps: float = 1e-3,
+        prior: Distribution | None = None,
+        basis: Basis | None = None,
+    ) -> None:
+        super().__init__()
+        expect(
+            (event_shape is None) != (basis is None),
+            "event_shape, basis",
+            "one of the two",
+            (event_shape, basis),
+        )
+        expect(0 <= eps < T, "eps, T", "0 <= eps < T", (eps, T))
+        self.basis = Identity(event_shape) if basis is None else basis  # type: ignore[arg-type]
+        self.T, self.eps = T, eps
+        self.prior = prior
+
+    @abstractmethod
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """Drift at a time and a state ``(*batch, n)``, in the shape of the state."""
+
+    @abstractmethod
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Diffusion at a time and a state ``(*batch, n)``, in the shape of the state."""
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """`f`, so that ``torchdiffeq.odeint(sde, y, ts)`` runs."""
+        return self.f(t, y)
+
+    def kernel(self, t: Tensor, dim: int | None = None) -> Kernel:
+        """The law of the state at ``t`` given the one at 0, where it is Gaussian and known.
+
+        Raises:
+            NotImplementedError: If it is not: an estimator must then define ``score``.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no closed-form kernel: its score can be asked for, but "
+            "no denoised mean, noise or velocity"
+        )
+
+    # What a solver sees.
+
+    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
+        """Coefficients of the steps between consecutive times.
+
+        Args:
+            ts: Increasing times ``(steps + 1,)``, float64.
+            like: A state: the coefficients get its dtype and device.
+        """
+        for h in ts.diff().to(like).unsqueeze(-1):
+            yield Propagator(torch.ones_like(h), h, h.sqrt(), h)
+
+    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
+        """The part ``F(t, y)`` that `Propagator` leaves to the solver: here the whole drift."""
+        return self.f(t, y)
+
+    def kick(self, t: Tensor, y: Tensor, xi: Tensor) -> Tensor:
+        """What multiplies `Propagator.noise`, given standard normal numbers ``xi``."""
+        return self.g(t, y) * xi
+
+    def breakpoints(self) -> list[float]:
+        """Times, in the SDE's own clock, at which its rates jump; increasing."""
+        return []
+
+    # What runs back in time.
+
+    def level(self, t: Tensor) -> Tensor:
+        """An increasing measure of noise, by which grids space their steps: here time itself.
+
+        Args:
+            t: Times, ``(*, 1)``.
+
+        Returns:
+            ``(*,)``.
+        """
+        return t.squeeze(-1)
+
+    def sample_prior(self, noise: Noise, like: Tensor) -> Tensor:
+        """States at ``T``, in the shape ``(*batch, n)`` of ``like``.
+
+        Raises:
+            ValueError: If the SDE has no prior.
+        """
+        return noise.draw(self._prior(), like)
+
+    def prior_log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of states ``(*batch, n)`` under the prior: ``(*batch,)``.
+
+        Raises:
+            ValueError: If the SDE has no prior.
+        """
+        log_prob = self._prior().log_prob(z)
+        return log_prob if log_prob.shape == z.shape[:-1] else log_prob.sum(-1)
+
+    def _prior(self) -> Distribution:
+        expect(
+            self.prior is not None,
+            "prior",
+            f"the distribution of the state at T = {self.T} for {type(self).__name__}",
+            None,
+        )
+        assert self.prior is not None
+        return self.prior
+
+    def reverse(
+        self, estimator: ScoreEstimator, eta: float = 1.0, condition: Any = None
+    ) -> ReverseSDE:
+        """The equation from prior to data; see `ReverseSDE`."""
+        return ReverseSDE(self, estimator, eta, condition)
+
+    def probability_flow(self, estimator: ScoreEstimator, condition: Any = None) -> ProbabilityFlow:
+        """The ODE with the same marginals, from data to prior; see `ProbabilityFlow`."""
+        return ProbabilityFlow(self, estimator, condition)
+
+    def marginal_drift(self, t: Tensor, z: Tensor, forcing: Tensor, eta: float) -> Tensor:
+        """``f - (1 + eta^2)/2 (g^2 s + div g^2)``, from its `marginal_forcing`."""
+        return forcing
+
+    def marginal_propagators(self, ts: Tensor, like: Tensor, eta: float) -> Iterator[Propagator]:
+        """`propagators` of `marginal_drift`, over times that may run either way."""
+        for dt in ts.diff().to(like).unsqueeze(-1):
+            noise = eta * dt.abs().sqrt() if eta else None
+            yield Propagator(torch.ones_like(dt), dt, noise, dt)
+
+    def marginal_pace(self, t: Tensor, z: Tensor) -> Tensor:
+        """How fast the ``h`` of `marginal_propagators` goes by in time, ``(*, 1 | n)``."""
+        return torch.ones_like(t)
+
+    def marginal_forcing(
+        self, t: Tensor, z: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
+    ) -> Tensor:
+        """`forcing` of `marginal_drift`: all of it, where no linear part is known."""
+        g2, pull_back = torch.func.vjp(lambda y: self.g(t, y) ** 2, z)
+        (spread,) = pull_back(torch.ones_like(z))
+        score = estimator.score(z, t, condition)
+        drift: Tensor = self.f(t, z) - (1 + eta**2) / 2 * (g2 * score + spread)
+        return drift
+
+    def marginal_kick(self, t: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        """`kick` of `marginal_drift`."""
+        return self.g(t, z) * xi
+
+
+class ProbabilityFlow(SDE):
+    """The ODE whose solutions have the marginals of an SDE, in the SDE's own time.
+
+    ``dz/dt = f - (g^2 s + div g^2)/2`` (Song et al. 2021, eq. 13). Runs under
+    ``torchdiffeq.odeint(flow, z, ts)`` in both directions, and, as ``g = 0``, under
+    ``torchsde.sdeint``.
+
+    Args:
+        sde: The equation that diffuses data.
+        estimator: Knows the score.
+        condition: Passed on to the estimator.
+    """
+
+    def __init__(self, sde: SDE, estimator: ScoreEstimator, condition: Any = None) -> None:
+        super().__init__(basis=sde.basis, T=sde.T, eps=sde.eps)
+        # an estimator holds its SDE: registering either as a child would make a cycle
+        object.__setattr__(self, "sde", sde)
+        object.__setattr__(self, "estimator", estimator)
+        self.condition = condition
+
+    sde: SDE
+    estimator: ScoreEstimator
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """See the class."""
+        return self.sde.marginal_drift(t, y, self.forcing(t, y), 0.0)
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(y)
+
+    def breakpoints(self) -> list[float]:
+        """Those of the SDE."""
+        return self.sde.breakpoints()
+
+    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
+        """Those of the SDE, without noise."""
+        return self.sde.marginal_propagators(ts, like, 0.0)
+
+    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
+        """That of the SDE."""
+        return self.sde.marginal_forcing(t, y, self.estimator, 0.0, self.condition)
+
+
+class ReverseSDE(SDE):
+    """The equation from prior to data, in time ``r = -t`` from ``-T`` to ``-eps``.
+
+    ``dz = -[f - (1 + eta^2)/2 (g^2 s + div g^2)] dr + eta g dw``. Time is negated, not counted
+    from ``T``: integrators that want increasing times get them, and small times keep their
+    digits.
+
+    Args:
+        sde: The equation that diffuses data.
+        estimator: Knows the score.
+        eta: Amount of noise: 1 for the reverse SDE, 0 for the probability-flow ODE, any other
+            number for what lies between or beyond; the marginals do not depend on it.
+        condition: Passed on to the estimator.
+
+    Raises:
+        ValueError: If ``eta`` is negative.
+    """
+
+    def __init__(
+        self, sde: SDE, estimator: ScoreEstimator, eta: float = 1.0, condition: Any = None
+    ) -> None:
+        expect(eta >= 0, "eta", "at least 0", eta)
+        super().__init__(basis=sde.basis, T=sde.T, eps=sde.eps)
+        object.__setattr__(self, "sde", sde)
+        object.__setattr__(self, "estimator", estimator)
+        self.eta, self.condition = eta, condition
+
+    sde: SDE
+    estimator: ScoreEstimator
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """See the class; ``t`` is the negated time ``r``."""
+        return -self.sde.marginal_drift(-t, y, self.forcing(t, y), self.eta)
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """``eta g``."""
+        return self.eta * self.sde.g(-t, y)
+
+    def breakpoints(self) -> list[float]:
+        """Those of the SDE, negated."""
+        return [-t for t in reversed(self.sde.breakpoints())]
+
+    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
+        """Those of the SDE, with time running down."""
+        return self.sde.marginal_propagators(-ts, like, self.eta)
+
+    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
+        """That of the SDE."""
+        return self.sde.marginal_forcing(-t, y, self.estimator, self.eta, self.condition)
+
+    def kick(self, t: Tensor, y: Tensor, xi: Tensor) -> Tensor:
+        """That of the SDE."""
+        return self.sde.marginal_kick(-t, y, xi)

@@ -1,0 +1,216 @@
+"""What integrates an SDE.
+
+A solver walks increasing times, in the SDE's own clock: it does not know whether it samples
+(`ReverseSDE`), diffuses data, follows the probability flow or carries a log-density along.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from scoresde import grid as grids
+from scoresde.checks import expect
+from scoresde.estimator import ScoreEstimator
+from scoresde.grid import Grid
+from scoresde.noise import Generators, Noise
+from scoresde.sde import SDE, Propagator
+
+
+def _at_least(bound: float) -> Any:
+    def check(_: Any, attribute: Any, value: Any) -> None:
+        expect(
+            isinstance(value, (int, float)) and value >= bound,
+            attribute.name,
+            f"a number of at least {bound}",
+            repr(value),
+        )
+
+    return check
+
+
+@attrs.frozen
+class Solver(ABC):
+    """Integrates any `SDE` over increasing times, and samples with it.
+
+    Subclasses implement `integrate` and declare their orders.
+
+    Args:
+        steps: Number of steps when sampling.
+        eta: Noise of the reverse equation: 0 for the probability-flow ODE, 1 for the reverse
+            SDE.
+        grid: Where the steps are: a name in `scoresde.grid.GRIDS` or a function
+            ``(sde, steps) -> times``.
+
+    Attributes:
+        weak_order: Order of convergence of the law on an SDE with additive noise; None if the
+            solver takes ODEs only.
+    """
+
+    weak_order: ClassVar[float | None]
+
+    steps: int = attrs.field(default=50, validator=_at_least(1))
+    eta: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
+    grid: Grid = attrs.field(default="log_snr", kw_only=True, converter=grids.grid)
+
+    @property
+    @abstractmethod
+    def order(self) -> float:
+        """Order of convergence on an ODE; a class attribute where it depends on nothing."""
+
+    @abstractmethod
+    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+        """The state at the last time.
+
+        Args:
+            sde: What to integrate.
+            y: State at the first time, ``(*batch, n)``.
+            ts: Increasing times in the SDE's clock, float64 on the CPU.
+            noise: Where random numbers come from.
+        """
+
+    def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """The states at every time after the first, as they come."""
+        for i in range(len(ts) - 1):
+            y = self.integrate(sde, y, ts[i : i + 2], noise)
+            yield y
+
+    def times(self, sde: SDE) -> Tensor:
+        """The grid on which this solver samples an SDE: decreasing, float64."""
+        return grids.check(sde, self.grid(sde, self.steps))
+
+    def sample(
+        self,
+        estimator: ScoreEstimator,
+        sample_shape: Sequence[int] = (),
+        *,
+        condition: Any = None,
+        generator: Generators = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Events from the prior, without gradients.
+
+        Args:
+            estimator: Knows the score and its SDE.
+            sample_shape: Leading shape of the samples.
+            condition: Passed on to the estimator.
+            generator: One generator, or one per sample; see `scoresde.noise`.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            ``(*sample_shape, *event_shape)``, in the dtype and on the device of the
+            estimator's parameters (or torch's default).
+
+        Raises:
+            ValueError: If the samples are not finite: the solver has diverged.
+        """
+        with torch.no_grad():
+            x = self.rsample(
+                estimator,
+                sample_shape,
+                condition=condition,
+                generator=generator,
+                progress=progress,
+            )
+        bad = int((~torch.isfinite(x)).sum())
+        expect(
+            bad == 0,
+            "samples",
+            f"finite numbers from {self!r} (more steps, or an exponential solver, may help)",
+            f"{bad} NaN or infinite of {x.numel()}",
+        )
+        return x
+
+    def rsample(
+        self,
+        estimator: ScoreEstimator,
+        sample_shape: Sequence[int] = (),
+        *,
+        condition: Any = None,
+        generator: Generators = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """As `sample`, differentiable and unchecked."""
+        sde, noise = estimator.sde, Noise(generator)
+        like = _like(estimator).new_empty(*sample_shape, sde.basis.dim)
+        z, ts = sde.sample_prior(noise, like), -self.times(sde)
+        reverse = sde.reverse(estimator, self.eta, condition)
+        if progress:
+            states = self.path(reverse, z, ts, noise)
+            for z in tqdm(states, total=len(ts) - 1, desc="sampling"):  # noqa: B007
+                pass
+        else:
+            z = self.integrate(reverse, z, ts, noise)
+        return sde.basis.inverse(z)
+
+
+def _like(estimator: ScoreEstimator) -> Tensor:
+    """An empty tensor with the dtype and device that samples are to have."""
+    for parameter in estimator.parameters():
+        if parameter.dtype != torch.float64 or torch.get_default_dtype() == torch.float64:
+            return parameter.new_empty(0)
+    device = next((b.device for b in estimator.buffers()), None)
+    return torch.empty(0, device=device)
+
+
+@attrs.frozen
+class FixedStep(Solver):
+    """A solver that takes the given steps, one after the other.
+
+    Subclasses implement `step`.
+    """
+
+    @abstractmethod
+    def step(
+        self,
+        sde: SDE,
+        y: Tensor,
+        t: Tensor,
+        s: Tensor,
+        propagator: Propagator,
+        noise: Noise,
+        memory: Any,
+    ) -> tuple[Tensor, Any]:
+        """One step.
+
+        Args:
+            sde: What to integrate.
+            y: State at ``t``.
+            t: Start of the step, a 0-dimensional tensor in the dtype of the state.
+            s: End of the step.
+            propagator: The step's coefficients.
+            noise: Where random numbers come from; not to be asked if ``propagator.noise`` is
+                None.
+            memory: What the last step returned, None at the first.
+
+        Returns:
+            The state at ``s``, and what the next step is to remember.
+        """
+
+    def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """See `Solver.path`."""
+        memory = None
+        sides = (side.to(y) for side in _sides(sde, ts, torch.finfo(y.dtype).eps))
+        for t, s, propagator in zip(*sides, sde.propagators(ts, y), strict=True):
+            y, memory = self.step(sde, y, t, s, propagator, noise, memory)
+            yield y
+
+    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+        """See `Solver.integrate`."""
+        for y in self.path(sde, y, ts, noise):  # noqa: B007
+            pass
+        return y
+
+
+def _sides(sde: SDE, ts: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+    """Starts and ends of steps; where rates jump, a hair inside the step that looks there."""
+    jumps = torch.tensor(sde.breakpoints(), dtype=ts.dtype)
+    hair = torch.isclose(ts.unsqueeze(-1), jumps, rtol=1e-9, atol=0).any(-1) * ts.abs()
+    hair = hair * 16 * precision
+    return ts[:-1] + hair[:-1], ts[1:] - hair[1:]

@@ -1,0 +1,41 @@
+"""Euler-Maruyama."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+from torch import Tensor
+
+from scoresde.noise import Noise
+from scoresde.sde import SDE, Propagator
+from scoresde.solver import FixedStep
+
+
+@attrs.frozen
+class EulerMaruyama(FixedStep):
+    """``y + f h + g sqrt(h) xi`` (Maruyama 1955): for any SDE, and unstable with few steps.
+
+    Knows nothing of the SDE's linear part: for diffusion models prefer `solvers.DDIM`, which
+    costs the same.
+    """
+
+    order = 1.0
+    weak_order: ClassVar[float | None] = 1
+
+    def step(
+        self,
+        sde: SDE,
+        y: Tensor,
+        t: Tensor,
+        s: Tensor,
+        propagator: Propagator,
+        noise: Noise,
+        memory: Any,
+    ) -> tuple[Tensor, None]:
+        """See the class."""
+        h = s - t
+        end = y + h * sde.f(t, y)
+        if propagator.noise is not None:
+            end = end + h.sqrt() * sde.g(t, y) * noise(y)
+        return end, None

@@ -1,0 +1,47 @@
+"""Heun's method."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+from torch import Tensor
+
+from scoresde.noise import Noise
+from scoresde.sde import SDE, Propagator
+from scoresde.solver import FixedStep
+
+
+@attrs.frozen
+class Heun(FixedStep):
+    """The explicit trapezoidal rule, two evaluations a step (Karras et al. 2022, algorithm 1).
+
+    ``y + h (f(t, y) + f(s, y + h f(t, y)))/2``; with noise, of the mean variance
+    ``(g_t^2 + g_s^2)/2``, added to prediction and result alike.
+    """
+
+    order = 2.0
+    weak_order: ClassVar[float | None] = 2
+
+    def step(
+        self,
+        sde: SDE,
+        y: Tensor,
+        t: Tensor,
+        s: Tensor,
+        propagator: Propagator,
+        noise: Noise,
+        memory: Any,
+    ) -> tuple[Tensor, None]:
+        """See the class."""
+        h = s - t
+        start = sde.f(t, y)
+        shift = 0.0 if propagator.noise is None else self._noise(sde, y, t, s, noise)
+        end = sde.f(s, y + h * start + shift)
+        return y + h * (start + end) / 2 + shift, None
+
+    @staticmethod
+    def _noise(sde: SDE, y: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+        # both at the old state: the equation is Ito's
+        variance = (sde.g(t, y) ** 2 + sde.g(s, y) ** 2) / 2
+        return ((s - t) * variance).sqrt() * noise(y)

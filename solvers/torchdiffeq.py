@@ -1,0 +1,71 @@
+"""torchdiffeq as a solver."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import torch
+import torchdiffeq
+from torch import Tensor
+
+from scoresde.checks import expect
+from scoresde.noise import Noise
+from scoresde.sde import SDE
+from scoresde.solver import Solver
+
+_ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
+_FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
+
+
+@attrs.frozen
+class TorchDiffEq(Solver):
+    """``torchdiffeq.odeint`` (Chen et al. 2018), for the probability-flow ODE.
+
+    An adaptive method chooses one step for the whole batch, so a sample depends slightly on its
+    neighbours; a fixed one takes the steps of the grid.
+
+    Args:
+        method: Adaptive (``"dopri5"``, ``"dopri8"``, ``"bosh3"``, ``"fehlberg2"``,
+            ``"adaptive_heun"``) or fixed (``"euler"``, ``"midpoint"``, ``"heun2"``, ``"heun3"``,
+            ``"rk4"``).
+        rtol: Relative tolerance of adaptive methods.
+        atol: Absolute tolerance of adaptive methods.
+
+    Raises:
+        ValueError: On integrating, if the equation has noise (``eta`` above 0).
+    """
+
+    weak_order: ClassVar[float | None] = None
+
+    method: str = attrs.field(
+        default="dopri5", kw_only=True, validator=attrs.validators.in_([*_ADAPTIVE, *_FIXED])
+    )
+    rtol: float = attrs.field(default=1e-5, kw_only=True)
+    atol: float = attrs.field(default=1e-5, kw_only=True)
+
+    @property
+    def order(self) -> float:
+        """That of the method."""
+        return {**_ADAPTIVE, **_FIXED}[self.method]
+
+    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+        """See `scoresde.Solver.integrate`."""
+        first = next(iter(sde.propagators(ts[:2], y)))
+        expect(first.noise is None, "eta", "0: torchdiffeq integrates ODEs", "an SDE with noise")
+        adaptive = self.method in _ADAPTIVE
+        times = (ts[[0, -1]] if adaptive else ts).to(y)
+        # left alone, an adaptive method steps past the end, where the SDE may not exist
+        options = {"step_t": times[-1:]} if adaptive else {}
+        if adaptive and sde.breakpoints():
+            options["jump_t"] = torch.tensor(sde.breakpoints()).to(times)
+        try:
+            path: Tensor = torchdiffeq.odeint(
+                sde, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options
+            )
+        except AssertionError as error:
+            raise FloatingPointError(
+                f"torchdiffeq ({self.method}) gave up between times {times[0]:g} and "
+                f"{times[-1]:g}: {error}; the field may be NaN or stiff there"
+            ) from error
+        return path[-1]
