@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.checks import expect, finite
+from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid
 from scoresde.noise import Generators, Noise
@@ -45,12 +46,13 @@ class Denoising(Precise, ScoreEstimator):
         ValueError: If a name is unknown, or a scale does not fit the basis.
     """
 
+    sde: DiagonalSDE
     data_mean: Tensor
     data_std: Tensor
 
     def __init__(
         self,
-        sde: SDE,
+        sde: DiagonalSDE,
         network: nn.Module,
         *,
         parametrization: str | Parametrization = "preconditioned",
@@ -63,7 +65,7 @@ class Denoising(Precise, ScoreEstimator):
         self.network = network
         self.parametrization = forms.parametrization(parametrization)
         self.weighting = weightings.weighting(weighting)
-        self.times = TimeDistribution(grid(times)(sde, 1024))
+        self.draw_times = TimeDistribution(grid(times)(sde, 1024))
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):
@@ -106,14 +108,15 @@ class Denoising(Precise, ScoreEstimator):
         noise, z = Noise(generator), self.sde.basis(x)
         u = torch.special.ndtr(noise(z.new_empty(len(z), 1))).squeeze(-1)
         u = ((u[0] + torch.arange(len(z), device=z.device) / len(z)) % 1).clamp(max=1 - 1e-6)
-        t, density = self.times(u.to(torch.promote_types(z.dtype, torch.float32)))
+        t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
         times = t.unsqueeze(-1)
         alpha, sigma = self.sde.kernel(times)
         z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
         form, _, _ = self._coefficients(times, z)
         g2 = self.sde.rates(times)[1]
         weight = self.weighting(Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1)))
-        return (weight * (z - self.denoise(z_t, t, condition)) ** 2).sum(-1)
+        error: Tensor = weight * (z - self.denoise(z_t, t, condition)) ** 2
+        return error.sum(-1)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component: with the likelihood weighting, nats per dimension."""

@@ -40,7 +40,7 @@ class GaussianMixture(Precise, ScoreEstimator):
         >>> from scoresde import DiagonalSDE, Identity, VP
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
         >>> model = GaussianMixture(sde, [0.5, 0.5], [[-1.0, 0], [1, 0]], [torch.eye(2)] * 2)
-        >>> model.score(torch.zeros(1, 2), 0.5)
+        >>> model.score(torch.zeros(1, 2), 0.5) + 0.0
         tensor([[0., 0.]])
     """
 

@@ -44,9 +44,7 @@ def positive(name: str, value: Tensor | float) -> None:
 def trailing_shape(name: str, value: Tensor, shape: torch.Size) -> None:
     """Raises ``ValueError`` unless the last dimensions of ``value`` are ``shape``."""
     tail = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else None
-    expect(
-        tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape)
-    )
+    expect(tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

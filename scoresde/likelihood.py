@@ -49,7 +49,8 @@ class Trace(ABC):
 
     def standard_error(self, integrals: Tensor) -> Tensor:
         """Of the mean of independent estimates ``(*batch, estimates)``; NaN if there is one."""
-        return integrals.std(-1) / self.estimates**0.5
+        error: Tensor = integrals.std(-1) / self.estimates**0.5
+        return error
 
 
 @attrs.frozen
@@ -174,8 +175,8 @@ class DensityFlow(SDE):
     def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """``z`` and the integrals of the divergence, ``(*batch, estimates)``."""
         z = self._state(y)
-        integrals = y[..., z.shape[-1] :]
-        return z, integrals.unflatten(-1, (self.trace.estimates, z.shape[-1])).sum(-1)
+        integrals = y[..., z.shape[-1] :].reshape(*z.shape[:-1], self.trace.estimates, -1)
+        return z, integrals.sum(-1)
 
     def _state(self, y: Tensor) -> Tensor:
         return y[..., : y.shape[-1] // (1 + self.trace.estimates)]
@@ -193,7 +194,8 @@ class DensityFlow(SDE):
             forcing = self.flow.forcing(t, z)
             return self.flow.sde.marginal_drift(t, z, forcing, 0.0), forcing
 
-        value, pull_back, forcing = torch.func.vjp(velocity, z, has_aux=True)
+        found: tuple[Any, ...] = torch.func.vjp(velocity, z, has_aux=True)
+        value, pull_back, forcing = found
         return value, forcing, self.trace(lambda v: pull_back(v)[0], z, self.probes)
 
 

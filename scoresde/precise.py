@@ -65,7 +65,7 @@ class Precise(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         constants, self._buffers = self._buffers, {}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._buffers = {

@@ -62,7 +62,8 @@ class Schedule(Precise, ABC):
         def logs(t: Tensor) -> tuple[Tensor, Tensor]:
             return self.log_alpha(t), self.log_snr(t)
 
-        _, (f, log_snr_rate) = torch.func.jvp(logs, (t,), (torch.ones_like(t),))
+        derivatives: tuple[Tensor, Tensor] = torch.func.jvp(logs, (t,), (torch.ones_like(t),))[1]
+        f, log_snr_rate = derivatives
         return f, -(self.sigma(t) ** 2) * log_snr_rate
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:

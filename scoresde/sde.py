@@ -243,7 +243,7 @@ class SDE(nn.Module, ABC):
         self, t: Tensor, z: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
     ) -> Tensor:
         """`forcing` of `marginal_drift`: all of it, where no linear part is known."""
-        g2, pull_back = torch.func.vjp(lambda y: self.g(t, y) ** 2, z)
+        g2, pull_back = torch.func.vjp(lambda y: self.g(t, y) ** 2, z)[:2]
         (spread,) = pull_back(torch.ones_like(z))
         score = estimator.score(z, t, condition)
         drift: Tensor = self.f(t, z) - (1 + eta**2) / 2 * (g2 * score + spread)

@@ -57,7 +57,7 @@ class Solver(ABC):
 
     steps: int = attrs.field(default=50, validator=_at_least(1))
     eta: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
-    grid: Grid = attrs.field(default="log_snr", kw_only=True, converter=grids.grid)
+    grid: Grid = attrs.field(default=grids.log_snr, kw_only=True, converter=grids.grid)
 
     @property
     @abstractmethod
@@ -203,9 +203,10 @@ class FixedStep(Solver):
 
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `Solver.integrate`."""
-        for y in self.path(sde, y, ts, noise):  # noqa: B007
+        end = y
+        for end in self.path(sde, y, ts, noise):  # noqa: B007
             pass
-        return y
+        return end
 
 
 def _sides(sde: SDE, ts: Tensor, precision: float) -> tuple[Tensor, Tensor]:

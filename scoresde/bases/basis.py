@@ -8,10 +8,11 @@ make up an image or a signal; everything else sees a flat state ``(*batch, n)``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, trailing_shape
@@ -21,11 +22,24 @@ class Basis(nn.Module, ABC):
     """An orthonormal change of coordinates between events and flat coefficients.
 
     Subclasses implement `analyse` and `synthesise`; calling the basis and `inverse` add the
-    checks of shape and dtype.
+    checks of shape and dtype. Coefficients come in the dtype of the events. Floating-point
+    buffers keep their precision: casting a module moves them to its device but does not round
+    them, as a rounded basis would no longer be orthonormal.
 
     Args:
         event_shape: Shape of one event.
         blocks: Layout of the coefficients, coarse first; its size is that of the event.
+
+    Raises:
+        ValueError: If the event shape is empty or not positive, or the blocks do not cover it.
+
+    Example:
+        >>> class Reversed(Basis):
+        ...     def analyse(self, x): return x.flip(-1)
+        ...     def synthesise(self, z): return z.flip(-1)
+        >>> basis = Reversed((3,), Blocks({"last": 1, "rest": 2}))
+        >>> basis(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([3., 2., 1.])
     """
 
     def __init__(self, event_shape: Sequence[int], blocks: Blocks) -> None:
@@ -92,6 +106,46 @@ class Basis(nn.Module, ABC):
         trailing_shape("z", z, torch.Size([self.dim]))
         return self.synthesise(z)
 
+    def flatten(self, x: Tensor) -> Tensor:
+        """``(*batch, *event_shape)`` to ``(*batch, n)``, row-major."""
+        return x.reshape(*x.shape[: x.ndim - len(self.event_shape)], self.dim)
+
+    def unflatten(self, z: Tensor) -> Tensor:
+        """``(*batch, n)`` to ``(*batch, *event_shape)``, row-major."""
+        return z.reshape(*z.shape[:-1], *self.event_shape)
+
     def extra_repr(self) -> str:
         """Shape and blocks, for ``print(basis)``."""
         return f"event_shape={tuple(self.event_shape)}, blocks={self.blocks.sizes}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = {id(b) for b in self._buffers.values() if b is not None and b.is_floating_point()}
+
+        def move(tensor: Tensor) -> Tensor:
+            if id(tensor) not in kept or tensor.is_meta:
+                return fn(tensor)
+            device = fn(tensor.new_empty(0, dtype=torch.float32)).device
+            return tensor.to(device, precision(device))
+
+        return super()._apply(move, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """The widest floating-point type of a device: float64, but float32 on MPS."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> tuple[int, ...]:
+    """The last ``spatial`` axes, counted from the end; by default 1 of 1, else 2.
+
+    Raises:
+        ValueError: If the event has not that many axes.
+    """
+    count = min(len(event_shape), 2) if spatial is None else spatial
+    expect(
+        1 <= count <= len(event_shape),
+        "spatial",
+        f"1 to {len(event_shape)} axes of event shape {tuple(event_shape)}",
+        spatial,
+    )
+    return tuple(range(-count, 0))

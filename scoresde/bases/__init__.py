@@ -1,0 +1,9 @@
+"""Orthonormal bases: what turns events into flat coefficients and back."""
+
+from scoresde.bases.basis import Basis
+from scoresde.bases.dct import DCT
+from scoresde.bases.haar import Haar
+from scoresde.bases.identity import Identity
+from scoresde.bases.pca import PCA
+
+__all__ = ["DCT", "PCA", "Basis", "Haar", "Identity"]

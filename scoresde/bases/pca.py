@@ -1,0 +1,126 @@
+"""Principal components: a basis fitted to data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from scoresde.bases.basis import Basis, precision
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, finite, floating
+
+
+class PCA(Basis):
+    """``z = U x`` for a given orthonormal matrix, usually fitted by `fit`.
+
+    With ``Cov(x) = U^T diag(v) U`` the coefficients are uncorrelated with variances ``v``. A
+    basis is linear: the components are those of the covariance, but nothing is centred, and the
+    mean of ``z`` is ``U`` times that of ``x``.
+
+    Args:
+        components: ``U``, ``(n, n)``: one component per row, orthonormal to 1e-5.
+        event_shape: Shape of one event, flattened row-major; ``(n,)`` if not given.
+        blocks: Name and size of each block, leading components first, for instance
+            ``{"subspace": 10, "rest": 54}``; one block named ``all`` if not given.
+
+    Attributes:
+        components: ``U`` in float64, saved with the state.
+        variances: ``v`` in decreasing order, ``(n,)``, saved with the state; NaN if the basis
+            was not fitted.
+
+    Raises:
+        TypeError: If ``components`` is not a floating-point tensor.
+        ValueError: If it is not square, not orthonormal, or of another size than the event.
+
+    Source:
+        Pearson 1901; in diffusion, Jing et al. 2022, *Subspace Diffusion Generative Models*
+        (arXiv 2205.01490).
+
+    Example:
+        >>> data = torch.tensor([[3.0, 4.0], [-3.0, -4.0], [8.0, -6.0], [-8.0, 6.0]])
+        >>> pca = PCA.fit(data, blocks={"subspace": 1, "rest": 1})
+        >>> pca.variances
+        tensor([50.0000, 12.5000], dtype=torch.float64)
+        >>> pca(data[2]).round(decimals=3).abs()
+        tensor([10.,  0.])
+    """
+
+    components: Tensor
+    variances: Tensor
+
+    def __init__(
+        self,
+        components: Tensor,
+        event_shape: Sequence[int] | None = None,
+        blocks: Mapping[str, int] | None = None,
+    ) -> None:
+        floating("components", components)
+        n = len(components) if components.ndim else 0
+        expect(
+            n > 0 and components.shape == (n, n),
+            "components",
+            "a square matrix (n, n)",
+            f"shape {tuple(components.shape)}",
+        )
+        matrix = components.detach().to(precision(components.device), copy=True)
+        error = (matrix @ matrix.mT - torch.eye(n).to(matrix)).abs().max().item()
+        expect(error <= 1e-5, "components", "orthonormal rows, to 1e-5", f"an error of {error:.2g}")
+        shape = torch.Size([n] if event_shape is None else event_shape)
+        expect(
+            shape.numel() == n,
+            "event_shape",
+            f"the {n} numbers of the components",
+            tuple(shape),
+        )
+        super().__init__(shape, Blocks({"all": n} if blocks is None else blocks))
+        self.register_buffer("components", matrix)
+        self.register_buffer("variances", matrix.new_full((n,), torch.nan))
+
+    @classmethod
+    def fit(cls, data: Tensor, blocks: Mapping[str, int] | None = None) -> Self:
+        """The principal components of data, by decreasing variance.
+
+        Fewer samples than components will do: directions without variance complete the basis.
+        The largest entry of every component is made positive, so that a fit is reproducible.
+
+        Args:
+            data: ``(N, *event_shape)``.
+            blocks: As of the class.
+
+        Returns:
+            The basis, on the device of the data.
+
+        Raises:
+            TypeError: If ``data`` is not a floating-point tensor.
+            ValueError: If it holds no events, or NaN or infinite numbers.
+        """
+        floating("data", data)
+        expect(
+            data.ndim > 1 and data.numel() > 0,
+            "data",
+            "shape (N, *event_shape), not empty",
+            tuple(data.shape),
+        )
+        finite("data", data)
+        rows, dtype = data.detach().flatten(1), precision(data.device)
+        mean = rows.mean(0, dtype=dtype)
+        # In pieces: a float64 copy of all data need not fit in memory.
+        pieces = (piece.to(dtype) - mean for piece in rows.split(4096))
+        covariance = sum(piece.mT @ piece for piece in pieces) / len(rows)
+        variances, columns = torch.linalg.eigh(covariance)
+        components = columns.mT.flip(0)
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        basis = cls(components * largest.sign(), data.shape[1:], blocks)
+        basis.variances.copy_(variances.flip(0).clamp(min=0))
+        return basis
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.flatten(x) @ self.components.to(x).mT
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        """See the class."""
+        return self.unflatten(z @ self.components.to(z))

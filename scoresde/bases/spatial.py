@@ -1,0 +1,28 @@
+"""What bases over signals and images share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scoresde.checks import expect
+
+
+def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
+    """How many trailing axes are space: 1 for signals, 2 for images; the others are channels.
+
+    Args:
+        event_shape: Shape of one event.
+        spatial: The number; 1 if None and the event has one axis, else 2.
+
+    Raises:
+        ValueError: If it is not 1 or 2, or the event has fewer axes.
+    """
+    spatial = min(len(event_shape), 2) if spatial is None else spatial
+    expect(spatial in (1, 2), "spatial", "1 (signals) or 2 (images)", spatial)
+    expect(
+        len(event_shape) >= spatial,
+        "event_shape",
+        f"{spatial} axes or more, the last {spatial} of them spatial",
+        tuple(event_shape),
+    )
+    return spatial
