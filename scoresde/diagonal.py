@@ -11,7 +11,8 @@ multi-scale, conditional and blurring diffusion are settings of this one object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -24,7 +25,7 @@ from scoresde.clock import Clock
 from scoresde.noise import Noise
 from scoresde.precise import Numbers, Precise
 from scoresde.schedules import Schedule
-from scoresde.sde import SDE, Kernel, Propagator, align
+from scoresde.sde import SDE, Kernel, Propagator, Stage, align
 
 if TYPE_CHECKING:
     from scoresde.estimator import ScoreEstimator
@@ -55,6 +56,9 @@ class DiagonalSDE(Precise, SDE):
         speeds: A `Clock`, or the speeds of one: 1 for uniform diffusion.
         scale: Unit of the noise along the component axis, for instance the data's standard
             deviation per band: ``sigma_i = scale_i sigma``.
+        drop: Time at which each block is dropped from the state, if any is; coarse blocks last,
+            the first block at ``T``. A block that has all but lost its signal need not be
+            carried: going back, it enters as ``N(0, sigma_i^2)`` noise (multi-scale diffusion).
         prior: Distribution of ``z_T`` where it is not ``N(0, sigma_T^2)``.
 
     Raises:
@@ -77,6 +81,7 @@ class DiagonalSDE(Precise, SDE):
         basis: Basis,
         speeds: Clock | Numbers = 1.0,
         scale: Numbers = 1.0,
+        drop: Sequence[float] | None = None,
         prior: Distribution | None = None,
     ) -> None:
         super().__init__(basis=basis, T=schedule.T, eps=schedule.eps, prior=prior)
@@ -86,6 +91,16 @@ class DiagonalSDE(Precise, SDE):
         self.blocks = basis.blocks
         for name, value in (("speeds", self.clock.speeds), ("scale", self.scale)):
             self.blocks.check(name, value)
+        self.drop = [self.T] * len(self.blocks) if drop is None else [float(t) for t in drop]
+        expect(
+            len(self.drop) == len(self.blocks)
+            and self.drop[0] >= self.T
+            and self.drop == sorted(self.drop, reverse=True)
+            and self.drop[-1] > self.eps,
+            "drop",
+            f"{len(self.blocks)} times, not increasing, from T = {self.T} to above {self.eps}",
+            drop,
+        )
         expect(
             schedule.width in (1, len(self.blocks), self.blocks.dim),
             "schedule",
@@ -147,9 +162,9 @@ class DiagonalSDE(Precise, SDE):
 
     def _read(self, t: Tensor) -> tuple[Schedule, Tensor, Tensor]:
         """The schedule, the times at which components read it, and their clocks' rates."""
-        clock, t = self._agree(self.clock, t)
-        schedule, tau = self._agree(self.schedule, self.T * clock(t / self.T))
-        rate = clock.rate(t / self.T)
+        clock, u = self._agree(self.clock, t / self.schedule.T)
+        schedule, tau = self._agree(self.schedule, self.schedule.T * clock(u))
+        rate = clock.rate(u)
         return schedule, tau, rate if schedule is self.schedule else self.blocks.expand(rate)
 
     def _agree(self, module: _P, t: Tensor) -> tuple[_P, Tensor]:
@@ -182,18 +197,32 @@ class DiagonalSDE(Precise, SDE):
         alpha, sigma = self.kernel(align(t, z), z.shape[-1])
         return alpha.to(z) * z + sigma.to(z) * noise
 
-    def _prior(self) -> Distribution:
-        if self.prior is not None:
-            return self.prior
-        sigma = self.kernel(self.scale.new_full((1,), self.T))[1].expand(self.blocks.dim)
-        return Independent(Normal(torch.zeros_like(sigma), sigma), 1)
+    def stages(self) -> list[Stage]:
+        """One between every two times at which blocks are dropped."""
+        sizes = list(self.blocks.sizes.values())
+        ends = sorted({t for t in self.drop if t < self.T})
+        edges = [self.eps, *ends, self.T]
+        return [
+            Stage(b, a, sum(n for n, t in zip(sizes, self.drop, strict=True) if t >= b))
+            for a, b in reversed(list(itertools.pairwise(edges)))
+        ]
 
-    def sample_prior(self, noise: Noise, like: Tensor) -> Tensor:
-        """``sigma_T xi``, or a draw of the prior that was given."""
-        if self.prior is not None:
-            return super().sample_prior(noise, like)
-        t = torch.full((1,), self.T, dtype=self.scale.dtype, device=like.device)
-        return self.kernel(t, like.shape[-1]).sigma.to(like) * noise(like)
+    def enter(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+        """``sigma_i(t) xi`` for the components that enter, or a draw of the prior given."""
+        if self.prior is not None and z.shape[-1] == 0:
+            return super().enter(z, stage, noise)
+        t = self.scale.new_full((1,), stage.start)
+        sigma = self.kernel(t).sigma.expand(self.blocks.dim)[z.shape[-1] : stage.dim]
+        fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
+        return torch.cat([z, sigma.to(z) * fresh], -1)
+
+    def law(self, t: float, first: int, last: int) -> Distribution:
+        """``N(0, sigma_i(t)^2)``, or at ``T`` the prior that was given."""
+        if self.prior is not None and first == 0:
+            return self.prior
+        sigma = self.kernel(self.scale.new_full((1,), t)).sigma.expand(self.blocks.dim)
+        sigma = sigma[first:last]
+        return Independent(Normal(torch.zeros_like(sigma), sigma), 1)
 
     # What solvers see.
 
@@ -213,8 +242,9 @@ class DiagonalSDE(Precise, SDE):
         return torch.where(level.isinf(), torch.nan, level).nanmean(-1)
 
     def breakpoints(self) -> list[float]:
-        """When clocks stop."""
-        return [self.T * u for u in self.clock.breakpoints() if self.eps < self.T * u < self.T]
+        """When clocks stop, and when blocks are dropped."""
+        stops = {self.schedule.T * u for u in self.clock.breakpoints()}
+        return sorted(t for t in stops | set(self.drop) if self.eps < t < self.T)
 
     def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
         """The exact transition: one step of any length is a draw of the kernel."""

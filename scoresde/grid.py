@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, nearest
-from scoresde.sde import SDE
+from scoresde.sde import SDE, Stage
 
 Grid = Callable[[SDE, int], Tensor]
 _Floats = npt.NDArray[np.float64]
@@ -39,6 +39,8 @@ def karras(sde: SDE, steps: int) -> Tensor:
     """Equal steps in ``(sigma/alpha)^(1/7)`` (Karras et al. 2022, eq. 5)."""
     return _equal(sde, steps, lambda t: np.exp(_level(sde, t) / 7))
 
+
+_TINY = 1e-12
 
 GRIDS: dict[str, Grid] = {f.__name__: f for f in (uniform_time, log_snr, karras)}
 
@@ -71,7 +73,20 @@ def check(sde: SDE, times: Tensor) -> Tensor:
         f"numbers in [0, {sde.T}]",
         times.tolist(),
     )
+    for stage in sde.stages()[1:]:
+        expect(
+            bool((times - stage.start).abs().min() < _TINY),
+            "times",
+            f"{stage.start} among them, where the state grows (a step per stage at least)",
+            times.tolist(),
+        )
     return times
+
+
+def within(times: Tensor, stage: Stage) -> Tensor:
+    """The part of a grid that belongs to a stage."""
+    inside = (times <= stage.start + _TINY) & (times >= stage.end - _TINY)
+    return times[inside]
 
 
 def _level(sde: SDE, t: _Floats) -> _Floats:

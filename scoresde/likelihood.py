@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scoresde.checks import expect, finite
 from scoresde.estimator import ScoreEstimator
+from scoresde.grid import within
 from scoresde.noise import Generators, Noise
 from scoresde.sde import SDE, ProbabilityFlow, Propagator
 from scoresde.solver import Solver
@@ -246,13 +247,20 @@ def log_prob(
     """
     sde, noise = estimator.sde, Noise(generator)
     trace = ExactTrace() if trace is None else trace
-    z = sde.basis(x)
+    z, times, evaluations = sde.basis(x), solver.times(sde), 0
     finite("x", x)
-    flow = DensityFlow(sde.probability_flow(estimator, condition), trace, trace.probes(z, noise))
-    end = solver.integrate(flow, flow.start(z), solver.times(sde).flip(0), noise)
-    z_T, integrals = flow.split(end)
-    value = sde.prior_log_prob(z_T).to(z) + integrals.mean(-1)
+    value, integrals = z.new_zeros(()), z.new_zeros(())
+    flow = sde.probability_flow(estimator, condition)
+    upward = sde.stages()[::-1]
+    for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
+        density = DensityFlow(flow, trace, trace.probes(z, noise))
+        ts = within(times, stage).flip(0)
+        z, gained = density.split(solver.integrate(density, density.start(z), ts, noise))
+        z, entered = sde.leave(z, stage, dim)
+        value, integrals = value + entered, integrals + gained
+        evaluations += density.evaluations
+    value = value + integrals.mean(-1)
     bad = int((~torch.isfinite(value)).sum())
     expect(bad == 0, "log_prob", f"finite numbers from {solver!r}", f"{bad} NaN or infinite")
     error = trace.standard_error(integrals)
-    return LogProb(value, error, flow.evaluations, f"probability flow, {trace!r}, {solver!r}")
+    return LogProb(value, error, evaluations, f"probability flow, {trace!r}, {solver!r}")

@@ -42,6 +42,14 @@ class Kernel(NamedTuple):
     sigma: Tensor
 
 
+class Stage(NamedTuple):
+    """From time ``start`` down to ``end`` the first ``dim`` components are the state."""
+
+    start: float
+    end: float
+    dim: int
+
+
 class Propagator(NamedTuple):
     """Coefficients of one step, each ``(1 | n)``; ``noise`` is None for an ODE."""
 
@@ -188,24 +196,46 @@ class SDE(nn.Module, ABC):
         """
         return t.squeeze(-1)
 
-    def sample_prior(self, noise: Noise, like: Tensor) -> Tensor:
-        """States at ``T``, in the shape ``(*batch, n)`` of ``like``.
+    def stages(self) -> list[Stage]:
+        """Which components are the state when, from ``T`` down: here all of them throughout."""
+        return [Stage(self.T, self.eps, self.basis.dim)]
+
+    def enter(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+        """The state at the start of a stage, on the way from prior to data.
+
+        Args:
+            z: The state so far, ``(*batch, m)``; ``m`` is 0 at ``T``.
+            stage: The stage: the components it has more are drawn, independent of the others.
+            noise: Where random numbers come from.
+
+        Returns:
+            ``(*batch, stage.dim)``.
 
         Raises:
             ValueError: If the SDE has no prior.
         """
-        return noise.draw(self._prior(), like)
+        like = z.new_empty(*z.shape[:-1], stage.dim - z.shape[-1])
+        return torch.cat([z, noise.draw(self.law(stage.start, z.shape[-1], stage.dim), like)], -1)
 
-    def prior_log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of states ``(*batch, n)`` under the prior: ``(*batch,)``.
+    def leave(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """What `enter` adds, taken off again, and its density.
+
+        Returns:
+            The first ``dim`` components ``(*batch, dim)``, and the log-density ``(*batch,)`` of
+            the others at ``stage.start``.
 
         Raises:
             ValueError: If the SDE has no prior.
         """
-        log_prob = self._prior().log_prob(z)
-        return log_prob if log_prob.shape == z.shape[:-1] else log_prob.sum(-1)
+        log_prob = self.law(stage.start, dim, stage.dim).log_prob(z[..., dim:]).to(z)
+        return z[..., :dim], log_prob if log_prob.ndim < z.ndim else log_prob.sum(-1)
 
-    def _prior(self) -> Distribution:
+    def law(self, t: float, first: int, last: int) -> Distribution:
+        """The law at ``t`` of the components that enter there: at ``T``, the prior.
+
+        Raises:
+            ValueError: If the SDE has no prior.
+        """
         expect(
             self.prior is not None,
             "prior",

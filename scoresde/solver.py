@@ -75,6 +75,24 @@ class Solver(ABC):
             noise: Where random numbers come from.
         """
 
+    def walk(
+        self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """As `integrate`, showing states on the way and keeping what the solver remembers.
+
+        Args:
+            sde: What to integrate.
+            y: State at the first time.
+            ts: Increasing times.
+            noise: Where random numbers come from.
+            memory: What was yielded last if this goes on where another walk has ended; the
+                state may have gained components since.
+
+        Yields:
+            A state, the last one that at the last time, and the solver's memory.
+        """
+        yield self.integrate(sde, y, ts, noise), None
+
     def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states at every time after the first, as they come."""
         for i in range(len(ts) - 1):
@@ -82,7 +100,11 @@ class Solver(ABC):
             yield y
 
     def times(self, sde: SDE) -> Tensor:
-        """The grid on which this solver samples an SDE: decreasing, float64."""
+        """The grid on which this solver samples an SDE: decreasing, float64.
+
+        Raises:
+            ValueError: If it leaves the SDE's range, or misses a time at which the state changes.
+        """
         return grids.check(sde, self.grid(sde, self.steps))
 
     def sample(
@@ -138,15 +160,15 @@ class Solver(ABC):
     ) -> Tensor:
         """As `sample`, differentiable and unchecked."""
         sde, noise = estimator.sde, Noise(generator)
-        like = _like(estimator).new_empty(*sample_shape, sde.basis.dim)
-        z, ts = sde.sample_prior(noise, like), -self.times(sde)
         reverse = sde.reverse(estimator, self.eta, condition)
-        if progress:
-            states = self.path(reverse, z, ts, noise)
-            for z in tqdm(states, total=len(ts) - 1, desc="sampling"):  # noqa: B007
-                pass
-        else:
-            z = self.integrate(reverse, z, ts, noise)
+        z, memory = _like(estimator).new_empty(*sample_shape, 0), None
+        times = self.times(sde)
+        with tqdm(total=len(times) - 1, desc="sampling", disable=not progress) as bar:
+            for stage in sde.stages():
+                z, ts = sde.enter(z, stage, noise), grids.within(times, stage)
+                for state in self.walk(reverse, z, -ts, noise, memory):
+                    z, memory = state
+                    bar.update()
         return sde.basis.inverse(z)
 
 
@@ -193,13 +215,18 @@ class FixedStep(Solver):
             The state at ``s``, and what the next step is to remember.
         """
 
-    def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """See `Solver.path`."""
-        memory = None
+    def walk(
+        self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """See `Solver.walk`; yields after every step."""
         sides = (side.to(y) for side in _sides(sde, ts, torch.finfo(y.dtype).eps))
         for t, s, propagator in zip(*sides, sde.propagators(ts, y), strict=True):
             y, memory = self.step(sde, y, t, s, propagator, noise, memory)
-            yield y
+            yield y, memory
+
+    def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """See `Solver.path`."""
+        return (state for state, _ in self.walk(sde, y, ts, noise))
 
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `Solver.integrate`."""

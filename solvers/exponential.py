@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Propagator
@@ -75,6 +75,9 @@ class ExponentialMultistep(DDIM):
         now = _Last(forcing, propagator.h)
         if memory is None:
             return forcing, now
+        old = memory.forcing.shape[-1]
         # no step before, or none to a clean state: nothing to extrapolate from or to
-        weight = (propagator.h / (2 * memory.h)).nan_to_num(0.0, 0.0, 0.0)
-        return forcing + weight * (forcing - memory.forcing), now
+        weight = (propagator.h[..., :old] / (2 * memory.h)).nan_to_num(0.0, 0.0, 0.0)
+        change = weight * (forcing[..., :old] - memory.forcing)
+        # components that have entered since have no past
+        return forcing + nn.functional.pad(change, (0, forcing.shape[-1] - old)), now
