@@ -44,13 +44,7 @@ class Basis(nn.Module, ABC):
 
     def __init__(self, event_shape: Sequence[int], blocks: Blocks) -> None:
         super().__init__()
-        self.event_shape = torch.Size(event_shape)
-        expect(
-            len(self.event_shape) > 0 and min(self.event_shape) > 0,
-            "event_shape",
-            "one or more positive sizes",
-            tuple(event_shape),
-        )
+        self.event_shape = checked_shape(event_shape)
         expect(
             blocks.dim == self.event_shape.numel(),
             "blocks",
@@ -135,17 +129,10 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> tuple[int, ...]:
-    """The last ``spatial`` axes, counted from the end; by default 1 of 1, else 2.
-
-    Raises:
-        ValueError: If the event has not that many axes.
-    """
-    count = min(len(event_shape), 2) if spatial is None else spatial
+def checked_shape(event_shape: Sequence[int]) -> torch.Size:
+    """An event's shape; raises ``ValueError`` if it has no axis, or an empty one."""
+    shape = torch.Size(event_shape)
     expect(
-        1 <= count <= len(event_shape),
-        "spatial",
-        f"1 to {len(event_shape)} axes of event shape {tuple(event_shape)}",
-        spatial,
+        len(shape) > 0 and min(shape) > 0, "event_shape", "one or more positive sizes", tuple(shape)
     )
-    return tuple(range(-count, 0))
+    return shape

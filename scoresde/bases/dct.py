@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from scoresde.bases.basis import Basis, spatial_axes
+from scoresde.bases.basis import Basis, checked_shape
+from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
 from scoresde.checks import expect
 
@@ -58,9 +60,8 @@ class DCT(Basis):
     def __init__(
         self, event_shape: Sequence[int], spatial: int | None = None, bands: int = 1
     ) -> None:
-        shape = torch.Size(event_shape)
-        axes = spatial_axes(shape, spatial)
-        expect(min(shape) > 0, "event_shape", "positive sizes", tuple(shape))
+        shape = checked_shape(event_shape)
+        axes = range(-spatial_axes(shape, spatial), 0)
         # In units of pi / common, squares are integers and equal frequencies are found equal.
         common = math.lcm(*(shape[axis] for axis in axes))
         square = torch.zeros(shape, dtype=torch.int64)
@@ -116,4 +117,4 @@ def _band_sizes(ordered: Tensor, bands: int) -> list[int]:
         last = min(max(nearest, last + 1), len(ends) - 1 - (bands - i))
         cuts.append(int(ends[last]))
     cuts.append(len(ordered))
-    return [b - a for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(cuts)]

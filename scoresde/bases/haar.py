@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scoresde.bases.basis import Basis, spatial_axes
+from scoresde.bases.basis import Basis, checked_shape
+from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
 from scoresde.checks import expect
 
@@ -51,8 +52,8 @@ class Haar(Basis):
     """
 
     def __init__(self, event_shape: Sequence[int], levels: int, spatial: int | None = None) -> None:
-        shape = torch.Size(event_shape)
-        axes = spatial_axes(shape, spatial)
+        shape = checked_shape(event_shape)
+        axes = range(-spatial_axes(shape, spatial), 0)
         sizes = shape[-len(axes) :]
         expect(levels >= 0, "levels", "a number of halvings, 0 or more", levels)
         expect(
@@ -66,6 +67,7 @@ class Haar(Basis):
         super().__init__(shape, Blocks({f"a{levels}": low[levels], **details}))
         self.levels = levels
         self.axes = axes
+        self._unit: float = 2 ** (-len(axes) / 2)
 
     def shape(self, level: int) -> torch.Size:
         """Event shape after ``level`` halvings."""
@@ -87,7 +89,8 @@ class Haar(Basis):
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
         first = x.ndim - len(self.event_shape)
-        low, bands = x, []
+        low = x
+        bands: list[Tensor] = []
         for _ in range(self.levels):
             low, *details = self._split(low)
             bands[:0] = details
@@ -98,11 +101,13 @@ class Haar(Basis):
         parts = 2 ** len(self.axes)
         shapes = [self.shape(k) for k in range(self.levels, 0, -1) for _ in range(parts - 1)]
         shapes.insert(0, self.shape(self.levels))
-        pieces = z.split([shape.numel() for shape in shapes], dim=-1)
-        bands = [p.reshape(*z.shape[:-1], *s) for p, s in zip(pieces, shapes, strict=True)]
-        low = bands[0]
-        for k in range(1, len(bands), parts - 1):
-            low = self._merge([low, *bands[k : k + parts - 1]])
+        pieces: Sequence[Tensor] = z.split([shape.numel() for shape in shapes], dim=-1)
+        low, *details = (
+            piece.reshape(*z.shape[:-1], *shape)
+            for piece, shape in zip(pieces, shapes, strict=True)
+        )
+        for k in range(0, len(details), parts - 1):
+            low = self._merge([low, *details[k : k + parts - 1]])
         return low
 
     def _split(self, x: Tensor) -> list[Tensor]:
@@ -111,11 +116,11 @@ class Haar(Basis):
         for axis in self.axes:
             pairs = [torch.unflatten(p, axis, (-1, 2)).unbind(axis) for p in parts]
             parts = [part for p, q in pairs for part in (p + q, p - q)]
-        return [part * 2 ** (-len(self.axes) / 2) for part in parts]
+        return [part * self._unit for part in parts]
 
     def _merge(self, parts: list[Tensor]) -> Tensor:
         """The inverse of `_split`."""
         for axis in reversed(self.axes):
             pairs = zip(parts[::2], parts[1::2], strict=True)
             parts = [torch.stack([s + d, s - d], axis).flatten(axis - 1, axis) for s, d in pairs]
-        return parts[0] * 2 ** (-len(self.axes) / 2)
+        return parts[0] * self._unit
