@@ -16,7 +16,7 @@ from scoresde.grid import Grid, TimeDistribution, grid
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precise import Numbers, Precise
-from scoresde.sde import SDE, align
+from scoresde.sde import SDE
 from scoresde.weighting import Levels, Weighting
 
 
@@ -73,7 +73,7 @@ class Denoising(Precise, ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
-        times = align(t, z)
+        times = self.sde.time(t, z)
         form, alpha, scale = self._coefficients(times, z)
         mean = self._data(self.data_mean, z)
         centred = z - alpha * mean
@@ -105,7 +105,7 @@ class Denoising(Precise, ScoreEstimator):
         Returns:
             ``(batch,)``.
         """
-        noise, z = Noise(generator), self.sde.basis(x)
+        noise, z = Noise.of(generator), self.sde.basis(x)
         u = torch.special.ndtr(noise(z.new_empty(len(z), 1))).squeeze(-1)
         u = ((u[0] + torch.arange(len(z), device=z.device) / len(z)) % 1).clamp(max=1 - 1e-6)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))

@@ -17,7 +17,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from scoresde.checks import expect, finite, positive
 from scoresde.estimator import ScoreEstimator
 from scoresde.precise import Precise
-from scoresde.sde import SDE, align
+from scoresde.sde import SDE
 
 
 class GaussianMixture(Precise, ScoreEstimator):
@@ -117,7 +117,7 @@ class GaussianMixture(Precise, ScoreEstimator):
 
     def _pull(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """Responsibilities ``(*, K, 1)``, ``(A C_k A + S)^-1 (z - A mu_k)``, and ``A``."""
-        times = align(t, z)
+        times = self.sde.time(t, z)
         if times.shape[:-1].numel() == 1:
             # one time for all: one factor per component, samples are its right-hand sides
             times = times.reshape(times.shape[-1])

@@ -194,7 +194,7 @@ class DiagonalSDE(Precise, SDE):
 
     def diffuse(self, z: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """``alpha z + sigma noise`` for clean states ``(*batch, n)``: a draw of ``z_t``."""
-        alpha, sigma = self.kernel(align(t, z), z.shape[-1])
+        alpha, sigma = self.kernel(self.time(t, z), z.shape[-1])
         return alpha.to(z) * z + sigma.to(z) * noise
 
     def stages(self) -> list[Stage]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from scoresde import parametrization
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine, Parametrization
-from scoresde.sde import SDE, align
+from scoresde.sde import SDE
 
 
 class ScoreEstimator(nn.Module, ABC):
@@ -86,6 +86,6 @@ class ScoreEstimator(nn.Module, ABC):
         return parametrization.predict(self._form(name, z, t), z, self.denoise(z, t, condition))
 
     def _form(self, name: str | Parametrization, z: Tensor, t: Tensor | float) -> Affine:
-        alpha, sigma = self.sde.kernel(align(t, z), z.shape[-1])
+        alpha, sigma = self.sde.kernel(self.sde.time(t, z), z.shape[-1])
         form = parametrization.parametrization(name)(alpha, sigma, torch.ones_like(sigma))
         return Affine(form.skip.to(z), form.out.to(z))

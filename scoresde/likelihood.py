@@ -245,7 +245,7 @@ def log_prob(
         ValueError: If ``x`` has the wrong shape or is not finite, the SDE has no prior, or the
             result is not finite.
     """
-    sde, noise = estimator.sde, Noise(generator)
+    sde, noise = estimator.sde, Noise.of(generator)
     trace = ExactTrace() if trace is None else trace
     z, times, evaluations = sde.basis(x), solver.times(sde), 0
     finite("x", x)

@@ -16,8 +16,6 @@ from torch.distributions import Distribution
 
 from scoresde.checks import expect
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
-
 
 class Noise:
     """A source of standard normal numbers in the shape of a state.
@@ -34,8 +32,15 @@ class Noise:
         True
     """
 
-    def __init__(self, generator: Generators = None) -> None:
+    def __init__(
+        self, generator: torch.Generator | Sequence[torch.Generator] | None = None
+    ) -> None:
         self.generator = generator
+
+    @classmethod
+    def of(cls, generator: Generators) -> Noise:
+        """A source from generators, or a source of one's own as it is."""
+        return generator if isinstance(generator, Noise) else cls(generator)
 
     def __call__(self, like: Tensor) -> Tensor:
         """Standard normal numbers with shape ``(*batch, n)``, dtype and device of ``like``.
@@ -84,6 +89,10 @@ class Noise:
             f"one generator, or {len(rows)}: one per sample",
             len(self.generator),
         )
+
+
+Generators = torch.Generator | Sequence[torch.Generator] | Noise | None
+"""What sampling takes: one generator, one per sample, a source of one's own, or None."""
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Precise(nn.Module):
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
-            self.register_buffer(name, tensor.detach().to(torch.float64))
+            self.register_buffer(name, tensor.to(torch.float64))
 
     def at(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
         """The named constants in the dtype and on the device of ``t``."""

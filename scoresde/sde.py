@@ -159,6 +159,16 @@ class SDE(nn.Module, ABC):
             "no denoised mean, noise or velocity"
         )
 
+    def time(self, t: Tensor | float, z: Tensor) -> Tensor:
+        """Times aligned with a state (`align`); a plain number is checked to be in range.
+
+        Raises:
+            ValueError: If a number is not in ``[0, T]``, or a tensor's shape does not fit.
+        """
+        if isinstance(t, float | int):
+            expect(0 <= t <= self.T, "t", f"a time from 0 to {self.T}", t)
+        return align(t, z)
+
     # What a solver sees.
 
     def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:

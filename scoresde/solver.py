@@ -114,6 +114,7 @@ class Solver(ABC):
         *,
         condition: Any = None,
         generator: Generators = None,
+        dtype: torch.dtype | None = None,
         progress: bool = False,
     ) -> Tensor:
         """Events from the prior, without gradients.
@@ -123,11 +124,11 @@ class Solver(ABC):
             sample_shape: Leading shape of the samples.
             condition: Passed on to the estimator.
             generator: One generator, or one per sample; see `scoresde.noise`.
+            dtype: Of the samples; that of the network's parameters, or torch's default, if None.
             progress: Whether to show a progress bar.
 
         Returns:
-            ``(*sample_shape, *event_shape)``, in the dtype and on the device of the
-            estimator's parameters (or torch's default).
+            ``(*sample_shape, *event_shape)``, on the device of the estimator.
 
         Raises:
             ValueError: If the samples are not finite: the solver has diverged.
@@ -138,6 +139,7 @@ class Solver(ABC):
                 sample_shape,
                 condition=condition,
                 generator=generator,
+                dtype=dtype,
                 progress=progress,
             )
         bad = int((~torch.isfinite(x)).sum())
@@ -156,12 +158,13 @@ class Solver(ABC):
         *,
         condition: Any = None,
         generator: Generators = None,
+        dtype: torch.dtype | None = None,
         progress: bool = False,
     ) -> Tensor:
         """As `sample`, differentiable and unchecked."""
-        sde, noise = estimator.sde, Noise(generator)
+        sde, noise = estimator.sde, Noise.of(generator)
         reverse = sde.reverse(estimator, self.eta, condition)
-        z, memory = _like(estimator).new_empty(*sample_shape, 0), None
+        z, memory = _like(estimator, dtype).new_empty(*sample_shape, 0), None
         times = self.times(sde)
         with tqdm(total=len(times) - 1, desc="sampling", disable=not progress) as bar:
             for stage in sde.stages():
@@ -172,13 +175,12 @@ class Solver(ABC):
         return sde.basis.inverse(z)
 
 
-def _like(estimator: ScoreEstimator) -> Tensor:
-    """An empty tensor with the dtype and device that samples are to have."""
-    for parameter in estimator.parameters():
-        if parameter.dtype != torch.float64 or torch.get_default_dtype() == torch.float64:
-            return parameter.new_empty(0)
-    device = next((b.device for b in estimator.buffers()), None)
-    return torch.empty(0, device=device)
+def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
+    """An empty tensor with the dtype and on the device that samples are to have."""
+    # constants are in float64 whatever the network is: only parameters say
+    first = next(estimator.parameters(), torch.empty(0))
+    device = next((b.device for b in estimator.buffers()), first.device)
+    return torch.empty(0, dtype=first.dtype if dtype is None else dtype, device=device)
 
 
 @attrs.frozen
