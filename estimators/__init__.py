@@ -2,6 +2,7 @@
 
 from estimators.denoising import Denoising, measure
 from estimators.mixture import Gaussian, GaussianMixture
+from estimators.multiscale import MultiScale
 from estimators.networks import ResidualMLP
 
-__all__ = ["Denoising", "Gaussian", "GaussianMixture", "ResidualMLP", "measure"]
+__all__ = ["Denoising", "Gaussian", "GaussianMixture", "MultiScale", "ResidualMLP", "measure"]

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
+from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, finite
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
-from scoresde.grid import Grid, TimeDistribution, grid
+from scoresde.grid import Grid, TimeDistribution, grid, within
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precise import Numbers, Precise
-from scoresde.sde import SDE
+from scoresde.sde import SDE, Stage
 from scoresde.weighting import Levels, Weighting
 
 
@@ -41,9 +42,13 @@ class Denoising(Precise, ScoreEstimator):
         times: Density of training times: a grid's name or function.
         data_mean: ``m``, along the component axis.
         data_std: ``sd``, along the component axis.
+        stage: Where and on how many components the network works; throughout and on all of
+            them if None.
+        view: The basis whose events the network sees instead of the SDE's, with the stage's
+            components as coefficients; for fewer than all, the coefficients themselves if None.
 
     Raises:
-        ValueError: If a name is unknown, or a scale does not fit the basis.
+        ValueError: If a name is unknown, or a scale or the view does not fit the basis.
     """
 
     sde: DiagonalSDE
@@ -60,12 +65,20 @@ class Denoising(Precise, ScoreEstimator):
         times: str | Grid = "log_snr",
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
+        stage: Stage | None = None,
+        view: Basis | None = None,
     ) -> None:
         super().__init__(sde)
         self.network = network
         self.parametrization = forms.parametrization(parametrization)
         self.weighting = weightings.weighting(weighting)
-        self.draw_times = TimeDistribution(grid(times)(sde, 1024))
+        self.stage = Stage(sde.T, sde.eps, sde.basis.dim) if stage is None else stage
+        if view is None:
+            whole = self.stage.dim == sde.basis.dim
+            view = sde.basis if whole else Identity((self.stage.dim,))
+        expect(view.dim == self.stage.dim, "view", f"{self.stage.dim} components", view.dim)
+        self.view = view
+        self.draw_times = TimeDistribution(within(grid(times)(sde, 1024), self.stage))
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):
@@ -78,8 +91,7 @@ class Denoising(Precise, ScoreEstimator):
         mean = self._data(self.data_mean, z)
         centred = z - alpha * mean
         level = (self.sde.level(times) / 4).to(z).expand(z.shape[:-1])
-        batch = (-1, *self.sde.basis.event_shape)
-        x = self.sde.basis.inverse(centred / scale).reshape(batch)
+        x = self.view.inverse(centred / scale).reshape(-1, *self.view.event_shape)
         given = () if condition is None else (condition,)
         prediction = self.network(x, level.reshape(-1), *given)
         expect(
@@ -88,7 +100,7 @@ class Denoising(Precise, ScoreEstimator):
             f"an output of shape {tuple(x.shape)}, that of its input",
             tuple(prediction.shape),
         )
-        prediction = self.sde.basis(prediction).reshape(z.shape)
+        prediction = self.view(prediction).reshape(z.shape)
         return mean + forms.denoise(form, centred, prediction)
 
     def losses(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
@@ -105,15 +117,15 @@ class Denoising(Precise, ScoreEstimator):
         Returns:
             ``(batch,)``.
         """
-        noise, z = Noise.of(generator), self.sde.basis(x)
+        noise, z = Noise.of(generator), self.sde.basis(x)[..., : self.stage.dim]
         u = torch.special.ndtr(noise(z.new_empty(len(z), 1))).squeeze(-1)
         u = ((u[0] + torch.arange(len(z), device=z.device) / len(z)) % 1).clamp(max=1 - 1e-6)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
         times = t.unsqueeze(-1)
-        alpha, sigma = self.sde.kernel(times)
+        alpha, sigma = self.sde.kernel(times, z.shape[-1])
         z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
         form, _, _ = self._coefficients(times, z)
-        g2 = self.sde.rates(times)[1]
+        g2 = self.sde.rates(times, z.shape[-1])[1]
         weight = self.weighting(Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1)))
         error: Tensor = weight * (z - self.denoise(z_t, t, condition)) ** 2
         return error.sum(-1)
@@ -130,7 +142,8 @@ class Denoising(Precise, ScoreEstimator):
         return self.parametrization(alpha, sigma, std), alpha, scale
 
     def _data(self, value: Tensor, z: Tensor) -> Tensor:
-        return self.sde.basis.blocks.expand(value).to(z)
+        value = self.sde.basis.blocks.expand(value).to(z)
+        return value[..., : z.shape[-1]] if value.ndim else value
 
 
 def measure(sde: SDE, data: Tensor) -> dict[str, Tensor]:

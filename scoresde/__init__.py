@@ -6,7 +6,7 @@ mean; a `Solver` walks the reverse equation; the basis brings ``x`` back. Likeli
 walk with a trace.
 """
 
-from scoresde.bases import DCT, PCA, Basis, Haar, Identity
+from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Packed
 from scoresde.blocks import Blocks
 from scoresde.clock import Clock
 from scoresde.diagonal import Bridge, DiagonalSDE
@@ -23,7 +23,7 @@ from scoresde.schedules import (
     Schedule,
     SubVP,
 )
-from scoresde.sde import SDE, Kernel, ProbabilityFlow, Propagator, ReverseSDE, align
+from scoresde.sde import SDE, Kernel, ProbabilityFlow, Propagator, ReverseSDE, Stage, align
 from scoresde.solver import FixedStep, Solver
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "LogLinear",
     "LogProb",
     "Noise",
+    "Packed",
     "ProbabilityFlow",
     "Propagator",
     "RectifiedFlow",
@@ -55,6 +56,7 @@ __all__ = [
     "Schedule",
     "ScoreEstimator",
     "Solver",
+    "Stage",
     "SubVP",
     "Trace",
     "align",

@@ -1,0 +1,83 @@
+"""Multi-scale diffusion: one network per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from estimators.denoising import Denoising
+from scoresde.bases import Basis
+from scoresde.checks import expect
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Generators, Noise
+
+
+class MultiScale(ScoreEstimator):
+    """A denoiser for every stage of an SDE that drops blocks (Batzolis et al. 2022, section 5).
+
+    Each network sees the surviving components only, at their own resolution, and is trained on
+    its own interval of time. Stages are independent: train them together through `loss`, or
+    each by itself as the `Denoising` estimator that it is.
+
+    Args:
+        sde: Drops blocks, see `scoresde.DiagonalSDE`.
+        networks: One for every stage, coarse first (the order of ``sde.stages()``); the same
+            object several times for a shared network.
+        views: The basis whose events each network sees, for instance `scoresde.Packed`; see
+            `Denoising`.
+        options: Further arguments of every `Denoising`; scales are those of the whole SDE.
+
+    Raises:
+        ValueError: If there is not one network, or not one view, per stage.
+    """
+
+    def __init__(
+        self,
+        sde: DiagonalSDE,
+        networks: Sequence[nn.Module],
+        *,
+        views: Sequence[Basis | None] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(sde)
+        stages = sde.stages()
+        views = [None] * len(stages) if views is None else views
+        expect(len(networks) == len(stages), "networks", f"{len(stages)}", len(networks))
+        expect(len(views) == len(stages), "views", f"{len(stages)}", len(views))
+        self.stages = nn.ModuleList(
+            Denoising(sde, network, stage=stage, view=view, **options)
+            for network, stage, view in zip(networks, stages, views, strict=True)
+        )
+        self._place = {stage.dim: i for i, stage in enumerate(stages)}
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """That of the stage whose components are the state.
+
+        Raises:
+            ValueError: If ``z`` has the length of no stage.
+        """
+        dim = z.shape[-1]
+        expect(dim in self._place, "z", f"one of {list(self._place)} components", dim)
+        stage = self.stages[self._place[dim]]
+        assert isinstance(stage, Denoising)
+        return stage.denoise(z, t, condition)
+
+    def losses(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
+        """Sum of the stages' losses, ``(batch,)``: sums, so that nats stay nats."""
+        noise = Noise.of(generator)
+        parts = [
+            stage.losses(x, condition, noise)
+            for stage in self.stages
+            if isinstance(stage, Denoising)
+        ]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
+        """Mean of `losses`, per component of the data."""
+        return self.losses(x, condition, generator).mean() / self.sde.basis.dim
