@@ -31,7 +31,7 @@ class Precise(nn.Module):
             ValueError: If ``value`` is not finite, not a number or vector, or not positive
                 where that is asked for.
         """
-        tensor = torch.as_tensor(value)
+        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
         expect(tensor.numel() > 0, name, "a number or a vector of numbers", value)
         expect(bool(torch.isfinite(tensor).all()), name, "finite numbers", value)
         if positive:
