@@ -1,5 +1,6 @@
+"""The examples are scripts: their folder is on the path while they run."""
+
 import sys
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-sys.path.insert(0, str(EXAMPLES))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
