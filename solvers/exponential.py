@@ -61,8 +61,9 @@ class _Last(NamedTuple):
 class ExponentialMultistep(DDIM):
     """Second order, one evaluation a step (DPM-Solver++(2M), Lu et al. 2022b).
 
-    Holds ``D + (D - D_prev)/(2 r)`` with ``r_i = h_prev,i / h_i`` for every component; the first
-    step, and the first of a component whose clock has stood still, are of first order.
+    Holds ``D + (D - D_prev)/(2 r)`` with ``r_i = h_prev,i / h_i`` for every component, at least
+    1/2: one step says little about another more than twice as long. The first step, and the
+    first of a component whose clock has stood still, are of first order.
     """
 
     order = 2.0
@@ -78,6 +79,7 @@ class ExponentialMultistep(DDIM):
         old = memory.forcing.shape[-1]
         # no step before, or none to a clean state: nothing to extrapolate from or to
         weight = (propagator.h[..., :old] / (2 * memory.h)).nan_to_num(0.0, 0.0, 0.0)
+        weight = weight.clamp(max=1.0)
         change = weight * (forcing[..., :old] - memory.forcing)
         # components that have entered since have no past
         return forcing + nn.functional.pad(change, (0, forcing.shape[-1] - old)), now

@@ -1,0 +1,277 @@
+"""Multi-scale plans from data: when to drop what, and where to put the steps.
+
+For data with independent Gaussian components a deterministic solver is a linear map, and the
+error of its samples is known in closed form. A plan minimises it: the data are replaced by the
+eigenvalues of every band's covariance, times are moved by gradient descent, and steps are added
+where they buy most. Coarse stages are cheap, so they get most of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.bases import Basis, Identity
+from scoresde.checks import expect, finite
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Noise
+from scoresde.schedules import Schedule
+from scoresde.sde import SDE
+from scoresde.solver import Solver
+
+_WORTH = 0.002  # a step that buys less than this share of the error is not added
+
+_SMOOTH = 0.03
+
+Spectra = Mapping[str, Tensor]
+"""Eigenvalues of the covariance of every block, coarse first."""
+
+
+def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
+    """Eigenvalues of the covariance of every block of coefficients.
+
+    Args:
+        basis: Its blocks are the bands.
+        data: Events, ``(N, *event_shape)``; of blocks longer than ``N`` the eigenvalues that
+            so many events show.
+
+    Returns:
+        ``(size,)`` for every block, not increasing.
+    """
+    finite("data", data)
+    z = basis(data.double())
+    found = {}
+    for name, block in basis.blocks.slices.items():
+        centred = z[:, block] - z[:, block].mean(0)
+        values = torch.linalg.svdvals(centred) ** 2 / len(z)
+        found[name] = torch.nn.functional.pad(values, (0, centred.shape[1] - len(values)))
+    return found
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """A multi-scale SDE and the times at which to sample it.
+
+    Use as ``Solver(steps=sum(plan.steps), grid=plan.grid)`` on an estimator of ``plan.sde``.
+
+    Attributes:
+        sde: Drops every block at the start of the stage that it enters.
+        times: Decreasing, from ``T`` to ``eps``.
+        steps: Steps per stage, coarse first.
+        cost: Sum over steps of active over all components: full-resolution evaluations.
+        error: Predicted ``W2^2 / trace`` between samples and data.
+        handover: Bound on the divergence that the handovers cost, in nats:
+            ``sum_k SNR_k(T_k) E|d_k|^2 / 2``.
+    """
+
+    sde: DiagonalSDE
+    times: Tensor
+    steps: tuple[int, ...]
+    cost: float
+    error: float
+    handover: float
+
+    def grid(self, sde: SDE, steps: int) -> Tensor:
+        """The plan's times, as a `scoresde.grid.Grid`."""
+        return self.times
+
+
+def plan(
+    basis: Basis,
+    schedule: Schedule,
+    bands: Spectra,
+    solver: Solver,
+    *,
+    error: float = 0.0,
+    cost: float = math.inf,
+    quantiles: int = 32,
+) -> Plan:
+    """The cheapest plan found that reaches an error, or the best within a cost.
+
+    Args:
+        basis: Its blocks are dropped one by one, the last one first.
+        schedule: Read by every band on a clock that stops when the band is dropped.
+        bands: What is known of the data, see `spectra`.
+        solver: A deterministic solver, whose grid is planned.
+        error: Wanted ``W2^2 / trace``.
+        cost: Allowed full-resolution evaluations.
+        quantiles: Eigenvalues by which each band is represented.
+
+    Raises:
+        ValueError: If neither an error nor a cost is given, or the solver is stochastic, or the
+            cost does not allow one step per stage.
+    """
+    expect(error > 0 or cost < math.inf, "error, cost", "one of them", (error, cost))
+    expect(solver.eta == 0, "solver", "a deterministic one (eta = 0)", solver)
+    expect(list(bands) == list(basis.blocks.sizes), "bands", f"{basis.blocks}", list(bands))
+    bed = _Bed(basis, schedule, bands, solver, quantiles)
+    best = bed.tune(_Draft.even([1] * len(bands)))
+    expect(bed.cost(best) <= cost, "cost", f"at least {bed.cost(best):.3g}", cost)
+    while best.error > error:
+        grown = [best.grown(k) for k in range(len(bands))]
+        grown = [draft for draft in grown if bed.cost(draft) <= cost]
+        if not grown:
+            break
+        tuned = [bed.tune(draft) for draft in grown]
+        gains = [math.log(best.error / d.error) / (bed.cost(d) - bed.cost(best)) for d in tuned]
+        chosen = tuned[gains.index(max(gains))]
+        if chosen.error > best.error * (1 - _WORTH):
+            break
+        best = chosen
+    best = bed.tune(best, iterations=100)
+    return bed.plan(basis, best)
+
+
+def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Plan:
+    """The paper's plan: ``T_k = k/K``, the same number of steps in every stage.
+
+    Args:
+        basis: Its ``K`` blocks are dropped one by one.
+        schedule: Read by every band on a clock that stops when the band is dropped.
+        steps: Steps per stage, equal in time.
+        scale: Unit of the noise, along the component axis.
+    """
+    count = len(basis.blocks)
+    drop = [schedule.T * (count - k) / count for k in range(count)]
+    sde = DiagonalSDE(schedule, basis, [schedule.T / t for t in drop], scale, drop)
+    edges = [*drop, schedule.eps]
+    pieces = [torch.linspace(a, b, steps + 1).double()[:-1] for a, b in itertools.pairwise(edges)]
+    times = torch.cat([*pieces, torch.tensor([schedule.eps], dtype=torch.float64)])
+    sizes = list(itertools.accumulate(basis.blocks.sizes.values()))
+    cost = steps * sum(sizes) / sizes[-1]
+    return Plan(sde, times, (steps,) * count, cost, math.nan, math.nan)
+
+
+@attrs.frozen(eq=False)
+class _Draft:
+    """Steps per stage and the logarithms of their lengths, up to a common factor."""
+
+    steps: tuple[int, ...]
+    logits: Tensor
+    error: float = math.inf
+
+    @classmethod
+    def even(cls, steps: Sequence[int]) -> _Draft:
+        return cls(tuple(steps), torch.zeros(sum(steps), dtype=torch.float64))
+
+    def grown(self, stage: int) -> _Draft:
+        """With the longest step of a stage halved."""
+        first = sum(self.steps[:stage])
+        longest = first + int(self.logits[first : first + self.steps[stage]].argmax())
+        half = self.logits[longest : longest + 1] - math.log(2)
+        logits = torch.cat([self.logits[:longest], half, half, self.logits[longest + 1 :]])
+        steps = tuple(n + (k == stage) for k, n in enumerate(self.steps))
+        return _Draft(steps, logits)
+
+
+class _Bed:
+    """The closed-form test bed on which drafts are measured."""
+
+    def __init__(
+        self, basis: Basis, schedule: Schedule, bands: Spectra, solver: Solver, quantiles: int
+    ) -> None:
+        self.schedule, self.solver = schedule, solver
+        self.sizes = list(basis.blocks.sizes.values())
+        counts = [min(quantiles, size) for size in self.sizes]
+        # a band is represented by the means of equal parts of its spectrum
+        parts = [
+            [part.mean() for part in band.sort(descending=True).values.double().tensor_split(count)]
+            for band, count in zip(bands.values(), counts, strict=True)
+        ]
+        self.variances = torch.stack([value for part in parts for value in part])
+        self.weights = torch.tensor(
+            [
+                size / count
+                for size, count in zip(self.sizes, counts, strict=True)
+                for _ in range(count)
+            ],
+            dtype=torch.float64,
+        )
+        self.basis = Identity((sum(counts),), dict(zip(basis.blocks.sizes, counts, strict=True)))
+        power = [band.double().mean() for band in bands.values()]
+        floor = 1e-8 * max(power)
+        self.scale = torch.stack([value.clamp(min=floor) for value in power]).sqrt()
+
+    def cost(self, draft: _Draft) -> float:
+        active = itertools.accumulate(self.sizes)
+        return sum(n * a for n, a in zip(draft.steps, active, strict=True)) / sum(self.sizes)
+
+    def sde(self, basis: Basis, draft: _Draft) -> tuple[DiagonalSDE, Tensor]:
+        """The multi-scale SDE of a draft, and its times."""
+        T, eps = self.schedule.T, self.schedule.eps
+        lengths = draft.logits.softmax(0) * (T - eps)
+        times = torch.cat([lengths.new_tensor([T]), T - lengths.cumsum(0)])
+        starts = list(itertools.accumulate(draft.steps, initial=0))[:-1]
+        drop = [T, *times[starts[1:]].tolist()]
+        speeds = torch.cat([lengths.new_ones(1), T / times[starts[1:]]])
+        return DiagonalSDE(self.schedule, basis, speeds, self.scale, drop), times
+
+    def error(self, draft: _Draft) -> Tensor:
+        """``W2^2 / trace`` of the samples, differentiable in the lengths of the steps."""
+        sde, times = self.sde(self.basis, draft)
+        solver = attrs.evolve(self.solver, steps=sum(draft.steps), grid=lambda *_: times)
+        estimator = _Independent(sde, self.variances)
+        spread = solver.rsample(estimator, generator=_Ones(), dtype=torch.float64)
+        gap = self.weights * (spread - self.variances.sqrt()) ** 2
+        return gap.sum() / (self.weights * self.variances).sum()
+
+    def tune(self, draft: _Draft, iterations: int = 12) -> _Draft:
+        """The same steps, at better times."""
+        logits = draft.logits.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [logits], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"
+        )
+        best = draft
+
+        def closure() -> Tensor:
+            nonlocal best
+            optimizer.zero_grad()
+            error = self.error(attrs.evolve(draft, logits=logits))
+            if (value := error.item()) < best.error:
+                best = attrs.evolve(draft, logits=logits.detach().clone(), error=value)
+            # neighbours of very different length are tuned to the bed, not to the data
+            loss = error.log() + _SMOOTH * (logits.diff() ** 2).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return best
+
+    def plan(self, basis: Basis, draft: _Draft) -> Plan:
+        sde, times = self.sde(basis, draft)
+        bed, _ = self.sde(self.basis, draft)
+        handover = 0.0
+        for stage, block in zip(
+            sde.stages()[1:], list(bed.blocks.slices.values())[1:], strict=True
+        ):
+            snr = bed.log_snr(torch.tensor([stage.start], dtype=torch.float64)).exp()
+            handover += float((snr * self.weights * self.variances)[block].sum() / 2)
+        return Plan(sde, times, draft.steps, self.cost(draft), draft.error, handover)
+
+
+class _Independent(ScoreEstimator):
+    """The exact estimator of independent Gaussian components with mean 0."""
+
+    def __init__(self, sde: SDE, variances: Tensor) -> None:
+        super().__init__(sde)
+        self.variances = variances
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``alpha v / (alpha^2 v + sigma^2) z``."""
+        alpha, sigma = self.sde.kernel(self.sde.time(t, z), z.shape[-1])
+        variance = self.variances[: z.shape[-1]]
+        return alpha * variance / (alpha**2 * variance + sigma**2) * z
+
+
+class _Ones(Noise):
+    """Ones for noise: samples of a linear map become its standard deviations."""
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return torch.ones_like(like)
