@@ -129,10 +129,11 @@ class DiagonalSDE(Precise, SDE):
         ``alpha_ts = alpha_t / alpha_s``, ``sigma_ts^2 = -sigma_t^2 expm1(lambda_t - lambda_s)``.
         """
         (early, tau_s, _), (late, tau_t, _) = self._read(s), self._read(t)
-        alpha = (late.log_alpha(tau_t) - early.log_alpha(tau_s)).exp()
+        whole = self.blocks.expand  # the two times may differ in width
+        alpha = (whole(late.log_alpha(tau_t)) - whole(early.log_alpha(tau_s))).exp()
         # two clean times: the difference of two infinite log-SNRs is none
-        fall = (late.log_snr(tau_t) - early.log_snr(tau_s)).nan_to_num(nan=0.0)
-        sigma = late.sigma(tau_t) * (-torch.expm1(fall.clamp(max=0))).sqrt()
+        fall = (whole(late.log_snr(tau_t)) - whole(early.log_snr(tau_s))).nan_to_num(nan=0.0)
+        sigma = whole(late.sigma(tau_t)) * (-torch.expm1(fall.clamp(max=0))).sqrt()
         return Kernel(self._components(alpha, dim), self._components(sigma, dim, scaled=True))
 
     def bridge(self, s: Tensor, t: Tensor, dim: int | None = None) -> Bridge:
