@@ -106,8 +106,9 @@ def _equal(sde: SDE, steps: int, coordinate: Callable[[_Floats], _Floats]) -> Te
     spans = np.diff(coordinate(np.array(knots)))
     pieces = [np.array([sde.eps])]
     for a, b, count in zip(knots, knots[1:], _apportion(spans, steps), strict=False):
-        # dense at the early end, where levels change fastest
-        dense = a + (b - a) * np.linspace(0, 1, 2049) ** 3
+        # dense at both ends, where levels change fastest
+        u = np.linspace(0, 1, 2049)
+        dense = a + (b - a) * np.where(u < 0.5, 4 * u**3, 1 - 4 * (1 - u) ** 3)
         values = coordinate(dense)
         pieces.append(np.interp(np.linspace(values[0], values[-1], count + 1)[1:], values, dense))
         pieces[-1][-1] = b
