@@ -221,8 +221,8 @@ class FixedStep(Solver):
         self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, Any]]:
         """See `Solver.walk`; yields after every step."""
-        sides = (side.to(y) for side in _sides(sde, ts, torch.finfo(y.dtype).eps))
-        for t, s, propagator in zip(*sides, sde.propagators(ts, y), strict=True):
+        ends = (side.to(y) for side in sides(sde, ts, torch.finfo(y.dtype).eps))
+        for t, s, propagator in zip(*ends, sde.propagators(ts, y), strict=True):
             y, memory = self.step(sde, y, t, s, propagator, noise, memory)
             yield y, memory
 
@@ -238,8 +238,14 @@ class FixedStep(Solver):
         return end
 
 
-def _sides(sde: SDE, ts: Tensor, precision: float) -> tuple[Tensor, Tensor]:
-    """Starts and ends of steps; where rates jump, a hair inside the step that looks there."""
+def sides(sde: SDE, ts: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+    """Starts and ends of steps; where rates jump, a hair inside the step that looks there.
+
+    Args:
+        sde: Knows its breakpoints.
+        ts: Increasing times.
+        precision: Of the numbers in which steps are taken.
+    """
     jumps = torch.tensor(sde.breakpoints(), dtype=ts.dtype)
     hair = torch.isclose(ts.unsqueeze(-1), jumps, rtol=1e-9, atol=0).any(-1) * ts.abs()
     hair = hair * 16 * precision

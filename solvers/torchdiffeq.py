@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import Solver
+from scoresde.solver import Solver, sides
 
 _ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 _FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
@@ -53,12 +53,19 @@ class TorchDiffEq(Solver):
         """See `scoresde.Solver.integrate`."""
         first = next(iter(sde.propagators(ts[:2], y)))
         expect(first.noise is None, "eta", "0: torchdiffeq integrates ODEs", "an SDE with noise")
-        adaptive = self.method in _ADAPTIVE
-        times = (ts[[0, -1]] if adaptive else ts).to(y)
+        times = ts[[0, -1]].to(y)
         # left alone, an adaptive method steps past the end, where the SDE may not exist
-        options = {"step_t": times[-1:]} if adaptive else {}
-        if adaptive and sde.breakpoints():
+        options = {"step_t": times[-1:]}
+        if sde.breakpoints():
             options["jump_t"] = torch.tensor(sde.breakpoints()).to(times)
+        if self.method in _ADAPTIVE:
+            return self._odeint(sde, y, times, options)
+        # step by step: no step looks across a time at which rates jump
+        for step in torch.stack(sides(sde, ts, torch.finfo(y.dtype).eps), -1).to(y):
+            y = self._odeint(sde, y, step, {})
+        return y
+
+    def _odeint(self, sde: SDE, y: Tensor, times: Tensor, options: dict[str, Tensor]) -> Tensor:
         try:
             path: Tensor = torchdiffeq.odeint(
                 sde, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import Solver
+from scoresde.solver import Solver, sides
 
 
 @attrs.frozen
@@ -26,20 +26,25 @@ class TorchSDE(Solver):
         method: ``"euler"``, ``"milstein"`` or ``"srk"``.
     """
 
-    order = 1.0
     weak_order: ClassVar[float | None] = 1
 
     method: str = attrs.field(
         default="euler", kw_only=True, validator=attrs.validators.in_(("euler", "milstein", "srk"))
     )
 
+    @property
+    def order(self) -> float:
+        """That of the method without noise."""
+        return 3.0 if self.method == "srk" else 1.0
+
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`."""
+        steps = _UnitSteps(sde, ts, y)
         path: Tensor = torchsde.sdeint(
-            _UnitSteps(sde, ts.to(y), y.shape),
+            steps,
             _flat(y),
             torch.tensor([0, len(ts) - 1]).to(y),
-            bm=_Increments(noise, y),
+            bm=_Increments(steps, noise, y),
             method=self.method,
             dt=1.0,
         )
@@ -49,15 +54,17 @@ class TorchSDE(Solver):
 class _UnitSteps(nn.Module):
     """The SDE in a time that gains 1 per step of the grid."""
 
-    def __init__(self, sde: SDE, ts: Tensor, shape: torch.Size) -> None:
+    def __init__(self, sde: SDE, ts: Tensor, state: Tensor) -> None:
         super().__init__()
-        self.sde, self.ts, self.shape = sde, ts, shape
+        self.sde, self.shape = sde, state.shape
         self.noise_type, self.sde_type = sde.noise_type, sde.sde_type
+        starts, ends = (v.to(state) for v in sides(sde, ts, torch.finfo(state.dtype).eps))
+        self.starts, self.lengths = starts, ends - starts
+        self.current = 0  # a whole number is the end of one step and the start of the next
 
     def _time(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        i = min(int(u), len(self.ts) - 2)
-        h = self.ts[i + 1] - self.ts[i]
-        return self.ts[i] + (u - i) * h, h
+        h = self.lengths[self.current]
+        return self.starts[self.current] + (u - self.current) * h, h
 
     def f(self, u: Tensor, y: Tensor) -> Tensor:
         t, h = self._time(u)
@@ -76,13 +83,14 @@ class _Increments(torchsde.BaseBrownian):  # type: ignore[misc]
     dtype = property(lambda self: self.flat.dtype)
     device = property(lambda self: self.flat.device)
 
-    def __init__(self, noise: Noise, state: Tensor) -> None:
+    def __init__(self, steps: _UnitSteps, noise: Noise, state: Tensor) -> None:
         super().__init__()
-        self.noise, self.state, self.flat = noise, state, _flat(state)
+        self.steps, self.noise, self.state, self.flat = steps, noise, state, _flat(state)
 
     def __call__(
         self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False
     ) -> Any:
+        self.steps.current = round(float(ta))  # a method asks for a step's noise first
         h = tb - ta
         w = h**0.5 * _flat(self.noise(self.state))
         if not return_U:
