@@ -67,7 +67,7 @@ class ExponentialMultistep(DDIM):
     """
 
     order = 2.0
-    weak_order: ClassVar[float | None] = 1
+    weak_order: ClassVar[float | None] = 2
 
     def extrapolate(
         self, forcing: Tensor, propagator: Propagator, memory: _Last | None
