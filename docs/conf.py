@@ -1,0 +1,140 @@
+"""How the site is built: ``tox run -e docs``. Needs no network, neither to build nor to read."""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import pkgutil
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+PACKAGES = ("scoresde", "estimators", "solvers")
+
+project = "scoresde"
+author = "The scoresde developers"
+copyright = author
+release = metadata.version("scoresde")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+
+napoleon_numpy_docstring = False
+# annotated attributes are members already: a second entry would be a duplicate
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Source", "References")]
+
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "scoresde"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+
+
+def literal_formulas(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Indented paragraphs of a docstring are formulas, to be shown as they are."""
+    out: list[str] = []
+    for line in lines:
+        last = next((old for old in reversed(out) if old.strip()), "")
+        opens = line.startswith("    ") and out and not out[-1].strip()
+        if opens and last and not last[0].isspace() and not last.rstrip().endswith("::"):
+            out += [".. code-block:: text", ""]
+        out.append(line)
+    lines[:] = out
+
+
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Leaves out fields of named tuples, and overrides that only refer to their class."""
+    text = getattr(obj, "__doc__", None) or ""
+    field = isinstance(obj, type(collections.namedtuple("_", "a").a))
+    return True if field or re.match(r"See (the (class|module)|`[\w.]+`)\b", text) else None
+
+
+def resolve(app: Sphinx, env: Any, node: pending_xref, contents: nodes.Node) -> nodes.Node | None:
+    """Finds what is named without its module, as one writes it after an import."""
+    if node.get("refdomain") != "py":
+        return None
+    domain, target = env.get_domain("py"), node["reftarget"]
+    last = target.split(".")[1:] if target.split(".")[0] in PACKAGES else target.split(".")
+    found = [name for name in domain.objects if name.split(".")[-len(last) :] == last]
+    if len(found) != 1:
+        return None
+    page = domain.objects[found[0]]
+    uri = app.builder.get_relative_uri(node["refdoc"], page.docname)
+    reference = nodes.reference("", "", contents, internal=True, refuri=f"{uri}#{page.node_id}")
+    reference["reftitle"] = found[0]
+    return reference
+
+
+def read(app: Sphinx) -> None:
+    """Warns of public modules that no page of the reference shows; mends types of arguments."""
+    pages = "\n".join(page.read_text() for page in Path(app.srcdir, "reference").glob("*.md"))
+    shown = set(re.findall(r"automodule:: (\S+)", pages))
+    for package in map(importlib.import_module, PACKAGES):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            private = any(part.startswith("_") for part in found.name.split("."))
+            if not (private or found.ispkg or found.name in shown):
+                logging.getLogger(__name__).warning("%s is in no page of reference/", found.name)
+            for cls in vars(importlib.import_module(found.name)).values():
+                # autodoc gives an argument the type of the attribute of the same name
+                if isinstance(cls, type) and cls.__module__ == found.name:
+                    for name in getattr(vars(cls).get("__init__"), "__annotations__", ()):
+                        vars(cls).get("__annotations__", {}).pop(name, None)
+
+
+def no_return_type(app: Sphinx, domain: str, kind: str, content: nodes.Element) -> None:
+    """What returns is said in words: its type would come last and say less."""
+    for field in list(content.findall(nodes.field)):
+        if field[0].astext() == "rtype":
+            field.parent.remove(field)
+
+
+def visit_inline(self: Any, node: nodes.math) -> None:
+    """Formulas as MathML, which browsers draw by themselves."""
+    self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def visit_block(self: Any, node: nodes.math_block) -> None:
+    """As `visit_inline`, on lines of their own."""
+    rows = (convert(row, display="block") for row in re.split(r"\\\\", node.astext()))
+    self.body.append(f'<div class="math">{"".join(rows)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Connects the above."""
+    app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
+    # before napoleon, which makes sections of what is left
+    app.connect("autodoc-process-docstring", literal_formulas, priority=400)
+    app.connect("autodoc-skip-member", skip)
+    app.connect("missing-reference", resolve)
+    app.connect("builder-inited", read)
+    app.connect("object-description-transform", no_return_type, priority=900)

@@ -1,0 +1,53 @@
+"""What documents show runs, and what they point to is there."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    page
+    for folder in (ROOT, ROOT / "docs", ROOT / "examples" / "plugin")
+    for page in sorted(folder.glob("*.md"))
+]
+SNIPPETS = [
+    pytest.param(code, id=f"{page.relative_to(ROOT)}-{i}")
+    for page in PAGES
+    for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+@pytest.fixture
+def plugin_by_name(monkeypatch):
+    """The example plugin's names, without installing it."""
+    from scoresde import plugins
+
+    folder = ROOT / "examples" / "plugin"
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    own = {
+        (group.removeprefix("scoresde."), name): value
+        for group, entries in project["entry-points"].items()
+        for name, value in entries.items()
+    }
+    get = plugins.get
+    monkeypatch.setattr(plugins, "get", lambda g, n: get(g, own.get((g, n), n)))
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+
+
+@pytest.mark.usefixtures("plugin_by_name")
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_code_runs(code):
+    exec(compile(code, "snippet", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
