@@ -80,7 +80,7 @@ def main() -> None:
     model = Gaussian(sde, mean.reshape(images.shape[1:]), covariance)
     start = sde.diffuse(sde.basis(images), sde.eps, torch.zeros(()))
     mean, covariance = moments(sde.basis.inverse(start))
-    covariance += sde.schedule.noise**2 * torch.eye(len(mean))
+    covariance += sde.kernel(torch.tensor([sde.eps])).sigma ** 2 * torch.eye(len(mean))
     solver = ExponentialMultistep(128, grid=geometric)
     report("inverse heat dissipation", model, solver, (mean, covariance), 1024)
 
