@@ -50,6 +50,8 @@ class Trace(ABC):
 
     def standard_error(self, integrals: Tensor) -> Tensor:
         """Of the mean of independent estimates ``(*batch, estimates)``; NaN if there is one."""
+        if self.estimates == 1:
+            return torch.full_like(integrals[..., 0], torch.nan)
         error: Tensor = integrals.std(-1) / self.estimates**0.5
         return error
 
@@ -151,7 +153,8 @@ class DensityFlow(SDE):
         """The flow's forcing, and ``dl_i/dh_i``."""
         _, forcing, diagonal = self._evaluate(t, y)
         pace = self.flow.sde.marginal_pace(t, forcing).unsqueeze(-2)
-        return self._join(forcing, torch.where(pace == 0, 0.0, diagonal / pace))
+        # where nothing moves the quotient is 0, and so are its derivatives
+        return self._join(forcing, diagonal / pace.masked_fill(pace == 0, torch.inf))
 
     def breakpoints(self) -> list[float]:
         """The flow's."""

@@ -277,7 +277,7 @@ class SDE(nn.Module, ABC):
 
     def marginal_pace(self, t: Tensor, z: Tensor) -> Tensor:
         """How fast the ``h`` of `marginal_propagators` goes by in time, ``(*, 1 | n)``."""
-        return torch.ones_like(t)
+        return torch.ones_like(align(t, z))
 
     def marginal_forcing(
         self, t: Tensor, z: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
