@@ -63,8 +63,8 @@ class ScoreEstimator(nn.Module, ABC):
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``; 0 where ``sigma`` is 0."""
         form = self._form("score", z, t)
-        mean = self.denoise(z, t, condition)
-        return torch.where(form.out == 0, 0.0, parametrization.predict(form, z, mean))
+        form = form._replace(out=form.out.masked_fill(form.out == 0, torch.inf))
+        return parametrization.predict(form, z, self.denoise(z, t, condition))
 
     def noise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``E[eps | z_t] = (z - alpha D)/sigma = -sigma s``."""
