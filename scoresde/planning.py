@@ -29,9 +29,10 @@ from scoresde.solver import Solver
 _WORTH = 0.002  # a step that buys less than this share of the error is not added
 
 _SMOOTH = 0.03
+_LIMIT = 5.0
 
 Spectra = Mapping[str, Tensor]
-"""Eigenvalues of the covariance of every block, coarse first."""
+"""Eigenvalues of the covariance of every block, coarse first; or a sample of them."""
 
 
 def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
@@ -91,9 +92,10 @@ def plan(
     *,
     error: float = 0.0,
     cost: float = math.inf,
+    evaluations: float = math.inf,
     quantiles: int = 32,
 ) -> Plan:
-    """The cheapest plan found that reaches an error, or the best within a cost.
+    """The cheapest plan found that reaches an error, or the best within a budget.
 
     Args:
         basis: Its blocks are dropped one by one, the last one first.
@@ -101,20 +103,29 @@ def plan(
         bands: What is known of the data, see `spectra`.
         solver: A deterministic solver, whose grid is planned.
         error: Wanted ``W2^2 / trace``.
-        cost: Allowed full-resolution evaluations.
+        cost: Allowed cost, in full-resolution evaluations.
+        evaluations: Allowed number of steps in all.
         quantiles: Eigenvalues by which each band is represented.
 
     Raises:
-        ValueError: If neither an error nor a cost is given, or the solver is stochastic, or the
-            cost does not allow one step per stage.
+        ValueError: If neither an error nor a budget is given, or the solver is stochastic, or
+            the budget does not allow one step per stage.
     """
-    expect(error > 0 or cost < math.inf, "error, cost", "one of them", (error, cost))
+    expect(
+        error > 0 or min(cost, evaluations) < math.inf,
+        "error, cost, evaluations",
+        "one of them",
+        (error, cost, evaluations),
+    )
     expect(solver.eta == 0, "solver", "a deterministic one (eta = 0)", solver)
+    for name, band in bands.items():
+        expect(bool((band >= 0).all()), f"bands[{name!r}]", "variances, at least 0", band)
     expect(list(bands) == list(basis.blocks.sizes), "bands", f"{basis.blocks}", list(bands))
     bed = _Bed(basis, schedule, bands, solver, quantiles)
     best = bed.tune(_Draft.even([1] * len(bands)))
     expect(bed.cost(best) <= cost, "cost", f"at least {bed.cost(best):.3g}", cost)
-    while best.error > error:
+    expect(len(bands) <= evaluations, "evaluations", f"at least {len(bands)}", evaluations)
+    while best.error > error and sum(best.steps) < evaluations:
         grown = [best.grown(k) for k in range(len(bands))]
         grown = [draft for draft in grown if bed.cost(draft) <= cost]
         if not grown:
@@ -142,7 +153,10 @@ def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Pla
     drop = [schedule.T * (count - k) / count for k in range(count)]
     sde = DiagonalSDE(schedule, basis, [schedule.T / t for t in drop], scale, drop)
     edges = [*drop, schedule.eps]
-    pieces = [torch.linspace(a, b, steps + 1).double()[:-1] for a, b in itertools.pairwise(edges)]
+    pieces = [
+        torch.linspace(a, b, steps + 1, dtype=torch.float64)[:-1]
+        for a, b in itertools.pairwise(edges)
+    ]
     times = torch.cat([*pieces, torch.tensor([schedule.eps], dtype=torch.float64)])
     sizes = list(itertools.accumulate(basis.blocks.sizes.values()))
     cost = steps * sum(sizes) / sizes[-1]
@@ -179,7 +193,7 @@ class _Bed:
     ) -> None:
         self.schedule, self.solver = schedule, solver
         self.sizes = list(basis.blocks.sizes.values())
-        counts = [min(quantiles, size) for size in self.sizes]
+        counts = [min(quantiles, len(band)) for band in bands.values()]
         # a band is represented by the means of equal parts of its spectrum
         parts = [
             [part.mean() for part in band.sort(descending=True).values.double().tensor_split(count)]
@@ -206,7 +220,8 @@ class _Bed:
     def sde(self, basis: Basis, draft: _Draft) -> tuple[DiagonalSDE, Tensor]:
         """The multi-scale SDE of a draft, and its times."""
         T, eps = self.schedule.T, self.schedule.eps
-        lengths = draft.logits.softmax(0) * (T - eps)
+        # bounded, so that no step vanishes while times are moved
+        lengths = (_LIMIT * (draft.logits / _LIMIT).tanh()).softmax(0) * (T - eps)
         times = torch.cat([lengths.new_tensor([T]), T - lengths.cumsum(0)])
         starts = list(itertools.accumulate(draft.steps, initial=0))[:-1]
         drop = [T, *times[starts[1:]].tolist()]
@@ -222,7 +237,7 @@ class _Bed:
         gap = self.weights * (spread - self.variances.sqrt()) ** 2
         return gap.sum() / (self.weights * self.variances).sum()
 
-    def tune(self, draft: _Draft, iterations: int = 12) -> _Draft:
+    def tune(self, draft: _Draft, iterations: int = 8) -> _Draft:
         """The same steps, at better times."""
         logits = draft.logits.clone().requires_grad_()
         optimizer = torch.optim.LBFGS(
@@ -233,6 +248,8 @@ class _Bed:
         def closure() -> Tensor:
             nonlocal best
             optimizer.zero_grad()
+            if not bool(logits.isfinite().all()):
+                return logits.new_tensor(math.inf)  # a line search that has lost its way
             error = self.error(attrs.evolve(draft, logits=logits))
             if (value := error.item()) < best.error:
                 best = attrs.evolve(draft, logits=logits.detach().clone(), error=value)

@@ -1,0 +1,1 @@
+"""Measurements: ``tox run -e benchmarks -- NAME [--quick] [--json FILE]``."""

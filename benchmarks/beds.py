@@ -1,0 +1,93 @@
+"""Closed forms that benchmarks measure against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from estimators import Gaussian
+from scoresde import DiagonalSDE, Noise, Solver
+
+
+class Columns(Noise):
+    """Unit vectors for noise, a new set at every call: the columns of a linear map.
+
+    The first row of a batch stays zero: it carries the mean.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows, self.used = rows, 1
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """Rows ``used .. used + n`` get the unit vectors."""
+        noise = torch.zeros_like(like)
+        n = like.shape[-1]
+        noise[self.used : self.used + n] = torch.eye(n).to(like)
+        self.used += n
+        return noise
+
+
+class Fixed(Noise):
+    """The same number for every draw."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """A constant tensor."""
+        return torch.full_like(like, self.value)
+
+
+def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of a solver's samples of Gaussian data, exactly.
+
+    A deterministic solver is an affine map of the noise it starts from; a stochastic one-step
+    solver is a chain of them.
+    """
+    sde = model.sde
+    n = sde.basis.dim
+    if solver.eta == 0:
+        x = solver.rsample(model, (1 + n,), generator=Columns(1 + n), dtype=torch.float64)
+        mean, spread = x[0].flatten(), (x[1:] - x[:1]).flatten(1)
+        return mean, spread.mT @ spread
+    reverse, times = sde.reverse(model, solver.eta), solver.times(sde)
+    mean, covariance = torch.zeros(0).double(), torch.zeros(0, 0).double()
+    for stage in sde.stages():
+        entering = sde.enter(mean, stage, Fixed(1.0))
+        entering[: len(mean)] = 0
+        mean = sde.enter(mean, stage, Fixed(0.0))
+        grow = len(mean) - len(covariance)
+        covariance = torch.nn.functional.pad(covariance, (0, grow, 0, grow))
+        covariance = covariance + torch.diag(entering**2)
+        inside = times[(times <= stage.start + 1e-12) & (times >= stage.end - 1e-12)]
+        for step in (-inside).unfold(0, 2, 1):
+            points = torch.cat([mean[None], torch.eye(stage.dim).double()])
+            points[1:] += mean
+            moved = solver.integrate(reverse, points, step, Fixed(0.0))
+            kicked = solver.integrate(reverse, points[:1], step, Fixed(1.0)) - moved[:1]
+            jacobian = (moved[1:] - moved[:1]).mT
+            mean = moved[0]
+            covariance = jacobian @ covariance @ jacobian.mT + torch.diag(kicked[0] ** 2)
+    back = sde.basis.inverse(torch.eye(n).double()).flatten(1)
+    return mean @ back, back.mT @ covariance @ back
+
+
+def relative_w2(mean: Tensor, covariance: Tensor, law: tuple[Tensor, Tensor]) -> float:
+    """``W2^2(N(mean, covariance), law) / trace(covariance)`` between Gaussians."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    cross = torch.linalg.eigvalsh(root @ law[1] @ root).clamp(min=0).sqrt().sum()
+    distance = (mean - law[0]).square().sum() + covariance.trace() + law[1].trace() - 2 * cross
+    return float(distance / covariance.trace())
+
+
+def cost(sde: DiagonalSDE, solver: Solver) -> float:
+    """Full-resolution evaluations: active over all components, summed over steps."""
+    times = solver.times(sde)
+    total = 0.0
+    for stage in sde.stages():
+        inside = (times <= stage.start + 1e-12) & (times >= stage.end - 1e-12)
+        total += (int(inside.sum()) - 1) * stage.dim / sde.basis.dim
+    return total

@@ -1,0 +1,173 @@
+"""What a user gets wrong is named: the argument, what was expected and what came."""
+
+import pytest
+import torch
+from torch import nn
+
+from estimators import Denoising, Gaussian, GaussianMixture, MultiScale, ResidualMLP
+from scoresde import (
+    EDM,
+    PCA,
+    SDE,
+    VE,
+    VP,
+    Clock,
+    Cosine,
+    DiagonalSDE,
+    Haar,
+    Hutchinson,
+    Identity,
+    LogLinear,
+    RectifiedFlow,
+    ReverseSDE,
+    ScoreEstimator,
+    log_prob,
+)
+from scoresde.planning import plan
+from scoresde.plugins import get
+from solvers import DDIM, EulerMaruyama, ExponentialMultistep, Heun, TorchDiffEq, TorchSDE
+
+BASIS = Identity((4,), {"a": 1, "b": 3})
+SDE_ = DiagonalSDE(VP(), BASIS)
+MODEL = Gaussian(SDE_, torch.zeros(4), torch.eye(4))
+Z = torch.zeros(2, 4)
+
+
+class NoPrior(SDE):
+    def f(self, t, y):
+        return -y
+
+    def g(self, t, y):
+        return torch.ones_like(y)
+
+
+class Score(ScoreEstimator):
+    def score(self, z, t, condition=None):
+        return -z
+
+
+class Wrong(nn.Module):
+    def forward(self, x, level):
+        return x[..., :1]
+
+
+class Diverging(ScoreEstimator):
+    def denoise(self, z, t, condition=None):
+        return z * float("nan")
+
+
+def estimator_without_a_method():
+    class Empty(ScoreEstimator):
+        pass
+
+
+CASES = {
+    # shapes
+    "event of another shape": (lambda: BASIS(torch.zeros(2, 5)), ValueError, r"x: .*4.*\(2, 5\)"),
+    "state of another length": (lambda: BASIS.inverse(Z[:, :3]), ValueError, r"z: .*\(2, 3\)"),
+    "likelihood of another shape": (
+        lambda: log_prob(MODEL, torch.zeros(2, 3), DDIM(2)), ValueError, r"x: .*\(2, 3\)"),
+    "network with another output": (
+        lambda: Denoising(SDE_, Wrong()).denoise(Z, 0.5), ValueError, r"network: .*\(2, 4\).*\(2, 1\)"),
+    "times for another batch": (
+        lambda: MODEL.score(Z, torch.full((3,), 0.5)), ValueError, r"t: .*\(2,\).*\(3,\)"),
+    "times with too many axes": (
+        lambda: MODEL.score(Z, torch.full((1, 2, 4), 0.5)), ValueError, r"t: .*\(1, 2, 4\)"),
+    "speeds that fit no axis": (
+        lambda: DiagonalSDE(VP(), BASIS, speeds=[1.0, 1.0, 1.0]), ValueError, r"speeds: .*1.*2.*4.*got 3"),
+    "scale that fits no axis": (
+        lambda: DiagonalSDE(VP(), BASIS, scale=[1.0, 1.0, 1.0]), ValueError, "scale: .*got 3"),
+    "schedule that fits no axis": (
+        lambda: DiagonalSDE(VP(beta_max=[9.0, 9.0, 9.0]), BASIS), ValueError, "schedule: .*got 3"),
+    "blocks that miss components": (
+        lambda: Identity((4,), {"a": 1}), ValueError, "blocks: .*4 components.*got 1"),
+    "empty block": (lambda: Identity((4,), {"a": 4, "b": 0}), ValueError, r"sizes\['b'\]: .*got 0"),
+    "odd size for a pyramid": (lambda: Haar((1, 6, 6), 2), ValueError, r"levels: .*4.*\(6, 6\)"),
+    "means of another shape": (
+        lambda: GaussianMixture(SDE_, [1.0], torch.zeros(1, 3), torch.eye(4)[None]),
+        ValueError, r"means: .*\(1, 4\).*\(1, 3\)"),
+    "one network for four stages": (
+        lambda: MultiScale(
+            DiagonalSDE(VP(), BASIS, [1, 2], drop=[1.0, 0.5]), [ResidualMLP((4,))]),
+        ValueError, "networks: expected 2, got 1"),
+    "state of no stage": (
+        lambda: MultiScale(SDE_, [ResidualMLP((4,))]).denoise(Z[:, :2], 0.5),
+        ValueError, r"z: expected one of \[4\] components, got 2"),
+    # kinds of numbers
+    "integers as events": (lambda: BASIS(torch.zeros(2, 4, dtype=torch.long)), TypeError, "x: .*int64"),
+    "a list as an event": (lambda: BASIS([0.0] * 4), TypeError, "x: .*Tensor.*list"),
+    "NaN in data": (
+        lambda: log_prob(MODEL, Z * float("nan"), DDIM(2)), ValueError, "x: .*finite.*8 NaN"),
+    "NaN in a parameter": (lambda: VP(beta_max=float("nan")), ValueError, "beta_max: .*finite"),
+    "words as a parameter": (lambda: VP(beta_max="fast"), (TypeError, ValueError), "str|fast"),
+    # ranges
+    "negative variance scale": (
+        lambda: DiagonalSDE(VP(), BASIS, scale=-1.0), ValueError, "scale: .*positive"),
+    "zero noise rate": (lambda: VP(beta_min=0.0), ValueError, "beta_min: .*positive"),
+    "sigma_max below sigma_min": (lambda: VE(1.0, 0.5), ValueError, "sigma_max: .*more than"),
+    "log-SNR that rises": (lambda: LogLinear(-1.0, 1.0), ValueError, "log_snr_min: .*below"),
+    "cosine that ends above 0": (lambda: Cosine(1.0), ValueError, "log_snr_min: .*below 0"),
+    "time range upside down": (lambda: EDM(2.0, 1.0), ValueError, "eps, T: .*0 < eps < T"),
+    "rectified flow to 1": (lambda: RectifiedFlow(T=1.0), ValueError, "T: .*below 1"),
+    "negative speed": (lambda: Clock([-1.0]), ValueError, "speeds: .*at least 0"),
+    "negative time": (lambda: MODEL.score(Z, -0.1), ValueError, "t: .*from 0 to 1.*-0.1"),
+    "time after the end": (lambda: SDE_.diffuse(Z, 2.0, Z), ValueError, "t: .*got 2.0"),
+    "negative eta": (lambda: DDIM(5, eta=-1.0), ValueError, "eta: .*at least 0"),
+    "negative eta of an SDE": (lambda: ReverseSDE(SDE_, MODEL, -1.0), ValueError, "eta: .*at least 0"),
+    "no steps": (lambda: Heun(0), ValueError, "steps: .*at least 1.*0"),
+    "times that rise": (
+        lambda: DDIM(2, grid=lambda *_: torch.tensor([0.1, 0.5, 1.0])).sample(MODEL, (1,)),
+        ValueError, "times: .*decreasing"),
+    "times beyond T": (
+        lambda: DDIM(2, grid=lambda *_: torch.tensor([2.0, 0.5])).sample(MODEL, (1,)),
+        ValueError, r"times: .*\[0, 1.0\]"),
+    "drop times that rise": (
+        lambda: DiagonalSDE(VP(), BASIS, drop=[0.5, 1.0]), ValueError, "drop: .*not increasing"),
+    "no probes": (lambda: Hutchinson(0), ValueError, "samples"),
+    "indefinite covariance": (
+        lambda: Gaussian(SDE_, torch.zeros(4), -torch.eye(4)), ValueError, "covariances: .*semi-definite"),
+    "negative mixture weight": (
+        lambda: GaussianMixture(SDE_, [-1.0], torch.zeros(1, 4), torch.eye(4)[None]),
+        ValueError, "weights: .*positive"),
+    "skewed basis": (lambda: PCA(2 * torch.eye(4)), ValueError, "components: .*orthonormal"),
+    # names
+    "unknown grid": (lambda: DDIM(5, grid="log-snr"), ValueError, "grid: .*'log-snr'.*did you mean 'log_snr'"),
+    "unknown parametrisation": (
+        lambda: Denoising(SDE_, Wrong(), parametrization="velocty"), ValueError, "did you mean 'velocity'"),
+    "unknown weighting": (
+        lambda: Denoising(SDE_, Wrong(), weighting="likelyhood"), ValueError, "did you mean 'likelihood'"),
+    "unknown method": (lambda: TorchSDE(5, method="rk4"), ValueError, "method.*euler"),
+    "unknown plugin": (lambda: get("solvers", "huen"), LookupError, "did you mean 'heun'"),
+    "unknown group": (lambda: get("solver", "heun"), ValueError, "did you mean 'solvers'"),
+    # what does not go together
+    "noise for an ODE solver": (
+        lambda: TorchDiffEq(eta=1.0).sample(MODEL, (1,)), ValueError, "eta: .*ODEs"),
+    "sampling without a prior": (
+        lambda: DDIM(5).sample(Score(NoPrior((4,))), (1,)), ValueError, "prior: .*NoPrior"),
+    "denoising without a kernel": (
+        lambda: Score(NoPrior((4,))).denoise(Z, 0.5), NotImplementedError, "NoPrior has no closed-form"),
+    "training what is exact": (lambda: MODEL.loss(Z), NotImplementedError, "Gaussian.*nothing to train"),
+    "estimator that answers nothing": (estimator_without_a_method, TypeError, "Empty: .*denoise or a score"),
+    "two generators for three samples": (
+        lambda: DDIM(5).sample(MODEL, (3,), generator=[torch.Generator(), torch.Generator()]),
+        ValueError, "generator: .*3: one per sample, got 2"),
+    "an estimator that gives NaN": (
+        lambda: DDIM(5).sample(Diverging(SDE_), (1,)), ValueError, "samples: .*finite.*4 NaN"),
+    "unstable steps": (
+        lambda: EulerMaruyama(3, grid="uniform_time").sample(
+            Gaussian(DiagonalSDE(VE(1e-4, 1e9), BASIS), torch.zeros(4), 1e-30 * torch.eye(4)), (1,)),
+        ValueError, "samples: .*finite.*more steps"),
+    "a plan without a budget": (
+        lambda: plan(BASIS, VP(), {"a": torch.ones(1), "b": torch.ones(3)}, ExponentialMultistep()),
+        ValueError, "error, cost, evaluations"),
+    "a plan for other bands": (
+        lambda: plan(BASIS, VP(), {"c": torch.ones(1)}, ExponentialMultistep(), cost=4),
+        ValueError, r"bands: .*\['c'\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_clear_error(case):
+    act, kind, message = CASES[case]
+    with pytest.raises(kind, match=message):
+        act()
