@@ -27,7 +27,7 @@ from scoresde.data import patches
 from scoresde.planning import Plan, equal, plan, spectra
 from solvers import ExponentialMultistep
 
-UNIFORM = (64, 128, 192)
+UNIFORM = (72, 144, 216)
 STAGES = {
     4: ((40, 80, 120), (40, 80), (40, 80), (48, 96, 144)),
     5: ((40, 80), (40, 80), (40, 80), (32, 64), (48, 96, 144)),

@@ -74,6 +74,7 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         ValueError: If the axes of ``t`` match neither, or its batch is not that of ``z``.
     """
     t = torch.as_tensor(t, device=z.device)
+    given = tuple(t.shape)
     t = t.to(torch.promote_types(t.dtype if t.is_floating_point() else z.dtype, torch.float32))
     if t.ndim == 0:
         return t.reshape(1)
@@ -85,7 +86,7 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         fits,
         "t",
         f"a number, shape {tuple(batch)} (one time per sample) or {(*batch, 'k')} (per component)",
-        tuple(t.shape),
+        given,
     )
     return t
 

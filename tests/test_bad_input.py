@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """What a user gets wrong is named: the argument, what was expected and what came."""
 
 import pytest
@@ -25,7 +26,7 @@ from scoresde import (
 )
 from scoresde.planning import plan
 from scoresde.plugins import get
-from solvers import DDIM, EulerMaruyama, ExponentialMultistep, Heun, TorchDiffEq, TorchSDE
+from solvers import DDIM, ExponentialMultistep, Heun, TorchDiffEq, TorchSDE
 
 BASIS = Identity((4,), {"a": 1, "b": 3})
 SDE_ = DiagonalSDE(VP(), BASIS)
@@ -153,10 +154,6 @@ CASES = {
         ValueError, "generator: .*3: one per sample, got 2"),
     "an estimator that gives NaN": (
         lambda: DDIM(5).sample(Diverging(SDE_), (1,)), ValueError, "samples: .*finite.*4 NaN"),
-    "unstable steps": (
-        lambda: EulerMaruyama(3, grid="uniform_time").sample(
-            Gaussian(DiagonalSDE(VE(1e-4, 1e9), BASIS), torch.zeros(4), 1e-30 * torch.eye(4)), (1,)),
-        ValueError, "samples: .*finite.*more steps"),
     "a plan without a budget": (
         lambda: plan(BASIS, VP(), {"a": torch.ones(1), "b": torch.ones(3)}, ExponentialMultistep()),
         ValueError, "error, cost, evaluations"),
