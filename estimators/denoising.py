@@ -103,7 +103,13 @@ class Denoising(Precise, ScoreEstimator):
         prediction = self.view(prediction).reshape(z.shape)
         return mean + forms.denoise(form, centred, prediction)
 
-    def losses(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
+    def losses(
+        self,
+        x: Tensor,
+        condition: Any = None,
+        generator: Generators = None,
+        weighting: Weighting | None = None,
+    ) -> Tensor:
         """``sum_i w_i(t) (z_0,i - D_i)^2`` for one random time per event.
 
         Times are stratified over the batch (Kingma et al. 2021, appendix I.1). With the
@@ -113,6 +119,7 @@ class Denoising(Precise, ScoreEstimator):
             x: Events, ``(batch, *event_shape)``.
             condition: Passed on to the network.
             generator: Seeds times and noise.
+            weighting: Instead of the estimator's own.
 
         Returns:
             ``(batch,)``.
@@ -126,7 +133,9 @@ class Denoising(Precise, ScoreEstimator):
         z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
         form, _, _ = self._coefficients(times, z)
         g2 = self.sde.rates(times, z.shape[-1])[1]
-        weight = self.weighting(Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1)))
+        weight = (weighting or self.weighting)(
+            Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1))
+        )
         error: Tensor = weight * (z - self.denoise(z_t, t, condition)) ** 2
         return error.sum(-1)
 

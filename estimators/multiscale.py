@@ -13,6 +13,7 @@ from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators, Noise
+from scoresde.weighting import Weighting
 
 
 class MultiScale(ScoreEstimator):
@@ -65,11 +66,17 @@ class MultiScale(ScoreEstimator):
         assert isinstance(stage, Denoising)
         return stage.denoise(z, t, condition)
 
-    def losses(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
+    def losses(
+        self,
+        x: Tensor,
+        condition: Any = None,
+        generator: Generators = None,
+        weighting: Weighting | None = None,
+    ) -> Tensor:
         """Sum of the stages' losses, ``(batch,)``: sums, so that nats stay nats."""
         noise = Noise.of(generator)
         parts = [
-            stage.losses(x, condition, noise)
+            stage.losses(x, condition, noise, weighting)
             for stage in self.stages
             if isinstance(stage, Denoising)
         ]

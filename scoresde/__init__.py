@@ -8,6 +8,7 @@ walk with a trace.
 
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Packed
 from scoresde.blocks import Blocks
+from scoresde.bound import bound
 from scoresde.clock import Clock
 from scoresde.diagonal import Bridge, DiagonalSDE
 from scoresde.estimator import ScoreEstimator
@@ -60,5 +61,6 @@ __all__ = [
     "SubVP",
     "Trace",
     "align",
+    "bound",
     "log_prob",
 ]

@@ -195,19 +195,13 @@ class _Bed:
         self.sizes = list(basis.blocks.sizes.values())
         counts = [min(quantiles, len(band)) for band in bands.values()]
         # a band is represented by the means of equal parts of its spectrum
-        parts = [
-            [part.mean() for part in band.sort(descending=True).values.double().tensor_split(count)]
-            for band, count in zip(bands.values(), counts, strict=True)
-        ]
-        self.variances = torch.stack([value for part in parts for value in part])
-        self.weights = torch.tensor(
-            [
-                size / count
-                for size, count in zip(self.sizes, counts, strict=True)
-                for _ in range(count)
-            ],
-            dtype=torch.float64,
-        )
+        variances, weights = [], []
+        for band, count, size in zip(bands.values(), counts, self.sizes, strict=True):
+            for part in band.double().sort(descending=True).values.tensor_split(count):
+                variances.append(part.mean())
+                weights.append(len(part) * size / len(band))
+        self.variances = torch.stack(variances)
+        self.weights = torch.tensor(weights, dtype=torch.float64)
         self.basis = Identity((sum(counts),), dict(zip(basis.blocks.sizes, counts, strict=True)))
         power = [band.double().mean() for band in bands.values()]
         floor = 1e-8 * max(power)

@@ -54,10 +54,13 @@ class TorchDiffEq(Solver):
         first = next(iter(sde.propagators(ts[:2], y)))
         expect(first.noise is None, "eta", "0: torchdiffeq integrates ODEs", "an SDE with noise")
         times = ts[[0, -1]].to(y)
-        # left alone, an adaptive method steps past the end, where the SDE may not exist
-        options = {"step_t": times[-1:]}
-        if sde.breakpoints():
-            options["jump_t"] = torch.tensor(sde.breakpoints()).to(times)
+        # left alone, an adaptive method looks past the end, where the SDE may not exist: with
+        # its last step, and when it tries out its first
+        options = {"step_t": times[-1:], "first_step": (times[-1] - times[0]) / 100}
+        jumps = torch.tensor(sde.breakpoints(), dtype=torch.float64).to(times)
+        jumps = jumps[(jumps > times[0]) & (jumps < times[-1])]
+        if len(jumps):
+            options["jump_t"] = jumps
         if self.method in _ADAPTIVE:
             return self._odeint(sde, y, times, options)
         # step by step: no step looks across a time at which rates jump
