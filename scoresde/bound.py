@@ -49,7 +49,8 @@ def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
         ``(batch,)``, in nats.
     """
     z = sde.basis(x)
-    total, known = z.new_zeros(z.shape[:-1]), 0
+    total: Tensor = z.new_zeros(z.shape[:-1])
+    known = 0
     for stage in sde.stages():
         alpha, sigma = sde.kernel(z.new_full((1,), stage.start), stage.dim)
         fresh = (alpha / sigma * z[..., : stage.dim])[..., known:]
