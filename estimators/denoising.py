@@ -136,6 +136,8 @@ class Denoising(Precise, ScoreEstimator):
         weight = (weighting or self.weighting)(
             Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1))
         )
+        # clean components have nothing to be learned
+        weight = torch.where(sigma == 0, 0.0, weight)
         error: Tensor = weight * (z - self.denoise(z_t, t, condition)) ** 2
         return error.sum(-1)
 

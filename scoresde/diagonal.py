@@ -234,13 +234,15 @@ class DiagonalSDE(Precise, SDE):
             t: Times, ``(*, 1)``.
 
         Returns:
-            ``(*,)``: minus half the log-SNR; blocks that are clean do not count.
+            ``(*,)``: minus half the log-SNR; components that are clean do not count.
         """
         schedule, tau, _ = self._read(t)
         level = -schedule.log_snr(tau) / 2
+        level = torch.where(level.isinf(), torch.nan, level)
         if level.shape[-1] == self.blocks.dim:
-            level = self.blocks.mean(level)
-        return torch.where(level.isinf(), torch.nan, level).nanmean(-1)
+            blocks = [level[..., part].nanmean(-1) for part in self.blocks.slices.values()]
+            level = torch.stack(blocks, -1)
+        return level.nanmean(-1)
 
     def breakpoints(self) -> list[float]:
         """When clocks stop, and when blocks are dropped."""
