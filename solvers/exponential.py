@@ -63,7 +63,9 @@ class ExponentialMultistep(DDIM):
 
     Holds ``D + (D - D_prev)/(2 r)`` with ``r_i = h_prev,i / h_i`` for every component, at least
     1/2: one step says little about another more than twice as long. The first step, and the
-    first of a component whose clock has stood still, are of first order.
+    first of a component whose clock has stood still, are of first order. In law it is of second
+    order where the SDE knows its noise over a step, as `scoresde.DiagonalSDE` does; elsewhere
+    the noise is that at the step's start, and the order 1.
     """
 
     order = 2.0
