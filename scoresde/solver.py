@@ -57,7 +57,12 @@ class Solver(ABC):
 
     steps: int = attrs.field(default=50, validator=_at_least(1))
     eta: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
-    grid: Grid = attrs.field(default=grids.log_snr, kw_only=True, converter=grids.grid)
+    grid: Grid = attrs.field(
+        default=grids.log_snr,
+        kw_only=True,
+        converter=grids.grid,
+        repr=lambda grid: getattr(grid, "__name__", repr(grid)),
+    )
 
     @property
     @abstractmethod

@@ -1,0 +1,148 @@
+"""A trained model with its configuration: what the command line trains, saves and loads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde import checkpoint, config
+from scoresde.bases import PCA, Basis
+from scoresde.checkpoint import CheckpointError
+from scoresde.checks import nearest
+from scoresde.config import ConfigError
+from scoresde.data import Dataset, load, split
+from scoresde.estimator import ScoreEstimator
+from scoresde.solver import Solver
+from scoresde.training import History, Training, events
+
+_MEASURED = ("data_mean", "data_std")
+_SECTIONS = ("data", "sde", "estimator", "solver", "training")
+
+
+@attrs.define(eq=False)
+class Model:
+    """An estimator, a solver to use it with, and how both were made.
+
+    Attributes:
+        estimator: Knows the score.
+        solver: Samples and evaluates.
+        settings: The configuration, as read.
+        facts: What was learned from the data: ``event_shape``, ``levels``, ``data_mean``,
+            ``data_std``.
+        history: Of the training, if it has been trained here.
+    """
+
+    estimator: ScoreEstimator
+    solver: Solver
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    history: History | None = None
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], facts: dict[str, Any], data: Any = None) -> Model:
+        """Untrained, from a configuration (`scoresde.config`) and what is known of the data.
+
+        Raises:
+            ConfigError: If a section is unknown or missing, or an object cannot be built.
+        """
+        for section in settings:
+            if section not in _SECTIONS:
+                raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
+        for section in ("sde", "estimator", "solver"):
+            if section not in settings:
+                raise ConfigError(f"{section}: expected a table with a name, got none")
+        known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"])}
+        known["components"] = config.Later(lambda: _components(facts, data))
+        sde = settings["sde"]
+        if isinstance(sde, Mapping) and "basis" in sde:
+            known["basis"] = config.build(sde["basis"], "sde.basis", known)
+            sde = {key: value for key, value in sde.items() if key != "basis"}
+        if data is not None and "basis" in known:
+            facts = {**facts, **statistics(known["basis"], data)}
+        known |= {key: torch.tensor(facts[key], dtype=torch.float64) for key in _MEASURED if key in facts}
+        known["sde"] = config.build(sde, "sde", known)
+        known["estimator"] = config.build(settings["estimator"], "estimator", known)
+        solver = config.build(settings["solver"], "solver", known)
+        return cls(known["estimator"], solver, dict(settings), facts)
+
+    @classmethod
+    def train(cls, settings: Mapping[str, Any], *, progress: bool = True) -> Model:
+        """Built and trained as a configuration says.
+
+        Section ``data`` has a ``source`` (see `scoresde.data.load`), its options, and
+        optionally ``held_out`` (a share, default 0.1) and ``seed``; ``training`` has the
+        arguments of `Training` and a ``seed``.
+
+        Raises:
+            ConfigError: See `build`.
+        """
+        train, held_out = data_of(settings)
+        options = dict(settings.get("training", {}))
+        seed = options.pop("seed", 0)
+        try:
+            training = Training(**options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"training: {error}") from error
+        torch.manual_seed(seed)
+        facts = {"event_shape": list(train.values.shape[1:]), "levels": train.levels}
+        model = cls.build(settings, facts, events(train, torch.Generator().manual_seed(seed)))
+        model.history = training.fit(model.estimator, train, held_out, seed=seed, progress=progress)
+        return model
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``config.json`` and the weights as safetensors, whole or not at all."""
+        content = {"settings": self.settings, "facts": self.facts}
+        checkpoint.save(folder, self.estimator.state_dict(), content)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Model:
+        """What `save` has written.
+
+        Raises:
+            CheckpointError: If the files are damaged or do not fit together.
+        """
+        state, content = checkpoint.load(folder)
+        try:
+            model = cls.build(content["settings"], content["facts"])
+            model.estimator.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: weights and config do not fit: {error}") from error
+        model.estimator.eval()
+        return model
+
+
+def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
+    """The training and held-out parts of a configuration's data.
+
+    Raises:
+        ConfigError: If the section is missing or an option is wrong.
+    """
+    options = dict(settings.get("data", {}))
+    if "source" not in options:
+        raise ConfigError("data.source: expected a data set, a file or a folder, got none")
+    share, seed = options.pop("held_out", 0.1), options.pop("seed", 0)
+    try:
+        return split(load(**options), 1 - share, seed)
+    except TypeError as error:
+        raise ConfigError(f"data: {error}") from error
+
+
+def statistics(basis: Basis, data: Tensor) -> dict[str, list[float]]:
+    """Mean per component and standard deviation per block of coefficients, as JSON has them."""
+    z = basis(data.double())
+    variance = basis.blocks.mean(z.var(0, correction=0))
+    std = variance.clamp(min=1e-6 * float(variance.amax().clamp(min=1e-12))).sqrt()
+    return {"data_mean": z.mean(0).tolist(), "data_std": std.tolist()}
+
+
+def _components(facts: Mapping[str, Any], data: Tensor | None) -> Tensor:
+    """Principal components; when loading, a place for the saved ones."""
+    if data is not None:
+        return PCA.fit(data).components
+    return torch.eye(math.prod(facts["event_shape"]))

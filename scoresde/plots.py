@@ -1,0 +1,168 @@
+"""Pictures: samples, schedules, and what happens on the way. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.grid import within
+from scoresde.noise import Generators, Noise
+from scoresde.solver import Solver
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install scoresde[plots]") from error
+    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", facecolor="white")
+    partial.replace(path)
+
+
+def _pixels(x: Tensor) -> Any:
+    """An image ``(H, W)``, ``(1, H, W)`` or ``(3, H, W)`` in [-1, 1] for matplotlib."""
+    x = x.squeeze(0) if x.ndim == 3 and x.shape[0] == 1 else x
+    x = x.movedim(0, -1) if x.ndim == 3 else x
+    expect(x.ndim == 2 or x.shape[-1] == 3, "x", "an image with 1 or 3 channels", tuple(x.shape))
+    return ((x.detach().float().cpu() + 1) / 2).clamp(0, 1).numpy()
+
+
+def _show(axes: Any, x: Tensor) -> None:
+    axes.imshow(_pixels(x), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
+    """Grids of images side by side, each under its title.
+
+    Args:
+        panels: Images ``(N, C, H, W)`` in [-1, 1] by title.
+        columns: Images per row of a grid.
+    """
+    rows = max(-(-len(images) // columns) for images in panels.values())
+    figure = _figure(0.42 * columns * len(panels) + 0.4, 0.42 * rows + 0.5)
+    parts = figure.subfigures(1, len(panels), squeeze=False, wspace=0.04)[0]
+    for part, (title, images) in zip(parts, panels.items(), strict=True):
+        part.suptitle(title, fontsize=9)
+        cells = part.subplots(
+            rows, columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06}
+        )
+        for i, axes in enumerate(cells.flat):
+            axes.set_axis_off()
+            if i < len(images):
+                _show(axes, images[i])
+    return figure
+
+
+def schedules(sde: DiagonalSDE, title: str = "") -> Figure:
+    """Signal, noise and log-SNR of every block over time."""
+    t = torch.linspace(sde.eps, sde.T, 400, dtype=torch.float64)
+    alpha, sigma = (v.expand(len(t), sde.basis.dim) for v in sde.kernel(t.unsqueeze(-1)))
+    log_snr = sde.log_snr(t.unsqueeze(-1)).expand(len(t), sde.basis.dim)
+    figure = _figure(9, 2.8)
+    figure.suptitle(title or "Schedules", fontsize=10)
+    panels = (
+        (alpha, r"signal $\alpha_i(t)$"),
+        (sigma, r"noise $\sigma_i(t)$"),
+        (log_snr, r"log-SNR $\lambda_i(t)$"),
+    )
+    for axes, (values, label) in zip(figure.subplots(1, 3), panels, strict=True):
+        for i, (name, block) in enumerate(sde.blocks.slices.items()):
+            mean = sde.blocks.mean(values)[:, i]
+            color = f"C{i}"
+            axes.plot(t, mean, color=color, label=f"{name} ({block.stop - block.start})", lw=1.8)
+        axes.set_xlabel("time $t$", fontsize=8)
+        axes.set_title(label, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, lw=0.5)
+    axes.legend(title="block (size)", fontsize=7, title_fontsize=7, frameon=False)
+    return figure
+
+
+def trajectory(
+    estimator: ScoreEstimator,
+    solver: Solver,
+    count: int = 4,
+    moments: int = 9,
+    generator: Generators = None,
+) -> Figure:
+    """States and their denoised means along a solver's way from noise to data."""
+    sde, noise = estimator.sde, Noise.of(generator)
+    reverse, times = sde.reverse(estimator, solver.eta), solver.times(sde)
+    z = torch.empty(count, 0)
+    states: list[tuple[float, Tensor]] = []
+    with torch.no_grad():
+        for stage in sde.stages():
+            expect(stage.dim == sde.basis.dim, "sde", "one that drops no blocks", stage)
+            z, ts = sde.enter(z, stage, noise), within(times, stage)
+            states.append((stage.start, z))
+            states += [
+                (float(t), y)
+                for t, y in zip(ts[1:], solver.path(reverse, z, -ts, noise), strict=True)
+            ]
+        places = torch.linspace(0, len(states) - 1, moments).round().int().tolist()
+        shown = [states[i] for i in places]
+        means = [sde.basis.inverse(estimator.denoise(y, t)) for t, y in shown]
+    figure = _figure(0.75 * moments + 0.6, 1.5 * count + 0.5)
+    figure.suptitle("From noise to data: state (above), its denoised mean (below)", fontsize=9)
+    cells = figure.subplots(
+        2 * count, moments, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
+    )
+    for column, ((t, y), mean) in enumerate(zip(shown, means, strict=True)):
+        x = sde.basis.inverse(y)
+        for i in range(count):
+            scale = x[i].abs().amax().clamp(min=1)
+            _show(cells[2 * i, column], x[i] / scale)
+            _show(cells[2 * i + 1, column], mean[i])
+        cells[0, column].set_title(f"t = {t:.2g}", fontsize=7)
+    return figure
+
+
+def forward_noising(
+    sdes: Mapping[str, DiagonalSDE],
+    x: Tensor,
+    times: Sequence[float] = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0),
+    generator: Generators = None,
+) -> Figure:
+    """One event, diffused by several SDEs with the same noise.
+
+    Args:
+        sdes: By title; all with events like ``x``.
+        x: ``(C, H, W)`` in [-1, 1].
+        times: In units of each SDE's ``T``.
+        generator: Of the noise.
+    """
+    noise = Noise.of(generator)(torch.empty(x.shape.numel()))
+    figure = _figure(0.95 * len(times) + 1.2, 0.95 * len(sdes) + 0.6)
+    figure.suptitle("Forward noising", fontsize=10)
+    cells = figure.subplots(
+        len(sdes), len(times), squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.08}
+    )
+    for row, (title, sde) in zip(cells, sdes.items(), strict=True):
+        # the same noise in pixels, whatever the basis
+        xi = sde.basis(noise.reshape(x.shape))
+        for axes, time in zip(row, times, strict=True):
+            _show(axes, sde.basis.inverse(sde.diffuse(sde.basis(x), time * sde.T, xi)))
+            axes.set_title(f"t = {time * sde.T:.3g}", fontsize=7)
+        row[0].text(
+            -0.12, 0.5, title, transform=row[0].transAxes, ha="right", va="center", fontsize=8
+        )
+    return figure

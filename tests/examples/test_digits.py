@@ -1,0 +1,35 @@
+"""The demo and the ten lines run and leave what they promise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name, *arguments):
+    subprocess.run([sys.executable, EXAMPLES / name, *arguments], check=True, capture_output=True)
+
+
+def test_demo(tmp_path):
+    run("digits.py", "--quick", "--output", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["models"]) == 2
+    for row in report["models"]:
+        assert {
+            "name", "parameters", "bits_per_dim", "bits_per_dim_stderr", "evaluations",
+            "seconds_train", "seconds_sample", "quality",
+        } <= set(row)  # fmt: skip
+        assert len(row["solvers"]) == 2
+        assert 2 < row["bits_per_dim"] < 6
+    assert report["reference"]["quality"]["accuracy"] > 0.5
+    assert len(report["pictures"]) == 6
+    for name in report["pictures"]:
+        assert min(Image.open(tmp_path / name).size) > 200
+
+
+def test_ten_lines():
+    run("ten_lines.py")

@@ -1,0 +1,139 @@
+"""The command line, as a user types it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from scoresde.cli import main
+
+CONFIG = """
+[data]
+source = "{source}"
+{options}
+[sde]
+name = "diagonal"
+schedule = "log-linear"
+[sde.basis]
+name = "haar"
+levels = 2
+[estimator]
+name = "denoising"
+[estimator.network]
+name = "residual-mlp"
+width = 16
+depth = 1
+[solver]
+name = "exponential-multistep"
+steps = 4
+[training]
+steps = 3
+batch_size = 8
+"""
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def config(folder, source="digits", options=""):
+    path = folder / "config.toml"
+    path.write_text(CONFIG.format(source=source, options=options))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    result = run("train", config(folder), "--output", folder / "out")
+    assert result.exit_code == 0, result.output
+    return folder / "out"
+
+
+def test_sample(model, tmp_path):
+    result = run("sample", model, "--count", 5, "--output", tmp_path / "x.npy",
+                 "--png", tmp_path / "x.png")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "x.npy").shape == (5, 1, 8, 8)
+    assert Image.open(tmp_path / "x.png").format == "PNG"
+
+
+def test_sample_is_seeded_and_takes_another_solver(model, tmp_path):
+    def sample(*options):
+        result = run("sample", model, "--count", 2, "--output", tmp_path / "x.npy", *options)
+        assert result.exit_code == 0, result.output
+        return np.load(tmp_path / "x.npy")
+
+    assert np.array_equal(sample(), sample("--seed", 0))
+    assert not np.array_equal(sample(), sample("--seed", 1))
+    assert not np.array_equal(sample(), sample("--solver", "heun", "--steps", 3))
+    assert not np.array_equal(sample(), sample("--eta", 1.0))
+
+
+@pytest.mark.parametrize("trace", [[], ["--hutchinson", 3]])
+def test_evaluate(model, trace):
+    result = run("evaluate", model, "--count", 4, "--json", *trace)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output[result.output.index("{") :])
+    assert report["count"] == 4
+    assert report["evaluations"] == 4
+    assert 3 < report["bits_per_dim"] < 8
+    assert (report["trace_stderr"] > 0) == bool(trace)
+
+
+def test_a_folder_of_images(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((10, 8, 3), 20 * i, dtype="u1")).save(images / f"{i:02}.png")
+    path = config(tmp_path, images, 'size = 8\nmode = "RGB"')
+    result = run("train", path, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    result = run("sample", tmp_path / "out", "--count", 2, "--output", tmp_path / "x.npy",
+                 "--png", tmp_path / "x.png")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "x.npy").shape == (2, 3, 8, 8)
+
+
+def test_list_names_every_built_in():
+    output = run("list").output
+    for name in ("diagonal", "rectified-flow", "haar", "denoising", "residual-mlp", "torchsde"):
+        assert name in output
+    assert "broken" not in output
+
+
+def test_errors_are_one_line(tmp_path):
+    for arguments in (
+        ("train", tmp_path / "none.toml", "--output", tmp_path / "out"),
+        ("train", config(tmp_path, "nothing"), "--output", tmp_path / "out"),
+        ("sample", tmp_path / "none"),
+        ("evaluate", tmp_path / "none"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
+        assert result.output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_where(tmp_path):
+    result = run("--debug", "sample", tmp_path / "none")
+    assert type(result.exception).__name__ == "CheckpointError"
+
+
+def test_other_data_than_trained_on(model, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((4, 1, 8, 8), dtype="f4"))
+    result = run("evaluate", model, "--data", tmp_path / "x.npy")
+    assert result.output.startswith("Error: data: expected 17 levels")
+
+
+def test_installed_command():
+    done = subprocess.run(
+        [sys.executable, "-c", "from scoresde.cli import main; main()", "--version"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("scoresde, version ")

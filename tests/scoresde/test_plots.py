@@ -1,0 +1,53 @@
+"""Pictures are made and show what they are given."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from estimators import Gaussian
+from scoresde import Cosine, DiagonalSDE, Haar, Identity, plots
+from solvers import DDIM
+
+SHAPE = (1, 8, 8)
+SDES = {
+    "uniform": DiagonalSDE(Cosine(), Identity(SHAPE)),
+    "Haar": DiagonalSDE(Cosine(), Haar(SHAPE, 2), [1.0, 1.5, 2.0]),
+}
+
+
+def pixels(figure, path):
+    plots.save(figure, path)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def test_grid_shows_every_image(tmp_path):
+    dark, light = torch.full((4, *SHAPE), -1.0), torch.full((4, 3, 8, 8), 1.0)
+    picture = pixels(plots.image_grid({"dark": dark, "light": light}, 2), tmp_path / "x.png")
+    half = picture.shape[1] // 2
+    assert (picture[:, :half] < 20).mean() > 0.3
+    assert (picture[:, half:] > 235).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_schedules(name, tmp_path):
+    assert pixels(plots.schedules(SDES[name]), tmp_path / "x.png").std() > 5
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_trajectory(name, tmp_path):
+    model = Gaussian(SDES[name], torch.zeros(SHAPE), torch.eye(64))
+    figure = plots.trajectory(model, DDIM(6), count=2, moments=4)
+    assert pixels(figure, tmp_path / "x.png").std() > 5
+
+
+def test_forward_noising(tmp_path):
+    figure = plots.forward_noising(SDES, torch.zeros(SHAPE))
+    assert pixels(figure, tmp_path / "x.png").std() > 5
+
+
+def test_nothing_is_left_of_a_picture_that_fails(tmp_path):
+    with pytest.raises(ValueError, match=r"x: .*1 or 3 channels.*\(8, 8, 2\)"):
+        plots.save(plots.image_grid({"two channels": torch.zeros(1, 2, 8, 8)}), tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,121 @@
+"""The training loop: what it keeps, what it measures, how it fails."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from estimators import Denoising, ResidualMLP
+from scoresde import DiagonalSDE, Identity, LogLinear
+from scoresde.data import Dataset
+from scoresde.training import Training, _measure, events
+
+DATA = Dataset("two points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64, 1))
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    return Denoising(DiagonalSDE(LogLinear(), Identity((2,))), ResidualMLP((2,), width=16, depth=1))
+
+
+def test_the_loss_falls():
+    estimator = model()
+    history = Training(steps=300, batch_size=64, lr=5e-3, ema=0.9).fit(
+        estimator, DATA, DATA, progress=False
+    )
+    assert history.held_out[-1] < 0.8 * history.held_out[0]
+    assert not estimator.training
+
+
+def test_a_run_is_reproducible():
+    def weights(seed):
+        estimator = model()
+        Training(steps=20).fit(estimator, DATA, DATA, seed=seed, progress=False)
+        return nn.utils.parameters_to_vector(estimator.parameters())
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_measuring_swaps_and_restores_exactly():  # invariant 44
+    estimator = model()
+    other = model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.1
+    average = AveragedModel(other)
+    before = {k: v.clone() for k, v in estimator.state_dict().items()}
+    measured = _measure(estimator, average, DATA, seed=3)
+    assert estimator.training
+    for name, value in estimator.state_dict().items():
+        assert torch.equal(value, before[name])
+    # the held-out loss is that of the average, not of the raw weights
+    assert measured == _measure(other, average, DATA, seed=3)
+    assert measured != _measure(estimator, AveragedModel(estimator), DATA, seed=3)
+
+
+def test_what_is_kept_is_the_average_and_the_best_one():
+    estimator = model()
+    training = Training(steps=40, ema=0.5, measurements=40, lr=0.3, warmup=0.0)
+    history = training.fit(estimator, DATA, DATA, seed=5, progress=False)
+    assert history.best == history.steps[history.held_out.index(min(history.held_out))]
+    assert history.best < 40  # at this rate it gets worse again
+    kept = _measure(estimator, AveragedModel(estimator), DATA, seed=5)
+    assert kept == min(history.held_out)
+
+
+def test_averaging_is_exponential():
+    """With decay 0 the raw weights are kept, with a decay near 1 hardly anything moves."""
+
+    def moved(decay):
+        estimator = model()
+        before = nn.utils.parameters_to_vector(estimator.parameters()).detach()
+        Training(steps=30, ema=decay).fit(estimator, DATA, progress=False)
+        after = nn.utils.parameters_to_vector(estimator.parameters()).detach()
+        return float((after - before).norm())
+
+    assert moved(0.999) < 0.2 * moved(0.0)
+
+
+def test_the_rate_rises_and_falls():
+    training = Training(steps=100, warmup=0.1)
+    rates = [training.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates.index(max(rates)) in (9, 10)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-2
+
+
+def test_integers_are_dequantised_anew():
+    data = Dataset("levels", torch.tensor([[0], [3]]), levels=4)
+    generator = torch.Generator().manual_seed(0)
+    first, second = events(data, generator), events(data, generator)
+    assert not torch.equal(first, second)
+    assert ((first >= -1) & (first <= 1)).all()
+
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x, level):
+        return x * self.weight * math.nan
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    estimator = Denoising(DiagonalSDE(LogLinear(), Identity((2,))), Broken())
+    with pytest.raises(FloatingPointError, match="nan at step 1"):
+        Training(steps=3).fit(estimator, DATA, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("steps", 0), ("batch_size", -1), ("lr", 0.0), ("ema", 1.0), ("warmup", -0.1), ("clip", 0)],
+)
+def test_settings_are_checked(option, value):
+    with pytest.raises(ValueError, match=option):
+        Training(**{option: value})
