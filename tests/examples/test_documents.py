@@ -20,6 +20,7 @@ PAGES = [
 SNIPPETS = [
     pytest.param(code, id=f"{page.relative_to(ROOT)}-{i}")
     for page in PAGES
+    if page != ROOT / "README.md"
     for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
 ]
 
@@ -45,6 +46,11 @@ def plugin_by_name(monkeypatch):
 @pytest.mark.parametrize("code", SNIPPETS)
 def test_code_runs(code):
     exec(compile(code, "snippet", "exec"), {})
+
+
+def test_the_readme_shows_the_ten_lines():
+    _, _, code = (ROOT / "examples" / "ten_lines.py").read_text().partition('"""\n\n')
+    assert f"```python\n{code}```" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -7,11 +7,12 @@ import textwrap
 from pathlib import Path
 
 import laws
+import numpy as np
 import pytest
 import torch
 
 from estimators import Gaussian
-from scoresde import DCT, DiagonalSDE, Identity, log_prob
+from scoresde import DCT, DiagonalSDE, Identity, data, log_prob
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "plugin"
 NAMES = {
@@ -75,6 +76,21 @@ def test_installed_it_is_listed_loaded_and_sampled_from_by_name(installed):
     std = torch.tensor(-1.0).exp()
     assert (moments[:2] - 3).abs().max() < 5 * std / 4000**0.5
     assert (moments[2:] / std - 1).abs().max() < 5 / 8000**0.5
+
+
+def test_the_command_line_trains_and_samples_what_a_file_names(installed, tmp_path):
+    run = "from scoresde.cli import main; main()"
+    listing = installed("-c", run, "list").split()
+    assert set(NAMES.values()) <= set(listing)
+    folder, array = str(tmp_path / "model"), tmp_path / "x.npy"
+    installed("-c", run, "train", str(PLUGIN / "config.toml"), "--output", folder)
+    installed("-c", run, "sample", folder, "--count", "2000", "--output", str(array))
+    dct = DCT((1, 8, 8))
+    z = dct(torch.from_numpy(np.load(array)))
+    images = data.digits()
+    true = dct(data.dequantize(images.values, images.levels))
+    assert ((z.mean(0) - true.mean(0)) / true.std(0)).abs().max() < 0.2
+    assert (z.std(0) / true.std(0)).log().abs().max() < 0.2
 
 
 def test_not_installed_it_is_not_there():
