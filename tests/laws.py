@@ -1,0 +1,90 @@
+"""The law of a solver's samples on Gaussian data: exact, without sampling.
+
+There every step is an affine map of the state and of the random numbers it asks for. Fed with
+no noise, and then with each single random number equal to 1, one batch reads off the whole map.
+"""
+
+import torch
+
+from scoresde import Noise
+
+
+class Impulses(Noise):
+    """Row 0 of a batch gets no noise, row ``1 + k`` only the ``k``-th number asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = 0
+
+    def __call__(self, like):
+        n, rows = like.shape[-1], torch.arange(like.shape[-1]) + 1 + self.used
+        self.used += n
+        out = torch.zeros_like(like)
+        inside = rows < len(like)
+        out[rows[inside], torch.arange(n)[inside]] = 1.0
+        return out
+
+    def draw(self, distribution, like):
+        mean, covariance = distribution.mean, distribution.covariance_matrix
+        return (mean + self(like) @ torch.linalg.cholesky(covariance).mT).to(like)
+
+
+def moments(run, numbers=1):
+    """Mean and covariance of ``run(rows, noise)``, flattened: ``(n,)`` and ``(n, n)``.
+
+    ``numbers`` is a guess at how many random numbers are asked for.
+    """
+    noise = Impulses()
+    states = run(1 + numbers, noise).flatten(1)
+    if noise.used > numbers:
+        return moments(run, noise.used)
+    mean, responses = states[0], states[1:] - states[0]
+    return mean, responses.mT @ responses
+
+
+def law(solver, model, condition=None):
+    """Mean and covariance of ``solver.sample(model)``."""
+
+    def run(rows, noise):
+        return solver.sample(model, (rows,), condition=condition, generator=noise)
+
+    return moments(run, model.sde.basis.dim * (1 + (solver.eta > 0) * solver.steps))
+
+
+def push(solver, sde, start, ts):
+    """Mean and covariance of a Gaussian ``start``, integrated over ``ts``."""
+
+    def run(rows, noise):
+        y = noise.draw(start, torch.empty(rows, len(start.mean)))
+        return solver.integrate(sde, y, ts, noise)
+
+    return moments(run, len(start.mean) * len(ts))
+
+
+def marginal(model, t, dim=None):
+    """The law of ``z_t`` of a `Gaussian`, from the kernel alone."""
+    alpha, sigma = model.sde.kernel(torch.tensor([t], dtype=torch.float64))
+    n = model.sde.basis.dim
+    a, s = alpha.expand(n), sigma.expand(n)
+    mean = a * model.means[0]
+    covariance = a[:, None] * model.covariances[0] * a + torch.diag(s**2)
+    return torch.distributions.MultivariateNormal(mean[:dim], covariance[:dim, :dim])
+
+
+def extrapolate(run, steps, order):
+    """Richardson: what ``run(steps)`` tends to if its error is ``steps^-order``, tuples alike."""
+    once, twice = run(steps), run(2 * steps)
+    return tuple(b + (b - a) / (2**order - 1) for a, b in zip(once, twice, strict=True))
+
+
+def with_true_prior(model):
+    """Samples start from the law of ``z_T``, so that solvers alone make errors."""
+    model.sde.prior = marginal(model, model.sde.T)
+    return model
+
+
+def events(model, distribution):
+    """Mean and covariance in ``x`` of a law of ``z``."""
+    basis = model.sde.basis
+    u = basis(torch.eye(basis.dim).reshape(basis.dim, *basis.event_shape))
+    return u @ distribution.mean, u @ distribution.covariance_matrix @ u.mT

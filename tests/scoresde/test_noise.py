@@ -1,0 +1,83 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Independent, Normal
+
+from scoresde import Noise
+
+DISTRIBUTION = Independent(Normal(torch.tensor([3.0, -1.0]), torch.tensor([0.1, 2.0])), 1)
+
+
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
+def numbers(noise, rows):
+    """A draw of each kind, twice."""
+    like = torch.empty(rows, 2)
+    return torch.stack(
+        [noise(like), noise.draw(DISTRIBUTION, like), noise(like), noise.draw(DISTRIBUTION, like)]
+    )
+
+
+@given(st.integers(0, 2**31))
+def test_same_seed_same_numbers(seed):  # invariant 42
+    first, second = (numbers(Noise(seeded(seed)[0]), 3) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, numbers(Noise(seeded(seed + 1)[0]), 3))
+
+
+@given(st.lists(st.integers(0, 999), min_size=2, max_size=5, unique=True), st.data())
+def test_a_sample_with_a_generator_of_its_own_has_no_neighbours(seeds, data):  # invariant 42
+    together = numbers(Noise(seeded(*seeds)), len(seeds))
+    i = data.draw(st.integers(0, len(seeds) - 1))
+    assert torch.equal(together[:, i : i + 1], numbers(Noise(seeded(seeds[i])), 1))
+
+
+def test_successive_numbers_are_new():
+    drawn = numbers(Noise(seeded(0)[0]), 2)
+    assert len(set(drawn.flatten().tolist())) == drawn.numel()
+
+
+@pytest.mark.parametrize("source", [None, "one", "many"])
+def test_numbers_are_standard_normal(source):
+    count = 1500
+    generator = {"one": seeded(1)[0], "many": seeded(*range(count))}.get(source)
+    noise = Noise(generator)
+    drawn, other = noise(torch.empty(count, 2)), noise.draw(DISTRIBUTION, torch.empty(count, 2))
+    for values, mean, std in ((drawn, 0.0, 1.0), (other, DISTRIBUTION.mean, DISTRIBUTION.stddev)):
+        standard = (values - mean) / std
+        assert standard.mean(0).abs().max() < 5 / count**0.5
+        assert (standard.var(0) - 1).abs().max() < 5 * (2 / count) ** 0.5
+        assert (standard[:, 0] * standard[:, 1]).mean().abs() < 5 / count**0.5
+
+
+def test_none_is_the_global_generator():
+    torch.manual_seed(3)
+    first = numbers(Noise(), 2)
+    torch.manual_seed(3)
+    assert torch.equal(first, numbers(Noise(), 2))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_generator_leaves_the_global_one_alone(many):
+    before = torch.random.get_rng_state()
+    numbers(Noise(seeded(1, 2) if many else seeded(1)[0]), 2)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(3, 2), (2, 2, 2), (4,)])
+def test_shape_and_dtype_are_those_asked_for(shape, dtype):
+    like = torch.empty(shape, dtype=dtype)
+    rows = like[..., 0].numel()
+    for generator in (None, seeded(0)[0], seeded(*range(rows))):
+        drawn = Noise(generator)(like)
+        assert drawn.shape == shape
+        assert drawn.dtype == dtype
+
+
+def test_the_wrong_number_of_generators_is_refused():
+    with pytest.raises(ValueError, match=r"generator: expected one generator, or 3: .*got 2"):
+        Noise(seeded(0, 1))(torch.empty(3, 2))

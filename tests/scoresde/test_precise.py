@@ -1,0 +1,64 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import every_schedule, sdes, times
+from torch import nn
+
+from estimators import Denoising, ResidualMLP
+from scoresde import VP, DiagonalSDE, Identity
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@every_schedule
+@given(data=st.data())
+def test_casting_an_sde_does_not_round_it(kind, dtype, data):
+    sde = data.draw(sdes(kind))
+    (t,) = data.draw(times(sde))
+    before = (*sde.kernel(t), *sde.rates(t))
+    after = (*sde.to(dtype).kernel(t), *sde.rates(t))
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
+    assert all(b.dtype == torch.float64 for b in sde.buffers() if b.is_floating_point())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_casting_a_model_casts_the_network_alone(dtype):
+    sde = DiagonalSDE(VP(0.1, 20.0), Identity((2,)), [1 / 3, 1.0])
+    model = Denoising(sde, ResidualMLP((2,), width=8, depth=1), data_std=1 / 3).to(dtype)
+    assert {p.dtype for p in model.network.parameters()} == {dtype}
+    assert model.data_std.dtype == torch.float64
+    assert float(model.data_std) == 1 / 3
+    assert float(sde.clock.speeds[0]) == 1 / 3
+
+
+def test_a_learned_parameter_is_cast_and_trained():
+    schedule = VP(beta_max=nn.Parameter(torch.tensor(20.0)))
+    assert [name for name, _ in schedule.named_parameters()] == ["beta_max"]
+    alpha = schedule.alpha(torch.tensor([0.5]))
+    (slope,) = torch.autograd.grad(alpha, schedule.beta_max)
+    assert slope.item() == pytest.approx(-alpha.item() * 0.5**2 / 4, rel=1e-5)
+    assert schedule.double().beta_max.dtype == torch.float64
+
+
+@given(data=st.data())
+def test_the_state_survives_saving_and_loading(data):
+    sde = data.draw(sdes("VP"))
+    (t,) = data.draw(times(sde))
+    other = DiagonalSDE(VP(), sde.basis, torch.ones_like(sde.clock.speeds))
+    other.scale = torch.ones_like(sde.scale)
+    for name in ("beta_min", "beta_max"):
+        setattr(other.schedule, name, torch.ones_like(getattr(sde.schedule, name)))
+    other.load_state_dict(sde.state_dict())
+    for a, b in zip(
+        (*sde.kernel(t), *sde.rates(t)), (*other.kernel(t), *other.rates(t)), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), [1.0, float("inf")], [], "text"])
+def test_constants_must_be_finite_numbers(bad):
+    with pytest.raises((ValueError, TypeError, RuntimeError)):
+        VP(beta_min=bad)

@@ -1,0 +1,208 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.polynomial.legendre import leggauss
+from strategies import VARIANCE_PRESERVING, every_schedule, numbers, schedules
+
+from scoresde import EDM, VE, VP, Cosine, LogLinear, RectifiedFlow, Schedule, SubVP
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def grid(schedule, count=40):
+    """Times from ``eps`` to ``T``."""
+    u = torch.linspace(0, 1, count).unsqueeze(-1)
+    return schedule.eps * (schedule.T / schedule.eps) ** u
+
+
+def beta(s, t):
+    return s.beta_min * t + (s.beta_max - s.beta_min) * t**2 / 2
+
+
+def angle(s):
+    return math.pi / 2 - math.atan(math.exp(float(s.log_snr_min) / 2))
+
+
+# alpha and sigma^2 as published, in the most naive form
+PUBLISHED = {
+    "VP": lambda s, t: ((-beta(s, t) / 2).exp(), 1 - (-beta(s, t)).exp()),
+    "SubVP": lambda s, t: ((-beta(s, t) / 2).exp(), (1 - (-beta(s, t)).exp()) ** 2),
+    "VE": lambda s, t: (
+        torch.ones_like(t),
+        s.sigma_min**2 * ((s.sigma_max / s.sigma_min) ** (2 * t) - 1),
+    ),
+    "Cosine": lambda s, t: (torch.cos(angle(s) * t), torch.sin(angle(s) * t) ** 2),
+    "LogLinear": lambda s, t: tuple(
+        torch.sigmoid(sign * (s.log_snr_max + (s.log_snr_min - s.log_snr_max) * (t - 1e-3) / 0.999))
+        ** power
+        for sign, power in ((1, 0.5), (-1, 1))
+    ),
+    "EDM": lambda s, t: (torch.ones_like(t), t**2),
+    "RectifiedFlow": lambda s, t: (1 - t, t**2),
+}
+
+
+@every_schedule
+@given(data=st.data())
+def test_signal_and_noise_are_the_published_ones(kind, data):  # invariants 5, 6, 7
+    schedule = data.draw(schedules(kind))
+    t = grid(schedule)
+    alpha, variance = PUBLISHED[kind](schedule, t)
+    torch.testing.assert_close(schedule.alpha(t), alpha, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(schedule.sigma(t) ** 2, variance, rtol=1e-8, atol=1e-10)
+
+
+@every_schedule
+@given(data=st.data())
+def test_rates_are_derivatives_of_the_moments(kind, data):  # invariant 3
+    schedule = data.draw(schedules(kind))
+    t = grid(schedule)[1:-1]
+    (alpha, sigma), (alpha_rate, sigma_rate) = torch.func.jvp(schedule, (t,), (torch.ones_like(t),))
+    f, g2 = schedule.rates(t)
+    torch.testing.assert_close(f * alpha, alpha_rate, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(2 * f * sigma**2 + g2, 2 * sigma * sigma_rate, rtol=1e-8, atol=1e-12)
+
+
+@every_schedule
+@given(data=st.data())
+def test_rates_by_automatic_differentiation_agree_with_closed_forms(kind, data):
+    schedule = data.draw(schedules(kind))
+    t = grid(schedule)[1:-1]
+    for automatic, closed in zip(Schedule.rates(schedule, t), schedule.rates(t), strict=True):
+        torch.testing.assert_close(automatic, closed, rtol=1e-8, atol=1e-12)
+
+
+@every_schedule
+@given(data=st.data(), u=st.floats(0.05, 0.95))
+def test_the_sde_run_from_clean_data_has_the_kernels_moments(kind, data, u):
+    """Quadrature of the rates from time 0: the variance that the SDE really has."""
+    schedule = data.draw(schedules(kind))
+    end = u * schedule.T
+    nodes, weights = (torch.tensor(v) for v in leggauss(400))
+    kink = min(schedule.eps, end)
+    pieces = [(0.0, kink), *([(kink, end)] if end > kink else [])]
+    s = torch.cat([a + (b - a) * (nodes + 1) / 2 for a, b in pieces]).unsqueeze(-1)
+    w = torch.cat([(b - a) / 2 * weights for a, b in pieces]).unsqueeze(-1)
+    t = torch.tensor([end])
+    f, g2 = schedule.rates(s)
+    torch.testing.assert_close((w * f).sum(0), schedule.log_alpha(t), rtol=1e-6, atol=1e-9)
+    decay = (schedule.log_alpha(t) - schedule.log_alpha(s)).exp()
+    torch.testing.assert_close(
+        (w * decay**2 * g2).sum(0), schedule.sigma(t) ** 2, rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize("kind", VARIANCE_PRESERVING)
+@given(data=st.data())
+def test_variance_is_preserved(kind, data):  # invariant 8
+    schedule = data.draw(schedules(kind))
+    alpha, sigma = schedule(grid(schedule))
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), rtol=1e-12, atol=0)
+
+
+@every_schedule
+@given(data=st.data())
+def test_log_snr_strictly_decreases(kind, data):  # invariant 9
+    schedule = data.draw(schedules(kind))
+    t = grid(schedule, 200)
+    assert (schedule.log_snr(t).diff(dim=0) < 0).all()
+    alpha, sigma = schedule(t)
+    torch.testing.assert_close(
+        schedule.log_snr(t), (alpha**2 / sigma**2).log(), rtol=1e-7, atol=1e-9
+    )
+
+
+@given(high=numbers(3, 14), low=numbers(-14, -3))
+def test_log_linear_hits_its_end_points(high, low):  # invariant 9
+    schedule = LogLinear(high, low)
+    found = schedule.log_snr(torch.tensor([[schedule.eps], [1.0]])).flatten()
+    torch.testing.assert_close(found, torch.tensor([high, low]), rtol=1e-12, atol=0)
+
+
+@given(low=numbers(-18, -3))
+def test_cosine_hits_its_end_point(low):  # invariant 9
+    found = Cosine(low).log_snr(torch.tensor([1.0]))
+    torch.testing.assert_close(found, torch.tensor([low]), rtol=1e-9, atol=0)
+
+
+@given(low=numbers(0.001, 0.1), high=numbers(1, 100))
+def test_edm_hits_its_end_points(low, high):  # invariant 9
+    schedule = EDM(low, high)
+    ends = torch.tensor([schedule.eps, schedule.T])
+    assert torch.equal(schedule.sigma(ends), torch.tensor([low, high]))
+
+
+@pytest.mark.parametrize(("t", "excess"), [(0.01, 11.4), (0.1, 1.66)])
+def test_exploding_variance_starts_from_zero(t, excess):
+    """The reference's figures for codes that do not subtract ``sigma_min^2``."""
+    t = torch.tensor([t])
+    variance = VE(0.005, 0.5).sigma(t) ** 2
+    assert float((0.005 * 100**t) ** 2 / variance) == pytest.approx(excess, rel=5e-3)
+
+
+@every_schedule
+@given(data=st.data())
+def test_data_are_clean_at_time_zero(kind, data):
+    alpha, sigma = data.draw(schedules(kind))(torch.zeros(1))
+    assert torch.equal(alpha, torch.ones(1))
+    assert torch.equal(sigma.abs(), torch.zeros(1))
+
+
+@every_schedule
+@given(data=st.data())
+def test_float32_is_accurate_over_the_whole_range(kind, data):
+    schedule = data.draw(schedules(kind))
+    coarse = grid(schedule, 100).float().clamp(schedule.eps, schedule.T)
+    if kind == "LogLinear":
+        coarse = coarse[coarse > schedule.eps * (1 + 1e-6)].unsqueeze(-1)
+    fine = coarse.double()
+    found = (*schedule(coarse), *schedule.rates(coarse))
+    truth = (*schedule(fine), *schedule.rates(fine))
+    for value, exact in zip(found, truth, strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), exact, rtol=2e-5, atol=0)
+    torch.testing.assert_close(
+        schedule.log_snr(coarse).double(), schedule.log_snr(fine), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["VP", "SubVP", "VE", "Cosine", "LogLinear"])
+@given(data=st.data())
+def test_a_vector_of_parameters_is_a_schedule_per_component(kind, data):
+    schedule = data.draw(schedules(kind, (3,)))
+    t = grid(schedule)
+    for i in range(3):
+        one = _single(schedule, i)
+        for together, alone in zip(
+            (*schedule(t), *schedule.rates(t), schedule.log_snr(t)),
+            (*one(t), *one.rates(t), one.log_snr(t)),
+            strict=True,
+        ):
+            own = together.expand(len(t), 3)[:, i : i + 1]
+            torch.testing.assert_close(own, alone, rtol=1e-12, atol=1e-15)
+
+
+def _single(schedule, i):
+    constants = {k: float(v[i]) for k, v in schedule.named_buffers()}
+    return type(schedule)(**constants, eps=schedule.eps)
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: VP(beta_min=-1.0), "beta_min"),
+        (lambda: SubVP(beta_max=math.inf), "beta_max"),
+        (lambda: VE(1.0, 0.5), "sigma_max"),
+        (lambda: Cosine(2.0), "log_snr_min"),
+        (lambda: LogLinear(-5.0, 5.0), "log_snr_min"),
+        (lambda: EDM(2.0, 1.0), "eps"),
+        (lambda: RectifiedFlow(T=1.0), "T"),
+        (lambda: VP(eps=0.0), "eps"),
+    ],
+)
+def test_senseless_parameters_are_refused_by_name(build, named):
+    with pytest.raises(ValueError, match=named):
+        build()

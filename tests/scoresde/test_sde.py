@@ -1,0 +1,191 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import GeometricBrownianMotion, OrnsteinUhlenbeck, ScoreOnly, SquareRoot
+from strategies import every_schedule, mixtures, sdes, states, times
+
+from scoresde import VP, DiagonalSDE, Identity, ScoreEstimator, align
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+etas = st.sampled_from([0.0, 0.5, 1.0, 1.7])
+
+
+def gradient(function, z):
+    return torch.func.grad(lambda z: function(z).sum())(z)
+
+
+def divergence(field, z):
+    """Sum of the Jacobian's diagonal at one state ``(n,)``."""
+    return torch.func.jacrev(field)(z).diagonal().sum()
+
+
+def residual(f, g2, log_p, t, z):
+    """Of ``dp/dt = -div(f p) + 1/2 sum_i d_i^2 (g_i^2 p)`` at one state, over ``p``."""
+    score = gradient(lambda z: log_p(t, z), z)
+
+    def flux(z):  # of probability, over p
+        spread = torch.func.jvp(g2, (z,), (torch.ones_like(z),))[1]
+        return f(z) - (spread + g2(z) * gradient(lambda z: log_p(t, z), z)) / 2
+
+    change = torch.func.jvp(lambda t: log_p(t, z), (t,), (torch.ones_like(t),))[1]
+    return change + divergence(flux, z) + (flux(z) * score).sum()
+
+
+def log_marginal(model):
+    return lambda t, z: model.marginal(t.reshape(1)).log_prob(z)
+
+
+def check(sde, log_p, t, z, tolerance=1e-6):
+    for row in z:
+        change = torch.func.jvp(lambda t, r=row: log_p(t, r), (t,), (torch.ones_like(t),))[1]
+        left = residual(
+            lambda y: sde.f(t, y.unsqueeze(0))[0],
+            lambda y: sde.g(t, y.unsqueeze(0))[0] ** 2,
+            log_p,
+            t,
+            row,
+        )
+        assert left.abs() < tolerance * (1 + change.abs())
+
+
+@every_schedule
+@given(data=st.data())
+def test_fokker_planck(kind, data):  # invariant 29
+    sde = data.draw(sdes(kind))
+    model = data.draw(mixtures(sde))
+    (t,) = data.draw(times(sde))
+    check(sde, log_marginal(model), t[0], data.draw(states(sde)))
+
+
+@every_schedule
+@given(data=st.data(), eta=etas)
+def test_the_reverse_equation_has_the_same_marginals(kind, data, eta):  # invariants 14, 15, 29
+    """Fokker-Planck again, in the reversed time: for every amount of noise."""
+    sde = data.draw(sdes(kind))
+    model = data.draw(mixtures(sde))
+    (t,) = data.draw(times(sde))
+    forward = log_marginal(model)
+    check(sde.reverse(model, eta), lambda r, z: forward(-r, z), -t[0], data.draw(states(sde)))
+
+
+@every_schedule
+@given(data=st.data())
+def test_the_probability_flow_has_the_same_marginals(kind, data):  # invariants 15, 29
+    sde = data.draw(sdes(kind))
+    model = data.draw(mixtures(sde))
+    (t,) = data.draw(times(sde))
+    check(sde.probability_flow(model), log_marginal(model), t[0], data.draw(states(sde)))
+
+
+NONLINEAR = {
+    "geometric": GeometricBrownianMotion((2,)),
+    "square root": SquareRoot((2,)),
+}
+every_nonlinear = pytest.mark.parametrize("name", NONLINEAR)
+positions = st.lists(st.floats(0.3, 3), min_size=2, max_size=2).map(lambda v: torch.tensor([v]))
+
+
+@every_nonlinear
+@given(y=positions, t=st.floats(0.05, 1), eta=etas)
+def test_marginals_are_kept_where_noise_depends_on_the_state(name, y, t, eta):  # inv. 15, 29
+    """Needs the divergence of ``g^2``."""
+    sde, t = NONLINEAR[name], torch.tensor(t)
+    model = ScoreOnly(sde, sde.true_score)
+    check(sde, lambda t, y: sde.log_density(y, t), t, y)
+    check(sde.reverse(model, eta), lambda r, y: sde.log_density(y, -r), -t, y)
+    check(sde.probability_flow(model), lambda t, y: sde.log_density(y, t), t, y)
+
+
+@every_nonlinear
+@given(y=positions, t=st.floats(0.05, 1))
+def test_the_known_scores_are_gradients(name, y, t):
+    sde, t = NONLINEAR[name], torch.tensor(t)
+    score = gradient(lambda y: sde.log_density(y, t), y)
+    torch.testing.assert_close(sde.true_score(y, t), score)
+
+
+@given(data=st.data(), eta=etas)
+def test_a_linear_sde_run_as_a_stranger_is_the_same(data, eta):
+    """`DiagonalSDE` writes its reverse in the denoised mean; `SDE` in the score."""
+
+    class Stranger(OrnsteinUhlenbeck):
+        def f(self, t, y):
+            return sde.f(t, y)
+
+        def g(self, t, y):
+            return sde.g(t, y)
+
+    sde = data.draw(sdes("VP"))
+    model = data.draw(mixtures(sde))
+    z = data.draw(states(sde))
+    (t,) = data.draw(times(sde))
+    stranger = Stranger(basis=sde.basis)
+    for a, b in (
+        (sde.reverse(model, eta), stranger.reverse(ScoreOnly(stranger, model.score), eta)),
+        (sde.probability_flow(model), stranger.probability_flow(ScoreOnly(stranger, model.score))),
+    ):
+        time = -t[0] if hasattr(a, "eta") else t[0]
+        torch.testing.assert_close(a.f(time, z), b.f(time, z), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(a.g(time, z), b.g(time, z))
+
+
+def test_an_sde_without_a_kernel_says_so():
+    model = ScoreOnly(OrnsteinUhlenbeck((2,)), lambda z, t: -z)
+    with pytest.raises(NotImplementedError, match="OrnsteinUhlenbeck has no closed-form kernel"):
+        model.denoise(torch.zeros(1, 2), 0.5)
+
+
+def test_an_sde_without_a_prior_says_so():
+    from solvers import EulerMaruyama
+
+    model = ScoreOnly(OrnsteinUhlenbeck((2,)), lambda z, t: -z)
+    with pytest.raises(ValueError, match=r"prior: .*OrnsteinUhlenbeck"):
+        EulerMaruyama(2).sample(model, (1,))
+
+
+def test_an_estimator_must_answer_something():
+    with pytest.raises(TypeError, match="Mute: expected a denoise or a score method"):
+        type("Mute", (ScoreEstimator,), {})
+
+
+@pytest.mark.parametrize(
+    ("t", "shape"),
+    [
+        (0.5, (1,)),
+        (torch.tensor(0.5), (1,)),
+        (torch.ones(4), (4, 1)),
+        (torch.ones(4, 1), (4, 1)),
+        (torch.ones(4, 3), (4, 3)),
+        (torch.ones(1, 3), (1, 3)),
+    ],
+)
+def test_times_are_told_apart_by_their_axes(t, shape):
+    assert align(t, torch.zeros(4, 3)).shape == shape
+
+
+@pytest.mark.parametrize("t", [torch.ones(5), torch.ones(5, 1), torch.ones(2, 4, 3)])
+def test_times_that_fit_no_batch_are_refused(t):
+    with pytest.raises(ValueError, match="t: expected a number, shape"):
+        align(t, torch.zeros(4, 3))
+
+
+@given(data=st.data())
+def test_times_per_sample_are_times_one_by_one(data):
+    sde = data.draw(sdes())
+    model = data.draw(mixtures(sde))
+    z = data.draw(states(sde))
+    t = torch.cat(data.draw(times(sde, 3)))
+    for question in (model.denoise, model.score, sde.f, sde.g):
+        arguments = (lambda t, z: (t, z)) if question in (sde.f, sde.g) else (lambda t, z: (z, t))
+        together = question(*arguments(t, z))
+        alone = torch.cat([question(*arguments(t[i], z[i : i + 1])) for i in range(3)])
+        torch.testing.assert_close(together, alone, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("eta", [-0.1, float("nan")])
+def test_negative_noise_is_refused(eta):
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    with pytest.raises(ValueError, match="eta"):
+        sde.reverse(ScoreOnly(sde, lambda z, t: -z), eta)

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import every_schedule, sdes, states, times
+
+from scoresde import parametrization as forms
+from scoresde import weighting as weightings
+from scoresde.weighting import Levels
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def levels(sde, t, form="denoised", density=1.0):
+    alpha, sigma = sde.kernel(t)
+    out = forms.parametrization(form)(alpha, sigma, torch.ones_like(sigma)).out
+    return Levels(alpha, sigma, sde.rates(t)[1], out, torch.tensor([density]))
+
+
+@every_schedule
+@given(data=st.data(), density=st.floats(0.1, 10))
+def test_likelihood_weighting_is_the_fall_of_the_snr(kind, data, density):
+    sde = data.draw(sdes(kind))
+    (t,) = data.draw(times(sde))
+    slope = torch.func.jvp(lambda t: sde.log_snr(t).exp(), (t,), (torch.ones(1),))[1]
+    weight = weightings.likelihood(levels(sde, t, density=density))
+    torch.testing.assert_close(weight, -slope / 2 / density, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["noise", "score", "denoised"])
+@given(data=st.data())
+def test_a_weighting_is_the_squared_error_it_is_named_after(name, data):
+    sde = data.draw(sdes())
+    (t,) = data.draw(times(sde))
+    z, truth, guess = (data.draw(states(sde)) for _ in range(3))
+    at = levels(sde, t)
+    form = forms.parametrization(name)(at.alpha, at.sigma, torch.ones_like(at.sigma))
+    plain = (forms.predict(form, z, truth) - forms.predict(form, z, guess)) ** 2
+    weighted = weightings.weighting(name)(at) * (truth - guess) ** 2
+    torch.testing.assert_close(weighted, plain, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", forms.PARAMETRIZATIONS)
+@given(data=st.data())
+def test_prediction_weighting_is_the_squared_error_of_the_network(form, data):
+    sde = data.draw(sdes())
+    (t,) = data.draw(times(sde))
+    z, truth, guess = (data.draw(states(sde)) for _ in range(3))
+    at = levels(sde, t, form)
+    affine = forms.parametrization(form)(at.alpha, at.sigma, torch.ones_like(at.sigma))
+    plain = (forms.predict(affine, z, truth) - forms.predict(affine, z, guess)) ** 2
+    weighted = weightings.prediction(at) * (truth - guess) ** 2
+    torch.testing.assert_close(weighted, plain, rtol=1e-6, atol=1e-9)
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'likelihood'"):
+        weightings.weighting("likelyhood")
