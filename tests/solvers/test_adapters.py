@@ -1,0 +1,226 @@
+"""torchsde and torchdiffeq run on our equations as they are, and ours on theirs."""
+
+import pytest
+import torch
+import torchdiffeq
+import torchsde
+from laws import marginal, push
+from models import SOLVERS, GeometricBrownianMotion, OrnsteinUhlenbeck, ScoreOnly, SquareRoot
+from strategies import gaussian, mixture
+from torch.distributions import Independent, LogNormal
+
+from scoresde import VP, DiagonalSDE, Identity, Noise
+from scoresde.grid import GRIDS
+from solvers import EulerMaruyama, TorchDiffEq, TorchSDE
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def bed():
+    return DiagonalSDE(VP(0.3, 6.0, eps=0.1), Identity((2,)), [1.0, 0.6], [1.0, 0.7])
+
+
+def brownian(start, end, rows, n):
+    return torchsde.BrownianInterval(
+        start,
+        end,
+        size=(rows, n),
+        entropy=0,
+        dtype=torch.double,
+        levy_area_approximation="space-time",
+    )
+
+
+@pytest.mark.parametrize("method", ["euler", "milstein", "srk"])
+def test_sdeint_diffuses_as_the_kernel(method):
+    sde, count = bed(), 4000
+    z = torch.tensor([[1.0, -2.0]]).expand(count, 2)
+    bm = brownian(0.0, 1.0, count, 2)
+    end = torchsde.sdeint(sde, z, torch.tensor([0.0, 1.0]), bm=bm, method=method, dt=0.01)[-1]
+    alpha, sigma = sde.kernel(torch.tensor([1.0]))
+    error = sigma / count**0.5
+    assert ((end.mean(0) - alpha * z[0]).abs() < 5 * error + 0.02).all()
+    assert ((end.var(0) / sigma**2 - 1).abs() < 5 * (2 / count) ** 0.5 + 0.03).all()
+
+
+def test_sdeint_runs_back_to_the_data():
+    model = gaussian(bed(), 3)
+    sde, count = model.sde, 4000
+    top, bottom = marginal(model, sde.T), marginal(model, sde.eps)
+    z = top.sample((count,))
+    ts = torch.tensor([-sde.T, -sde.eps])
+    bm = brownian(-sde.T, -sde.eps, count, 2)
+    end = torchsde.sdeint(sde.reverse(model), z, ts, bm=bm, method="euler", dt=0.01)[-1]
+    assert ((end.mean(0) - bottom.mean).abs() / bottom.stddev).max() < 5 / count**0.5 + 0.03
+    error = (end.mT.cov() - bottom.covariance_matrix).norm() / bottom.covariance_matrix.norm()
+    assert error < 5 * (2 / count) ** 0.5 + 0.03
+
+
+def test_odeint_runs_the_flow_both_ways():
+    model = mixture(bed(), 3)
+    sde = model.sde
+    flow = sde.probability_flow(model)
+    z = model.marginal(torch.tensor([sde.eps])).sample((8,))
+    up = torch.tensor([sde.eps, sde.T])
+    top = torchdiffeq.odeint(flow, z, up, rtol=1e-10, atol=1e-10)[-1]
+    # one-dimensional mass is not moved past itself: a rank is a rank
+    back = torchdiffeq.odeint(flow, top, up.flip(0), rtol=1e-10, atol=1e-10)[-1]
+    torch.testing.assert_close(back, z, rtol=1e-6, atol=1e-6)
+    ours = TorchDiffEq(method="dopri8", rtol=1e-10, atol=1e-10)
+    reverse = ours.integrate(sde.reverse(model, 0.0), top, -up.flip(0), Noise())
+    torch.testing.assert_close(reverse, z, rtol=1e-6, atol=1e-6)
+
+
+def test_the_flow_of_a_gaussian_is_known():
+    """In one dimension it keeps every value at its number of standard deviations."""
+    model = gaussian(DiagonalSDE(VP(0.3, 6.0, eps=0.1), Identity((1,))), 3)
+    top, bottom = (marginal(model, t) for t in (1.0, 0.1))
+    q = torch.linspace(-3, 3, 7)[:, None]
+    ts = torch.tensor([0.1, 1.0])
+    flow = model.sde.probability_flow(model)
+    end = torchdiffeq.odeint(flow, bottom.mean + q * bottom.stddev, ts, rtol=1e-9, atol=1e-9)[-1]
+    torch.testing.assert_close(end, top.mean + q * top.stddev, rtol=1e-6, atol=1e-6)
+
+
+def test_torchsde_is_our_euler_on_the_same_noise():
+    """Step by step the same numbers, on a grid of unequal steps."""
+    model = mixture(bed(), 3)
+    reverse, z = model.sde.reverse(model), torch.randn(5, 2)
+    ts = -GRIDS["log_snr"](model.sde, 20)
+    ends = [
+        solver.integrate(reverse, z, ts, Noise(torch.Generator().manual_seed(0)))
+        for solver in (TorchSDE(), EulerMaruyama(), TorchSDE(method="milstein"))
+    ]
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-9)
+    assert torch.isfinite(ends[2]).all()
+
+
+@pytest.mark.parametrize("method", ["euler", "milstein", "srk"])
+def test_milstein_and_srk_beat_euler_where_noise_depends_on_the_state(method):
+    """Strong errors against the solution of geometric Brownian motion on the same path."""
+    sde, count = GeometricBrownianMotion((1,)), 500
+    steps = {n: torch.randn(n, count, 1, generator=torch.Generator().manual_seed(1)) for n in (64,)}
+
+    class Given(Noise):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def __call__(self, like):
+            self.calls += 1
+            # srk asks twice a step: for the increment, then for its integral
+            per = 2 if method == "srk" else 1
+            i, second = divmod(self.calls - 1, per)
+            if second:
+                return torch.randn(like.shape, generator=torch.Generator().manual_seed(i))
+            return steps[64][i]
+
+    ts = torch.linspace(0, 1, 65)
+    y = torch.ones(count, 1)
+    end = TorchSDE(method=method).integrate(sde, y, ts, Given())
+    w = steps[64].sum(0) / 8
+    truth = torch.exp((sde.mu - sde.s**2 / 2) + sde.s * w)
+    error = (end - truth).abs().mean()
+    assert error < {"euler": 0.04, "milstein": 0.008, "srk": 0.002}[method]
+
+
+def test_a_users_sde_runs_under_sdeint():
+    sde, count = GeometricBrownianMotion((1,)), 4000
+    y = torch.exp(sde.mean + sde.std * torch.randn(count, 1))
+    bm = brownian(0.0, 1.0, count, 1)
+    end = torchsde.sdeint(sde, y, torch.tensor([0.0, 1.0]), bm=bm, method="milstein", dt=0.01)[-1]
+    mean, variance = sde.log_moments(torch.tensor(1.0))
+    assert (end.log().mean() - mean).abs() < 5 * (variance / count) ** 0.5 + 0.01
+    assert (end.log().var() / variance - 1).abs() < 5 * (2 / count) ** 0.5 + 0.02
+
+
+def lognormal(sde, t):
+    mean, variance = sde.log_moments(torch.tensor(t))
+    return LogNormal(mean.expand(1), variance.sqrt().expand(1))
+
+
+ODE = list(SOLVERS)
+STOCHASTIC = [name for name, solver in SOLVERS.items() if solver.weak_order is not None]
+
+
+@pytest.mark.parametrize("name", ODE)
+def test_the_flow_of_geometric_brownian_motion_keeps_quantiles(name):
+    """Deterministic: needs the divergence of ``g^2``."""
+    sde = GeometricBrownianMotion((1,), eps=0.0)
+    model = ScoreOnly(sde, sde.true_score)
+    q = torch.linspace(0.02, 0.98, 9)[:, None]
+    ts = torch.linspace(-1, 0, 201)
+    start, truth = lognormal(sde, 1.0).icdf(q), lognormal(sde, 0.0).icdf(q)
+    found = SOLVERS[name]().integrate(sde.reverse(model, 0.0), start, ts, Noise())
+    torch.testing.assert_close(found, truth, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_geometric_brownian_motion_is_reversed(name, eta):
+    sde = GeometricBrownianMotion((1,), eps=0.0)
+    sde.prior = Independent(lognormal(sde, 1.0), 1)
+    model = ScoreOnly(sde, sde.true_score)
+    count = 8000
+    solver = SOLVERS[name](100, eta=eta)
+    x = solver.sample(model, (count,), generator=torch.Generator().manual_seed(0)).log()
+    assert (x.mean() - sde.mean).abs() < 5 * sde.std / count**0.5 + 0.01
+    assert (x.var() / sde.std**2 - 1).abs() < 5 * (2 / count) ** 0.5 + 0.03
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_square_root_process_is_reversed(name, eta):
+    """In equilibrium: running back leaves the Gamma distribution alone."""
+    sde = SquareRoot((1,), eps=0.0)
+    gamma = torch.distributions.Gamma(torch.tensor([sde.shape]), torch.tensor([sde.rate]))
+    sde.prior = Independent(gamma, 1)
+    model = ScoreOnly(sde, sde.true_score)
+    count = 8000
+    x = SOLVERS[name](100, eta=eta).sample(
+        model, (count,), generator=torch.Generator().manual_seed(0)
+    )
+    assert ((x.mean() - gamma.mean).abs() < 5 * gamma.stddev / count**0.5 + 0.01).all()
+    kurtosis = 3 + 6 / sde.shape
+    allowed = 5 * ((kurtosis - 1) / count) ** 0.5 + 0.02
+    assert ((x.var() / gamma.variance - 1).abs() < allowed).all()
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_an_ornstein_uhlenbeck_process_is_reversed(name, eta):
+    """Exact moments: data ``N(2, 1/4)`` under a drift and a diffusion alone."""
+    sde = OrnsteinUhlenbeck((1,), eps=0.0)
+
+    def law(t):
+        decay = torch.exp(-torch.as_tensor(t))
+        variance = 1 + (0.25 - 1) * decay**2
+        return torch.distributions.MultivariateNormal(
+            (2 * decay).reshape(1), variance.reshape(1, 1)
+        )
+
+    model = ScoreOnly(sde, lambda z, t: (law(t).mean - z) / law(t).variance)
+    ts = torch.linspace(-1, 0, 201)
+    mean, covariance = push(SOLVERS[name](), sde.reverse(model, eta), law(1.0), ts)
+    torch.testing.assert_close(mean, torch.tensor([2.0]), rtol=1e-2, atol=0)
+    torch.testing.assert_close(covariance, torch.tensor([[0.25]]), rtol=3e-2, atol=0)
+
+
+def test_torchdiffeq_refuses_noise():
+    model = gaussian(bed())
+    with pytest.raises(ValueError, match="eta: expected 0"):
+        TorchDiffEq(eta=1.0).sample(model, (2,))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchdiffeq_explains_why_it_gave_up():
+    model = ScoreOnly(bed(), lambda z, t: z * torch.nan)
+    with pytest.raises(FloatingPointError, match=r"torchdiffeq \(dopri5\) gave up between"):
+        TorchDiffEq().sample(model, (2,))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+@pytest.mark.parametrize("method", ["euler", "milstein", "srk"])
+def test_torchsde_takes_states_of_any_batch_shape(method, shape):
+    model = gaussian(bed())
+    assert TorchSDE(5, eta=1.0, method=method).sample(model, shape).shape == (*shape, 2)

@@ -1,0 +1,172 @@
+"""Every SDE, every kind of estimator and every solver together: means and covariances."""
+
+import pytest
+import torch
+from laws import events, extrapolate, law, marginal, with_true_prior
+from models import SOLVERS, ExactDenoising, OrnsteinUhlenbeck, ScoreOnly
+from strategies import SCHEDULES, gaussian, mixture, rotation
+from torch.distributions import MultivariateNormal
+
+from estimators import GaussianMixture
+from scoresde import (
+    EDM,
+    PCA,
+    VE,
+    VP,
+    Cosine,
+    DiagonalSDE,
+    Haar,
+    Identity,
+    LogLinear,
+    RectifiedFlow,
+    SubVP,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+EPS = 0.01
+BUILD = {
+    "VP": lambda: VP(eps=EPS),
+    "SubVP": lambda: SubVP(eps=EPS),
+    "VE": lambda: VE(0.05, 5.0, eps=EPS),
+    "Cosine": lambda: Cosine(-8.0, eps=EPS),
+    "LogLinear": lambda: LogLinear(7.0, -7.0, eps=EPS),
+    "EDM": lambda: EDM(0.05, 5.0),
+    "RectifiedFlow": lambda: RectifiedFlow(0.99, eps=EPS),
+}
+SHAPES = {
+    "uniform": lambda schedule: DiagonalSDE(schedule, Identity((2,))),
+    "non-uniform": lambda schedule: DiagonalSDE(schedule, Haar((2,), 1), [1.0, 1.7], [1.0, 0.6]),
+    "slow": lambda schedule: DiagonalSDE(schedule, PCA(rotation(2, 1)), [1.0, 0.6]),
+}
+
+
+class Stranger(OrnsteinUhlenbeck):
+    """A linear SDE known by its drift and diffusion only."""
+
+    def __init__(self, sde):
+        super().__init__(basis=sde.basis, T=sde.T, eps=sde.eps)
+        self.inner = sde
+
+    def f(self, t, y):
+        return self.inner.f(t, y)
+
+    def g(self, t, y):
+        return self.inner.g(t, y)
+
+    def level(self, t):
+        return self.inner.level(t)
+
+    def breakpoints(self):
+        return self.inner.breakpoints()
+
+
+def stranger(exact):
+    sde = Stranger(exact.sde)
+    sde.prior = exact.sde.prior
+    return ScoreOnly(sde, exact.score)
+
+
+def as_mixture(exact):
+    """The same Gaussian, as two components that are equal."""
+    twin = GaussianMixture.__new__(GaussianMixture)
+    twin.__dict__ = {**exact.__dict__}
+    twin._buffers = {
+        "log_weights": torch.tensor([0.3, 0.7]).log(),
+        "means": exact.means.repeat(2, 1),
+        "covariances": exact.covariances.repeat(2, 1, 1),
+    }
+    return twin
+
+
+ESTIMATORS = {
+    "gaussian": lambda exact: exact,
+    "gaussian-mixture": as_mixture,
+    "denoising": lambda exact: ExactDenoising(exact, data_std=0.7),
+    "score only": lambda exact: ScoreOnly(exact.sde, exact.score),
+    "score only, no kernel": stranger,
+}
+# steps for the ODE and for the SDE; explicit methods need more to be stable
+STEPS = {
+    "ddim": (32, 48),
+    "euler-maruyama": (64, 64),
+    "exponential-multistep": (24, 24),
+    "heun": (32, 48),
+    "torchdiffeq": (1, None),
+    "torchsde": (64, 64),
+}
+PAIRS = [
+    (name, eta)
+    for name, solver in SOLVERS.items()
+    for eta in ((0.0,) if solver.weak_order is None else (0.0, 1.0))
+]
+
+
+def agree(found, truth, tolerance):
+    """Means in units of the standard deviation, covariances in relative norm."""
+    (mean, covariance), (true_mean, true_covariance) = found, truth
+    unit = true_covariance.diagonal().sqrt()
+    assert ((mean - true_mean) / unit).abs().max() < tolerance
+    assert (covariance - true_covariance).norm() < tolerance * true_covariance.norm()
+
+
+def test_all_solvers_and_schedules_are_here():
+    assert set(STEPS) == set(SOLVERS)
+    assert set(BUILD) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("shape", ["uniform", "non-uniform"])
+@pytest.mark.parametrize("schedule", BUILD)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("name", "eta"), PAIRS)
+def test_samples_have_the_datas_moments(name, eta, estimator, schedule, shape):  # inv. 14, 15
+    """Exact moments of the samples, extrapolated in the steps at the order declared."""
+    exact = with_true_prior(gaussian(SHAPES[shape](BUILD[schedule]()), 11))
+    model = ESTIMATORS[estimator](exact)
+    steps, order = STEPS[name][eta > 0], declared(name, eta)
+    if estimator == "score only, no kernel":
+        # exponential solvers are explicit then, and take the noise of a step at its start
+        steps = max(64, steps)
+        order = min(order, 2) if eta == 0 or name == "heun" else 1
+    found = extrapolate(lambda n: law(SOLVERS[name](n, eta=eta), model), steps, order)
+    agree(found, events(exact, marginal(exact, exact.sde.eps)), 0.03)
+
+
+def declared(name, eta):
+    return SOLVERS[name].weak_order if eta else SOLVERS[name]().order
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("name", "eta"), PAIRS)
+def test_samples_of_a_mixture_have_its_moments(name, eta, shape):  # invariants 14, 15
+    model = mixture(SHAPES[shape](VP(eps=EPS)), 4, 2)
+    sde = model.sde
+    sde.prior = model.marginal(torch.tensor([sde.T]))
+    count = 2000
+    solver = SOLVERS[name](120, eta=eta)
+    x = solver.sample(model, (count,), generator=torch.Generator().manual_seed(0))
+    law = model.marginal(torch.tensor([sde.eps]))
+    truth = events(model, MultivariateNormal(law.mean, _covariance(law)))
+    # five standard errors and the error of a first-order solver
+    agree((x.mean(0), x.mT.cov()), truth, 5 * (2 / count) ** 0.5 + 0.08)
+
+
+def _covariance(law):
+    weights, parts = law.mixture_distribution.probs, law.component_distribution
+    gap = parts.mean - law.mean
+    within = (weights[:, None, None] * parts.covariance_matrix).sum(0)
+    return within + torch.einsum("k,ki,kj->ij", weights, gap, gap)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0, 1.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_marginals_do_not_depend_on_the_amount_of_noise(eta, shape):  # invariant 15
+    """At every time on the way, by a second-order solver."""
+    exact = with_true_prior(gaussian(SHAPES[shape](VP(eps=EPS)), 5))
+    sde = exact.sde
+    times = SOLVERS["heun"](150).times(sde)
+    for end in (0.6, 0.2, EPS):
+        grid = torch.cat([times[times > end], torch.tensor([end])])
+        solver = SOLVERS["heun"](eta=eta, grid=lambda sde, steps, grid=grid: grid)
+        found = law(solver, exact)
+        agree(found, events(exact, marginal(exact, end)), 0.03)

@@ -1,0 +1,149 @@
+"""Solvers converge at the order they declare: measured under schedules that differ by component."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from laws import marginal, push, with_true_prior
+from models import SOLVERS, ScoreOnly
+from strategies import gaussian, mixture
+
+from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise
+from scoresde.grid import GRIDS
+from solvers import TorchDiffEq, TorchSDE
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+BASIS = {"event_shape": (3,), "blocks": {"a": 2, "b": 1}}
+SDES = {
+    "VP": lambda: DiagonalSDE(
+        VP(0.3, [6.0, 9.0], eps=0.1), Identity(**BASIS), [1.0, 0.6], [1.0, 0.7]
+    ),
+    "VE": lambda: DiagonalSDE(
+        VE([0.3, 0.5], [3.0, 5.0], eps=0.1), Identity(**BASIS), [1.0, 0.7], [1.0, 0.7]
+    ),
+    # a clock that stops: rates jump on the way
+    "stopping": lambda: DiagonalSDE(VP(0.3, 9.0, eps=0.1), Identity(**BASIS), [1.0, 2.0]),
+    "log-linear": lambda: DiagonalSDE(
+        LogLinear([4.0, 5.0], [-4.0, -3.0], eps=0.05), Identity(**BASIS), [1.0, 1.5], [1.0, 0.7]
+    ),
+}
+METHODS = {
+    **{f"torchdiffeq-{m}": TorchDiffEq(method=m) for m in ("euler", "midpoint", "heun2", "heun3")},
+    "torchdiffeq-rk4": TorchDiffEq(method="rk4"),
+    "torchsde-milstein": TorchSDE(method="milstein"),
+    "torchsde-srk": TorchSDE(method="srk"),
+    **{name: solver() for name, solver in SOLVERS.items() if name != "torchdiffeq"},
+}
+each_sde = pytest.mark.parametrize("case", SDES)
+
+
+def slope(counts, errors):
+    """Minus the exponent of a power law."""
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+
+
+@functools.cache
+def flow(case):
+    """The reverse ODE of a mixture, states at its start and, to many digits, at its end."""
+    sde = SDES[case]()
+    model = mixture(sde, 3)
+    reverse = sde.reverse(model, 0.0)
+    torch.manual_seed(1)
+    z = model.marginal(torch.tensor([sde.T])).sample((8,))
+    solver = TorchDiffEq(method="dopri8", rtol=1e-11, atol=1e-11)
+    return reverse, z, solver.integrate(reverse, z, torch.tensor([-sde.T, -sde.eps]), Noise())
+
+
+@each_sde
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("grid", ["log_snr", "uniform_time"])
+def test_order_on_the_probability_flow_of_a_mixture(name, case, grid):  # invariant 39
+    solver, (reverse, z, end) = METHODS[name], flow(case)
+    counts = [16, 32, 64] if name in {"torchsde-srk", "torchdiffeq-rk4"} else [32, 64, 128]
+    errors = [
+        (solver.integrate(reverse, z, -GRIDS[grid](reverse.sde, n), Noise()) - end).abs().mean()
+        for n in counts
+    ]
+    assert slope(counts, errors) == pytest.approx(solver.order, abs=0.25)
+
+
+@each_sde
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s.weak_order is not None])
+def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
+    """Means and covariances of the samples' law, exact."""
+    solver = SOLVERS[name]()
+    model = with_true_prior(gaussian(SDES[case](), 3))
+    sde = model.sde
+    reverse, end = sde.reverse(model, eta), marginal(model, sde.eps)
+    counts = [24, 48, 96]
+    errors = []
+    for n in counts:
+        mean, covariance = push(solver, reverse, sde.prior, -GRIDS["uniform_time"](sde, n))
+        errors.append((covariance - end.covariance_matrix).norm().item())
+        errors[-1] += (mean - end.mean).norm().item()
+    assert slope(counts, errors) == pytest.approx(solver.weak_order, abs=0.25)
+
+
+@pytest.mark.parametrize("case", ["VP", "stopping"])
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"])
+def test_adaptive_methods_follow_their_tolerance(method, case):
+    reverse, z, end = flow(case)
+    ts = torch.tensor([-reverse.T, -reverse.eps])
+    loose, tight = (
+        (TorchDiffEq(method=method, rtol=tol, atol=tol).integrate(reverse, z, ts, Noise()) - end)
+        .abs()
+        .max()
+        for tol in (1e-3, 1e-6)
+    )
+    assert tight < loose / 10
+    assert tight < 2e-3
+
+
+@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s.weak_order is not None])
+def test_euler_maruyama_moments_converge_to_the_kernel(name):  # invariant 4
+    """Diffusing forward, from a Gaussian: exact for those that know the kernel."""
+    sde = SDES["stopping"]()
+    model = gaussian(sde, 3)
+    start, end = marginal(model, sde.eps), marginal(model, sde.T)
+    counts = [24, 48, 96]
+    errors = []
+    for n in counts:
+        mean, covariance = push(SOLVERS[name](), sde, start, GRIDS["uniform_time"](sde, n).flip(0))
+        errors.append((covariance - end.covariance_matrix).norm().item())
+        errors[-1] += (mean - end.mean).norm().item()
+    if max(errors) > 1e-9:
+        assert slope(counts, errors) == pytest.approx(SOLVERS[name].weak_order, abs=0.25)
+    assert errors[-1] < 0.1
+    assert (max(errors) < 1e-9) == (name in {"ddim", "exponential-multistep"})
+
+
+def test_the_multistep_solver_is_of_first_order_in_law_where_it_does_not_know_the_noise():
+    """It takes ``g`` at the start of a step then, as it says."""
+    model = with_true_prior(gaussian(SDES["VP"](), 3))
+
+    class Stranger(SDE):
+        def f(self, t, y):
+            return model.sde.f(t, y)
+
+        def g(self, t, y):
+            return model.sde.g(t, y)
+
+    sde = Stranger(basis=model.sde.basis, eps=0.1)
+    reverse, end = sde.reverse(ScoreOnly(sde, model.score)), marginal(model, 0.1)
+    counts = [48, 96, 192]
+    errors = []
+    for n in counts:
+        ts = torch.linspace(-1, -0.1, n + 1)
+        covariance = push(SOLVERS["exponential-multistep"](), reverse, model.sde.prior, ts)[1]
+        errors.append((covariance - end.covariance_matrix).norm().item())
+    assert slope(counts, errors) == pytest.approx(1, abs=0.25)
+
+
+def test_a_power_law_has_its_exponent():
+    counts = [8, 16, 32]
+    assert slope(counts, [3 / n**2 for n in counts]) == pytest.approx(2)
+    assert math.isclose(slope(counts, [1.0, 1.0, 1.0]), 0, abs_tol=1e-12)
