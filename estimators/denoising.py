@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
-from scoresde.checks import expect, finite
+from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid, within
@@ -161,15 +161,12 @@ def measure(sde: SDE, data: Tensor) -> dict[str, Tensor]:
     """The data's mean per component and standard deviation per block, in an SDE's basis.
 
     Args:
-        sde: Its basis and blocks are used.
+        sde: Its basis is used.
         data: Events, ``(N, *event_shape)``.
 
     Returns:
-        ``{"data_mean": (n,), "data_std": (blocks,)}``, arguments of `Denoising`; deviations are
-        at least 1e-3 of the largest, so that constant components stay harmless.
+        ``{"data_mean": (n,), "data_std": (blocks,)}``, arguments of `Denoising`; see
+        `scoresde.Basis.moments`.
     """
-    finite("data", data)
-    z = sde.basis(data.double())
-    variance = sde.basis.blocks.mean(z.var(0, correction=0))
-    floor = 1e-6 * variance.amax().clamp(min=1e-12)
-    return {"data_mean": z.mean(0), "data_std": variance.clamp(min=floor).sqrt()}
+    mean, std = sde.basis.moments(data)
+    return {"data_mean": mean, "data_std": std}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde import checkpoint, config
-from scoresde.bases import PCA, Basis
+from scoresde.bases import PCA
 from scoresde.checkpoint import CheckpointError
 from scoresde.checks import nearest
 from scoresde.config import ConfigError
@@ -21,7 +21,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.solver import Solver
 from scoresde.training import History, Training, events
 
-_MEASURED = ("data_mean", "data_std")
+_MEASURED = {"data_mean", "data_std"}
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
 
 
@@ -64,8 +64,10 @@ class Model:
             known["basis"] = config.build(sde["basis"], "sde.basis", known)
             sde = {key: value for key, value in sde.items() if key != "basis"}
         if data is not None and "basis" in known:
-            facts = {**facts, **statistics(known["basis"], data)}
-        known |= {key: torch.tensor(facts[key], dtype=torch.float64) for key in _MEASURED if key in facts}
+            mean, std = known["basis"].moments(data)
+            facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
+        for key in _MEASURED & facts.keys():
+            known[key] = torch.tensor(facts[key], dtype=torch.float64)
         known["sde"] = config.build(sde, "sde", known)
         known["estimator"] = config.build(settings["estimator"], "estimator", known)
         solver = config.build(settings["solver"], "solver", known)
@@ -131,14 +133,6 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
         return split(load(**options), 1 - share, seed)
     except TypeError as error:
         raise ConfigError(f"data: {error}") from error
-
-
-def statistics(basis: Basis, data: Tensor) -> dict[str, list[float]]:
-    """Mean per component and standard deviation per block of coefficients, as JSON has them."""
-    z = basis(data.double())
-    variance = basis.blocks.mean(z.var(0, correction=0))
-    std = variance.clamp(min=1e-6 * float(variance.amax().clamp(min=1e-12))).sqrt()
-    return {"data_mean": z.mean(0).tolist(), "data_std": std.tolist()}
 
 
 def _components(facts: Mapping[str, Any], data: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, floating, trailing_shape
+from scoresde.checks import expect, finite, floating, trailing_shape
 
 
 class Basis(nn.Module, ABC):
@@ -107,6 +107,26 @@ class Basis(nn.Module, ABC):
     def unflatten(self, z: Tensor) -> Tensor:
         """``(*batch, n)`` to ``(*batch, *event_shape)``, row-major."""
         return z.reshape(*z.shape[:-1], *self.event_shape)
+
+    def moments(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of every coefficient and standard deviation of every block.
+
+        Args:
+            data: Events, ``(N, *event_shape)``.
+
+        Returns:
+            ``(n,)`` and ``(blocks,)``, in float64; deviations are at least 1e-3 of the largest,
+            so that constant coefficients do no harm as a scale.
+
+        Raises:
+            TypeError: If ``data`` is not a floating-point tensor.
+            ValueError: If its trailing shape is not the event shape, or it is not finite.
+        """
+        finite("data", data)
+        z = self(data.double())
+        variance = self.blocks.mean(z.var(0, correction=0))
+        floor = 1e-6 * variance.amax().clamp(min=1e-12)
+        return z.mean(0), variance.clamp(min=floor).sqrt()
 
     def extra_repr(self) -> str:
         """Shape and blocks, for ``print(basis)``."""
