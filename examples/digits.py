@@ -191,7 +191,9 @@ def main() -> None:
         generator = torch.Generator().manual_seed(1)
         picture(
             f"trajectory-{slug}.png",
-            plots.trajectory(model, ExponentialMultistep(24), generator=generator),
+            plots.trajectory(
+                model, ExponentialMultistep(48, grid="uniform_time"), generator=generator
+            ),
         )
     picture("samples.png", plots.image_grid(panels))
     picture(
