@@ -68,7 +68,7 @@ class GaussianMixture(Precise, ScoreEstimator):
         finite("covariances", c)
         lowest = torch.linalg.eigvalsh(c).amin()
         expect(
-            torch.allclose(c, c.mT, atol=1e-6) and bool(lowest > -1e-6 * c.abs().amax()),
+            torch.allclose(c, c.mT, atol=1e-6) and bool(lowest >= -1e-6 * c.abs().amax()),
             "covariances",
             "symmetric positive semi-definite matrices",
             f"lowest eigenvalue {lowest:.3g}",

@@ -158,8 +158,10 @@ class DiagonalSDE(Precise, SDE):
 
     def log_snr(self, t: Tensor, dim: int | None = None) -> Tensor:
         """``log(alpha_i^2 / sigma_i^2)``, ``(*, 1 | n)``."""
-        alpha, sigma = self.kernel(t, dim)
-        return 2 * (alpha.log() - sigma.log())
+        schedule, tau, _ = self._read(t)
+        unit = self.blocks.expand(self.scale.to(tau)).log()
+        value = self.blocks.expand(schedule.log_snr(tau)) - 2 * unit
+        return self._components(value, dim)
 
     def _read(self, t: Tensor) -> tuple[Schedule, Tensor, Tensor]:
         """The schedule, the times at which components read it, and their clocks' rates."""
@@ -287,9 +289,12 @@ class DiagonalSDE(Precise, SDE):
         """
         times = ts.to(like.device).unsqueeze(-1)
         alpha, sigma = self.kernel(times, like.shape[-1])
-        (a_t, a_s), (s_t, s_s) = (alpha[:-1], alpha[1:]), (sigma[:-1], sigma[1:])
-        ratio = torch.where(s_t == 0, a_s / a_t, s_s / s_t)
-        q = torch.where(s_t == 0, 1.0, a_t / a_s * ratio)
+        a_s, (s_t, s_s) = alpha[1:], (sigma[:-1], sigma[1:])
+        # by logarithms: a signal may be too weak for its factor to be told from 0
+        schedule, tau, _ = self._read(times)
+        gained = self._components(schedule.log_alpha(tau), like.shape[-1]).diff(dim=0)
+        ratio = torch.where(s_t == 0, gained.exp(), s_s / s_t)
+        q = torch.where(s_t == 0, 1.0, ratio * (-gained).exp())
         columns = [ratio * q ** (eta**2), a_s * (1 - q ** (1 + eta**2)), -q.log()]
         if eta:
             columns.append(s_s * (1 - q ** (2 * eta**2)).clamp(min=0).sqrt())

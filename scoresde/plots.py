@@ -57,18 +57,22 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
         columns: Images per row of a grid.
     """
     rows = max(-(-len(images) // columns) for images in panels.values())
-    figure = _figure(0.42 * columns * len(panels) + 0.4, 0.42 * rows + 0.5)
-    parts = figure.subfigures(1, len(panels), squeeze=False, wspace=0.04)[0]
-    for part, (title, images) in zip(parts, panels.items(), strict=True):
-        part.suptitle(title, fontsize=9)
-        cells = part.subplots(
-            rows, columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06}
-        )
-        for i, axes in enumerate(cells.flat):
-            axes.set_axis_off()
-            if i < len(images):
-                _show(axes, images[i])
+    figure = _figure(0.32 * columns * len(panels) + 0.3, 0.32 * rows + 0.5)
+    cells = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, images) in zip(cells, panels.items(), strict=True):
+        _show(axes, _mosaic(images, columns))
+        axes.set_title(title, fontsize=9)
     return figure
+
+
+def _mosaic(images: Tensor, columns: int) -> Tensor:
+    """Images ``(N, C, H, W)`` as one, in rows, with white lines between them."""
+    framed = torch.nn.functional.pad(images.detach().float().cpu(), (1, 0, 1, 0), value=1.0)
+    rows = -(-len(framed) // columns)
+    blank = framed.new_ones(rows * columns - len(framed), *framed.shape[1:])
+    tiles = torch.cat([framed, blank]).unflatten(0, (rows, columns))
+    mosaic: Tensor = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return mosaic[:, 1:, 1:]
 
 
 def schedules(sde: DiagonalSDE, title: str = "") -> Figure:

@@ -8,7 +8,7 @@ import time
 import attrs
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from scoresde.checks import expect
@@ -46,7 +46,8 @@ class Training:
         warmup: Share of the steps over which the rate rises.
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
-        ema: Decay of the exponential moving average of the weights, per update.
+        ema: Decay of the exponential moving average of the weights, per update; smaller among
+            the first updates, so that the average forgets the untrained weights.
         measurements: How often the held-out loss is measured.
     """
 
@@ -72,6 +73,11 @@ class Training:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
+    def averaged(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        """A weight's moving average, ``count`` updates after the first."""
+        decay = min(self.ema, (1 + int(count)) / (10 + int(count)))
+        return average.lerp(value, 1 - decay)
+
     def fit(
         self,
         estimator: ScoreEstimator,
@@ -96,7 +102,7 @@ class Training:
         """
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
-        average = AveragedModel(estimator, multi_avg_fn=get_ema_multi_avg_fn(self.ema))
+        average = AveragedModel(estimator, avg_fn=self.averaged)
         optimizer = torch.optim.AdamW(
             estimator.parameters(), lr=self.lr, weight_decay=self.weight_decay
         )
