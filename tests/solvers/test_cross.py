@@ -28,7 +28,7 @@ EPS = 0.01
 BUILD = {
     "VP": lambda: VP(eps=EPS),
     "SubVP": lambda: SubVP(eps=EPS),
-    "VE": lambda: VE(0.05, 5.0, eps=EPS),
+    "VE": lambda: VE(0.1, 3.0, eps=EPS),
     "Cosine": lambda: Cosine(-8.0, eps=EPS),
     "LogLinear": lambda: LogLinear(7.0, -7.0, eps=EPS),
     "EDM": lambda: EDM(0.05, 5.0),
@@ -88,12 +88,12 @@ ESTIMATORS = {
 }
 # steps for the ODE and for the SDE; explicit methods need more to be stable
 STEPS = {
-    "ddim": (32, 48),
-    "euler-maruyama": (64, 64),
-    "exponential-multistep": (24, 24),
-    "heun": (32, 48),
+    "ddim": (24, 40),
+    "euler-maruyama": (48, 48),
+    "exponential-multistep": (16, 20),
+    "heun": (24, 32),
     "torchdiffeq": (1, None),
-    "torchsde": (64, 64),
+    "torchsde": (48, 48),
 }
 PAIRS = [
     (name, eta)
@@ -115,9 +115,10 @@ def test_all_solvers_and_schedules_are_here():
     assert set(BUILD) == set(SCHEDULES)
 
 
-@pytest.mark.parametrize("shape", ["uniform", "non-uniform"])
 @pytest.mark.parametrize("schedule", BUILD)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("estimator", "shape"), [("gaussian", "uniform"), *((e, "non-uniform") for e in ESTIMATORS)]
+)
 @pytest.mark.parametrize(("name", "eta"), PAIRS)
 def test_samples_have_the_datas_moments(name, eta, estimator, schedule, shape):  # inv. 14, 15
     """Exact moments of the samples, extrapolated in the steps at the order declared."""
@@ -126,7 +127,7 @@ def test_samples_have_the_datas_moments(name, eta, estimator, schedule, shape): 
     steps, order = STEPS[name][eta > 0], declared(name, eta)
     if estimator == "score only, no kernel":
         # exponential solvers are explicit then, and take the noise of a step at its start
-        steps = max(64, steps)
+        steps = max(48, steps)
         order = min(order, 2) if eta == 0 or name == "heun" else 1
     found = extrapolate(lambda n: law(SOLVERS[name](n, eta=eta), model), steps, order)
     agree(found, events(exact, marginal(exact, exact.sde.eps)), 0.03)
@@ -164,7 +165,7 @@ def test_the_marginals_do_not_depend_on_the_amount_of_noise(eta, shape):  # inva
     """At every time on the way, by a second-order solver."""
     exact = with_true_prior(gaussian(SHAPES[shape](VP(eps=EPS)), 5))
     sde = exact.sde
-    times = SOLVERS["heun"](150).times(sde)
+    times = SOLVERS["heun"](90).times(sde)
     for end in (0.6, 0.2, EPS):
         grid = torch.cat([times[times > end], torch.tensor([end])])
         solver = SOLVERS["heun"](eta=eta, grid=lambda sde, steps, grid=grid: grid)
