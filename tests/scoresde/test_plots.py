@@ -48,6 +48,6 @@ def test_forward_noising(tmp_path):
 
 
 def test_nothing_is_left_of_a_picture_that_fails(tmp_path):
-    with pytest.raises(ValueError, match="x: .*1 or 3 channels"):
+    with pytest.raises(ValueError, match=r"x: .*1 or 3 channels"):
         plots.save(plots.image_grid({"two channels": torch.zeros(1, 2, 8, 8)}), tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
