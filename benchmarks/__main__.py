@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+from inspect import signature
 from pathlib import Path
 
 import benchmarks
@@ -16,14 +17,17 @@ def main() -> None:
     names = [
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in ("__main__", "beds")
+        if module.name not in ("__main__", "beds", "images", "unets")
     ]
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("name", choices=names)
     parser.add_argument("--quick", action="store_true", help="fewer rows, smaller sizes")
     parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument("--data", type=Path, help="folder of the data, where a benchmark has any")
+    parser.add_argument("--pictures", type=Path, help="PNG file for samples beside real images")
     arguments = parser.parse_args()
-    results = importlib.import_module(f"benchmarks.{arguments.name}").run(quick=arguments.quick)
+    run = importlib.import_module(f"benchmarks.{arguments.name}").run
+    results = run(**{k: v for k, v in vars(arguments).items() if k in signature(run).parameters})
     for key, value in results.items():
         if key != "rows":
             print(f"{key}: {json.dumps(value)}")
