@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,24 @@ from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid, within
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precise import Numbers, Precise
 from scoresde.sde import SDE, Stage
 from scoresde.weighting import Levels, Weighting
+
+
+class _Prepared(NamedTuple):
+    """``D = settled + skip z + out F(scale z + offset, level)``."""
+
+    scale: Tensor
+    offset: Tensor
+    skip: Tensor
+    out: Tensor
+    settled: Tensor
+    level: Tensor
 
 
 class Denoising(Precise, ScoreEstimator):
@@ -86,22 +98,44 @@ class Denoising(Precise, ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
-        times = self.sde.time(t, z)
+        return self._through(self._prepare(self.sde.time(t, z), z), condition)(z)
+
+    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+        """See `scoresde.ScoreEstimator.denoisers`."""
+        times = ts.reshape(-1, *[1] * like.ndim)
+        for row in zip(*(v.unbind() for v in self._prepare(times, like)), strict=True):
+            yield self._through(_Prepared(*row), condition)
+
+    def _prepare(self, times: Tensor, z: Tensor) -> _Prepared:
+        """What depends on times alone: ``(*batch, 1 | n)``, or with one more axis in front."""
         form, alpha, scale = self._coefficients(times, z)
         mean = self._data(self.data_mean, z)
-        centred = z - alpha * mean
-        level = (self.sde.level(times) / 4).to(z).expand(z.shape[:-1])
-        x = self.view.inverse(centred / scale).reshape(-1, *self.view.event_shape)
+        settled = mean - form.skip * alpha * mean
+        level = (self.sde.level(times) / 4).to(z)
+        level = level.expand(*level.shape[: 1 - z.ndim], *z.shape[:-1])
+        return _Prepared(1 / scale, -alpha * mean / scale, form.skip, form.out, settled, level)
+
+    def _through(self, prepared: _Prepared, condition: Any) -> Denoiser:
+        """The network between what it needs and what it gives."""
+        network, view = self.network, self.view
+        scale, offset, skip, out, settled, level = prepared
+        level = level.reshape(-1)
         given = () if condition is None else (condition,)
-        prediction = self.network(x, level.reshape(-1), *given)
-        expect(
-            prediction.shape == x.shape,
-            "network",
-            f"an output of shape {tuple(x.shape)}, that of its input",
-            tuple(prediction.shape),
-        )
-        prediction = self.view(prediction).reshape(z.shape)
-        return mean + forms.denoise(form, centred, prediction)
+
+        def denoise(z: Tensor) -> Tensor:
+            x = view.synthesise(torch.addcmul(offset, scale, z))
+            if z.ndim != 2:
+                x = x.reshape(-1, *view.event_shape)
+            prediction = network(x, level, *given)
+            if prediction.shape != x.shape:  # asked at every step of a solver
+                wanted = f"an output of shape {tuple(x.shape)}, that of its input"
+                expect(False, "network", wanted, tuple(prediction.shape))
+            found = view.analyse(prediction)
+            if z.ndim != 2:
+                found = found.reshape(z.shape)
+            return torch.addcmul(settled, skip, z).addcmul_(out, found)
+
+        return denoise
 
     def losses(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from estimators.denoising import Denoising
 from scoresde.bases import Basis
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Generators, Noise
 from scoresde.weighting import Weighting
 
@@ -60,11 +60,18 @@ class MultiScale(ScoreEstimator):
         Raises:
             ValueError: If ``z`` has the length of no stage.
         """
+        return self._stage(z).denoise(z, t, condition)
+
+    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+        """Those of the stage whose components are the state."""
+        return self._stage(like).denoisers(ts, like, condition)
+
+    def _stage(self, z: Tensor) -> Denoising:
         dim = z.shape[-1]
         expect(dim in self._place, "z", f"one of {list(self._place)} components", dim)
         stage = self.stages[self._place[dim]]
         assert isinstance(stage, Denoising)
-        return stage.denoise(z, t, condition)
+        return stage
 
     def losses(
         self,

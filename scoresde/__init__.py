@@ -25,7 +25,7 @@ from scoresde.schedules import (
     SubVP,
 )
 from scoresde.sde import SDE, Kernel, ProbabilityFlow, Propagator, ReverseSDE, Stage, align
-from scoresde.solver import FixedStep, Solver
+from scoresde.solver import FixedStep, Solver, Step
 
 __all__ = [
     "DCT",
@@ -58,6 +58,7 @@ __all__ = [
     "ScoreEstimator",
     "Solver",
     "Stage",
+    "Step",
     "SubVP",
     "Trace",
     "align",

@@ -90,3 +90,13 @@ class Blocks:
     def mean(self, value: Tensor) -> Tensor:
         """Averages per-component values ``(*, n)`` over each block: ``(*, blocks)``."""
         return torch.stack([value[..., s].mean(-1) for s in self.slices.values()], dim=-1)
+
+    def average(self, value: Tensor) -> Tensor:
+        """The mean over blocks, of whatever size, of ``(*, 1 | blocks | n)``: ``(*,)``.
+
+        Entries that are NaN do not count.
+        """
+        if value.shape[-1] == self.dim:
+            parts = [value[..., part].nanmean(-1) for part in self.slices.values()]
+            value = torch.stack(parts, -1)
+        return value.nanmean(-1)

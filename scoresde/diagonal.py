@@ -25,7 +25,7 @@ from scoresde.clock import Clock
 from scoresde.noise import Noise
 from scoresde.precise import Numbers, Precise
 from scoresde.schedules import Schedule
-from scoresde.sde import SDE, Kernel, Propagator, Stage, align
+from scoresde.sde import SDE, Forcing, Kernel, Propagator, Stage, align
 
 if TYPE_CHECKING:
     from scoresde.estimator import ScoreEstimator
@@ -117,7 +117,7 @@ class DiagonalSDE(Precise, SDE):
             t: Times, ``(*, 1 | blocks | n)``.
             dim: Length of the prefix of the state, all of it if None.
         """
-        schedule, tau, _ = self._read(t)
+        schedule, tau = self._read(t)
         return Kernel(
             self._components(schedule.alpha(tau), dim),
             self._components(schedule.sigma(tau), dim, scaled=True),
@@ -128,7 +128,7 @@ class DiagonalSDE(Precise, SDE):
 
         ``alpha_ts = alpha_t / alpha_s``, ``sigma_ts^2 = -sigma_t^2 expm1(lambda_t - lambda_s)``.
         """
-        (early, tau_s, _), (late, tau_t, _) = self._read(s), self._read(t)
+        (early, tau_s), (late, tau_t) = self._read(s), self._read(t)
         whole = self.blocks.expand  # the two times may differ in width
         alpha = (whole(late.log_alpha(tau_t)) - whole(early.log_alpha(tau_s))).exp()
         # two clean times: the difference of two infinite log-SNRs is none
@@ -150,25 +150,26 @@ class DiagonalSDE(Precise, SDE):
 
     def rates(self, t: Tensor, dim: int | None = None) -> tuple[Tensor, Tensor]:
         """Drift rates ``f_i`` and squared diffusions ``g_i^2``, each ``(*, 1 | n)``."""
-        schedule, tau, speed = self._read(t)
-        f, g2 = schedule.rates(tau)
+        clock, u = self._agree(self.clock, t / self.schedule.T)
+        schedule, tau = self._read(t)
+        speed, (f, g2) = clock.rate(u), schedule.rates(tau)
+        if tau.shape[-1] != speed.shape[-1]:
+            speed = self.blocks.expand(speed)
         # a stopped clock stops its component, also where the schedule's own rate is infinite
         f, g2 = (torch.where(speed == 0, 0.0, rate * speed) for rate in (f, g2))
         return self._components(f, dim), self._components(g2, dim, scaled=True, power=2)
 
     def log_snr(self, t: Tensor, dim: int | None = None) -> Tensor:
         """``log(alpha_i^2 / sigma_i^2)``, ``(*, 1 | n)``."""
-        schedule, tau, _ = self._read(t)
+        schedule, tau = self._read(t)
         unit = self.blocks.expand(self.scale.to(tau)).log()
         value = self.blocks.expand(schedule.log_snr(tau)) - 2 * unit
         return self._components(value, dim)
 
-    def _read(self, t: Tensor) -> tuple[Schedule, Tensor, Tensor]:
-        """The schedule, the times at which components read it, and their clocks' rates."""
+    def _read(self, t: Tensor) -> tuple[Schedule, Tensor]:
+        """The schedule, and the times at which components read it."""
         clock, u = self._agree(self.clock, t / self.schedule.T)
-        schedule, tau = self._agree(self.schedule, self.schedule.T * clock(u))
-        rate = clock.rate(u)
-        return schedule, tau, rate if schedule is self.schedule else self.blocks.expand(rate)
+        return self._agree(self.schedule, self.schedule.T * clock(u))
 
     def _agree(self, module: _P, t: Tensor) -> tuple[_P, Tensor]:
         """Brings per-block values to components where they meet per-component ones."""
@@ -229,22 +230,17 @@ class DiagonalSDE(Precise, SDE):
 
     # What solvers see.
 
-    def level(self, t: Tensor) -> Tensor:
-        """``log(sigma / alpha)`` in the schedule's units, averaged over the blocks.
+    def levels(self, t: Tensor) -> Tensor:
+        """``log(sigma_i / alpha_i)`` in the schedule's units: minus half the log-SNR.
 
         Args:
             t: Times, ``(*, 1)``.
 
         Returns:
-            ``(*,)``: minus half the log-SNR; components that are clean do not count.
+            ``(*, 1 | blocks | n)``; minus infinity where clean.
         """
-        schedule, tau, _ = self._read(t)
-        level = -schedule.log_snr(tau) / 2
-        level = torch.where(level.isinf(), torch.nan, level)
-        if level.shape[-1] == self.blocks.dim:
-            blocks = [level[..., part].nanmean(-1) for part in self.blocks.slices.values()]
-            level = torch.stack(blocks, -1)
-        return level.nanmean(-1)
+        schedule, tau = self._read(t)
+        return -schedule.log_snr(tau) / 2
 
     def breakpoints(self) -> list[float]:
         """When clocks stop, and when blocks are dropped."""
@@ -253,13 +249,11 @@ class DiagonalSDE(Precise, SDE):
         stops = [t for t in stops if min(abs(t - d) for d in self.drop) > 1e-12 * self.T]
         return sorted(t for t in {*stops, *self.drop} if self.eps < t < self.T)
 
-    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
+    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
         """The exact transition: one step of any length is a draw of the kernel."""
-        ts = ts.to(like.device).unsqueeze(-1)
-        alpha, sigma = self.transition(ts[:-1], ts[1:], like.shape[-1])
-        h = ts.diff(dim=0)
-        for a, b, c in zip(alpha.to(like), sigma.to(like), h.to(like), strict=True):
-            yield Propagator(a, torch.zeros_like(c), b, c)
+        h, (start, end) = (s - t).to(like), _wide(like, t, s)
+        alpha, sigma = (v.to(like) for v in self.transition(start, end, like.shape[-1]))
+        return Propagator(alpha, torch.zeros_like(h), h, torch.zeros_like(h), sigma)
 
     def forcing(self, t: Tensor, y: Tensor) -> Tensor:
         """Nothing is left to the solver."""
@@ -280,26 +274,32 @@ class DiagonalSDE(Precise, SDE):
         pull = (1 + eta**2) / 2 * torch.where(g2 == 0, 0.0, g2 / sigma**2)
         return (f + pull).to(z) * z - (alpha * pull).to(z) * forcing
 
-    def marginal_propagators(self, ts: Tensor, like: Tensor, eta: float) -> Iterator[Propagator]:
+    def marginal_propagator(self, t: Tensor, s: Tensor, like: Tensor, eta: float) -> Propagator:
         """Exact for a constant denoised mean, of any ``eta`` (reference: DDIM, DPM-Solver++).
 
         With ``e^-h = (alpha_t sigma_s)/(alpha_s sigma_t)`` from ``t`` to ``s``:
         ``decay = (sigma_s/sigma_t) e^(-eta^2 h)``, ``gain = alpha_s (1 - e^(-(1 + eta^2) h))``,
-        ``noise = sigma_s sqrt(1 - e^(-2 eta^2 h))``. A clean or frozen component has ``h = 0``.
+        ``noise = sigma_s sqrt(1 - e^(-2 eta^2 h))``, ``damping = (1 + eta^2) h``. A clean or
+        frozen component has ``h = 0``.
         """
-        times = ts.to(like.device).unsqueeze(-1)
-        alpha, sigma = self.kernel(times, like.shape[-1])
-        a_s, (s_t, s_s) = alpha[1:], (sigma[:-1], sigma[1:])
+        (early, tau_t), (late, tau_s) = (self._read(v) for v in _wide(like, t, s))
+        whole = self.blocks.expand  # the two times may differ in width
+        s_t, s_s = whole(early.sigma(tau_t)), whole(late.sigma(tau_s))
         # by logarithms: a signal may be too weak for its factor to be told from 0
-        schedule, tau, _ = self._read(times)
-        gained = self._components(schedule.log_alpha(tau), like.shape[-1]).diff(dim=0)
+        gained = whole(late.log_alpha(tau_s)) - whole(early.log_alpha(tau_t))
         ratio = torch.where(s_t == 0, gained.exp(), s_s / s_t)
         q = torch.where(s_t == 0, 1.0, ratio * (-gained).exp())
-        columns = [ratio * q ** (eta**2), a_s * (1 - q ** (1 + eta**2)), -q.log()]
+        h, k = -q.log(), 1 + eta**2
+        gain = whole(late.alpha(tau_s)) * (1 - q**k)
+        decay, gain, length, damping = (
+            self._components(v, like.shape[-1]).to(like)
+            for v in (ratio * q ** (eta**2), gain, h, k * h)
+        )
+        noise = None
         if eta:
-            columns.append(s_s * (1 - q ** (2 * eta**2)).clamp(min=0).sqrt())
-        for decay, gain, h, *noise in zip(*(c.to(like) for c in columns), strict=True):
-            yield Propagator(decay, gain, noise[0] if eta else None, h)
+            drawn = s_s * (1 - q ** (2 * eta**2)).clamp(min=0).sqrt()
+            noise = self._components(drawn, like.shape[-1], scaled=True).to(like)
+        return Propagator(decay, gain, length, damping, noise)
 
     def marginal_pace(self, t: Tensor, z: Tensor) -> Tensor:
         """``lambda'/2 = -g^2 / (2 sigma^2)``, 0 for a component that stands still."""
@@ -313,6 +313,18 @@ class DiagonalSDE(Precise, SDE):
         """The denoised mean."""
         return estimator.denoise(z, t, condition)
 
+    def marginal_forcings(
+        self, ts: Tensor, like: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
+    ) -> Iterator[Forcing]:
+        """The estimator's `scoresde.ScoreEstimator.denoisers`."""
+        return estimator.denoisers(ts, like, condition)
+
     def marginal_kick(self, t: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         """As `kick`."""
         return xi
+
+
+def _wide(like: Tensor, *times: Tensor) -> list[Tensor]:
+    """Times on the device of a state, in float64 wherever there is such a thing."""
+    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    return [t.to(like.device, dtype) for t in times]

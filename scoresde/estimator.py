@@ -8,6 +8,8 @@ question is the score instead. An estimator of one's own overrides either.
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ from scoresde import parametrization
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.sde import SDE
+
+Denoiser = Callable[[Tensor], Tensor]
+"""``z_t -> E[z_0 | z_t]`` at one time: states ``(*batch, n)`` in and out."""
 
 
 class ScoreEstimator(nn.Module, ABC):
@@ -43,6 +48,9 @@ class ScoreEstimator(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "denoise" in vars(cls) and "denoisers" not in vars(cls):
+            # a parent's would go past the new method
+            cls.denoisers = ScoreEstimator.denoisers  # type: ignore[method-assign]
         if cls.denoise is ScoreEstimator.denoise and cls.score is ScoreEstimator.score:
             raise TypeError(f"{cls.__name__}: expected a denoise or a score method, got neither")
 
@@ -59,6 +67,18 @@ class ScoreEstimator(nn.Module, ABC):
         """
         score = self.score(z, t, condition)
         return parametrization.denoise(self._form("score", z, t), z, score)
+
+    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+        """`denoise` at each of several times, for solvers that know theirs beforehand.
+
+        Override it where what depends on times alone is worth computing for all of them at once.
+
+        Args:
+            ts: Times, ``(k,)``.
+            like: A state like those to come: ``(*batch, n)``.
+            condition: What the estimator is conditioned on.
+        """
+        return (partial(self.denoise, t=t, condition=condition) for t in ts)
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``; 0 where ``sigma`` is 0."""

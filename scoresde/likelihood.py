@@ -10,7 +10,7 @@ state, so that any solver takes it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -160,17 +160,23 @@ class DensityFlow(SDE):
         """The flow's."""
         return self.flow.breakpoints()
 
-    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
+    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
         """The flow's; an integral's only part is its forcing, over the same ``h``."""
-        z, copies = self._state(like), (self.trace.estimates, 1)
-        for step in self.flow.propagators(ts, z):
-            decay, gain, h = (v.expand(z.shape[-1]) for v in (step.decay, step.gain, step.h))
-            yield Propagator(
-                self._join(decay, torch.ones_like(decay).repeat(copies)),
-                self._join(gain, h.repeat(copies)),
-                None,
-                self._join(h, h.repeat(copies)),
-            )
+        z, copies = self._state(like), self.trace.estimates
+        decay, gain, h, damping = (
+            v.expand(*v.shape[:-1], z.shape[-1]) for v in self.flow.propagator(t, s, z)[:4]
+        )
+
+        def join(state: Tensor, integral: Tensor) -> Tensor:
+            return torch.cat([state, *[integral] * copies], -1)
+
+        return Propagator(
+            join(decay, torch.ones_like(h)),
+            join(gain, h),
+            join(h, h),
+            join(damping, torch.zeros_like(h)),
+            None,
+        )
 
     def start(self, z: Tensor) -> Tensor:
         """The state at a ``z``, with nothing integrated yet."""

@@ -26,7 +26,7 @@ from scoresde.schedules import Schedule
 from scoresde.sde import SDE
 from scoresde.solver import Solver
 
-_WORTH = 0.002  # a step that buys less than this share of the error is not added
+_WORTH = 0.002  # logarithm of the error that a full-resolution evaluation must buy
 
 _SMOOTH = 0.03
 _LIMIT = 5.0
@@ -125,17 +125,18 @@ def plan(
     best = bed.tune(_Draft.even([1] * len(bands)))
     expect(bed.cost(best) <= cost, "cost", f"at least {bed.cost(best):.3g}", cost)
     expect(len(bands) <= evaluations, "evaluations", f"at least {len(bands)}", evaluations)
-    while best.error > error and sum(best.steps) < evaluations:
-        grown = [best.grown(k) for k in range(len(bands))]
-        grown = [draft for draft in grown if bed.cost(draft) <= cost]
-        if not grown:
+    while best.error > error:
+        # where one step more is worth nothing, two may be
+        for more in (1, 2):
+            grown = [best.grown(k, more) for k in range(len(bands))]
+            grown = [d for d in grown if bed.cost(d) <= cost and sum(d.steps) <= evaluations]
+            tuned = [bed.tune(draft) for draft in grown]
+            gains = [math.log(best.error / d.error) / (bed.cost(d) - bed.cost(best)) for d in tuned]
+            if gains and max(gains) > _WORTH:
+                break
+        else:
             break
-        tuned = [bed.tune(draft) for draft in grown]
-        gains = [math.log(best.error / d.error) / (bed.cost(d) - bed.cost(best)) for d in tuned]
-        chosen = tuned[gains.index(max(gains))]
-        if chosen.error > best.error * (1 - _WORTH):
-            break
-        best = chosen
+        best = tuned[gains.index(max(gains))]
     best = bed.tune(best, iterations=100)
     return bed.plan(basis, best)
 
@@ -175,14 +176,18 @@ class _Draft:
     def even(cls, steps: Sequence[int]) -> _Draft:
         return cls(tuple(steps), torch.zeros(sum(steps), dtype=torch.float64))
 
-    def grown(self, stage: int) -> _Draft:
-        """With the longest step of a stage halved."""
-        first = sum(self.steps[:stage])
-        longest = first + int(self.logits[first : first + self.steps[stage]].argmax())
-        half = self.logits[longest : longest + 1] - math.log(2)
-        logits = torch.cat([self.logits[:longest], half, half, self.logits[longest + 1 :]])
-        steps = tuple(n + (k == stage) for k, n in enumerate(self.steps))
-        return _Draft(steps, logits)
+    def grown(self, stage: int, more: int) -> _Draft:
+        """With the longest steps of a stage halved, one after the other."""
+        draft = self
+        for _ in range(more):
+            first = sum(draft.steps[:stage])
+            last = first + draft.steps[stage]
+            longest = first + int(draft.logits[first:last].argmax())
+            half = draft.logits[longest : longest + 1] - math.log(2)
+            logits = torch.cat([draft.logits[:longest], half, half, draft.logits[longest + 1 :]])
+            steps = tuple(n + (k == stage) for k, n in enumerate(draft.steps))
+            draft = _Draft(steps, logits)
+        return draft
 
 
 class _Bed:

@@ -48,8 +48,9 @@ class Precise(nn.Module):
     @property
     def width(self) -> int:
         """Length of the constants' component axis: 1 if all are shared."""
-        values = [*self.parameters(), *self.buffers()]
-        return max((v.shape[-1] for v in values if v.ndim), default=1)
+        own = [v for v in (*self._parameters.values(), *self._buffers.values()) if v is not None]
+        inner = [m.width for m in self._modules.values() if isinstance(m, Precise)]
+        return max([1, *(v.shape[-1] for v in own if v.ndim), *inner])
 
     def per_component(self, blocks: Blocks) -> Self:
         """A view of the module with per-block constants repeated over their components."""

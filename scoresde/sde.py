@@ -11,16 +11,17 @@ probability-flow ODE (Song et al. 2021, eq. 13). All of them are `SDE` objects, 
 integrates one integrates all: `torchsde.sdeint` and `torchdiffeq.odeint` as they are, and the
 solvers of this project, which see an SDE as *semilinear*: over a step from ``t`` to ``s``
 
-    y_s = decay y_t + gain F(t, y_t) + noise kick,           h: length of the step
+    y_s = decay y_t + gain <F> + noise kick,    <F> = int_0^h F e^(-k (h - u)) du / norm
 
 where an SDE that knows its linear part in closed form says so (`Propagator`), and one that does
-not leaves ``decay = 1``, ``gain = h = s - t`` and ``F = f``.
+not leaves ``decay = 1``, ``gain = h = s - t``, ``k = 0`` and ``F = f``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -51,12 +52,21 @@ class Stage(NamedTuple):
 
 
 class Propagator(NamedTuple):
-    """Coefficients of one step, each ``(1 | n)``; ``noise`` is None for an ODE."""
+    """Coefficients of steps, each ``(*, 1 | n)``; ``noise`` is None for an ODE.
+
+    ``h`` is the length of the step in the variable in which the forcing is smooth, and
+    ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``.
+    """
 
     decay: Tensor
     gain: Tensor
-    noise: Tensor | None
     h: Tensor
+    damping: Tensor
+    noise: Tensor | None
+
+
+Forcing = Callable[[Tensor], Tensor]
+"""``F(t, .)`` at one time: states ``(*batch, n)`` in and out."""
 
 
 def align(t: Tensor | float, z: Tensor) -> Tensor:
@@ -172,19 +182,27 @@ class SDE(nn.Module, ABC):
 
     # What a solver sees.
 
-    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
-        """Coefficients of the steps between consecutive times.
+    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
+        """Coefficients of steps from ``t`` to ``s``.
 
         Args:
-            ts: Increasing times ``(steps + 1,)``, float64.
+            t: Starts, ``(*, 1)``, in as many digits as there are.
+            s: Ends, later.
             like: A state: the coefficients get its dtype and device.
         """
-        for h in ts.diff().to(like).unsqueeze(-1):
-            yield Propagator(torch.ones_like(h), h, h.sqrt(), h)
+        h = (s - t).to(like)
+        return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), h.sqrt())
 
     def forcing(self, t: Tensor, y: Tensor) -> Tensor:
         """The part ``F(t, y)`` that `Propagator` leaves to the solver: here the whole drift."""
         return self.f(t, y)
+
+    def forcings(self, ts: Tensor, like: Tensor) -> Iterator[Forcing]:
+        """`forcing` at each of the times ``(k,)``, for states like one given.
+
+        What depends on times alone can be computed for all of them at once.
+        """
+        return (partial(self.forcing, t) for t in ts)
 
     def kick(self, t: Tensor, y: Tensor, xi: Tensor) -> Tensor:
         """What multiplies `Propagator.noise`, given standard normal numbers ``xi``."""
@@ -196,16 +214,21 @@ class SDE(nn.Module, ABC):
 
     # What runs back in time.
 
-    def level(self, t: Tensor) -> Tensor:
+    def levels(self, t: Tensor) -> Tensor:
         """An increasing measure of noise, by which grids space their steps: here time itself.
 
         Args:
             t: Times, ``(*, 1)``.
 
         Returns:
-            ``(*,)``.
+            ``(*, 1 | blocks | n)``.
         """
-        return t.squeeze(-1)
+        return t
+
+    def level(self, t: Tensor) -> Tensor:
+        """The `levels` that are finite, averaged over the blocks: ``(*,)``."""
+        levels = self.levels(t)
+        return self.basis.blocks.average(torch.where(levels.isinf(), torch.nan, levels))
 
     def stages(self) -> list[Stage]:
         """Which components are the state when, from ``T`` down: here all of them throughout."""
@@ -270,14 +293,14 @@ class SDE(nn.Module, ABC):
         """``f - (1 + eta^2)/2 (g^2 s + div g^2)``, from its `marginal_forcing`."""
         return forcing
 
-    def marginal_propagators(self, ts: Tensor, like: Tensor, eta: float) -> Iterator[Propagator]:
-        """`propagators` of `marginal_drift`, over times that may run either way."""
-        for dt in ts.diff().to(like).unsqueeze(-1):
-            noise = eta * dt.abs().sqrt() if eta else None
-            yield Propagator(torch.ones_like(dt), dt, noise, dt)
+    def marginal_propagator(self, t: Tensor, s: Tensor, like: Tensor, eta: float) -> Propagator:
+        """`propagator` of `marginal_drift`, over times that may run either way."""
+        h = (s - t).to(like)
+        noise = eta * h.abs().sqrt() if eta else None
+        return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), noise)
 
     def marginal_pace(self, t: Tensor, z: Tensor) -> Tensor:
-        """How fast the ``h`` of `marginal_propagators` goes by in time, ``(*, 1 | n)``."""
+        """How fast the ``h`` of `marginal_propagator` goes by in time, ``(*, 1 | n)``."""
         return torch.ones_like(align(t, z))
 
     def marginal_forcing(
@@ -289,6 +312,16 @@ class SDE(nn.Module, ABC):
         score = estimator.score(z, t, condition)
         drift: Tensor = self.f(t, z) - (1 + eta**2) / 2 * (g2 * score + spread)
         return drift
+
+    def marginal_forcings(
+        self, ts: Tensor, like: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
+    ) -> Iterator[Forcing]:
+        """`marginal_forcing` at each of several times; see `forcings`."""
+
+        def at(t: Tensor) -> Forcing:
+            return lambda z: self.marginal_forcing(t, z, estimator, eta, condition)
+
+        return map(at, ts)
 
     def marginal_kick(self, t: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         """`kick` of `marginal_drift`."""
@@ -330,13 +363,17 @@ class ProbabilityFlow(SDE):
         """Those of the SDE."""
         return self.sde.breakpoints()
 
-    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
-        """Those of the SDE, without noise."""
-        return self.sde.marginal_propagators(ts, like, 0.0)
+    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
+        """That of the SDE, without noise."""
+        return self.sde.marginal_propagator(t, s, like, 0.0)
 
     def forcing(self, t: Tensor, y: Tensor) -> Tensor:
         """That of the SDE."""
         return self.sde.marginal_forcing(t, y, self.estimator, 0.0, self.condition)
+
+    def forcings(self, ts: Tensor, like: Tensor) -> Iterator[Forcing]:
+        """Those of the SDE."""
+        return self.sde.marginal_forcings(ts, like, self.estimator, 0.0, self.condition)
 
 
 class ReverseSDE(SDE):
@@ -381,13 +418,17 @@ class ReverseSDE(SDE):
         """Those of the SDE, negated."""
         return [-t for t in reversed(self.sde.breakpoints())]
 
-    def propagators(self, ts: Tensor, like: Tensor) -> Iterator[Propagator]:
-        """Those of the SDE, with time running down."""
-        return self.sde.marginal_propagators(-ts, like, self.eta)
+    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
+        """That of the SDE, with time running down."""
+        return self.sde.marginal_propagator(-t, -s, like, self.eta)
 
     def forcing(self, t: Tensor, y: Tensor) -> Tensor:
         """That of the SDE."""
         return self.sde.marginal_forcing(-t, y, self.estimator, self.eta, self.condition)
+
+    def forcings(self, ts: Tensor, like: Tensor) -> Iterator[Forcing]:
+        """Those of the SDE."""
+        return self.sde.marginal_forcings(-ts, like, self.estimator, self.eta, self.condition)
 
     def kick(self, t: Tensor, y: Tensor, xi: Tensor) -> Tensor:
         """That of the SDE."""

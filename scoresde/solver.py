@@ -6,9 +6,10 @@ A solver walks increasing times, in the SDE's own clock: it does not know whethe
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -20,7 +21,7 @@ from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid
 from scoresde.noise import Generators, Noise
-from scoresde.sde import SDE, Propagator
+from scoresde.sde import SDE, Forcing, Propagator
 
 
 def _at_least(bound: float) -> Any:
@@ -35,6 +36,16 @@ def _at_least(bound: float) -> Any:
     return check
 
 
+def grid_field(default: Grid) -> Any:
+    """The field ``grid`` of a solver, with a default of its own."""
+    return attrs.field(
+        default=default,
+        kw_only=True,
+        converter=grids.grid,
+        repr=lambda grid: getattr(grid, "__name__", repr(grid)),
+    )
+
+
 @attrs.frozen
 class Solver(ABC):
     """Integrates any `SDE` over increasing times, and samples with it.
@@ -47,27 +58,21 @@ class Solver(ABC):
             SDE.
         grid: Where the steps are: a name in `scoresde.grid.GRIDS` or a function
             ``(sde, steps) -> times``.
-
-    Attributes:
-        weak_order: Order of convergence of the law on an SDE with additive noise; None if the
-            solver takes ODEs only.
     """
-
-    weak_order: ClassVar[float | None]
 
     steps: int = attrs.field(default=50, validator=_at_least(1))
     eta: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
-    grid: Grid = attrs.field(
-        default=grids.log_snr,
-        kw_only=True,
-        converter=grids.grid,
-        repr=lambda grid: getattr(grid, "__name__", repr(grid)),
-    )
+    grid: Grid = grid_field(grids.log_snr)
 
     @property
     @abstractmethod
     def order(self) -> float:
         """Order of convergence on an ODE; a class attribute where it depends on nothing."""
+
+    @property
+    @abstractmethod
+    def weak_order(self) -> float | None:
+        """Of the law on an SDE with additive noise; None if the solver takes ODEs only."""
 
     @abstractmethod
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
@@ -188,6 +193,26 @@ def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
     return torch.empty(0, dtype=first.dtype if dtype is None else dtype, device=device)
 
 
+class Step(NamedTuple):
+    """What is known of a step before it is taken.
+
+    Times are 0-dimensional, in the dtype of the state, and a hair inside the step where rates
+    jump at its end. Coefficients are `Propagator`'s, ``(1 | n)``.
+    """
+
+    t: Tensor
+    s: Tensor
+    force: Forcing
+    decay: Tensor
+    gain: Tensor
+    noise: Tensor | None
+    weights: Any
+
+
+_AHEAD = 2**18
+"""How many coefficients of a kind are computed at once: many steps, in bounded memory."""
+
+
 @attrs.frozen
 class FixedStep(Solver):
     """A solver that takes the given steps, one after the other.
@@ -197,25 +222,15 @@ class FixedStep(Solver):
 
     @abstractmethod
     def step(
-        self,
-        sde: SDE,
-        y: Tensor,
-        t: Tensor,
-        s: Tensor,
-        propagator: Propagator,
-        noise: Noise,
-        memory: Any,
+        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """One step.
 
         Args:
             sde: What to integrate.
-            y: State at ``t``.
-            t: Start of the step, a 0-dimensional tensor in the dtype of the state.
-            s: End of the step.
-            propagator: The step's coefficients.
-            noise: Where random numbers come from; not to be asked if ``propagator.noise`` is
-                None.
+            y: State at the start of the step.
+            step: What is known of it.
+            noise: Where random numbers come from; not to be asked if ``step.noise`` is None.
             memory: What the last step returned, None at the first.
 
         Returns:
@@ -226,10 +241,40 @@ class FixedStep(Solver):
         self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, Any]]:
         """See `Solver.walk`; yields after every step."""
-        ends = (side.to(y) for side in sides(sde, ts, torch.finfo(y.dtype).eps))
-        for t, s, propagator in zip(*ends, sde.propagators(ts, y), strict=True):
-            y, memory = self.step(sde, y, t, s, propagator, noise, memory)
-            yield y, memory
+        kinks = jumps(sde, ts)
+        starts, ends = (side.to(y) for side in sides(ts, kinks, torch.finfo(y.dtype).eps))
+        size = max(1, _AHEAD // y.shape[-1])
+        for i in range(0, len(starts), size):
+            part = slice(i, i + size)
+            t, s = (v[part].unsqueeze(-1) for v in (ts[:-1], ts[1:]))
+            ahead = sde.propagator(t, s, y)
+            rows = zip(
+                starts[part].unbind(),
+                ends[part].unbind(),
+                sde.forcings(starts[part], y),
+                ahead.decay.unbind(),
+                ahead.gain.unbind(),
+                itertools.repeat(None) if ahead.noise is None else ahead.noise.unbind(),
+                self.weights(ahead, kinks[:-1][part], y, memory),
+                strict=False,  # what is the same for all has no end
+            )
+            for row in rows:
+                y, memory = self.step(sde, y, Step(*row), noise, memory)
+                yield y, memory
+
+    def weights(self, ahead: Propagator, kinks: Tensor, like: Tensor, memory: Any) -> Iterable[Any]:
+        """What each step needs besides its propagator, from those of many steps at once.
+
+        Args:
+            ahead: Coefficients of the steps to come, ``(steps, 1 | n)``.
+            kinks: At the start of which steps rates jump, ``(steps,)``.
+            like: A state.
+            memory: What the last step returned, None if none was taken.
+
+        Returns:
+            What becomes `Step.weights`, step by step.
+        """
+        return itertools.repeat(None)
 
     def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
         """See `Solver.path`."""
@@ -243,15 +288,21 @@ class FixedStep(Solver):
         return end
 
 
-def sides(sde: SDE, ts: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+def jumps(sde: SDE, ts: Tensor) -> Tensor:
+    """Which of some times are breakpoints, where rates jump."""
+    found = torch.zeros(len(ts), dtype=torch.bool)
+    for time in sde.breakpoints():
+        found |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
+    return found
+
+
+def sides(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
     """Starts and ends of steps; where rates jump, a hair inside the step that looks there.
 
     Args:
-        sde: Knows its breakpoints.
         ts: Increasing times.
+        kinks: Where rates jump, see `jumps`.
         precision: Of the numbers in which steps are taken.
     """
-    jumps = torch.tensor(sde.breakpoints(), dtype=ts.dtype)
-    hair = torch.isclose(ts.unsqueeze(-1), jumps, rtol=1e-9, atol=0).any(-1) * ts.abs()
-    hair = hair * 16 * precision
+    hair = kinks * ts.abs() * 16 * precision
     return ts[:-1] + hair[:-1], ts[1:] - hair[1:]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 from torch import Tensor
 
 from scoresde.noise import Noise
-from scoresde.sde import SDE, Propagator
-from scoresde.solver import FixedStep
+from scoresde.sde import SDE
+from scoresde.solver import FixedStep, Step
 
 
 @attrs.frozen
@@ -21,21 +21,15 @@ class EulerMaruyama(FixedStep):
     """
 
     order = 1.0
-    weak_order: ClassVar[float | None] = 1
+    weak_order = 1.0
 
     def step(
-        self,
-        sde: SDE,
-        y: Tensor,
-        t: Tensor,
-        s: Tensor,
-        propagator: Propagator,
-        noise: Noise,
-        memory: Any,
+        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
     ) -> tuple[Tensor, None]:
         """See the class."""
+        t, s = step.t, step.s
         h = s - t
         end = y + h * sde.f(t, y)
-        if propagator.noise is not None:
+        if step.noise is not None:
             end = end + h.sqrt() * sde.g(t, y) * noise(y)
         return end, None

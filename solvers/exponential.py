@@ -1,20 +1,26 @@
 """Exponential solvers: exact on the linear part and the noise, elementwise.
 
-They take the denoised mean as known over a step and integrate everything else in closed form
-(`scoresde.sde.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama and
-Adams-Bashforth.
+They integrate a polynomial through the latest denoised means and everything else in closed form
+(`scoresde.sde.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
+Adams-Bashforth and Adams-Moulton. Every component has nodes and weights of its own: its steps
+are those of its own clock.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import attrs
+import torch
 from torch import Tensor, nn
 
+from scoresde import grid as grids
+from scoresde.grid import Grid
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Propagator
-from scoresde.solver import FixedStep
+from scoresde.solver import FixedStep, Step, grid_field
 
 
 @attrs.frozen
@@ -22,66 +28,179 @@ class DDIM(FixedStep):
     """First order: the denoised mean is held over a step (Song et al. 2020; Lu et al. 2022).
 
     ``z_s = (sigma_s/sigma_t) z_t + alpha_s (1 - e^-h) D`` for the ODE, and its SDE form for any
-    ``eta``: see `scoresde.DiagonalSDE.marginal_propagators`.
+    ``eta``: see `scoresde.DiagonalSDE.marginal_propagator`.
     """
 
     order = 1.0
-    weak_order: ClassVar[float | None] = 1
+    weak_order = 1.0
 
     def step(
-        self,
-        sde: SDE,
-        y: Tensor,
-        t: Tensor,
-        s: Tensor,
-        propagator: Propagator,
-        noise: Noise,
-        memory: Any,
+        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """See the class."""
-        forcing, memory = self.extrapolate(sde.forcing(t, y), propagator, memory)
-        end = propagator.decay * y + propagator.gain * forcing
-        if propagator.noise is not None:
-            end = end + propagator.noise * sde.kick(t, y, noise(y))
-        return end, memory
-
-    def extrapolate(
-        self, forcing: Tensor, propagator: Propagator, memory: Any
-    ) -> tuple[Tensor, Any]:
-        """The forcing to hold over the step, and what to remember."""
-        return forcing, None
+        end = (step.decay * y).addcmul_(step.gain, step.force(y))
+        if step.noise is not None:
+            end = end.addcmul_(step.noise, sde.kick(step.t, y, noise(y)))
+        return end, None
 
 
-class _Last(NamedTuple):
-    forcing: Tensor
-    h: Tensor
+class _Weights(NamedTuple):
+    """Of the latest forcings in a step's end: before, and after, that at the end is known.
+
+    With the last of many steps come the lengths of the last two.
+    """
+
+    opening: Sequence[Tensor]
+    closing: Sequence[Tensor]
+    lengths: Sequence[Tensor]
+
+
+class _Past(NamedTuple):
+    """What a multistep solver remembers; latest first.
+
+    Attributes:
+        forcings: At the starts of the latest steps, as many as the order.
+        lengths: ``h`` of the latest two steps, if the next ones do not know them.
+        base: The end of the latest step without what its forcings contribute.
+        closing: Weights with which that end is corrected.
+    """
+
+    forcings: Sequence[Tensor]
+    lengths: Sequence[Tensor]
+    base: Tensor
+    closing: Sequence[Tensor]
+
+    def grown(self, size: int) -> _Past:
+        """For a state that components have entered, which have no past."""
+        if self.base.shape[-1] == size:
+            return self
+        n = self.base.shape[-1]
+
+        def pad(value: Tensor, fill: float) -> Tensor:
+            return nn.functional.pad(value.expand(*value.shape[:-1], n), (0, size - n), value=fill)
+
+        return self._replace(
+            forcings=[pad(v, 0.0) for v in self.forcings],
+            lengths=[pad(v, math.inf) for v in self.lengths],
+        )
 
 
 @attrs.frozen
-class ExponentialMultistep(DDIM):
-    """Second order, one evaluation a step (DPM-Solver++(2M), Lu et al. 2022b).
+class ExponentialMultistep(FixedStep):
+    """Orders 1 to 3 at one evaluation a step (DPM-Solver++, Lu et al. 2022b; UniPC, Zhao 2023).
 
-    Holds ``D + (D - D_prev)/(2 r)`` with ``r_i = h_prev,i / h_i`` for every component, at least
-    1/2: one step says little about another more than twice as long. The first step, and the
-    first of a component whose clock has stood still, are of first order. In law it is of second
-    order where the SDE knows its noise over a step, as `scoresde.DiagonalSDE` does; elsewhere
-    the noise is that at the step's start, and the order 1.
+    Integrates the polynomial through the latest forcings exactly, for every component ``i`` over
+    its own steps ``h_i``, with weights that no published solver needs: those of a component
+    whose clock runs unlike the others'. After a step, once the forcing at its end is known, the
+    end is corrected by the polynomial that goes through it, at no further evaluation.
+
+    A component has the order of as many steps as it has behind it: lower at first, after it has
+    entered, and after its clock has stood still. Long steps say little about each other, so
+    the higher terms fade where a step takes in more than an e-fold of noise, and a slope is
+    never taken from a step much shorter than the one it is used for.
+
+    In law the order is at most 2, where the SDE knows its noise over a step, as
+    `scoresde.DiagonalSDE` does; elsewhere the noise is that at the step's start, and the order 1.
+
+    Args:
+        order: 1, 2 or 3.
+        corrected: Whether ends of steps are corrected (predictor-corrector), from order 2 on.
     """
 
-    order = 2.0
-    weak_order: ClassVar[float | None] = 2
+    order: int = attrs.field(default=3, kw_only=True, validator=attrs.validators.in_((1, 2, 3)))
+    corrected: bool = attrs.field(default=True, kw_only=True)
+    grid: Grid = grid_field(grids.central)
 
-    def extrapolate(
-        self, forcing: Tensor, propagator: Propagator, memory: _Last | None
-    ) -> tuple[Tensor, _Last]:
+    @property
+    def weak_order(self) -> float:
+        """At most 2."""
+        return min(self.order, 2)
+
+    @property
+    def _closes(self) -> bool:
+        return self.order > 2 or (self.corrected and self.order > 1)
+
+    def weights(
+        self, ahead: Propagator, kinks: Tensor, like: Tensor, memory: _Past | None
+    ) -> Iterator[_Weights]:
+        """See `scoresde.FixedStep.weights`."""
+        h, x = ahead.h, ahead.damping.abs()
+        before = [] if memory is None else list(memory.grown(like.shape[-1]).lengths)
+        before += [torch.full_like(h[0], math.inf)] * (2 - len(before))
+        size = max(v.shape[-1] for v in (h, *before))
+        past = torch.cat([v.expand(-1, size) for v in (before[1][None], before[0][None], h)])
+        # standing still is no past, and a step says little about a longer one
+        past = past.masked_fill(past == 0, math.inf)
+        least = h * (x / _LONG).clamp(0.5, 1)
+        h1, h2 = (torch.where(v.abs() < least.abs(), least, v) for v in (past[1:-1], past[:-2]))
+        first, second = _moments(ahead.damping)
+        kinked = kinks.to(h.device).unsqueeze(-1)  # the forcing bends otherwise than before
+        slope = curve = bend = excess = torch.zeros_like(h1)
+        if self.order > 1:
+            slope = _finite(first * h / h1)
+        if self.order > 2:
+            fade = 1 / (1 + (x / (3 * _LONG)) ** 4)
+            if not self.corrected:
+                fade = fade.masked_fill(kinked | nn.functional.pad(kinked, (0, 0, 1, -1)), 0.0)
+            curve = _finite(fade * (first * h * h1 + second * h**2) / (h1 + h2) / h1)
+            bend = _finite(curve * h1 / h2)
+            excess = _finite(((second - first) * h / (h + h1)).masked_fill(kinked, 0.0))
+        opening = [1 + slope + curve, -slope - curve - bend, bend][: self.order]
+        rise, back = first + excess, _finite(excess * h / h1)
+        closing = [rise, 1 - rise - back, back] if self._closes else opening
+        if self._closes and not self.corrected:
+            # only where a step could not be of second order beforehand
+            fresh = kinked | h1.isinf()
+            none = torch.zeros_like(h1)
+            pairs = zip([*closing, none], [none, *opening], strict=False)
+            closing = [torch.where(fresh, new, old) for new, old in pairs]
+        gained = (torch.stack([ahead.gain * v for v in kind], 1) for kind in (opening, closing))
+        for i, (before_end, after) in enumerate(zip(*gained, strict=True), start=1):
+            last = [past[-1], past[-2]] if i == len(h) else []
+            yield _Weights(before_end.unbind(), after.unbind(), last)
+
+    def step(
+        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: _Past | None
+    ) -> tuple[Tensor, _Past]:
         """See the class."""
-        now = _Last(forcing, propagator.h)
-        if memory is None:
-            return forcing, now
-        old = memory.forcing.shape[-1]
-        # no step before, or none to a clean state: nothing to extrapolate from or to
-        weight = (propagator.h[..., :old] / (2 * memory.h)).nan_to_num(0.0, 0.0, 0.0)
-        weight = weight.clamp(max=1.0)
-        change = weight * (forcing[..., :old] - memory.forcing)
-        # components that have entered since have no past
-        return forcing + nn.functional.pad(change, (0, forcing.shape[-1] - old)), now
+        forcings = [step.force(y)]
+        if memory is not None:
+            stays, memory = memory.base.shape == y.shape, memory.grown(y.shape[-1])
+            forcings += memory.forcings
+            if self._closes and stays:  # what has entered tells of the others, too
+                y = _add(memory.base, memory.closing, forcings)
+        base = step.decay * y
+        if step.noise is not None:
+            base = base.addcmul_(step.noise, sde.kick(step.t, y, noise(y)))
+        opening, closing, lengths = step.weights
+        kept = forcings[: self.order]
+        return _add(base, opening, forcings), _Past(kept, lengths, base, closing)
+
+
+_LONG = 0.5
+"""A long step, in its damping: its end counts ``e^.5`` times its start."""
+
+
+def _add(base: Tensor, weights: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    total = torch.addcmul(base, weights[0], values[0])
+    # the first steps have more weights, all 0, than values
+    for weight, value in zip(weights[1:], values[1:], strict=False):
+        total = total.addcmul_(weight, value)
+    return total
+
+
+def _finite(weight: Tensor) -> Tensor:
+    """No step before, or none to a clean state: nothing to extrapolate from or to."""
+    return weight.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of ``v`` and ``v^2`` over ``[0, 1]`` with a density that grows as ``e^(x v)``."""
+    near = x.abs() < 0.3  # where the closed forms cancel
+    y = torch.where(near, 1.0, x)
+    whole = -1 / torch.expm1(-y)
+    first = whole - 1 / y
+    second = whole - 2 * first / y
+    first_near = 1 / 2 + x / 12 - x**3 / 720 + x**5 / 30240
+    second_near = 1 / 3 + x / 12 + x**2 / 360 - x**3 / 720 - x**4 / 15120 + x**5 / 30240
+    return torch.where(near, first_near, first), torch.where(near, second_near, second)

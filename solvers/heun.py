@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 from torch import Tensor
 
 from scoresde.noise import Noise
-from scoresde.sde import SDE, Propagator
-from scoresde.solver import FixedStep
+from scoresde.sde import SDE
+from scoresde.solver import FixedStep, Step
 
 
 @attrs.frozen
@@ -21,22 +21,16 @@ class Heun(FixedStep):
     """
 
     order = 2.0
-    weak_order: ClassVar[float | None] = 2
+    weak_order = 2.0
 
     def step(
-        self,
-        sde: SDE,
-        y: Tensor,
-        t: Tensor,
-        s: Tensor,
-        propagator: Propagator,
-        noise: Noise,
-        memory: Any,
+        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
     ) -> tuple[Tensor, None]:
         """See the class."""
+        t, s = step.t, step.s
         h = s - t
         start = sde.f(t, y)
-        shift = 0.0 if propagator.noise is None else self._noise(sde, y, t, s, noise)
+        shift = 0.0 if step.noise is None else self._noise(sde, y, t, s, noise)
         end = sde.f(s, y + h * start + shift)
         return y + h * (start + end) / 2 + shift, None
 

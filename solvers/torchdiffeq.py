@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import attrs
 import torch
 import torchdiffeq
@@ -12,7 +10,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import Solver, sides
+from scoresde.solver import Solver, jumps, sides
 
 _ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 _FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
@@ -36,7 +34,7 @@ class TorchDiffEq(Solver):
         ValueError: On integrating, if the equation has noise (``eta`` above 0).
     """
 
-    weak_order: ClassVar[float | None] = None
+    weak_order = None
 
     method: str = attrs.field(
         default="dopri5", kw_only=True, validator=attrs.validators.in_([*_ADAPTIVE, *_FIXED])
@@ -51,20 +49,21 @@ class TorchDiffEq(Solver):
 
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`."""
-        first = next(iter(sde.propagators(ts[:2], y)))
+        first = sde.propagator(ts[:1], ts[1:2], y)
         expect(first.noise is None, "eta", "0: torchdiffeq integrates ODEs", "an SDE with noise")
         times = ts[[0, -1]].to(y)
         # left alone, an adaptive method looks past the end, where the SDE may not exist: with
         # its last step, and when it tries out its first
         options = {"step_t": times[-1:], "first_step": (times[-1] - times[0]) / 100}
-        jumps = torch.tensor(sde.breakpoints(), dtype=torch.float64).to(times)
-        jumps = jumps[(jumps > times[0]) & (jumps < times[-1])]
-        if len(jumps):
-            options["jump_t"] = jumps
+        inside = torch.tensor(sde.breakpoints(), dtype=torch.float64).to(times)
+        inside = inside[(inside > times[0]) & (inside < times[-1])]
+        if len(inside):
+            options["jump_t"] = inside
         if self.method in _ADAPTIVE:
             return self._odeint(sde, y, times, options)
         # step by step: no step looks across a time at which rates jump
-        for step in torch.stack(sides(sde, ts, torch.finfo(y.dtype).eps), -1).to(y):
+        ends = sides(ts, jumps(sde, ts), torch.finfo(y.dtype).eps)
+        for step in torch.stack(ends, -1).to(y):
             y = self._odeint(sde, y, step, {})
         return y
 

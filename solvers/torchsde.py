@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import Solver, sides
+from scoresde.solver import Solver, jumps, sides
 
 
 @attrs.frozen
@@ -26,8 +26,6 @@ class TorchSDE(Solver):
         method: ``"euler"``, ``"milstein"`` or ``"srk"``.
     """
 
-    weak_order: ClassVar[float | None] = 1
-
     method: str = attrs.field(
         default="euler", kw_only=True, validator=attrs.validators.in_(("euler", "milstein", "srk"))
     )
@@ -36,6 +34,11 @@ class TorchSDE(Solver):
     def order(self) -> float:
         """That of the method without noise."""
         return 3.0 if self.method == "srk" else 1.0
+
+    @property
+    def weak_order(self) -> float:
+        """That of the method where noise is additive."""
+        return 2.0 if self.method == "srk" else 1.0
 
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`."""
@@ -58,7 +61,9 @@ class _UnitSteps(nn.Module):
         super().__init__()
         self.sde, self.shape = sde, state.shape
         self.noise_type, self.sde_type = sde.noise_type, sde.sde_type
-        starts, ends = (v.to(state) for v in sides(sde, ts, torch.finfo(state.dtype).eps))
+        starts, ends = (
+            v.to(state) for v in sides(ts, jumps(sde, ts), torch.finfo(state.dtype).eps)
+        )
         self.starts, self.lengths = starts, ends - starts
         self.current = 0  # a whole number is the end of one step and the start of the next
 

@@ -102,10 +102,14 @@ class Basis(nn.Module, ABC):
 
     def flatten(self, x: Tensor) -> Tensor:
         """``(*batch, *event_shape)`` to ``(*batch, n)``, row-major."""
+        if len(self.event_shape) == 1:
+            return x
         return x.reshape(*x.shape[: x.ndim - len(self.event_shape)], self.dim)
 
     def unflatten(self, z: Tensor) -> Tensor:
         """``(*batch, n)`` to ``(*batch, *event_shape)``, row-major."""
+        if len(self.event_shape) == 1:
+            return z
         return z.reshape(*z.shape[:-1], *self.event_shape)
 
     def moments(self, data: Tensor) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ def test_evaluate(model, trace):
     report = json.loads(result.output[result.output.index("{") :])
     assert report["count"] == 4
     assert report["evaluations"] == 4
-    assert 3 < report["bits_per_dim"] < 8
+    assert 3 < report["bits_per_dim"] < 10  # of a model hardly trained, in four steps
     assert (report["trace_stderr"] > 0) == bool(trace)
 
 

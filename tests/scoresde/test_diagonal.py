@@ -201,9 +201,9 @@ def test_coarse_blocks_alone_diffuse_as_in_company(kind, data):
     for full, prefix in pairs:
         assert torch.equal(full.expand(n)[:dim], prefix.expand(dim))
     z = data.draw(states(sde))
-    ts = torch.cat([torch.tensor([sde.eps]), s.max().reshape(1) + 1e-3 * sde.T])
-    for walk in (sde.propagators, lambda ts, z: sde.marginal_propagators(ts, z, 0.7)):
-        for a, b in zip(next(iter(walk(ts, z))), next(iter(walk(ts, z[:, :dim]))), strict=True):
+    start, end = torch.tensor([sde.eps]), s.max().reshape(1) + 1e-3 * sde.T
+    for walk in (sde.propagator, lambda *a: sde.marginal_propagator(*a, 0.7)):
+        for a, b in zip(walk(start, end, z), walk(start, end, z[:, :dim]), strict=True):
             assert torch.equal(a.expand(n)[:dim], b.expand(dim))
 
 
@@ -235,11 +235,10 @@ def test_times_per_block_are_times_per_component(kind, data):
 def test_the_forward_propagator_is_the_transition(kind, data):
     sde = data.draw(sdes(kind))
     z = data.draw(states(sde))
-    ts = torch.cat(data.draw(times(sde, 4)))
-    for i, step in enumerate(sde.propagators(ts, z)):
-        kernel = sde.transition(ts[i : i + 1], ts[i + 1 : i + 2])
-        close(step.decay, kernel.alpha, rtol=1e-13, atol=0)
-        close(step.noise, kernel.sigma, rtol=1e-12, atol=0)
+    ts = torch.cat(data.draw(times(sde, 4))).unsqueeze(-1)
+    step, kernel = sde.propagator(ts[:-1], ts[1:], z), sde.transition(ts[:-1], ts[1:])
+    close(step.decay, kernel.alpha, rtol=1e-13, atol=0)
+    close(step.noise, kernel.sigma, rtol=1e-12, atol=0)
 
 
 @given(data=st.data())

@@ -38,6 +38,7 @@ COORDINATES = {
     "uniform_time": lambda sde, t: t.squeeze(-1),
     "log_snr": lambda sde, t: sde.level(t),
     "karras": lambda sde, t: (sde.level(t) / 7).exp(),
+    "central": lambda sde, t: ((sde.level(t) + 0.75) / 2).arctan(),
 }
 
 

@@ -91,7 +91,7 @@ def test_the_density_integrates_to_one():  # invariant 19
     model = mixture(DiagonalSDE(VP(), Identity((2,)), [1.0, 1.5]), 4)
     axis = torch.linspace(-8, 8, 65)
     x = torch.cartesian_prod(axis, axis)
-    density = log_prob(model, x, ExponentialMultistep(steps=60)).value.exp()
+    density = log_prob(model, x, ExponentialMultistep(steps=100)).value.exp()
     assert float(density.sum()) * 0.25**2 == pytest.approx(1, abs=5e-3)
 
 

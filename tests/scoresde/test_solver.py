@@ -184,3 +184,20 @@ def test_a_grid_of_ones_own_is_walked(data):
     times = [1.0, *reversed(inner), 0.001]
     solver = DDIM(grid=lambda sde, steps: torch.tensor(times, dtype=torch.float64))
     assert solver.times(sde).tolist() == times
+
+
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"torchdiffeq", "torchsde"}))
+def test_noise_is_drawn_if_asked_for_and_only_then(name):
+    class Counting(Noise):
+        drawn = 0
+
+        def __call__(self, like):
+            self.drawn += 1
+            return super().__call__(like)
+
+    counts = []
+    for eta in (0.0, 1.0):
+        noise = Counting()
+        build(name, 5, eta).sample(bed(), (2,), generator=noise)
+        counts.append(noise.drawn)
+    assert counts == [1, 6]

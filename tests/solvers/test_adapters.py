@@ -12,6 +12,7 @@ from torch.distributions import Independent, LogNormal
 from scoresde import VP, DiagonalSDE, Identity, Noise
 from scoresde.grid import GRIDS
 from solvers import EulerMaruyama, TorchDiffEq, TorchSDE
+from solvers import torchsde as torchsde_solver
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -140,7 +141,7 @@ def lognormal(sde, t):
 
 
 ODE = list(SOLVERS)
-STOCHASTIC = [name for name, solver in SOLVERS.items() if solver.weak_order is not None]
+STOCHASTIC = [name for name, solver in SOLVERS.items() if solver().weak_order is not None]
 
 
 @pytest.mark.parametrize("name", ODE)
@@ -224,3 +225,29 @@ def test_torchdiffeq_explains_why_it_gave_up():
 def test_torchsde_takes_states_of_any_batch_shape(method, shape):
     model = gaussian(bed())
     assert TorchSDE(5, eta=1.0, method=method).sample(model, shape).shape == (*shape, 2)
+
+
+def test_time_integrals_of_the_noise_have_the_moments_of_brownian_motion():
+    """``Var U = h^3/3`` and ``Cov(W, U) = h^2/2`` for ``U = int_a^b (W_s - W_a) ds``."""
+    sde = DiagonalSDE(VP(), Identity((1,)))
+    state = torch.zeros(40_000, 1)
+    steps = torchsde_solver._UnitSteps(sde, torch.tensor([0.1, 0.9]), state)
+    torch.manual_seed(0)
+    increments = torchsde_solver._Increments(steps, Noise(), state)
+    w, u = increments(torch.tensor(0.0), torch.tensor(0.8), return_U=True)
+    found = torch.cov(torch.cat([w, u], -1).mT)
+    wanted = torch.tensor([[0.8, 0.8**2 / 2], [0.8**2 / 2, 0.8**3 / 3]])
+    torch.testing.assert_close(found.double(), wanted.double(), rtol=0.03, atol=0)
+
+
+def test_adaptive_methods_are_told_where_rates_jump(monkeypatch):
+    seen = {}
+
+    def odeint(field, y, times, **options):
+        seen.update(options)
+        return y.unsqueeze(0)
+
+    monkeypatch.setattr(torchdiffeq, "odeint", odeint)
+    model = gaussian(DiagonalSDE(VP(), Identity((2,)), [1.0, 2.0]), 0)
+    TorchDiffEq().sample(model, (1,))
+    torch.testing.assert_close(seen["options"]["jump_t"], torch.tensor([-0.5]))

@@ -12,7 +12,7 @@ from strategies import gaussian, mixture
 
 from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise
 from scoresde.grid import GRIDS
-from solvers import TorchDiffEq, TorchSDE
+from solvers import ExponentialMultistep, TorchDiffEq, TorchSDE
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -36,6 +36,13 @@ METHODS = {
     "torchsde-milstein": TorchSDE(method="milstein"),
     "torchsde-srk": TorchSDE(method="srk"),
     **{name: solver() for name, solver in SOLVERS.items() if name != "torchdiffeq"},
+    **{
+        f"multistep-{order}-{'corrected' if corrected else 'predicted'}": ExponentialMultistep(
+            order=order, corrected=corrected
+        )
+        for order in (1, 2, 3)
+        for corrected in (False, True)
+    },
 }
 each_sde = pytest.mark.parametrize("case", SDES)
 
@@ -57,36 +64,44 @@ def flow(case):
     return reverse, z, solver.integrate(reverse, z, torch.tensor([-sde.T, -sde.eps]), Noise())
 
 
+def many(name):
+    """Orders show late where terms of several orders are alike."""
+    return "multistep" in name
+
+
 @each_sde
 @pytest.mark.parametrize("name", METHODS)
 def test_order_on_the_probability_flow_of_a_mixture(name, case):  # invariant 39
     solver, (reverse, z, end) = METHODS[name], flow(case)
     counts = [16, 32, 64] if name in {"torchsde-srk", "torchdiffeq-rk4"} else [32, 64, 128]
+    counts = [128, 256, 512] if many(name) else counts
     errors = [
         (solver.integrate(reverse, z, -GRIDS["log_snr"](reverse.sde, n), Noise()) - end)
         .abs()
         .mean()
         for n in counts
     ]
-    assert slope(counts, errors) == pytest.approx(solver.order, abs=0.25)
+    assert slope(counts, errors) == pytest.approx(
+        solver.order, abs=0.25 if "torch" in name else 0.2
+    )
 
 
 @each_sde
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s.weak_order is not None])
+@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s().weak_order is not None])
 def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
     """Means and covariances of the samples' law, exact."""
-    solver = SOLVERS[name]()
+    solver = METHODS[name]
     model = with_true_prior(gaussian(SDES[case](), 3))
     sde = model.sde
     reverse, end = sde.reverse(model, eta), marginal(model, sde.eps)
-    counts = [24, 48, 96]
+    counts = [384, 768, 1536] if many(name) else [24, 48, 96]
     errors = []
     for n in counts:
         mean, covariance = push(solver, reverse, sde.prior, -GRIDS["uniform_time"](sde, n))
         errors.append((covariance - end.covariance_matrix).norm().item())
         errors[-1] += (mean - end.mean).norm().item()
-    assert slope(counts, errors) == pytest.approx(solver.weak_order, abs=0.25)
+    assert slope(counts, errors) == pytest.approx(solver.weak_order, abs=0.2)
 
 
 @pytest.mark.parametrize("case", ["VP", "stopping"])
@@ -104,7 +119,7 @@ def test_adaptive_methods_follow_their_tolerance(method, case):
     assert tight < 2e-3
 
 
-@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s.weak_order is not None])
+@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s().weak_order is not None])
 def test_euler_maruyama_moments_converge_to_the_kernel(name):  # invariant 4
     """Diffusing forward, from a Gaussian: exact for those that know the kernel."""
     sde = SDES["stopping"]()
@@ -117,7 +132,7 @@ def test_euler_maruyama_moments_converge_to_the_kernel(name):  # invariant 4
         errors.append((covariance - end.covariance_matrix).norm().item())
         errors[-1] += (mean - end.mean).norm().item()
     if max(errors) > 1e-9:
-        assert slope(counts, errors) == pytest.approx(SOLVERS[name].weak_order, abs=0.25)
+        assert slope(counts, errors) == pytest.approx(SOLVERS[name]().weak_order, abs=0.25)
     assert errors[-1] < 0.1
     assert (max(errors) < 1e-9) == (name in {"ddim", "exponential-multistep"})
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
-from scoresde import SDE, FixedStep, Noise, Propagator
+from scoresde import SDE, FixedStep, Noise, Step
 from scoresde.checks import expect
 
 
@@ -21,21 +20,14 @@ class ExponentialMidpoint(FixedStep):
     """
 
     order = 2.0
-    weak_order: ClassVar[float | None] = None
+    weak_order = None
 
     def step(
-        self,
-        sde: SDE,
-        y: Tensor,
-        t: Tensor,
-        s: Tensor,
-        propagator: Propagator,
-        noise: Noise,
-        memory: Any,
+        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
     ) -> tuple[Tensor, None]:
         """See `scoresde.FixedStep.step`."""
-        expect(propagator.noise is None, "eta", "0: this solver takes ODEs", "an SDE with noise")
-        middle = (t + s) / 2
-        half = next(iter(sde.propagators(torch.stack([t, middle]), y)))
-        inner = half.decay * y + half.gain * sde.forcing(t, y)
-        return propagator.decay * y + propagator.gain * sde.forcing(middle, inner), None
+        expect(step.noise is None, "eta", "0: this solver takes ODEs", "an SDE with noise")
+        middle = (step.t + step.s) / 2
+        half = sde.propagator(step.t.reshape(1), middle.reshape(1), y)
+        inner = half.decay * y + half.gain * step.force(y)
+        return step.decay * y + step.gain * sde.forcing(middle, inner), None
