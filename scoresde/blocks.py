@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde.checks import expect
 
@@ -97,6 +97,24 @@ class Blocks:
         Entries that are NaN do not count.
         """
         if value.shape[-1] == self.dim:
-            parts = [value[..., part].nanmean(-1) for part in self.slices.values()]
+            parts = [_nanmean(value[..., part]) for part in self.slices.values()]
             value = torch.stack(parts, -1)
-        return value.nanmean(-1)
+        return _nanmean(value)
+
+
+def _nanmean(value: Tensor) -> Tensor:
+    known = ~value.isnan()
+    return folded(value.nan_to_num(0.0)) / folded(known.to(value))
+
+
+def folded(value: Tensor) -> Tensor:
+    """Sum over the last axis, always in the same order.
+
+    `torch.sum` adds in an order that depends on how many sums there are, and with it what a
+    sample gets on its batch mates.
+    """
+    while (size := value.shape[-1]) > 1:
+        half = (size + 1) // 2
+        rest = nn.functional.pad(value[..., half:], (0, 2 * half - size))
+        value = value[..., :half] + rest
+    return value.squeeze(-1)

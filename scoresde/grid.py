@@ -7,13 +7,14 @@ steps enough, because no solver has its order across a kink.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scoresde.bases.basis import precision
 from scoresde.checks import expect, nearest
 from scoresde.sde import SDE, Stage
 
@@ -104,16 +105,19 @@ def within(times: Tensor, stage: Stage) -> Tensor:
     return times[inside]
 
 
+def _read(sde: SDE, coordinate: Callable[[Tensor], Tensor], times: Tensor) -> Tensor:
+    """A function of times, on the SDE's device in as many digits as it has; to float64."""
+    device = next(iter([*sde.buffers(), *sde.parameters()]), torch.empty(0)).device
+    with torch.no_grad():
+        return coordinate(times.to(device, precision(device))).double().cpu()
+
+
 def _equal(sde: SDE, steps: int, coordinate: Callable[[Tensor], Tensor]) -> Tensor:
     """Equal steps in an increasing coordinate, between breakpoints if there are any."""
     expect(steps >= 1, "steps", "at least 1", steps)
-    device = next(iter([*sde.buffers(), *sde.parameters()]), torch.empty(0)).device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
 
     def read(t: _Floats) -> _Floats:
-        times = torch.as_tensor(t, dtype=dtype, device=device).unsqueeze(-1)
-        with torch.no_grad():
-            return coordinate(times).double().cpu().numpy()
+        return _read(sde, coordinate, torch.from_numpy(t).unsqueeze(-1)).numpy()
 
     knots = [sde.eps, *sde.breakpoints(), sde.T]
     if len(knots) - 1 > steps:
@@ -138,6 +142,56 @@ def _apportion(spans: _Floats, steps: int) -> list[int]:
     for i in np.argsort(counts - shares)[: free - counts.sum()]:
         counts[i] += 1
     return [int(c) + 1 for c in counts]
+
+
+def fractions(sde: SDE, starts: Tensor, ends: Tensor, parts: Sequence[float]) -> list[Tensor]:
+    """Times that divide each step at given parts of its length in the SDE's noise level.
+
+    Args:
+        sde: Knows its level.
+        starts: ``(k,)``.
+        ends: ``(k,)``.
+        parts: Numbers in ``(0, 1)``.
+
+    Returns:
+        ``(k,)`` for every part.
+    """
+    u = torch.linspace(0, 1, 65, dtype=starts.dtype)
+    times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
+    levels = _read(sde, sde.level, times.reshape(-1, 1)).reshape(times.shape)
+    share = (levels - levels[:, :1]) / (levels[:, -1:] - levels[:, :1])
+    rows = [np.interp(parts, s.numpy(), t.numpy()) for s, t in zip(share, times, strict=True)]
+    return list(torch.from_numpy(np.array(rows)).unbind(-1))
+
+
+def raised(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
+    """The time at which the noise level is higher by so much than at ``t``, or the ``last``."""
+    times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype) ** 2
+    level = _read(sde, sde.level, times.unsqueeze(-1))
+    found = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
+    return torch.tensor(found, dtype=t.dtype)
+
+
+class Progress:
+    """Times by how far one has come along a grid, 0 at its start and 1 at its end.
+
+    Args:
+        times: The grid, increasing or decreasing.
+        kinks: Whether rates jump at its start and at its end, which are then kept off by a hair.
+        precision: Of the numbers in which steps are taken.
+    """
+
+    def __init__(self, times: Tensor, kinks: tuple[bool, bool], precision: float) -> None:
+        hair = 16 * precision * times[[0, -1]].abs() * torch.tensor(kinks)
+        self.times = times.clone()
+        self.times[0] += hair[0] * (times[1] - times[0]).sign()
+        self.times[-1] -= hair[1] * (times[1] - times[0]).sign()
+
+    def __call__(self, part: Tensor) -> Tensor:
+        """Times, ``(*)``, at parts of the way ``(*)`` in ``[0, 1]``."""
+        place = part * (len(self.times) - 1)
+        i = place.long().clamp(0, len(self.times) - 2)
+        return torch.lerp(self.times[i], self.times[i + 1], place - i)
 
 
 class TimeDistribution:

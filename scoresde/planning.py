@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
+from scoresde import grid as grids
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, finite
 from scoresde.diagonal import DiagonalSDE
@@ -24,7 +25,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE
-from scoresde.solver import Solver
+from scoresde.solver import Solver, jumps
 
 _WORTH = 0.002  # logarithm of the error that a full-resolution evaluation must buy
 
@@ -165,6 +166,88 @@ def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Pla
 
 
 @attrs.frozen(eq=False)
+class Tuned:
+    """The times at which a solver's samples of Gaussian data are best, as a grid.
+
+    Moves times by gradient descent on the closed-form error of independent components; where
+    rates jump, times stay.
+
+    Args:
+        variances: Of the data, along the component axis of the SDE's basis.
+        solver: A deterministic solver, the one that will use the grid.
+
+    Raises:
+        ValueError: If a variance is negative, or the solver is stochastic.
+
+    Example:
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import DDIM
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> times = Tuned(torch.tensor([1.0, 0.1]), DDIM())(sde, 6)
+        >>> len(times), float(times[0])
+        (7, 1.0)
+    """
+
+    variances: Tensor
+    solver: Solver
+
+    def __attrs_post_init__(self) -> None:
+        good = bool(torch.isfinite(self.variances).all() and (self.variances >= 0).all())
+        expect(good, "variances", "finite numbers, at least 0", self.variances)
+        expect(self.solver.eta == 0, "solver", "a deterministic one (eta = 0)", self.solver)
+
+    def __call__(self, sde: SDE, steps: int) -> Tensor:
+        """A grid: ``(steps + 1,)`` decreasing times."""
+        sde.basis.blocks.check("variances", self.variances)
+        variances = sde.basis.blocks.expand(self.variances.double()).expand(sde.basis.dim)
+        first = grids.central(sde, steps)
+        knots = [0, *(jumps(sde, first)[1:-1].nonzero().flatten() + 1).tolist(), steps]
+        pieces = [(first[a], first[a : b + 1].diff()) for a, b in itertools.pairwise(knots)]
+        start = torch.cat([(gaps / gaps.sum()).log() for _, gaps in pieces])
+        estimator = _Independent(sde, variances)
+
+        def times(logits: Tensor) -> Tensor:
+            shares = logits.split([len(gaps) for _, gaps in pieces])
+            moved = [
+                begin + torch.cat([begin.new_zeros(1), (part.softmax(0) * gaps.sum()).cumsum(0)])
+                for (begin, gaps), part in zip(pieces, shares, strict=True)
+            ]
+            return torch.cat([moved[0][:1], *(part[1:] for part in moved)])
+
+        def loss(logits: Tensor) -> Tensor:
+            solver = attrs.evolve(self.solver, steps=steps, grid=lambda *_: times(logits))
+            spread = solver.rsample(estimator, generator=_Ones(), dtype=torch.float64)
+            gap: Tensor = (sde.basis(spread) - variances.sqrt()).square().sum() / variances.sum()
+            kept: Tensor = (logits - start).diff().square().sum()
+            total: Tensor = gap.log() + _SMOOTH * kept
+            return total
+
+        return times(_minimise(loss, start, 60)).detach()
+
+
+def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
+    """The best point that a quasi-Newton method has seen."""
+    point, best, lowest = start.clone().requires_grad_(), start, math.inf
+    optimizer = torch.optim.LBFGS(
+        [point], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        nonlocal best, lowest
+        optimizer.zero_grad()
+        if not bool(point.isfinite().all()):
+            return point.new_tensor(math.inf)  # a line search that has lost its way
+        value: Tensor = loss(point)
+        if (found := value.item()) < lowest:
+            best, lowest = point.detach().clone(), found
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return best
+
+
+@attrs.frozen(eq=False)
 class _Draft:
     """Steps per stage and the logarithms of their lengths, up to a common factor."""
 
@@ -238,26 +321,17 @@ class _Bed:
 
     def tune(self, draft: _Draft, iterations: int = 8) -> _Draft:
         """The same steps, at better times."""
-        logits = draft.logits.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [logits], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"
-        )
         best = draft
 
-        def closure() -> Tensor:
+        def loss(logits: Tensor) -> Tensor:
             nonlocal best
-            optimizer.zero_grad()
-            if not bool(logits.isfinite().all()):
-                return logits.new_tensor(math.inf)  # a line search that has lost its way
             error = self.error(attrs.evolve(draft, logits=logits))
             if (value := error.item()) < best.error:
                 best = attrs.evolve(draft, logits=logits.detach().clone(), error=value)
             # neighbours of very different length are tuned to the bed, not to the data
-            loss = error.log() + _SMOOTH * (logits.diff() ** 2).sum()
-            loss.backward()
-            return loss
+            return error.log() + _SMOOTH * (logits.diff() ** 2).sum()
 
-        optimizer.step(closure)
+        _minimise(loss, draft.logits, iterations)
         return best
 
     def plan(self, basis: Basis, draft: _Draft) -> Plan:

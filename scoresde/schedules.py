@@ -262,7 +262,8 @@ class LogLinear(Schedule):
         """See the class."""
         log_snr, _, growth = self._linear(t)
         early = torch.log1p(-growth * t.clamp(max=self.eps))
-        return torch.where(t < self.eps, early, torch.nn.functional.logsigmoid(log_snr)) / 2
+        late = log_snr.clamp(max=0) - torch.log1p((-log_snr.abs()).exp())  # log sigmoid
+        return torch.where(t < self.eps, early, late) / 2
 
     def sigma(self, t: Tensor) -> Tensor:
         """See the class."""

@@ -363,6 +363,10 @@ class ProbabilityFlow(SDE):
         """Those of the SDE."""
         return self.sde.breakpoints()
 
+    def levels(self, t: Tensor) -> Tensor:
+        """Those of the SDE."""
+        return self.sde.levels(t)
+
     def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
         """That of the SDE, without noise."""
         return self.sde.marginal_propagator(t, s, like, 0.0)
@@ -417,6 +421,10 @@ class ReverseSDE(SDE):
     def breakpoints(self) -> list[float]:
         """Those of the SDE, negated."""
         return [-t for t in reversed(self.sde.breakpoints())]
+
+    def levels(self, t: Tensor) -> Tensor:
+        """Those of the SDE, negated: they increase with ``r``."""
+        return -self.sde.levels(-t)
 
     def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
         """That of the SDE, with time running down."""

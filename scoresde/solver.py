@@ -7,8 +7,9 @@ A solver walks increasing times, in the SDE's own clock: it does not know whethe
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -21,7 +22,10 @@ from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid
 from scoresde.noise import Generators, Noise
-from scoresde.sde import SDE, Forcing, Propagator
+from scoresde.sde import SDE, Forcing, Propagator, ReverseSDE, Stage
+
+Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
+"""``(reverse equation, state, time of the SDE itself, noise) -> state``."""
 
 
 def _at_least(bound: float) -> Any:
@@ -50,7 +54,7 @@ def grid_field(default: Grid) -> Any:
 class Solver(ABC):
     """Integrates any `SDE` over increasing times, and samples with it.
 
-    Subclasses implement `integrate` and declare their orders.
+    Subclasses implement `integrate` or `walk`, and declare their orders.
 
     Args:
         steps: Number of steps when sampling.
@@ -58,11 +62,24 @@ class Solver(ABC):
             SDE.
         grid: Where the steps are: a name in `scoresde.grid.GRIDS` or a function
             ``(sde, steps) -> times``.
+        corrector: What is done to samples after every step, for instance `solvers.Langevin`.
+        churn: Share by which noise is raised, by diffusing forward, before every step (Karras
+            et al. 2022, algorithm 2); a solver's memory of earlier steps is lost by it.
+        final_denoise: Whether samples end as denoised means of the states at the last time,
+            which costs one evaluation more.
     """
 
     steps: int = attrs.field(default=50, validator=_at_least(1))
     eta: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
     grid: Grid = grid_field(grids.log_snr)
+    corrector: Corrector | None = attrs.field(default=None, kw_only=True)
+    churn: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
+    final_denoise: bool = attrs.field(default=False, kw_only=True)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.integrate is Solver.integrate and cls.walk is Solver.walk:
+            raise TypeError(f"{cls.__name__}: expected an integrate or a walk method, got neither")
 
     @property
     @abstractmethod
@@ -74,7 +91,6 @@ class Solver(ABC):
     def weak_order(self) -> float | None:
         """Of the law on an SDE with additive noise; None if the solver takes ODEs only."""
 
-    @abstractmethod
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """The state at the last time.
 
@@ -84,6 +100,10 @@ class Solver(ABC):
             ts: Increasing times in the SDE's clock, float64 on the CPU.
             noise: Where random numbers come from.
         """
+        end = y
+        for end, _ in self.walk(sde, y, ts, noise):  # noqa: B007
+            pass
+        return end
 
     def walk(
         self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
@@ -105,9 +125,11 @@ class Solver(ABC):
 
     def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states at every time after the first, as they come."""
-        for i in range(len(ts) - 1):
-            y = self.integrate(sde, y, ts[i : i + 2], noise)
-            yield y
+        alone = type(self).walk is Solver.walk  # one that shows no states on the way
+        for part in ts.unfold(0, 2, 1) if alone else [ts]:
+            for state, _ in self.walk(sde, y, part, noise):
+                y = state
+                yield y
 
     def times(self, sde: SDE) -> Tensor:
         """The grid on which this solver samples an SDE: decreasing, float64.
@@ -179,10 +201,33 @@ class Solver(ABC):
         with tqdm(total=len(times) - 1, desc="sampling", disable=not progress) as bar:
             for stage in sde.stages():
                 z, ts = sde.enter(z, stage, noise), grids.within(times, stage)
-                for state in self.walk(reverse, z, -ts, noise, memory):
-                    z, memory = state
-                    bar.update()
+                whole = self.corrector is None and not self.churn
+                for part in [ts] if whole else ts.unfold(0, 2, 1):
+                    if self.churn:
+                        z, part = _churned(sde, z, part, stage, self.churn, noise)
+                        memory = None
+                    for state in self.walk(reverse, z, -part, noise, memory):
+                        z, memory = state
+                        bar.update()
+                    if self.corrector is not None:
+                        z = self.corrector(reverse, z, part[-1], noise)
+        if self.final_denoise:
+            z = estimator.denoise(z, times[-1].to(z), condition)
         return sde.basis.inverse(z)
+
+
+def _churned(
+    sde: SDE, z: Tensor, step: Tensor, stage: Stage, share: float, noise: Noise
+) -> tuple[Tensor, Tensor]:
+    """A state diffused to more noise, as far as its stage goes, and the longer step from there."""
+    back = grids.raised(sde, step[0], math.log1p(share), stage.start)
+    if back <= step[0]:
+        return z, step
+    diffuse = sde.propagator(step[:1], back.reshape(1), z)
+    drift = torch.addcmul(diffuse.decay * z, diffuse.gain, sde.forcing(step[0].to(z), z))
+    assert diffuse.noise is not None
+    kicked = torch.addcmul(drift, diffuse.noise, sde.kick(step[0].to(z), z, noise(z)))
+    return kicked, torch.stack([back, step[1]])
 
 
 def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
@@ -275,17 +320,6 @@ class FixedStep(Solver):
             What becomes `Step.weights`, step by step.
         """
         return itertools.repeat(None)
-
-    def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """See `Solver.path`."""
-        return (state for state, _ in self.walk(sde, y, ts, noise))
-
-    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
-        """See `Solver.integrate`."""
-        end = y
-        for end in self.path(sde, y, ts, noise):  # noqa: B007
-            pass
-        return end
 
 
 def jumps(sde: SDE, ts: Tensor) -> Tensor:

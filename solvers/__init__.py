@@ -1,16 +1,24 @@
 """What integrates: solvers for any SDE and any estimator."""
 
+from solvers.adaptive import Adaptive, Outcome, StepLimit
 from solvers.euler import EulerMaruyama
 from solvers.exponential import DDIM, ExponentialMultistep
 from solvers.heun import Heun
+from solvers.langevin import Langevin
+from solvers.rungekutta import ExponentialRungeKutta
 from solvers.torchdiffeq import TorchDiffEq
 from solvers.torchsde import TorchSDE
 
 __all__ = [
     "DDIM",
+    "Adaptive",
     "EulerMaruyama",
     "ExponentialMultistep",
+    "ExponentialRungeKutta",
     "Heun",
+    "Langevin",
+    "Outcome",
+    "StepLimit",
     "TorchDiffEq",
     "TorchSDE",
 ]

@@ -133,27 +133,29 @@ class ExponentialMultistep(FixedStep):
         past = past.masked_fill(past == 0, math.inf)
         least = h * (x / _LONG).clamp(0.5, 1)
         h1, h2 = (torch.where(v.abs() < least.abs(), least, v) for v in (past[1:-1], past[:-2]))
-        first, second = _moments(ahead.damping)
+        fresh, young = h1.isinf(), h2.isinf()
+        h1, h2 = h1.masked_fill(fresh, 1.0), h2.masked_fill(young, 1.0)  # gradients want numbers
+        first, second = moments(ahead.damping)
         kinked = kinks.to(h.device).unsqueeze(-1)  # the forcing bends otherwise than before
         slope = curve = bend = excess = torch.zeros_like(h1)
         if self.order > 1:
-            slope = _finite(first * h / h1)
+            slope = _finite(first * h / h1).masked_fill(fresh, 0.0)
         if self.order > 2:
             fade = 1 / (1 + (x / (3 * _LONG)) ** 4)
             if not self.corrected:
                 fade = fade.masked_fill(kinked | nn.functional.pad(kinked, (0, 0, 1, -1)), 0.0)
             curve = _finite(fade * (first * h * h1 + second * h**2) / (h1 + h2) / h1)
+            curve = curve.masked_fill(fresh | young, 0.0)
             bend = _finite(curve * h1 / h2)
-            excess = _finite(((second - first) * h / (h + h1)).masked_fill(kinked, 0.0))
+            excess = _finite((second - first) * h / (h + h1)).masked_fill(kinked | fresh, 0.0)
         opening = [1 + slope + curve, -slope - curve - bend, bend][: self.order]
         rise, back = first + excess, _finite(excess * h / h1)
         closing = [rise, 1 - rise - back, back] if self._closes else opening
         if self._closes and not self.corrected:
             # only where a step could not be of second order beforehand
-            fresh = kinked | h1.isinf()
             none = torch.zeros_like(h1)
             pairs = zip([*closing, none], [none, *opening], strict=False)
-            closing = [torch.where(fresh, new, old) for new, old in pairs]
+            closing = [torch.where(fresh | kinked, new, old) for new, old in pairs]
         gained = (torch.stack([ahead.gain * v for v in kind], 1) for kind in (opening, closing))
         for i, (before_end, after) in enumerate(zip(*gained, strict=True), start=1):
             last = [past[-1], past[-2]] if i == len(h) else []
@@ -194,8 +196,12 @@ def _finite(weight: Tensor) -> Tensor:
     return weight.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of ``v`` and ``v^2`` over ``[0, 1]`` with a density that grows as ``e^(x v)``."""
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of ``v`` and ``v^2`` over ``[0, 1]`` under a density that grows as ``e^(x v)``.
+
+    With ``x`` the damping, they say what a forcing that grows with time, or with its square,
+    contributes to a step.
+    """
     near = x.abs() < 0.3  # where the closed forms cancel
     y = torch.where(near, 1.0, x)
     whole = -1 / torch.expm1(-y)

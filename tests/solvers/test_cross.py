@@ -88,9 +88,11 @@ ESTIMATORS = {
 }
 # steps for the ODE and for the SDE; explicit methods need more to be stable
 STEPS = {
+    "adaptive": (24, None),
     "ddim": (24, 40),
     "euler-maruyama": (48, 48),
     "exponential-multistep": (16, 20),
+    "exponential-runge-kutta": (12, None),
     "heun": (24, 32),
     "torchdiffeq": (1, None),
     "torchsde": (48, 48),

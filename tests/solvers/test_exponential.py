@@ -11,14 +11,14 @@ from scipy.integrate import quad
 from scoresde import SDE, VP, DiagonalSDE, Identity, Noise
 from scoresde.sde import Propagator
 from solvers import ExponentialMultistep
-from solvers.exponential import _moments
+from solvers.exponential import moments
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 @given(x=st.one_of(st.floats(-30, 30), st.sampled_from([0.0, 1e-9, 0.2999, 0.3001, -0.3001])))
-def test_moments_of_an_exponential_weight(x):
-    found = _moments(torch.tensor(x))
+def testmoments_of_an_exponential_weight(x):
+    found = moments(torch.tensor(x))
     mass = quad(lambda v: math.exp(x * (v - 1)), 0, 1)[0]
     for power, value in enumerate(found, start=1):
         wanted = quad(lambda v: v**power * math.exp(x * (v - 1)), 0, 1)[0] / mass  # noqa: B023
@@ -26,9 +26,9 @@ def test_moments_of_an_exponential_weight(x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_moments_keep_their_digits(dtype):
+def testmoments_keep_their_digits(dtype):
     x = torch.cat([torch.linspace(-8, 8, 999), torch.logspace(-9, 0, 99)])
-    for found, wanted in zip(_moments(x.to(dtype)), _moments(x), strict=True):
+    for found, wanted in zip(moments(x.to(dtype)), moments(x), strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0)
 
 

@@ -35,7 +35,7 @@ METHODS = {
     "torchdiffeq-rk4": TorchDiffEq(method="rk4"),
     "torchsde-milstein": TorchSDE(method="milstein"),
     "torchsde-srk": TorchSDE(method="srk"),
-    **{name: solver() for name, solver in SOLVERS.items() if name != "torchdiffeq"},
+    **{name: SOLVERS[name]() for name in sorted({*SOLVERS} - {"adaptive", "torchdiffeq"})},
     **{
         f"multistep-{order}-{'corrected' if corrected else 'predicted'}": ExponentialMultistep(
             order=order, corrected=corrected

@@ -1,0 +1,153 @@
+"""Steps chosen by every sample for itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.blocks import folded
+from scoresde.grid import Progress
+from scoresde.noise import Noise
+from scoresde.sde import SDE
+from scoresde.solver import Solver, jumps
+from solvers.rungekutta import deterministic, stages, step
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """How far an adaptive integration has come.
+
+    Attributes:
+        states: ``(*batch, n)``: at the end where ``finished``, else where a sample got stuck.
+        times: Times reached, ``(*batch,)``, in the SDE's clock.
+        finished: Whether a sample has reached the end, ``(*batch,)``.
+        steps: Steps taken and refused, ``(*batch,)``; each costs three evaluations.
+        worst: The component with the largest error in a sample's last attempt, ``(*batch,)``.
+    """
+
+    states: Tensor
+    times: Tensor
+    finished: Tensor
+    steps: Tensor
+    worst: Tensor
+
+
+class StepLimit(RuntimeError):
+    """Some samples did not get to the end within the steps allowed.
+
+    Attributes:
+        outcome: What there is of them, and of all the others.
+    """
+
+    def __init__(self, outcome: Outcome, limit: int) -> None:
+        stuck = (~outcome.finished).flatten()
+        first = int(stuck.nonzero()[0])
+        state = outcome.states.reshape(len(stuck), -1)[first]
+        what = "is not finite" if not bool(torch.isfinite(state).all()) else "changes too fast"
+        super().__init__(
+            f"max_steps: {int(stuck.sum())} of {len(stuck)} samples have not arrived after {limit} "
+            f"steps; sample {first} stopped at time {float(outcome.times.flatten()[first]):.6g}, "
+            f"where component {int(outcome.worst.flatten()[first])} {what}; what there is of "
+            "them is in the attribute outcome"
+        )
+        self.outcome = outcome
+
+
+@attrs.frozen
+class Adaptive(Solver):
+    """Third order with an error estimate, on every sample's own steps (for ODEs).
+
+    A sample's steps and value depend on that sample alone, as far as the estimator's do; those
+    that have arrived leave the batch. A step is taken if the root mean square over components
+    of ``error / (atol + rtol |z|)`` is at most 1, where the error is the distance to the embedded
+    result of second order. Steps are measured along the grid, and end at times at which rates
+    jump.
+
+    Args:
+        rtol: Relative tolerance per step.
+        atol: Absolute tolerance per step, in the data's units.
+        max_steps: Steps, taken and refused, that a sample is allowed in all.
+        group: Samples are evaluated in multiples of this many, some of them twice if need be:
+            processors compute functions a whole vector at a time, and the rest of it with other
+            last digits. 16 makes samples the same in any company, to the last bit in float64
+            (32 in float32 where vectors have 512 bits); 1 is for networks so large that a
+            single sample must not cost more than one.
+
+    Raises:
+        ValueError: On integrating, if the equation has noise (``eta`` above 0).
+        StepLimit: On integrating, if a sample does not arrive.
+    """
+
+    order = 3.0
+    weak_order = None
+
+    rtol: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.gt(0))
+    atol: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.gt(0))
+    max_steps: int = attrs.field(default=1000, kw_only=True, validator=attrs.validators.ge(1))
+    group: int = attrs.field(default=16, kw_only=True, validator=attrs.validators.ge(1))
+
+    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+        """See `scoresde.Solver.integrate`; of the times within, only the jumps are met."""
+        outcome = self.solve(sde, y, ts)
+        if not bool(outcome.finished.all()):
+            raise StepLimit(outcome, self.max_steps)
+        return outcome.states
+
+    def solve(self, sde: SDE, y: Tensor, ts: Tensor) -> Outcome:
+        """As `integrate`, but returns what there is when a sample runs out of steps."""
+        batch, rows = y.shape[:-1], y.reshape(-1, y.shape[-1]).clone()
+        deterministic(sde.propagator(ts[:1], ts[1:2], rows))
+        count = torch.zeros(len(rows), dtype=torch.long, device=y.device)
+        worst, reached = torch.zeros_like(count), torch.full(count.shape, float(ts[0]))
+        alive = torch.arange(len(rows), device=y.device)
+        stops = [0, *(jumps(sde, ts)[1:-1].nonzero().flatten() + 1).tolist(), len(ts) - 1]
+        for a, b in itertools.pairwise(stops):
+            track = Progress(ts[a : b + 1], (a > 0, b < len(ts) - 1), torch.finfo(y.dtype).eps)
+            arrived = self._advance(sde, track, rows, alive, count, worst, reached)
+            alive = alive[arrived]
+        finished = torch.zeros(len(rows), dtype=torch.bool, device=y.device)
+        finished[alive] = True
+        flat = (reached.to(y.device), finished, count, worst)
+        return Outcome(rows.reshape(y.shape), *(v.reshape(batch) for v in flat))
+
+    def _advance(
+        self,
+        sde: SDE,
+        track: Progress,
+        rows: Tensor,
+        alive: Tensor,
+        count: Tensor,
+        worst: Tensor,
+        reached: Tensor,
+    ) -> Tensor:
+        """Takes the living rows along a track, in place; says which of them have arrived."""
+        where = torch.zeros(len(alive), dtype=torch.float64)
+        length = torch.full_like(where, 1 / self.steps)
+        busy = torch.arange(len(alive))
+        while len(busy):
+            # processors round what is left over of a group otherwise
+            padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
+            y, start = rows[alive[padded.to(alive.device)]], where[padded]
+            reach = torch.minimum(length[padded], 1 - start)
+            times = [track(start + reach * part).unsqueeze(-1) for part in (0.0, 1 / 3, 2 / 3, 1.0)]
+            forces = [lambda z, t=t: sde.forcing(t.to(z), z) for t in times[:3]]
+            end, error = step(y, forces, stages(sde, times, y))
+            size = self.atol + self.rtol * torch.maximum(y.abs(), end.abs())
+            ratios = (error.abs() / size).detach()  # what steps are taken is not differentiated
+            ratio = (folded(ratios.square()) / ratios.shape[-1]).sqrt().double().cpu()
+            ratio = ratio.nan_to_num(torch.inf)
+            factor = (0.9 * ratio.clamp(min=1e-6) ** (-1 / 3)).clamp(0.2, 5.0)
+            n, spots = len(busy), alive[busy.to(alive.device)]
+            taken = (ratio <= 1)[:n]
+            moved = spots[taken.to(alive.device)]
+            rows[moved] = end[:n][taken.to(alive.device)]
+            reached[moved.cpu()] = times[3][:n, 0][taken]
+            count[spots] += 1
+            worst[spots] = ratios[:n].nan_to_num(torch.inf).argmax(-1)
+            where[busy[taken]] = (start + reach)[:n][taken]
+            length[busy] = (reach * factor)[:n]
+            busy = busy[(where[busy] < 1) & (count[spots].cpu() < self.max_steps)]
+        return (where >= 1).to(alive.device)

@@ -1,0 +1,42 @@
+"""Langevin corrector."""
+
+from __future__ import annotations
+
+import attrs
+from torch import Tensor
+
+from scoresde.noise import Noise
+from scoresde.sde import ReverseSDE
+
+
+@attrs.frozen
+class Langevin:
+    """Steps of Langevin dynamics at one noise level, after every step of a solver.
+
+    ``z + d (alpha D - z) + sqrt(2 d) sigma xi`` with ``d = 2 snr^2``: a step of length
+    ``d sigma_i^2`` along the score, for every component in units of its own noise (Song et al.
+    2021, algorithm 4, whose step length depends on the other samples of the batch; this one is
+    what that is on average). Pulls samples towards ``p_t``, whatever error has taken them away.
+    With a solver of few steps this is annealed Langevin dynamics.
+
+    Args:
+        steps: Steps after every step of the solver; each costs one evaluation.
+        snr: Signal-to-noise ratio of a step.
+
+    Example:
+        >>> from solvers import DDIM
+        >>> DDIM(50, eta=1.0, corrector=Langevin()).corrector
+        Langevin(steps=1, snr=0.16)
+    """
+
+    steps: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    snr: float = attrs.field(default=0.16, validator=attrs.validators.gt(0))
+
+    def __call__(self, reverse: ReverseSDE, z: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """The state ``z``, corrected at a time ``t`` of the SDE itself."""
+        sde, size = reverse.sde, 2 * self.snr**2
+        sigma = sde.kernel(t.reshape(1).to(z.device), z.shape[-1]).sigma.to(z)
+        for _ in range(self.steps):
+            score = reverse.estimator.score(z, t.to(z), reverse.condition)
+            z = z + size * sigma**2 * score + (2 * size) ** 0.5 * sigma * noise(z)
+        return z

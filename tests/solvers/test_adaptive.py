@@ -1,0 +1,126 @@
+"""Every sample takes its own steps."""
+
+import pytest
+import torch
+from strategies import gaussian, mixture
+
+from estimators import Denoising
+from scoresde import VE, VP, DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
+from solvers import Adaptive, ExponentialMultistep, StepLimit
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SDES = {
+    "VP": lambda: DiagonalSDE(VP(eps=0.01), Identity((3,)), [1.0, 0.6, 0.8]),
+    "VE": lambda: DiagonalSDE(VE(0.1, 8.0, eps=0.05), Identity((3,)), scale=[1.0, 0.5, 2.0]),
+    "stopping": lambda: DiagonalSDE(LogLinear(eps=0.01), Identity((3,)), [1.0, 2.0, 1.5]),
+}
+each_sde = pytest.mark.parametrize("case", SDES)
+
+
+def flow(case, rows=11):
+    model = mixture(SDES[case](), 3)
+    torch.manual_seed(0)
+    z = model.marginal(torch.tensor([model.sde.T])).sample((rows,))
+    return model.sde.reverse(model, 0.0), z
+
+
+class Elementwise(torch.nn.Module):
+    """A network of which a row does not depend on how many there are."""
+
+    def forward(self, x, level):
+        return torch.tanh(3 * x + level.unsqueeze(-1)) * (1 + x.flip(-1) ** 2).rsqrt()
+
+
+@each_sde
+def test_a_sample_is_the_same_alone_and_in_any_company(case):  # invariant 42
+    sde, (_, z) = SDES[case](), flow(case)
+    reverse = sde.reverse(Denoising(sde, Elementwise()), 0.0)
+    solver = Adaptive()
+    ts = -solver.times(reverse.sde)
+    together = solver.solve(reverse, z, ts)
+    assert len(set(together.steps.tolist())) > 1
+    for rows in ([3], [8, 1, 2], list(range(10, -1, -1))):
+        few = solver.solve(reverse, z[rows], ts)
+        assert torch.equal(few.states, together.states[rows])
+        assert torch.equal(few.steps, together.steps[rows])
+
+
+@each_sde
+def test_errors_follow_the_tolerance(case):
+    reverse, z = flow(case)
+    times = -Adaptive().times(reverse.sde)
+    exact = ExponentialMultistep(grid="log_snr")
+    truth = exact.integrate(reverse, z, -exact.grid(reverse.sde, 3000), Noise())
+    steps = []
+    for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):
+        found = Adaptive(rtol=tolerance, atol=tolerance).solve(reverse, z, times)
+        # of most samples: where two modes part, any error may become a large one
+        assert (found.states - truth).abs().amax(-1).median() < 5 * tolerance
+        steps.append(float(found.steps.double().mean()))
+    # third order: a tenth of the error costs some two times the steps
+    assert 1.2 < steps[-1] / steps[-2] < 2.6
+
+
+def test_the_grid_is_only_a_first_guess():
+    reverse, z = flow("stopping")
+    ends = []
+    for steps, grid in ((4, "log_snr"), (50, "log_snr"), (30, "uniform_time")):
+        solver = Adaptive(steps, grid=grid, rtol=1e-5, atol=1e-5)
+        ends.append(solver.integrate(reverse, z, -solver.times(reverse.sde), Noise()))
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=0, atol=2e-3)
+
+
+class Cliff(ScoreEstimator):
+    """Denoises to where one component is not a number, or anywhere."""
+
+    def __init__(self, sde, below, value):
+        super().__init__(sde)
+        self.below, self.value = below, value
+
+    def denoise(self, z, t, condition=None):
+        bad = (torch.as_tensor(t).expand(z.shape[:-1]) < self.below) & (z[..., 0] > 0)
+        found = torch.zeros_like(z)
+        found[..., 2] = torch.where(bad, self.value, found[..., 2])
+        return found
+
+
+def test_who_gets_stuck_says_where_and_the_others_arrive():
+    sde = SDES["VP"]()
+    reverse = sde.reverse(Cliff(sde, 0.5, torch.nan), 0.0)
+    z = torch.tensor([[-1.0, 0.3, 0.2], [1.0, 0.3, 0.2], [-2.0, 0.1, 0.0]])
+    solver = Adaptive(max_steps=60)
+    said = r"1 of 3 .* sample 1 .* time -0\.\d+, .* component 2"
+    with pytest.raises(StepLimit, match=said) as error:
+        solver.integrate(reverse, z, -solver.times(sde), Noise())
+    outcome = error.value.outcome
+    assert outcome.finished.tolist() == [True, False, True]
+    assert outcome.steps[1] == 60
+    assert outcome.worst[1] == 2
+    assert float(outcome.times[1]) == pytest.approx(-0.5, abs=0.05)
+    assert torch.isfinite(outcome.states).all()
+    healthy = solver.solve(reverse, z[[0, 2]], -solver.times(sde))
+    assert torch.equal(healthy.states, outcome.states[[0, 2]])
+
+
+def test_noise_is_refused():
+    model = gaussian(SDES["VP"](), 0)
+    with pytest.raises(ValueError, match="eta: expected 0"):
+        Adaptive(eta=1.0).sample(model, (2,))
+
+
+def test_finished_samples_leave_the_batch():
+    sizes = []
+
+    class Network(torch.nn.Module):
+        def forward(self, x, level):
+            sizes.append(len(x))
+            return torch.tanh(3 * x) * (x[:, :1] > 0)
+
+    torch.manual_seed(0)
+    model = Denoising(SDES["VP"](), Network())
+    Adaptive(rtol=1e-5, atol=1e-5).sample(model, (64,))
+    assert sizes[0] == 64
+    assert sizes[-1] < 64
+    assert sizes == sorted(sizes, reverse=True)
