@@ -186,6 +186,8 @@ def _diffusers(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, 
                 **option,
             )
             scheduler.set_timesteps(budget)
+            if len(set(scheduler.timesteps.tolist())) < budget:
+                continue  # it cannot tell two of its steps apart
             x = start * scheduler.init_noise_sigma
             for step in scheduler.timesteps:
                 time = sde.eps + (sde.T - sde.eps) * float(step) / 999

@@ -286,26 +286,53 @@ class FixedStep(Solver):
         self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, Any]]:
         """See `Solver.walk`; yields after every step."""
-        kinks = jumps(sde, ts)
-        starts, ends = (side.to(y) for side in sides(ts, kinks, torch.finfo(y.dtype).eps))
         size = max(1, _AHEAD // y.shape[-1])
-        for i in range(0, len(starts), size):
-            part = slice(i, i + size)
-            t, s = (v[part].unsqueeze(-1) for v in (ts[:-1], ts[1:]))
-            ahead = sde.propagator(t, s, y)
-            rows = zip(
-                starts[part].unbind(),
-                ends[part].unbind(),
-                sde.forcings(starts[part], y),
-                ahead.decay.unbind(),
-                ahead.gain.unbind(),
-                itertools.repeat(None) if ahead.noise is None else ahead.noise.unbind(),
-                self.weights(ahead, kinks[:-1][part], y, memory),
-                strict=False,  # what is the same for all has no end
-            )
-            for row in rows:
-                y, memory = self.step(sde, y, Step(*row), noise, memory)
+        for i in range(0, len(ts) - 1, size):
+            for step in self.prepare(sde, ts[i : i + size + 1], y, memory):
+                y, memory = self.step(sde, y, step, noise, memory)
                 yield y, memory
+
+    def prepare(self, sde: SDE, ts: Tensor, like: Tensor, memory: Any = None) -> Iterator[Step]:
+        """Everything about the steps between times that does not depend on the state.
+
+        Args:
+            sde: What to integrate.
+            ts: Increasing times.
+            like: A state.
+            memory: What the last step returned, None if none was taken.
+        """
+        kinks = jumps(sde, ts)
+        starts, ends = (side.to(like) for side in sides(ts, kinks, torch.finfo(like.dtype).eps))
+        ahead = sde.propagator(ts[:-1].unsqueeze(-1), ts[1:].unsqueeze(-1), like)
+        return map(
+            Step,
+            starts.unbind(),
+            ends.unbind(),
+            sde.forcings(starts, like),
+            ahead.decay.unbind(),
+            ahead.gain.unbind(),
+            itertools.repeat(None) if ahead.noise is None else ahead.noise.unbind(),
+            self.weights(ahead, kinks[:-1], like, memory),
+        )
+
+    def run(self, sde: SDE, y: Tensor, steps: Iterable[Step], noise: Noise) -> Tensor:
+        """The state after steps prepared before: the loop alone, to be compiled as a whole.
+
+        Example:
+            >>> from scoresde import VP, DiagonalSDE, Identity
+            >>> from estimators import Denoising, ResidualMLP
+            >>> from solvers import DDIM
+            >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+            >>> reverse, solver, z = model.sde.reverse(model, 0.0), DDIM(4), torch.zeros(3, 2)
+            >>> steps = list(solver.prepare(reverse, -solver.times(model.sde), z))
+            >>> def loop(z): return solver.run(reverse, z, steps, Noise())
+            >>> torch.compile(loop, fullgraph=True, backend="eager")(z).shape
+            torch.Size([3, 2])
+        """
+        memory = None
+        for step in steps:
+            y, memory = self.step(sde, y, step, noise, memory)
+        return y
 
     def weights(self, ahead: Propagator, kinks: Tensor, like: Tensor, memory: Any) -> Iterable[Any]:
         """What each step needs besides its propagator, from those of many steps at once.

@@ -101,7 +101,8 @@ class Adaptive(Solver):
         batch, rows = y.shape[:-1], y.reshape(-1, y.shape[-1]).clone()
         deterministic(sde.propagator(ts[:1], ts[1:2], rows))
         count = torch.zeros(len(rows), dtype=torch.long, device=y.device)
-        worst, reached = torch.zeros_like(count), torch.full(count.shape, float(ts[0]))
+        worst = torch.zeros_like(count)
+        reached = torch.full(count.shape, float(ts[0]), dtype=torch.float64)
         alive = torch.arange(len(rows), device=y.device)
         stops = [0, *(jumps(sde, ts)[1:-1].nonzero().flatten() + 1).tolist(), len(ts) - 1]
         for a, b in itertools.pairwise(stops):

@@ -93,3 +93,35 @@ def test_times_that_do_not_decrease_within_the_range_are_refused(times):
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="steps"):
         grids.log_snr(sde, 0)
+
+
+@given(data=st.data())
+def test_fractions_divide_a_step_by_noise_level(data):
+    sde = data.draw(uniform_sdes())
+    times = grids.log_snr(sde, 6).flip(0)
+    parts = grids.fractions(sde, times[:-1], times[1:], (0.25, 0.5))
+    levels = [sde.level(t.unsqueeze(-1)) for t in (times[:-1], *parts, times[1:])]
+    span = levels[-1] - levels[0]
+    for level, part in zip(levels[1:3], (0.25, 0.5), strict=True):
+        torch.testing.assert_close(
+            (level - levels[0]) / span, torch.full((6,), part), rtol=0, atol=0.02
+        )
+
+
+@given(sde=uniform_sdes(), more=st.floats(0.01, 0.5))
+def test_raised_finds_the_time_of_a_higher_level(sde, more):
+    t = torch.tensor(sde.eps + 0.3 * (sde.T - sde.eps))
+    found = grids.raised(sde, t, more, sde.T)
+    top = float(sde.level(torch.tensor([[sde.T]])))
+    wanted = min(float(sde.level(t.reshape(1, 1))) + more, top)
+    assert float(sde.level(found.reshape(1, 1))) == pytest.approx(wanted, abs=5e-3)
+
+
+def test_progress_runs_along_a_grid_and_keeps_off_kinks():
+    times = torch.tensor([-1.0, -0.5, -0.4])
+    track = grids.Progress(times, (False, True), 1e-7)
+    found = track(torch.tensor([0.0, 0.25, 0.5, 1.0]))
+    torch.testing.assert_close(
+        found, torch.tensor([-1.0, -0.75, -0.5, -0.4 - 6.4e-7]), rtol=0, atol=1e-9
+    )
+    assert found[-1] < -0.4

@@ -1,13 +1,15 @@
 """Plans keep their promises on the closed-form bed."""
 
+import attrs
 import pytest
 import torch
 from laws import law
 
 from estimators import Gaussian
-from scoresde import Haar, LogLinear
-from scoresde.planning import equal, plan, spectra
-from solvers import ExponentialMultistep
+from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear
+from scoresde.grid import GRIDS
+from scoresde.planning import Tuned, equal, plan, spectra
+from solvers import DDIM, ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -74,3 +76,33 @@ def test_spectra_are_eigenvalues():
     for name, block in BASIS.blocks.slices.items():
         own = torch.linalg.eigvalsh(torch.cov(z[:, block].mT, correction=0)).flip(0)
         torch.testing.assert_close(found[name], own)
+
+
+@pytest.mark.parametrize("solver", [DDIM(8), ExponentialMultistep(8)])
+@pytest.mark.parametrize("case", ["uniform", "stopping"])
+def test_tuned_times_beat_every_other_grid(solver, case):
+    speeds = [1.0, 1.0, 1.0] if case == "uniform" else [1.0, 2.0, 1.5]
+    sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 1, "c": 1}), speeds)
+    variances = torch.tensor([1.0, 0.1, 0.01])
+    data = Gaussian(sde, torch.zeros(3), torch.diag(variances))
+
+    def error(grid):
+        _, spread = law(attrs.evolve(solver, grid=grid), data)
+        return float((spread.diagonal().sqrt() - variances.sqrt()).square().sum())
+
+    tuned = Tuned(variances, solver)
+    times = tuned(sde, 8)
+    assert set(sde.breakpoints()) <= set(times.tolist())
+    assert times[0] == sde.T
+    assert float(times[-1]) == pytest.approx(sde.eps)
+    assert error(tuned) < min(error(grid) for grid in GRIDS.values()) / 1.05
+
+
+def test_tuned_times_refuse_what_makes_no_sense():
+    with pytest.raises(ValueError, match="variances: expected finite numbers, at least 0"):
+        Tuned(torch.tensor([-1.0]), DDIM())
+    with pytest.raises(ValueError, match="solver: expected a deterministic one"):
+        Tuned(torch.tensor([1.0]), DDIM(eta=1.0))
+    sde = DiagonalSDE(VP(), Identity((3,)))
+    with pytest.raises(ValueError, match="variances: expected a last axis"):
+        Tuned(torch.ones(2), DDIM())(sde, 5)

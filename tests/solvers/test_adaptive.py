@@ -80,7 +80,7 @@ class Cliff(ScoreEstimator):
         self.below, self.value = below, value
 
     def denoise(self, z, t, condition=None):
-        bad = (torch.as_tensor(t).expand(z.shape[:-1]) < self.below) & (z[..., 0] > 0)
+        bad = (torch.as_tensor(t).reshape(-1) < self.below) & (z[..., 0] > 0)
         found = torch.zeros_like(z)
         found[..., 2] = torch.where(bad, self.value, found[..., 2])
         return found
