@@ -151,7 +151,7 @@ def main() -> None:
         likelihood = evaluate(
             model,
             held_out,
-            ExponentialMultistep(32),
+            ExponentialMultistep(32, grid="log_snr"),
             count=count,
             generator=torch.Generator().manual_seed(0),
             progress=True,
