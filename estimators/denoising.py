@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -98,28 +99,27 @@ class Denoising(Precise, ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
-        return self._through(self._prepare(self.sde.time(t, z), z), condition)(z)
+        prepared = self._prepare(self.sde.time(t, z).unsqueeze(0), z)
+        return self._through(condition, *(v[0] for v in prepared))(z)
 
     def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
         """See `scoresde.ScoreEstimator.denoisers`."""
-        times = ts.reshape(-1, *[1] * like.ndim)
-        for row in zip(*(v.unbind() for v in self._prepare(times, like)), strict=True):
-            yield self._through(_Prepared(*row), condition)
+        prepared = self._prepare(ts.reshape(-1, *[1] * like.ndim), like)
+        return map(partial(self._through, condition), *(v.unbind() for v in prepared))
 
     def _prepare(self, times: Tensor, z: Tensor) -> _Prepared:
-        """What depends on times alone: ``(*batch, 1 | n)``, or with one more axis in front."""
+        """What depends on times alone, ``(k, *batch | 1, 1)``, with ``k`` of each in front."""
         form, alpha, scale = self._coefficients(times, z)
         mean = self._data(self.data_mean, z)
         settled = mean - form.skip * alpha * mean
         level = (self.sde.level(times) / 4).to(z)
-        level = level.expand(*level.shape[: 1 - z.ndim], *z.shape[:-1])
+        level = level.expand(len(times), *z.shape[:-1]).reshape(len(times), -1)
         return _Prepared(1 / scale, -alpha * mean / scale, form.skip, form.out, settled, level)
 
-    def _through(self, prepared: _Prepared, condition: Any) -> Denoiser:
+    def _through(self, condition: Any, *prepared: Tensor) -> Denoiser:
         """The network between what it needs and what it gives."""
         network, view = self.network, self.view
         scale, offset, skip, out, settled, level = prepared
-        level = level.reshape(-1)
         given = () if condition is None else (condition,)
 
         def denoise(z: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class VP(Schedule):
     def log_alpha(self, t: Tensor) -> Tensor:
         """See the class."""
         low, high = self.at(t, "beta_min", "beta_max")
-        return -t * (t * (high - low) / 4 + low / 2)
+        return torch.lerp(low, high, t / 2) * (t / -2)
 
     def sigma(self, t: Tensor) -> Tensor:
         """See the class."""

@@ -156,10 +156,12 @@ class ExponentialMultistep(FixedStep):
             none = torch.zeros_like(h1)
             pairs = zip([*closing, none], [none, *opening], strict=False)
             closing = [torch.where(fresh | kinked, new, old) for new, old in pairs]
-        gained = (torch.stack([ahead.gain * v for v in kind], 1) for kind in (opening, closing))
-        for i, (before_end, after) in enumerate(zip(*gained, strict=True), start=1):
-            last = [past[-1], past[-2]] if i == len(h) else []
-            yield _Weights(before_end.unbind(), after.unbind(), last)
+        gained = (
+            zip(*((ahead.gain * v).unbind() for v in kind), strict=True)
+            for kind in (opening, closing)
+        )
+        lengths = [()] * (len(h) - 1) + [(past[-1], past[-2])]
+        return map(_Weights, *gained, lengths)
 
     def step(
         self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: _Past | None
