@@ -1,8 +1,18 @@
 """What learns or knows a score."""
 
 from estimators.denoising import Denoising, measure
+from estimators.guidance import ClassifierFree, LinearGuidance
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale
 from estimators.networks import ResidualMLP
 
-__all__ = ["Denoising", "Gaussian", "GaussianMixture", "MultiScale", "ResidualMLP", "measure"]
+__all__ = [
+    "ClassifierFree",
+    "Denoising",
+    "Gaussian",
+    "GaussianMixture",
+    "LinearGuidance",
+    "MultiScale",
+    "ResidualMLP",
+    "measure",
+]

@@ -13,6 +13,7 @@ from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect
+from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid, within
@@ -21,6 +22,9 @@ from scoresde.parametrization import Affine, Parametrization
 from scoresde.precise import Numbers, Precise
 from scoresde.sde import SDE, Stage
 from scoresde.weighting import Levels, Weighting
+
+_CLEAN = -8.0
+"""The level that a network hears of for what is clean, whose own is minus infinity."""
 
 
 class _Prepared(NamedTuple):
@@ -59,6 +63,11 @@ class Denoising(Precise, ScoreEstimator):
             them if None.
         view: The basis whose events the network sees instead of the SDE's, with the stage's
             components as coefficients; for fewer than all, the coefficients themselves if None.
+        observe: Which components are shown clean in training, drawn anew for every event:
+            a name in `scoresde.conditioning.OBSERVED` or a function. Given it, the estimator has
+            vector time: the network hears a level of every component, ``(batch, n)``, and one
+            network learns every conditional; components that are NaN in the data are missing,
+            shown as noise and no part of the loss.
 
     Raises:
         ValueError: If a name is unknown, or a scale or the view does not fit the basis.
@@ -80,6 +89,7 @@ class Denoising(Precise, ScoreEstimator):
         data_std: Numbers = 1.0,
         stage: Stage | None = None,
         view: Basis | None = None,
+        observe: str | Observed | None = None,
     ) -> None:
         super().__init__(sde)
         self.network = network
@@ -91,6 +101,7 @@ class Denoising(Precise, ScoreEstimator):
             view = sde.basis if whole else Identity((self.stage.dim,))
         expect(view.dim == self.stage.dim, "view", f"{self.stage.dim} components", view.dim)
         self.view = view
+        self.observe = None if observe is None else observed(observe)
         self.draw_times = TimeDistribution(within(grid(times)(sde, 1024), self.stage))
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
@@ -112,8 +123,12 @@ class Denoising(Precise, ScoreEstimator):
         form, alpha, scale = self._coefficients(times, z)
         mean = self._data(self.data_mean, z)
         settled = mean - form.skip * alpha * mean
-        level = (self.sde.level(times) / 4).to(z)
-        level = level.expand(len(times), *z.shape[:-1]).reshape(len(times), -1)
+        if self.observe is None:
+            level = self.sde.level(times).expand(len(times), *z.shape[:-1])
+        else:
+            level = self.sde.blocks.expand(self.sde.levels(times))[..., : z.shape[-1]]
+            level = level.expand(len(times), *z.shape).clamp(min=_CLEAN)
+        level = (level / 4).to(z).reshape(len(times), -1, *level.shape[z.ndim :])
         return _Prepared(1 / scale, -alpha * mean / scale, form.skip, form.out, settled, level)
 
     def _through(self, condition: Any, *prepared: Tensor) -> Denoiser:
@@ -162,7 +177,11 @@ class Denoising(Precise, ScoreEstimator):
         u = torch.special.ndtr(noise(z.new_empty(len(z), 1))).squeeze(-1)
         u = ((u[0] + torch.arange(len(z), device=z.device) / len(z)) % 1).clamp(max=1 - 1e-6)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
-        times = t.unsqueeze(-1)
+        times, learned = t.unsqueeze(-1), torch.ones_like(z, dtype=torch.bool)
+        if self.observe is not None:
+            missing, held = z.isnan(), self.observe(self.sde, z, noise)
+            times = torch.where(held, 0.0, times).masked_fill(missing, self.sde.T)
+            z, learned = z.masked_fill(missing, 0.0), ~(held | missing)
         alpha, sigma = self.sde.kernel(times, z.shape[-1])
         z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
         form, _, _ = self._coefficients(times, z)
@@ -171,8 +190,8 @@ class Denoising(Precise, ScoreEstimator):
             Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1))
         )
         # clean components have nothing to be learned
-        weight = torch.where(sigma == 0, 0.0, weight)
-        error: Tensor = weight * (z - self.denoise(z_t, t, condition)) ** 2
+        weight = torch.where(learned & (sigma > 0), weight, 0.0)
+        error: Tensor = weight * (z - self.denoise(z_t, times, condition)) ** 2
         return error.sum(-1)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:

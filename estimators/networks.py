@@ -18,6 +18,7 @@ class ResidualMLP(nn.Module):
         depth: Number of residual blocks.
         dropout: Dropout inside them.
         condition_dim: Length of a condition vector; 0 if there is none.
+        levels: Number of levels: 1, or as many as components for an estimator with vector time.
     """
 
     def __init__(
@@ -27,12 +28,16 @@ class ResidualMLP(nn.Module):
         depth: int = 4,
         dropout: float = 0.0,
         condition_dim: int = 0,
+        levels: int = 1,
     ) -> None:
         super().__init__()
         size = math.prod(event_shape)
         self.register_buffer("frequencies", 2.0 ** torch.arange(8) * math.pi / 8, persistent=False)
         self.embed = nn.Sequential(
-            nn.Linear(17 + condition_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+            nn.Linear(17 * levels + condition_dim, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
         )
         self.enter = nn.Linear(size, width)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
@@ -43,9 +48,10 @@ class ResidualMLP(nn.Module):
     frequencies: Tensor
 
     def forward(self, x: Tensor, level: Tensor, condition: Tensor | None = None) -> Tensor:
-        """``(batch, *event_shape)`` and levels ``(batch,)`` to ``(batch, *event_shape)``."""
-        waves = level.unsqueeze(-1) * self.frequencies
-        parts = [level.unsqueeze(-1), waves.sin(), waves.cos()]
+        """``(batch, *event_shape)``, levels ``(batch,)`` or ``(batch, n)``; the event's shape."""
+        level = level.reshape(len(x), -1)
+        waves = (level.unsqueeze(-1) * self.frequencies).flatten(1)
+        parts = [level, waves.sin(), waves.cos()]
         code = self.embed(torch.cat(parts if condition is None else [*parts, condition], dim=-1))
         hidden = self.enter(x.flatten(1))
         for block in self.blocks:

@@ -6,10 +6,11 @@ mean; a `Solver` walks the reverse equation; the basis brings ``x`` back. Likeli
 walk with a trace.
 """
 
-from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Packed
+from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed
 from scoresde.blocks import Blocks
 from scoresde.bound import bound
 from scoresde.clock import Clock
+from scoresde.conditioning import Conditional, Redraw, Shrinking
 from scoresde.diagonal import Bridge, DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import ExactTrace, Hutchinson, LogProb, Trace, log_prob
@@ -38,6 +39,7 @@ __all__ = [
     "Blocks",
     "Bridge",
     "Clock",
+    "Conditional",
     "Cosine",
     "DiagonalSDE",
     "ExactTrace",
@@ -45,6 +47,7 @@ __all__ = [
     "Haar",
     "Hutchinson",
     "Identity",
+    "Joint",
     "Kernel",
     "LogLinear",
     "LogProb",
@@ -53,9 +56,11 @@ __all__ = [
     "ProbabilityFlow",
     "Propagator",
     "RectifiedFlow",
+    "Redraw",
     "ReverseSDE",
     "Schedule",
     "ScoreEstimator",
+    "Shrinking",
     "Solver",
     "Stage",
     "Step",

@@ -10,15 +10,19 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from scoresde import parametrization
+from scoresde.bases import Joint
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.sde import SDE
+
+if TYPE_CHECKING:
+    from scoresde.conditioning import Conditional
 
 Denoiser = Callable[[Tensor], Tensor]
 """``z_t -> E[z_0 | z_t]`` at one time: states ``(*batch, n)`` in and out."""
@@ -79,6 +83,30 @@ class ScoreEstimator(nn.Module, ABC):
             condition: What the estimator is conditioned on.
         """
         return (partial(self.denoise, t=t, condition=condition) for t in ts)
+
+    def condition(self, *, held: bool = False, **observed: Tensor) -> Conditional:
+        """``p(rest | observed)``: the estimator of what is not observed, given what is.
+
+        Args:
+            held: Whether observed components are kept clean while others diffuse, whatever
+                their speed: for estimators trained with vector time, and exact ones.
+            observed: Parts of the SDE's `scoresde.Joint` basis, ``(*batch, *part_shape)``.
+
+        Returns:
+            An estimator whose events are the other parts; its samples, with ``batch`` as last
+            batch axes, are from the conditional distribution.
+
+        Raises:
+            TypeError: If the SDE is not a `scoresde.DiagonalSDE` with a `scoresde.Joint` basis.
+            ValueError: If a name is unknown, or a shape is wrong.
+        """
+        from scoresde.conditioning import Conditional, Observation
+
+        basis = self.sde.basis
+        if not isinstance(basis, Joint):
+            raise TypeError(f"basis: expected a Joint one, whose parts have names, got {basis}")
+        known = Observation.of_parts(basis, observed)
+        return Conditional(self, known, held, basis.without(observed))
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``; 0 where ``sigma`` is 0."""

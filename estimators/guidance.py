@@ -1,0 +1,193 @@
+"""Guidance: estimators that wrap an estimator and steer what it says of clean data.
+
+    D(z_t | y) = D(z_t) + (sigma^2/alpha) grad_z log p(y | z_t)
+
+A guided estimator is an estimator of the same SDE, so every solver runs with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect, finite, positive
+from scoresde.estimator import ScoreEstimator
+from scoresde.precise import Numbers, Precise
+
+Operator = Callable[[Tensor], Tensor]
+"""A linear map of events, ``(*batch, *event_shape)`` to ``(*batch, m)``."""
+
+
+class LinearGuidance(Precise, ScoreEstimator):
+    """Posterior of ``y = A x + e``, ``e ~ N(0, s^2)``, under an unconditional model.
+
+    With ``D`` and ``C`` mean and covariance of ``z_0`` given ``z_t`` (in the basis's
+    coefficients, where ``A`` is ``B``),
+
+        D(z_t | y) = D + C B^T (B C B^T + s^2)^-1 (y - B D),
+
+    exact for Gaussian data. What ``C`` is makes the method:
+
+    - ``"moments"``: the model's own, ``C = S J^T/alpha`` with the Jacobian ``J`` of ``D`` and
+      ``S = diag(sigma^2)`` (Tweedie's second-order formula; Boys et al. 2023, Rozet et al.
+      2024), never formed: the ``m`` equations are solved by conjugate gradients.
+    - ``"isotropic"``: inside the inverse, what it would be for independent components,
+      ``r^2 = sd^2 sigma^2/(alpha^2 sd^2 + sigma^2)``; outside, the model's (Song et al. 2023,
+      "pseudoinverse guidance").
+    - ``"point"``: inside, nothing: the model's outside alone, with a step of ``1/|y - B D|``
+      in the place of the inverse (Chung et al. 2023, "DPS"), not exact for anything.
+
+    Components that a multi-scale SDE has not let in yet are independent of the others, with
+    ``data_mean`` and ``data_std``.
+
+    Args:
+        estimator: Of the data without ``y``; differentiable in its state.
+        operator: ``A``, linear.
+        y: What was observed, ``(*batch, m)``.
+        noise_std: ``s``.
+        method: See above.
+        iterations: Of conjugate gradients, at most; ``m`` are enough.
+        strength: Of ``"point"``: length of the step.
+        data_mean: Of the coefficients, along the component axis.
+        data_std: Of the coefficients, along the component axis.
+
+    Raises:
+        ValueError: If the method is unknown, ``y`` is not finite, or a scale is not positive.
+
+    Example:
+        >>> from scoresde import DiagonalSDE, Identity, VP
+        >>> from estimators import Gaussian
+        >>> from solvers import ExponentialMultistep
+        >>> prior = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> total = LinearGuidance(prior, lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1)
+        >>> x = ExponentialMultistep(30).sample(total, (500,), generator=torch.manual_seed(0))
+        >>> bool((x.sum(-1) - 0.995).abs().mean() < 0.1)
+        True
+    """
+
+    y: Tensor
+    noise_std: Tensor
+    data_mean: Tensor
+    data_std: Tensor
+
+    def __init__(
+        self,
+        estimator: ScoreEstimator,
+        operator: Operator,
+        y: Tensor,
+        noise_std: float,
+        *,
+        method: str = "moments",
+        iterations: int = 50,
+        strength: float = 1.0,
+        data_mean: Numbers = 0.0,
+        data_std: Numbers = 1.0,
+    ) -> None:
+        super().__init__(estimator.sde)
+        known = ("moments", "isotropic", "point")
+        expect(method in known, "method", f"one of {', '.join(known)}", repr(method))
+        finite("y", y)
+        positive("noise_std", noise_std)
+        self.estimator, self.operator, self.method = estimator, operator, method
+        self.iterations, self.strength = iterations, strength
+        self.constant("noise_std", noise_std, positive=True)
+        self.constant("data_mean", data_mean)
+        self.constant("data_std", data_std, positive=True)
+        self.register_buffer("y", y)
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        n = z.shape[-1]
+        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), n))
+        mean, std = (self._whole(v, z) for v in (self.data_mean, self.data_std))
+
+        def see(state: Tensor) -> Tensor:
+            return self.operator(self.sde.basis.synthesise(state))
+
+        with torch.enable_grad():
+            clean, pull_back = _vjp(lambda z: self.estimator.denoise(z, t, condition), z)
+        whole = torch.cat([clean, mean[n:].expand(*z.shape[:-1], -1)], -1)
+        guess, back = _vjp(see, whole)
+        left = self.y.to(z) - guess
+        spread = torch.where(sigma == 0, 0.0, sigma**2 / alpha)
+
+        def covary(v: Tensor) -> Tensor:
+            """``C v``; what has not entered keeps its own variance."""
+            own = spread * pull_back(v[..., :n])
+            return torch.cat([own, std[n:] ** 2 * v[..., n:]], -1)
+
+        def independent(v: Tensor) -> Tensor:
+            own = (std[:n] * sigma) ** 2 / ((alpha * std[:n]) ** 2 + sigma**2)
+            return (
+                torch.cat([own.expand_as(v[..., :n]), std[n:].expand_as(v[..., n:]) ** 2], -1) * v
+            )
+
+        if self.method == "point":
+            pull = self.strength * left / left.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        else:
+            inside = covary if self.method == "moments" else independent
+            power = self.noise_std.to(z) ** 2
+            pull = _solve(lambda v: see(inside(back(v))) + power * v, left, self.iterations)
+        return clean + covary(back(pull))[..., :n]
+
+    def _whole(self, value: Tensor, z: Tensor) -> Tensor:
+        return self.sde.basis.blocks.expand(value).to(z).expand(self.sde.basis.dim)
+
+
+class ClassifierFree(ScoreEstimator):
+    """``(1 + w) D(z_t | condition) - w D(z_t | none)`` (Ho and Salimans 2022).
+
+    Args:
+        estimator: Trained with the condition and, at times, with ``none`` in its place.
+        weight: ``w``: 0 for the condition as it is, more for samples that show it more.
+        none: What stands for no condition; expanded to the shape of the condition.
+    """
+
+    def __init__(self, estimator: ScoreEstimator, weight: float, none: Tensor) -> None:
+        super().__init__(estimator.sde)
+        expect(weight >= 0, "weight", "at least 0", weight)
+        self.estimator, self.weight = estimator, weight
+        self.register_buffer("none", none)
+
+    none: Tensor
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class.
+
+        Raises:
+            ValueError: If there is no condition to guide by.
+        """
+        expect(condition is not None, "condition", "a tensor to guide by", None)
+        given = self.estimator.denoise(z, t, condition)
+        free = self.estimator.denoise(z, t, self.none.to(condition).expand_as(condition))
+        return given + self.weight * (given - free)
+
+
+def _solve(apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:
+    """Conjugate gradients on positive definite systems ``(*batch, m)``, each by itself."""
+    solution, residual = torch.zeros_like(right), right
+    direction, power = right, _dot(right, right)
+    tiny = torch.finfo(right.dtype).tiny
+    for _ in range(min(iterations, right.shape[-1])):
+        image = apply(direction)
+        length = power / _dot(direction, image).clamp(min=tiny)
+        solution = solution + length * direction
+        residual = residual - length * image
+        left = _dot(residual, residual)
+        direction = residual + left / power.clamp(min=tiny) * direction
+        power = left
+    return solution
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = (a * b).sum(-1, keepdim=True)
+    return product
+
+
+def _vjp(function: Operator, at: Tensor) -> tuple[Tensor, Operator]:
+    """A function's value, and ``v -> J^T v``."""
+    value, pull_back = torch.func.vjp(function, at)[:2]
+    return value, lambda v: pull_back(v)[0]

@@ -1,0 +1,133 @@
+"""Several kinds of data as one event."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.bases.basis import Basis
+from scoresde.bases.identity import Identity
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, nearest
+
+
+class Joint(Basis):
+    """Named parts of any shapes, each in a basis of its own: the data of a joint model.
+
+    An event is one vector ``(n,)``, the parts flattened one after the other; `join` makes it
+    and `split` takes it apart. A part's blocks are named ``part.block``, or by the part alone if
+    it has one. What a multi-scale SDE is to drop must come last.
+
+    Args:
+        parts: A basis, or an event shape, by name.
+
+    Raises:
+        ValueError: If there is no part.
+
+    Source:
+        Batzolis et al. 2022, *Non-Uniform Diffusion Models* (arXiv 2207.09786), section 4.
+
+    Example:
+        >>> from scoresde.bases import Haar
+        >>> joint = Joint(y=(2,), x=Haar((1, 4, 4), levels=1))
+        >>> joint.blocks
+        Blocks({'y': 2, 'x.low': 4, 'x.detail_1': 12})
+        >>> event = joint.join(y=torch.zeros(5, 2), x=torch.ones(5, 1, 4, 4))
+        >>> event.shape, joint.split(event)["x"].shape
+        (torch.Size([5, 18]), torch.Size([5, 1, 4, 4]))
+        >>> joint.spread(y=0.5, x=1.0)
+        tensor([0.5000, 1.0000, 1.0000], dtype=torch.float64)
+    """
+
+    def __init__(self, **parts: Basis | tuple[int, ...]) -> None:
+        expect(len(parts) > 0, "parts", "at least one", parts)
+        bases = {
+            name: part if isinstance(part, Basis) else Identity(part)
+            for name, part in parts.items()
+        }
+        sizes: dict[str, int] = {}
+        for name, basis in bases.items():
+            own = basis.blocks.sizes
+            sizes.update({name if len(own) == 1 else f"{name}.{k}": n for k, n in own.items()})
+        super().__init__((sum(sizes.values()),), Blocks(sizes))
+        self.parts = nn.ModuleDict(bases)
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Event shape of every part."""
+        return {k: b.event_shape for k, b in zip(self.parts, self._bases(), strict=True)}
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where each part lies, in an event and in the state."""
+        ends = itertools.accumulate((p.dim for p in self._bases()), initial=0)
+        return {
+            name: slice(a, b)
+            for name, (a, b) in zip(self.parts, itertools.pairwise(ends), strict=True)
+        }
+
+    def join(self, **events: Tensor) -> Tensor:
+        """One event of all parts': ``(*batch, *part_shape)`` each to ``(*batch, n)``.
+
+        Raises:
+            ValueError: If a part is missing or unknown, or has another shape.
+        """
+        self.check(events)
+        for name in self.parts:
+            expect(name in events, "events", f"all of {', '.join(self.parts)}", list(events))
+        flat = [_flat(name, events[name], shape) for name, shape in self.shapes.items()]
+        batch = torch.broadcast_shapes(*(v.shape[:-1] for v in flat))
+        return torch.cat([v.expand(*batch, -1) for v in flat], -1)
+
+    def split(self, event: Tensor) -> dict[str, Tensor]:
+        """The parts of an event: ``(*batch, n)`` to ``(*batch, *part_shape)`` each."""
+        return {
+            name: event[..., self.slices[name]].reshape(*event.shape[:-1], *shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def spread(self, **values: float) -> Tensor:
+        """A number per part as one per block, along the component axis (`scoresde.blocks`)."""
+        self.check(values)
+        expect(len(values) == len(self.parts), "values", f"one for each of {[*self.parts]}", values)
+        counts = torch.tensor([len(basis.blocks) for basis in self._bases()])
+        each = torch.tensor([values[name] for name in self.parts], dtype=torch.float64)
+        return each.repeat_interleave(counts)
+
+    def without(self, names: Collection[str]) -> Basis:
+        """The basis of the other parts: one's own, or a joint one of several."""
+        rest = {
+            name: basis
+            for name, basis in zip(self.parts, self._bases(), strict=True)
+            if name not in names
+        }
+        return next(iter(rest.values())) if len(rest) == 1 else Joint(**rest)
+
+    def check(self, names: Mapping[str, object]) -> None:
+        """Raises ``ValueError`` if one of the names is no part."""
+        for name in names:
+            expect(name in self.parts, "parts", nearest(name, self.parts).strip(), repr(name))
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Every part in its basis."""
+        parts = zip(self._bases(), self.split(x).values(), strict=True)
+        return torch.cat([basis.analyse(part) for basis, part in parts], -1)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        """Every part back."""
+        parts = zip(self._bases(), z.split([p.dim for p in self._bases()], -1), strict=True)
+        flat = [b.synthesise(part).reshape(*z.shape[:-1], b.dim) for b, part in parts]
+        return torch.cat(flat, -1)
+
+    def _bases(self) -> list[Basis]:
+        return [basis for basis in self.parts.values() if isinstance(basis, Basis)]
+
+
+def _flat(name: str, event: Tensor, shape: torch.Size) -> Tensor:
+    lead = event.ndim - len(shape)
+    expect(event.shape[lead:] == shape, name, f"shape (*batch, {tuple(shape)})", tuple(event.shape))
+    return event.reshape(*event.shape[:lead], prod(shape))

@@ -1,0 +1,359 @@
+"""What is known of a state: a diffusion whose observed components are held.
+
+Every conditional method is one setting of a joint diffusion over all components (Batzolis et
+al. 2022, section 4): the observed ones diffuse like the others (CDiffE), more slowly (CMDE) or
+not at all (CDE), and on the way back their denoised mean is what was observed. Nothing else
+changes, so every solver runs: with ``eta = 1`` the exponential ones then draw observed
+components from the bridge between prior and observation, with ``eta = 0`` they keep one noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from scoresde.bases import Basis, Joint
+from scoresde.checks import expect, finite, nearest, positive
+from scoresde.clock import Clock
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.noise import Noise
+from scoresde.sde import ReverseSDE, Stage
+
+Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
+"""``(sde, states (batch, n), noise) -> (batch, n)``: True where shown clean."""
+
+
+def blocks(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+    """Every block or none: a share drawn uniformly for each event."""
+    return sde.blocks.expand(_share(z, len(sde.blocks), noise))[..., : z.shape[-1]]
+
+
+def components(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+    """As `blocks`, of components."""
+    return _share(z, z.shape[-1], noise)
+
+
+OBSERVED: dict[str, Observed] = {f.__name__: f for f in (blocks, components)}
+
+
+def observed(name: str | Observed) -> Observed:
+    """A way of choosing what is observed by name; a function of one's own passes through.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if callable(name):
+        return name
+    if name not in OBSERVED:
+        raise ValueError(f"observe: unknown name {name!r}{nearest(name, OBSERVED)}")
+    return OBSERVED[name]
+
+
+def _share(z: Tensor, count: int, noise: Noise) -> Tensor:
+    """True with a probability of its own for each event."""
+    u = torch.special.ndtr(noise(z.new_empty(len(z), 1 + count)))
+    shown: Tensor = u[:, 1:] < u[:, :1]
+    return shown
+
+
+class Observation(nn.Module):
+    """Values of some components of a state.
+
+    Args:
+        mask: Which components are observed, ``(n,)``.
+        values: ``(*batch, n)``; entries that are not observed do not matter.
+    """
+
+    mask: Tensor
+    values: Tensor
+
+    def __init__(self, mask: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.register_buffer("values", torch.where(mask, values, 0.0))
+        finite("observed", self.values)
+
+    @classmethod
+    def of_parts(cls, basis: Joint, parts: dict[str, Tensor]) -> Observation:
+        """Of some parts of a joint event, ``(*batch, *part_shape)`` each.
+
+        Raises:
+            ValueError: If a name is unknown, no or every part is given, or a shape is wrong.
+        """
+        basis.check(parts)
+        expect(0 < len(parts) < len(basis.parts), "observed", f"some of {[*basis.parts]}", [*parts])
+        batch = torch.broadcast_shapes(
+            *(v.shape[: v.ndim - len(basis.shapes[k])] for k, v in parts.items())
+        )
+        first = next(iter(parts.values()))
+        others = {k: first.new_zeros(*batch, *s) for k, s in basis.shapes.items()}
+        mask = torch.zeros(basis.dim, dtype=torch.bool, device=first.device)
+        for name in parts:
+            mask[basis.slices[name]] = True
+        return cls(mask, basis(basis.join(**{**others, **parts})))
+
+    def pin(self, z: Tensor) -> Tensor:
+        """A state, or a prefix of one, with the values in the place of its own."""
+        n = z.shape[-1]
+        pinned: Tensor = torch.where(self.mask[:n], self.values[..., :n].to(z), z)
+        return pinned
+
+
+class Given(Basis):
+    """A basis some of whose coefficients are known.
+
+    Its events are the parts of a `Joint` that are not observed; elsewhere they are whole, with
+    what is observed filled in. The others' coefficients are orthonormal coordinates of them, so
+    that densities are densities of what is not observed.
+
+    Args:
+        basis: Of all components.
+        observation: What is known.
+        rest: The basis of the parts that are not, None if events are whole.
+    """
+
+    def __init__(self, basis: Basis, observation: Observation, rest: Basis | None) -> None:
+        nn.Module.__init__(self)
+        self.event_shape = (basis if rest is None else rest).event_shape
+        self.blocks = basis.blocks
+        self.whole, self.rest, self.observation = basis, rest, observation
+        # where in the rest's coefficients a component is
+        place = torch.cumsum(~observation.mask, 0) - 1
+        self.register_buffer("place", place.clamp(min=0))
+
+    place: Tensor
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """The state of events, what is observed included."""
+        z = self.whole.analyse(x) if self.rest is None else self.rest.analyse(x)[..., self.place]
+        return self.observation.pin(z)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        """The events of a state, whatever it holds of what is observed."""
+        if self.rest is None:
+            return self.whole.synthesise(self.observation.pin(z))
+        return self.rest.synthesise(z[..., ~self.observation.mask])
+
+
+class _Held(Clock):
+    """A clock that is at 0 for some components."""
+
+    def __init__(self, clock: Clock, moves: Tensor) -> None:
+        super().__init__(moves.to(torch.float64))
+        self.clock = clock
+
+    def forward(self, u: Tensor) -> Tensor:
+        """See the class."""
+        tau: Tensor = self.at(u, "speeds")[0] * self.clock(u)
+        return tau
+
+    def rate(self, u: Tensor) -> Tensor:
+        """See the class."""
+        return self.at(u, "speeds")[0] * self.clock.rate(u)
+
+    def breakpoints(self) -> list[float]:
+        """Those of the clock."""
+        return self.clock.breakpoints()
+
+
+class Conditioned(DiagonalSDE):
+    """A diffusion given some components of its data.
+
+    It starts with observed components diffused from what they are,
+    ``alpha_T y + sigma_T xi``, and others from the prior.
+
+    Args:
+        sde: The joint diffusion.
+        observation: What is known.
+        held: Whether observed components are kept from diffusing, whatever their speed.
+        rest: See `Given`.
+    """
+
+    def __init__(
+        self,
+        sde: DiagonalSDE,
+        observation: Observation,
+        held: bool = False,
+        rest: Basis | None = None,
+    ) -> None:
+        clock = sde.clock.per_component(sde.blocks) if held else sde.clock
+        basis = Given(sde.basis, observation, rest)
+        super().__init__(
+            sde.schedule,
+            basis,
+            _Held(clock, ~observation.mask) if held else clock,
+            sde.scale,
+            sde.drop,
+        )
+        expect(sde.prior is None, "prior", "none: observed components need the kernel", sde.prior)
+        self.observation = observation
+
+    def observe(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """A state with its observed components replaced by ``alpha y + sigma noise``."""
+        return torch.where(
+            self.observation.mask[: z.shape[-1]],
+            self.diffuse(self.observation.values[..., : z.shape[-1]].to(z), t, noise),
+            z,
+        )
+
+    def enter(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+        """See the class."""
+        t = self.scale.new_full((1,), stage.start)
+        alpha, sigma = (v.expand(self.blocks.dim)[z.shape[-1] : stage.dim] for v in self.kernel(t))
+        known = self.observation.values[..., z.shape[-1] : stage.dim]
+        fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
+        return torch.cat([z, (alpha * known).to(z) + sigma.to(z) * fresh], -1)
+
+    def leave(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """As `scoresde.SDE.leave`, of the components that are not observed.
+
+        Raises:
+            ValueError: If observed components diffuse: then there is no density.
+        """
+        t = self.scale.new_full((1,), stage.start)
+        sigma = self.kernel(t).sigma.expand(self.blocks.dim)[dim : stage.dim]
+        mask = self.observation.mask[dim : stage.dim]
+        expect(
+            bool((sigma[mask] == 0).all()),
+            "observed",
+            "components that do not diffuse (CDE, or held): others give samples but no density",
+            f"sigma up to {float(sigma.masked_fill(~mask, 0).amax()):.3g} at {stage.start}",
+        )
+        free = sigma.masked_fill(mask, 1.0).to(z)
+        each = Normal(torch.zeros_like(free), free).log_prob(z[..., dim:])
+        return z[..., :dim], each.masked_fill(mask, 0.0).sum(-1)
+
+
+class Conditional(ScoreEstimator):
+    """``p(rest | observed)`` from an estimator of both: observed components are pinned.
+
+    The joint estimator sees observed components as diffused as its SDE has them, and what it
+    says of them is replaced by what they are. Made by `scoresde.ScoreEstimator.condition`.
+
+    Args:
+        joint: Estimates the denoised mean of all components.
+        observation: What is known.
+        held: Whether observed components are kept clean, at time 0, while others diffuse: for
+            estimators trained so (vector time), and exact ones.
+        rest: See `Given`.
+
+    Raises:
+        ValueError: If the SDE of ``joint`` has a prior of its own.
+    """
+
+    def __init__(
+        self,
+        joint: ScoreEstimator,
+        observation: Observation,
+        held: bool = False,
+        rest: Basis | None = None,
+    ) -> None:
+        sde = joint.sde
+        if not isinstance(sde, DiagonalSDE):
+            raise TypeError(f"joint: expected the estimator of a DiagonalSDE, got {type(sde)}")
+        super().__init__(Conditioned(sde, observation, held, rest))
+        self.joint, self.observation, self.held = joint, observation, held
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        if self.held:
+            times = self.sde.time(t, z)
+            moves = ~self.observation.mask[: z.shape[-1]]
+            times = self.sde.basis.blocks.expand(times)[..., : z.shape[-1]] * moves
+            t = times.reshape(*[1] * (z.ndim - times.ndim), *times.shape)
+        return self.observation.pin(self.joint.denoise(z, t, condition))
+
+    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+        """Those of the joint estimator, where all its components are at one time."""
+        if self.held:
+            yield from super().denoisers(ts, like, condition)
+            return
+
+        def pinned(joint: Denoiser, z: Tensor) -> Tensor:
+            return self.observation.pin(joint(z))
+
+        for joint in self.joint.denoisers(ts, like, condition):
+            yield partial(pinned, joint)
+
+
+@attrs.frozen
+class Redraw:
+    """A corrector that draws observed components anew after every step.
+
+    ``y_t = alpha y + sigma xi`` with a fresh ``xi``, instead of one path of the bridge
+    (Batzolis et al. 2022, section 4.3, draw it so).
+
+    Example:
+        >>> from solvers import DDIM
+        >>> DDIM(50, eta=1.0, corrector=Redraw()).corrector
+        Redraw()
+    """
+
+    def __call__(self, reverse: ReverseSDE, z: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """The state ``z`` at a time ``t`` of the SDE itself.
+
+        Raises:
+            TypeError: If nothing is observed.
+        """
+        sde = reverse.sde
+        if not isinstance(sde, Conditioned):
+            raise TypeError(f"corrector: expected a conditioned SDE to redraw, got {type(sde)}")
+        return sde.observe(z, t.to(z.device), noise(z))
+
+
+@attrs.frozen
+class Shrinking:
+    """Lets the noise on a condition shrink while an estimator is trained (VS-CMDE).
+
+    After ``n`` updates of ``N`` its largest ``sigma`` is
+    ``N end start / (n (start - end) + N end)``: ``1/sigma`` grows linearly from ``1/start`` to
+    ``1/end``, and stays (Batzolis et al. 2022, section 4.4). Call it before every update.
+
+    Args:
+        sde: Its schedule has a ``sigma_max`` per block, as `scoresde.VE`.
+        part: The name of the condition.
+        start: At the first update, for instance that of the target.
+        end: After ``updates``.
+        updates: ``N``.
+
+    Raises:
+        ValueError: If a number is not positive, or the part or its ``sigma_max`` is unknown.
+    """
+
+    sde: DiagonalSDE
+    part: str
+    start: float
+    end: float
+    updates: int
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("start", "end", "updates"):
+            positive(name, getattr(self, name))
+        largest = getattr(self.sde.schedule, "sigma_max", torch.empty(()))
+        expect(
+            largest.ndim > 0 and largest.shape[-1] == len(self.sde.blocks),
+            "sde",
+            f"a schedule whose sigma_max has {len(self.sde.blocks)} entries, one per block",
+            tuple(largest.shape),
+        )
+        expect(bool(self._own().any()), "part", f"one of {self.sde.blocks}", self.part)
+
+    def __call__(self, update: int) -> None:
+        """Sets ``sigma_max`` for the update after ``update`` ones."""
+        n = min(update, self.updates)
+        value = self.start - self.end
+        value = self.updates * self.end * self.start / (n * value + self.updates * self.end)
+        with torch.no_grad():
+            largest: Tensor = self.sde.schedule.get_buffer("sigma_max")
+            largest[self._own()] = value
+
+    def _own(self) -> Tensor:
+        names = self.sde.blocks.sizes
+        return torch.tensor([name.split(".")[0] == self.part for name in names])

@@ -1,0 +1,156 @@
+"""Guidance: posteriors of linear observations under an unconditional model."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import numbers, sdes, spread, states, times
+
+from estimators import ClassifierFree, Denoising, Gaussian, GaussianMixture, LinearGuidance
+from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear
+from solvers import DDIM, ExponentialMultistep, Heun
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def problem(sde, seed, m=2, s=0.3):
+    """Gaussian data, an observation, and the exact estimator of the posterior."""
+    g = torch.Generator().manual_seed(seed)
+    n = sde.basis.dim
+    mean, cov = torch.randn(n, generator=g), spread(n, g)
+    A, y = torch.randn(m, n, generator=g), torch.randn(m, generator=g)
+    gain = cov @ A.mT @ torch.linalg.inv(A @ cov @ A.mT + s**2 * torch.eye(m))
+    shape = sde.basis.event_shape
+    prior = Gaussian(sde, mean.reshape(shape), cov)
+    posterior = Gaussian(sde, (mean + gain @ (y - A @ mean)).reshape(shape), cov - gain @ A @ cov)
+    return prior, posterior, lambda x: sde.basis.flatten(x) @ A.mT, y
+
+
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_moments_are_exact_for_gaussian_data(data, seed):
+    sde = data.draw(sdes())
+    prior, posterior, operator, y = problem(sde, seed)
+    guided = LinearGuidance(prior, operator, y, 0.3)
+    t, z = data.draw(times(sde))[0], data.draw(states(sde))
+    found, wanted = guided.denoise(z, t.squeeze()), posterior.denoise(z, t.squeeze())
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@given(variance=numbers(0.2, 3.0), t=numbers(0.05, 1.0), s=numbers(0.1, 1.0))
+def test_isotropic_is_exact_for_independent_components(variance, t, s):
+    sde = DiagonalSDE(VP(), Identity((3,)))
+    cov = variance * torch.eye(3)
+    A, y = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, -1.0]]), torch.tensor([1.0, -2.0])
+    gain = cov @ A.mT @ torch.linalg.inv(A @ cov @ A.mT + s**2 * torch.eye(2))
+    guided = LinearGuidance(
+        Gaussian(sde, torch.zeros(3), cov),
+        lambda x: x @ A.mT,
+        y,
+        s,
+        method="isotropic",
+        data_std=variance**0.5,
+    )
+    z = torch.randn(4, 3)
+    wanted = Gaussian(sde, gain @ y, cov - gain @ A @ cov).denoise(z, t)
+    torch.testing.assert_close(guided.denoise(z, t), wanted, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [ExponentialMultistep(40), DDIM(200, eta=1.0), Heun(60)])
+@pytest.mark.parametrize("basis", ["identity", "haar"])
+def test_every_solver_samples_the_posterior(solver, basis):
+    if basis == "haar":
+        sde = DiagonalSDE(LogLinear(), Haar((4,), 1), speeds=[1.0, 2.0])
+    else:
+        sde = DiagonalSDE(VP(), Identity((4,)), speeds=[1.0, 0.8, 1.5, 2.0])
+    prior, posterior, operator, y = problem(sde, 4)
+    x = solver.sample(LinearGuidance(prior, operator, y, 0.3), (3000,))
+    z = sde.basis(x)
+    assert (z.mean(0) - posterior.means[0]).abs().max() < 0.12
+    assert (torch.cov(z.mT) - posterior.covariances[0]).abs().max() < 0.15
+
+
+def test_what_has_not_entered_yet_keeps_its_own_variance():
+    basis = Haar((4,), 1)
+    sde = DiagonalSDE(LogLinear(14.0, -14.0), basis, speeds=[1.0, 2.0], drop=[1.0, 0.5])
+    z_cov = torch.block_diag(spread(2, torch.Generator().manual_seed(0)), torch.eye(2) * 0.25)
+    mean = torch.tensor([1.0, -1.0, 0.5, 0.0])
+    to_events = basis.synthesise(torch.eye(4)).mT
+    x_cov = to_events @ z_cov @ to_events.mT
+    A, y, s = torch.tensor([[1.0, 0.5, 0.0, -1.0]]), torch.tensor([2.0]), 0.2
+    prior = Gaussian(sde, to_events @ mean, x_cov)
+    guided = LinearGuidance(prior, lambda x: x @ A.mT, y, s, data_mean=mean, data_std=[1.0, 0.5])
+    gain = x_cov @ A.mT / (A @ x_cov @ A.mT + s**2)
+    exact = Gaussian(
+        sde, to_events @ mean + gain @ (y - A @ (to_events @ mean)), x_cov - gain @ A @ x_cov
+    )
+    z = torch.randn(3, 2)
+    torch.testing.assert_close(guided.denoise(z, 0.8), exact.denoise(z, 0.8), rtol=1e-5, atol=1e-6)
+    x = ExponentialMultistep(60).sample(guided, (4000,))
+    assert (basis(x).mean(0) - exact.means[0]).abs().max() < 0.08
+    assert (torch.cov(basis(x).mT) - exact.covariances[0]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "close"), [("moments", 0.1), ("isotropic", 0.25), ("point", 1.0)]
+)
+def test_mixtures_are_guided_to_the_right_mode(method, close):
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    means = torch.tensor([[-2.0, -2.0], [2.0, 2.0]])
+    prior = GaussianMixture(sde, [0.5, 0.5], means, [0.1 * torch.eye(2)] * 2)
+    guided = LinearGuidance(
+        prior, lambda x: x[..., :1], torch.tensor([1.8]), 0.2, method=method, data_std=2.0
+    )
+    x = ExponentialMultistep(60).sample(guided, (1000,))
+    wanted = 2.0 + 0.1 / (0.1 + 0.04) * (1.8 - 2.0)
+    assert (x[:, 0].mean() - wanted).abs() < close
+    assert (x[:, 1].mean() - 2.0).abs() < close
+
+
+def test_the_observation_may_differ_between_samples():
+    sde = DiagonalSDE(VP(), Identity((3,)))
+    prior, _, operator, _ = problem(sde, 1)
+    y = torch.randn(4, 2)
+    z = torch.randn(4, 3)
+    many = LinearGuidance(prior, operator, y, 0.3).denoise(z, 0.4)
+    for i in range(4):
+        one = LinearGuidance(prior, operator, y[i], 0.3).denoise(z[i : i + 1], 0.4)
+        torch.testing.assert_close(many[i : i + 1], one)
+
+
+class Two(torch.nn.Module):
+    def forward(self, x, level, condition):
+        return x * condition
+
+
+@given(weight=numbers(0.0, 4.0))
+def test_classifier_free_guidance_goes_on_in_a_line(weight):
+    model = Denoising(DiagonalSDE(VP(), Identity((2,))), Two(), parametrization="denoised")
+    condition, z = torch.tensor([[2.0], [3.0]]), torch.randn(2, 2)
+    found = ClassifierFree(model, weight, torch.zeros(1)).denoise(z, 0.3, condition)
+    given, free = (model.denoise(z, 0.3, c) for c in (condition, torch.zeros_like(condition)))
+    torch.testing.assert_close(found, (1 + weight) * given - weight * free)
+    assert ClassifierFree(model, weight, torch.zeros(1)).sde is model.sde
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "dps"}, "method: expected one of moments, isotropic, point, got 'dps'"),
+        ({"y": torch.tensor([torch.nan])}, "y: expected finite"),
+        ({"noise_std": 0.0}, "noise_std: expected positive"),
+        ({"data_std": 0.0}, "data_std: expected positive"),
+    ],
+)
+def test_bad_guidance(wrong, message):
+    prior, _, operator, y = problem(DiagonalSDE(VP(), Identity((3,))), 0)
+    arguments = {"estimator": prior, "operator": operator, "y": y, "noise_std": 0.1, **wrong}
+    with pytest.raises(ValueError, match=message):
+        LinearGuidance(**arguments)
+
+
+def test_guidance_without_a_condition_or_with_a_negative_weight():
+    model = Denoising(DiagonalSDE(VP(), Identity((2,))), Two(), parametrization="denoised")
+    with pytest.raises(ValueError, match="weight: expected at least 0"):
+        ClassifierFree(model, -1.0, torch.zeros(1))
+    with pytest.raises(ValueError, match="condition: expected a tensor"):
+        ClassifierFree(model, 1.0, torch.zeros(1)).denoise(torch.zeros(1, 2), 0.5)
