@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import attrs
 import torch
@@ -86,6 +87,7 @@ class Training:
         *,
         seed: int = 0,
         progress: bool = True,
+        on_step: Callable[[int], None] | None = None,
     ) -> History:
         """Trains in place: the estimator ends with the best averaged weights, in eval mode.
 
@@ -96,6 +98,8 @@ class Training:
                 loss are kept. The last ones if None.
             seed: Of batches, times and noise (dropout follows torch's global generator).
             progress: Whether to show a progress bar.
+            on_step: Called before every update with the number of updates done, for instance
+                `scoresde.Shrinking`.
 
         Raises:
             FloatingPointError: If the loss is not finite; the message names the step.
@@ -115,6 +119,8 @@ class Training:
         estimator.train()
         bar = tqdm(range(1, self.steps + 1), desc="training", disable=not progress)
         for step in bar:
+            if on_step is not None:
+                on_step(step - 1)
             rows = torch.randint(len(data.values), (self.batch_size,), generator=generator)
             loss = estimator.loss(events(data, generator, rows), generator=generator)
             value = float(loss.detach())

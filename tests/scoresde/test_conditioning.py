@@ -1,5 +1,7 @@
 """Conditional diffusion: the four estimators as settings of one, against closed forms."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -284,7 +286,7 @@ def test_vector_time_tells_what_is_clean_and_what_is_missing(observe):
 
 def test_what_is_shown_or_missing_is_not_learned():
     model = Denoising(
-        DiagonalSDE(VP(), Identity((3,))),
+        DiagonalSDE(LogLinear(), Identity((3,))),  # whose sigma(0) is not 0
         Recorder(),
         observe=lambda sde, z, noise: torch.tensor([True, False, False]).expand(z.shape),
         parametrization="denoised",
@@ -292,6 +294,48 @@ def test_what_is_shown_or_missing_is_not_learned():
     )
     x = torch.tensor([[5.0, 2.0, torch.nan]]).expand(4, 3)
     torch.testing.assert_close(model.losses(x), torch.full((4,), 4.0))
+
+
+@pytest.mark.parametrize("observe", OBSERVED)
+def test_what_is_shown_is_all_from_nothing_to_everything(observe):
+    sde = DiagonalSDE(VP(), Identity((4,), {"a": 1, "b": 1, "c": 2}))
+    count = 3 if observe == "blocks" else 4
+    shown = OBSERVED[observe](sde, torch.empty(20_000, 4), Noise()).double()
+    number = shown[:, :count].sum(-1)
+    # a uniform share makes every number as likely
+    for k in range(count + 1):
+        assert abs((number == k).double().mean() - 1 / (count + 1)) < 0.02
+
+
+@every_schedule
+def test_what_does_not_move_is_clean(kind):
+    basis = Joint(y=(1,), x=(1,))
+    sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.spread(y=0, x=1))
+    alone = DiagonalSDE(SCHEDULES[kind](), Identity((1,)))
+    t = torch.tensor([[0.05], [0.7]])
+    alpha, sigma = sde.kernel(t)
+    assert (alpha[:, 0] == 1).all()
+    assert (sigma[:, 0] == 0).all()
+    assert (sde.log_snr(t)[:, 0] == math.inf).all()
+    torch.testing.assert_close(sigma[:, 1:], alone.kernel(t).sigma)
+    torch.testing.assert_close(sde.level(t), alone.level(t))
+
+
+@every_schedule
+@pytest.mark.parametrize("how", ["start", "redrawn"])
+def test_a_condition_is_diffused_as_its_speed_says(kind, how):
+    posterior, _ = wide(kind, y=0.2, x=1)
+    sde, z = posterior.sde, torch.randn(20_000, 2, 5)
+    t = torch.tensor([1.0 if how == "start" else 0.6])
+    if how == "start":
+        found = sde.enter(z[..., :0], sde.stages()[0], Noise())
+    else:
+        found = Redraw()(sde.reverse(posterior), z, t, Noise())
+        assert (found[..., 2:] == z[..., 2:]).all()
+    alpha, sigma = (v[:2] for v in sde.kernel(t))
+    y = posterior.observation.values[:, :2]
+    assert ((found[..., :2].mean(0) - alpha * y).abs() < 0.04 * sigma + 1e-9).all()
+    assert ((found[..., :2].std(0) / sigma - 1).abs() < 0.03).all()
 
 
 def test_one_network_learns_every_conditional():

