@@ -12,9 +12,11 @@ from scoresde.bound import bound
 from scoresde.clock import Clock
 from scoresde.conditioning import Conditional, Redraw, Shrinking
 from scoresde.diagonal import Bridge, DiagonalSDE
+from scoresde.distribution import ScoreDistribution
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import ExactTrace, Hutchinson, LogProb, Trace, log_prob
 from scoresde.noise import Noise
+from scoresde.quadrature import Quadrature
 from scoresde.schedules import (
     EDM,
     VE,
@@ -55,10 +57,12 @@ __all__ = [
     "Packed",
     "ProbabilityFlow",
     "Propagator",
+    "Quadrature",
     "RectifiedFlow",
     "Redraw",
     "ReverseSDE",
     "Schedule",
+    "ScoreDistribution",
     "ScoreEstimator",
     "Shrinking",
     "Solver",

@@ -237,7 +237,9 @@ class DiagonalSDE(Precise, SDE):
             return self.prior
         sigma = self.kernel(self.scale.new_full((1,), t)).sigma.expand(self.blocks.dim)
         sigma = sigma[first:last]
-        return Independent(Normal(torch.zeros_like(sigma), sigma), 1)
+        # what is not finite has a log-density that is not, and raises nothing
+        each = Normal(torch.zeros_like(sigma), sigma, validate_args=False)
+        return Independent(each, 1, validate_args=False)
 
     # What solvers see.
 
@@ -284,6 +286,11 @@ class DiagonalSDE(Precise, SDE):
         f, g2 = self.rates(times, dim)
         pull = (1 + eta**2) / 2 * torch.where(g2 == 0, 0.0, g2 / sigma**2)
         return (f + pull).to(z) * z - (alpha * pull).to(z) * forcing
+
+    def marginal_score(self, t: Tensor, z: Tensor, forcing: Tensor) -> Tensor:
+        """``(alpha D - z)/sigma^2``; 0 where clean."""
+        alpha, sigma = (v.to(z) for v in self.kernel(align(t, z), z.shape[-1]))
+        return (alpha * forcing - z) / (sigma**2).masked_fill(sigma == 0, torch.inf)
 
     def marginal_propagator(self, t: Tensor, s: Tensor, like: Tensor, eta: float) -> Propagator:
         """Exact for a constant denoised mean, of any ``eta`` (reference: DDIM, DPM-Solver++).

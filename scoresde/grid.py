@@ -56,9 +56,21 @@ def central(sde: SDE, steps: int) -> Tensor:
     return _equal(sde, steps, turns)
 
 
+def broad(sde: SDE, steps: int) -> Tensor:
+    """As `central`, with centre and width ``arctan((log(sigma/alpha) + 3/2) / 3)``: for densities.
+
+    A density is decided down to the noise at which data stop to look smooth.
+    """
+
+    def turns(t: Tensor) -> Tensor:
+        return sde.basis.blocks.average(((sde.levels(t) + 1.5) / 3).arctan())
+
+    return _equal(sde, steps, turns)
+
+
 _TINY = 1e-12
 
-GRIDS: dict[str, Grid] = {f.__name__: f for f in (uniform_time, log_snr, karras, central)}
+GRIDS: dict[str, Grid] = {f.__name__: f for f in (uniform_time, log_snr, karras, central, broad)}
 
 
 def grid(name: str | Grid) -> Grid:

@@ -293,6 +293,16 @@ class SDE(nn.Module, ABC):
         """``f - (1 + eta^2)/2 (g^2 s + div g^2)``, from its `marginal_forcing`."""
         return forcing
 
+    def marginal_score(self, t: Tensor, z: Tensor, forcing: Tensor) -> Tensor:
+        """The score behind a `marginal_forcing` with ``eta = 0``: ``(2 (f - F) - div g^2)/g^2``.
+
+        0 where nothing diffuses.
+        """
+        g2, pull_back = torch.func.vjp(lambda y: self.g(t, y) ** 2, z)[:2]
+        pull = 2 * (self.f(t, z) - forcing) - pull_back(torch.ones_like(z))[0]
+        score: Tensor = pull / g2.masked_fill(g2 == 0, torch.inf)
+        return score
+
     def marginal_propagator(self, t: Tensor, s: Tensor, like: Tensor, eta: float) -> Propagator:
         """`propagator` of `marginal_drift`, over times that may run either way."""
         h = (s - t).to(like)

@@ -10,7 +10,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 import torch
@@ -23,6 +23,9 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid
 from scoresde.noise import Generators, Noise
 from scoresde.sde import SDE, Forcing, Propagator, ReverseSDE, Stage
+
+if TYPE_CHECKING:
+    from scoresde.likelihood import DensityFlow
 
 Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
 """``(reverse equation, state, time of the SDE itself, noise) -> state``."""
@@ -122,6 +125,23 @@ class Solver(ABC):
             A state, the last one that at the last time, and the solver's memory.
         """
         yield self.integrate(sde, y, ts, noise), None
+
+    def transport(
+        self, density: DensityFlow, z: Tensor, ts: Tensor, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """A state taken up its flow, and what its log-density loses on the way.
+
+        Args:
+            density: The flow.
+            z: State at the first time, ``(*batch, n)``.
+            ts: Increasing times.
+            noise: Not asked for anything, as a flow has none.
+
+        Returns:
+            The state at the last time, and estimates of the integral of the flow's divergence,
+            ``(*batch, estimates)``.
+        """
+        return density.split(self.integrate(density, density.start(z), ts, noise))
 
     def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states at every time after the first, as they come."""

@@ -21,15 +21,18 @@ from scoresde import (
     Identity,
     LogLinear,
     Noise,
+    Quadrature,
     log_prob,
 )
 from scoresde.likelihood import DensityFlow
-from solvers import DDIM, ExponentialMultistep, Heun, TorchDiffEq
+from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 PRECISE = TorchDiffEq(rtol=1e-8, atol=1e-8)
 SOLVERS = {
+    "Quadrature": Quadrature(60),
+    "Adaptive": Adaptive(rtol=1e-5, atol=1e-5),
     "ExponentialMultistep": ExponentialMultistep(steps=200),
     "Heun": Heun(steps=250),
     "TorchDiffEq": TorchDiffEq(rtol=1e-6, atol=1e-6),
@@ -196,7 +199,12 @@ def test_a_users_sde_has_likelihoods_too():
     sde = OrnsteinUhlenbeck((2,), prior=Independent(law(1.0), 1), eps=0.0)
     model = ScoreOnly(sde, lambda z, t: (law(float(t)).mean - z) / law(float(t)).variance)
     x = torch.randn(5, 2)
-    for solver in (Heun(200), ExponentialMultistep(200), TorchDiffEq(method="rk4", steps=50)):
+    for solver in (
+        Quadrature(40),
+        Heun(200),
+        ExponentialMultistep(200),
+        TorchDiffEq(method="rk4", steps=50),
+    ):
         found = log_prob(model, x, solver).value
         torch.testing.assert_close(found, law(0.0).log_prob(x).sum(-1), rtol=1e-3, atol=1e-3)
 
@@ -205,6 +213,8 @@ def test_evaluations_are_counted():
     model = diagonal(UNIFORM_OR_NOT["uniform"]())
     x = torch.randn(2, 3)
     assert log_prob(model, x, DDIM(7)).evaluations == 7
+    assert log_prob(model, x, Quadrature(7)).evaluations == 8
+    assert log_prob(model, x).evaluations == 31
     assert log_prob(model, x, Heun(7)).evaluations == 14
 
 

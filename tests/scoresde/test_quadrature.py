@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import GeometricBrownianMotion, ScoreOnly
+from strategies import gaussian, mixture, sdes
+
+from estimators import Gaussian
+from scoresde import VP, DiagonalSDE, Identity, LogLinear, Quadrature, log_prob
+from scoresde.quadrature import averages, responses
+from scoresde.sde import Propagator
+from solvers import ExponentialMultistep
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def steps(lengths, damping):
+    h = torch.tensor(lengths).unsqueeze(-1)
+    return Propagator(torch.ones_like(h), h, h, damping * h, None)
+
+
+@given(
+    lengths=st.lists(st.floats(0.2, 2), min_size=3, max_size=6),
+    damping=st.floats(-2, 2),
+    powers=st.lists(st.floats(-2, 2), min_size=4, max_size=4),
+)
+def test_averages_are_those_of_cubics(lengths, damping, powers):
+    ahead = steps(lengths, damping)
+    place = np.cumsum([0.0, *lengths])
+    polynomial = np.polynomial.Polynomial(powers)
+    found = averages(ahead, 4)[..., 0] @ torch.tensor(polynomial(place))
+    for k, h in enumerate(lengths):
+        u, w = np.polynomial.legendre.leggauss(40)
+        w = w * np.exp(damping * h * (u + 1) / 2)
+        truth = (w * polynomial(place[k] + h * (u + 1) / 2)).sum() / w.sum()
+        assert float(found[k]) == pytest.approx(truth, rel=1e-8, abs=1e-8)
+
+
+def test_the_path_looks_back_only():
+    found = averages(steps([0.3, 0.5, 0.4], 1.0), 2)[..., 0]
+    assert torch.equal(found.triu(1), torch.zeros(3, 4))
+    assert float(found[0, 0]) == pytest.approx(1)
+    torch.testing.assert_close(found.sum(1), torch.ones(3))
+    assert (found.diagonal(-1) < 0).all()
+
+
+@given(rand=st.data())
+@settings(max_examples=15)
+def test_responses_are_the_signal_factors(rand):
+    sde = rand.draw(sdes())
+    knots = torch.tensor([sde.eps, *sde.breakpoints(), sde.T])
+    ts = torch.linspace(float(knots[0]), float(knots[1]), 6).unsqueeze(-1)[1:]
+    ahead = sde.marginal_propagator(ts[:-1], ts[1:], torch.empty(sde.basis.dim), 0.0)
+    alpha = sde.kernel(ts).alpha.expand(-1, sde.basis.dim)
+    found = responses(ahead).expand(-1, sde.basis.dim)
+    moving = ahead.h.expand(-1, sde.basis.dim).abs().amin(0) > 1e-6
+    torch.testing.assert_close(found[:, moving], alpha[:, moving], rtol=1e-6, atol=1e-9)
+
+
+def score_of(model, z, t):
+    return model.sde.marginal_score(t, z, model.sde.marginal_forcing(t, z, model, 0.0, None))
+
+
+@given(rand=st.data())
+@settings(max_examples=15)
+def test_the_forcing_tells_the_score(rand):
+    sde = rand.draw(sdes())
+    model, z = gaussian(sde, 3), torch.randn(4, sde.basis.dim)
+    t = torch.tensor(0.4 * sde.T)
+    torch.testing.assert_close(score_of(model, z, t), model.score(z, t), rtol=1e-6, atol=1e-8)
+
+
+def test_the_forcing_tells_the_score_where_noise_depends_on_the_state():
+    sde = GeometricBrownianMotion((2,))
+    model = ScoreOnly(sde, lambda z, t: -z.sin())
+    z = torch.rand(3, 2) + 0.5
+    torch.testing.assert_close(score_of(model, z, torch.tensor(0.4)), -z.sin())
+
+
+@pytest.mark.parametrize("speeds", [[1.0] * 8, [1.0, 1.3] * 4, [1.0] * 4 + [2.0] * 4])
+def test_a_path_that_misses_the_flow_is_corrected(speeds):
+    schedule = VP() if max(speeds) < 2 else LogLinear()
+    model = mixture(DiagonalSDE(schedule, Identity((8,)), speeds), 5, 3)
+    model.sde.prior = model.marginal(torch.tensor([model.sde.T]))
+    law = model.marginal(torch.tensor([model.sde.eps]))
+    x = law.sample((16,))
+
+    def error(method):
+        return float((log_prob(model, x, method).value - law.log_prob(x)).abs().mean() / 8)
+
+    fine = error(Quadrature(40))
+    assert fine < 2e-3
+    # a path of second order alone would gain a factor of 4
+    assert error(Quadrature(20)) / fine > 8
+    assert error(ExponentialMultistep(40)) > 3 * fine
+
+
+def test_the_limit_is_the_flows_density_for_any_field():
+    """Also where the score is the gradient of nothing."""
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    exact = Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, 0.3], [0.3, 0.5]]))
+    turn = torch.tensor([[0.0, 0.2], [-0.2, 0.0]])
+    model = ScoreOnly(sde, lambda z, t: exact.score(z, t) + z @ turn)
+    x = torch.randn(5, 2)
+    truth = log_prob(model, x, ExponentialMultistep(800)).value
+    errors = [(log_prob(model, x, Quadrature(k)).value - truth).abs().mean() for k in (20, 80)]
+    assert errors[1] < min(0.02, errors[0] / 8)
+
+
+def test_float32_is_enough():
+    model = mixture(DiagonalSDE(VP(), Identity((4,)), [1.0, 1.2, 1.4, 1.6]), 5, 2)
+    x = torch.randn(4, 4)
+    wide, narrow = (log_prob(model, x.to(dtype)).value for dtype in (torch.float64, torch.float32))
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow.double(), wide, rtol=0, atol=2e-3)
+
+
+def test_steps_are_checked():
+    with pytest.raises(ValueError, match="steps"):
+        Quadrature(0)
