@@ -4,7 +4,7 @@ from estimators.denoising import Denoising, measure
 from estimators.guidance import ClassifierFree, LinearGuidance
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale
-from estimators.networks import ResidualMLP
+from estimators.networks import PartNetwork, ResidualMLP
 
 __all__ = [
     "ClassifierFree",
@@ -13,6 +13,7 @@ __all__ = [
     "GaussianMixture",
     "LinearGuidance",
     "MultiScale",
+    "PartNetwork",
     "ResidualMLP",
     "measure",
 ]

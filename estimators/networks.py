@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from scoresde.bases import Joint
+
 
 class ResidualMLP(nn.Module):
     """Residual blocks on flattened events, modulated by the noise level.
@@ -58,6 +60,42 @@ class ResidualMLP(nn.Module):
             hidden = block(hidden, code)
         out: Tensor = self.leave(hidden)
         return out.reshape(x.shape)
+
+
+class PartNetwork(nn.Module):
+    """A network of one part of a joint event, the others being its condition.
+
+    What it predicts of the others is 0: for conditional estimators that ask about one part only
+    (CDE, where a condition does not diffuse).
+
+    Args:
+        joint: The basis of the joint event.
+        part: The name of the part.
+        network: ``network(x, level, condition)`` on events of the part, with the other parts
+            flattened and joined as ``condition``, ``(batch, m)``.
+
+    Raises:
+        ValueError: If there is no such part.
+
+    Example:
+        >>> from scoresde import Joint
+        >>> joint = Joint(y=(3,), x=(2,))
+        >>> network = PartNetwork(joint, "x", ResidualMLP((2,), 16, 1, condition_dim=3))
+        >>> network(torch.randn(7, 5), torch.zeros(7)).shape
+        torch.Size([7, 5])
+    """
+
+    def __init__(self, joint: Joint, part: str, network: nn.Module) -> None:
+        super().__init__()
+        joint.check({part: None})
+        self.part, self.shape, self.network = joint.slices[part], joint.shapes[part], network
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Joint events ``(batch, n)`` in and out."""
+        before, own, after = x.tensor_split([self.part.start, self.part.stop], -1)
+        given = torch.cat([before, after], -1)
+        found = self.network(own.reshape(-1, *self.shape), level, given).reshape(own.shape)
+        return torch.cat([torch.zeros_like(before), found, torch.zeros_like(after)], -1)
 
 
 class _Block(nn.Module):
