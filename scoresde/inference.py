@@ -101,7 +101,7 @@ class Posterior:
         solver: Draws samples.
 
     Example:
-        >>> from torch.distributions import Normal
+        >>> from torch.distributions import Independent, Normal
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE
         >>> from solvers import ExponentialMultistep

@@ -35,7 +35,7 @@ class Joint(Basis):
         >>> from scoresde.bases import Haar
         >>> joint = Joint(y=(2,), x=Haar((1, 4, 4), levels=1))
         >>> joint.blocks
-        Blocks({'y': 2, 'x.low': 4, 'x.detail_1': 12})
+        Blocks({'y': 2, 'x.a1': 4, 'x.d1': 12})
         >>> event = joint.join(y=torch.zeros(5, 2), x=torch.ones(5, 1, 4, 4))
         >>> event.shape, joint.split(event)["x"].shape
         (torch.Size([5, 18]), torch.Size([5, 1, 4, 4]))
