@@ -20,9 +20,6 @@ class Clock(Precise):
     Args:
         speeds: Speeds along the component axis, at least 0; one of them must reach 1.
 
-    Attributes:
-        rests: Whether a speed is 0: then that component is clean at every time.
-
     Raises:
         ValueError: If a speed is negative or not finite.
 
@@ -40,7 +37,6 @@ class Clock(Precise):
         super().__init__()
         self.constant("speeds", speeds)
         expect(bool((self.speeds >= 0).all()), "speeds", "at least 0", speeds)
-        self.rests = bool((self.speeds == 0).any())
 
     def forward(self, u: Tensor) -> Tensor:
         """``tau(u)``: ``(*, 1 | n)`` to ``(*, 1 | blocks | n)``."""

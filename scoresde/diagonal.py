@@ -12,7 +12,6 @@ multi-scale, conditional and blurring diffusion are settings of this one object.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -120,8 +119,8 @@ class DiagonalSDE(Precise, SDE):
         """
         schedule, tau = self._read(t)
         return Kernel(
-            self._components(self._rested(schedule.alpha(tau), 1.0), dim),
-            self._components(self._rested(schedule.sigma(tau), 0.0), dim, scaled=True),
+            self._components(schedule.alpha(tau), dim),
+            self._components(schedule.sigma(tau), dim, scaled=True),
         )
 
     def transition(self, s: Tensor, t: Tensor, dim: int | None = None) -> Kernel:
@@ -165,7 +164,7 @@ class DiagonalSDE(Precise, SDE):
         schedule, tau = self._read(t)
         unit = self.blocks.expand(self.scale.to(tau)).log()
         value = self.blocks.expand(schedule.log_snr(tau)) - 2 * unit
-        return self._components(self._rested(value, math.inf), dim)
+        return self._components(value, dim)
 
     def _read(self, t: Tensor) -> tuple[Schedule, Tensor]:
         """The schedule, and the times at which components read it."""
@@ -177,16 +176,6 @@ class DiagonalSDE(Precise, SDE):
         if len({module.width, t.shape[-1]} - {1}) > 1:
             return module.per_component(self.blocks), self.blocks.expand(t)
         return module, t
-
-    def _rested(self, value: Tensor, clean: float) -> Tensor:
-        """A schedule's values, but what clean data have where a clock never leaves 0.
-
-        Schedules may have a little noise at 0; what does not move has none.
-        """
-        if not self.clock.rests:
-            return value
-        speeds = self.blocks.expand(self.clock.speeds)
-        return torch.where(speeds == 0, clean, self.blocks.expand(value))
 
     def _components(
         self, value: Tensor, dim: int | None, scaled: bool = False, power: int = 1
@@ -253,7 +242,7 @@ class DiagonalSDE(Precise, SDE):
             ``(*, 1 | blocks | n)``; minus infinity where clean.
         """
         schedule, tau = self._read(t)
-        return self._rested(-schedule.log_snr(tau) / 2, -math.inf)
+        return -schedule.log_snr(tau) / 2
 
     def breakpoints(self) -> list[float]:
         """When clocks stop, and when blocks are dropped."""

@@ -291,7 +291,7 @@ def test_vector_time_tells_what_is_clean_and_what_is_missing(observe):
 
 def test_what_is_shown_or_missing_is_not_learned():
     model = Denoising(
-        DiagonalSDE(LogLinear(), Identity((3,))),  # whose sigma(0) is not 0
+        DiagonalSDE(VP(), Identity((3,)), scale=2.0),
         Ones(),
         observe=lambda sde, z, noise: torch.tensor([True, False, False]).expand(z.shape),
         parametrization="denoised",
