@@ -8,7 +8,7 @@ walk with a trace.
 
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed
 from scoresde.blocks import Blocks
-from scoresde.bound import bound
+from scoresde.bound import bound, importance
 from scoresde.clock import Clock
 from scoresde.conditioning import Conditional, Redraw, Shrinking
 from scoresde.diagonal import Bridge, DiagonalSDE
@@ -22,6 +22,7 @@ from scoresde.schedules import (
     VE,
     VP,
     Cosine,
+    Learned,
     LogLinear,
     RectifiedFlow,
     Schedule,
@@ -51,6 +52,7 @@ __all__ = [
     "Identity",
     "Joint",
     "Kernel",
+    "Learned",
     "LogLinear",
     "LogProb",
     "Noise",
@@ -72,5 +74,6 @@ __all__ = [
     "Trace",
     "align",
     "bound",
+    "importance",
     "log_prob",
 ]

@@ -20,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde.checks import expect
 from scoresde.precise import Numbers, Precise
@@ -278,6 +278,65 @@ class LogLinear(Schedule):
         variance, (_, slope, growth) = self._variance(t), self._linear(t)
         g2 = torch.where(t < self.eps, growth / (1 - variance), -slope * variance)
         return -g2 / 2, g2
+
+
+class Learned(LogLinear):
+    """Log-SNR along a learned path (Kingma et al. 2021; per component, Sahoo et al. 2023).
+
+    With ``u`` the time from ``eps`` to 1, as a number from 0 to 1,
+
+        lambda = log_snr_max + (log_snr_min - log_snr_max) gamma(u),
+        gamma(u) = w_0 u + sum_k w_k (s_k(u) - s_k(0)) / (s_k(1) - s_k(0)),
+
+    a monotone network of one hidden layer: ``s_k(u)`` the logistic function of ``a_k (u - b_k)``
+    with ``a_k > 0``, and ``w`` a softmax, so that ``gamma(0) = 0`` and ``gamma(1) = 1``. Train it
+    by `scoresde.bound`. Where all components share it, the bound depends on the ends only, which
+    are learned if given as an ``nn.Parameter``.
+
+    Args:
+        components: 1 for a shared path, or as many as there are blocks or components.
+        hidden: Number of hidden units.
+        log_snr_max: Log-SNR at ``eps``.
+        log_snr_min: Log-SNR at time 1.
+        eps: First time used.
+
+    Example:
+        >>> schedule = Learned(components=3)
+        >>> schedule.log_snr(torch.tensor([[1e-3], [1.0]])).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        components: int = 1,
+        hidden: int = 8,
+        log_snr_max: Numbers = 10.0,
+        log_snr_min: Numbers = -10.0,
+        eps: float = 1e-3,
+    ) -> None:
+        super().__init__(log_snr_max, log_snr_min, eps)
+        for name, value in (("components", components), ("hidden", hidden)):
+            expect(value >= 1, name, "at least 1", value)
+        self.centre = nn.Parameter(torch.linspace(0, 1, hidden).unsqueeze(-1))
+        self.log_slope = nn.Parameter(torch.full((hidden, 1), math.log(2 * hidden)))
+        self.weight = nn.Parameter(torch.zeros(hidden + 1, components))
+        with torch.no_grad():
+            self.weight[0] = math.log(hidden) + 1  # near the straight line
+
+    def _linear(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        high, low, centre, slope, weight = self.at(
+            t, "log_snr_max", "log_snr_min", "centre", "log_slope", "weight"
+        )
+        u = ((t - self.eps) / (1 - self.eps)).clamp(min=0).unsqueeze(-2)
+        a = slope.exp()
+        now, first, last = (torch.sigmoid(a * (v - centre)) for v in (u, 0 * u, 0 * u + 1))
+        one = torch.ones_like(u)
+        units = torch.cat([u, (now - first) / (last - first)], -2)
+        rates = torch.cat([one, a * now * (1 - now) / (last - first)], -2)
+        share = weight.softmax(0)
+        gamma, rate = (share * units).sum(-2), (share * rates).sum(-2)
+        fall = low - high
+        return high + fall * gamma, fall * rate / (1 - self.eps), torch.sigmoid(-high) / self.eps
 
 
 class EDM(Schedule):

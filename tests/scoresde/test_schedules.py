@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.polynomial.legendre import leggauss
 from strategies import VARIANCE_PRESERVING, every_schedule, numbers, schedules
 
-from scoresde import EDM, VE, VP, Cosine, LogLinear, RectifiedFlow, Schedule, SubVP
+from scoresde import EDM, VE, VP, Cosine, Learned, LogLinear, RectifiedFlow, Schedule, SubVP
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -206,3 +206,50 @@ def _single(schedule, i):
 def test_senseless_parameters_are_refused_by_name(build, named):
     with pytest.raises(ValueError, match=named):
         build()
+
+
+def learned(components=2, seed=0):
+    torch.manual_seed(seed)
+    schedule = Learned(components, 4, log_snr_max=7.0, log_snr_min=-6.0)
+    with torch.no_grad():
+        for p in schedule.parameters():
+            p.add_(0.7 * torch.randn_like(p))
+    return schedule
+
+
+@given(seed=st.integers(0, 99))
+def test_a_learned_path_falls_from_end_to_end(seed):  # invariants 3, 8, 9
+    schedule = learned(seed=seed)
+    t = torch.linspace(schedule.eps, 1, 50).unsqueeze(-1)
+    log_snr = schedule.log_snr(t)
+    assert log_snr.shape == (50, 2)
+    assert (log_snr.diff(dim=0) < 0).all()
+    torch.testing.assert_close(log_snr[[0, -1]], torch.tensor([[7.0] * 2, [-6.0] * 2]))
+    alpha, sigma = schedule(t)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
+    torch.testing.assert_close((alpha**2 / sigma**2).log(), log_snr)
+    inside = t[1:-1]
+    for automatic, closed in zip(
+        Schedule.rates(schedule, inside), schedule.rates(inside), strict=True
+    ):
+        torch.testing.assert_close(automatic, closed, rtol=1e-8, atol=1e-12)
+    alpha, sigma = schedule(torch.zeros(1, 1))
+    assert (alpha == 1).all()
+    assert (sigma == 0).all()
+
+
+def test_a_learned_path_starts_near_the_straight_line():
+    t = torch.linspace(1e-3, 1, 20).unsqueeze(-1)
+    assert (Learned().log_snr(t) - LogLinear().log_snr(t)).abs().max() < 1
+
+
+def test_a_learned_path_is_accurate_in_float32():
+    schedule, t = learned(), torch.linspace(0.01, 1, 30).unsqueeze(-1)
+    for value, exact in zip(schedule(t.float()), schedule(t), strict=True):
+        torch.testing.assert_close(value.double(), exact, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("bad", [{"components": 0}, {"hidden": 0}, {"log_snr_min": 11.0}])
+def test_senseless_learned_paths_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Learned(**bad)
