@@ -1,0 +1,229 @@
+"""Posterior inference: tasks with reference posteriors, and how far samples are from them.
+
+The tasks are those of Lueckmann et al. 2021, *Benchmarking Simulation-Based Inference*
+(arXiv 2101.04653, appendix T): priors and simulators are written here; ten observations of each,
+their true parameters and 10,000 draws of each posterior are read from the wheel of `sbibm`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import itertools
+import math
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+from sklearn.model_selection import KFold
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Uniform
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+WHEEL = "sbibm==1.1.0"
+
+
+@attrs.frozen
+class Observation:
+    """One observation of a task.
+
+    Attributes:
+        x: What was observed, ``(data,)``.
+        truth: The parameters it was simulated with, ``(parameters,)``.
+        reference: Draws of the posterior, ``(10000, parameters)``.
+    """
+
+    x: Tensor
+    truth: Tensor
+    reference: Tensor
+
+
+@attrs.frozen
+class Task:
+    """A prior and a simulator.
+
+    Args:
+        name: As in the wheel.
+        prior: Of the parameters.
+        simulate: Parameters ``(batch, parameters)`` to data ``(batch, data)``; random numbers are
+            those of torch's global generator.
+    """
+
+    name: str
+    prior: Distribution
+    simulate: Callable[[Tensor], Tensor]
+
+    def draw(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Parameters and data of simulations."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            theta = self.prior.sample((count,))
+            return theta, self.simulate(theta)
+
+    def observations(self, wheel: Path) -> list[Observation]:
+        """All ten of them."""
+        folder = f"sbibm/tasks/{self.name}/files/num_observation_"
+        with zipfile.ZipFile(wheel) as archive:
+
+            def read(number: int, name: str) -> Tensor:
+                raw = archive.read(f"{folder}{number}/{name}")
+                text = bz2.decompress(raw) if name.endswith(".bz2") else raw
+                table = np.loadtxt(io.BytesIO(text), np.float32, delimiter=",", skiprows=1, ndmin=2)
+                return torch.from_numpy(table)
+
+            return [
+                Observation(
+                    read(number, "observation.csv")[0],
+                    read(number, "true_parameters.csv")[0],
+                    read(number, "reference_posterior_samples.csv.bz2"),
+                )
+                for number in range(1, 11)
+            ]
+
+
+def find(folder: Path | None = None) -> Path:
+    """The wheel with the observations, downloaded by pip if it is not there yet.
+
+    Args:
+        folder: Where it is, or is put; a temporary folder if None.
+
+    Raises:
+        subprocess.CalledProcessError: If pip cannot download it.
+    """
+    folder = folder or Path(tempfile.gettempdir()) / "scoresde-benchmarks"
+    pattern = f"{WHEEL.replace('==', '-')}-*.whl"
+    if not list(folder.glob(pattern)):
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", WHEEL, "-d", str(folder)]
+        subprocess.run(pip, check=True)
+    return next(folder.glob(pattern))
+
+
+def _box(bound: float, dim: int) -> Distribution:
+    return Independent(Uniform(torch.full((dim,), -bound), torch.full((dim,), bound)), 1)
+
+
+def _two_moons(theta: Tensor) -> Tensor:
+    """A crescent, its place the absolute value of one combination of the parameters (T.8)."""
+    angle = math.pi * (torch.rand(len(theta)) - 0.5)
+    radius = 0.1 + 0.01 * torch.randn(len(theta))
+    crescent = torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], -1)
+    a, b = theta.unbind(-1)
+    return crescent + torch.stack([-(a + b).abs(), b - a], -1) / math.sqrt(2)
+
+
+def _gaussian_linear(theta: Tensor) -> Tensor:
+    """``theta`` and noise of variance .1 (T.1)."""
+    return theta + math.sqrt(0.1) * torch.randn_like(theta)
+
+
+def _gaussian_mixture(theta: Tensor) -> Tensor:
+    """``theta`` and noise, of standard deviation 1 or .1 with equal probabilities (T.7)."""
+    scale = torch.where(torch.rand(len(theta), 1) < 0.5, 1.0, 0.1)
+    return theta + scale * torch.randn_like(theta)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("two_moons", _box(1.0, 2), _two_moons),
+        Task(
+            "gaussian_linear",
+            MultivariateNormal(torch.zeros(10), 0.1 * torch.eye(10)),
+            _gaussian_linear,
+        ),
+        Task("gaussian_mixture", _box(10.0, 2), _gaussian_mixture),
+    )
+}
+
+
+def c2st(references: Tensor, samples: Tensor, seed: int = 1) -> Tensor:
+    """How well a classifier tells samples from a reference: .5 not at all, 1 always.
+
+    Accuracy of a perceptron with two hidden layers of ten times the dimension, averaged over
+    five folds, both sets standardised by the reference (Lopez-Paz & Oquab 2017), as in
+    ``sbibm.metrics.c2st``: initial weights, Adam, penalty and stopping are those of scikit-learn's
+    ``MLPClassifier``, but the classifiers of all folds and observations are trained side by
+    side, which takes a fortieth of the time.
+
+    Args:
+        references: ``(observations, N, parameters)``.
+        samples: ``(observations, N, parameters)``.
+        seed: Of folds and classifiers.
+
+    Returns:
+        Accuracies, ``(observations,)``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mean, std = references.mean(1, keepdim=True), references.std(1, keepdim=True)
+    x = ((torch.cat([references, samples], 1) - mean) / std).float()
+    observations, count, dim = x.shape
+    y = (torch.arange(count) >= references.shape[1]).float()
+    splits = list(KFold(5, shuffle=True, random_state=seed).split(y))
+    train = torch.stack([torch.from_numpy(kept) for kept, _ in splits])
+    test = torch.stack([torch.from_numpy(left[: count // 5]) for _, left in splits])
+    nets, sizes, weights = observations * len(splits), (dim, 10 * dim, 10 * dim, 1), []
+    for a, b in itertools.pairwise(sizes):
+        draws = torch.rand(nets, a + 1, b, generator=generator)
+        weights.append(((2 * draws - 1) * (6 / (a + b)) ** 0.5).requires_grad_())
+
+    def classify(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and labels, ``(nets, rows)`` each."""
+        h = x[:, rows].flatten(0, 1)
+        for i, weight in enumerate(weights):
+            h = torch.baddbmm(weight[:, -1:], h.relu() if i else h, weight[:, :-1])
+        return h.squeeze(-1), y[rows].repeat(observations, 1)
+
+    optimizer = torch.optim.Adam(weights)
+    best, stale = torch.full((nets,), math.inf), torch.zeros(nets)
+    accuracy = torch.full((nets,), math.nan)
+    while accuracy.isnan().any():
+        losses = torch.zeros(nets)
+        for rows in train[:, torch.randperm(train.shape[1], generator=generator)].split(200, 1):
+            logits, labels = classify(rows)
+            loss = binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+            penalty = sum(weight[:, :-1].square().sum((1, 2)) for weight in weights)
+            loss = loss + 0.5e-4 / rows.shape[1] * penalty
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            losses += loss.detach() * rows.shape[1] / train.shape[1]
+        stale = torch.where(losses > best - 1e-4, stale + 1, 0.0)
+        best = torch.minimum(best, losses)
+        with torch.no_grad():
+            logits, labels = classify(test)
+            found = ((logits > 0) == (labels > 0)).float().mean(1)
+        accuracy = torch.where((stale > 10) & accuracy.isnan(), found, accuracy)
+    return accuracy.reshape(observations, -1).mean(1)
+
+
+def coverage(samples: Tensor, truth: Tensor, levels: Tensor, references: int = 10) -> Tensor:
+    """How often credible regions hold the true parameters: at each level, were all well.
+
+    Regions are balls around random points, each as large as holds the level's share of the
+    samples, averaged over the points (TARP: Lemos et al. 2023, arXiv 2302.03026). They find
+    samples too wide, too narrow or shifted, given enough simulations.
+
+    Args:
+        samples: Of the posterior of every simulation, ``(simulations, draws, parameters)``.
+        truth: ``(simulations, parameters)``.
+        levels: Nominal, in (0, 1).
+        references: Random points per simulation.
+
+    Returns:
+        Expected coverage at every level.
+    """
+    low, high = truth.amin(0), truth.amax(0)
+    points = low + (high - low) * torch.rand(references, *truth.shape)
+    scale = high - low
+
+    def distance(values: Tensor) -> Tensor:
+        return ((values - points.unsqueeze(-2)) / scale).norm(dim=-1)
+
+    rank = (distance(samples) < distance(truth.unsqueeze(1))).float().mean(-1)
+    return torch.stack([(rank < level).float().mean() for level in levels])
