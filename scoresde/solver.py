@@ -94,6 +94,11 @@ class Solver(ABC):
     def weak_order(self) -> float | None:
         """Of the law on an SDE with additive noise; None if the solver takes ODEs only."""
 
+    @property
+    def strong_order(self) -> float | None:
+        """Of paths that follow one Brownian motion, noise being additive; None if not claimed."""
+        return None
+
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """The state at the last time.
 

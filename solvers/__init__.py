@@ -6,11 +6,13 @@ from solvers.exponential import DDIM, ExponentialMultistep
 from solvers.heun import Heun
 from solvers.langevin import Langevin
 from solvers.rungekutta import ExponentialRungeKutta
+from solvers.sra import SRA
 from solvers.torchdiffeq import TorchDiffEq
 from solvers.torchsde import TorchSDE
 
 __all__ = [
     "DDIM",
+    "SRA",
     "Adaptive",
     "EulerMaruyama",
     "ExponentialMultistep",

@@ -22,6 +22,7 @@ class EulerMaruyama(FixedStep):
 
     order = 1.0
     weak_order = 1.0
+    strong_order = 1.0
 
     def step(
         self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any

@@ -12,7 +12,7 @@ from strategies import gaussian, mixture
 
 from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise
 from scoresde.grid import GRIDS
-from solvers import ExponentialMultistep, TorchDiffEq, TorchSDE
+from solvers import SRA, ExponentialMultistep, TorchDiffEq, TorchSDE
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -102,6 +102,64 @@ def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
         errors.append((covariance - end.covariance_matrix).norm().item())
         errors[-1] += (mean - end.mean).norm().item()
     assert slope(counts, errors) == pytest.approx(solver.weak_order, abs=0.2)
+
+
+class Brownian(Noise):
+    """One Brownian motion, asked for in steps of any power of 2."""
+
+    def __init__(self, steps, shape):
+        super().__init__()
+        self.increment = torch.randn(steps, *shape)
+        # of what its mean over a step differs from the mean of the step's ends
+        self.bend = torch.randn(steps, *shape)
+
+    def coarsened(self):
+        """Over steps twice as long: increments, and their first moments, add up."""
+        area = (self.increment + self.bend / 3**0.5) / 2
+        (a, b), (first, second) = (
+            v.unflatten(0, (-1, 2)).unbind(1) for v in (self.increment, area)
+        )
+        wider = object.__new__(Brownian)
+        wider.increment = (a + b) / 2**0.5
+        wider.bend = (2 * (first + second + a) / 2**1.5 - wider.increment) * 3**0.5
+        return wider
+
+    def drawn(self, draws):
+        """What a solver with so many draws a step hears."""
+        kinds = (self.increment, self.bend)[:draws]
+        self.queue = iter(torch.stack(kinds, 1).flatten(0, 1))
+        return self
+
+    def __call__(self, like):
+        return next(self.queue)
+
+
+@pytest.mark.parametrize("case", ["VP", "VE"])
+@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s().strong_order is not None])
+def test_strong_order_on_a_mixture(name, case):  # invariant 39
+    sde, solver = SDES[case](), SOLVERS[name]()
+    model = mixture(sde, 3)
+    reverse = sde.reverse(model, 1.0)
+    z = torch.randn(64, 3) * sde.kernel(torch.tensor([sde.T])).sigma
+    noise, ends = Brownian(4096, z.shape), {}
+
+    def end(solver, steps):
+        ts = -torch.linspace(sde.T, sde.eps, steps + 1)
+        return solver.integrate(reverse, z, ts, noise.drawn(2 if isinstance(solver, SRA) else 1))
+
+    exact, counts = end(SRA(), 4096), [2048, 1024, 512]
+    for steps in counts:
+        noise = noise.coarsened()
+        ends[steps] = end(solver, steps)
+    # the median path: a few are decided between two modes by the last digit
+    errors = [(ends[n] - exact).norm(dim=-1).median() for n in counts]
+    assert slope(counts, errors) == pytest.approx(solver.strong_order, abs=0.2)
+
+
+def test_coarser_steps_of_one_brownian_motion_are_as_random():
+    noise = Brownian(2**16, (1,)).coarsened().coarsened()
+    both = torch.cat([noise.increment, noise.bend], -1)
+    torch.testing.assert_close(torch.cov(both.mT), torch.eye(2), rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("case", ["VP", "stopping"])

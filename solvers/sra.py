@@ -1,0 +1,49 @@
+"""A strong stochastic Runge-Kutta method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.noise import Noise
+from scoresde.sde import SDE
+from scoresde.solver import FixedStep, Step
+
+
+@attrs.frozen
+class SRA(FixedStep):
+    """Strong order 3/2 for additive noise, two evaluations a step ("SRA1", Roessler 2010).
+
+    With ``I_1`` the increment of the Brownian motion over a step of length ``h`` and
+    ``I_10 = int (w - w_t) ds``, and nothing but `f` and `g`:
+
+        f_2 = f(t + 3h/4, y + 3h/4 f(t, y) + 3/2 g(s) I_10/h)
+        y_s = y + h (f(t, y) + 2 f_2)/3 + g(s) I_1 - (g(s) - g(t)) I_10/h
+
+    Paths, not laws alone, converge: for coupled samples and expectations along trajectories.
+    Noise that depends on the state is taken at the start of the step, at order 1/2.
+    """
+
+    order = 2.0
+    weak_order = 2.0
+    strong_order = 1.5
+
+    def step(
+        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
+    ) -> tuple[Tensor, None]:
+        """See the class."""
+        t, s = step.t, step.s
+        h = s - t
+        start = sde.f(t, y)
+        middle, shift = y + 0.75 * h * start, torch.zeros_like(y)
+        if step.noise is not None:
+            first, second = noise(y), noise(y)
+            increment = h.sqrt() * first
+            mean = h.sqrt() * (first + second / 3**0.5) / 2  # I_10 / h
+            before, after = sde.g(t, y), sde.g(s, y)
+            middle = middle + 1.5 * after * mean
+            shift = after * increment - (after - before) * mean
+        return y + h * (start + 2 * sde.f(t + 0.75 * h, middle)) / 3 + shift, None
