@@ -91,6 +91,7 @@ def run(
                 if seed == 0:
                     shown[task][method] = _visible(samples[:8])
                     shown[task][f"{method}, mean of four"] = _visible(four.mean(0)[:8])
+                    shown[task][f"{method}, deviation"] = _visible(2 * four.std(0)[:8] - 1)
     if pictures is not None:
         for task, grids in shown.items():
             target = pictures.with_stem(f"{pictures.stem}-{task}")
