@@ -181,7 +181,7 @@ class Denoising(Precise, ScoreEstimator):
         if self.observe is not None:
             missing, held = z.isnan(), self.observe(self.sde, z, noise)
             times = torch.where(held, 0.0, times).masked_fill(missing, self.sde.T)
-            z, learned = z.masked_fill(missing, 0.0), ~(held | missing)
+            z, learned = z.masked_fill(missing, 0.0), ~missing
         alpha, sigma = self.sde.kernel(times, z.shape[-1])
         z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
         form, _, _ = self._coefficients(times, z)
