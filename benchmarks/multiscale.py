@@ -44,7 +44,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     ratios: dict[str, float] = {}
     for size, levels in ((128, 3), (256, 4)):
-        total = 3 * (levels + 1) if quick else 8 * (levels + 1)
+        total = 2 * (levels + 1) if quick else 8 * (levels + 1)
         repeats, batch = (1, 1) if quick else (3, 4)
         basis = Haar((3, size, size), levels)
         uniform = Denoising(DiagonalSDE(LogLinear(), basis), UNet((3, size, size), UNIFORM))
