@@ -61,7 +61,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     ratios: dict[str, dict[int, float]] = {}
     for bed, (make, n, modes, width) in BEDS.items():
         sde = make(n)
-        model = _mixture(sde, modes, width)
+        model = mixture(sde, modes, width)
         start = torch.randn(
             count, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64
         )
@@ -96,7 +96,8 @@ def run(quick: bool = False) -> dict[str, Any]:
     return {"ratios": ratios, "rows": rows}
 
 
-def _mixture(sde: DiagonalSDE, modes: int, width: float) -> GaussianMixture:
+def mixture(sde: DiagonalSDE, modes: int, width: float) -> GaussianMixture:
+    """Random modes, the same every time."""
     n, g = sde.basis.dim, torch.Generator().manual_seed(1)
     means = torch.randn(modes, n, generator=g).double()
     factors = torch.randn(modes, n, n, generator=g).double() / n**0.5 * width
