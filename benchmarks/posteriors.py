@@ -149,7 +149,7 @@ def c2st(references: Tensor, samples: Tensor, seed: int = 1) -> Tensor:
     five folds, both sets standardised by the reference (Lopez-Paz & Oquab 2017), as in
     ``sbibm.metrics.c2st``: initial weights, Adam, penalty and stopping are those of scikit-learn's
     ``MLPClassifier``, but the classifiers of all folds and observations are trained side by
-    side, which takes a fortieth of the time.
+    side.
 
     Args:
         references: ``(observations, N, parameters)``.
