@@ -8,10 +8,13 @@ enters, never inside a solver's loop.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def expect(condition: bool, name: str, expected: str, got: object) -> None:
@@ -53,3 +56,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"{hint} Available: {', '.join(known) if known else '(none)'}"
+
+
+def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
+    """A function by its name, or one of a user's own as it is.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if not isinstance(value, str):
+        return value
+    if value not in known:
+        raise ValueError(f"{argument}: unknown name {value!r}{nearest(value, known)}")
+    return known[value]

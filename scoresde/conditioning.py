@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from scoresde.bases import Basis, Joint
-from scoresde.checks import expect, finite, nearest, positive
+from scoresde.checks import expect, finite, named, positive
 from scoresde.clock import Clock
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
@@ -49,11 +49,7 @@ def observed(name: str | Observed) -> Observed:
     Raises:
         ValueError: If the name is unknown.
     """
-    if callable(name):
-        return name
-    if name not in OBSERVED:
-        raise ValueError(f"observe: unknown name {name!r}{nearest(name, OBSERVED)}")
-    return OBSERVED[name]
+    return named("observe", name, OBSERVED)
 
 
 def _share(z: Tensor, count: int, noise: Noise) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.basis import precision
-from scoresde.checks import expect, nearest
+from scoresde.checks import expect, named
 from scoresde.sde import SDE, Stage
 
 Grid = Callable[[SDE, int], Tensor]
@@ -79,11 +79,7 @@ def grid(name: str | Grid) -> Grid:
     Raises:
         ValueError: If the name is unknown.
     """
-    if callable(name):
-        return name
-    if name not in GRIDS:
-        raise ValueError(f"grid: unknown name {name!r}{nearest(name, GRIDS)}")
-    return GRIDS[name]
+    return named("grid", name, GRIDS)
 
 
 def check(sde: SDE, times: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.checks import nearest
+from scoresde.checks import named
 
 
 class Affine(NamedTuple):
@@ -72,11 +72,7 @@ def parametrization(name: str | Parametrization) -> Parametrization:
     Raises:
         ValueError: If the name is unknown.
     """
-    if callable(name):
-        return name
-    if name not in PARAMETRIZATIONS:
-        raise ValueError(f"parametrization: unknown name {name!r}{nearest(name, PARAMETRIZATIONS)}")
-    return PARAMETRIZATIONS[name]
+    return named("parametrization", name, PARAMETRIZATIONS)
 
 
 def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:

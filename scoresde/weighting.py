@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.checks import nearest
+from scoresde.checks import named
 
 
 class Levels(NamedTuple):
@@ -68,8 +68,4 @@ def weighting(name: str | Weighting) -> Weighting:
     Raises:
         ValueError: If the name is unknown.
     """
-    if callable(name):
-        return name
-    if name not in WEIGHTINGS:
-        raise ValueError(f"weighting: unknown name {name!r}{nearest(name, WEIGHTINGS)}")
-    return WEIGHTINGS[name]
+    return named("weighting", name, WEIGHTINGS)
