@@ -11,10 +11,18 @@ from scoresde.blocks import Blocks
 from scoresde.bound import bound, importance
 from scoresde.clock import Clock
 from scoresde.conditioning import Conditional, Redraw, Shrinking
+from scoresde.dequantization import VariationalDequantization
 from scoresde.diagonal import Bridge, DiagonalSDE
 from scoresde.distribution import ScoreDistribution
 from scoresde.estimator import ScoreEstimator
-from scoresde.likelihood import ExactTrace, Hutchinson, LogProb, Trace, log_prob
+from scoresde.likelihood import (
+    ExactTrace,
+    Hutchinson,
+    HutchPlusPlus,
+    LogProb,
+    Trace,
+    log_prob,
+)
 from scoresde.noise import Noise
 from scoresde.quadrature import Quadrature
 from scoresde.schedules import (
@@ -48,6 +56,7 @@ __all__ = [
     "ExactTrace",
     "FixedStep",
     "Haar",
+    "HutchPlusPlus",
     "Hutchinson",
     "Identity",
     "Joint",
@@ -72,6 +81,7 @@ __all__ = [
     "Step",
     "SubVP",
     "Trace",
+    "VariationalDequantization",
     "align",
     "bound",
     "importance",

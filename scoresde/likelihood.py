@@ -120,6 +120,55 @@ class Hutchinson(Trace):
         return products.movedim(0, -2)
 
 
+@attrs.frozen
+class HutchPlusPlus(Trace):
+    """Hutchinson's estimate of what a low-rank approximation leaves over: unbiased, less noisy.
+
+    With ``A`` the Jacobian's transpose, random signs ``S`` give a first guess ``a`` of the mean of
+    its diagonal and an orthonormal basis ``Q`` of the range of ``(A - a) S``; then, with
+    ``P = Q Q^T`` and random signs ``g`` of their own,
+
+        diag A = a + diag[(A - a) P] + E g * [(A - a)(1 - P) g].
+
+    Exact if ``A`` is a multiple of the identity; a clear gain where a few directions make up most
+    of the rest (Meyer et al. 2021; of the diagonal, Baston and Nakatsukasa 2022). Costs
+    ``2 rank + samples`` products.
+
+    Args:
+        samples: Number of estimates ``g``; with two or more their spread gives a standard error.
+        rank: Number of directions, at most that of components.
+    """
+
+    samples: int = attrs.field(default=4, validator=attrs.validators.ge(1))
+    rank: int = attrs.field(default=4, validator=attrs.validators.ge(1))
+
+    @property
+    def estimates(self) -> int:
+        """One per ``g``."""
+        return self.samples
+
+    def probes(self, z: Tensor, noise: Noise) -> Tensor:
+        """Random signs, ``(rank + samples, *batch, n)``."""
+        expect(self.rank <= z.shape[-1], "rank", f"at most {z.shape[-1]}", self.rank)
+        return Hutchinson(self.rank + self.samples).probes(z, noise)
+
+    def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
+        """See the class."""
+        products: Tensor = torch.func.vmap(pull_back)(probes)
+        s, a_s = probes[: self.rank], products[: self.rank]
+        # any guess and any basis are right on average
+        guess = (s * a_s).mean(0).mean(-1, keepdim=True).detach()
+        q = torch.linalg.qr((a_s - guess * s).detach().movedim(0, -1)).Q.movedim(-1, 0)
+        a_q = torch.func.vmap(pull_back)(q)
+        known = guess + ((a_q - guess * q) * q).sum(0)
+        g, a_g = probes[self.rank :], products[self.rank :]
+        along = torch.einsum("k...n,m...n->km...", q, g).unsqueeze(-1)
+        rest = g - (along * q.unsqueeze(1)).sum(0)
+        pulled = a_g - (along * a_q.unsqueeze(1)).sum(0)
+        diagonals: Tensor = known + g * (pulled - guess * rest)
+        return diagonals.movedim(0, -2)
+
+
 class DensityFlow(SDE):
     """A probability flow that carries the integrals of its divergence, by component.
 

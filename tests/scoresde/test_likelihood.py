@@ -18,6 +18,7 @@ from scoresde import (
     ExactTrace,
     Haar,
     Hutchinson,
+    HutchPlusPlus,
     Identity,
     LogLinear,
     Noise,
@@ -161,6 +162,46 @@ def _with_probe(model, x, solver, probe):
             return probe.expand(1, *z.shape)
 
     return log_prob(model, x, solver, trace=Fixed(1)).value
+
+
+def test_deflated_probes_are_unbiased():  # invariant 20
+    """By enumeration of all signs, entry by entry, of a matrix that is not symmetric."""
+    matrix, trace = torch.randn(3, 3), HutchPlusPlus(1, 1)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 6).reshape(64, 2, 3)
+    found = torch.stack(
+        [trace(lambda v: v @ matrix, torch.zeros(3), pair) for pair in signs]
+    ).squeeze(1)
+    torch.testing.assert_close(found.mean(0), matrix.diagonal())
+
+
+def test_deflated_probes_are_exact_for_multiples_of_the_identity():
+    z, trace = torch.zeros(2, 5), HutchPlusPlus(2, 2)
+    found = trace(lambda v: 0.7 * v, z, trace.probes(z, Noise()))
+    torch.testing.assert_close(found, torch.full((2, 2, 5), 0.7))
+
+
+def test_deflation_pays_where_few_directions_matter():
+    u = rotation(40, 3)
+    matrix = u[:, :3] @ torch.diag(torch.tensor([5.0, 4.0, 3.0])) @ u[:, :3].mT + torch.eye(40)
+    z = torch.zeros(2000, 40)
+
+    def spread(trace):
+        found = trace(lambda v: v @ matrix, z, trace.probes(z, Noise())).sum(-1)
+        assert float(found.mean()) == pytest.approx(float(matrix.trace()), abs=0.2)
+        return float(found.mean(-1).std())
+
+    # of as many products
+    assert spread(HutchPlusPlus(4, 4)) < 0.7 * spread(Hutchinson(12))
+
+
+def test_deflated_densities_know_their_error():
+    model = gaussian(UNIFORM_OR_NOT["non-uniform"](), 3)
+    x = torch.randn(200, 3)
+    exact = log_prob(model, x, Quadrature(12)).value
+    found = log_prob(model, x, Quadrature(12), trace=HutchPlusPlus(8, 1))
+    score = (found.value - exact) / found.standard_error
+    assert 0.7 < float(score.std()) < 1.5
+    assert abs(float(score.mean())) < 0.4
 
 
 @pytest.mark.parametrize("chunk", [1, 2, None])
