@@ -33,7 +33,7 @@ from estimators import Denoising, measure
 from scoresde import VE, DiagonalSDE, Haar, Joint, Packed, Redraw, Shrinking, plots
 from scoresde.data import Dataset
 from scoresde.training import Training
-from solvers import DDIM
+from solvers import ExponentialMultistep
 
 SIZE = 32
 WIDTHS = (24, 48, 72)
@@ -95,7 +95,7 @@ def run(
     if pictures is not None:
         for task, grids in shown.items():
             target = pictures.with_stem(f"{pictures.stem}-{task}")
-            plots.save(plots.image_grid(grids), target)
+            plots.save(plots.image_grid(grids, columns=1), target)
     return {"floor": round(floor, 2), "count": count, "summary": _summary(rows), "rows": rows}
 
 
@@ -185,7 +185,7 @@ def _model(
     speeds = joint.spread(y=0.0 if method == "CDE" else 1.0, x=1.0)
     sde = DiagonalSDE(schedule, joint, speeds)
     scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
-    model = Denoising(sde, _Pair(view), view=view, **scales)
+    model = Denoising(sde, _Pair(view), view=view, times="central", **scales)
     shrinking = method == "VS-CMDE"
     hook = Shrinking(sde, "y", sigma_x, SIGMA_Y[task], updates // 2) if shrinking else None
     return model, joint, hook
@@ -193,7 +193,7 @@ def _model(
 
 def _sample(model: Denoising, y: Tensor, seed: int) -> Tensor:
     """One image for each ``y``."""
-    solver = DDIM(48, eta=1.0, corrector=Redraw())
+    solver = ExponentialMultistep(40, order=2, eta=1.0, corrector=Redraw())
     parts = [
         solver.sample(
             model.condition(y=part), (len(part),), generator=torch.Generator().manual_seed(seed)
@@ -266,8 +266,7 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _visible(x: Tensor) -> Tensor:
-    x = nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=SIZE, mode="nearest")
-    return (x + 1) / 2
+    return nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=SIZE, mode="nearest")
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def run(
     seconds = _seconds_per_update(arms, train, 2 if quick else 6)
     print("seconds per update:", {k: round(v, 3) for k, v in seconds.items()}, flush=True)
     rows: list[dict[str, Any]] = []
-    shown = {"real": (reference[:32] + 1) / 2}
+    shown = {"real": reference[:32]}
     for seed in range(seeds):
         jobs = [("uniform", updates, "both")]
         for name in ("uniform, packed", "multi-scale"):
@@ -112,7 +112,7 @@ def run(
             rows.append(row)
             print(row, flush=True)
             if seed == 0:
-                shown[f"{name}, {budget}"] = (samples[:32] + 1) / 2
+                shown[f"{name}, {budget}"] = samples[:32]
     if pictures is not None:
         plots.save(plots.image_grid(shown), pictures)
     return {
