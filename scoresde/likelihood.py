@@ -180,15 +180,18 @@ class DensityFlow(SDE):
         flow: The flow.
         trace: How divergences are found.
         probes: The trace's probes.
+        frugal: Whether gradients evaluate the score a second time rather than remember the first.
 
     Attributes:
         evaluations: How often the score has been evaluated.
     """
 
-    def __init__(self, flow: ProbabilityFlow, trace: Trace, probes: Tensor) -> None:
+    def __init__(
+        self, flow: ProbabilityFlow, trace: Trace, probes: Tensor, frugal: bool = False
+    ) -> None:
         super().__init__((flow.basis.dim * (1 + trace.estimates),), T=flow.T, eps=flow.eps)
         self.flow, self.trace, self.probes = flow, trace, probes
-        self.evaluations = 0
+        self.evaluations, self.frugal = 0, frugal
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """``(v, dv_i/dz_i)``."""
@@ -209,9 +212,19 @@ class DensityFlow(SDE):
     def look(self, force: Forcing, z: Tensor) -> tuple[Tensor, Tensor]:
         """One evaluation: the forcing ``F``, and ``dF_i/dz_i``, ``(*batch, estimates, n)``."""
         self.evaluations += 1
-        found: tuple[Any, ...] = torch.func.vjp(force, z)
-        forcing, pull_back = found
-        return forcing, self.trace(lambda v: pull_back(v)[0], z, self.probes)
+
+        def both(z: Tensor) -> tuple[Tensor, Tensor]:
+            found: tuple[Any, ...] = torch.func.vjp(force, z)
+            forcing, pull_back = found
+            return forcing, self.trace(lambda v: pull_back(v)[0], z, self.probes)
+
+        if not (self.frugal and torch.is_grad_enabled()):
+            return both(z)
+        known: list[Tensor] = [p for p in self.flow.estimator.parameters() if p.requires_grad]
+        if isinstance(self.flow.condition, Tensor) and self.flow.condition.requires_grad:
+            known.append(self.flow.condition)
+        forcing, diagonal = _Again.apply(both, z, *known)  # type: ignore[no-untyped-call]
+        return forcing, diagonal
 
     def breakpoints(self) -> list[float]:
         """The flow's."""
@@ -263,6 +276,31 @@ class DensityFlow(SDE):
         return drift(t, z, forcing, 0.0), forcing, slope + response * diagonal
 
 
+class _Again(torch.autograd.Function):
+    """A function of a state, and of tensors that it knows, evaluated anew for its gradient.
+
+    What `torch.utils.checkpoint` does, which does not go with `torch.func`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Any, z: Tensor, *known: Tensor) -> Any:
+        ctx.function, ctx.known = function, known
+        ctx.save_for_backward(z)
+        return function(z)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        with torch.enable_grad():
+            z = ctx.saved_tensors[0].detach().requires_grad_()
+            values = ctx.function(z)
+            # steps share what was prepared for all of them
+            found = torch.autograd.grad(
+                values, [z, *ctx.known], slopes, allow_unused=True, retain_graph=True
+            )
+        return None, *found
+
+
 class Method(Protocol):
     """What takes states up their flow: a `scoresde.Solver`, or `Quadrature`."""
 
@@ -302,6 +340,7 @@ def log_prob(
     condition: Any = None,
     generator: Generators = None,
     checked: bool = True,
+    frugal: bool = False,
 ) -> LogProb:
     """Log-density of events under a diffusion model, by its probability flow.
 
@@ -317,6 +356,8 @@ def log_prob(
         condition: Passed on to the estimator.
         generator: Seeds the trace's probes: one generator, or one per event.
         checked: Whether what goes in and comes out is checked for being finite.
+        frugal: Whether gradients through the walk, first ones only, evaluate the score a second
+            time rather than remember what it computed: memory for one evaluation, not for all.
 
     Raises:
         TypeError: If ``x`` is not a floating-point tensor.
@@ -333,7 +374,7 @@ def log_prob(
     flow = sde.probability_flow(estimator, condition)
     upward = sde.stages()[::-1]
     for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
-        density = DensityFlow(flow, trace, trace.probes(z, noise))
+        density = DensityFlow(flow, trace, trace.probes(z, noise), frugal)
         ts = within(times, stage).flip(0)
         z, gained = method.transport(density, z, ts, noise)
         z, entered = sde.leave(z, stage, dim)

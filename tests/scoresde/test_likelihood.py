@@ -9,7 +9,7 @@ from models import OrnsteinUhlenbeck, ScoreOnly
 from strategies import gaussian, mixture, per_schedule, rotation, sdes, spread
 from torch.distributions import Independent, Normal
 
-from estimators import Gaussian
+from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import (
     PCA,
     VE,
@@ -20,6 +20,7 @@ from scoresde import (
     Hutchinson,
     HutchPlusPlus,
     Identity,
+    Learned,
     LogLinear,
     Noise,
     Quadrature,
@@ -296,3 +297,20 @@ def test_a_shape_that_is_not_the_events_is_refused():
     )
     with pytest.raises(ValueError, match="x: expected shape"):
         log_prob(model, torch.zeros(3, 4), DDIM(3))
+
+
+@pytest.mark.parametrize("method", [Quadrature(5), ExponentialMultistep(5)])
+def test_frugal_gradients_are_the_same(method):
+    sde = DiagonalSDE(Learned(3), Identity((3,), dict.fromkeys("abc", 1)))
+    model = Denoising(sde, ResidualMLP((3,), 16, 1, condition_dim=2))
+    for p in model.network.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x, condition = torch.randn(2, 3), torch.randn(2, 2)
+    inputs = [x.requires_grad_(), condition.requires_grad_(), *model.parameters()]
+    slopes = []
+    for frugal in (False, True):
+        value = log_prob(model, x, method, condition=condition, frugal=frugal).value
+        slopes.append(torch.autograd.grad(value.sum(), inputs, allow_unused=True))
+    assert sum(s is not None for s in slopes[0]) == len(inputs)
+    for plain, again in zip(*slopes, strict=True):
+        torch.testing.assert_close(again, plain)
