@@ -23,6 +23,7 @@ from scoresde import (
     Haar,
     Hutchinson,
     Identity,
+    Joint,
     LogLinear,
     Quadrature,
     ScoreDistribution,
@@ -242,3 +243,19 @@ def test_a_conditional_model_is_a_likelihood_in_a_plate():
 def test_densities_are_those_of_log_prob():
     d, x = image(), torch.randn(3, 1, 2, 2)
     torch.testing.assert_close(d.log_prob(x), log_prob(d.estimator, x).value)
+
+
+@pytest.mark.parametrize("y", [[0.5], [[0.5], [-1.0], [0.0]]])
+def test_an_estimator_that_holds_its_conditions_brings_their_batch(y):
+    """``p(x | y)`` of a joint model, in closed form."""
+    y = torch.tensor(y)
+    joint = torch.tensor([[1.0, 0.8, 0.2], [0.8, 1.0, 0.1], [0.2, 0.1, 0.5]])
+    sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)))
+    held = Gaussian(sde, torch.zeros(3), joint).condition(y=y, held=True)
+    d = ScoreDistribution(held, SOLVER, method=Quadrature(40))
+    assert d.batch_shape == y.shape[:-1]
+    assert d.expand((4, *d.batch_shape)).sample((2,)).shape == (2, 4, *d.batch_shape, 2)
+    x = 0.5 * torch.randn(5, *d.batch_shape, 2)
+    spread = joint[1:, 1:] - torch.outer(joint[1:, 0], joint[1:, 0])
+    truth = MultivariateNormal(joint[1:, 0] * y, spread).log_prob(x)
+    torch.testing.assert_close(d.log_prob(x), truth, rtol=0, atol=0.02)
