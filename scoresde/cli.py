@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -41,12 +42,17 @@ def main(debug: bool) -> None:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Model folder.")
 def train(config: Path, output: Path) -> None:
-    """Train the model that CONFIG, a TOML file, describes."""
+    """Train the model that CONFIG, a TOML file, describes.
+
+    The same command goes on with a run that was interrupted.
+    """
     from scoresde.config import read
     from scoresde.model import Model
 
-    model = Model.train(read(config))
+    unfinished = output / "training"
+    model = Model.train(read(config), folder=unfinished)
     model.save(output)
+    shutil.rmtree(unfinished)
     assert model.history is not None
     click.echo(
         f"{output}: trained in {model.history.seconds:.0f} s, best step {model.history.best}"

@@ -74,12 +74,19 @@ class Model:
         return cls(known["estimator"], solver, dict(settings), facts)
 
     @classmethod
-    def train(cls, settings: Mapping[str, Any], *, progress: bool = True) -> Model:
+    def train(
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        progress: bool = True,
+        folder: str | Path | None = None,
+    ) -> Model:
         """Built and trained as a configuration says.
 
         Section ``data`` has a ``source`` (see `scoresde.data.load`), its options, and
         optionally ``held_out`` (a share, default 0.1) and ``seed``; ``training`` has the
-        arguments of `Training` and a ``seed``.
+        arguments of `Training` and a ``seed``. With a ``folder`` a run that was interrupted
+        goes on, see `Training.fit`.
 
         Raises:
             ConfigError: See `build`.
@@ -94,7 +101,9 @@ class Model:
         torch.manual_seed(seed)
         facts = {"event_shape": list(train.values.shape[1:]), "levels": train.levels}
         model = cls.build(settings, facts, events(train, torch.Generator().manual_seed(seed)))
-        model.history = training.fit(model.estimator, train, held_out, seed=seed, progress=progress)
+        model.history = training.fit(
+            model.estimator, train, held_out, seed=seed, progress=progress, folder=folder
+        )
         return model
 
     def save(self, folder: str | Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from scoresde import checkpoint
 from scoresde.checks import expect
 from scoresde.data import Dataset, dequantize
 from scoresde.estimator import ScoreEstimator
@@ -88,6 +92,8 @@ class Training:
         seed: int = 0,
         progress: bool = True,
         on_step: Callable[[int], None] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        save_every: int = 500,
     ) -> History:
         """Trains in place: the estimator ends with the best averaged weights, in eval mode.
 
@@ -100,55 +106,151 @@ class Training:
             progress: Whether to show a progress bar.
             on_step: Called before every update with the number of updates done, for instance
                 `scoresde.Shrinking`.
+            folder: Where the run is written while it goes on, as `scoresde.checkpoint` does. A
+                run that is found there is taken up where it was, and ends as if it had never
+                stopped, bit for bit, at whatever moment it was killed.
+            save_every: After how many updates it is written.
 
         Raises:
+            CheckpointError: If what is in ``folder`` is damaged, or another model's.
             FloatingPointError: If the loss is not finite; the message names the step.
+            ValueError: If the run in ``folder`` has other settings.
         """
         start = time.perf_counter()
-        generator = torch.Generator().manual_seed(seed)
-        average = AveragedModel(estimator, avg_fn=self.averaged)
-        optimizer = torch.optim.AdamW(
-            estimator.parameters(), lr=self.lr, weight_decay=self.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        steps: list[int] = []
-        losses: list[float] = []
-        measured: list[float] = []
-        kept, best, recent = average.module.state_dict(), self.steps, 0.0
-        every = max(1, self.steps // self.measurements)
+        expect(save_every >= 1, "save_every", "at least 1", save_every)
+        run = _Run.new(self, estimator, seed)
+        if folder is not None and Path(folder, "config.json").exists():
+            run.restore(folder)
+        before, every = run.seconds, max(1, self.steps // self.measurements)
         estimator.train()
-        bar = tqdm(range(1, self.steps + 1), desc="training", disable=not progress)
+        bar = tqdm(
+            range(run.step + 1, self.steps + 1),
+            desc="training",
+            disable=not progress,
+            initial=run.step,
+            total=self.steps,
+        )
         for step in bar:
             if on_step is not None:
                 on_step(step - 1)
-            rows = torch.randint(len(data.values), (self.batch_size,), generator=generator)
-            loss = estimator.loss(events(data, generator, rows), generator=generator)
+            rows = torch.randint(len(data.values), (self.batch_size,), generator=run.generator)
+            loss = estimator.loss(events(data, run.generator, rows), generator=run.generator)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"the loss is {value} at step {step}")
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(estimator.parameters(), self.clip)
-            optimizer.step()
-            schedule.step()
-            average.update_parameters(estimator)
-            recent += value
+            run.update(loss)
+            run.recent += value
             if step % every == 0 or step == self.steps:
-                count = step - (steps[-1] if steps else 0)
-                steps.append(step)
-                losses.append(recent / count)
-                recent = 0.0
-                if held_out is not None:
-                    measured.append(_measure(estimator, average, held_out, seed))
-                    if measured[-1] == min(measured):
-                        best = step
-                        kept = {k: v.clone() for k, v in average.module.state_dict().items()}
-                    bar.set_postfix(loss=f"{losses[-1]:.4f}", held_out=f"{measured[-1]:.4f}")
-                else:
-                    bar.set_postfix(loss=f"{losses[-1]:.4f}")
-        estimator.load_state_dict(kept)
+                run.measure(held_out)
+                found = {"held_out": run.measured[-1]} if run.measured else {}
+                bar.set_postfix({"loss": run.losses[-1], **found})
+            run.seconds = before + time.perf_counter() - start
+            if folder is not None and (step % save_every == 0 or step == self.steps):
+                run.save(folder)
+        estimator.load_state_dict(run.kept or run.average.module.state_dict())
         estimator.eval()
-        return History(steps, losses, measured, best, time.perf_counter() - start)
+        return History(run.steps, run.losses, run.measured, run.best or self.steps, run.seconds)
+
+
+@attrs.define(eq=False)
+class _Run:
+    """A training run between two updates: all that the rest of it depends on."""
+
+    training: Training
+    estimator: ScoreEstimator
+    seed: int
+    generator: torch.Generator
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    steps: list[int] = attrs.field(factory=list)
+    losses: list[float] = attrs.field(factory=list)
+    measured: list[float] = attrs.field(factory=list)
+    best: int = 0
+    recent: float = 0.0
+    seconds: float = 0.0
+    kept: dict[str, Tensor] = attrs.field(factory=dict)
+
+    @classmethod
+    def new(cls, training: Training, estimator: ScoreEstimator, seed: int) -> _Run:
+        optimizer = torch.optim.AdamW(
+            estimator.parameters(), lr=training.lr, weight_decay=training.weight_decay
+        )
+        average = AveragedModel(estimator, avg_fn=training.averaged)
+        generator = torch.Generator().manual_seed(seed)
+        return cls(training, estimator, seed, generator, average, optimizer)
+
+    def update(self, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr * self.training.rate(self.step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.estimator.parameters(), self.training.clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.estimator)
+        self.step += 1
+
+    def measure(self, held_out: Dataset | None) -> None:
+        self.losses.append(self.recent / (self.step - (self.steps[-1] if self.steps else 0)))
+        self.steps.append(self.step)
+        self.recent = 0.0
+        if held_out is not None:
+            self.measured.append(_measure(self.estimator, self.average, held_out, self.seed))
+            if self.measured[-1] == min(self.measured):
+                self.best = self.step
+                state = self.average.module.state_dict()
+                self.kept = {name: value.clone() for name, value in state.items()}
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        state = self.optimizer.state_dict()["state"]
+        tensors = {
+            **{f"model.{k}": v for k, v in self.estimator.state_dict().items()},
+            **{f"average.{k}": v for k, v in self.average.state_dict().items()},
+            **{f"kept.{k}": v for k, v in self.kept.items()},
+            **{f"optimizer.{i}.{k}": v for i, own in state.items() for k, v in own.items()},
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            tensors["random_cuda"] = torch.cuda.get_rng_state()
+        written = {name: getattr(self, name) for name in _WRITTEN}
+        checkpoint.save(folder, tensors, {**written, "settings": self._settings()})
+
+    def restore(self, folder: str | os.PathLike[str]) -> None:
+        tensors, content = checkpoint.load(folder)
+        found = content.pop("settings", None)
+        expect(found == self._settings(), "folder", f"a run with {self._settings()}", found)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            start = f"{prefix}."
+            return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+
+        optimizer: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("optimizer").items():
+            index, key = name.split(".")
+            optimizer.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        try:
+            self.estimator.load_state_dict(part("model"))
+            self.average.load_state_dict(part("average"))
+            self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+            self.generator.set_state(tensors["generator"])
+            torch.set_rng_state(tensors["random"])
+            if "random_cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["random_cuda"])
+            for name in _WRITTEN:
+                setattr(self, name, content[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise checkpoint.CheckpointError(
+                f"{folder}: not a run of this model: {error}"
+            ) from error
+        self.kept = part("kept")
+
+    def _settings(self) -> dict[str, Any]:
+        return {**attrs.asdict(self.training), "seed": self.seed}
+
+
+_WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
 
 
 def events(

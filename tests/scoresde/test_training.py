@@ -1,6 +1,8 @@
 """The training loop: what it keeps, what it measures, how it fails."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from estimators import Denoising, ResidualMLP
 from scoresde import DiagonalSDE, Identity, LogLinear
+from scoresde.checkpoint import CheckpointError
 from scoresde.data import Dataset
 from scoresde.training import Training, _measure, events
 
@@ -119,3 +122,69 @@ def test_a_loss_that_is_not_finite_is_named():
 def test_settings_are_checked(option, value):
     with pytest.raises(ValueError, match=option):
         Training(**{option: value})
+
+
+RUN = """
+import sys
+import torch
+from estimators import Denoising, ResidualMLP
+from scoresde import DiagonalSDE, Identity, LogLinear
+from scoresde.checkpoint import CheckpointError
+from scoresde.data import Dataset
+from scoresde.training import Training
+
+torch.manual_seed(0)
+network = ResidualMLP((2,), width=16, depth=1, dropout=0.1)
+model = Denoising(DiagonalSDE(LogLinear(), Identity((2,))), network)
+data = Dataset("points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64, 1))
+history = Training(steps=120, measurements=6).fit(
+    model, data, data, progress=False, folder=sys.argv[1], save_every=7,
+    on_step=lambda n: print(n, flush=True),
+)
+torch.save((model.state_dict(), history.losses, history.held_out, history.best), sys.argv[2])
+"""
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
+    """At several moments, one after the other, by a signal that nothing can catch."""
+
+    def run(name, stops=()):
+        target = tmp_path / f"{name}.pt"
+        for stop in (*stops, None):
+            command = [sys.executable, "-c", RUN, str(tmp_path / name), str(target)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            for line in process.stdout:
+                if stop is not None and int(line) >= stop:
+                    process.kill()
+                    break
+            process.communicate()
+            assert (process.returncode == 0) == (stop is None)
+        return torch.load(target)
+
+    (wanted, *history), (found, *same) = run("whole"), run("broken", stops=(3, 30, 31, 77))
+    assert same == history
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_a_run_that_is_over_is_not_repeated(tmp_path):
+    training, first, second = Training(steps=20), model(), model()
+    history = training.fit(first, DATA, DATA, progress=False, folder=tmp_path)
+    called = []
+    again = training.fit(second, DATA, DATA, progress=False, folder=tmp_path, on_step=called.append)
+    assert called == []
+    assert again == history
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_runs_are_not_mixed_up(tmp_path):
+    Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"folder: expected a run with .*'steps': 5"):
+        Training(steps=5).fit(model(), DATA, progress=False, folder=tmp_path)
+    sde = DiagonalSDE(LogLinear(), Identity((2,)))
+    other = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
+    with pytest.raises(CheckpointError, match="not a run of this model"):
+        Training(steps=4).fit(other, DATA, progress=False, folder=tmp_path)
+    with pytest.raises(ValueError, match="save_every: expected at least 1"):
+        Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path, save_every=0)
