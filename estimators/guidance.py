@@ -7,7 +7,7 @@ A guided estimator is an estimator of the same SDE, so every solver runs with it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scoresde.checks import expect, finite, positive
 from scoresde.estimator import ScoreEstimator
-from scoresde.precise import Numbers, Precise
+from scoresde.precise import Numbers, Precise, replaced
 
 Operator = Callable[[Tensor], Tensor]
 """A linear map of events, ``(*batch, *event_shape)`` to ``(*batch, m)``."""
@@ -97,6 +97,12 @@ class LinearGuidance(Precise, ScoreEstimator):
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         self.register_buffer("y", y)
+
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
+        """With the observations of some samples."""
+        m = self.y.shape[-1]
+        y = self.y.expand(*batch, m).reshape(-1, m)[rows]
+        return replaced(self, estimator=self.estimator.taken(rows, batch), y=y)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""

@@ -9,7 +9,7 @@ components from the bridge between prior and observation, with ``eta = 0`` they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from scoresde.clock import Clock
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
+from scoresde.precise import replaced
 from scoresde.sde import ReverseSDE, Stage
 
 Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
@@ -94,6 +95,11 @@ class Observation(nn.Module):
         for name in parts:
             mask[basis.slices[name]] = True
         return cls(mask, basis(basis.join(**{**others, **parts})))
+
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> Observation:
+        """Of some samples of a batch; see `scoresde.SDE.taken`."""
+        n = self.values.shape[-1]
+        return Observation(self.mask, self.values.expand(*batch, n).reshape(-1, n)[rows])
 
     def pin(self, z: Tensor) -> Tensor:
         """A state, or a prefix of one, with the values in the place of its own."""
@@ -256,6 +262,11 @@ class Conditional(ScoreEstimator):
             raise TypeError(f"joint: expected the estimator of a DiagonalSDE, got {type(sde)}")
         super().__init__(Conditioned(sde, observation, held, rest))
         self.joint, self.observation, self.held = joint, observation, held
+
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
+        """With the observations of some samples."""
+        known = self.observation.taken(rows, batch)
+        return replaced(self, joint=self.joint.taken(rows, batch), observation=known)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""

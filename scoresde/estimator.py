@@ -8,7 +8,7 @@ question is the score instead. An estimator of one's own overrides either.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from scoresde import parametrization
 from scoresde.bases import Joint
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine, Parametrization
+from scoresde.precise import replaced
 from scoresde.sde import SDE
 
 if TYPE_CHECKING:
@@ -83,6 +84,19 @@ class ScoreEstimator(nn.Module, ABC):
             condition: What the estimator is conditioned on.
         """
         return (partial(self.denoise, t=t, condition=condition) for t in ts)
+
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
+        """The same estimator of some samples only; see `scoresde.SDE.taken`.
+
+        Estimators that know something of every sample override it; the others ask those that
+        they are made of.
+        """
+        inner = {
+            name: child.taken(rows, batch)
+            for name, child in self.named_children()
+            if isinstance(child, ScoreEstimator)
+        }
+        return replaced(self, **inner) if inner else self
 
     def condition(self, *, held: bool = False, **observed: Tensor) -> Conditional:
         """``p(rest | observed)``: the estimator of what is not observed, given what is.

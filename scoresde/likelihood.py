@@ -10,7 +10,7 @@ state, so that any solver takes it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from scoresde.checks import expect, finite
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import within
 from scoresde.noise import Generators, Noise
+from scoresde.precise import replaced
 from scoresde.quadrature import Quadrature
 from scoresde.sde import SDE, Forcing, ProbabilityFlow, Propagator
 
@@ -44,6 +45,10 @@ class Trace(ABC):
     @abstractmethod
     def probes(self, z: Tensor, noise: Noise) -> Tensor:
         """Vectors to multiply the Jacobian with, the same throughout a trajectory."""
+
+    def taken(self, probes: Tensor, rows: Tensor) -> Tensor:
+        """The probes of some samples: their places in the flattened batch."""
+        return probes.reshape(len(probes), -1, probes.shape[-1])[:, rows]
 
     @abstractmethod
     def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
@@ -75,6 +80,10 @@ class ExactTrace(Trace):
     def probes(self, z: Tensor, noise: Noise) -> Tensor:
         """The unit vectors."""
         return torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+
+    def taken(self, probes: Tensor, rows: Tensor) -> Tensor:
+        """All samples have the same."""
+        return probes
 
     def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
         """``e_i^T J e_i``."""
@@ -181,9 +190,6 @@ class DensityFlow(SDE):
         trace: How divergences are found.
         probes: The trace's probes.
         frugal: Whether gradients evaluate the score a second time rather than remember the first.
-
-    Attributes:
-        evaluations: How often the score has been evaluated.
     """
 
     def __init__(
@@ -191,7 +197,17 @@ class DensityFlow(SDE):
     ) -> None:
         super().__init__((flow.basis.dim * (1 + trace.estimates),), T=flow.T, eps=flow.eps)
         self.flow, self.trace, self.probes = flow, trace, probes
-        self.evaluations, self.frugal = 0, frugal
+        self.frugal, self._count = frugal, [0]  # shared with what is taken of it
+
+    @property
+    def evaluations(self) -> int:
+        """How often the score has been evaluated."""
+        return self._count[0]
+
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> DensityFlow:
+        """With the flow's samples, and their probes."""
+        flow, probes = self.flow.taken(rows, batch), self.trace.taken(self.probes, rows)
+        return replaced(self, flow=flow, probes=probes)
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """``(v, dv_i/dz_i)``."""
@@ -211,7 +227,7 @@ class DensityFlow(SDE):
 
     def look(self, force: Forcing, z: Tensor) -> tuple[Tensor, Tensor]:
         """One evaluation: the forcing ``F``, and ``dF_i/dz_i``, ``(*batch, estimates, n)``."""
-        self.evaluations += 1
+        self._count[0] += 1
 
         def both(z: Tensor) -> tuple[Tensor, Tensor]:
             found: tuple[Any, ...] = torch.func.vjp(force, z)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,19 @@ from scoresde.checks import expect
 
 Numbers = float | Sequence[float] | Tensor
 """A shared number, or one per block or component (the component axis of `scoresde.blocks`)."""
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def replaced(module: M, **values: object) -> M:
+    """A view of a module with some attributes, buffers or children of its own."""
+    view = copy.copy(module)
+    for registry in ("_parameters", "_buffers", "_modules"):
+        view.__dict__[registry] = dict(view.__dict__[registry])
+    for name, value in values.items():
+        setattr(view, name, value)
+    return view
 
 
 class Precise(nn.Module):

@@ -19,6 +19,7 @@ not leaves ``decay = 1``, ``gain = h = s - t``, ``k = 0`` and ``F = f``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -99,6 +100,23 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         given,
     )
     return t
+
+
+def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
+    """What a condition says of some samples of a batch.
+
+    Args:
+        condition: A tensor with the batch in front, as it is or flattened; anything else is of
+            all samples.
+        rows: Places in the flattened batch, ``(k,)``.
+        batch: Shape of the batch.
+    """
+    count = math.prod(batch)
+    if not isinstance(condition, Tensor):
+        return condition
+    if condition.shape[: len(batch)] == tuple(batch):
+        condition = condition.reshape(-1, *condition.shape[len(batch) :])
+    return condition[rows] if condition.ndim and len(condition) == count else condition
 
 
 class SDE(nn.Module, ABC):
@@ -211,6 +229,18 @@ class SDE(nn.Module, ABC):
     def breakpoints(self) -> list[float]:
         """Times, in the SDE's own clock, at which its rates jump; increasing."""
         return []
+
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> SDE:
+        """The same equation of some samples only, for solvers that go on without the others.
+
+        Args:
+            rows: Their places in the flattened batch, ``(k,)``; a sample may come twice.
+            batch: The batch so far.
+
+        Returns:
+            An equation of states ``(k, n)``.
+        """
+        return self
 
     # What runs back in time.
 
@@ -377,6 +407,11 @@ class ProbabilityFlow(SDE):
         """Those of the SDE."""
         return self.sde.levels(t)
 
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> ProbabilityFlow:
+        """With the estimator's and the condition's samples."""
+        estimator = self.estimator.taken(rows, batch)
+        return ProbabilityFlow(self.sde, estimator, samples(self.condition, rows, batch))
+
     def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
         """That of the SDE, without noise."""
         return self.sde.marginal_propagator(t, s, like, 0.0)
@@ -435,6 +470,11 @@ class ReverseSDE(SDE):
     def levels(self, t: Tensor) -> Tensor:
         """Those of the SDE, negated: they increase with ``r``."""
         return -self.sde.levels(-t)
+
+    def taken(self, rows: Tensor, batch: Sequence[int]) -> ReverseSDE:
+        """With the estimator's and the condition's samples."""
+        estimator = self.estimator.taken(rows, batch)
+        return ReverseSDE(self.sde, estimator, self.eta, samples(self.condition, rows, batch))
 
     def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
         """That of the SDE, with time running down."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from functools import partial
 
 import attrs
 import torch
@@ -107,7 +109,7 @@ class Adaptive(Solver):
         stops = [0, *(jumps(sde, ts)[1:-1].nonzero().flatten() + 1).tolist(), len(ts) - 1]
         for a, b in itertools.pairwise(stops):
             track = Progress(ts[a : b + 1], (a > 0, b < len(ts) - 1), torch.finfo(y.dtype).eps)
-            arrived = self._advance(sde, track, rows, alive, count, worst, reached)
+            arrived = self._advance(sde, track, batch, rows, alive, count, worst, reached)
             alive = alive[arrived]
         finished = torch.zeros(len(rows), dtype=torch.bool, device=y.device)
         finished[alive] = True
@@ -118,6 +120,7 @@ class Adaptive(Solver):
         self,
         sde: SDE,
         track: Progress,
+        batch: Sequence[int],
         rows: Tensor,
         alive: Tensor,
         count: Tensor,
@@ -131,11 +134,12 @@ class Adaptive(Solver):
         while len(busy):
             # processors round what is left over of a group otherwise
             padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
-            y, start = rows[alive[padded.to(alive.device)]], where[padded]
+            own = alive[padded.to(alive.device)]
+            y, start, equation = rows[own], where[padded], sde.taken(own, batch)
             reach = torch.minimum(length[padded], 1 - start)
             times = [track(start + reach * part).unsqueeze(-1) for part in (0.0, 1 / 3, 2 / 3, 1.0)]
-            forces = [lambda z, t=t: sde.forcing(t.to(z), z) for t in times[:3]]
-            end, error = step(y, forces, stages(sde, times, y))
+            forces = [partial(equation.forcing, t.to(y)) for t in times[:3]]
+            end, error = step(y, forces, stages(equation, times, y))
             size = self.atol + self.rtol * torch.maximum(y.abs(), end.abs())
             ratios = (error.abs() / size).detach()  # what steps are taken is not differentiated
             ratio = (folded(ratios.square()) / ratios.shape[-1]).sqrt().double().cpu()

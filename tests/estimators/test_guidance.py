@@ -4,11 +4,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import numbers, sdes, spread, states, times
+from strategies import mixture, numbers, sdes, spread, states, times
 
 from estimators import ClassifierFree, Denoising, Gaussian, GaussianMixture, LinearGuidance
-from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear
-from solvers import DDIM, ExponentialMultistep, Heun
+from scoresde import (
+    VP,
+    DiagonalSDE,
+    Haar,
+    Hutchinson,
+    Identity,
+    LogLinear,
+    Noise,
+    ScoreEstimator,
+    log_prob,
+)
+from solvers import DDIM, Adaptive, ExponentialMultistep, Heun
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -67,6 +77,40 @@ def test_every_solver_samples_the_posterior(solver, basis):
     z = sde.basis(x)
     assert (z.mean(0) - posterior.means[0]).abs().max() < 0.12
     assert (torch.cov(z.mT) - posterior.covariances[0]).abs().max() < 0.15
+
+
+def test_samples_with_steps_of_their_own_keep_what_is_known_of_them():
+    """Observations, conditions and probes stay with their samples when others leave the batch."""
+    sde = DiagonalSDE(VP(), Identity((2,)), speeds=[1.0, 2.0])
+    model = mixture(sde, 3)
+    g, adaptive = torch.Generator().manual_seed(0), Adaptive(rtol=1e-4, atol=1e-4)
+    y = torch.linspace(-2, 2, 5).unsqueeze(-1)
+    guided = LinearGuidance(model, lambda x: x.sum(-1, keepdim=True), y, 0.3)
+
+    class Towards(ScoreEstimator):
+        """The wrapped estimator's data, moved by a condition."""
+
+        def __init__(self, inner):
+            super().__init__(inner.sde)
+            self.inner = inner
+
+        def denoise(self, z, t, condition=None):
+            alpha = self.sde.kernel(self.sde.time(t, z)).alpha
+            return self.inner.denoise(z - alpha * condition, t) + condition
+
+    moved = ClassifierFree(Towards(guided), 0.0, torch.zeros(2))
+    shift = torch.randn(3, 5, 2, generator=g)
+    z = torch.randn(3, 5, 2, generator=g)
+    found = {}
+    for solver in (adaptive, ExponentialMultistep(200)):
+        reverse = sde.reverse(moved, 0.0, shift)
+        found[solver] = solver.integrate(reverse, z, -solver.times(sde), Noise())
+        value = log_prob(
+            moved, z, solver, condition=shift, trace=Hutchinson(3), generator=g.manual_seed(1)
+        )
+        assert value.evaluations > 20
+        found[solver] = torch.cat([found[solver].flatten(), value.value.flatten()])
+    torch.testing.assert_close(*found.values(), rtol=1e-3, atol=2e-3)
 
 
 def test_what_has_not_entered_yet_keeps_its_own_variance():

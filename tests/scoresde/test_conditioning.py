@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import VE, VP, DiagonalSDE, Haar, Identity, Joint, LogLinear, Noise, log_prob
 from scoresde.conditioning import OBSERVED, Conditional, Observation, Redraw, Shrinking
-from solvers import DDIM, EulerMaruyama, ExponentialMultistep, Heun, TorchSDE
+from solvers import DDIM, Adaptive, EulerMaruyama, ExponentialMultistep, Heun, TorchSDE
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -172,6 +172,7 @@ def test_the_bias_of_a_noisy_condition(sigma_y, corrector, eta, mean, variance):
         Heun(60),
         EulerMaruyama(400, eta=1.0),
         TorchSDE(300),
+        Adaptive(rtol=1e-3, atol=1e-3),
     ],
     ids=lambda s: type(s).__name__,
 )
@@ -187,10 +188,11 @@ def test_every_solver_samples_the_posterior(solver, held):
 
 @every_schedule
 @pytest.mark.parametrize("held", [False, True])
-def test_density_of_the_posterior(kind, held):
+@pytest.mark.parametrize("solver", [ExponentialMultistep(80), Adaptive(rtol=1e-3, atol=1e-3)])
+def test_density_of_the_posterior(kind, held, solver):
     posterior, law = wide(kind, held, **({} if held else {"y": 0, "x": 1}))
     x = law.sample((5,))
-    found = log_prob(posterior, x, ExponentialMultistep(80))
+    found = log_prob(posterior, x, solver)
     assert found.value.shape == (5, 2)
     # the prior's mismatch at T is the model's own
     torch.testing.assert_close(found.value, law.log_prob(x), rtol=0, atol=0.03)

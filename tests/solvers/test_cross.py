@@ -94,6 +94,7 @@ STEPS = {
     "exponential-multistep": (16, 20),
     "exponential-runge-kutta": (12, None),
     "heun": (24, 32),
+    "sra": (24, 32),
     "torchdiffeq": (1, None),
     "torchsde": (48, 48),
 }
