@@ -186,6 +186,17 @@ def test_every_solver_samples_the_posterior(solver, held):
     assert ((x.std(0) / spread - 1).abs() < 0.1).all()
 
 
+def test_samples_with_steps_of_their_own_keep_their_observations():
+    posterior, _ = wide("VP")  # observed components diffuse
+    z = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    reverse = posterior.sde.reverse(posterior, 0.0)
+    found = [
+        solver.integrate(reverse, z, -solver.times(posterior.sde), Noise())
+        for solver in (Adaptive(rtol=1e-5, atol=1e-5), ExponentialMultistep(300))
+    ]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-3)
+
+
 @every_schedule
 @pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("solver", [ExponentialMultistep(80), Adaptive(rtol=1e-3, atol=1e-3)])
