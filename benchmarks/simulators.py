@@ -49,7 +49,7 @@ def run(quick: bool = False, data: Path | None = None) -> dict[str, Any]:
     torch.set_num_threads(1)
     wheel = find(data)
     training = attrs.evolve(TRAINING, steps=TRAINING.steps // 5) if quick else TRAINING
-    count, shown, checked = (1000, 3, 100) if quick else (10_000, 10, 1000)
+    count, shown, checked = (1000, 3, 100) if quick else (5000, 10, 500)
     methods = METHODS[:1] if quick else METHODS
     if not quick and importlib.util.find_spec("sbi"):
         methods += PEERS
@@ -146,12 +146,16 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
         rows = seen.repeat_interleave(count, 0)
         found, todo = torch.empty(len(rows), theta.shape[1]), torch.arange(len(rows))
         generator = torch.Generator().manual_seed(0)
-        while len(todo):
+        for _ in range(1000):
+            if not len(todo):
+                break
             for part in todo.split(20_000):
                 known = model.condition(held=held, observation=to.observation(rows[part]))
                 drawn = solver.sample(known, (len(part),), generator=generator)
                 found[part] = to.parameters(drawn, rows[part])
             todo = todo[~task.prior.support.check(found[todo])]
+        else:
+            raise RuntimeError(f"{len(todo)} of {len(rows)} draws stay outside the prior's support")
         return found.reshape(len(seen), count, -1)
 
     return sample

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ExactDenoising
-from strategies import gaussian, mixtures, sdes, states, times
+from numpy.polynomial.hermite_e import hermegauss
+from strategies import gaussian, mixture, mixtures, sdes, states, times
 from torch import nn
 
 from estimators import Denoising, ResidualMLP, measure
@@ -134,6 +135,41 @@ def test_the_minimiser_does_not_depend_on_the_weighting(weighting, form, case, t
                 parameter += sign * torch.randn_like(parameter)
                 assert expected_losses(model, exact, moments).sum() > best
                 parameter.copy_(kept)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.9])
+def test_denoising_differs_from_explicit_score_matching_by_a_constant(weighting, t):  # inv. 25
+    """``E w (z_0 - D)^2 - E w (D* - D)^2`` is the same for any two networks (Vincent 2011)."""
+    sde = DiagonalSDE(VP(), Identity((1,)), speeds=0.8)
+    exact = mixture(sde, 2, components=2)
+    nodes, mass = (torch.from_numpy(v) for v in hermegauss(60))
+    mass = mass / mass.sum()
+    law = exact.log_weights.exp()[:, None, None] * mass[:, None] * mass
+    clean = exact.means[:, None] + exact.covariances[..., 0].sqrt()[:, None] * nodes[:, None]
+    clean, noise = (v.expand(2, 60, 60).reshape(-1, 1) for v in (clean.reshape(2, 60, 1), nodes))
+    gaps = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = ResidualMLP((1,), width=16, depth=1)
+        nn.init.normal_(network.leave[1].weight, std=0.3)
+        model = Denoising(sde, network, weighting=weighting)
+        times = torch.full((len(clean),), t)
+        model.draw_times = lambda u, times=times: (times, torch.ones_like(times))
+        weights = []
+
+        def recorded(levels, rule=model.weighting, weights=weights):
+            weights.append(rule(levels))
+            return weights[-1]
+
+        losses = model.losses(clean, generator=Designed(noise), weighting=recorded)
+        alpha, sigma = sde.kernel(torch.tensor([t]))
+        z = alpha * clean + sigma * noise
+        explicit = (weights[0] * (exact.denoise(z, t) - model.denoise(z, t)) ** 2).squeeze(-1)
+        denoising, matched = (float((law.flatten() * v).sum()) for v in (losses, explicit))
+        assert matched > 1e-3 * denoising
+        gaps.append(denoising - matched)
+    assert gaps[0] == pytest.approx(gaps[1], rel=2e-5)
 
 
 @every_weighting

@@ -4,7 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laws import marginal
 from numpy.polynomial.hermite_e import hermegauss
-from strategies import every_schedule, gaussian, gaussians, mixture, mixtures, sdes, states, times
+from strategies import (
+    VARIANCE_PRESERVING,
+    every_schedule,
+    gaussian,
+    gaussians,
+    mixture,
+    mixtures,
+    sdes,
+    states,
+    times,
+)
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from estimators import Gaussian, GaussianMixture
 from scoresde import VP, DiagonalSDE, Haar, Identity
@@ -26,6 +37,31 @@ def test_the_marginal_is_the_mixture_diffused(kind, data):
     covariance = torch.einsum("i,kij,j->kij", alpha, model.covariances, alpha)
     covariance = covariance + torch.diag(sigma**2)
     torch.testing.assert_close(components.covariance_matrix, covariance)
+
+
+@pytest.mark.parametrize("kind", VARIANCE_PRESERVING)
+@given(data=st.data())
+def test_data_come_closer_to_the_prior_all_the_time(kind, data):  # invariant 43
+    """``KL(p_t || N(0, scale^2))`` falls with t, and is 0 where it starts at 0."""
+    sde = data.draw(sdes(kind))
+    early, late = data.draw(times(sde, 2))
+    prior = sde.blocks.expand(sde.scale).expand(sde.basis.dim)
+    stationary = MultivariateNormal(torch.zeros(sde.basis.dim), torch.diag(prior**2))
+
+    def divergence(model, t):
+        law = model.marginal(t).component_distribution
+        law = MultivariateNormal(law.mean[0], law.covariance_matrix[0])
+        return float(kl_divergence(law, stationary))
+
+    model = data.draw(gaussians(sde))
+    before, after = divergence(model, early), divergence(model, late)
+    assert -1e-9 < after <= before * (1 + 1e-9) + 1e-9
+    settled = gaussian(sde)
+    settled.means, settled.covariances = (
+        torch.zeros_like(model.means),
+        stationary.covariance_matrix.unsqueeze(0),
+    )
+    assert abs(divergence(settled, early)) < 1e-9
 
 
 @every_schedule
