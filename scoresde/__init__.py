@@ -6,6 +6,8 @@ mean; a `Solver` walks the reverse equation; the basis brings ``x`` back. Likeli
 walk with a trace.
 """
 
+from typing import TYPE_CHECKING
+
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed
 from scoresde.blocks import Blocks
 from scoresde.bound import bound, importance
@@ -13,8 +15,8 @@ from scoresde.clock import Clock
 from scoresde.conditioning import Conditional, Redraw, Shrinking
 from scoresde.dequantization import VariationalDequantization
 from scoresde.diagonal import Bridge, DiagonalSDE
-from scoresde.distribution import ScoreDistribution
 from scoresde.estimator import ScoreEstimator
+from scoresde.lazy import lazy
 from scoresde.likelihood import (
     ExactTrace,
     Hutchinson,
@@ -38,6 +40,13 @@ from scoresde.schedules import (
 )
 from scoresde.sde import SDE, Kernel, ProbabilityFlow, Propagator, ReverseSDE, Stage, align
 from scoresde.solver import FixedStep, Solver, Step
+
+if TYPE_CHECKING:
+    from scoresde._version import __version__ as __version__
+    from scoresde.distribution import ScoreDistribution
+else:  # Pyro takes longer to import than all of this
+    _HOMES = {"ScoreDistribution": "scoresde.distribution", "__version__": "scoresde._version"}
+    __getattr__ = lazy(__name__, _HOMES)
 
 __all__ = [
     "DCT",

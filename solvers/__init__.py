@@ -1,5 +1,8 @@
 """What integrates: solvers for any SDE and any estimator."""
 
+from typing import TYPE_CHECKING
+
+from scoresde.lazy import lazy
 from solvers.adaptive import Adaptive, Outcome, StepLimit
 from solvers.euler import EulerMaruyama
 from solvers.exponential import DDIM, ExponentialMultistep
@@ -7,8 +10,14 @@ from solvers.heun import Heun
 from solvers.langevin import Langevin
 from solvers.rungekutta import ExponentialRungeKutta
 from solvers.sra import SRA
-from solvers.torchdiffeq import TorchDiffEq
-from solvers.torchsde import TorchSDE
+
+if TYPE_CHECKING:
+    from solvers.torchdiffeq import TorchDiffEq
+    from solvers.torchsde import TorchSDE
+else:  # their libraries import scipy
+    __getattr__ = lazy(
+        __name__, {"TorchDiffEq": "solvers.torchdiffeq", "TorchSDE": "solvers.torchsde"}
+    )
 
 __all__ = [
     "DDIM",

@@ -1,0 +1,5 @@
+"""The version, as installed."""
+
+from importlib import metadata
+
+__version__ = metadata.version("scoresde")
