@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,11 @@ def save(
         config: What JSON can hold; tuples come back as lists.
 
     Raises:
+        FileExistsError: If ``folder`` has a ``config.json`` of another kind, see `check`.
         TypeError: If JSON cannot hold ``config``, or safetensors ``state_dict``; nothing is
             written then.
     """
+    check(folder)
     try:
         # safetensors refuses tensors that share memory or are not contiguous.
         weights = safetensors.save(
@@ -68,11 +70,35 @@ def save(
     current = _weights_path(folder, digest)
     _replace(current, weights)
     _replace(folder / "config.json", manifest.encode())
-    hexadecimal = "[0-9a-f]" * 16
-    for pattern in (f"model-{hexadecimal}.safetensors", ".model-*.tmp", ".config.json.*.tmp"):
-        for stale in folder.glob(pattern):
-            if stale != current:
-                stale.unlink(missing_ok=True)
+    for stale in _leftovers(folder):
+        if stale != current:
+            stale.unlink(missing_ok=True)
+
+
+def check(folder: str | os.PathLike[str]) -> None:
+    """Makes sure that a checkpoint in ``folder`` replaces nothing but a checkpoint.
+
+    Raises:
+        FileExistsError: If the folder has a ``config.json`` of another kind.
+    """
+    path = Path(folder, "config.json")
+    if path.exists():
+        try:
+            _manifest(Path(folder))
+        except CheckpointError as error:
+            raise FileExistsError(f"{path}: in the way, and not a checkpoint's: {error}") from error
+
+
+def remove(folder: str | os.PathLike[str]) -> None:
+    """Removes a checkpoint, if there is one, and its folder if that is empty then."""
+    folder = Path(folder)
+    if folder.is_dir():
+        check(folder)
+        (folder / "config.json").unlink(missing_ok=True)
+        for path in _leftovers(folder):
+            path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -101,8 +127,16 @@ def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, A
         )
     try:
         return safetensors.load(weights), config
-    except (SafetensorError, KeyError, ValueError) as error:
+    # beyond its own errors, for what it lets pass that torch refuses
+    except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    """Weights and what was being written, by names that nobody else uses."""
+    hexadecimal = "[0-9a-f]" * 16
+    for pattern in (f"model-{hexadecimal}.safetensors", ".model-*.tmp", ".config.json.*.tmp"):
+        yield from folder.glob(pattern)
 
 
 def _weights_path(folder: Path, digest: str) -> Path:
@@ -129,6 +163,8 @@ def _manifest(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: expected a file")  # a pipe would never end
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error

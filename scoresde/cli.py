@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,16 @@ class _Group(click.Group):
             raise click.ClickException(message) from error
 
 
+_allow_imports = click.option(
+    "--allow-imports",
+    "imports",
+    is_flag=True,
+    help="Let names in the file be import paths: they can run any code, so only if you trust it.",
+)
+
+
 @click.group(cls=_Group)
-@click.version_option(metadata.version("scoresde"), prog_name="scoresde")
+@click.version_option(package_name="scoresde", prog_name="scoresde")
 @click.option("--debug", is_flag=True, help="Show the traceback of errors.")
 def main(debug: bool) -> None:
     """Train, sample and evaluate diffusion models."""
@@ -41,18 +47,21 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Model folder.")
-def train(config: Path, output: Path) -> None:
+@_allow_imports
+def train(config: Path, output: Path, imports: bool) -> None:
     """Train the model that CONFIG, a TOML file, describes.
 
     The same command goes on with a run that was interrupted.
     """
+    from scoresde import checkpoint
     from scoresde.config import read
     from scoresde.model import Model
 
     unfinished = output / "training"
-    model = Model.train(read(config), folder=unfinished)
+    checkpoint.check(output)
+    model = Model.train(read(config), folder=unfinished, imports=imports)
     model.save(output)
-    shutil.rmtree(unfinished)
+    checkpoint.remove(unfinished)
     assert model.history is not None
     click.echo(
         f"{output}: trained in {model.history.seconds:.0f} s, best step {model.history.best}"
@@ -68,6 +77,7 @@ def train(config: Path, output: Path) -> None:
 @click.option("--steps", type=int, help="Its steps.")
 @click.option("--eta", type=float, help="Its noise.")
 @click.option("--seed", default=0, show_default=True)
+@_allow_imports
 def sample(
     folder: Path,
     count: int,
@@ -77,15 +87,16 @@ def sample(
     steps: int | None,
     eta: float | None,
     seed: int,
+    imports: bool,
 ) -> None:
     """Sample from the model in FOLDER into a .npy file."""
     import torch
 
     from scoresde.model import Model
 
-    model = Model.load(folder)
+    model = Model.load(folder, imports=imports)
     generator = torch.Generator().manual_seed(seed)
-    chosen = _solver(model.solver, solver, steps=steps, eta=eta)
+    chosen = _solver(model.solver, solver, imports, steps=steps, eta=eta)
     x = chosen.sample(model.estimator, (count,), generator=generator, progress=True)
     _write_array(output, x.numpy())
     if png is not None:
@@ -106,6 +117,7 @@ def sample(
 @click.option("--steps", type=int, help="Its steps.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_allow_imports
 def evaluate(
     folder: Path,
     data: str | None,
@@ -115,6 +127,7 @@ def evaluate(
     steps: int | None,
     seed: int,
     as_json: bool,
+    imports: bool,
 ) -> None:
     """Evaluate the log-density of data under the model in FOLDER."""
     import torch
@@ -124,9 +137,9 @@ def evaluate(
     from scoresde.likelihood import ExactTrace, Hutchinson
     from scoresde.model import Model, data_of
 
-    model = Model.load(folder)
+    model = Model.load(folder, imports=imports)
     events = data_of(model.settings)[1] if data is None else load(data)
-    chosen = _solver(model.solver, solver, steps=steps)
+    chosen = _solver(model.solver, solver, imports, steps=steps)
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     generator = torch.Generator().manual_seed(seed)
     levels = model.facts["levels"]
@@ -152,14 +165,14 @@ def list_plugins() -> None:
                 click.echo(f"    broken: {broken[name]}")
 
 
-def _solver(own: Any, name: str | None, **options: Any) -> Any:
+def _solver(own: Any, name: str | None, imports: bool, **options: Any) -> Any:
     """The model's solver or another one, with options that were given."""
     import attrs
 
     given = {key: value for key, value in options.items() if value is not None}
     if name is None:
         return attrs.evolve(own, **given)
-    factory: Any = plugins.get("solvers", name)
+    factory: Any = plugins.get("solvers", name, imports=imports)
     return factory(**given)
 
 

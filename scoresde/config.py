@@ -2,10 +2,11 @@
 
 A table with a ``name`` is an object of the group that its key stands for (``sde``, ``schedule``,
 ``basis``, ``estimator``, ``network``, ``solver``); its other entries are keyword arguments, and
-tables among them are objects in turn. A name with a colon is an import path. Arguments that a
-factory takes and the file leaves out are supplied if their name is one of the things known while
-building: ``event_shape``, ``sde``, ``network``, and ``data_mean`` and ``data_std``, which are
-measured from the data.
+tables among them are objects in turn. A name with a colon is an import path, if those are allowed;
+otherwise a file runs nothing but what is installed as a plugin. Arguments that a factory takes and
+the file leaves out are supplied if their name is one of the things known while building:
+``event_shape``, ``sde``, ``network``, and ``data_mean`` and ``data_std``, which are measured from
+the data.
 
     [sde]
     name = "diagonal"
@@ -56,17 +57,19 @@ def read(path: str | Path) -> dict[str, Any]:
     """Reads a TOML file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        OSError: If there is no such file, or it cannot be read.
         ConfigError: If it is not TOML.
     """
+    text = Path(path).read_bytes()
     try:
-        content: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content: dict[str, Any] = tomllib.loads(text.decode())
+    # the parser recurses into nested brackets, and int() refuses numbers of thousands of digits
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     return content
 
 
-def build(table: Any, key: str, known: Mapping[str, Any]) -> Any:
+def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = False) -> Any:
     """The object that a table describes.
 
     Args:
@@ -74,16 +77,25 @@ def build(table: Any, key: str, known: Mapping[str, Any]) -> Any:
         key: Where it stands in the file, as ``"estimator.network"``: the last part says what it
             is.
         known: Things that arguments may be supplied with.
+        imports: Whether names may be import paths, see `scoresde.plugins.get`.
 
     Raises:
         ConfigError: If a key is unknown or missing, or the factory refuses its arguments.
         UnknownPlugin: If nothing has the name.
         PluginError: If the plugin cannot be imported.
     """
-    table = {"name": table} if isinstance(table, str) else dict(table)
-    if "name" not in table:
-        raise ConfigError(f"{key}.name: expected a name, got none")
-    factory = plugins.get(_GROUPS[key.rpartition(".")[2]], str(table.pop("name")))
+    match table:
+        case str(name):
+            table = {}
+        case {"name": str(name), **table}:
+            pass
+        case {"name": other}:
+            raise ConfigError(f"{key}.name: expected a name, got {other!r}")
+        case Mapping():
+            raise ConfigError(f"{key}.name: expected a name, got none")
+        case _:
+            raise ConfigError(f"{key}: expected a name or a table with one, got {table!r}")
+    factory = plugins.get(_GROUPS[key.rpartition(".")[2]], name, imports=imports)
     if not callable(factory):
         raise ConfigError(f"{key}: expected something that can be called, got {factory!r}")
     parameters = _parameters(factory)
@@ -93,7 +105,7 @@ def build(table: Any, key: str, known: Mapping[str, Any]) -> Any:
         if name not in parameters:
             raise ConfigError(f"{path}: unknown{nearest(name, parameters)}")
         if name in _GROUPS:
-            arguments[name] = build(value, path, known)
+            arguments[name] = build(value, path, known, imports=imports)
         elif isinstance(value, str) and value in known:
             arguments[name] = _known(known, value)
         else:
@@ -109,6 +121,9 @@ def build(table: Any, key: str, known: Mapping[str, Any]) -> Any:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {error}") from error
+    # what else a factory raises for values it cannot use is up to its author
+    except Exception as error:
+        raise ConfigError(f"{key}: {error!r}") from error
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from scoresde import checkpoint, config
 from scoresde.bases import PCA
@@ -45,12 +48,23 @@ class Model:
     history: History | None = None
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], facts: dict[str, Any], data: Any = None) -> Model:
+    def build(
+        cls,
+        settings: Mapping[str, Any],
+        facts: dict[str, Any],
+        data: Any = None,
+        *,
+        imports: bool = False,
+    ) -> Model:
         """Untrained, from a configuration (`scoresde.config`) and what is known of the data.
 
         Raises:
             ConfigError: If a section is unknown or missing, or an object cannot be built.
+            UnknownPlugin: If a name is of nothing that is installed; import paths are names
+                only with ``imports``.
+            PluginError: If a plugin cannot be imported.
         """
+        build = partial(config.build, imports=imports)
         for section in settings:
             if section not in _SECTIONS:
                 raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
@@ -61,16 +75,16 @@ class Model:
         known["components"] = config.Later(lambda: _components(facts, data))
         sde = settings["sde"]
         if isinstance(sde, Mapping) and "basis" in sde:
-            known["basis"] = config.build(sde["basis"], "sde.basis", known)
+            known["basis"] = build(sde["basis"], "sde.basis", known)
             sde = {key: value for key, value in sde.items() if key != "basis"}
         if data is not None and "basis" in known:
             mean, std = known["basis"].moments(data)
             facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
         for key in _MEASURED & facts.keys():
             known[key] = torch.tensor(facts[key], dtype=torch.float64)
-        known["sde"] = config.build(sde, "sde", known)
-        known["estimator"] = config.build(settings["estimator"], "estimator", known)
-        solver = config.build(settings["solver"], "solver", known)
+        known["sde"] = build(sde, "sde", known)
+        known["estimator"] = build(settings["estimator"], "estimator", known)
+        solver = build(settings["solver"], "solver", known)
         return cls(known["estimator"], solver, dict(settings), facts)
 
     @classmethod
@@ -80,16 +94,17 @@ class Model:
         *,
         progress: bool = True,
         folder: str | Path | None = None,
+        imports: bool = False,
     ) -> Model:
         """Built and trained as a configuration says.
 
         Section ``data`` has a ``source`` (see `scoresde.data.load`), its options, and
         optionally ``held_out`` (a share, default 0.1) and ``seed``; ``training`` has the
         arguments of `Training` and a ``seed``. With a ``folder`` a run that was interrupted
-        goes on, see `Training.fit`.
+        goes on, see `Training.fit`. ``imports`` allows import paths as names, as everywhere.
 
         Raises:
-            ConfigError: See `build`.
+            ConfigError, UnknownPlugin, PluginError: See `build`.
         """
         train, held_out = data_of(settings)
         options = dict(settings.get("training", {}))
@@ -100,7 +115,8 @@ class Model:
             raise ConfigError(f"training: {error}") from error
         torch.manual_seed(seed)
         facts = {"event_shape": list(train.values.shape[1:]), "levels": train.levels}
-        model = cls.build(settings, facts, events(train, torch.Generator().manual_seed(seed)))
+        first = events(train, torch.Generator().manual_seed(seed))
+        model = cls.build(settings, facts, first, imports=imports)
         model.history = training.fit(
             model.estimator, train, held_out, seed=seed, progress=progress, folder=folder
         )
@@ -112,17 +128,34 @@ class Model:
         checkpoint.save(folder, self.estimator.state_dict(), content)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Model:
+    def load(cls, folder: str | Path, *, imports: bool = False) -> Model:
         """What `save` has written.
+
+        Args:
+            folder: Where.
+            imports: Whether the names in it may be import paths (`scoresde.plugins.get`). A
+                folder from someone else is safe to load without.
 
         Raises:
             CheckpointError: If the files are damaged or do not fit together.
+            UnknownPlugin: If the model uses a plugin that is not installed.
+            PluginError: If that cannot be imported.
         """
         state, content = checkpoint.load(folder)
+        match content:
+            case {
+                "settings": dict(settings),
+                "facts": {"event_shape": list(), "levels": int() | None} as facts,
+            }:
+                pass
+            case _:
+                raise CheckpointError(f"{folder}: expected a model's settings and facts")
         try:
-            model = cls.build(content["settings"], content["facts"])
+            # four times: a module may replace its parameters while it is built
+            with _at_most(4 * sum(value.numel() for value in state.values())):
+                model = cls.build(settings, facts, imports=imports)
             model.estimator.load_state_dict(state)
-        except (KeyError, RuntimeError) as error:
+        except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: weights and config do not fit: {error}") from error
         model.estimator.eval()
         return model
@@ -142,6 +175,31 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
         return split(load(**options), 1 - share, seed)
     except TypeError as error:
         raise ConfigError(f"data: {error}") from error
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Raises RuntimeError where modules get more parameters than ``count``.
+
+    They are counted before they are filled, so that a few bytes of configuration cannot ask for
+    memory without end.
+    """
+    total = 0
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal total
+        total += parameter.numel()
+        if total > count:
+            raise RuntimeError(
+                f"expected at most {count} parameters, for the weights that were saved, got more "
+                f"with the {name} of a {type(module).__name__}"
+            )
+
+    handle = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _components(facts: Mapping[str, Any], data: Tensor | None) -> Tensor:

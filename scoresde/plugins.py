@@ -6,10 +6,11 @@ A distribution offers a class under a name in its ``pyproject.toml``:
     my-solver = "my_package.module:MySolver"
 
 Listing reads metadata only and imports nothing, so a broken plugin harms nobody until it is
-asked for by name. A class of one's own needs no plugin: its import path is a name as well.
+asked for by name. A class of one's own needs no plugin: where its import path is allowed, that is
+a name as well. By default it is not: a path runs whatever it names, and names come out of files.
 
 Example:
-    >>> get("sdes", "collections:OrderedDict")
+    >>> get("sdes", "collections:OrderedDict", imports=True)
     <class 'collections.OrderedDict'>
 """
 
@@ -129,23 +130,29 @@ def refresh() -> None:
     _listing.cache_clear()
 
 
-def get(group: str, name: str) -> object:
+def get(group: str, name: str, *, imports: bool = False) -> object:
     """Loads a plugin, or any object by its import path.
 
     Args:
         group: One of `GROUPS`.
         name: Name of an installed plugin, or ``"package.module:attribute"``.
+        imports: Whether import paths are allowed: with them a name can run any code there is.
 
     Returns:
         The object itself, typically a class.
 
     Raises:
         ValueError: If there is no such group.
-        UnknownPlugin: If no plugin has this name.
+        UnknownPlugin: If no plugin has this name, or it is an import path and none is allowed.
         PluginError: If its import fails.
     """
     plugins = available(group)
     if ":" in name:
+        if not imports:
+            raise UnknownPlugin(
+                f"{group}: {name!r} is an import path, which can run any code; allow it only if "
+                "you trust where the name comes from (imports=True, --allow-imports)"
+            )
         return Plugin(name, group, value=name).load()
     if name not in plugins:
         raise UnknownPlugin(f"{group}: no plugin {name!r}{nearest(name, plugins)}")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoresde import checkpoint
-from scoresde.checkpoint import CheckpointError, load, save
+from scoresde.checkpoint import CheckpointError, load, remove, save
 
 CONFIG = {"sde": {"name": "log-linear", "scales": [0.5, 1.0]}, "note": "größer", "seed": None}
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool"]
@@ -278,3 +278,37 @@ def test_manifest_is_json_for_people(folder):
     manifest = json.loads((folder / "config.json").read_text())
     assert manifest["config"] == CONFIG
     assert weights_of(folder).name == f"model-{manifest['sha256'][:16]}.safetensors"
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "not JSON", '{"format": 1, "sha256": 3}'])
+def test_a_config_of_another_kind_is_not_replaced(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    for call in (lambda: save(tmp_path, {"w": torch.ones(1)}, {}), lambda: remove(tmp_path)):
+        with pytest.raises(FileExistsError, match=r"config\.json: in the way"):
+            call()
+    assert [path] == list(tmp_path.iterdir())
+    assert path.read_text() == content
+
+
+def test_removed_with_what_is_ours_only(tmp_path):
+    folder = tmp_path / "run"
+    remove(folder)
+    save(folder, {"w": torch.ones(1)}, {})
+    (folder / ".config.json.1.tmp").touch()
+    remove(folder)
+    assert not folder.exists()
+    save(folder, {"w": torch.ones(1)}, {})
+    (folder / "notes.txt").touch()
+    remove(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name):
+    save(tmp_path, {"w": torch.ones(1)}, {})
+    path = weights_of(tmp_path) if name == "weights" else tmp_path / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=f"{path.name}: expected a file"):
+        load(tmp_path)

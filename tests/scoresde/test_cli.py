@@ -120,6 +120,18 @@ def test_errors_are_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_training_replaces_and_removes_nothing_of_others(tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "mine.txt").touch()
+    result = run("train", config(tmp_path), "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "training" / "mine.txt").exists()
+    (tmp_path / "config.json").write_text('{"mine": true}')
+    result = run("train", config(tmp_path), "--output", tmp_path)
+    assert "in the way" in result.output
+    assert (tmp_path / "config.json").read_text() == '{"mine": true}'
+
+
 def test_debug_shows_where(tmp_path):
     result = run("--debug", "sample", tmp_path / "none")
     assert type(result.exception).__name__ == "CheckpointError"

@@ -10,7 +10,7 @@ from scoresde import Cosine, DiagonalSDE, Haar
 from scoresde.checkpoint import CheckpointError
 from scoresde.config import ConfigError, build, read
 from scoresde.model import Model
-from scoresde.plugins import PluginError, UnknownPlugin
+from scoresde.plugins import UnknownPlugin
 from solvers import DDIM
 
 SETTINGS = {
@@ -94,7 +94,10 @@ def test_weights_of_another_model_are_refused(model, tmp_path):
 
 
 def test_own_objects_by_import_path():
-    assert build({"name": "solvers:DDIM", "steps": 7}, "solver", {}) == DDIM(7)
+    table = {"name": "solvers:DDIM", "steps": 7}
+    assert build(table, "solver", {}, imports=True) == DDIM(7)
+    with pytest.raises(UnknownPlugin, match=r"'solvers:DDIM' is an import path.*--allow-imports"):
+        build(table, "solver", {})
 
 
 def test_own_arrays(tmp_path):
@@ -110,6 +113,26 @@ def test_own_arrays(tmp_path):
     assert model.solver.sample(model.estimator, (2,)).shape == (2, 3)
 
 
+@pytest.mark.parametrize(("key", "value"), [("width", 10**5), ("depth", 10**9)])
+def test_a_model_takes_no_more_memory_than_its_weights(model, tmp_path, key, value):
+    model.save(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["settings"]["estimator"]["network"][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="expected at most .* parameters"):
+        Model.load(tmp_path)
+
+
+def test_a_checkpoint_imports_nothing_unless_allowed(model, tmp_path):
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(path.read_text().replace('"ddim"', '"solvers:DDIM"'))
+    with pytest.raises(UnknownPlugin, match="import path"):
+        Model.load(tmp_path / "model")
+    assert Model.load(tmp_path / "model", imports=True).solver == model.solver
+
+
 @pytest.mark.parametrize(
     ("path", "value", "error", "message"),
     [
@@ -119,13 +142,15 @@ def test_own_arrays(tmp_path):
         ("solver.steps", 0, ConfigError, "solver: steps: expected a number of at least 1"),
         ("solver.steps", "many", ConfigError, "solver: steps: .*'many'"),
         ("solver", None, ConfigError, "solver: expected a table"),
+        ("solver", 3, ConfigError, "solver: expected a name or a table with one, got 3"),
+        ("solver.name", ["ddim"], ConfigError, r"solver\.name: expected a name, got \['ddim'\]"),
         ("solvr", {}, ConfigError, "solvr: unknown; did you mean 'solver'"),
         ("sde.basis.levels", None, ConfigError, r"sde\.basis\.levels: expected a value"),
         ("sde.basis.levels", 9, ConfigError, r"sde\.basis: levels: .*512"),
         ("sde.speeds", [1.0, 2.0], ConfigError, "sde: speeds: .*got 2"),
         ("sde.schedule", "cosin", UnknownPlugin, "did you mean 'cosine'"),
         ("sde.schedule", None, ConfigError, r"sde\.schedule: expected a value"),
-        ("estimator.network.name", "nowhere:Net", PluginError, "nowhere"),
+        ("estimator.network.name", "os:system", UnknownPlugin, "import path"),
         ("estimator.weighting", "likely", ConfigError, "estimator: weighting: unknown name"),
         ("training.epochs", 3, ConfigError, "training: .*epochs"),
         ("training.steps", -3, ConfigError, "training: steps: .*positive"),
@@ -145,6 +170,7 @@ def test_what_is_not_toml(tmp_path):
     path.write_text("steps = = 3")
     with pytest.raises(ConfigError, match=r"bad\.toml: not a TOML file"):
         read(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not a TOML file"):
-        read(path)
+    for content in (b"\xff\xfe\x00", b"a = " + b"[" * 5000, b"a = " + b"1" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="not a TOML file"):
+            read(path)

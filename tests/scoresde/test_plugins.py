@@ -1,5 +1,6 @@
 """Plugins, through distributions made up on the path."""
 
+import functools
 import sys
 import warnings
 from collections import OrderedDict
@@ -60,14 +61,22 @@ def test_listing_is_cached_until_refreshed(install, monkeypatch):
 
 
 def test_import_paths_need_no_plugin():
-    assert plugins.get("sdes", "collections:OrderedDict") is OrderedDict
-    assert plugins.get("sdes", "collections:OrderedDict.fromkeys") == OrderedDict.fromkeys
+    get = functools.partial(plugins.get, "sdes", imports=True)
+    assert get("collections:OrderedDict") is OrderedDict
+    assert get("collections:OrderedDict.fromkeys") == OrderedDict.fromkeys
+
+
+def test_import_paths_import_nothing_unless_allowed(install):
+    install("stranger", "a = stranger_plugin:A")
+    with pytest.raises(plugins.UnknownPlugin, match=r"'stranger_plugin:A' is an import path"):
+        plugins.get("solvers", "stranger_plugin:A")
+    assert "stranger_plugin" not in sys.modules
 
 
 @pytest.mark.parametrize("path", ["no_such_module:A", "collections:NoSuch", "collections:", ":A"])
 def test_bad_import_paths(path):
     with pytest.raises(plugins.PluginError, match=path):
-        plugins.get("sdes", path)
+        plugins.get("sdes", path, imports=True)
 
 
 @pytest.mark.parametrize("call", [plugins.available, plugins.check, lambda g: plugins.get(g, "a")])
