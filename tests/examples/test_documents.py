@@ -39,7 +39,9 @@ def plugin_by_name(monkeypatch):
         for name, value in entries.items()
     }
     get = plugins.get
-    monkeypatch.setattr(plugins, "get", lambda g, n: get(g, own.get((g, n), n)))
+    monkeypatch.setattr(
+        plugins, "get", lambda g, n, imports=False: get(g, own.get((g, n), n), imports=True)
+    )
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
 
 
