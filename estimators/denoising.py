@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -72,6 +72,8 @@ class Denoising(Precise, ScoreEstimator):
     Raises:
         ValueError: If a name is unknown, or a scale or the view does not fit the basis.
     """
+
+    sources = "vincent2011 song2021 karras2022 kingma2021"
 
     sde: DiagonalSDE
     data_mean: Tensor
@@ -145,7 +147,7 @@ class Denoising(Precise, ScoreEstimator):
             if prediction.shape != x.shape:  # asked at every step of a solver
                 wanted = f"an output of shape {tuple(x.shape)}, that of its input"
                 expect(False, "network", wanted, tuple(prediction.shape))
-            found = view.analyse(prediction)
+            found = view.analyse(prediction.to(x.dtype))
             if z.ndim != 2:
                 found = found.reshape(z.shape)
             return torch.addcmul(settled, skip, z).addcmul_(out, found)
@@ -174,8 +176,7 @@ class Denoising(Precise, ScoreEstimator):
             ``(batch,)``.
         """
         noise, z = Noise.of(generator), self.sde.basis(x)[..., : self.stage.dim]
-        u = torch.special.ndtr(noise(z.new_empty(len(z), 1))).squeeze(-1)
-        u = ((u[0] + torch.arange(len(z), device=z.device) / len(z)) % 1).clamp(max=1 - 1e-6)
+        u = noise.strata(z).squeeze(0)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
         times, learned = t.unsqueeze(-1), torch.ones_like(z, dtype=torch.bool)
         if self.observe is not None:
@@ -210,12 +211,12 @@ class Denoising(Precise, ScoreEstimator):
         return value[..., : z.shape[-1]] if value.ndim else value
 
 
-def measure(sde: SDE, data: Tensor) -> dict[str, Tensor]:
+def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
     """The data's mean per component and standard deviation per block, in an SDE's basis.
 
     Args:
         sde: Its basis is used.
-        data: Events, ``(N, *event_shape)``.
+        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.training.Pieces`.
 
     Returns:
         ``{"data_mean": (n,), "data_std": (blocks,)}``, arguments of `Denoising`; see

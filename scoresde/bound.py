@@ -107,8 +107,7 @@ def bound(
         condition = condition.repeat(draws, *[1] * (condition.ndim - 1))
     for stage in sde.stages():
         rows = z[..., : stage.dim].repeat(draws, 1)
-        u = torch.special.ndtr(noise(z.new_empty(len(z), 1)))[0]
-        u = ((u + torch.arange(len(rows), device=z.device) / len(rows)) % 1).clamp(max=1 - 1e-6)
+        u = noise.strata(z, draws).flatten()
         t, density = TimeDistribution(within(knots(sde, 1024), stage))(u)
         gap = _gap(estimator, rows, t, noise, condition, moments)
         total = total + (gap / density.to(gap)).reshape(draws, -1).mean(0)

@@ -47,19 +47,33 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Model folder.")
+@click.option(
+    "--pictures", type=click.Path(path_type=Path), help="Folder for samples on the way, of images."
+)
+@click.option(
+    "--distributed", is_flag=True, help="As one of the processes that accelerate launch starts."
+)
 @_allow_imports
-def train(config: Path, output: Path, imports: bool) -> None:
+def train(
+    config: Path, output: Path, pictures: Path | None, distributed: bool, imports: bool
+) -> None:
     """Train the model that CONFIG, a TOML file, describes.
 
     The same command goes on with a run that was interrupted.
     """
     from scoresde import checkpoint
     from scoresde.config import read
+    from scoresde.distributed import ALONE
     from scoresde.model import Model
 
     unfinished = output / "training"
     checkpoint.check(output)
-    model = Model.train(read(config), folder=unfinished, imports=imports)
+    processes = _accelerator() if distributed else ALONE
+    model = Model.train(
+        read(config), folder=unfinished, pictures=pictures, processes=processes, imports=imports
+    )
+    if not processes.is_main_process:
+        return
     model.save(output)
     checkpoint.remove(unfinished)
     assert model.history is not None
@@ -163,6 +177,15 @@ def list_plugins() -> None:
             click.echo(f"  {name:24} {plugin.value:40} {origin}")
             if name in broken:
                 click.echo(f"    broken: {broken[name]}")
+
+
+def _accelerator() -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        message = "several processes need accelerate: pip install scoresde[distributed]"
+        raise ImportError(message) from error
+    return Accelerator()
 
 
 def _solver(own: Any, name: str | None, imports: bool, **options: Any) -> Any:

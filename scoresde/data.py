@@ -1,6 +1,7 @@
-"""Data sets: a user's arrays and images, or a built-in one, checked once on the way in.
+"""Data sets: a user's arrays, tables and images, or a built-in one, checked on the way in.
 
-A data set is ``(N, *event_shape)``: floating-point numbers, or integers of ``0..levels-1``.
+A data set is ``(N, *event_shape)``: floating-point numbers, or integers of ``0..levels-1``. It is
+in memory, or stays on the disk and is read as it is needed (``lazy=True``, `Stored`).
 Integers become densities by *uniform dequantisation*: ``y = v + u`` with ``u`` uniform on
 ``[0, 1)``, scaled to ``x = 2 y / levels - 1`` in ``[-1, 1]``.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from scoresde.checks import expect, finite, floating, nearest
+from scoresde.noise import Generators, Noise
+from scoresde.stored import Array, Stored, joined, native
+from scoresde.table import table
 
 
 def _check_levels(levels: int) -> None:
@@ -32,7 +36,8 @@ class Dataset:
 
     Args:
         name: Where they come from.
-        values: ``(N, *event_shape)``.
+        values: ``(N, *event_shape)``: all of them, or `Stored` ones, which are checked as they
+            are read.
         levels: Number of levels of integer values; ``None`` for floating-point ones.
 
     Raises:
@@ -41,7 +46,7 @@ class Dataset:
     """
 
     name: str
-    values: Tensor = field(repr=lambda values: f"{tuple(values.shape)} of {values.dtype}")
+    values: Tensor | Stored = field(repr=lambda values: f"{tuple(values.shape)} of {values.dtype}")
     levels: int | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -49,24 +54,50 @@ class Dataset:
         expect(
             len(shape) > 1 and min(shape) > 0, self.name, "a shape (N, *event), no size 0", shape
         )
+        if self.levels is not None:
+            _check_levels(self.levels)
+        self._check(self.values[:1] if self.stored else self.values[:])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def stored(self) -> bool:
+        """Whether events are read as they are needed."""
+        return isinstance(self.values, Stored)
+
+    def read(self, rows: Tensor | slice) -> Tensor:
+        """The events at some places ``(k,)``, or in a slice; `Stored` ones are checked now."""
+        values = self.values[rows]
+        if self.stored:
+            self._check(values)
+        return values
+
+    def part(self, name: str, rows: Tensor) -> Dataset:
+        """A data set of some events only, read as late as these."""
+        values = self.values
+        only = values.only(rows) if isinstance(values, Stored) else values[rows.to(values.device)]
+        return Dataset(f"{self.name}/{name}", only, self.levels)
+
+    def _check(self, values: Tensor) -> None:
         if self.levels is None:
-            floating(self.name, self.values)
-            finite(self.name, self.values)
+            floating(self.name, values)
+            finite(self.name, values)
             return
-        _check_levels(self.levels)
-        if self.values.is_floating_point() or self.values.is_complex():
-            raise TypeError(f"{self.name}: expected integers, got {self.values.dtype}")
-        low, high = int(self.values.min()), int(self.values.max())
+        if values.is_floating_point() or values.is_complex():
+            raise TypeError(f"{self.name}: expected integers, got {values.dtype}")
+        low, high = int(values.min()), int(values.max())
         expected = f"integers from 0 to {self.levels - 1}"
         expect(low >= 0 and high < self.levels, self.name, expected, f"{low} to {high}")
 
 
 def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Reads data: a built-in set by name, a ``.npy`` or ``.npz`` file, or a folder of images.
+    """Reads data: a built-in set by name, a ``.npy``, ``.npz`` or ``.csv`` file, or a folder.
 
     Args:
-        source: ``"digits"``, ``"patches"`` or a path.
-        options: Those of `digits`, `patches`, `read_array` or `read_images`.
+        source: ``"digits"``, ``"patches"``, or a path: of a file, of a folder with ``.npy`` files,
+            or of one with images.
+        options: Those of `digits`, `patches`, `read_array`, `read_csv` or `read_images`.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
@@ -76,62 +107,107 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
     if isinstance(source, str) and source in BUILT_IN:
         return BUILT_IN[source](**options)
     path = Path(source)
-    if path.is_dir():
+    suffix = path.suffix.lower()
+    if path.is_dir() and not any(path.glob("*.npy")):
         return read_images(path, **options)
-    if path.exists() or path.suffix.lower() in (".npy", ".npz"):
+    if suffix == ".csv":
+        return read_csv(path, **options)
+    if path.exists() or suffix in (".npy", ".npz"):
         return read_array(path, **options)
     hint = nearest(str(source), BUILT_IN)
     raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
 
 
 def read_array(
-    path: str | os.PathLike[str], *, key: str | None = None, levels: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    levels: int | None = None,
+    lazy: bool = False,
 ) -> Dataset:
     """Reads an array ``(N, *event_shape)``.
 
     Args:
-        path: A ``.npy`` or ``.npz`` file. Arrays of Python objects are refused: reading them can
+        path: A ``.npy`` or ``.npz`` file, or a folder of ``.npy`` files that follow each other
+            in the order of their names. Arrays of Python objects are refused: reading them can
             run code.
         key: Which array of an ``.npz`` file; may be omitted if it holds one.
         levels: Number of levels of integer data; known for ``uint8`` (256) and booleans (2).
+        lazy: Whether to leave the numbers on the disk, memory-mapped, and read those that are
+            asked for.
 
     Raises:
         FileNotFoundError: If there is no such file.
         TypeError: If the data are not real numbers.
-        ValueError: If the file cannot be read, or the data are not as `Dataset` expects.
+        ValueError: If a file cannot be read, or the data are not as `Dataset` expects.
     """
     path = Path(path)
+    paths = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
+    mapped = lazy or path.is_dir()
+    arrays = [_array(one, key, mapped) for one in paths]
+    kind = arrays[0].dtype
+    if kind.kind not in "biuf":
+        raise TypeError(f"{path}: expected real numbers, got an array of {kind}")
+    if kind.kind == "f":
+        expect(levels is None, "levels", f"None for {kind} data", levels)
+    elif levels is None:
+        levels = {"bool": 2, "uint8": 256}.get(str(kind))
+        expect(levels is not None, "levels", f"the number of levels of {kind} data", None)
+    if not mapped:
+        return Dataset(path.name, native(arrays[0]), levels)
+    for one, array in zip(paths, arrays, strict=True):
+        whole = array.ndim > 1 and array.size > 0
+        expect(whole, str(one), "a shape (N, *event), no size 0", array.shape)
+    stored = joined(arrays)
+    return Dataset(path.name, stored if lazy else stored[:], levels)
+
+
+def _array(path: Path, key: str | None, mapped: bool) -> Array:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = np.load(path, allow_pickle=False)
+        content = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         if isinstance(content, np.lib.npyio.NpzFile):
             with content:
+                expect(not mapped, "lazy", "False for an .npz file", mapped)
                 if key is None and len(content.files) == 1:
                     key = content.files[0]
                 expect(key in content.files, "key", f"one of {', '.join(content.files)}", key)
-                array = content[str(key)]
-        else:
-            expect(key is None, "key", "None for a single array", key)
-            array = content
+                return np.asarray(content[str(key)])
+        expect(key is None, "key", "None for a single array", key)
+        return np.asanyarray(content)
     # Garbled files fail in numpy, zipfile or zlib, each with errors of its own.
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as .npy or .npz: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{path}: expected real numbers, got an array of {array.dtype}")
-    if array.dtype.kind == "f":
-        expect(levels is None, "levels", f"None for {array.dtype} data", levels)
-        native = array.astype("f4" if array.dtype.itemsize <= 4 else "f8")
-        return Dataset(path.name, torch.from_numpy(native).to(torch.get_default_dtype()))
-    levels = {"bool": 2, "uint8": 256}.get(str(array.dtype)) if levels is None else levels
-    if levels is None:
-        raise ValueError(f"levels: expected the number of levels of {array.dtype} data, got None")
-    small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
-    return Dataset(path.name, torch.from_numpy(array.astype("u1" if small else "i8")), levels)
+
+
+def read_csv(
+    path: str | os.PathLike[str], *, columns: Sequence[str] | None = None, delimiter: str = ","
+) -> Dataset:
+    """Reads a table of numbers: every line is an event ``(columns,)``.
+
+    Args:
+        path: A text file in UTF-8. A first line without a single number names the columns;
+            without one, their names are ``"1"``, ``"2"``, and so on.
+        columns: Names of those to read, in this order; all if None.
+        delimiter: What stands between two numbers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there are no events, a column is unknown, a line is longer or shorter than
+            the first, or something is not a finite number; the message names line and column.
+    """
+    path = Path(path)
+    return Dataset(path.name, native(table(path, columns, delimiter)))
 
 
 def read_images(
-    folder: str | os.PathLike[str], *, mode: str = "RGB", size: int | None = None
+    folder: str | os.PathLike[str],
+    *,
+    mode: str = "RGB",
+    size: int | None = None,
+    lazy: bool = False,
 ) -> Dataset:
     """Reads the images of a folder, not of its subfolders, sorted by name.
 
@@ -139,6 +215,7 @@ def read_images(
         folder: Other files in it are ignored.
         mode: ``"RGB"``, or ``"L"`` for grey.
         size: If given, images are cropped to their central square and resized to it.
+        lazy: Whether to read an image every time it is asked for, instead of all of them now.
 
     Returns:
         ``(N, channels, height, width)``, 256 levels.
@@ -158,23 +235,33 @@ def read_images(
         if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
     expect(len(paths) > 0, str(folder), "a folder with images in it", "none")
-    images: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
-    for path in paths:
-        try:
-            with Image.open(path) as file:
-                # Pillow would clip these to 8 bits without a word.
-                expect(file.mode[0] not in "IF", "image", "8 bits per channel", file.mode)
-                image = ImageOps.exif_transpose(file).convert(mode)
-        # Decoders of damaged files raise errors of every kind.
-        except Exception as error:
-            raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-        image = image if size is None else ImageOps.fit(image, (size, size))
-        pixels = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
-        if images:
-            expected = f"the size of {paths[0].name} {images[0].shape}, or pass size="
-            expect(pixels.shape == images[0].shape, str(path), expected, pixels.shape)
-        images.append(pixels)
-    return Dataset(folder.name, torch.from_numpy(np.stack(images)), levels=256)
+    wanted = _image(paths[0], mode, size).shape
+
+    def read(places: Tensor) -> Tensor:
+        images = []
+        for path in (paths[i] for i in places):
+            images.append(_image(path, mode, size))
+            expected = f"the size of {paths[0].name} {wanted}, or pass size="
+            expect(images[-1].shape == wanted, str(path), expected, images[-1].shape)
+        return torch.from_numpy(np.stack(images))
+
+    stored = Stored(len(paths), read)
+    return Dataset(folder.name, stored if lazy else stored[:], levels=256)
+
+
+def _image(path: Path, mode: str, size: int | None) -> Array:
+    """``(channels, height, width)``."""
+    try:
+        with Image.open(path) as file:
+            # Pillow would clip these to 8 bits without a word.
+            expect(file.mode[0] not in "IF", "image", "8 bits per channel", file.mode)
+            image = ImageOps.exif_transpose(file).convert(mode)
+    # Decoders of damaged files raise errors of every kind.
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+    image = image if size is None else ImageOps.fit(image, (size, size))
+    pixels: Array = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+    return pixels
 
 
 def _sklearn_datasets() -> Any:
@@ -236,20 +323,16 @@ def split(
     Raises:
         ValueError: If ``fraction`` is not between 0 and 1, or there is only one event.
     """
-    count = len(dataset.values)
+    count = len(dataset)
     expect(0 < fraction < 1, "fraction", "a number between 0 and 1", fraction)
     expect(count > 1, dataset.name, "two events or more to split", count)
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     order = torch.randperm(count, generator=generator, device=generator.device)
-    order = order.to(dataset.values.device)
     cut = min(max(round(fraction * count), 1), count - 1)
-    return (
-        Dataset(f"{dataset.name}/train", dataset.values[order[:cut]], dataset.levels),
-        Dataset(f"{dataset.name}/held_out", dataset.values[order[cut:]], dataset.levels),
-    )
+    return dataset.part("train", order[:cut]), dataset.part("held_out", order[cut:])
 
 
-def dequantize(values: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
+def dequantize(values: Tensor, levels: int, generator: Generators = None) -> Tensor:
     """Spreads each level over its cell: ``x = 2 (v + u) / levels - 1``, ``u`` uniform on [0, 1).
 
     Args:
@@ -264,8 +347,7 @@ def dequantize(values: Tensor, levels: int, generator: torch.Generator | None = 
         ValueError: If ``levels`` is not in ``2..65536``.
     """
     _check_levels(levels)
-    device = values.device if generator is None else generator.device
-    u = torch.rand(values.shape, generator=generator, device=device).to(values.device)
+    u = Noise.of(generator).uniform(torch.empty(values.shape, device=values.device))
     # Rounding must not carry x over the edge of its cell: float32 cannot tell 255 + u from 256
     # if u is within 2^-17 of 1. Twice levels * eps bounds all roundings, those of `quantize` too.
     margin = 2 * levels * torch.finfo(u.dtype).eps

@@ -50,9 +50,9 @@ def evaluate(
     """
     parts = []
     with torch.no_grad():
-        batches = data.values[:count].split(batch_size)
-        for values in tqdm(batches, desc="evaluating", disable=not progress):
-            x = events(Dataset(data.name, values, data.levels), generator)
+        rows = torch.arange(len(data))[:count]
+        for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
+            x = events(data, generator, batch)
             parts.append(log_prob(estimator, x, solver, trace=trace, generator=generator))
     nats = torch.cat([part.value for part in parts])
     error = torch.cat([part.standard_error for part in parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from scoresde import checkpoint, config
 from scoresde.bases import PCA
 from scoresde.checkpoint import CheckpointError
-from scoresde.checks import nearest
+from scoresde.checks import expect, nearest
 from scoresde.config import ConfigError
 from scoresde.data import Dataset, load, split
+from scoresde.distributed import ALONE, Processes
 from scoresde.estimator import ScoreEstimator
 from scoresde.solver import Solver
-from scoresde.training import History, Training, events
+from scoresde.training import History, OnMeasure, Pieces, Training
 
 _MEASURED = {"data_mean", "data_std"}
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
@@ -52,11 +53,18 @@ class Model:
         cls,
         settings: Mapping[str, Any],
         facts: dict[str, Any],
-        data: Any = None,
+        data: Iterable[Tensor] | None = None,
         *,
         imports: bool = False,
     ) -> Model:
         """Untrained, from a configuration (`scoresde.config`) and what is known of the data.
+
+        Args:
+            settings: The configuration.
+            facts: As in the attribute.
+            data: To measure what is not known yet: pieces of events, that can be gone through
+                several times.
+            imports: Whether names may be import paths.
 
         Raises:
             ConfigError: If a section is unknown or missing, or an object cannot be built.
@@ -94,6 +102,8 @@ class Model:
         *,
         progress: bool = True,
         folder: str | Path | None = None,
+        pictures: str | Path | None = None,
+        processes: Processes = ALONE,
         imports: bool = False,
     ) -> Model:
         """Built and trained as a configuration says.
@@ -103,8 +113,17 @@ class Model:
         arguments of `Training` and a ``seed``. With a ``folder`` a run that was interrupted
         goes on, see `Training.fit`. ``imports`` allows import paths as names, as everywhere.
 
+        Args:
+            settings: The configuration.
+            progress: Whether to show a progress bar.
+            folder: Where the run is written while it goes on.
+            pictures: A folder for samples on the way, of images; see `scoresde.plots.Pictures`.
+            processes: That train together, see `Training.fit`.
+            imports: Whether names may be import paths.
+
         Raises:
             ConfigError, UnknownPlugin, PluginError: See `build`.
+            ValueError: If there are to be pictures of what are not images.
         """
         train, held_out = data_of(settings)
         options = dict(settings.get("training", {}))
@@ -115,12 +134,27 @@ class Model:
             raise ConfigError(f"training: {error}") from error
         torch.manual_seed(seed)
         facts = {"event_shape": list(train.values.shape[1:]), "levels": train.levels}
-        first = events(train, torch.Generator().manual_seed(seed))
-        model = cls.build(settings, facts, first, imports=imports)
+        model = cls.build(settings, facts, Pieces(train, seed), imports=imports)
+        model.estimator.to(processes.device)
         model.history = training.fit(
-            model.estimator, train, held_out, seed=seed, progress=progress, folder=folder
+            model.estimator,
+            train,
+            held_out,
+            seed=seed,
+            progress=progress,
+            on_measure=None if pictures is None else model._pictures(pictures, processes),
+            folder=folder,
+            processes=processes,
         )
         return model
+
+    def _pictures(self, folder: str | Path, processes: Processes) -> OnMeasure:
+        from scoresde.plots import Pictures
+
+        shape = tuple(self.facts["event_shape"])
+        image = len(shape) == 3 and shape[0] in (1, 3)
+        expect(image, "pictures", "events that are images, (1 | 3, height, width)", shape)
+        return Pictures(Path(folder), self.solver, draws=processes.is_main_process)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``config.json`` and the weights as safetensors, whole or not at all."""
@@ -202,7 +236,7 @@ def _at_most(count: int) -> Iterator[None]:
         handle.remove()
 
 
-def _components(facts: Mapping[str, Any], data: Tensor | None) -> Tensor:
+def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:
     """Principal components; when loading, a place for the saved ones."""
     if data is not None:
         return PCA.fit(data).components

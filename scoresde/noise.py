@@ -7,7 +7,7 @@ of devices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,7 @@ from scoresde.checks import expect
 
 
 class Noise:
-    """A source of standard normal numbers in the shape of a state.
+    """A source of random numbers, above all standard normal ones in the shape of a state.
 
     Args:
         generator: One generator for all samples, a sequence with one per sample (in the order
@@ -48,12 +48,26 @@ class Noise:
         Raises:
             ValueError: If there is not one generator per sample.
         """
-        if self.generator is None or isinstance(self.generator, torch.Generator):
-            return self._draw(like, self.generator)
-        rows = like.reshape(-1, like.shape[-1])
-        self._one_each(rows)
-        drawn = [self._draw(row, g) for row, g in zip(rows, self.generator, strict=True)]
-        return torch.stack(drawn).reshape(like.shape)
+        return self._numbers(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """As a call, but uniform on ``[0, 1)``."""
+        return self._numbers(torch.rand, like)
+
+    def strata(self, like: Tensor, draws: int = 1) -> Tensor:
+        """Uniform numbers on ``[0, 1)``, evenly spaced over the batch (Kingma et al. 2021, I.1).
+
+        Args:
+            like: One row per event, ``(batch, n)``.
+            draws: Numbers per event; they are all evenly spaced together.
+
+        Returns:
+            ``(draws, batch)``.
+        """
+        start: Tensor = torch.special.ndtr(self(like.new_empty(len(like), 1)))[0]
+        count = draws * len(like)
+        u: Tensor = (start + torch.arange(count, device=like.device) / count) % 1
+        return u.clamp(max=1 - 1e-6).reshape(draws, len(like))
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """Samples of a distribution over one state ``(n,)``, in the shape of ``like``.
@@ -74,12 +88,21 @@ class Noise:
                 drawn.append(distribution.sample().to(like))
         return torch.stack(drawn).reshape(like.shape)
 
+    def _numbers(self, source: Callable[..., Tensor], like: Tensor) -> Tensor:
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            return self._draw(source, like, self.generator)
+        rows = like.reshape(-1, like.shape[-1])
+        self._one_each(rows)
+        drawn = [self._draw(source, row, g) for row, g in zip(rows, self.generator, strict=True)]
+        return torch.stack(drawn).reshape(like.shape)
+
     @staticmethod
-    def _draw(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _draw(
+        source: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(
-            like.device
-        )
+        drawn = source(like.shape, dtype=like.dtype, device=device, generator=generator)
+        return drawn.to(like.device)
 
     def _one_each(self, rows: Tensor) -> None:
         assert isinstance(self.generator, Sequence)
@@ -89,6 +112,48 @@ class Noise:
             f"one generator, or {len(rows)}: one per sample",
             len(self.generator),
         )
+
+
+class Share(Noise):
+    """A part of a batch's noise: what one of several processes needs of it.
+
+    Every process draws the whole batch's numbers, from generators in the same state, and keeps
+    those of its own events: every ``count``-th, from ``index`` on. So together they have the
+    numbers that one process would have.
+
+    Args:
+        generator: Of the whole batch.
+        index: Which part.
+        count: Of how many.
+
+    Example:
+        >>> def whole(): return Noise(torch.Generator().manual_seed(0))
+        >>> part = Share(whole(), 1, 2)(torch.empty(3, 2))
+        >>> torch.equal(part, whole()(torch.empty(6, 2))[1::2])
+        True
+    """
+
+    def __init__(self, generator: Generators, index: int, count: int) -> None:
+        self.whole, self.own = Noise.of(generator), slice(index, None, count)
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """See `Noise`."""
+        return self.whole(self._wide(like))[self.own]
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """See `Noise`."""
+        return self.whole.uniform(self._wide(like))[self.own]
+
+    def strata(self, like: Tensor, draws: int = 1) -> Tensor:
+        """See `Noise`."""
+        return self.whole.strata(self._wide(like), draws)[:, self.own]
+
+    def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
+        """See `Noise`."""
+        return self.whole.draw(distribution, self._wide(like))[self.own]
+
+    def _wide(self, like: Tensor) -> Tensor:
+        return like.new_empty(len(like) * self.own.step, *like.shape[1:])
 
 
 Generators = torch.Generator | Sequence[torch.Generator] | Noise | None

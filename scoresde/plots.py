@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from scoresde.solver import Solver
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from scoresde.training import History
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -170,3 +173,35 @@ def forward_noising(
             -0.12, 0.5, title, transform=row[0].transAxes, ha="right", va="center", fontsize=8
         )
     return figure
+
+
+@attrs.frozen
+class Pictures:
+    """Samples on the way of a training, one PNG file at every measurement.
+
+    They start from the same noise every time. To be given to `scoresde.training.Training.fit` as
+    ``on_measure``.
+
+    Args:
+        folder: Created if missing; files are named by the step, ``00000200.png``.
+        solver: Samples images ``(C, H, W)``.
+        count: Of samples.
+        seed: Of their noise.
+        draws: Whether this process draws, as one of several does.
+    """
+
+    folder: Path = attrs.field(converter=Path)
+    solver: Solver
+    count: int = 64
+    seed: int = 0
+    draws: bool = True
+
+    def __call__(self, step: int, estimator: ScoreEstimator, history: History) -> None:
+        """Draws one."""
+        if not self.draws:
+            return
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad():  # unchecked: a model that diverges is worth a look
+            x = self.solver.rsample(estimator, (self.count,), generator=generator)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save(image_grid({f"after {step} updates": x.nan_to_num()}), self.folder / f"{step:08}.png")

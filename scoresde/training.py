@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from tqdm.auto import tqdm
 from scoresde import checkpoint
 from scoresde.checks import expect
 from scoresde.data import Dataset, dequantize
+from scoresde.distributed import ALONE, Processes, average_over, share
 from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Generators
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @attrs.frozen
@@ -31,6 +36,7 @@ class History:
         held_out: Held-out loss of the averaged weights.
         best: The step whose averaged weights were kept.
         seconds: Wall-clock time.
+        stopped: Whether it has ended early, for want of `Training.patience`.
     """
 
     steps: list[int]
@@ -38,6 +44,11 @@ class History:
     held_out: list[float]
     best: int
     seconds: float
+    stopped: bool = False
+
+
+OnMeasure = Callable[[int, ScoreEstimator, History], None]
+"""``(updates done, the estimator with its averaged weights, what has been measured)``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +57,7 @@ class Training:
 
     Args:
         steps: Number of updates.
-        batch_size: Events per update.
+        batch_size: Events per update, of all processes together.
         lr: Largest learning rate.
         warmup: Share of the steps over which the rate rises.
         weight_decay: Of AdamW.
@@ -54,6 +65,11 @@ class Training:
         ema: Decay of the exponential moving average of the weights, per update; smaller among
             the first updates, so that the average forgets the untrained weights.
         measurements: How often the held-out loss is measured.
+        precision: Of the networks' products: ``"float32"``, which is that of the weights,
+            ``"bfloat16"`` or ``"float16"``. Weights, their average and all formulas around the
+            network keep theirs; gradients in float16 are scaled so that small ones survive.
+        patience: After how many measurements without a better held-out loss to stop; never if
+            None.
     """
 
     steps: int = 2000
@@ -64,8 +80,13 @@ class Training:
     clip: float = 1.0
     ema: float = 0.998
     measurements: int = 10
+    precision: str = "float32"
+    patience: int | None = None
 
     def __attrs_post_init__(self) -> None:
+        known = ", ".join(PRECISIONS)
+        expect(self.precision in PRECISIONS, "precision", f"one of {known}", self.precision)
+        expect(self.patience is None or self.patience > 0, "patience", "at least 1", self.patience)
         for name in ("steps", "batch_size", "lr", "clip", "measurements"):
             expect(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
         expect(0 <= self.ema < 1, "ema", "a number in [0, 1)", self.ema)
@@ -92,64 +113,67 @@ class Training:
         seed: int = 0,
         progress: bool = True,
         on_step: Callable[[int], None] | None = None,
+        on_measure: OnMeasure | None = None,
         folder: str | os.PathLike[str] | None = None,
         save_every: int = 500,
+        processes: Processes = ALONE,
     ) -> History:
         """Trains in place: the estimator ends with the best averaged weights, in eval mode.
 
         Args:
             estimator: Has a ``loss``.
-            data: Integer data are dequantised anew for every batch.
+            data: Integer data are dequantised anew for every batch; stored ones are read as they
+                are needed.
             held_out: Measured with the same noise every time; the averaged weights of its lowest
                 loss are kept. The last ones if None.
             seed: Of batches, times and noise (dropout follows torch's global generator).
             progress: Whether to show a progress bar.
             on_step: Called before every update with the number of updates done, for instance
                 `scoresde.Shrinking`.
+            on_measure: Called at every measurement, for instance `scoresde.plots.Pictures`. What
+                it draws from torch's global generator does not change the run.
             folder: Where the run is written while it goes on, as `scoresde.checkpoint` does. A
                 run that is found there is taken up where it was, and ends as if it had never
                 stopped, bit for bit, at whatever moment it was killed.
             save_every: After how many updates it is written.
+            processes: That share the work, each on its part of every batch, for instance an
+                ``accelerate.Accelerator``; see `scoresde.distributed`. The result is that of one
+                process, up to the order of summation, and up to dropout, of which every process
+                has its own. All call this with the same arguments; the first one writes.
 
         Raises:
             CheckpointError: If what is in ``folder`` is damaged, or another model's.
             FloatingPointError: If the loss is not finite; the message names the step.
-            ValueError: If the run in ``folder`` has other settings.
+            ValueError: If the run in ``folder`` has other settings, patience has no data to
+                measure, or processes do not share a batch evenly or differ in their weights.
         """
         start = time.perf_counter()
         expect(save_every >= 1, "save_every", "at least 1", save_every)
-        run = _Run.new(self, estimator, seed)
+        ready = self.patience is None or held_out is not None
+        expect(ready, "held_out", "events, whose loss patience waits for", None)
+        run = _Run.new(self, estimator, seed, processes)
         if folder is not None and Path(folder, "config.json").exists():
             run.restore(folder)
+        run.check()
         before, every = run.seconds, max(1, self.steps // self.measurements)
         estimator.train()
-        bar = tqdm(
-            range(run.step + 1, self.steps + 1),
-            desc="training",
-            disable=not progress,
-            initial=run.step,
-            total=self.steps,
-        )
-        for step in bar:
-            if on_step is not None:
-                on_step(step - 1)
-            rows = torch.randint(len(data.values), (self.batch_size,), generator=run.generator)
-            loss = estimator.loss(events(data, run.generator, rows), generator=run.generator)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the loss is {value} at step {step}")
-            run.update(loss)
-            run.recent += value
-            if step % every == 0 or step == self.steps:
-                run.measure(held_out)
-                found = {"held_out": run.measured[-1]} if run.measured else {}
-                bar.set_postfix({"loss": run.losses[-1], **found})
-            run.seconds = before + time.perf_counter() - start
-            if folder is not None and (step % save_every == 0 or step == self.steps):
-                run.save(folder)
+        hidden = not (progress and processes.is_main_process)
+        with tqdm(desc="training", disable=hidden, initial=run.step, total=self.steps) as bar:
+            while not run.over:
+                if on_step is not None:
+                    on_step(run.step)
+                run.update(data)
+                if run.step % every == 0 or run.step == self.steps:
+                    run.measure(held_out, on_measure)
+                    found = {"held_out": run.measured[-1]} if run.measured else {}
+                    bar.set_postfix({"loss": run.losses[-1], **found}, refresh=False)
+                bar.update()
+                run.seconds = before + time.perf_counter() - start
+                if folder is not None and (run.step % save_every == 0 or run.over):
+                    run.save(folder)
         estimator.load_state_dict(run.kept or run.average.module.state_dict())
         estimator.eval()
-        return History(run.steps, run.losses, run.measured, run.best or self.steps, run.seconds)
+        return run.history
 
 
 @attrs.define(eq=False)
@@ -159,9 +183,12 @@ class _Run:
     training: Training
     estimator: ScoreEstimator
     seed: int
+    processes: Processes
     generator: torch.Generator
     average: AveragedModel
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
     step: int = 0
     steps: list[int] = attrs.field(factory=list)
     losses: list[float] = attrs.field(factory=list)
@@ -172,34 +199,124 @@ class _Run:
     kept: dict[str, Tensor] = attrs.field(factory=dict)
 
     @classmethod
-    def new(cls, training: Training, estimator: ScoreEstimator, seed: int) -> _Run:
+    def new(
+        cls, training: Training, estimator: ScoreEstimator, seed: int, processes: Processes
+    ) -> _Run:
         optimizer = torch.optim.AdamW(
             estimator.parameters(), lr=training.lr, weight_decay=training.weight_decay
         )
         average = AveragedModel(estimator, avg_fn=training.averaged)
         generator = torch.Generator().manual_seed(seed)
-        return cls(training, estimator, seed, generator, average, optimizer)
+        device = next(estimator.parameters()).device
+        scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
+        if processes.process_index > 0:  # dropout of its own
+            torch.manual_seed(torch.initial_seed() + processes.process_index)
+        return cls(
+            training, estimator, seed, processes, generator, average, optimizer, scaler, device
+        )
 
-    def update(self, loss: Tensor) -> None:
+    def check(self) -> None:
+        """Whether the processes can go on together."""
+        size, several = self.training.batch_size, self.processes.num_processes
+        expect(size % several == 0, "batch_size", f"a multiple of {several} processes", size)
+        own = self.processes.mixed_precision
+        expect(own == "no", "processes", "mixed_precision 'no', as Training has its own", own)
+        weights = sum(float(p.detach().double().sum()) for p in self.estimator.parameters())
+        found = self._gathered(torch.tensor([weights, self.step], dtype=torch.float64))
+        expect(
+            torch.allclose(found, found[0].expand_as(found), rtol=1e-6, equal_nan=True),
+            "processes",
+            "the same weights on all, and a folder that all of them see",
+            f"sums of weights and steps {found.tolist()}",
+        )
+
+    @property
+    def stopped(self) -> bool:
+        patience = self.training.patience
+        return patience is not None and sum(s > self.best for s in self.steps) >= patience
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or self.step >= self.training.steps
+
+    @property
+    def history(self) -> History:
+        best = self.best or self.step
+        return History(
+            [*self.steps], [*self.losses], [*self.measured], best, self.seconds, self.stopped
+        )
+
+    def loss(self, data: Dataset, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Of this process's part of some events."""
+        own, noise = share(rows, generator, self.processes)
+        x = events(data, noise, own).to(self.device)
+        kind = PRECISIONS[self.training.precision]
+        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+            return self.estimator.loss(x, generator=noise)
+
+    def update(self, data: Dataset) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.training.rate(self.step)
         self.optimizer.zero_grad()
-        loss.backward()
+        rows = torch.randint(len(data), (self.training.batch_size,), generator=self.generator)
+        loss = self.loss(data, rows, self.generator)
+        self.scaler.scale(loss).backward()
+        loss = loss.detach()
+        gradients = [p.grad for p in self.estimator.parameters() if p.grad is not None]
+        average_over(self.processes, [*gradients, loss])
+        value = float(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss is {value} at step {self.step + 1}")
+        self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.estimator.parameters(), self.training.clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.average.update_parameters(self.estimator)
         self.step += 1
+        self.recent += value
 
-    def measure(self, held_out: Dataset | None) -> None:
+    def measure(self, held_out: Dataset | None, on_measure: OnMeasure | None) -> None:
         self.losses.append(self.recent / (self.step - (self.steps[-1] if self.steps else 0)))
         self.steps.append(self.step)
         self.recent = 0.0
-        if held_out is not None:
-            self.measured.append(_measure(self.estimator, self.average, held_out, self.seed))
-            if self.measured[-1] == min(self.measured):
-                self.best = self.step
-                state = self.average.module.state_dict()
-                self.kept = {name: value.clone() for name, value in state.items()}
+        with self._averaged():
+            if held_out is not None:
+                self.measured.append(self.held_out_loss(held_out))
+                if self.measured[-1] < min(self.measured[:-1], default=math.inf):
+                    self.best = self.step
+                    state = self.estimator.state_dict()
+                    self.kept = {name: value.clone() for name, value in state.items()}
+            if on_measure is not None:
+                with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                    on_measure(self.step, self.estimator, self.history)
+
+    @torch.no_grad()
+    def held_out_loss(self, data: Dataset) -> float:
+        """With the same events, times and noise at every call."""
+        generator = torch.Generator().manual_seed(self.seed)
+        # few events are repeated with other noise, many are not all needed
+        size = self.training.batch_size
+        rows = torch.arange(-(-4096 // size) * size) % len(data)
+        losses = [self.loss(data, part, generator) for part in rows.split(size)]
+        mean = torch.stack(losses).mean()
+        average_over(self.processes, [mean])
+        return float(mean)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The estimator with its averaged weights, inside."""
+        own = {name: value.clone() for name, value in self.estimator.state_dict().items()}
+        self.estimator.load_state_dict(self.average.module.state_dict())
+        self.estimator.eval()
+        try:
+            yield
+        finally:
+            self.estimator.load_state_dict(own)
+            self.estimator.train()
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        """What every process has of its own, ``(processes, ...)``, on the CPU."""
+        return self.processes.gather(own.unsqueeze(0).to(self.processes.device)).cpu()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         state = self.optimizer.state_dict()["state"]
@@ -209,12 +326,14 @@ class _Run:
             **{f"kept.{k}": v for k, v in self.kept.items()},
             **{f"optimizer.{i}.{k}": v for i, own in state.items() for k, v in own.items()},
             "generator": self.generator.get_state(),
-            "random": torch.get_rng_state(),
+            "random": self._gathered(torch.get_rng_state()),
         }
-        if torch.cuda.is_available():
-            tensors["random_cuda"] = torch.cuda.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = self._gathered(torch.cuda.get_rng_state(self.device))
         written = {name: getattr(self, name) for name in _WRITTEN}
-        checkpoint.save(folder, tensors, {**written, "settings": self._settings()})
+        written |= {"settings": self._settings(), "scaler": self.scaler.state_dict()}
+        if self.processes.is_main_process:
+            checkpoint.save(folder, tensors, written)
 
     def restore(self, folder: str | os.PathLike[str]) -> None:
         tensors, content = checkpoint.load(folder)
@@ -235,9 +354,12 @@ class _Run:
             self.average.load_state_dict(part("average"))
             self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
             self.generator.set_state(tensors["generator"])
-            torch.set_rng_state(tensors["random"])
-            if "random_cuda" in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors["random_cuda"])
+            self.scaler.load_state_dict(content["scaler"])
+            # more processes than wrote it share what there is
+            own = self.processes.process_index % len(tensors["random"])
+            torch.set_rng_state(tensors["random"][own])
+            if "random_cuda" in tensors and self.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["random_cuda"][own], self.device)
             for name in _WRITTEN:
                 setattr(self, name, content[name])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -253,9 +375,7 @@ class _Run:
 _WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
 
 
-def events(
-    data: Dataset, generator: torch.Generator | None = None, rows: Tensor | None = None
-) -> Tensor:
+def events(data: Dataset, generator: Generators = None, rows: Tensor | None = None) -> Tensor:
     """Events of a data set as floating-point numbers; integers are dequantised.
 
     Args:
@@ -263,20 +383,27 @@ def events(
         generator: Of the dequantisation.
         rows: Which events; all if None.
     """
-    values = data.values if rows is None else data.values[rows]
+    values = data.read(slice(None) if rows is None else rows)
     return values if data.levels is None else dequantize(values, data.levels, generator)
 
 
-def _measure(estimator: ScoreEstimator, average: AveragedModel, data: Dataset, seed: int) -> float:
-    """Held-out loss of the averaged weights, with the same times and noise at every call."""
-    own = {k: v.clone() for k, v in estimator.state_dict().items()}
-    estimator.load_state_dict(average.module.state_dict())
-    estimator.eval()
-    generator = torch.Generator().manual_seed(seed)
-    # few events are repeated with other noise, many are not all needed
-    rows = torch.arange(4096) % len(data.values)
-    with torch.no_grad():
-        loss = float(estimator.loss(events(data, generator, rows), generator=generator))
-    estimator.load_state_dict(own)
-    estimator.train()
-    return loss
+@attrs.frozen(eq=False)
+class Pieces:
+    """All events of a data set in order, some at a time, the same at every pass.
+
+    For what is measured of data that need not fit in memory: `estimators.measure`,
+    `scoresde.PCA.fit`.
+
+    Args:
+        data: The data set.
+        seed: Of the dequantisation.
+    """
+
+    data: Dataset
+    seed: int = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        size = max(1, 2**22 // math.prod(self.data.values.shape[1:]))
+        for rows in torch.arange(len(self.data)).split(size):
+            yield events(self.data, generator, rows)

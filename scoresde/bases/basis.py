@@ -8,7 +8,7 @@ make up an image or a signal; everything else sees a flat state ``(*batch, n)``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -112,11 +112,11 @@ class Basis(nn.Module, ABC):
             return z
         return z.reshape(*z.shape[:-1], *self.event_shape)
 
-    def moments(self, data: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, data: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Mean of every coefficient and standard deviation of every block.
 
         Args:
-            data: Events, ``(N, *event_shape)``.
+            data: Events, ``(N, *event_shape)``, or pieces of them, one after the other.
 
         Returns:
             ``(n,)`` and ``(blocks,)``, in float64; deviations are at least 1e-3 of the largest,
@@ -126,11 +126,10 @@ class Basis(nn.Module, ABC):
             TypeError: If ``data`` is not a floating-point tensor.
             ValueError: If its trailing shape is not the event shape, or it is not finite.
         """
-        finite("data", data)
-        z = self(data.double())
-        variance = self.blocks.mean(z.var(0, correction=0))
+        mean, square = spread((self(x.double()) for x in pieces(data)), lambda z: (z**2).sum(0))
+        variance = self.blocks.mean(square)
         floor = 1e-6 * variance.amax().clamp(min=1e-12)
-        return z.mean(0), variance.clamp(min=floor).sqrt()
+        return mean, variance.clamp(min=floor).sqrt()
 
     def extra_repr(self) -> str:
         """Shape and blocks, for ``print(basis)``."""
@@ -146,6 +145,51 @@ class Basis(nn.Module, ABC):
             return tensor.to(device, precision(device))
 
         return super()._apply(move, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def pieces(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Events some at a time, checked: a float64 copy of all need not fit in memory.
+
+    Raises:
+        TypeError: If they are not floating-point tensors.
+        ValueError: If they are not finite.
+    """
+    for piece in data.detach().split(4096) if isinstance(data, Tensor) else data:
+        floating("data", piece)
+        finite("data", piece)
+        yield piece
+
+
+def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean of rows, and mean product of what is left of them, in one pass.
+
+    Source:
+        Chan, Golub and LeVeque 1983, *Algorithms for Computing the Sample Variance*.
+
+    Args:
+        rows: Pieces ``(N_i, n)``.
+        product: Of centred rows, summed over them: squares ``(n,)`` or a matrix ``(n, n)``.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    count, mean, total = 0, torch.zeros(()), torch.zeros(())
+    for piece in rows:
+        own, both = piece.mean(0), count + len(piece)
+        shift = own - mean.to(own)
+        between = product(shift.unsqueeze(0)) * (count * len(piece) / both)
+        total = total.to(own) + product(piece - own) + between
+        count, mean = both, mean.to(own) + shift * (len(piece) / both)
+    expect(count > 0, "data", "events", "none")
+    return mean, total / count
+
+
+def transformed(x: Tensor, matrix: Tensor) -> Tensor:
+    """``x @ matrix`` in the precision of ``x``, within `torch.autocast` too."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        return x @ matrix.to(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ matrix.to(x)
 
 
 def precision(device: torch.device) -> torch.dtype:

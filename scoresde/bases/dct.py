@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scoresde.bases.basis import Basis, checked_shape
+from scoresde.bases.basis import Basis, checked_shape, transformed
 from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
 from scoresde.checks import expect
@@ -53,6 +53,8 @@ class DCT(Basis):
         (tensor(2.), tensor(True))
     """
 
+    sources = "ahmed1974 rissanen2023 hoogeboom2023"
+
     frequencies: Tensor
     order: Tensor
     rank: Tensor
@@ -83,16 +85,16 @@ class DCT(Basis):
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
         for axis in self.axes:
-            matrix = self.get_buffer(f"matrix{-axis}").to(x)
-            x = (x.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
+            matrix = self.get_buffer(f"matrix{-axis}")
+            x = transformed(x.movedim(axis, -1), matrix.mT).movedim(-1, axis)
         return self.flatten(x)[..., self.order]
 
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
         x = self.unflatten(z[..., self.rank])
         for axis in self.axes:
-            matrix = self.get_buffer(f"matrix{-axis}").to(x)
-            x = (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
+            matrix = self.get_buffer(f"matrix{-axis}")
+            x = transformed(x.movedim(axis, -1), matrix).movedim(-1, axis)
         return x
 
 

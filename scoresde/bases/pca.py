@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.bases.basis import Basis, precision
+from scoresde.bases.basis import Basis, pieces, precision, spread, transformed
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, floating
+from scoresde.checks import expect, floating
 
 
 class PCA(Basis):
@@ -48,6 +49,8 @@ class PCA(Basis):
         tensor([10.,  0.])
     """
 
+    sources = "pearson1901 jing2022"
+
     components: Tensor
     variances: Tensor
 
@@ -80,14 +83,14 @@ class PCA(Basis):
         self.register_buffer("variances", matrix.new_full((n,), torch.nan))
 
     @classmethod
-    def fit(cls, data: Tensor, blocks: Mapping[str, int] | None = None) -> Self:
+    def fit(cls, data: Tensor | Iterable[Tensor], blocks: Mapping[str, int] | None = None) -> Self:
         """The principal components of data, by decreasing variance.
 
         Fewer samples than components will do: directions without variance complete the basis.
         The largest entry of every component is made positive, so that a fit is reproducible.
 
         Args:
-            data: ``(N, *event_shape)``.
+            data: ``(N, *event_shape)``, or pieces of them, one after the other.
             blocks: As of the class.
 
         Returns:
@@ -97,30 +100,28 @@ class PCA(Basis):
             TypeError: If ``data`` is not a floating-point tensor.
             ValueError: If it holds no events, or NaN or infinite numbers.
         """
-        floating("data", data)
+        found = pieces(data)
+        first = next(found, torch.empty(0))
         expect(
-            data.ndim > 1 and data.numel() > 0,
+            first.ndim > 1 and first.numel() > 0,
             "data",
             "shape (N, *event_shape), not empty",
-            tuple(data.shape),
+            tuple(first.shape),
         )
-        finite("data", data)
-        rows, dtype = data.detach().flatten(1), precision(data.device)
-        mean = rows.mean(0, dtype=dtype)
-        # In pieces: a float64 copy of all data need not fit in memory.
-        pieces = (piece.to(dtype) - mean for piece in rows.split(4096))
-        covariance = sum(piece.mT @ piece for piece in pieces) / len(rows)
+        dtype = precision(first.device)
+        rows = (piece.flatten(1).to(dtype) for piece in itertools.chain([first], found))
+        _, covariance = spread(rows, lambda row: row.mT @ row)
         variances, columns = torch.linalg.eigh(covariance)
         components = columns.mT.flip(0)
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-        basis = cls(components * largest.sign(), data.shape[1:], blocks)
+        basis = cls(components * largest.sign(), first.shape[1:], blocks)
         basis.variances.copy_(variances.flip(0).clamp(min=0))
         return basis
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.flatten(x) @ self.components.to(x).mT
+        return transformed(self.flatten(x), self.components.mT)
 
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
-        return self.unflatten(z @ self.components.to(z))
+        return self.unflatten(transformed(z, self.components))

@@ -13,7 +13,8 @@ from estimators import Denoising, ResidualMLP
 from scoresde import DiagonalSDE, Identity, LogLinear
 from scoresde.checkpoint import CheckpointError
 from scoresde.data import Dataset
-from scoresde.training import Training, _measure, events
+from scoresde.distributed import ALONE
+from scoresde.training import Training, _Run, events
 
 DATA = Dataset("two points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64, 1))
 
@@ -21,6 +22,13 @@ DATA = Dataset("two points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64,
 def model(seed=0):
     torch.manual_seed(seed)
     return Denoising(DiagonalSDE(LogLinear(), Identity((2,))), ResidualMLP((2,), width=16, depth=1))
+
+
+def measured(estimator, average, seed):
+    run = _Run.new(Training(), estimator, seed, ALONE)
+    run.average = average
+    with run._averaged():
+        return run.held_out_loss(DATA)
 
 
 def test_the_loss_falls():
@@ -50,13 +58,13 @@ def test_measuring_swaps_and_restores_exactly():  # invariant 44
             parameter += 0.1
     average = AveragedModel(other)
     before = {k: v.clone() for k, v in estimator.state_dict().items()}
-    measured = _measure(estimator, average, DATA, seed=3)
+    found = measured(estimator, average, seed=3)
     assert estimator.training
     for name, value in estimator.state_dict().items():
         assert torch.equal(value, before[name])
     # the held-out loss is that of the average, not of the raw weights
-    assert measured == _measure(other, average, DATA, seed=3)
-    assert measured != _measure(estimator, AveragedModel(estimator), DATA, seed=3)
+    assert found == measured(other, average, seed=3)
+    assert found != measured(estimator, AveragedModel(estimator), seed=3)
 
 
 def test_what_is_kept_is_the_average_and_the_best_one():
@@ -65,7 +73,7 @@ def test_what_is_kept_is_the_average_and_the_best_one():
     history = training.fit(estimator, DATA, DATA, seed=5, progress=False)
     assert history.best == history.steps[history.held_out.index(min(history.held_out))]
     assert history.best < 40  # at this rate it gets worse again
-    kept = _measure(estimator, AveragedModel(estimator), DATA, seed=5)
+    kept = measured(estimator, AveragedModel(estimator), seed=5)
     assert kept == min(history.held_out)
 
 

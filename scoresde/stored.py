@@ -1,0 +1,95 @@
+"""Events that stay where they are until they are asked for: data larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Stored:
+    """Rows of a data set that are read when they are asked for.
+
+    Args:
+        count: How many there are.
+        read: Reads some of them: places ``(k,)``, int64, to events ``(k, *event_shape)``.
+
+    Attributes:
+        shape: ``(count, *event_shape)``.
+        dtype: Of the events.
+
+    Raises:
+        ValueError: If ``count`` is not positive, or ``read`` returns another shape.
+
+    Example:
+        Whatever has a length and items, as a `torch.utils.data.Dataset` has:
+
+        >>> items = [torch.zeros(2), torch.ones(2), torch.full((2,), 2.0)]
+        >>> stored = Stored(len(items), lambda rows: torch.stack([items[i] for i in rows]))
+        >>> stored.shape
+        torch.Size([3, 2])
+        >>> stored[torch.tensor([2, 0])]
+        tensor([[2., 2.],
+                [0., 0.]])
+    """
+
+    def __init__(self, count: int, read: Callable[[Tensor], Tensor]) -> None:
+        expect(count > 0, "count", "at least one event", count)
+        self._read = read
+        first = read(torch.zeros(1, dtype=torch.int64))
+        self.shape, self.dtype = torch.Size([count, *first.shape[1:]]), first.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """The events at some places ``(k,)``, or in a slice."""
+        places = torch.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        events = self._read(places)
+        wanted = (len(places), *self.shape[1:])
+        expect(events.shape == wanted, "read", f"events {wanted}", tuple(events.shape))
+        return events
+
+    def only(self, rows: Tensor) -> Stored:
+        """Those at some places, read as late as these."""
+        return Stored(len(rows), lambda places: self._read(rows[places]))
+
+
+def joined(arrays: Sequence[Array]) -> Stored:
+    """Arrays ``(N_i, *event_shape)``, memory-mapped for instance, as one after the other.
+
+    Raises:
+        ValueError: If they differ in event shape or dtype.
+    """
+    first = arrays[0]
+    for i, array in enumerate(arrays):
+        wanted = f"{first.dtype} of shape (N, {', '.join(map(str, first.shape[1:]))})"
+        alike = array.dtype == first.dtype and array.shape[1:] == first.shape[1:]
+        expect(alike, f"array {i}", wanted, f"{array.dtype} of shape {array.shape}")
+    starts = np.cumsum([0, *map(len, arrays)])
+
+    def read(places: Tensor) -> Tensor:
+        rows = places.numpy()
+        events = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        home = np.searchsorted(starts, rows, side="right") - 1
+        for i in np.unique(home):
+            events[home == i] = arrays[i][rows[home == i] - starts[i]]
+        return native(events)
+
+    return Stored(int(starts[-1]), read)
+
+
+def native(array: Array) -> Tensor:
+    """Real numbers in torch's types: floats in the default one, bytes in uint8, else int64."""
+    if array.dtype.kind == "f":
+        wide = array.astype("f4" if array.dtype.itemsize <= 4 else "f8", copy=False)
+        return torch.from_numpy(wide).to(torch.get_default_dtype())
+    small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
+    return torch.from_numpy(array.astype("u1" if small else "i8", copy=False))

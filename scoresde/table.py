@@ -1,0 +1,53 @@
+"""Tables of numbers in text files."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scoresde.checks import expect
+from scoresde.stored import Array
+
+
+def table(path: Path, columns: Sequence[str] | None, delimiter: str) -> Array:
+    """The numbers of a CSV file, ``(lines, columns)``; see `scoresde.data.read_csv`."""
+    names: list[str] = []
+    chosen: list[int] = []
+    labels: list[str] = []
+    events: list[list[float]] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        try:
+            for cells in filter(None, reader):
+                line = f"{path}, line {reader.line_num}"
+                if not names:
+                    numbers = any(map(_is_number, cells))
+                    places = [str(i + 1) for i in range(len(cells))]
+                    names = places if numbers else [cell.strip() for cell in cells]
+                    for name in columns or ():
+                        expect(name in names, "columns", f"some of {', '.join(names)}", name)
+                    chosen = [names.index(name) for name in columns or names]
+                    labels = places
+                    if not numbers:
+                        labels = [f"{i} ({name})" for i, name in zip(places, names, strict=True)]
+                        continue
+                expect(len(cells) == len(names), line, f"{len(names)} columns", len(cells))
+                for i in chosen:
+                    place = f"{line}, column {labels[i]}"
+                    expect(_is_number(cells[i]), place, "a finite number", repr(cells[i]))
+                events.append([float(cells[i]) for i in chosen])
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: cannot be read as CSV: {error}") from error
+    expect(len(events) > 0, str(path), "lines of numbers", "none")
+    return np.array(events)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
