@@ -68,6 +68,8 @@ class LinearGuidance(Precise, ScoreEstimator):
         True
     """
 
+    sources = "boys2023 rozet2024 song2023 chung2023"
+
     y: Tensor
     noise_std: Tensor
     data_mean: Tensor
@@ -151,6 +153,8 @@ class ClassifierFree(ScoreEstimator):
         weight: ``w``: 0 for the condition as it is, more for samples that show it more.
         none: What stands for no condition; expanded to the shape of the condition.
     """
+
+    sources = "ho2022"
 
     def __init__(self, estimator: ScoreEstimator, weight: float, none: Tensor) -> None:
         super().__init__(estimator.sde)

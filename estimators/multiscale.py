@@ -35,6 +35,8 @@ class MultiScale(ScoreEstimator):
         ValueError: If there is not one network, or not one view, per stage.
     """
 
+    sources = "batzolis2022"
+
     def __init__(
         self,
         sde: DiagonalSDE,

@@ -40,6 +40,7 @@ from scoresde.schedules import (
 )
 from scoresde.sde import SDE, Kernel, ProbabilityFlow, Propagator, ReverseSDE, Stage, align
 from scoresde.solver import FixedStep, Solver, Step
+from scoresde.sources import citation
 
 if TYPE_CHECKING:
     from scoresde._version import __version__ as __version__
@@ -93,6 +94,7 @@ __all__ = [
     "VariationalDequantization",
     "align",
     "bound",
+    "citation",
     "importance",
     "log_prob",
 ]

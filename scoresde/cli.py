@@ -164,6 +164,17 @@ def evaluate(
     click.echo(json.dumps(report, indent=2) if as_json else _lines(report))
 
 
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@_allow_imports
+def cite(folder: Path, imports: bool) -> None:
+    """Print BibTeX of the works that the model in FOLDER stands on."""
+    from scoresde.model import Model
+    from scoresde.sources import citation
+
+    click.echo(citation(Model.load(folder, imports=imports)))
+
+
 @main.command("list")
 def list_plugins() -> None:
     """List what is installed, built in or not."""

@@ -31,6 +31,8 @@ class Clock(Precise):
         [0.25, 0.5]
     """
 
+    sources = "batzolis2022"
+
     speeds: Tensor
 
     def __init__(self, speeds: Numbers = 1.0) -> None:

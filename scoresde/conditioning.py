@@ -250,6 +250,8 @@ class Conditional(ScoreEstimator):
         ValueError: If the SDE of ``joint`` has a prior of its own.
     """
 
+    sources = "batzolis2022"
+
     def __init__(
         self,
         joint: ScoreEstimator,
@@ -303,6 +305,8 @@ class Redraw:
         Redraw()
     """
 
+    sources = "batzolis2022"
+
     def __call__(self, reverse: ReverseSDE, z: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """The state ``z`` at a time ``t`` of the SDE itself.
 
@@ -333,6 +337,8 @@ class Shrinking:
     Raises:
         ValueError: If a number is not positive, or the part or its ``sigma_max`` is unknown.
     """
+
+    sources = "batzolis2022"
 
     sde: DiagonalSDE
     part: str

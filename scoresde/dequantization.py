@@ -34,6 +34,8 @@ class VariationalDequantization(nn.Module):
         tensor(True)
     """
 
+    sources = "ho2019"
+
     def __init__(self, levels: int, network: nn.Module | None = None) -> None:
         super().__init__()
         expect(levels >= 2, "levels", "at least 2", levels)

@@ -73,6 +73,8 @@ class DiagonalSDE(Precise, SDE):
         torch.Size([3])
     """
 
+    sources = "batzolis2022"
+
     scale: Tensor
 
     def __init__(

@@ -57,6 +57,8 @@ class ScoreDistribution(TorchDistribution):
         tensor(-3.7000)
     """
 
+    sources = "chen2018 song2021"
+
     arg_constraints = {}  # noqa: RUF012 (torch's contract)
     has_rsample = True
 

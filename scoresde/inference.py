@@ -113,6 +113,8 @@ class Posterior:
         torch.Size([3, 1])
     """
 
+    sources = "sharrock2022 geffner2023"
+
     estimator: ScoreEstimator
     prior: Distribution
     solver: Solver

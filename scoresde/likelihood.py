@@ -107,6 +107,8 @@ class Hutchinson(Trace):
         samples: Number of probes; with two or more their spread gives a standard error.
     """
 
+    sources = "hutchinson1990"
+
     samples: int = attrs.field(default=8, validator=attrs.validators.ge(1))
 
     @property
@@ -147,6 +149,8 @@ class HutchPlusPlus(Trace):
         samples: Number of estimates ``g``; with two or more their spread gives a standard error.
         rank: Number of directions, at most that of components.
     """
+
+    sources = "meyer2021 baston2022"
 
     samples: int = attrs.field(default=4, validator=attrs.validators.ge(1))
     rank: int = attrs.field(default=4, validator=attrs.validators.ge(1))

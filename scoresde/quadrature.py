@@ -56,6 +56,8 @@ class Quadrature:
         tensor([-0.9200])
     """
 
+    sources = "lu2022b"
+
     steps: int = attrs.field(default=30, validator=attrs.validators.ge(1))
     grid: Grid = grid_field(grids.broad)
 

@@ -88,6 +88,8 @@ class VP(Schedule):
         1.0
     """
 
+    sources = "song2021 ho2020"
+
     beta_min: Tensor
     beta_max: Tensor
 
@@ -123,6 +125,8 @@ class SubVP(VP):
     ``alpha`` as `VP`, ``sigma = 1 - alpha^2``, ``f = -beta/2``, ``g^2 = beta (1 - alpha^4)``.
     """
 
+    sources = "song2021"
+
     def sigma(self, t: Tensor) -> Tensor:
         """See the class."""
         return -torch.expm1(2 * self.log_alpha(t))
@@ -145,6 +149,8 @@ class VE(Schedule):
         sigma_max: Noise scale at time 1.
         eps: First time used.
     """
+
+    sources = "song2021"
 
     sigma_min: Tensor
     sigma_max: Tensor
@@ -190,6 +196,8 @@ class Cosine(Schedule):
         eps: First time used.
     """
 
+    sources = "nichol2021"
+
     log_snr_min: Tensor
 
     def __init__(self, log_snr_min: Numbers = -15.0, eps: float = 1e-3) -> None:
@@ -231,6 +239,8 @@ class LogLinear(Schedule):
         log_snr_min: Log-SNR at time 1.
         eps: First time used.
     """
+
+    sources = "batzolis2022"
 
     log_snr_max: Tensor
     log_snr_min: Tensor
@@ -306,6 +316,8 @@ class Learned(LogLinear):
         torch.Size([2, 3])
     """
 
+    sources = "kingma2021 sahoo2023"
+
     def __init__(
         self,
         components: int = 1,
@@ -347,6 +359,8 @@ class EDM(Schedule):
         sigma_max: Last time.
     """
 
+    sources = "karras2022"
+
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         super().__init__(T=sigma_max, eps=sigma_min)
 
@@ -373,6 +387,8 @@ class RectifiedFlow(Schedule):
         T: Last time, below 1.
         eps: First time used.
     """
+
+    sources = "liu2022 lipman2022"
 
     def __init__(self, T: float = 0.999, eps: float = 1e-3) -> None:
         expect(T < 1, "T", "a last time below 1, where the rates are infinite", T)

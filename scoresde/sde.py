@@ -141,6 +141,8 @@ class SDE(nn.Module, ABC):
         tensor([[-1., -1., -1.]])
     """
 
+    sources = "anderson1982 song2021"
+
     noise_type = "diagonal"
     sde_type = "ito"
 

@@ -83,6 +83,8 @@ class Adaptive(Solver):
         StepLimit: On integrating, if a sample does not arrive.
     """
 
+    sources = "lu2022"
+
     order = 3.0
     weak_order = None
 

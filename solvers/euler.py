@@ -20,6 +20,8 @@ class EulerMaruyama(FixedStep):
     costs the same.
     """
 
+    sources = "maruyama1955"
+
     order = 1.0
     weak_order = 1.0
     strong_order = 1.0

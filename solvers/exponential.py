@@ -31,6 +31,8 @@ class DDIM(FixedStep):
     ``eta``: see `scoresde.DiagonalSDE.marginal_propagator`.
     """
 
+    sources = "song2020 lu2022"
+
     order = 1.0
     weak_order = 1.0
 
@@ -106,6 +108,8 @@ class ExponentialMultistep(FixedStep):
         order: 1, 2 or 3.
         corrected: Whether ends of steps are corrected (predictor-corrector), from order 2 on.
     """
+
+    sources = "lu2022b zhao2023"
 
     order: int = attrs.field(default=3, kw_only=True, validator=attrs.validators.in_((1, 2, 3)))
     corrected: bool = attrs.field(default=True, kw_only=True)

@@ -20,6 +20,8 @@ class Heun(FixedStep):
     ``(g_t^2 + g_s^2)/2``, added to prediction and result alike.
     """
 
+    sources = "karras2022"
+
     order = 2.0
     weak_order = 2.0
 

@@ -29,6 +29,8 @@ class Langevin:
         Langevin(steps=1, snr=0.16)
     """
 
+    sources = "song2021"
+
     steps: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     snr: float = attrs.field(default=0.16, validator=attrs.validators.gt(0))
 

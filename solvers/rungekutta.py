@@ -90,6 +90,8 @@ class ExponentialRungeKutta(Solver):
         ValueError: On integrating, if the equation has noise (``eta`` above 0).
     """
 
+    sources = "lu2022"
+
     order = 3.0
     weak_order = None
 

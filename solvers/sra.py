@@ -27,6 +27,8 @@ class SRA(FixedStep):
     Noise that depends on the state is taken at the start of the step, at order 1/2.
     """
 
+    sources = "roessler2010"
+
     order = 2.0
     weak_order = 2.0
     strong_order = 1.5

@@ -34,6 +34,8 @@ class TorchDiffEq(Solver):
         ValueError: On integrating, if the equation has noise (``eta`` above 0).
     """
 
+    sources = "chen2018"
+
     weak_order = None
 
     method: str = attrs.field(

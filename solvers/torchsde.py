@@ -26,6 +26,8 @@ class TorchSDE(Solver):
         method: ``"euler"``, ``"milstein"`` or ``"srk"``.
     """
 
+    sources = "li2020"
+
     method: str = attrs.field(
         default="euler", kw_only=True, validator=attrs.validators.in_(("euler", "milstein", "srk"))
     )

@@ -32,6 +32,8 @@ class Identity(Basis):
         tensor([3., 4.])
     """
 
+    sources = "batzolis2022"
+
     def __init__(self, event_shape: Sequence[int], blocks: Mapping[str, int] | None = None) -> None:
         size = torch.Size(event_shape).numel()
         super().__init__(event_shape, Blocks({"all": size} if blocks is None else blocks))

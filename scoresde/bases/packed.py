@@ -28,6 +28,8 @@ class Packed(Basis):
         torch.Size([12, 4, 4])
     """
 
+    sources = "batzolis2022"
+
     def __init__(self, haar: Haar) -> None:
         self._channels = haar.shape(1)[: -len(haar.axes)].numel()
         space = haar.coarse(1).event_shape[-len(haar.axes) :]

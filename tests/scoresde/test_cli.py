@@ -99,6 +99,12 @@ def test_a_folder_of_images(tmp_path):
     assert np.load(tmp_path / "x.npy").shape == (2, 3, 8, 8)
 
 
+def test_cite(model):
+    output = run("cite", model).output
+    for key in ("batzolis2022", "vincent2011", "mallat1989", "lu2022b"):
+        assert f"{{{key},\n" in output
+
+
 def test_list_names_every_built_in():
     output = run("list").output
     for name in ("diagonal", "rectified-flow", "haar", "denoising", "residual-mlp", "torchsde"):
