@@ -293,12 +293,12 @@ class _Run:
     @torch.no_grad()
     def held_out_loss(self, data: Dataset) -> float:
         """With the same events, times and noise at every call."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator, batch = torch.Generator().manual_seed(self.seed), self.training.batch_size
         # few events are repeated with other noise, many are not all needed
-        size = self.training.batch_size
-        rows = torch.arange(-(-4096 // size) * size) % len(data)
-        losses = [self.loss(data, part, generator) for part in rows.split(size)]
-        mean = torch.stack(losses).mean()
+        rows = torch.arange(batch * max(1, 4096 // batch)) % len(data)
+        parts = rows.split(batch * max(1, _some(data) // batch))
+        losses = [self.loss(data, part, generator) * len(part) for part in parts]
+        mean = torch.stack(losses).sum() / len(rows)
         average_over(self.processes, [mean])
         return float(mean)
 
@@ -404,6 +404,10 @@ class Pieces:
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
-        size = max(1, 2**22 // math.prod(self.data.values.shape[1:]))
-        for rows in torch.arange(len(self.data)).split(size):
+        for rows in torch.arange(len(self.data)).split(_some(self.data)):
             yield events(self.data, generator, rows)
+
+
+def _some(data: Dataset) -> int:
+    """How many events fit into memory for sure: 4096, or fewer large ones."""
+    return max(1, min(4096, 2**22 // math.prod(data.values.shape[1:])))

@@ -4,17 +4,19 @@ import math
 import subprocess
 import sys
 
+import attrs
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from estimators import Denoising, ResidualMLP
-from scoresde import DiagonalSDE, Identity, LogLinear
+from scoresde import DCT, DiagonalSDE, Identity, LogLinear
 from scoresde.checkpoint import CheckpointError
 from scoresde.data import Dataset
 from scoresde.distributed import ALONE
 from scoresde.training import Training, _Run, events
+from solvers import DDIM
 
 DATA = Dataset("two points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64, 1))
 
@@ -125,7 +127,16 @@ def test_a_loss_that_is_not_finite_is_named():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("steps", 0), ("batch_size", -1), ("lr", 0.0), ("ema", 1.0), ("warmup", -0.1), ("clip", 0)],
+    [
+        ("steps", 0),
+        ("batch_size", -1),
+        ("lr", 0.0),
+        ("ema", 1.0),
+        ("warmup", -0.1),
+        ("clip", 0),
+        ("precision", "float8"),
+        ("patience", 0),
+    ],
 )
 def test_settings_are_checked(option, value):
     with pytest.raises(ValueError, match=option):
@@ -196,3 +207,144 @@ def test_runs_are_not_mixed_up(tmp_path):
         Training(steps=4).fit(other, DATA, progress=False, folder=tmp_path)
     with pytest.raises(ValueError, match="save_every: expected at least 1"):
         Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path, save_every=0)
+
+
+class Stop(Exception):
+    pass
+
+
+def fitted(training, stops=(), **options):
+    """A model with dropout and its history, after runs that end at some steps are taken up."""
+    for stop in (*stops, None):
+        torch.manual_seed(0)
+        network = ResidualMLP((2,), width=16, depth=1, dropout=0.1)
+        sde = DiagonalSDE(LogLinear(), DCT((2,)))
+        estimator = Denoising(sde, network, data_std=[1.3])
+
+        def on_step(step, stop=stop):
+            if step == stop:
+                raise Stop
+
+        try:
+            history = training.fit(estimator, DATA, progress=False, on_step=on_step, **options)
+        except Stop:
+            continue
+    return estimator, attrs.evolve(history, seconds=0.0)
+
+
+def same(first, second):
+    """Whether models and histories are, bit for bit."""
+    (one, history), (other, histories) = first, second
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return history == histories and all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_is_of_networks_only(precision):
+    seen = []
+    training = Training(steps=40, batch_size=32, lr=5e-3, precision=precision)
+    with pytest.MonkeyPatch.context() as patch:
+        forward = nn.Linear.forward
+        patch.setattr(nn.Linear, "forward", lambda *a: seen.append(forward(*a)) or seen[-1])
+        estimator, history = fitted(training, held_out=DATA)
+    assert {out.dtype for out in seen} == {getattr(torch, precision)}
+    assert {p.dtype for p in estimator.parameters()} == {torch.float32}
+    assert estimator.data_std.dtype == torch.float64
+    assert estimator.sde.basis.matrix1.dtype == torch.float64
+    assert estimator.data_std.item() == 1.3
+    _, exact = fitted(attrs.evolve(training, precision="float32"), held_out=DATA)
+    assert history.held_out != exact.held_out
+    assert history.held_out == pytest.approx(exact.held_out, rel=5e-3)
+    assert history.held_out[-1] < 0.97 * history.held_out[0]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_goes_on_bit_for_bit(tmp_path, precision):
+    training = Training(steps=30, batch_size=32, precision=precision, lr=5e-3)
+    options = {"held_out": DATA, "save_every": 3}
+    whole = fitted(training, folder=tmp_path / "whole", **options)
+    broken = fitted(training, stops=(4, 5, 17), folder=tmp_path / "broken", **options)
+    assert same(whole, broken)
+
+
+def test_gradient_scales_are_saved(tmp_path):
+    run = _Run.new(Training(precision="float16"), model(), 0, ALONE)
+    run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 32.0})
+    run.save(tmp_path)
+    other = _Run.new(Training(precision="float16"), model(), 0, ALONE)
+    other.restore(tmp_path)
+    assert other.scaler.get_scale() == 32.0
+
+
+def test_a_gradient_that_overflows_is_left_out():
+    """In float16 the step is skipped and the scale halved; training goes on."""
+    run = _Run.new(Training(precision="float16", batch_size=8), model(), 0, ALONE)
+    run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
+    before = {name: value.clone() for name, value in run.estimator.state_dict().items()}
+    run.update(DATA)
+    assert run.scaler.get_scale() == 2.0**59
+    assert all(torch.equal(value, before[k]) for k, value in run.estimator.state_dict().items())
+
+
+GETS_WORSE = Training(steps=40, ema=0.5, measurements=40, lr=0.3, warmup=0.0)
+
+
+def test_patience_ends_a_run_that_gets_worse():
+    _, whole = fitted(GETS_WORSE, held_out=DATA)
+    estimator, history = fitted(attrs.evolve(GETS_WORSE, patience=3), held_out=DATA)
+    count = len(history.steps)
+    assert history.stopped
+    assert not whole.stopped
+    assert count < len(whole.steps)
+    assert history.held_out == whole.held_out[:count]
+    assert history.best == history.steps[count - 4]
+    assert min(history.held_out) == history.held_out[count - 4]
+    kept = measured(estimator, AveragedModel(estimator), seed=0)
+    assert kept == min(history.held_out)
+
+
+def test_patience_survives(tmp_path):
+    training = attrs.evolve(GETS_WORSE, patience=3)
+    whole = fitted(training, held_out=DATA)
+    last = whole[1].steps[-1]
+    options = {"folder": tmp_path, "save_every": 1, "held_out": DATA}
+    assert same(whole, fitted(training, stops=(1, last - 2, last - 1), **options))
+    # over is over
+    assert same(whole, fitted(training, stops=(last,), **options))
+
+
+def test_patience_needs_a_loss_to_wait_for():
+    with pytest.raises(ValueError, match="held_out: expected events"):
+        Training(steps=2, patience=1).fit(model(), DATA, progress=False)
+
+
+def test_what_is_shown_on_the_way():
+    """The averaged weights, in eval mode, and what has been measured so far."""
+    seen = []
+
+    def look(step, estimator, history):
+        assert not estimator.training
+        own = Denoising.loss(estimator, DATA.values, generator=torch.Generator().manual_seed(1))
+        seen.append((step, float(own.detach()), history))
+
+    training = Training(steps=20, measurements=4, lr=1e-2)
+    estimator, history = fitted(training, held_out=DATA, on_measure=look)
+    assert [step for step, _, _ in seen] == history.steps == [5, 10, 15, 20]
+    for i, (_, _, found) in enumerate(seen, start=1):
+        assert found.held_out == history.held_out[:i]
+        assert found.losses == history.losses[:i]
+    estimator.eval()
+    last = estimator.loss(DATA.values, generator=torch.Generator().manual_seed(1))
+    assert history.best == 20
+    assert seen[-1][1] == last.item()
+
+
+def test_looking_does_not_change_the_run():
+    def look(step, estimator, history):
+        torch.rand(step)
+        DDIM(3).sample(estimator, (4,))
+        history.losses.clear()
+
+    training = Training(steps=20, measurements=4)
+    whole = fitted(training, held_out=DATA)
+    assert same(whole, fitted(training, held_out=DATA, on_measure=look))
