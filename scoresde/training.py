@@ -171,8 +171,7 @@ class Training:
                 run.seconds = before + time.perf_counter() - start
                 if folder is not None and (run.step % save_every == 0 or run.over):
                     run.save(folder)
-        estimator.load_state_dict(run.kept or run.average.module.state_dict())
-        estimator.eval()
+        run.end()
         return run.history
 
 
@@ -335,6 +334,12 @@ class _Run:
         if self.processes.is_main_process:
             checkpoint.save(folder, tensors, written)
 
+    def end(self) -> None:
+        """Leaves the estimator with the weights to keep, and all processes alike."""
+        self.estimator.load_state_dict(self.kept or self.average.module.state_dict())
+        self.estimator.eval()
+        torch.set_rng_state(self._gathered(torch.get_rng_state())[0].clone())
+
     def restore(self, folder: str | os.PathLike[str]) -> None:
         tensors, content = checkpoint.load(folder)
         found = content.pop("settings", None)
@@ -357,7 +362,7 @@ class _Run:
             self.scaler.load_state_dict(content["scaler"])
             # more processes than wrote it share what there is
             own = self.processes.process_index % len(tensors["random"])
-            torch.set_rng_state(tensors["random"][own])
+            torch.set_rng_state(tensors["random"][own].clone())  # a view crashes torch
             if "random_cuda" in tensors and self.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["random_cuda"][own], self.device)
             for name in _WRITTEN:

@@ -1,0 +1,115 @@
+"""What several processes are asked to do: run by `torchrun`, and by the tests in one.
+
+    torchrun --nproc_per_node 2 tests/processes.py FOLDER
+
+writes the results of process ``i`` to ``FOLDER/i.pt``.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from estimators import Denoising, MultiScale, ResidualMLP
+from scoresde import DiagonalSDE, Haar, LogLinear, Noise, VariationalDequantization, bound
+from scoresde.data import Dataset
+from scoresde.distributed import sample
+from scoresde.training import Training
+from solvers import DDIM
+
+SHAPE = (1, 4, 4)
+DATA = Dataset("levels", torch.arange(50 * 16).reshape(50, *SHAPE) * 7 % 5, levels=5)
+TRAINING = Training(steps=24, batch_size=12, measurements=6, lr=5e-3)
+
+
+class Stop(Exception):
+    pass
+
+
+def model(seed=0, dropout=0.0):
+    torch.manual_seed(seed)
+    sde = DiagonalSDE(LogLinear(), Haar(SHAPE, 1), [1.0, 2.0])
+    return Denoising(sde, ResidualMLP(SHAPE, width=16, depth=1, dropout=dropout))
+
+
+class Bounded(Denoising):
+    """Trained by the bound, with learned dequantisation of what is already real."""
+
+    def loss(self, x, condition=None, generator=None):
+        noise = Noise.of(generator)
+        values = ((x + 1) * 2.5).long().clamp(0, 4)
+        y, log_q = VariationalDequantization(5)(values, noise)
+        return (bound(self, y, generator=noise, draws=2) + log_q).mean()
+
+
+def others():
+    """Models that draw their noise in other ways."""
+    torch.manual_seed(0)
+    staged = DiagonalSDE(LogLinear(), Haar(SHAPE, 1), [1.0, 2.0], drop=[1.0, 0.5])
+    sizes = [stage.dim for stage in staged.stages()]
+    yield MultiScale(staged, [ResidualMLP((n,), width=8, depth=1) for n in sizes])
+    sde = DiagonalSDE(LogLinear(), Haar(SHAPE, 1))
+    network = ResidualMLP(SHAPE, width=8, depth=1, levels=16)
+    yield Denoising(sde, network, observe="components")
+    yield Bounded(sde, ResidualMLP(SHAPE, width=8, depth=1))
+
+
+def trained(processes, estimator=None, stop=None, training=TRAINING, **options):
+    """Weights and history of a run, or of one that ends before a step."""
+    estimator = model() if estimator is None else estimator
+
+    def on_step(step):
+        if step == stop:
+            raise Stop
+
+    try:
+        history = training.fit(
+            estimator, DATA, DATA, progress=False, on_step=on_step, processes=processes, **options
+        )
+    except Stop:
+        return None
+    return dict(estimator.state_dict()), history.losses, history.held_out, history.best
+
+
+def sampled(processes, count):
+    generators = [torch.Generator().manual_seed(i) for i in range(count)]
+    return sample(DDIM(4, eta=1.0), model(), generators, processes)
+
+
+def refused(call):
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def main(folder):
+    from accelerate import Accelerator
+
+    torch.set_default_dtype(torch.float64)
+    processes, folder = Accelerator(), Path(folder)
+    index = processes.process_index
+    results = {
+        "count": processes.num_processes,
+        "whole": trained(processes, folder=folder / "whole"),
+        "others": [trained(processes, other, steps(6)) for other in others()],
+        "samples": {count: sampled(processes, count) for count in (1, 2, 5)},
+        "weights": refused(lambda: trained(processes, model(seed=index))),
+        "batch": refused(lambda: trained(processes, training=Training(batch_size=7))),
+    }
+    saved = {"folder": folder / "dropout", "save_every": 1}
+    results["dropout"] = trained(processes, model(dropout=0.3))
+    trained(processes, model(dropout=0.3), stop=9, **saved)
+    results["taken up"] = trained(processes, model(dropout=0.3), **saved)
+    results["random"] = torch.get_rng_state()
+    trained(processes, stop=13, folder=folder / "unfinished", save_every=2)
+    torch.save(results, folder / f"{index}.pt")
+
+
+def steps(count):
+    return Training(steps=count, batch_size=12, measurements=2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
