@@ -59,6 +59,9 @@ class Processes(Protocol):
     def gather(self, tensor: Tensor) -> Tensor:
         """Tensors of all processes, of the same shape, along the first axis."""
 
+    def wait_for_everyone(self) -> None:
+        """Returns when all processes have called it."""
+
 
 @attrs.frozen
 class Alone:
@@ -77,6 +80,9 @@ class Alone:
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""
         return tensor
+
+    def wait_for_everyone(self) -> None:
+        """Returns."""
 
 
 ALONE = Alone()

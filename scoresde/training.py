@@ -333,6 +333,7 @@ class _Run:
         written |= {"settings": self._settings(), "scaler": self.scaler.state_dict()}
         if self.processes.is_main_process:
             checkpoint.save(folder, tensors, written)
+        self.processes.wait_for_everyone()  # none reads before it is written
 
     def end(self) -> None:
         """Leaves the estimator with the weights to keep, and all processes alike."""
