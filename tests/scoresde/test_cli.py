@@ -105,6 +105,34 @@ def test_cite(model):
         assert f"{{{key},\n" in output
 
 
+def test_pictures_change_nothing(tmp_path):
+    path = config(tmp_path)
+    path.write_text(path.read_text().replace("steps = 3\n", "steps = 3\nmeasurements = 3\n"))
+    for name, options in (("with", ("--pictures", tmp_path / "pictures")), ("without", ())):
+        result = run("train", path, "--output", tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in pictures] == [f"0000000{i}.png" for i in (1, 2, 3)]
+    weights = [[p.name for p in (tmp_path / name).iterdir()] for name in ("with", "without")]
+    assert sorted(weights[0]) == sorted(weights[1])  # names are digests
+
+
+def test_pictures_are_of_images(tmp_path):
+    (tmp_path / "x.csv").write_text("\n".join(f"{i},{-i}" for i in range(20)))
+    path = config(tmp_path, tmp_path / "x.csv")
+    path.write_text(path.read_text().replace('name = "haar"\nlevels = 2', 'name = "identity"'))
+    result = run("train", path, "--output", tmp_path / "out", "--pictures", tmp_path / "pictures")
+    assert result.output.startswith("Error: pictures: expected events that are images")
+    result = run("train", path, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+
+
+def test_without_accelerate(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    result = run("train", config(tmp_path), "--output", tmp_path / "out", "--distributed")
+    assert "pip install scoresde[distributed]" in result.output
+
+
 def test_list_names_every_built_in():
     output = run("list").output
     for name in ("diagonal", "rectified-flow", "haar", "denoising", "residual-mlp", "torchsde"):

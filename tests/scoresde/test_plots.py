@@ -51,3 +51,19 @@ def test_nothing_is_left_of_a_picture_that_fails(tmp_path):
     with pytest.raises(ValueError, match=r"x: .*1 or 3 channels"):
         plots.save(plots.image_grid({"two channels": torch.zeros(1, 2, 8, 8)}), tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_on_the_way(tmp_path):
+    """The same noise every time, and no harm if a model diverges."""
+    look = plots.Pictures(tmp_path / "pictures", DDIM(2), count=3)
+    for step, mean in ((7, -1.0), (12, 1.0), (13, torch.nan)):
+        model = Gaussian(SDES["uniform"], torch.zeros(SHAPE), 1e-4 * torch.eye(64))
+        model.means = torch.full_like(model.means, mean)
+        look(step, model, None)
+    look = plots.Pictures(tmp_path / "none", DDIM(2), draws=False)
+    look(7, model, None)
+    found = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in found] == ["00000007.png", "00000012.png", "00000013.png"]
+    dark, light = (np.asarray(Image.open(path).convert("L")).mean() for path in found[:2])
+    assert dark < light
+    assert not (tmp_path / "none").exists()
