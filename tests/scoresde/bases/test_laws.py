@@ -65,6 +65,18 @@ def test_orthonormal(make):
 
 
 @every_basis
+def test_exact_in_mixed_precision(make):
+    """`torch.autocast` is for networks."""
+    basis = make()
+    x = normal(4, *basis.event_shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        z = basis(x)
+        again = basis.inverse(z)
+    assert torch.equal(z, basis(x))
+    assert torch.equal(again, basis.inverse(z))
+
+
+@every_basis
 def test_inverse_is_the_transpose(make):
     basis = make()
     unit = torch.eye(basis.dim, dtype=torch.float64)
