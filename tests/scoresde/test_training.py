@@ -258,6 +258,23 @@ def test_mixed_precision_is_of_networks_only(precision):
     assert history.held_out[-1] < 0.97 * history.held_out[0]
 
 
+class Rounded(nn.Module):
+    def __init__(self, back):
+        super().__init__()
+        self.back = back
+
+    def forward(self, x, level):
+        return x.bfloat16().to(self.back)
+
+
+def test_what_a_network_says_is_rounded_once():
+    sde, z = DiagonalSDE(LogLinear(), DCT((3,))), torch.randn(5, 3)
+    found, wanted = (
+        Denoising(sde, Rounded(dtype)).denoise(z, 0.5) for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_goes_on_bit_for_bit(tmp_path, precision):
     training = Training(steps=30, batch_size=32, precision=precision, lr=5e-3)
