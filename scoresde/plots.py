@@ -204,4 +204,4 @@ class Pictures:
         with torch.no_grad():  # unchecked: a model that diverges is worth a look
             x = self.solver.rsample(estimator, (self.count,), generator=generator)
         self.folder.mkdir(parents=True, exist_ok=True)
-        save(image_grid({f"after {step} updates": x.nan_to_num()}), self.folder / f"{step:08}.png")
+        save(image_grid({f"after {step} updates": x}), self.folder / f"{step:08}.png")
