@@ -1,45 +1,10 @@
-"""The law of a solver's samples on Gaussian data: exact, without sampling.
-
-There every step is an affine map of the state and of the random numbers it asks for. Fed with
-no noise, and then with each single random number equal to 1, one batch reads off the whole map.
-"""
+"""The law of a solver's samples on Gaussian data: exact, without sampling."""
 
 import torch
 
-from scoresde import Noise
+from scoresde.testing import moments
 
-
-class Impulses(Noise):
-    """Row 0 of a batch gets no noise, row ``1 + k`` only the ``k``-th number asked for."""
-
-    def __init__(self):
-        super().__init__()
-        self.used = 0
-
-    def __call__(self, like):
-        n, rows = like.shape[-1], torch.arange(like.shape[-1]) + 1 + self.used
-        self.used += n
-        out = torch.zeros_like(like)
-        inside = rows < len(like)
-        out[rows[inside], torch.arange(n)[inside]] = 1.0
-        return out
-
-    def draw(self, distribution, like):
-        mean, covariance = distribution.mean, distribution.covariance_matrix
-        return (mean + self(like) @ torch.linalg.cholesky(covariance).mT).to(like)
-
-
-def moments(run, numbers=1):
-    """Mean and covariance of ``run(rows, noise)``, flattened: ``(n,)`` and ``(n, n)``.
-
-    ``numbers`` is a guess at how many random numbers are asked for.
-    """
-    noise = Impulses()
-    states = run(1 + numbers, noise).flatten(1)
-    if noise.used > numbers:
-        return moments(run, noise.used)
-    mean, responses = states[0], states[1:] - states[0]
-    return mean, responses.mT @ responses
+__all__ = ["events", "extrapolate", "law", "marginal", "moments", "push", "with_true_prior"]
 
 
 def law(solver, model, condition=None):

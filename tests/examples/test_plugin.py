@@ -93,6 +93,12 @@ def test_the_command_line_trains_and_samples_what_a_file_names(installed, tmp_pa
     assert (z.std(0) / true.std(0)).log().abs().max() < 0.2
 
 
+def test_its_own_tests_pass_where_it_is_installed(installed):
+    out = installed("-m", "pytest", "-q", "-p", "no:cacheprovider", str(PLUGIN / "tests"))
+    assert " passed" in out
+    assert "failed" not in out
+
+
 def test_not_installed_it_is_not_there():
     from scoresde import plugins
 

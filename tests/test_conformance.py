@@ -1,0 +1,221 @@
+"""What is registered obeys the laws that plugins inherit, and what breaks them is found out."""
+
+import attrs
+import pytest
+import torch
+from models import OrnsteinUhlenbeck
+
+from estimators import (
+    Denoising,
+    Gaussian,
+    GaussianMixture,
+    LinearGuidance,
+    ResidualMLP,
+)
+from scoresde import (
+    DCT,
+    EDM,
+    PCA,
+    VE,
+    VP,
+    Cosine,
+    DiagonalSDE,
+    Haar,
+    Identity,
+    Learned,
+    LogLinear,
+    RectifiedFlow,
+    SubVP,
+    plugins,
+)
+from scoresde.testing import BasisLaws, EstimatorLaws, ScheduleLaws, SDELaws, SolverLaws
+from solvers import DDIM
+
+
+def bed(**settings):
+    return DiagonalSDE(VP(), Identity((3,), {"a": 2, "b": 1}), [1.0, 0.6], **settings)
+
+
+def denoising():
+    torch.manual_seed(0)
+    network = ResidualMLP((3,), 16, 1)
+    torch.nn.init.normal_(network.leave[1].weight, std=0.3)
+    return Denoising(bed(), network)
+
+
+def trained_gaussian():
+    return Gaussian(bed(), torch.tensor([1.0, 0.0, -1.0]), torch.eye(3) + 0.3)
+
+
+MAKE = {
+    "schedules": {
+        "cosine": Cosine,
+        "edm": EDM,
+        "learned": lambda: Learned(2),
+        "log-linear": lambda: LogLinear([9.0, 12.0], -8.0),
+        "rectified-flow": RectifiedFlow,
+        "sub-vp": SubVP,
+        "ve": lambda: VE(0.01, [20.0, 50.0]),
+        "vp": lambda: VP(0.1, [10.0, 20.0]),
+    },
+    "bases": {
+        "dct": lambda: DCT((2, 4), None, 3),
+        "haar": lambda: Haar((2, 4, 4), 2),
+        "identity": lambda: Identity((2, 3)),
+        "pca": lambda: PCA(torch.linalg.qr(torch.eye(4).double() + 0.3)[0]),
+    },
+    "sdes": {"diagonal": bed},
+    "estimators": {
+        "denoising": denoising,
+        "gaussian": trained_gaussian,
+        "gaussian-mixture": lambda: GaussianMixture(
+            bed(), torch.tensor([0.3, 0.7]), torch.eye(3)[:2], torch.eye(3).expand(2, 3, 3)
+        ),
+    },
+    "solvers": {name: plugins.get("solvers", name) for name in plugins.available("solvers")},
+}
+MORE = {
+    "sdes": {
+        "dropping": lambda: DiagonalSDE(LogLinear(), Haar((4,), 1), drop=[1.0, 0.5]),
+        "stopping": lambda: DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0]),
+        "clean": lambda: DiagonalSDE(VE(), Identity((2,), {"a": 1, "b": 1}), [1.0, 0.0]),
+        "drift and diffusion only": lambda: OrnsteinUhlenbeck((2,)),
+    },
+    "estimators": {
+        "guided": lambda: LinearGuidance(
+            trained_gaussian(), lambda x: x[..., :1], torch.linspace(-1, 1, 1).double(), 0.5
+        ),
+    },
+}
+LAWS = {
+    "schedules": ScheduleLaws,
+    "bases": BasisLaws,
+    "sdes": SDELaws,
+    "estimators": EstimatorLaws,
+    "solvers": SolverLaws,
+}
+ADAPTIVE = ("adaptive", "torchdiffeq")
+
+
+def conforming(group, name, build):
+    """The laws of a group, about one of its names."""
+    laws = LAWS[group]
+    body = {"make": lambda self, *args: build(*args)}
+    if group == "solvers":
+        body = {
+            "make": lambda self, steps, eta: build(steps, eta=eta),
+            "adaptive": name in ADAPTIVE,
+        }
+    return type(f"Test_{group}_{name}".replace("-", "_").replace(" ", "_"), (laws,), body)
+
+
+for _group in LAWS:
+    for _name, _build in {**MAKE[_group], **MORE.get(_group, {})}.items():
+        _laws = conforming(_group, _name, _build)
+        globals()[_laws.__name__] = _laws
+del _laws
+
+
+@pytest.mark.parametrize("group", LAWS)
+def test_everything_registered_is_here(group):
+    built_in = {n for n, p in plugins.available(group).items() if p.distribution == "scoresde"}
+    assert set(MAKE[group]) == built_in
+
+
+# What is broken, and the law that says so.
+
+
+class HalfRate(VP):
+    def rates(self, t):
+        f, g2 = super().rates(t)
+        return f, g2 / 2
+
+
+class NoRoot(VP):
+    def sigma(self, t):
+        return super().sigma(t) ** 2
+
+
+class Stretched(Identity):
+    def analyse(self, x):
+        return 2 * super().analyse(x)
+
+    def synthesise(self, z):
+        return super().synthesise(z) / 2
+
+
+class WrongSign(DiagonalSDE):
+    def f(self, t, y):
+        return -super().f(t, y)
+
+
+class LateLaw(DiagonalSDE):
+    def marginal_propagator(self, t, s, like, eta):
+        found = super().marginal_propagator(t, s, like, eta)
+        return found._replace(gain=found.gain + 0.1 * found.h)
+
+
+class Flipped(Gaussian):
+    def score(self, z, t, condition=None):
+        return -super().score(z, t, condition)
+
+
+class Company(Gaussian):
+    def score(self, z, t, condition=None):
+        return super().score(z, t, condition) + 0.1 * z.mean(0)
+
+
+@attrs.frozen
+class Boastful(DDIM):
+    order = 2.0
+
+
+@attrs.frozen
+class Deaf(DDIM):
+    def step(self, sde, y, step, noise, memory):
+        end, memory = super().step(sde, y, step, noise, memory)
+        return end + 1e-6 * torch.randn_like(y), memory
+
+
+@attrs.frozen
+class Loud(DDIM):
+    def step(self, sde, y, step, noise, memory):
+        end, memory = super().step(sde, y, step, noise, memory)
+        return (end if step.noise is None else end + 0.5 * step.noise * noise(y)), memory
+
+
+def gaussian(kind):
+    return kind(bed(), torch.zeros(3), torch.eye(3) + 0.3)
+
+
+@pytest.mark.parametrize(
+    ("laws", "build", "test", "words"),
+    [
+        (ScheduleLaws, HalfRate, "rates_are_derivatives", "g\\^2 = "),
+        (ScheduleLaws, NoRoot, "rates_are_derivatives", "g\\^2 = "),
+        (BasisLaws, lambda: Stretched((2,)), "it_is_orthonormal", "orthonormal"),
+        (
+            SDELaws,
+            lambda: WrongSign(VP(), Identity((2,))),
+            "the_kernel_obeys_the_moment_equations",
+            "alpha' = f alpha",
+        ),
+        (SDELaws, lambda: LateLaw(VP(), Identity((2,))), "a_step_is_two_halves", "gain"),
+        (EstimatorLaws, lambda: gaussian(Flipped), "its_answers_are_one_answer", "Tweedie"),
+        (
+            EstimatorLaws,
+            lambda: gaussian(Company),
+            "a_sample_does_not_hear_its_neighbours",
+            "does not depend on the others",
+        ),
+        (SolverLaws, Boastful, "the_order_it_declares", "order declared, 2: found 1.0"),
+        (SolverLaws, Deaf, "the_same_seed_gives_the_same_samples", "same seed"),
+        (SolverLaws, Loud, "the_weak_order_it_declares", "eta = 1 the error falls"),
+    ],
+    ids=lambda v: getattr(v, "__name__", str(v)),
+)
+def test_what_breaks_a_law_is_told_which(laws, build, test, words):
+    group = next(g for g, kind in LAWS.items() if kind is laws)
+    broken = conforming(group, "broken", build)()
+    with pytest.raises(AssertionError, match=words):
+        getattr(broken, f"test_{test}")()
