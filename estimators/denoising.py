@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
-from scoresde.checks import expect
+from scoresde.checks import expect, instance
 from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
@@ -94,13 +94,16 @@ class Denoising(Precise, ScoreEstimator):
         observe: str | Observed | None = None,
     ) -> None:
         super().__init__(sde)
+        instance("network", network, Callable)  # type: ignore[arg-type]
         self.network = network
         self.parametrization = forms.parametrization(parametrization)
         self.weighting = weightings.weighting(weighting)
         self.stage = Stage(sde.T, sde.eps, sde.basis.dim) if stage is None else stage
+        instance("stage", self.stage, Stage)
         if view is None:
             whole = self.stage.dim == sde.basis.dim
             view = sde.basis if whole else Identity((self.stage.dim,))
+        instance("view", view, Basis)
         expect(view.dim == self.stage.dim, "view", f"{self.stage.dim} components", view.dim)
         self.view = view
         self.observe = None if observe is None else observed(observe)

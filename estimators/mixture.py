@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from scoresde.checks import expect, finite, positive
+from scoresde.checks import expect, finite, instance, numbers, positive
 from scoresde.estimator import ScoreEstimator
 from scoresde.precise import Precise
 from scoresde.sde import SDE
@@ -57,9 +57,10 @@ class GaussianMixture(Precise, ScoreEstimator):
     ) -> None:
         super().__init__(sde)
         basis, n = sde.basis, sde.basis.dim
-        w = torch.as_tensor(weights, dtype=torch.float64)
-        m = _stack(means)
-        c = _stack(covariances)
+        w = numbers("weights", weights).to(torch.float64)
+        expect(w.ndim == 1, "weights", "one for each component", weights)
+        m = _stack("means", means)
+        c = _stack("covariances", covariances)
         positive("weights", w)
         shape = (len(w), *basis.event_shape)
         expect(m.shape == shape, "means", f"shape {shape}", tuple(m.shape))
@@ -148,10 +149,15 @@ class Gaussian(GaussianMixture):
     """
 
     def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor) -> None:
-        super().__init__(sde, [1.0], mean.unsqueeze(0), covariance.unsqueeze(0))
+        super().__init__(sde, [1.0], _stack("mean", [mean]), _stack("covariance", [covariance]))
 
 
-def _stack(values: Sequence[Any] | Tensor) -> Tensor:
+def _stack(name: str, values: Sequence[Any] | Tensor) -> Tensor:
     if not isinstance(values, Tensor):
-        values = torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in values])
-    return values.to(torch.float64)
+        instance(name, values, Sequence)
+        expect(len(values) > 0, name, "at least one", "none")
+        tensors = [numbers(name, v).to(torch.float64) for v in values]
+        shapes = {tuple(v.shape) for v in tensors}
+        expect(len(shapes) == 1, name, "one shape for all", shapes)
+        values = torch.stack(tensors)
+    return numbers(name, values).to(torch.float64)

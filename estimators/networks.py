@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.bases import Joint
+from scoresde.bases.basis import checked_shape
+from scoresde.checks import real, whole
 
 
 class ResidualMLP(nn.Module):
@@ -33,7 +35,11 @@ class ResidualMLP(nn.Module):
         levels: int = 1,
     ) -> None:
         super().__init__()
-        size = math.prod(event_shape)
+        for name, value in (("width", width), ("depth", depth), ("levels", levels)):
+            whole(name, value, 1)
+        whole("condition_dim", condition_dim, 0)
+        real("dropout", dropout, 0)
+        size = checked_shape(event_shape).numel()
         self.register_buffer("frequencies", 2.0 ** torch.arange(8) * math.pi / 8, persistent=False)
         self.embed = nn.Sequential(
             nn.Linear(17 * levels + condition_dim, width),

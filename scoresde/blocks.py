@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from scoresde.checks import expect
+from scoresde.checks import expect, instance, whole
 
 
 class Blocks:
@@ -35,9 +35,10 @@ class Blocks:
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
+        instance("sizes", sizes, Mapping)
         expect(len(sizes) > 0, "sizes", "at least one block", dict(sizes))
         for name, size in sizes.items():
-            expect(size > 0, f"sizes[{name!r}]", "a positive number of components", size)
+            whole(f"sizes[{name!r}]", size, 1)
         self.sizes = dict(sizes)
         self.dim = sum(self.sizes.values())
 

@@ -8,7 +8,10 @@ enters, never inside a solver's loop.
 from __future__ import annotations
 
 import difflib
+import math
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +24,65 @@ def expect(condition: bool, name: str, expected: str, got: object) -> None:
     """Raises ``ValueError`` naming the argument unless ``condition`` holds."""
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Raises ``TypeError`` unless ``value`` is of a kind, for instance a `Schedule`."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise TypeError(f"{name}: expected {article} {kind.__name__}, got {reprlib.repr(value)}")
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """Raises ``ValueError`` unless ``value`` is a whole number from the least to ``2**31``."""
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    good = good and least <= int(value) <= 2**31  # type: ignore[call-overload]
+    expect(good, name, f"a whole number of at least {least}", reprlib.repr(value))
+
+
+def real(name: str, value: object, least: float = -math.inf) -> None:
+    """Raises ``ValueError`` unless ``value`` is a finite number, not below the least."""
+    good = isinstance(value, Real) and least <= float(value) and math.isfinite(value)
+    limit = "" if least == -math.inf else f" of at least {least:g}"
+    expect(good, name, f"a finite number{limit}", reprlib.repr(value))
+
+
+def choice(name: str, value: object, *known: object) -> None:
+    """Raises ``ValueError`` unless ``value`` is one of what is known."""
+    good = any(type(value) is type(one) and value == one for one in known)
+    expect(good, name, f"one of {', '.join(map(repr, known))}", reprlib.repr(value))
+
+
+def validator(check: Callable[..., None], *bounds: object) -> Callable[..., None]:
+    """A check as a validator of an attrs field."""
+
+    def validate(_: object, attribute: Any, value: object) -> None:
+        check(attribute.name, value, *bounds)
+
+    return validate
+
+
+def numbers(name: str, value: Any) -> Tensor:
+    """A tensor as it is, or numbers as a float64 one; raises ``TypeError`` for what is neither."""
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        expected = f"{name}: expected a number or a list of numbers"
+        raise TypeError(f"{expected}, got {reprlib.repr(value)}") from error
+    if tensor.is_complex():
+        raise TypeError(f"{name}: expected real numbers, got {tensor.dtype}")
+    return tensor
+
+
+def sizes(name: str, value: Iterable[int]) -> torch.Size:
+    """A shape; raises ``TypeError`` if it is none, ``ValueError`` if a size is negative."""
+    try:
+        shape = torch.Size(value)
+    except (OverflowError, RuntimeError, TypeError) as error:
+        expected = f"{name}: expected a list of whole numbers, as in (64,)"
+        raise TypeError(f"{expected}, got {reprlib.repr(value)}") from error
+    expect(min(shape, default=0) >= 0, name, "sizes of at least 0", tuple(shape))
+    return shape
 
 
 def floating(name: str, value: Tensor) -> None:
@@ -39,7 +101,7 @@ def finite(name: str, value: Tensor) -> None:
 
 def positive(name: str, value: Tensor | float) -> None:
     """Raises ``ValueError`` unless every entry is finite and above zero."""
-    tensor = torch.as_tensor(value)
+    tensor = numbers(name, value)
     good = bool((torch.isfinite(tensor) & (tensor > 0)).all())
     expect(good, name, "positive finite numbers", value)
 
@@ -62,9 +124,11 @@ def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     """A function by its name, or one of a user's own as it is.
 
     Raises:
+        TypeError: If it is neither.
         ValueError: If the name is unknown.
     """
     if not isinstance(value, str):
+        instance(argument, value, Callable)  # type: ignore[arg-type]
         return value
     if value not in known:
         raise ValueError(f"{argument}: unknown name {value!r}{nearest(value, known)}")

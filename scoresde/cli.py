@@ -215,9 +215,12 @@ def _write_array(path: Path, array: Any) -> None:
     import numpy as np
 
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            np.save(file, array)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _lines(report: dict[str, Any]) -> str:

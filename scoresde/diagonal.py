@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from scoresde.bases import Basis
-from scoresde.checks import expect
+from scoresde.checks import expect, instance, numbers
 from scoresde.clock import Clock
 from scoresde.noise import Noise
 from scoresde.precise import Numbers, Precise
@@ -86,6 +86,8 @@ class DiagonalSDE(Precise, SDE):
         drop: Sequence[float] | None = None,
         prior: Distribution | None = None,
     ) -> None:
+        instance("schedule", schedule, Schedule)
+        instance("basis", basis, Basis)
         super().__init__(basis=basis, T=schedule.T, eps=schedule.eps, prior=prior)
         self.schedule = schedule
         self.clock = speeds if isinstance(speeds, Clock) else Clock(speeds)
@@ -93,9 +95,10 @@ class DiagonalSDE(Precise, SDE):
         self.blocks = basis.blocks
         for name, value in (("speeds", self.clock.speeds), ("scale", self.scale)):
             self.blocks.check(name, value)
-        self.drop = [self.T] * len(self.blocks) if drop is None else [float(t) for t in drop]
+        self.drop = numbers("drop", [self.T] * len(self.blocks) if drop is None else drop).tolist()
         expect(
-            len(self.drop) == len(self.blocks)
+            isinstance(self.drop, list)
+            and len(self.drop) == len(self.blocks)
             and self.drop[0] >= self.T
             and self.drop == sorted(self.drop, reverse=True)
             and self.drop[-1] > self.eps,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scoresde import parametrization
 from scoresde.bases import Joint
+from scoresde.checks import instance
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precise import replaced
@@ -49,6 +50,7 @@ class ScoreEstimator(nn.Module, ABC):
 
     def __init__(self, sde: SDE) -> None:
         super().__init__()
+        instance("sde", sde, SDE)
         self.sde = sde
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, finite
+from scoresde.checks import expect, finite, instance, validator, whole
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import within
 from scoresde.noise import Generators, Noise
@@ -109,7 +109,7 @@ class Hutchinson(Trace):
 
     sources = "hutchinson1990"
 
-    samples: int = attrs.field(default=8, validator=attrs.validators.ge(1))
+    samples: int = attrs.field(default=8, validator=validator(whole, 1))
 
     @property
     def estimates(self) -> int:
@@ -152,8 +152,8 @@ class HutchPlusPlus(Trace):
 
     sources = "meyer2021 baston2022"
 
-    samples: int = attrs.field(default=4, validator=attrs.validators.ge(1))
-    rank: int = attrs.field(default=4, validator=attrs.validators.ge(1))
+    samples: int = attrs.field(default=4, validator=validator(whole, 1))
+    rank: int = attrs.field(default=4, validator=validator(whole, 1))
 
     @property
     def estimates(self) -> int:
@@ -321,6 +321,7 @@ class _Again(torch.autograd.Function):
         return None, *found
 
 
+@runtime_checkable
 class Method(Protocol):
     """What takes states up their flow: a `scoresde.Solver`, or `Quadrature`."""
 
@@ -380,13 +381,15 @@ def log_prob(
             time rather than remember what it computed: memory for one evaluation, not for all.
 
     Raises:
-        TypeError: If ``x`` is not a floating-point tensor.
+        TypeError: If ``x`` is not a floating-point tensor, or another argument not what it is.
         ValueError: If ``x`` has the wrong shape or is not finite, the SDE has no prior, or the
             result is not finite.
     """
     sde, noise = estimator.sde, Noise.of(generator)
     trace = ExactTrace() if trace is None else trace
     method = Quadrature() if method is None else method
+    instance("trace", trace, Trace)
+    instance("method", method, Method)
     z, times, evaluations = sde.basis(x), method.times(sde), 0
     if checked:
         finite("x", x)

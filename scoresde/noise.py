@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scoresde.checks import expect
+from scoresde.checks import expect, instance
 
 
 class Noise:
@@ -35,6 +35,9 @@ class Noise:
     def __init__(
         self, generator: torch.Generator | Sequence[torch.Generator] | None = None
     ) -> None:
+        alone = generator is None or isinstance(generator, torch.Generator)
+        for one in () if alone else generator if isinstance(generator, Sequence) else [generator]:
+            instance("generator", one, torch.Generator)
         self.generator = generator
 
     @classmethod

@@ -35,8 +35,11 @@ def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", facecolor="white")
-    partial.replace(path)
+    try:
+        figure.savefig(partial, format="png", facecolor="white")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _pixels(x: Tensor) -> Any:

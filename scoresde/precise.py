@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect
+from scoresde.checks import expect, numbers
 
 Numbers = float | Sequence[float] | Tensor
 """A shared number, or one per block or component (the component axis of `scoresde.blocks`)."""
@@ -42,10 +42,10 @@ class Precise(nn.Module):
         """Registers a float64 buffer, or a learned ``nn.Parameter`` as it is.
 
         Raises:
-            ValueError: If ``value`` is not finite, not a number or vector, or not positive
-                where that is asked for.
+            TypeError: If ``value`` is neither a number nor several.
+            ValueError: If it is empty, not finite, or not positive where that is asked for.
         """
-        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        tensor = numbers(name, value)
         expect(tensor.numel() > 0, name, "a number or a vector of numbers", value)
         expect(bool(torch.isfinite(tensor).all()), name, "finite numbers", value)
         if positive:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scoresde import grid as grids
 from scoresde.bases.basis import precision
+from scoresde.checks import validator, whole
 from scoresde.grid import Grid
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Propagator
@@ -58,7 +59,7 @@ class Quadrature:
 
     sources = "lu2022b"
 
-    steps: int = attrs.field(default=30, validator=attrs.validators.ge(1))
+    steps: int = attrs.field(default=30, validator=validator(whole, 1))
     grid: Grid = grid_field(grids.broad)
 
     def times(self, sde: SDE) -> Tensor:

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from scoresde.checks import expect
+from scoresde.checks import expect, real, whole
 from scoresde.precise import Numbers, Precise
 
 
@@ -37,6 +37,8 @@ class Schedule(Precise, ABC):
 
     def __init__(self, T: float = 1.0, eps: float = 1e-3) -> None:
         super().__init__()
+        real("eps", eps)
+        real("T", T)
         expect(0 < eps < T < math.inf, "eps, T", "0 < eps < T", (eps, T))
         self.T, self.eps = float(T), float(eps)
 
@@ -328,7 +330,7 @@ class Learned(LogLinear):
     ) -> None:
         super().__init__(log_snr_max, log_snr_min, eps)
         for name, value in (("components", components), ("hidden", hidden)):
-            expect(value >= 1, name, "at least 1", value)
+            whole(name, value, 1)
         self.centre = nn.Parameter(torch.linspace(0, 1, hidden).unsqueeze(-1))
         self.log_slope = nn.Parameter(torch.full((hidden, 1), math.log(2 * hidden)))
         self.weight = nn.Parameter(torch.zeros(hidden + 1, components))
@@ -362,6 +364,10 @@ class EDM(Schedule):
     sources = "karras2022"
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+            real(name, value)
+        both = sigma_min, sigma_max
+        expect(0 < sigma_min < sigma_max, "sigma_min, sigma_max", "0 < sigma_min < sigma_max", both)
         super().__init__(T=sigma_max, eps=sigma_min)
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -391,6 +397,7 @@ class RectifiedFlow(Schedule):
     sources = "liu2022 lipman2022"
 
     def __init__(self, T: float = 0.999, eps: float = 1e-3) -> None:
+        real("T", T)
         expect(T < 1, "T", "a last time below 1, where the rates are infinite", T)
         super().__init__(T=T, eps=eps)
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scoresde.bases import Basis, Identity
-from scoresde.checks import expect
+from scoresde.checks import expect, real
 from scoresde.noise import Noise
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ class SDE(nn.Module, ABC):
             "one of the two",
             (event_shape, basis),
         )
+        real("eps", eps)
+        real("T", T)
         expect(0 <= eps < T, "eps, T", "0 <= eps < T", (eps, T))
         self.basis = Identity(event_shape) if basis is None else basis  # type: ignore[arg-type]
         self.T, self.eps = T, eps

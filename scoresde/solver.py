@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde import grid as grids
-from scoresde.checks import expect
+from scoresde.checks import expect, real, sizes, validator, whole
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid
 from scoresde.noise import Generators, Noise
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
 
 Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
 """``(reverse equation, state, time of the SDE itself, noise) -> state``."""
-
-
-def _at_least(bound: float) -> Any:
-    def check(_: Any, attribute: Any, value: Any) -> None:
-        expect(
-            isinstance(value, (int, float)) and value >= bound,
-            attribute.name,
-            f"a number of at least {bound}",
-            repr(value),
-        )
-
-    return check
 
 
 def grid_field(default: Grid) -> Any:
@@ -72,11 +60,15 @@ class Solver(ABC):
             which costs one evaluation more.
     """
 
-    steps: int = attrs.field(default=50, validator=_at_least(1))
-    eta: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
+    steps: int = attrs.field(default=50, validator=validator(whole, 1))
+    eta: float = attrs.field(default=0.0, kw_only=True, validator=validator(real, 0))
     grid: Grid = grid_field(grids.log_snr)
-    corrector: Corrector | None = attrs.field(default=None, kw_only=True)
-    churn: float = attrs.field(default=0.0, kw_only=True, validator=_at_least(0))
+    corrector: Corrector | None = attrs.field(
+        default=None,
+        kw_only=True,
+        validator=attrs.validators.optional(attrs.validators.is_callable()),
+    )
+    churn: float = attrs.field(default=0.0, kw_only=True, validator=validator(real, 0))
     final_denoise: bool = attrs.field(default=False, kw_only=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -188,6 +180,7 @@ class Solver(ABC):
             ``(*sample_shape, *event_shape)``, on the device of the estimator.
 
         Raises:
+            TypeError: If the shape or the generator is none.
             ValueError: If the samples are not finite: the solver has diverged.
         """
         with torch.no_grad():
@@ -219,9 +212,9 @@ class Solver(ABC):
         progress: bool = False,
     ) -> Tensor:
         """As `sample`, differentiable and unchecked."""
-        sde, noise = estimator.sde, Noise.of(generator)
+        sde, noise, shape = estimator.sde, Noise.of(generator), sizes("sample_shape", sample_shape)
         reverse = sde.reverse(estimator, self.eta, condition)
-        z, memory = _like(estimator, dtype).new_empty(*sample_shape, 0), None
+        z, memory = _like(estimator, dtype).new_empty(*shape, 0), None
         times = self.times(sde)
         with tqdm(total=len(times) - 1, desc="sampling", disable=not progress) as bar:
             for stage in sde.stages():

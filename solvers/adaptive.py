@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.blocks import folded
+from scoresde.checks import positive, validator, whole
 from scoresde.grid import Progress
 from scoresde.noise import Noise
 from scoresde.sde import SDE
@@ -88,10 +89,10 @@ class Adaptive(Solver):
     order = 3.0
     weak_order = None
 
-    rtol: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.gt(0))
-    atol: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.gt(0))
-    max_steps: int = attrs.field(default=1000, kw_only=True, validator=attrs.validators.ge(1))
-    group: int = attrs.field(default=16, kw_only=True, validator=attrs.validators.ge(1))
+    rtol: float = attrs.field(default=1e-4, kw_only=True, validator=validator(positive))
+    atol: float = attrs.field(default=1e-4, kw_only=True, validator=validator(positive))
+    max_steps: int = attrs.field(default=1000, kw_only=True, validator=validator(whole, 1))
+    group: int = attrs.field(default=16, kw_only=True, validator=validator(whole, 1))
 
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`; of the times within, only the jumps are met."""

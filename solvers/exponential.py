@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde import grid as grids
+from scoresde.checks import choice, validator
 from scoresde.grid import Grid
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Propagator
@@ -111,7 +112,7 @@ class ExponentialMultistep(FixedStep):
 
     sources = "lu2022b zhao2023"
 
-    order: int = attrs.field(default=3, kw_only=True, validator=attrs.validators.in_((1, 2, 3)))
+    order: int = attrs.field(default=3, kw_only=True, validator=validator(choice, 1, 2, 3))
     corrected: bool = attrs.field(default=True, kw_only=True)
     grid: Grid = grid_field(grids.central)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 from torch import Tensor
 
+from scoresde.checks import positive, validator, whole
 from scoresde.noise import Noise
 from scoresde.sde import ReverseSDE
 
@@ -31,8 +32,8 @@ class Langevin:
 
     sources = "song2021"
 
-    steps: int = attrs.field(default=1, validator=attrs.validators.ge(1))
-    snr: float = attrs.field(default=0.16, validator=attrs.validators.gt(0))
+    steps: int = attrs.field(default=1, validator=validator(whole, 1))
+    snr: float = attrs.field(default=0.16, validator=validator(positive))
 
     def __call__(self, reverse: ReverseSDE, z: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """The state ``z``, corrected at a time ``t`` of the SDE itself."""

@@ -7,7 +7,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from scoresde.checks import expect
+from scoresde.checks import choice, expect, positive, validator
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 from scoresde.solver import Solver, jumps, sides
@@ -39,10 +39,10 @@ class TorchDiffEq(Solver):
     weak_order = None
 
     method: str = attrs.field(
-        default="dopri5", kw_only=True, validator=attrs.validators.in_([*_ADAPTIVE, *_FIXED])
+        default="dopri5", kw_only=True, validator=validator(choice, *_ADAPTIVE, *_FIXED)
     )
-    rtol: float = attrs.field(default=1e-5, kw_only=True)
-    atol: float = attrs.field(default=1e-5, kw_only=True)
+    rtol: float = attrs.field(default=1e-5, kw_only=True, validator=validator(positive))
+    atol: float = attrs.field(default=1e-5, kw_only=True, validator=validator(positive))
 
     @property
     def order(self) -> float:

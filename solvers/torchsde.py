@@ -9,6 +9,7 @@ import torch
 import torchsde
 from torch import Tensor, nn
 
+from scoresde.checks import choice, validator
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 from scoresde.solver import Solver, jumps, sides
@@ -29,7 +30,7 @@ class TorchSDE(Solver):
     sources = "li2020"
 
     method: str = attrs.field(
-        default="euler", kw_only=True, validator=attrs.validators.in_(("euler", "milstein", "srk"))
+        default="euler", kw_only=True, validator=validator(choice, "euler", "milstein", "srk")
     )
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, floating, trailing_shape
+from scoresde.checks import expect, finite, floating, sizes, trailing_shape
 
 
 class Basis(nn.Module, ABC):
@@ -198,8 +198,8 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def checked_shape(event_shape: Sequence[int]) -> torch.Size:
-    """An event's shape; raises ``ValueError`` if it has no axis, or an empty one."""
-    shape = torch.Size(event_shape)
+    """An event's shape; raises ``TypeError`` if it is none, ``ValueError`` if it is empty."""
+    shape = sizes("event_shape", event_shape)
     expect(
         len(shape) > 0 and min(shape) > 0, "event_shape", "one or more positive sizes", tuple(shape)
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde.bases.basis import Basis, checked_shape, transformed
 from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
-from scoresde.checks import expect
+from scoresde.checks import expect, whole
 
 
 class DCT(Basis):
@@ -63,6 +63,7 @@ class DCT(Basis):
         self, event_shape: Sequence[int], spatial: int | None = None, bands: int = 1
     ) -> None:
         shape = checked_shape(event_shape)
+        whole("bands", bands, 0)
         axes = range(-spatial_axes(shape, spatial), 0)
         # In units of pi / common, squares are integers and equal frequencies are found equal.
         common = math.lcm(*(shape[axis] for axis in axes))

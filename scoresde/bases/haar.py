@@ -10,7 +10,7 @@ from torch import Tensor
 from scoresde.bases.basis import Basis, checked_shape
 from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
-from scoresde.checks import expect
+from scoresde.checks import expect, whole
 
 
 class Haar(Basis):
@@ -57,11 +57,12 @@ class Haar(Basis):
         shape = checked_shape(event_shape)
         axes = range(-spatial_axes(shape, spatial), 0)
         sizes = shape[-len(axes) :]
-        expect(levels >= 0, "levels", "a number of halvings, 0 or more", levels)
+        whole("levels", levels, 0)
         expect(
-            all(size % 2**levels == 0 for size in sizes),
+            # a power with thousands of digits is never computed
+            all(levels < size.bit_length() and size % 2**levels == 0 for size in sizes),
             "levels",
-            f"spatial sizes divisible by 2**levels = {2**levels}",
+            f"spatial sizes divisible by 2**{levels}",
             tuple(sizes),
         )
         low = [shape.numel() >> len(axes) * k for k in range(levels + 1)]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from scoresde.bases.basis import Basis
+from scoresde.bases.basis import Basis, checked_shape
 from scoresde.blocks import Blocks
 
 
@@ -35,7 +34,7 @@ class Identity(Basis):
     sources = "batzolis2022"
 
     def __init__(self, event_shape: Sequence[int], blocks: Mapping[str, int] | None = None) -> None:
-        size = torch.Size(event_shape).numel()
+        size = checked_shape(event_shape).numel()
         super().__init__(event_shape, Blocks({"all": size} if blocks is None else blocks))
 
     def analyse(self, x: Tensor) -> Tensor:

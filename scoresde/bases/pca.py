@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.bases.basis import Basis, pieces, precision, spread, transformed
+from scoresde.bases.basis import Basis, checked_shape, pieces, precision, spread, transformed
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating
 
@@ -71,7 +71,7 @@ class PCA(Basis):
         matrix = components.detach().to(precision(components.device), copy=True)
         error = (matrix @ matrix.mT - torch.eye(n).to(matrix)).abs().max().item()
         expect(error <= 1e-5, "components", "orthonormal rows, to 1e-5", f"an error of {error:.2g}")
-        shape = torch.Size([n] if event_shape is None else event_shape)
+        shape = checked_shape([n] if event_shape is None else event_shape)
         expect(
             shape.numel() == n,
             "event_shape",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scoresde.checks import expect
+from scoresde.checks import expect, whole
 
 
 def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
@@ -18,6 +18,7 @@ def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
         ValueError: If it is not 1 or 2, or the event has fewer axes.
     """
     spatial = min(len(event_shape), 2) if spatial is None else spatial
+    whole("spatial", spatial, 0)
     expect(spatial in (1, 2), "spatial", "1 (signals) or 2 (images)", spatial)
     expect(
         len(event_shape) >= spatial,

@@ -166,6 +166,16 @@ def test_training_replaces_and_removes_nothing_of_others(tmp_path):
     assert (tmp_path / "config.json").read_text() == '{"mine": true}'
 
 
+def test_what_cannot_be_written_leaves_nothing_behind(model, tmp_path):
+    array, folder = tmp_path / "x.npy", tmp_path / "folder"
+    folder.mkdir()
+    for options in (("--output", folder), ("--output", array, "--png", folder)):
+        result = run("sample", model, "--count", 1, *options)
+        assert result.exit_code == 1
+        assert "irectory" in result.output
+    assert set(tmp_path.iterdir()) == {array, folder}
+
+
 def test_debug_shows_where(tmp_path):
     result = run("--debug", "sample", tmp_path / "none")
     assert type(result.exception).__name__ == "CheckpointError"

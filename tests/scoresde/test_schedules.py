@@ -198,7 +198,7 @@ def _single(schedule, i):
         (lambda: VE(1.0, 0.5), "sigma_max"),
         (lambda: Cosine(2.0), "log_snr_min"),
         (lambda: LogLinear(-5.0, 5.0), "log_snr_min"),
-        (lambda: EDM(2.0, 1.0), "eps"),
+        (lambda: EDM(2.0, 1.0), "sigma_min"),
         (lambda: RectifiedFlow(T=1.0), "T"),
         (lambda: VP(eps=0.0), "eps"),
     ],

@@ -112,9 +112,9 @@ def test_exact_in_floating_point_for_images():
 @pytest.mark.parametrize(
     ("shape", "levels", "spatial", "match"),
     [
-        ((6, 8), 2, None, r"levels: .*divisible by 2\*\*levels = 4, got \(6, 8\)"),
-        ((3, 7), 1, 1, r"levels: .*divisible by 2\*\*levels = 2, got \(7,\)"),
-        ((4,), -1, None, "levels: expected a number of halvings, 0 or more, got -1"),
+        ((6, 8), 2, None, r"levels: .*divisible by 2\*\*2, got \(6, 8\)"),
+        ((3, 7), 1, 1, r"levels: .*divisible by 2\*\*1, got \(7,\)"),
+        ((4,), -1, None, "levels: expected a whole number of at least 0, got -1"),
         ((4,), 1, 2, "event_shape: expected 2 axes or more"),
         ((4,), 1, 0, r"spatial: expected 1 \(signals\) or 2 \(images\), got 0"),
         ((4, 4, 4), 1, 3, r"spatial: expected 1 \(signals\) or 2 \(images\), got 3"),
