@@ -23,7 +23,7 @@ author = "The scoresde developers"
 copyright = author
 release = metadata.version("scoresde")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
 add_module_names = False
@@ -42,6 +42,11 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Source", "References")]
+
+# tutorials run while the site is built, and stop it where they fail
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
