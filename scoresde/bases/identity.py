@@ -26,6 +26,7 @@ class Identity(Basis):
         blocks of different speeds.
 
     Example:
+        >>> import torch
         >>> joint = Identity((5,), blocks={"x": 3, "y": 2})
         >>> joint(torch.arange(5.0))[joint.blocks.slices["y"]]
         tensor([3., 4.])
