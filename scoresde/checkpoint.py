@@ -28,6 +28,8 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from scoresde.files import replacing
+
 FORMAT = 1
 
 
@@ -68,8 +70,9 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     current = _weights_path(folder, digest)
-    _replace(current, weights)
-    _replace(folder / "config.json", manifest.encode())
+    for path, content in ((current, weights), (folder / "config.json", manifest.encode())):
+        with replacing(path) as file:
+            file.write(content)
     for stale in _leftovers(folder):
         if stale != current:
             stale.unlink(missing_ok=True)
@@ -168,19 +171,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Makes ``content`` the file at ``path`` in one step, on the disk before it returns."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # the new name is durable once its folder is
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -11,6 +11,7 @@ import click
 
 from scoresde import plugins
 from scoresde.checks import expect
+from scoresde.files import replacing
 
 # What users get wrong, in one line; anything else is a bug and shows its traceback.
 _USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError)
@@ -104,6 +105,7 @@ def sample(
     imports: bool,
 ) -> None:
     """Sample from the model in FOLDER into a .npy file."""
+    import numpy as np
     import torch
 
     from scoresde.model import Model
@@ -112,7 +114,8 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     chosen = _solver(model.solver, solver, imports, steps=steps, eta=eta)
     x = chosen.sample(model.estimator, (count,), generator=generator, progress=True)
-    _write_array(output, x.numpy())
+    with replacing(output) as file:
+        np.save(file, x.numpy())
     if png is not None:
         from scoresde import plots
 
@@ -208,19 +211,6 @@ def _solver(own: Any, name: str | None, imports: bool, **options: Any) -> Any:
         return attrs.evolve(own, **given)
     factory: Any = plugins.get("solvers", name, imports=imports)
     return factory(**given)
-
-
-def _write_array(path: Path, array: Any) -> None:
-    """Writes an array whole or not at all."""
-    import numpy as np
-
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, array)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _lines(report: dict[str, Any]) -> str:

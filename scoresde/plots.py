@@ -13,6 +13,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
+from scoresde.files import replacing
 from scoresde.grid import within
 from scoresde.noise import Generators, Noise
 from scoresde.solver import Solver
@@ -33,13 +34,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png", facecolor="white")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", facecolor="white")
 
 
 def _pixels(x: Tensor) -> Any:
