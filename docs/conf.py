@@ -47,6 +47,7 @@ napoleon_custom_sections = [("Source", "References")]
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_output_stderr = "remove"  # progress bars
 
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,16 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install scoresde[plots]") from error
-    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+    class Shown(Figure):
+        """Notebooks show it without pyplot, which would keep every figure alive."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", facecolor="white")
+            return buffer.getvalue()
+
+    return Shown(figsize=(width, height), layout="constrained", dpi=150)
 
 
 def save(figure: Figure, path: str | Path) -> None:

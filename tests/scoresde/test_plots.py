@@ -67,3 +67,8 @@ def test_pictures_on_the_way(tmp_path):
     dark, light = (np.asarray(Image.open(path).convert("L")).mean() for path in found[:2])
     assert dark < light
     assert not (tmp_path / "none").exists()
+
+
+def test_notebooks_show_figures():
+    picture = plots.image_grid({"faces": torch.zeros(3, 1, 4, 4)})
+    assert picture._repr_png_().startswith(b"\x89PNG")
