@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import importlib
+import inspect
 import pkgutil
 import re
 from importlib import metadata
@@ -14,6 +15,7 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.ext import intersphinx
 from sphinx.util import logging
 
 PACKAGES = ("scoresde", "estimators", "solvers")
@@ -23,13 +25,34 @@ author = "The scoresde developers"
 copyright = author
 release = metadata.version("scoresde")
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
 add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
+
+# names that lead nowhere stop the build; those of other projects are in lists of our own, as the
+# build asks no network
+nitpicky = True
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", "inventories/python.inv"),
+    "torch": ("https://docs.pytorch.org/docs/stable", "inventories/torch.inv"),
+    "pyro": ("https://docs.pyro.ai/en/stable", "inventories/pyro.inv"),
+}
+# where something is documented under another name than that of the module it is in
+PUBLIC = {
+    "pathlib._local.Path": "pathlib.Path",
+    "torch._C.Generator": "torch.Generator",
+    "torch.nn.modules.module.Module": "torch.nn.Module",
+}
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
@@ -83,20 +106,48 @@ def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: An
     return True if field or re.match(r"See (the (class|module)|`[\w.]+`)\b", text) else None
 
 
+def spellings(node: pending_xref) -> list[str]:
+    """Full names of what is meant, as Python finds it where it is named; best first."""
+    target = node["reftarget"]
+    found = [target]
+    module = node.get("py:module") or "builtins"
+    for scope in (f"{module}.{node.get('py:class')}.", f"{module}.", ""):
+        *above, name = f"{scope}{target}".split(".")
+        try:
+            owner = pkgutil.resolve_name(".".join(above))
+        except (AttributeError, ImportError, ValueError):
+            continue
+        if isinstance(owner, type):
+            found += [f"{cls.__module__}.{cls.__qualname__}.{name}" for cls in owner.__mro__]
+            arguments = getattr(owner.__init__, "__annotations__", {})
+            if name in {*arguments, *getattr(owner, "__annotations__", {})}:  # no entry of its own
+                found.append(f"{owner.__module__}.{owner.__qualname__}")
+        thing = getattr(owner, name, None)
+        # an alias of types has the names of what it is an alias of
+        if issubclass(type(thing), type) or inspect.isroutine(thing):
+            found.append(f"{thing.__module__}.{thing.__qualname__}")
+    return [PUBLIC.get(name, name) for name in found]
+
+
 def resolve(app: Sphinx, env: Any, node: pending_xref, contents: nodes.Node) -> nodes.Node | None:
     """Finds what is named without its module, as one writes it after an import."""
     if node.get("refdomain") != "py":
         return None
-    domain, target = env.get_domain("py"), node["reftarget"]
+    domain, target, names = env.get_domain("py"), node["reftarget"], spellings(node)
     last = target.split(".")[1:] if target.split(".")[0] in PACKAGES else target.split(".")
-    found = [name for name in domain.objects if name.split(".")[-len(last) :] == last]
-    if len(found) != 1:
-        return None
-    page = domain.objects[found[0]]
-    uri = app.builder.get_relative_uri(node["refdoc"], page.docname)
-    reference = nodes.reference("", "", contents, internal=True, refuri=f"{uri}#{page.node_id}")
-    reference["reftitle"] = found[0]
-    return reference
+    alike = [name for name in domain.objects if name.split(".")[-len(last) :] == last]
+    for name in [*names, *(alike if len(alike) == 1 else [])]:
+        if name in domain.objects:
+            page = domain.objects[name]
+            uri = app.builder.get_relative_uri(node["refdoc"], page.docname)
+            link = nodes.reference("", "", contents, internal=True, refuri=f"{uri}#{page.node_id}")
+            link["reftitle"] = name
+            return link
+    for node["reftarget"] in names:
+        if link := intersphinx.missing_reference(app, env, node, contents):
+            return link
+    node["reftarget"] = target
+    return None
 
 
 def read(app: Sphinx) -> None:
@@ -142,6 +193,6 @@ def setup(app: Sphinx) -> None:
     # before napoleon, which makes sections of what is left
     app.connect("autodoc-process-docstring", literal_formulas, priority=400)
     app.connect("autodoc-skip-member", skip)
-    app.connect("missing-reference", resolve)
+    app.connect("missing-reference", resolve, priority=400)  # before intersphinx
     app.connect("builder-inited", read)
     app.connect("object-description-transform", no_return_type, priority=900)

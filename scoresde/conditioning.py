@@ -28,7 +28,7 @@ from scoresde.precise import replaced
 from scoresde.sde import ReverseSDE, Stage
 
 Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
-"""``(sde, states (batch, n), noise) -> (batch, n)``: True where shown clean."""
+"""``(sde, states (batch, n), noise) -> (batch, n)``, True where shown clean."""
 
 
 def blocks(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
@@ -42,6 +42,7 @@ def components(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
 
 
 OBSERVED: dict[str, Observed] = {f.__name__: f for f in (blocks, components)}
+"""The two above, by name."""
 
 
 def observed(name: str | Observed) -> Observed:

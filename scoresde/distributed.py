@@ -51,7 +51,7 @@ class Processes(Protocol):
 
     @property
     def mixed_precision(self) -> str:
-        """``"no"``: what is computed less precisely, `scoresde.training.Training` says."""
+        """``"no"``; what is computed less precisely, `scoresde.training.Training` says."""
 
     def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
         """Sum or mean over all processes."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scoresde.conditioning import Conditional
 
 Denoiser = Callable[[Tensor], Tensor]
-"""``z_t -> E[z_0 | z_t]`` at one time: states ``(*batch, n)`` in and out."""
+"""``z_t -> E[z_0 | z_t]`` at one time, with states ``(*batch, n)`` in and out."""
 
 
 class ScoreEstimator(nn.Module, ABC):

@@ -19,6 +19,8 @@ from scoresde.checks import expect, named
 from scoresde.sde import SDE, Stage
 
 Grid = Callable[[SDE, int], Tensor]
+"""``(sde, steps) -> times``."""
+
 _Floats = npt.NDArray[np.float64]
 
 
@@ -71,6 +73,7 @@ def broad(sde: SDE, steps: int) -> Tensor:
 _TINY = 1e-12
 
 GRIDS: dict[str, Grid] = {f.__name__: f for f in (uniform_time, log_snr, karras, central, broad)}
+"""The grids above, by name."""
 
 
 def grid(name: str | Grid) -> Grid:

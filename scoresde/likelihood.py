@@ -340,7 +340,7 @@ class LogProb:
 
     Attributes:
         value: ``(*batch,)``, in nats.
-        standard_error: Of `value` by the trace's randomness, ``(*batch,)``: 0 for an exact
+        standard_error: Of ``value`` by the trace's randomness, ``(*batch,)``: 0 for an exact
             trace, NaN for a single probe. The solver's error is not part of it.
         evaluations: How often the score was evaluated.
         estimate: Which estimate it is.

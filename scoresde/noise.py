@@ -160,7 +160,7 @@ class Share(Noise):
 
 
 Generators = torch.Generator | Sequence[torch.Generator] | Noise | None
-"""What sampling takes: one generator, one per sample, a source of one's own, or None."""
+"""One generator, one per sample, a source of one's own, or None, as sampling takes them."""
 
 
 @contextmanager

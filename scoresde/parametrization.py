@@ -64,6 +64,7 @@ def preconditioned(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
 PARAMETRIZATIONS: dict[str, Parametrization] = {
     f.__name__: f for f in (denoised, noise, score, velocity, preconditioned)
 }
+"""The parametrisations above, by name."""
 
 
 def parametrization(name: str | Parametrization) -> Parametrization:

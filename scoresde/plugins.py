@@ -27,6 +27,8 @@ from attrs import frozen
 from scoresde.checks import nearest
 
 GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers")
+"""What there are plugins of; their entry points are in ``scoresde.`` and the group."""
+
 BUILT_IN = "scoresde"
 
 

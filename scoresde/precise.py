@@ -61,7 +61,7 @@ class Precise(nn.Module):
 
     @property
     def width(self) -> int:
-        """Length of the constants' component axis: 1 if all are shared."""
+        """The length of the constants' component axis, 1 if all are shared."""
         own = [v for v in (*self._parameters.values(), *self._buffers.values()) if v is not None]
         inner = [m.width for m in self._modules.values() if isinstance(m, Precise)]
         return max([1, *(v.shape[-1] for v in own if v.ndim), *inner])

@@ -8,7 +8,7 @@ and, with a score ``s = grad log p_t``, the equations that run back from prior t
 
 which share the marginals ``p_t`` for every ``eta``: 1 is the reverse SDE (Anderson 1982), 0 the
 probability-flow ODE (Song et al. 2021, eq. 13). All of them are `SDE` objects, and whatever
-integrates one integrates all: `torchsde.sdeint` and `torchdiffeq.odeint` as they are, and the
+integrates one integrates all: ``torchsde.sdeint`` and ``torchdiffeq.odeint`` as they are, and the
 solvers of this project, which see an SDE as *semilinear*: over a step from ``t`` to ``s``
 
     y_s = decay y_t + gain <F> + noise kick,    <F> = int_0^h F e^(-k (h - u)) du / norm
@@ -67,7 +67,7 @@ class Propagator(NamedTuple):
 
 
 Forcing = Callable[[Tensor], Tensor]
-"""``F(t, .)`` at one time: states ``(*batch, n)`` in and out."""
+"""``F(t, .)`` at one time, with states ``(*batch, n)`` in and out."""
 
 
 def align(t: Tensor | float, z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@
         def make(self, steps, eta):
             return MySolver(steps, eta=eta)
 
-Inherit the laws of a kind, say how one is made, and `pytest` runs them all. They need nothing
+Inherit the laws of a kind, say how one is made, and pytest runs them all. They need nothing
 else, compute in float64 on the CPU, take seconds, and name the law that is broken. What a class
 does not claim (a kernel, a loss, an order for equations with noise) is not asked of it.
 """
@@ -380,7 +380,7 @@ class EstimatorLaws(ABC):
             same("noise = -sigma s", noise[moving], (-sigma * score)[moving], **tolerance)
 
     def test_several_times_are_as_one_by_one(self) -> None:
-        """`denoisers` against `denoise`."""
+        """`scoresde.ScoreEstimator.denoisers` against `scoresde.ScoreEstimator.denoise`."""
         model, batch = self._model(), (4,)
         z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
         ts = model.sde.T * torch.tensor([0.9, 0.5, 0.2], dtype=DOUBLE)
@@ -441,7 +441,7 @@ class SolverLaws(ABC):
 
     Attributes:
         adaptive: Whether its error is set by a tolerance, not by ``steps``: then orders are not
-            measured, and the error is asked to be below `tolerance`.
+            measured, and the error is asked to be below ``tolerance``.
         tolerance: See there.
     """
 

@@ -93,7 +93,7 @@ class Training:
         expect(0 <= self.warmup < 1, "warmup", "a number in [0, 1)", self.warmup)
 
     def rate(self, step: int) -> float:
-        """Share of `lr` at a step."""
+        """Share of ``lr`` at a step."""
         warmup = max(1, round(self.warmup * self.steps))
         if step < warmup:
             return (step + 1) / warmup

@@ -26,6 +26,7 @@ class Levels(NamedTuple):
 
 
 Weighting = Callable[[Levels], Tensor]
+"""``levels -> w``, ``(batch, 1 | n)``."""
 
 
 def likelihood(at: Levels) -> Tensor:
@@ -60,6 +61,7 @@ def prediction(at: Levels) -> Tensor:
 WEIGHTINGS: dict[str, Weighting] = {
     f.__name__: f for f in (likelihood, noise, score, denoised, prediction)
 }
+"""The weightings above, by name."""
 
 
 def weighting(name: str | Weighting) -> Weighting:

@@ -18,7 +18,7 @@ class SRA(FixedStep):
     """Strong order 3/2 for additive noise, two evaluations a step ("SRA1", Roessler 2010).
 
     With ``I_1`` the increment of the Brownian motion over a step of length ``h`` and
-    ``I_10 = int (w - w_t) ds``, and nothing but `f` and `g`:
+    ``I_10 = int (w - w_t) ds``, and nothing but ``f`` and ``g``:
 
         f_2 = f(t + 3h/4, y + 3h/4 f(t, y) + 3/2 g(s) I_10/h)
         y_s = y + h (f(t, y) + 2 f_2)/3 + g(s) I_1 - (g(s) - g(t)) I_10/h
