@@ -35,7 +35,7 @@ from solvers import DDIM, ExponentialMultistep
 
 METHODS = ("CDE", "CDiffE", "CMDE", "VS-CMDE", "any conditional")
 PEERS = ("NPE", "NPSE")
-TRAINING = Training(steps=3000, batch_size=256, lr=3e-3, weight_decay=0.3)
+TRAINING = Training(steps=1800, batch_size=256, lr=3e-3, weight_decay=0.3)
 WIDTH, DEPTH = 128, 4
 SIGMA, SIGMA_Y = (0.005, 20.0), 0.1
 LEVELS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])

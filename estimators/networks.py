@@ -14,7 +14,7 @@ from scoresde.checks import real, whole
 
 
 class ResidualMLP(nn.Module):
-    """Residual blocks on flattened events, modulated by the noise level.
+    """Residual blocks on flattened events (and their conditions), modulated by the noise level.
 
     Args:
         event_shape: Shape of one event.
@@ -23,6 +23,16 @@ class ResidualMLP(nn.Module):
         dropout: Dropout inside them.
         condition_dim: Length of a condition vector; 0 if there is none.
         levels: Number of levels: 1, or as many as components for an estimator with vector time.
+
+    Raises:
+        ValueError: If a size is not a whole number in range, or ``dropout`` is negative.
+
+    Example:
+        >>> import torch
+        >>> from estimators import ResidualMLP
+        >>> network = ResidualMLP((1, 4, 4), width=32, depth=2, condition_dim=3)
+        >>> network(torch.randn(7, 1, 4, 4), torch.zeros(7), torch.randn(7, 3)).shape
+        torch.Size([7, 1, 4, 4])
     """
 
     def __init__(
@@ -47,7 +57,8 @@ class ResidualMLP(nn.Module):
             nn.Linear(width, width),
             nn.SiLU(),
         )
-        self.enter = nn.Linear(size, width)
+        # a condition modulates, and is worked on: regressing on it is half of the task
+        self.enter = nn.Linear(size + condition_dim, width)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
         nn.init.zeros_(self.leave[1].weight)  # type: ignore[arg-type]
@@ -59,9 +70,9 @@ class ResidualMLP(nn.Module):
         """``(batch, *event_shape)``, levels ``(batch,)`` or ``(batch, n)``; the event's shape."""
         level = level.reshape(len(x), -1)
         waves = (level.unsqueeze(-1) * self.frequencies).flatten(1)
-        parts = [level, waves.sin(), waves.cos()]
-        code = self.embed(torch.cat(parts if condition is None else [*parts, condition], dim=-1))
-        hidden = self.enter(x.flatten(1))
+        given = [] if condition is None else [condition]
+        code = self.embed(torch.cat([level, waves.sin(), waves.cos(), *given], dim=-1))
+        hidden = self.enter(torch.cat([x.flatten(1), *given], dim=-1))
         for block in self.blocks:
             hidden = block(hidden, code)
         out: Tensor = self.leave(hidden)
@@ -84,6 +95,8 @@ class PartNetwork(nn.Module):
         ValueError: If there is no such part.
 
     Example:
+        >>> import torch
+        >>> from estimators import PartNetwork, ResidualMLP
         >>> from scoresde import Joint
         >>> joint = Joint(y=(3,), x=(2,))
         >>> network = PartNetwork(joint, "x", ResidualMLP((2,), 16, 1, condition_dim=3))
