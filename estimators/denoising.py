@@ -70,7 +70,18 @@ class Denoising(Precise, ScoreEstimator):
             shown as noise and no part of the loss.
 
     Raises:
+        TypeError: If the network cannot be called, or a stage or a view is none.
         ValueError: If a name is unknown, or a scale or the view does not fit the basis.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> sde = DiagonalSDE(EDM(), Identity((2,)))
+        >>> model = Denoising(sde, ResidualMLP((2,), width=16, depth=1), data_std=2.0)
+        >>> model.loss(torch.randn(8, 2)).backward()
+        >>> model.denoise(torch.ones(1, 2), 2.0).detach()  # untrained: the best linear guess
+        tensor([[0.5000, 0.5000]])
     """
 
     sources = "vincent2011 song2021 karras2022 kingma2021"
@@ -224,6 +235,15 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
     Returns:
         ``{"data_mean": (n,), "data_std": (blocks,)}``, arguments of `Denoising`; see
         `scoresde.Basis.moments`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import measure
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}))
+        >>> scales = measure(sde, torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
+        >>> {name: value.tolist() for name, value in scales.items()}
+        {'data_mean': [1.0, 2.0], 'data_std': [1.0, 2.0]}
     """
     mean, std = sde.basis.moments(data)
     return {"data_mean": mean, "data_std": std}

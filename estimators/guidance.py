@@ -58,8 +58,9 @@ class LinearGuidance(Precise, ScoreEstimator):
         ValueError: If the method is unknown, ``y`` is not finite, or a scale is not positive.
 
     Example:
-        >>> from scoresde import DiagonalSDE, Identity, VP
-        >>> from estimators import Gaussian
+        >>> import torch
+        >>> from estimators import Gaussian, LinearGuidance
+        >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from solvers import ExponentialMultistep
         >>> prior = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
         >>> total = LinearGuidance(prior, lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1)
@@ -152,6 +153,20 @@ class ClassifierFree(ScoreEstimator):
         estimator: Trained with the condition and, at times, with ``none`` in its place.
         weight: ``w``: 0 for the condition as it is, more for samples that show it more.
         none: What stands for no condition; expanded to the shape of the condition.
+
+    Raises:
+        ValueError: If ``weight`` is negative.
+
+    Example:
+        >>> import torch
+        >>> from estimators import ClassifierFree
+        >>> from scoresde import VP, DiagonalSDE, Identity, ScoreEstimator
+        >>> class AsTold(ScoreEstimator):
+        ...     def denoise(self, z, t, condition=None): return condition.expand_as(z)
+        >>> model = AsTold(DiagonalSDE(VP(), Identity((1,))))
+        >>> guided = ClassifierFree(model, weight=2.0, none=torch.zeros(1))
+        >>> guided.denoise(torch.zeros(1, 1), 0.5, condition=torch.ones(1))
+        tensor([[3.]])
     """
 
     sources = "ho2022"

@@ -37,7 +37,9 @@ class GaussianMixture(Precise, ScoreEstimator):
             covariance is not symmetric and positive semi-definite.
 
     Example:
-        >>> from scoresde import DiagonalSDE, Identity, VP
+        >>> import torch
+        >>> from estimators import GaussianMixture
+        >>> from scoresde import VP, DiagonalSDE, Identity
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
         >>> model = GaussianMixture(sde, [0.5, 0.5], [[-1.0, 0], [1, 0]], [torch.eye(2)] * 2)
         >>> model.score(torch.zeros(1, 2), 0.5) + 0.0
@@ -146,6 +148,17 @@ class Gaussian(GaussianMixture):
         sde: How data are diffused.
         mean: ``(*event_shape)``.
         covariance: ``(n, n)`` over flattened events.
+
+    Raises:
+        ValueError: As for `GaussianMixture`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> model.denoise(torch.tensor([[2.0]]), 1.0), model.score(torch.tensor([[2.0]]), 1.0)
+        (tensor([[1.]]), tensor([[-1.]]))
     """
 
     def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor) -> None:

@@ -33,6 +33,15 @@ class MultiScale(ScoreEstimator):
 
     Raises:
         ValueError: If there is not one network, or not one view, per stage.
+
+    Example:
+        >>> from estimators import MultiScale, ResidualMLP
+        >>> from scoresde import Cosine, DiagonalSDE, Haar
+        >>> from solvers import DDIM
+        >>> sde = DiagonalSDE(Cosine(), Haar((1, 4, 4), levels=1), drop=[1.0, 0.5])
+        >>> networks = [ResidualMLP((stage.dim,), 16, 1) for stage in sde.stages()]
+        >>> DDIM(8).sample(MultiScale(sde, networks), (5,)).shape
+        torch.Size([5, 1, 4, 4])
     """
 
     sources = "batzolis2022"

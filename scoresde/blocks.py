@@ -24,9 +24,12 @@ class Blocks:
         sizes: Name and number of components of each block, in order, coarse first.
 
     Raises:
+        TypeError: If ``sizes`` is no mapping.
         ValueError: If there is no block, or one is empty.
 
     Example:
+        >>> import torch
+        >>> from scoresde import Blocks
         >>> blocks = Blocks({"coarse": 1, "detail": 3})
         >>> blocks.dim, blocks.slices["detail"]
         (4, slice(1, 4, None))

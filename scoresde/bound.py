@@ -95,8 +95,18 @@ def bound(
         ``(batch,)``, in nats; average over events and draws.
 
     Raises:
+        TypeError: If the estimator's SDE is not a `scoresde.DiagonalSDE`.
         ValueError: If ``x`` has the wrong shape or is not finite, ``draws`` is not positive, or
             the SDE has another prior.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, bound, log_prob
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> torch.allclose(bound(model, x), -log_prob(model, x).value, atol=1e-2)
+        True
     """
     finite("x", x)
     expect(draws >= 1, "draws", "at least 1", draws)
@@ -136,6 +146,20 @@ def importance(
         generator: Seeds noise.
         moments: Those that `bound` will be given.
         strata: Number of times tried, in every stage at least two.
+
+    Raises:
+        TypeError: If the estimator's SDE is not a `scoresde.DiagonalSDE`.
+        ValueError: If ``x`` is not finite.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity, bound, importance
+        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        >>> x = torch.randn(9, 2)
+        >>> times = importance(model, x)
+        >>> bound(model, x, times=times).shape, times(model.sde, 4).shape
+        (torch.Size([9]), torch.Size([5]))
     """
     finite("x", x)
     sde, noise = _linear(estimator), Noise.of(generator)

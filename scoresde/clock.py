@@ -24,6 +24,8 @@ class Clock(Precise):
         ValueError: If a speed is negative or not finite.
 
     Example:
+        >>> import torch
+        >>> from scoresde import Clock
         >>> clock = Clock([1.0, 2.0, 4.0])
         >>> clock(torch.tensor([0.25]))
         tensor([0.2500, 0.5000, 1.0000])

@@ -249,6 +249,16 @@ class Conditional(ScoreEstimator):
 
     Raises:
         ValueError: If the SDE of ``joint`` has a prior of its own.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Joint, log_prob
+        >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+        >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
+        >>> posterior = model.condition(held=True, y=torch.ones(1))  # N(0.8, 0.36)
+        >>> log_prob(posterior, torch.tensor([[0.8]])).value.round(decimals=2)
+        tensor([-0.4100])
     """
 
     sources = "batzolis2022"
@@ -298,9 +308,11 @@ class Redraw:
     """A corrector that draws observed components anew after every step.
 
     ``y_t = alpha y + sigma xi`` with a fresh ``xi``, instead of one path of the bridge
-    (Batzolis et al. 2022, section 4.3, draw it so).
+    (Batzolis et al. 2022, section 4.3, draw it so). For estimators of which something is observed:
+    on others, a ``TypeError``.
 
     Example:
+        >>> from scoresde import Redraw
         >>> from solvers import DDIM
         >>> DDIM(50, eta=1.0, corrector=Redraw()).corrector
         Redraw()
@@ -337,6 +349,14 @@ class Shrinking:
 
     Raises:
         ValueError: If a number is not positive, or the part or its ``sigma_max`` is unknown.
+
+    Example:
+        >>> from scoresde import VE, DiagonalSDE, Joint, Shrinking
+        >>> sde = DiagonalSDE(VE(0.01, [50.0, 50.0]), Joint(y=(2,), x=(3,)))
+        >>> shrink = Shrinking(sde, "y", start=50.0, end=1.0, updates=1000)
+        >>> shrink(1000)
+        >>> sde.schedule.sigma_max.tolist()
+        [1.0, 50.0]
     """
 
     sources = "batzolis2022"

@@ -29,6 +29,8 @@ class VariationalDequantization(nn.Module):
         ValueError: If ``levels`` is below 2.
 
     Example:
+        >>> import torch
+        >>> from scoresde import VariationalDequantization
         >>> x, log_q = VariationalDequantization(levels=4)(torch.tensor([[0, 3], [1, 2]]))
         >>> log_q.abs().max() < 1e-5
         tensor(True)

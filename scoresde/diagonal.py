@@ -35,7 +35,15 @@ _P = TypeVar("_P", bound=Precise)
 
 
 class Bridge(NamedTuple):
-    """``z_s | z_t, z_0 ~ N(now z_t + start z_0, sigma^2)``; all ``(*, 1 | n)``."""
+    """``z_s | z_t, z_0 ~ N(now z_t + start z_0, sigma^2)``; all ``(*, 1 | n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> sde = DiagonalSDE(EDM(), Identity((1,)))
+        >>> sde.bridge(torch.tensor([1.0]), torch.tensor([2.0]))
+        Bridge(now=tensor([0.2500]), start=tensor([0.7500]), sigma=tensor([0.8660]))
+    """
 
     now: Tensor
     start: Tensor
@@ -62,12 +70,14 @@ class DiagonalSDE(Precise, SDE):
         prior: Distribution of ``z_T`` where it is not ``N(0, sigma_T^2)``.
 
     Raises:
-        ValueError: If a parameter's component axis does not fit the basis, or a scale is not
-            positive.
+        TypeError: If the schedule or the basis is none.
+        ValueError: If a parameter's component axis does not fit the basis, a scale is not
+            positive, or ``drop`` is not one time for each block, the first ``T``, none later
+            than the one before and all above ``eps``.
 
     Example:
-        >>> from scoresde.bases import Identity
-        >>> from scoresde.schedules import VP
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
         >>> sde = DiagonalSDE(VP(), Identity((3,)), speeds=[1.0, 2.0, 4.0])
         >>> sde.kernel(torch.tensor([0.25])).alpha.shape
         torch.Size([3])

@@ -46,8 +46,9 @@ class ScoreDistribution(TorchDistribution):
         ValueError: If the condition has too few axes, or there are two.
 
     Example:
+        >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Haar
+        >>> from scoresde import VP, DiagonalSDE, Haar, ScoreDistribution
         >>> from solvers import DDIM
         >>> sde = DiagonalSDE(VP(), Haar((1, 2, 2), levels=1))
         >>> images = ScoreDistribution(Gaussian(sde, torch.zeros(1, 2, 2), torch.eye(4)), DDIM(8))

@@ -39,8 +39,12 @@ class ScoreEstimator(nn.Module, ABC):
     Args:
         sde: How data are diffused.
 
+    Raises:
+        TypeError: If ``sde`` is none; on subclassing, if neither method is there.
+
     Example:
-        >>> from scoresde import DiagonalSDE, Identity, VP
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity, ScoreEstimator
         >>> class PointMassAtZero(ScoreEstimator):
         ...     def denoise(self, z, t, condition=None): return torch.zeros_like(z)
         >>> model = PointMassAtZero(DiagonalSDE(VP(), Identity((2,))))

@@ -35,6 +35,17 @@ class Trace(ABC):
 
     There may be several independent estimates of it; entries need be right on average and in
     sum only.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import ExactTrace, Hutchinson, Noise
+        >>> def pull_back(v): return v @ torch.tensor([[1.0, 2.0], [2.0, 3.0]])
+        >>> z, noise = torch.zeros(1, 2), Noise(torch.Generator().manual_seed(0))
+        >>> for trace in (ExactTrace(), Hutchinson(samples=1000)):
+        ...     diagonals = trace(pull_back, z, trace.probes(z, noise))
+        ...     print(trace.estimates, diagonals.sum(-1).mean().round().item())
+        1 4.0
+        1000 4.0
     """
 
     @property
@@ -68,6 +79,14 @@ class ExactTrace(Trace):
 
     Args:
         chunk: How many at a time; bounds the memory. All at once if None.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, log_prob
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> log_prob(model, torch.zeros(1, 2), trace=ExactTrace(chunk=1)).standard_error
+        tensor([0.])
     """
 
     chunk: int | None = None
@@ -105,6 +124,17 @@ class Hutchinson(Trace):
 
     Args:
         samples: Number of probes; with two or more their spread gives a standard error.
+
+    Raises:
+        ValueError: If ``samples`` is not a whole number of at least 1.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Hutchinson, Noise
+        >>> trace, z = Hutchinson(samples=2), torch.zeros(1, 3)
+        >>> probes = trace.probes(z, Noise())
+        >>> trace(lambda v: v * torch.tensor([1.0, 2.0, 3.0]), z, probes).sum(-1)
+        tensor([[6., 6.]])
     """
 
     sources = "hutchinson1990"
@@ -148,6 +178,17 @@ class HutchPlusPlus(Trace):
     Args:
         samples: Number of estimates ``g``; with two or more their spread gives a standard error.
         rank: Number of directions, at most that of components.
+
+    Raises:
+        ValueError: If ``samples`` or ``rank`` is not a whole number of at least 1; on use, if there
+            are more directions than components.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import HutchPlusPlus, Noise
+        >>> trace, z = HutchPlusPlus(samples=2, rank=1), torch.zeros(1, 3)
+        >>> trace(lambda v: 2 * v, z, trace.probes(z, Noise())).sum(-1)
+        tensor([[6., 6.]])
     """
 
     sources = "meyer2021 baston2022"
@@ -344,6 +385,15 @@ class LogProb:
             trace, NaN for a single probe. The solver's error is not part of it.
         evaluations: How often the score was evaluated.
         estimate: Which estimate it is.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Hutchinson, Identity, log_prob
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> found = log_prob(model, torch.zeros(3, 2), trace=Hutchinson(samples=1))
+        >>> found.value.shape, found.standard_error, found.evaluations
+        (torch.Size([3]), tensor([nan, nan, nan]), 31)
     """
 
     value: Tensor
@@ -384,6 +434,14 @@ def log_prob(
         TypeError: If ``x`` is not a floating-point tensor, or another argument not what it is.
         ValueError: If ``x`` has the wrong shape or is not finite, the SDE has no prior, or the
             result is not finite.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, log_prob
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> log_prob(model, torch.tensor([[0.0], [1.0]])).value.round(decimals=2)
+        tensor([-0.9200, -1.4200])
     """
     sde, noise = estimator.sde, Noise.of(generator)
     trace = ExactTrace() if trace is None else trace

@@ -24,7 +24,12 @@ class Noise:
         generator: One generator for all samples, a sequence with one per sample (in the order
             of the flattened batch), or None for torch's global one.
 
+    Raises:
+        TypeError: If a generator is none.
+
     Example:
+        >>> import torch
+        >>> from scoresde import Noise
         >>> g = [torch.Generator().manual_seed(i) for i in range(3)]
         >>> many = Noise(g)(torch.empty(3, 2))
         >>> alone = Noise([torch.Generator().manual_seed(2)])(torch.empty(1, 2))

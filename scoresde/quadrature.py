@@ -49,9 +49,13 @@ class Quadrature:
         steps: Number of steps.
         grid: Where they are: a name or a function, as for a `scoresde.Solver`.
 
+    Raises:
+        ValueError: If ``steps`` is not a whole number of at least 1, or the grid's name is unknown.
+
     Example:
+        >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, log_prob
+        >>> from scoresde import VP, DiagonalSDE, Identity, Quadrature, log_prob
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
         >>> log_prob(model, torch.zeros(1, 1), Quadrature(20)).value.round(decimals=2)
         tensor([-0.9200])

@@ -33,6 +33,19 @@ class Schedule(Precise, ABC):
         T: Last time: there the data are (all but) gone.
         eps: First time that training, sampling and likelihood use: the score of data without
             a density diverges at 0.
+
+    Raises:
+        ValueError: If not ``0 < eps < T``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Schedule
+        >>> class Decay(Schedule):
+        ...     def log_alpha(self, t): return -t
+        ...     def sigma(self, t): return torch.sqrt(-torch.expm1(-2 * t))
+        >>> f, g2 = Decay().rates(torch.tensor([0.5]))
+        >>> f, g2.round(decimals=4)
+        (tensor([-1.]), tensor([2.]))
     """
 
     def __init__(self, T: float = 1.0, eps: float = 1e-3) -> None:
@@ -84,7 +97,12 @@ class VP(Schedule):
         beta_max: Noise rate at time 1.
         eps: First time used.
 
+    Raises:
+        ValueError: If a rate is not positive, or not ``0 < eps < 1``.
+
     Example:
+        >>> import torch
+        >>> from scoresde import VP
         >>> alpha, sigma = VP()(torch.tensor([0.5]))
         >>> round(float(alpha**2 + sigma**2), 6)
         1.0
@@ -125,6 +143,16 @@ class SubVP(VP):
     """Sub-variance preserving (Song et al. 2021, eq. 12): less noise than `VP` at every time.
 
     ``alpha`` as `VP`, ``sigma = 1 - alpha^2``, ``f = -beta/2``, ``g^2 = beta (1 - alpha^4)``.
+
+    Raises:
+        ValueError: As for `VP`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, SubVP
+        >>> t = torch.tensor([0.1, 0.5, 0.9])
+        >>> torch.allclose(SubVP().sigma(t), VP().sigma(t) ** 2)
+        True
     """
 
     sources = "song2021"
@@ -150,6 +178,16 @@ class VE(Schedule):
         sigma_min: Noise scale at time 0, in the data's units.
         sigma_max: Noise scale at time 1.
         eps: First time used.
+
+    Raises:
+        ValueError: If not ``0 < sigma_min < sigma_max``, or not ``0 < eps < 1``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VE
+        >>> alpha, sigma = VE(sigma_min=0.01, sigma_max=50.0)(torch.tensor([0.0, 1.0]))
+        >>> sigma.round()
+        tensor([ 0., 50.])
     """
 
     sources = "song2021"
@@ -196,6 +234,15 @@ class Cosine(Schedule):
     Args:
         log_snr_min: Log-SNR at time 1, negative.
         eps: First time used.
+
+    Raises:
+        ValueError: If ``log_snr_min`` is not below 0, or not ``0 < eps < 1``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Cosine
+        >>> Cosine(log_snr_min=-12.0).log_snr(torch.tensor([1.0])).round(decimals=2)
+        tensor([-12.])
     """
 
     sources = "nichol2021"
@@ -240,6 +287,15 @@ class LogLinear(Schedule):
         log_snr_max: Log-SNR at ``eps``.
         log_snr_min: Log-SNR at time 1.
         eps: First time used.
+
+    Raises:
+        ValueError: If not ``log_snr_min < log_snr_max``, or not ``0 < eps < 1``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import LogLinear
+        >>> LogLinear(log_snr_max=8.0, log_snr_min=-6.0).log_snr(torch.tensor([1e-3, 1.0]))
+        tensor([ 8., -6.])
     """
 
     sources = "batzolis2022"
@@ -312,7 +368,12 @@ class Learned(LogLinear):
         log_snr_min: Log-SNR at time 1.
         eps: First time used.
 
+    Raises:
+        ValueError: As for `LogLinear`, or if a count is not a positive whole number.
+
     Example:
+        >>> import torch
+        >>> from scoresde import Learned
         >>> schedule = Learned(components=3)
         >>> schedule.log_snr(torch.tensor([[1e-3], [1.0]])).shape
         torch.Size([2, 3])
@@ -359,6 +420,15 @@ class EDM(Schedule):
     Args:
         sigma_min: First time used, in the data's units.
         sigma_max: Last time.
+
+    Raises:
+        ValueError: If not ``0 < sigma_min < sigma_max``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM
+        >>> EDM()(torch.tensor([3.0]))
+        (tensor([1.]), tensor([3.]))
     """
 
     sources = "karras2022"
@@ -392,6 +462,15 @@ class RectifiedFlow(Schedule):
     Args:
         T: Last time, below 1.
         eps: First time used.
+
+    Raises:
+        ValueError: If not ``0 < eps < T < 1``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import RectifiedFlow
+        >>> RectifiedFlow()(torch.tensor([0.25]))
+        (tensor([0.7500]), tensor([0.2500]))
     """
 
     sources = "liu2022 lipman2022"

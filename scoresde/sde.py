@@ -38,14 +38,27 @@ if TYPE_CHECKING:
 
 
 class Kernel(NamedTuple):
-    """``z_t | z_0 ~ N(alpha z_0, sigma^2)``; both ``(*, 1 | n)``."""
+    """``z_t | z_0 ~ N(alpha z_0, sigma^2)``; both ``(*, 1 | n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import DiagonalSDE, Identity, RectifiedFlow
+        >>> DiagonalSDE(RectifiedFlow(), Identity((2,))).kernel(torch.tensor([0.25]))
+        Kernel(alpha=tensor([0.7500]), sigma=tensor([0.2500]))
+    """
 
     alpha: Tensor
     sigma: Tensor
 
 
 class Stage(NamedTuple):
-    """From time ``start`` down to ``end`` the first ``dim`` components are the state."""
+    """From time ``start`` down to ``end`` the first ``dim`` components are the state.
+
+    Example:
+        >>> from scoresde import VP, DiagonalSDE, Haar
+        >>> DiagonalSDE(VP(), Haar((1, 4, 4), levels=1), drop=[1.0, 0.5]).stages()
+        [Stage(start=1.0, end=0.5, dim=4), Stage(start=0.5, end=0.001, dim=16)]
+    """
 
     start: float
     end: float
@@ -57,6 +70,14 @@ class Propagator(NamedTuple):
 
     ``h`` is the length of the step in the variable in which the forcing is smooth, and
     ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> sde, t, s = DiagonalSDE(EDM(), Identity((2,))), torch.tensor([3.0]), torch.tensor([5.0])
+        >>> step = sde.propagator(t, s, like=torch.zeros(1, 2))
+        >>> step.decay, step.noise.round(decimals=4)
+        (tensor([1.]), tensor([4.]))
     """
 
     decay: Tensor
@@ -83,6 +104,12 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the axes of ``t`` match neither, or its batch is not that of ``z``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import align
+        >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
+        (torch.Size([1]), torch.Size([3, 1]))
     """
     t = torch.as_tensor(t, device=z.device)
     given = tuple(t.shape)
@@ -133,7 +160,12 @@ class SDE(nn.Module, ABC):
             likelihoods.
         basis: Coordinates of the state; the event itself, flattened, if not given.
 
+    Raises:
+        ValueError: If not ``0 <= eps < T``, or not one of ``event_shape`` and ``basis`` is given.
+
     Example:
+        >>> import torch
+        >>> from scoresde import SDE
         >>> class OrnsteinUhlenbeck(SDE):
         ...     def f(self, t, y): return -y
         ...     def g(self, t, y): return torch.full_like(y, 2**0.5)
@@ -383,6 +415,16 @@ class ProbabilityFlow(SDE):
         sde: The equation that diffuses data.
         estimator: Knows the score.
         condition: Passed on to the estimator.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from torchdiffeq import odeint
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> flow, ts = model.sde.probability_flow(model), torch.tensor([0.01, 3.0])
+        >>> odeint(flow, torch.ones(1, 1), ts)[-1].round(decimals=2)  # sqrt(1 + 3^2)
+        tensor([[3.1600]])
     """
 
     def __init__(self, sde: SDE, estimator: ScoreEstimator, condition: Any = None) -> None:
@@ -445,6 +487,15 @@ class ReverseSDE(SDE):
 
     Raises:
         ValueError: If ``eta`` is negative.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> reverse, z = model.sde.reverse(model), torch.tensor([[2.0]])
+        >>> reverse.f(torch.tensor(-1.0), z), reverse.g(torch.tensor(-1.0), z)  # g^2 = 2t
+        (tensor([[-2.]]), tensor([[1.4142]]))
     """
 
     def __init__(

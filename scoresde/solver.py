@@ -58,6 +58,26 @@ class Solver(ABC):
             et al. 2022, algorithm 2); a solver's memory of earlier steps is lost by it.
         final_denoise: Whether samples end as denoised means of the states at the last time,
             which costs one evaluation more.
+
+    Raises:
+        TypeError: If ``grid`` or ``corrector`` cannot be called; on subclassing, if neither
+            method is there.
+        ValueError: If ``steps`` is not a whole number of at least 1, a number is negative, or the
+            grid's name is unknown.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, Solver
+        >>> class Euler(Solver):
+        ...     order, weak_order = 1.0, None
+        ...     def integrate(self, sde, y, ts, noise):
+        ...         for t, s in zip(ts, ts[1:]):
+        ...             y = y + (s - t) * sde.f(t, y)
+        ...         return y
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> Euler(steps=20).sample(model, (5,)).shape
+        torch.Size([5, 2])
     """
 
     steps: int = attrs.field(default=50, validator=validator(whole, 1))
@@ -261,6 +281,17 @@ class Step(NamedTuple):
 
     Times are 0-dimensional, in the dtype of the state, and a hair inside the step where rates
     jump at its end. Coefficients are `Propagator`'s, ``(1 | n)``.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from solvers import DDIM
+        >>> sde, z = DiagonalSDE(EDM(1.0, 4.0), Identity((1,))), torch.zeros(5, 1)
+        >>> reverse = sde.reverse(Gaussian(sde, torch.zeros(1), torch.eye(1)), eta=0.0)
+        >>> step = next(DDIM().prepare(reverse, torch.tensor([-4.0, -1.0]), z))
+        >>> step.t, step.s, step.decay
+        (tensor(-4.), tensor(-1.), tensor([0.2500]))
     """
 
     t: Tensor
@@ -281,6 +312,18 @@ class FixedStep(Solver):
     """A solver that takes the given steps, one after the other.
 
     Subclasses implement `step`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, FixedStep, Identity
+        >>> class Exponential(FixedStep):
+        ...     order, weak_order = 1.0, None
+        ...     def step(self, sde, y, step, noise, memory):
+        ...         return step.decay * y + step.gain * step.force(y), None
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> Exponential(steps=20).sample(model, (5,)).shape
+        torch.Size([5, 2])
     """
 
     @abstractmethod
@@ -337,7 +380,8 @@ class FixedStep(Solver):
         """The state after steps prepared before: the loop alone, to be compiled as a whole.
 
         Example:
-            >>> from scoresde import VP, DiagonalSDE, Identity
+            >>> import torch
+            >>> from scoresde import VP, DiagonalSDE, Identity, Noise
             >>> from estimators import Denoising, ResidualMLP
             >>> from solvers import DDIM
             >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))

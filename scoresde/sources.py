@@ -37,7 +37,8 @@ def citation(*parts: object) -> str:
         LookupError: If a class names a source that has no entry.
 
     Example:
-        >>> from scoresde import VE, DiagonalSDE, Identity
+        >>> import re
+        >>> from scoresde import VE, DiagonalSDE, Identity, citation
         >>> from solvers import Heun
         >>> entries = citation(DiagonalSDE(VE(), Identity((2,))), Heun())
         >>> re.findall(r"@\w+{(\w+)", entries)

@@ -29,6 +29,17 @@ class Outcome:
         finished: Whether a sample has reached the end, ``(*batch,)``.
         steps: Steps taken and refused, ``(*batch,)``; each costs three evaluations.
         worst: The component with the largest error in a sample's last attempt, ``(*batch,)``.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from solvers import Adaptive
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> flow, ts = model.sde.probability_flow(model), torch.tensor([0.01, 3.0]).double()
+        >>> outcome = Adaptive().solve(flow, torch.ones(2, 1), ts)
+        >>> outcome.finished, outcome.states[0].round(decimals=2)  # sqrt(1 + 3^2)
+        (tensor([True, True]), tensor([3.1600]))
     """
 
     states: Tensor
@@ -43,6 +54,18 @@ class StepLimit(RuntimeError):
 
     Attributes:
         outcome: What there is of them, and of all the others.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from solvers import Adaptive, StepLimit
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> try:
+        ...     Adaptive(max_steps=2).sample(model, (3,))
+        ... except StepLimit as error:
+        ...     print(error.outcome.finished)
+        tensor([False, False, False])
     """
 
     def __init__(self, outcome: Outcome, limit: int) -> None:
@@ -80,8 +103,19 @@ class Adaptive(Solver):
             single sample must not cost more than one.
 
     Raises:
-        ValueError: On integrating, if the equation has noise (``eta`` above 0).
+        ValueError: If a tolerance is not positive or a count below 1; on integrating, if the
+            equation has noise (``eta`` above 0).
         StepLimit: On integrating, if a sample does not arrive.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import Adaptive
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
+        >>> x = Adaptive(rtol=1e-3).sample(model, (5000,), generator=torch.manual_seed(0))
+        >>> x.std().round(decimals=1)
+        tensor(2.)
     """
 
     sources = "lu2022"

@@ -18,6 +18,18 @@ class EulerMaruyama(FixedStep):
 
     Knows nothing of the SDE's linear part: for diffusion models prefer `solvers.DDIM`, which
     costs the same.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import SDE, Noise
+        >>> from solvers import EulerMaruyama
+        >>> class OrnsteinUhlenbeck(SDE):
+        ...     def f(self, t, y): return -y
+        ...     def g(self, t, y): return torch.full_like(y, 2**0.5)
+        >>> ts, noise = torch.linspace(0, 1, 101).double(), Noise(torch.manual_seed(0))
+        >>> y = EulerMaruyama().integrate(OrnsteinUhlenbeck((1,)), torch.zeros(5000, 1), ts, noise)
+        >>> y.var().round(decimals=1)  # 1 - exp(-2) = 0.86
+        tensor(0.9000)
     """
 
     sources = "maruyama1955"

@@ -30,6 +30,16 @@ class DDIM(FixedStep):
 
     ``z_s = (sigma_s/sigma_t) z_t + alpha_s (1 - e^-h) D`` for the ODE, and its SDE form for any
     ``eta``: see `scoresde.DiagonalSDE.marginal_propagator`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from solvers import DDIM
+        >>> point = torch.tensor([3.0, -1.0])
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((2,))), point, torch.zeros(2, 2))
+        >>> DDIM(1).sample(model).round(decimals=1)  # its denoised mean is constant
+        tensor([ 3., -1.])
     """
 
     sources = "song2020 lu2022"
@@ -108,6 +118,19 @@ class ExponentialMultistep(FixedStep):
     Args:
         order: 1, 2 or 3.
         corrected: Whether ends of steps are corrected (predictor-corrector), from order 2 on.
+
+    Raises:
+        ValueError: If the order is none of these.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import ExponentialMultistep
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
+        >>> x = ExponentialMultistep(12).sample(model, (5000,), generator=torch.manual_seed(0))
+        >>> x.std().round(decimals=1)
+        tensor(2.)
     """
 
     sources = "lu2022b zhao2023"

@@ -18,6 +18,16 @@ class Heun(FixedStep):
 
     ``y + h (f(t, y) + f(s, y + h f(t, y)))/2``; with noise, of the mean variance
     ``(g_t^2 + g_s^2)/2``, added to prediction and result alike.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import Heun
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
+        >>> x = Heun(50).sample(model, (5000,), generator=torch.manual_seed(0))
+        >>> x.std().round(decimals=1)
+        tensor(2.)
     """
 
     sources = "karras2022"

@@ -24,8 +24,11 @@ class Langevin:
         steps: Steps after every step of the solver; each costs one evaluation.
         snr: Signal-to-noise ratio of a step.
 
+    Raises:
+        ValueError: If ``steps`` is not a whole number of at least 1, or ``snr`` not positive.
+
     Example:
-        >>> from solvers import DDIM
+        >>> from solvers import DDIM, Langevin
         >>> DDIM(50, eta=1.0, corrector=Langevin()).corrector
         Langevin(steps=1, snr=0.16)
     """

@@ -88,6 +88,16 @@ class ExponentialRungeKutta(Solver):
 
     Raises:
         ValueError: On integrating, if the equation has noise (``eta`` above 0).
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import ExponentialRungeKutta
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
+        >>> x = ExponentialRungeKutta(8).sample(model, (5000,), generator=torch.manual_seed(0))
+        >>> x.std().round(decimals=1)
+        tensor(2.)
     """
 
     sources = "lu2022"

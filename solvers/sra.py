@@ -25,6 +25,16 @@ class SRA(FixedStep):
 
     Paths, not laws alone, converge: for coupled samples and expectations along trajectories.
     Noise that depends on the state is taken at the start of the step, at order 1/2.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import SRA
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
+        >>> x = SRA(100, eta=1.0).sample(model, (5000,), generator=torch.manual_seed(0))
+        >>> x.std().round(decimals=1)
+        tensor(2.)
     """
 
     sources = "roessler2010"

@@ -25,6 +25,20 @@ class TorchSDE(Solver):
 
     Args:
         method: ``"euler"``, ``"milstein"`` or ``"srk"``.
+
+    Raises:
+        ValueError: If the method is unknown.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import TorchSDE
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
+        >>> solver = TorchSDE(30, eta=1.0, method="srk")
+        >>> x = solver.sample(model, (2000,), generator=torch.manual_seed(0))
+        >>> x.std().round(decimals=1)
+        tensor(2.)
     """
 
     sources = "li2020"

@@ -34,6 +34,8 @@ class Basis(nn.Module, ABC):
         ValueError: If the event shape is empty or not positive, or the blocks do not cover it.
 
     Example:
+        >>> import torch
+        >>> from scoresde import Basis, Blocks
         >>> class Reversed(Basis):
         ...     def analyse(self, x): return x.flip(-1)
         ...     def synthesise(self, z): return z.flip(-1)

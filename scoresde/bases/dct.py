@@ -46,6 +46,8 @@ class DCT(Basis):
         2023 (arXiv 2206.13397), Hoogeboom and Salimans 2023 (arXiv 2209.05557).
 
     Example:
+        >>> import torch
+        >>> from scoresde import DCT
         >>> dct = DCT((4,), bands=2)
         >>> dct.blocks
         Blocks({'band1': 2, 'band2': 2})

@@ -44,6 +44,8 @@ class Haar(Basis):
         diffusion, Batzolis et al. 2022 (arXiv 2207.09786), section 5.
 
     Example:
+        >>> import torch
+        >>> from scoresde import Haar
         >>> haar = Haar((2, 4), levels=1)
         >>> haar.blocks
         Blocks({'a1': 2, 'd1': 6})

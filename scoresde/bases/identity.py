@@ -27,6 +27,7 @@ class Identity(Basis):
 
     Example:
         >>> import torch
+        >>> from scoresde import Identity
         >>> joint = Identity((5,), blocks={"x": 3, "y": 2})
         >>> joint(torch.arange(5.0))[joint.blocks.slices["y"]]
         tensor([3., 4.])

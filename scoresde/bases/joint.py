@@ -32,7 +32,8 @@ class Joint(Basis):
         Batzolis et al. 2022, *Non-Uniform Diffusion Models* (arXiv 2207.09786), section 4.
 
     Example:
-        >>> from scoresde.bases import Haar
+        >>> import torch
+        >>> from scoresde import Haar, Joint
         >>> joint = Joint(y=(2,), x=Haar((1, 4, 4), levels=1))
         >>> joint.blocks
         Blocks({'y': 2, 'x.a1': 4, 'x.d1': 12})

@@ -24,6 +24,7 @@ class Packed(Basis):
         ValueError: If the pyramid has no level.
 
     Example:
+        >>> from scoresde import Haar, Packed
         >>> Packed(Haar((3, 8, 8), levels=2)).event_shape
         torch.Size([12, 4, 4])
     """

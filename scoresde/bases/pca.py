@@ -41,6 +41,8 @@ class PCA(Basis):
         (arXiv 2205.01490).
 
     Example:
+        >>> import torch
+        >>> from scoresde import PCA
         >>> data = torch.tensor([[3.0, 4.0], [-3.0, -4.0], [8.0, -6.0], [-8.0, 6.0]])
         >>> pca = PCA.fit(data, blocks={"subspace": 1, "rest": 1})
         >>> pca.variances
