@@ -228,12 +228,17 @@ class Denoising(Precise, ScoreEstimator):
 def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
     """The data's mean per component and standard deviation per block, in an SDE's basis.
 
+    Of vectors in `scoresde.Identity` the standard deviation is per component as well.
+
+    Source:
+        Karras et al. 2022 (arXiv 2206.00364), section 5, for what it is good for.
+
     Args:
         sde: Its basis is used.
         data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.training.Pieces`.
 
     Returns:
-        ``{"data_mean": (n,), "data_std": (blocks,)}``, arguments of `Denoising`; see
+        ``{"data_mean": (n,), "data_std": (blocks | n,)}``, arguments of `Denoising`; see
         `scoresde.Basis.moments`.
 
     Example:

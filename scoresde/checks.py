@@ -116,7 +116,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Says which known names are closest to an unknown one, for error messages."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
     return f"{hint} Available: {', '.join(known) if known else '(none)'}"
 
 

@@ -21,7 +21,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.ClickException:
+        # the latter two, of --help and of Ctrl-C, are RuntimeErrors
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except _USER_ERRORS as error:
             if ctx.params.get("debug"):
@@ -111,6 +112,8 @@ def sample(
     from scoresde.model import Model
 
     model = Model.load(folder, imports=imports)
+    if png is not None:
+        model.expect_images("--png")
     generator = torch.Generator().manual_seed(seed)
     chosen = _solver(model.solver, solver, imports, steps=steps, eta=eta)
     x = chosen.sample(model.estimator, (count,), generator=generator, progress=True)
@@ -149,13 +152,13 @@ def evaluate(
     """Evaluate the log-density of data under the model in FOLDER."""
     import torch
 
-    from scoresde.data import load
     from scoresde.evaluation import evaluate as measure
     from scoresde.likelihood import ExactTrace, Hutchinson
-    from scoresde.model import Model, data_of
+    from scoresde.model import Model, data_like, data_of
 
     model = Model.load(folder, imports=imports)
-    events = data_of(model.settings)[1] if data is None else load(data)
+    own = model.settings
+    events = data_of(own)[1] if data is None else data_like(own, data)
     chosen = _solver(model.solver, solver, imports, steps=steps)
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     generator = torch.Generator().manual_seed(seed)
@@ -197,7 +200,7 @@ def _accelerator() -> Any:
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        message = "several processes need accelerate: pip install scoresde[distributed]"
+        message = "several processes need accelerate: pip install 'scoresde[distributed]'"
         raise ImportError(message) from error
     return Accelerator()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +105,29 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
         TypeError: If an option does not apply, or the data are not real numbers.
         ValueError: If the data cannot be read or used; the message says why.
     """
+    return reader(source)(**options)
+
+
+def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
+    """What `load` calls with options, and with nothing else.
+
+    Raises:
+        FileNotFoundError: If ``source`` is neither a built-in set nor a path.
+
+    Example:
+        >>> reader("digits")().values.shape
+        torch.Size([1797, 1, 8, 8])
+    """
     if isinstance(source, str) and source in BUILT_IN:
-        return BUILT_IN[source](**options)
+        return BUILT_IN[source]
     path = Path(source)
     suffix = path.suffix.lower()
     if path.is_dir() and not any(path.glob("*.npy")):
-        return read_images(path, **options)
+        return partial(read_images, path)
     if suffix == ".csv":
-        return read_csv(path, **options)
+        return partial(read_csv, path)
     if path.exists() or suffix in (".npy", ".npz"):
-        return read_array(path, **options)
+        return partial(read_array, path)
     hint = nearest(str(source), BUILT_IN)
     raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
 
@@ -234,7 +248,8 @@ def read_images(
         for path in folder.iterdir()
         if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
-    expect(len(paths) > 0, str(folder), "a folder with images in it", "none")
+    expected = "a folder with images in it (its subfolders are not read)"
+    expect(len(paths) > 0, str(folder), expected, "none")
     wanted = _image(paths[0], mode, size).shape
 
     def read(places: Tensor) -> Tensor:
@@ -268,7 +283,8 @@ def _sklearn_datasets() -> Any:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError("built-in data need scikit-learn: pip install scoresde[data]") from error
+        message = "built-in data need scikit-learn: pip install 'scoresde[data]'"
+        raise ImportError(message) from error
     return datasets
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from scoresde.bases import PCA
 from scoresde.checkpoint import CheckpointError
 from scoresde.checks import expect, nearest
 from scoresde.config import ConfigError
-from scoresde.data import Dataset, load, split
+from scoresde.data import Dataset, load, reader, split
 from scoresde.distributed import ALONE, Processes
 from scoresde.estimator import ScoreEstimator
 from scoresde.solver import Solver
@@ -90,7 +91,10 @@ class Model:
             facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
         for key in _MEASURED & facts.keys():
             known[key] = torch.tensor(facts[key], dtype=torch.float64)
-        known["sde"] = build(sde, "sde", known)
+        # columns have units of their own, and noise is in them unless the file says otherwise
+        vectors = len(facts["event_shape"]) == 1 and "data_std" in known
+        unit = {"scale": known["data_std"]} if vectors else {}
+        known["sde"] = build(sde, "sde", {**known, **unit})
         known["estimator"] = build(settings["estimator"], "estimator", known)
         solver = build(settings["solver"], "solver", known)
         return cls(known["estimator"], solver, dict(settings), facts)
@@ -148,12 +152,16 @@ class Model:
         )
         return model
 
+    def expect_images(self, name: str) -> None:
+        """Raises ``ValueError`` with an argument's name unless events are images."""
+        shape = tuple(self.facts["event_shape"])
+        image = len(shape) == 3 and shape[0] in (1, 3)
+        expect(image, name, "events that are images, (1 | 3, height, width)", shape)
+
     def _pictures(self, folder: str | Path, processes: Processes) -> OnMeasure:
         from scoresde.plots import Pictures
 
-        shape = tuple(self.facts["event_shape"])
-        image = len(shape) == 3 and shape[0] in (1, 3)
-        expect(image, "pictures", "events that are images, (1 | 3, height, width)", shape)
+        self.expect_images("pictures")
         return Pictures(Path(folder), self.solver, draws=processes.is_main_process)
 
     def save(self, folder: str | Path) -> None:
@@ -209,6 +217,19 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
         return split(load(**options), 1 - share, seed)
     except TypeError as error:
         raise ConfigError(f"data: {error}") from error
+
+
+def data_like(settings: Mapping[str, Any], source: str) -> Dataset:
+    """Other data, read with those options of a configuration's data that apply to them.
+
+    Raises:
+        FileNotFoundError: If ``source`` is neither a built-in set nor a path.
+        ValueError: If the data cannot be read or used.
+    """
+    read = reader(source)
+    allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
+    options = settings.get("data", {})
+    return read(**{key: options[key] for key in allowed & options.keys()})
 
 
 @contextmanager

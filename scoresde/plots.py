@@ -29,7 +29,7 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install scoresde[plots]") from error
+        raise ImportError("pictures need matplotlib: pip install 'scoresde[plots]'") from error
 
     class Shown(Figure):
         """Notebooks show it without pyplot, which would keep every figure alive."""
@@ -67,7 +67,13 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
     Args:
         panels: Images ``(N, C, H, W)`` in [-1, 1] by title.
         columns: Images per row of a grid.
+
+    Raises:
+        ValueError: If they are of another shape.
     """
+    for title, images in panels.items():
+        grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
+        expect(grey_or_colour, title, "images (N, 1 | 3, height, width)", tuple(images.shape))
     rows = max(-(-len(images) // columns) for images in panels.values())
     figure = _figure(0.32 * columns * len(panels) + 0.3, 0.32 * rows + 0.5)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]

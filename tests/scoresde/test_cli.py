@@ -130,7 +130,7 @@ def test_pictures_are_of_images(tmp_path):
 def test_without_accelerate(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     result = run("train", config(tmp_path), "--output", tmp_path / "out", "--distributed")
-    assert "pip install scoresde[distributed]" in result.output
+    assert "pip install 'scoresde[distributed]'" in result.output
 
 
 def test_list_names_every_built_in():
@@ -193,3 +193,53 @@ def test_installed_command():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("scoresde, version ")
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "cite", "list"])
+def test_help_is_no_error(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage")
+    assert "Error" not in result.output
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Columns of very different units, one of them no number; and a model of the others."""
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    grams, share = 1000 + 200 * rng.standard_normal(500), 0.01 * rng.standard_normal(500)
+    lines = [f"rose,{g:.3f},{s:.6f}" for g, s in zip(grams, share, strict=True)]
+    (folder / "flowers.csv").write_text("\n".join(["kind,grams,share", *lines]))
+    text = CONFIG.format(
+        source=folder / "flowers.csv", options='columns = ["grams", "share"]'
+    ).replace('name = "haar"\nlevels = 2', 'name = "identity"')
+    path = folder / "table.toml"
+    path.write_text(text.replace("steps = 3\n", "steps = 200\n").replace("= 4", "= 12"))
+    result = run("train", path, "--output", folder / "model")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_columns_keep_their_units(table):
+    """Noise and network are in the unit of each, though the configuration says nothing of it."""
+    result = run("sample", table / "model", "--count", 400, "--output", table / "x.npy")
+    assert result.exit_code == 0, result.output
+    x = np.load(table / "x.npy")
+    assert np.abs(x.mean(0) / [1000, 0.01] - [1, 0]).max() < 0.3
+    assert np.abs(x.std(0) / [200, 0.01] - 1).max() < 0.3
+
+
+def test_other_data_are_read_as_the_model_s_own(table):
+    other = table / "other.csv"
+    other.write_text((table / "flowers.csv").read_text())
+    result = run("evaluate", table / "model", "--data", other, "--count", 5)
+    assert result.exit_code == 0, result.output
+
+
+def test_no_picture_of_what_is_no_image(table):
+    """Said before anything is sampled."""
+    result = run("sample", table / "model", "--output", table / "y.npy", "--png", table / "y.png")
+    assert result.exit_code == 1
+    assert "--png: expected events that are images" in result.output
+    assert not (table / "y.npy").exists()
