@@ -132,3 +132,20 @@ def frechet(features: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> float
     first, second = first / (len(a) - 1) ** 0.5, second / (len(b) - 1) ** 0.5
     cross = torch.linalg.svdvals(first @ second.mT).sum()
     return float(mean + first.square().sum() + second.square().sum() - 2 * cross)
+
+
+def kid(a: Tensor, b: Tensor) -> float:
+    """Kernel distance between two sets of features, unbiased (Binkowski et al. 2018, section 4).
+
+    The square of the maximum mean discrepancy under the kernel ``(x . y / d + 1)^3``.
+    """
+    a, b = a.double(), b.double()
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.mT / x.shape[1] + 1) ** 3
+
+    within = (
+        (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+        for k in (kernel(a, a), kernel(b, b))
+    )
+    return float(sum(within) - 2 * kernel(a, b).mean())
