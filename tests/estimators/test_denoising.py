@@ -290,6 +290,8 @@ def test_the_network_sees_events_and_levels():
     torch.testing.assert_close(seen.x, x)  # a variance-preserving input keeps its scale
     torch.testing.assert_close(seen.level, -sde.schedule.log_snr(t) / 8)
     assert seen.condition == "given"
+    model.denoise(sde.basis(x).float(), t)
+    assert seen.level.dtype == torch.float32
 
 
 @given(data=st.data())

@@ -217,6 +217,7 @@ def test_answers_have_the_dtype_of_the_state(dtype):
     z = torch.randn(2, 3, dtype=dtype)
     for answer in (model.denoise(z, 0.5), model.score(z, 0.5), model.noise(z, 0.5)):
         assert answer.dtype == dtype
+    assert model.marginal(torch.tensor([0.5], dtype=dtype)).mean.dtype == dtype
     exact = model.score(z.double(), 0.5)
     torch.testing.assert_close(model.score(z, 0.5).double(), exact, rtol=1e-4, atol=1e-4)
 

@@ -34,6 +34,10 @@ def test_breakpoints_are_the_kinks(speeds):
         assert (before != after).any()
 
 
+def test_a_clock_runs_until_the_moment_it_stops():
+    assert torch.equal(Clock([2.0, 1.0]).rate(torch.tensor([0.5])), torch.tensor([2.0, 1.0]))
+
+
 def test_a_clock_of_speed_zero_never_runs():
     clock = Clock([0.0, 1.0])
     u = torch.linspace(0, 1, 5).unsqueeze(-1)

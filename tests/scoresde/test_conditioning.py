@@ -209,6 +209,14 @@ def test_density_of_the_posterior(kind, held, solver):
     torch.testing.assert_close(found.value, law.log_prob(x), rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_answers_have_the_dtype_of_times(held):
+    sde = wide("VP", held)[0].sde
+    t = torch.tensor([0.5], dtype=torch.float32)
+    for value in (*sde.kernel(t), *sde.rates(t)):
+        assert value.dtype == torch.float32
+
+
 def test_no_density_if_the_condition_diffuses():
     posterior, law = wide("VP")
     with pytest.raises(ValueError, match="observed: expected components that do not diffuse"):

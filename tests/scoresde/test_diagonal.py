@@ -241,6 +241,31 @@ def test_the_forward_propagator_is_the_transition(kind, data):
     close(step.noise, kernel.sigma, rtol=1e-12, atol=0)
 
 
+def test_answers_have_the_dtype_of_the_state_and_steps_are_taken_in_float64():
+    sde = DiagonalSDE(VP(), Identity((2,)), [1.0, 0.7], scale=[1.0, 0.6])
+    z, t, s = torch.randn(3, 2).float(), torch.tensor([[0.7], [0.6]]), torch.tensor([[0.6], [0.1]])
+    at = t[0, 0]
+    for value in (
+        sde.f(at, z),
+        sde.g(at, z),
+        sde.diffuse(z, at, z),
+        sde.forcing(at, z),
+        sde.marginal_drift(at, z, z, 1.0),
+        sde.marginal_score(at, z, z),
+        sde.marginal_pace(at, z),
+        *sde.propagator(s, t, z),
+        *sde.marginal_propagator(t, s, z, 0.5),
+    ):
+        assert value.dtype == torch.float32
+    wide, short = z.double(), (t.float(), s.float())
+    coarse, fine = (
+        (*sde.marginal_propagator(t, s, wide, 0.5), *sde.propagator(s, t, wide)[::4])
+        for t, s in (short, [v.double() for v in short])
+    )
+    for a, b in zip(coarse, fine, strict=True):
+        assert torch.equal(a, b)
+
+
 @given(data=st.data())
 def test_diffused_data_follow_the_kernel(data):
     sde = data.draw(sdes())

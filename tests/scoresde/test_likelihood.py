@@ -181,6 +181,15 @@ def test_deflated_probes_are_exact_for_multiples_of_the_identity():
     torch.testing.assert_close(found, torch.full((2, 2, 5), 0.7))
 
 
+def test_deflated_probes_are_exact_if_they_span_everything():
+    jacobian, z = torch.randn(4, 4), torch.zeros(2, 4)
+    trace = HutchPlusPlus(samples=2, rank=4)
+    found = trace(lambda v: v @ jacobian, z, trace.probes(z, Noise()))
+    torch.testing.assert_close(found, jacobian.diagonal().expand(2, 2, 4), rtol=1e-8, atol=1e-8)
+    with pytest.raises(ValueError, match="rank"):
+        HutchPlusPlus(rank=5).probes(z, Noise())
+
+
 def test_deflation_pays_where_few_directions_matter():
     u = rotation(40, 3)
     matrix = u[:, :3] @ torch.diag(torch.tensor([5.0, 4.0, 3.0])) @ u[:, :3].mT + torch.eye(40)
@@ -289,6 +298,17 @@ def test_the_flow_carries_the_divergence_of_its_velocity():
         jacobian = torch.func.jacrev(lambda y: flow.f(t, y.unsqueeze(0))[0])(z[i])
         torch.testing.assert_close(rate[i, 3:], jacobian.diagonal())
     torch.testing.assert_close(rate[:, :3], flow.f(t, z))
+
+
+@pytest.mark.parametrize("trace", [ExactTrace(), Hutchinson(3)])
+@pytest.mark.parametrize("method", [Quadrature(4), DDIM(4)])
+def test_a_batch_may_have_any_shape(method, trace):
+    model = diagonal(UNIFORM_OR_NOT["non-uniform"]())
+    x = torch.randn(2, 3, 3)
+    found = log_prob(model, x, method, trace=trace)
+    flat = log_prob(model, x.flatten(0, 1), method, trace=trace)
+    torch.testing.assert_close(found.value, flat.value.reshape(2, 3))
+    torch.testing.assert_close(found.standard_error, flat.standard_error.reshape(2, 3))
 
 
 def test_a_shape_that_is_not_the_events_is_refused():

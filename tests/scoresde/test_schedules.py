@@ -195,7 +195,9 @@ def _single(schedule, i):
     [
         (lambda: VP(beta_min=-1.0), "beta_min"),
         (lambda: SubVP(beta_max=math.inf), "beta_max"),
+        (lambda: VP(beta_max=-1.0), "beta_max"),
         (lambda: VE(1.0, 0.5), "sigma_max"),
+        (lambda: VE(-1.0, 0.5), "sigma_min"),
         (lambda: Cosine(2.0), "log_snr_min"),
         (lambda: LogLinear(-5.0, 5.0), "log_snr_min"),
         (lambda: EDM(2.0, 1.0), "sigma_min"),

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import GeometricBrownianMotion, OrnsteinUhlenbeck, ScoreOnly, SquareRoot
 from strategies import every_schedule, mixtures, sdes, states, times
+from torch.distributions import Independent, Normal
 
-from scoresde import VP, DiagonalSDE, Identity, ScoreEstimator, align
+from scoresde import VP, DiagonalSDE, Identity, Noise, ScoreEstimator, Stage, align
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -143,6 +144,25 @@ def test_an_sde_without_a_prior_says_so():
     model = ScoreOnly(OrnsteinUhlenbeck((2,)), lambda z, t: -z)
     with pytest.raises(ValueError, match=r"prior: .*OrnsteinUhlenbeck"):
         EulerMaruyama(2).sample(model, (1,))
+
+
+def test_components_enter_and_leave_by_the_law_given():
+    """As a law of one event, or of as many numbers."""
+    torch.manual_seed(0)
+    sde, stage = OrnsteinUhlenbeck((5,)), Stage(0.5, 0.1, 5)
+    sde.law = lambda t, first, last: Normal(torch.arange(first, last) + 0.0, t / 1000)
+    z = torch.randn(4, 2)
+    grown = sde.enter(z, stage, Noise())
+    assert torch.equal(grown[:, :2], z)
+    torch.testing.assert_close(
+        grown[:, 2:].round(), torch.tensor([2.0, 3.0, 4.0]).expand(4, 3), rtol=0, atol=0
+    )
+    kept, log_prob = sde.leave(grown, stage, 2)
+    assert torch.equal(kept, z)
+    each = Normal(torch.tensor([2.0, 3.0, 4.0]), 5e-4)
+    torch.testing.assert_close(log_prob, each.log_prob(grown[:, 2:]).sum(-1))
+    sde.law = lambda t, first, last: Independent(each, 1)
+    torch.testing.assert_close(sde.leave(grown, stage, 2)[1], log_prob)
 
 
 def test_an_estimator_must_answer_something():

@@ -4,18 +4,20 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from scoresde import SDE, VP, DiagonalSDE, Identity, Noise
 from scoresde.sde import Propagator
 from solvers import ExponentialMultistep
-from solvers.exponential import moments
+from solvers.exponential import _Past, moments
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
+@example(1.2)
+@example(-1.2)
 @given(x=st.one_of(st.floats(-30, 30), st.sampled_from([0.0, 1e-9, 0.2999, 0.3001, -0.3001])))
 def testmoments_of_an_exponential_weight(x):
     found = moments(torch.tensor(x))
@@ -97,6 +99,25 @@ def corrected_state(solver, sde, ts):
     """The second last state, as the last step has seen it."""
     *_, (_, memory) = solver.walk(sde, torch.zeros(1, 3), ts, Noise())
     return memory.base / sde.propagator(ts[-2:-1], ts[-1:], memory.base).decay
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_steps_remember_those_of_the_stage_before(order):
+    """A walk in two parts has the weights of the whole."""
+    sde, y = DiagonalSDE(VP(), Identity((2,)), [1.0, 0.7]), torch.zeros(1, 2)
+    solver = ExponentialMultistep(order=order)
+    ts = torch.tensor([0.9, 0.8, 0.72, 0.64, 0.55]).unsqueeze(-1)
+    ahead = sde.marginal_propagator(ts[:-1], ts[1:], y, 0.5)
+    smooth = torch.zeros(4, dtype=torch.bool)
+    whole = list(solver.weights(ahead, smooth, y, None))
+    first = Propagator(*(v[:2] for v in ahead))
+    *_, before = solver.weights(first, smooth[:2], y, None)
+    memory = _Past([], before.lengths, y, [])
+    rest = solver.weights(Propagator(*(v[2:] for v in ahead)), smooth[2:], y, memory)
+    for one, other in zip(whole[2:], rest, strict=True):
+        for kind in ("opening", "closing", "lengths"):
+            for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
+                torch.testing.assert_close(a, b)
 
 
 def test_a_component_that_stood_still_starts_anew():
