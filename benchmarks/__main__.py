@@ -17,7 +17,7 @@ def main() -> None:
     names = [
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in ("__main__", "beds", "images", "posteriors", "unets")
+        if module.name not in ("__main__", "beds", "images", "mutation", "posteriors", "unets")
     ]
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("name", choices=names)

@@ -292,6 +292,8 @@ def test_the_network_sees_events_and_levels():
     assert seen.condition == "given"
     model.denoise(sde.basis(x).float(), t)
     assert seen.level.dtype == torch.float32
+    model.denoise(sde.basis(x).expand(2, 3, 4), t.expand(2, 3))
+    assert seen.x.shape == (6, 1, 2, 2)
 
 
 @given(data=st.data())

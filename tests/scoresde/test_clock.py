@@ -38,6 +38,11 @@ def test_a_clock_runs_until_the_moment_it_stops():
     assert torch.equal(Clock([2.0, 1.0]).rate(torch.tensor([0.5])), torch.tensor([2.0, 1.0]))
 
 
+def test_readings_have_the_dtype_of_times():
+    clock, u = Clock([2.0, 1.0]), torch.tensor([0.3], dtype=torch.float32)
+    assert clock(u).dtype == clock.rate(u).dtype == torch.float32
+
+
 def test_a_clock_of_speed_zero_never_runs():
     clock = Clock([0.0, 1.0])
     u = torch.linspace(0, 1, 5).unsqueeze(-1)

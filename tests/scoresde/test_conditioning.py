@@ -10,7 +10,18 @@ from strategies import gaussian, mixture, numbers
 from torch.distributions import MultivariateNormal
 
 from estimators import Denoising, Gaussian, ResidualMLP
-from scoresde import VE, VP, DiagonalSDE, Haar, Identity, Joint, LogLinear, Noise, log_prob
+from scoresde import (
+    VE,
+    VP,
+    DiagonalSDE,
+    Haar,
+    Identity,
+    Joint,
+    LogLinear,
+    Noise,
+    ScoreEstimator,
+    log_prob,
+)
 from scoresde.conditioning import OBSERVED, Conditional, Observation, Redraw, Shrinking
 from solvers import DDIM, Adaptive, EulerMaruyama, ExponentialMultistep, Heun, TorchSDE
 
@@ -207,6 +218,20 @@ def test_density_of_the_posterior(kind, held, solver):
     assert found.value.shape == (5, 2)
     # the prior's mismatch at T is the model's own
     torch.testing.assert_close(found.value, law.log_prob(x), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_else_the_joint_estimator_is_told_reaches_it(held):
+    class Told(ScoreEstimator):
+        def denoise(self, z, t, condition=None):
+            return condition + 0 * z
+
+    posterior = Told(bivariate(0.8, VP()).sde).condition(held=held, y=torch.ones(1))
+    z, told = torch.zeros(3, 2), torch.randn(3, 1)
+    wanted = torch.cat([torch.ones(3, 1), told], -1)
+    assert torch.equal(posterior.denoise(z, 0.5, told), wanted)
+    for denoise in posterior.denoisers(torch.tensor([0.5, 0.4]), z, told):
+        assert torch.equal(denoise(z), wanted)
 
 
 @pytest.mark.parametrize("held", [False, True])

@@ -1,0 +1,346 @@
+"""Mutation run over the mathematical core: mutmut's operators, tried in one warm process.
+
+    python -m benchmarks.mutation [MODULE ...] [--sample 25] [--seed 0] [--seconds 12]
+
+`mutmut run` forks from a process that has imported everything, but leaves decorated functions and
+class bodies as they are, and offers survivors the whole suite, which takes too long here. This
+runner takes mutmut's operators, draws a sample per module, and gives each mutant the tests that
+reach its line, those of its module first, the fastest first, until one fails or its time is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+import libcst as cst
+import pytest
+from hypothesis import Phase, settings
+from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
+from mutmut.mutation.mutators import mutation_operators
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    "scoresde": "blocks bound clock conditioning diagonal grid likelihood noise parametrization "
+    "precise quadrature schedules sde weighting",
+    "scoresde/bases": "basis dct haar identity joint packed pca spatial",
+    "solvers": "adaptive euler exponential heun langevin rungekutta sra",
+    "estimators": "denoising guidance mixture multiscale",
+}
+CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
+TESTS = [
+    *(f"tests/scoresde/test_{name}.py" for name in MODULES["scoresde"].split()),
+    *("tests/scoresde/bases", "tests/scoresde/test_solver.py", "tests/scoresde/test_planning.py"),
+    *("tests/solvers", "tests/estimators", "tests/test_conformance.py", "tests/test_bad_input.py"),
+]
+CHECKS = ("instance", "named", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")
+"""Calls that are no mathematics: they refuse bad input or speak to the type checker."""
+STATE = ROOT / "build" / "mutation"
+"""Which test reaches which lines, and the verdicts so far."""
+
+
+class Mutant(NamedTuple):
+    """One changed expression."""
+
+    module: str
+    lines: tuple[int, int]
+    column: int
+    before: str
+    after: str
+    source: str
+    warm: bool
+
+    def __str__(self) -> str:
+        """Where it is, and what has become of it."""
+        return f"{self.module}.py:{self.lines[0]}:{self.column}  {self.before}  ->  {self.after}"
+
+
+class Finder(cst.CSTVisitor):
+    """Every change that mutmut would make, but to text, types and messages."""
+
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[cst.CSTNode, cst.CSTNode, CodeRange, bool]] = []
+        self.bodies: set[cst.CSTNode] = set()
+        self.depth = 0
+        self.unchanged: set[cst.CSTNode] = set()
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        """Collects the changes of a node."""
+        text = cst.BaseString | cst.FormattedString | cst.ConcatenatedString
+        if node in self.unchanged or isinstance(
+            node, text | cst.Annotation | cst.Decorator | cst.Raise | cst.Import | cst.ImportFrom
+        ):
+            return False
+        self.depth += node in self.bodies
+        if isinstance(node, cst.FunctionDef):
+            self.bodies.add(node.body)
+            return node.name.value != "__repr__"
+        if isinstance(node, cst.If) and _name(node.test) == "TYPE_CHECKING":
+            return False
+        name = _name(node.func) if isinstance(node, cst.Call) else ""
+        if name in CHECKS or (isinstance(node, cst.Assign | cst.AnnAssign) and _is_text(node)):
+            return False
+        if name == "expect":
+            self.unchanged.update(node.args[1:])
+            return True
+        for kind, operator in mutation_operators:
+            if isinstance(node, kind):
+                where = self.get_metadata(PositionProvider, node, None)
+                for after in operator(node) if where else ():
+                    self.found.append((node, after, where, self.depth > 0))
+        return True
+
+    def on_leave(self, node: cst.CSTNode) -> None:
+        """Leaves the body of a function."""
+        self.depth -= node in self.bodies
+
+
+def _name(node: cst.CSTNode) -> str:
+    return node.value if isinstance(node, cst.Name) else ""
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node.value, cst.SimpleString | cst.FormattedString | cst.ConcatenatedString)
+
+
+def mutants(module: str, sample: int, seed: int) -> tuple[int, list[Mutant]]:
+    """How many mutants a module has, and some of them."""
+    path = ROOT / f"{module}.py"
+    wrapper = MetadataWrapper(cst.parse_module(path.read_text()))
+    finder = Finder()
+    wrapper.visit(finder)
+    code = wrapper.module.code_for_node
+    order = list(range(len(finder.found)))
+    random.Random(f"{seed} {module}").shuffle(order)
+    drawn = sorted(order[:sample])
+    found = []
+    for before, after, where, inside in (finder.found[i] for i in drawn):
+        source = wrapper.module.deep_replace(before, after).code
+        lines, column = (where.start.line, where.end.line), where.start.column
+        old, new = (" ".join(code(v).split()) for v in (before, after))
+        try:
+            warm = inside and _swaps(str(path), source) is not None
+        except SyntaxError:
+            continue
+        found.append(Mutant(module, lines, column, old, new, source, warm))
+    return len(finder.found), found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes(constant)
+
+
+def _swaps(path: str, source: str) -> dict[CodeType, CodeType] | None:
+    """The code of every function before and after; none if more than functions changed."""
+    old, new = (list(_codes(compile(s, path, "exec"))) for s in (Path(path).read_text(), source))
+    if [c.co_qualname for c in old] != [c.co_qualname for c in new]:
+        return None
+    if any(a.co_freevars != b.co_freevars for a, b in zip(old, new, strict=True)):
+        return None
+    return dict(zip(old, new, strict=True))
+
+
+class Loop:
+    """Replaces pytest's loop: every mutant in a process of its own, forked after collection."""
+
+    def __init__(self, tried: list[Mutant], seconds: float, report: Callable[[Mutant, str], None]):
+        self.tried, self.seconds, self.report = tried, seconds, report
+        self.reach = json.loads((STATE / "reach.json").read_text())
+
+    def pytest_sessionstart(self) -> None:
+        """Counterexamples need not be small."""
+        phases = (Phase.explicit, Phase.generate)
+        settings.register_profile("mutation", settings.get_profile("scoresde"), phases=phases)
+        settings.load_profile("mutation")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Tries them."""
+        functions = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
+        gc.freeze()
+        for mutant in self.tried:
+            self.report(mutant, self.verdict(mutant, session, functions))
+        return True
+
+    def chosen(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
+        """Tests that reach a mutant: of its module first, fast first."""
+        touched = set(range(mutant.lines[0], mutant.lines[1] + 1))
+        own, costs = f"test_{Path(mutant.module).name}.py", {}
+        # what runs on import is reached by all tests of the module
+        for narrow in (True, False) if mutant.warm else (False,):
+            for item in items:
+                cost, reached = self.reach.get(item.nodeid, (2.0, {mutant.module: [*touched]}))
+                here = reached.get(mutant.module, ())
+                if touched.intersection(here) if narrow else here:
+                    costs[item] = (own not in item.nodeid, cost)
+            if costs:
+                break
+        return sorted(costs, key=lambda item: costs[item])
+
+    def verdict(self, mutant: Mutant, session: pytest.Session, functions: list[Any]) -> str:
+        """The test that fails, ``timeout``, or ``survived`` and how many tests."""
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(read)
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            if mutant.warm:
+                path = str(ROOT / f"{mutant.module}.py")
+                swaps = _swaps(path, mutant.source)
+                for f in functions:
+                    if f.__code__.co_filename == path and f.__code__ in swaps:
+                        f.__code__ = swaps[f.__code__]
+            os.write(write, self.attempt(session, self.chosen(mutant, session.items)).encode())
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        return said or "timeout"
+
+    def attempt(self, session: pytest.Session, items: list[pytest.Item]) -> str:
+        """Runs tests until one fails."""
+        start = time.process_time()
+        for count, (item, following) in enumerate(itertools.pairwise([*items, None])):
+            if time.process_time() - start > self.seconds:
+                return f"survived {count} of {len(items)} tests"
+            cost = self.reach.get(item.nodeid, (2.0,))[0]
+            signal.setitimer(signal.ITIMER_PROF, 5 + 5 * cost)  # ends a process that hangs
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                return item.nodeid
+        return f"survived {len(items)} of {len(items)} tests"
+
+
+class Mutated(SourceFileLoader):
+    """Imports a module in its changed form."""
+
+    def __init__(self, mutant: Mutant):
+        self.mutant = mutant
+        super().__init__(mutant.module.replace("/", "."), str(ROOT / f"{mutant.module}.py"))
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The changed code."""
+        return compile(self.mutant.source, self.path, "exec")
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Only of this module."""
+        if name != self.name:
+            return None
+        return importlib.util.spec_from_file_location(name, self.path, loader=self)
+
+
+class Reach:
+    """Records which lines of the core each test runs, and how long it takes."""
+
+    def __init__(self) -> None:
+        from coverage import Coverage
+
+        files = [str(ROOT / f"{module}.py") for module in CORE]
+        self.coverage = Coverage(data_file=None, include=files, config_file=False)
+        self.costs: dict[str, float] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        """One test."""
+        self.coverage.start()
+        self.coverage.switch_context(item.nodeid)
+        start = time.process_time()
+        result = yield
+        self.costs[item.nodeid] = time.process_time() - start
+        self.coverage.stop()
+        return result
+
+    def pytest_sessionfinish(self) -> None:
+        """Writes the table."""
+        reached: dict[str, Any] = {name: (cost, {}) for name, cost in self.costs.items()}
+        for module in CORE:
+            lines = self.coverage.get_data().contexts_by_lineno(str(ROOT / f"{module}.py"))
+            for line, names in lines.items():
+                for name in filter(None, names):
+                    reached[name][1].setdefault(module, []).append(line)
+        STATE.mkdir(parents=True, exist_ok=True)
+        (STATE / "reach.json").write_text(json.dumps(reached))
+
+
+def pytest_in_a_child(plugin: object, mutated: Mutant | None = None) -> None:
+    """A session in a process forked from this one, which has imported no code of ours."""
+    child = os.fork()
+    if not child:
+        if mutated:
+            sys.meta_path.insert(0, Mutated(mutated))
+        options = ["-v", "-p", "no:cacheprovider", "--tb=no", "--disable-warnings", "--no-header"]
+        os._exit(int(pytest.main([*options, *TESTS], plugins=[plugin])))
+    os.waitpid(child, 0)
+
+
+def main() -> None:
+    """See ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("modules", nargs="*", default=CORE, help="such as solvers/heun")
+    parser.add_argument("--sample", type=int, default=25, help="mutants of a module")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=12.0, help="tests of a mutant, CPU time")
+    parser.add_argument("--again", action="store_true", help="try what survived once more")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    for name in ("pyro.distributions", "scipy.stats", "sklearn.mixture", "torchdiffeq", "torchsde"):
+        importlib.import_module(name)
+    if not (STATE / "reach.json").exists():
+        pytest_in_a_child(Reach())
+    journal = STATE / "verdicts.jsonl"
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    verdicts: dict[str, str] = dict(map(json.loads, lines))
+
+    def report(mutant: Mutant, verdict: str) -> None:
+        with journal.open("a") as file:
+            print(json.dumps([str(mutant), verdict]), file=file, flush=True)
+        print(f"{verdict[:70]:70}  {mutant}", flush=True)
+
+    totals, drawn = {}, {}
+    for module in arguments.modules:
+        totals[module], drawn[module] = mutants(module, arguments.sample, arguments.seed)
+    todo = [
+        mutant
+        for mutant in itertools.chain.from_iterable(drawn.values())
+        if str(mutant) not in verdicts
+        or (arguments.again and verdicts[str(mutant)].startswith("survived"))
+    ]
+    if warm := [m for m in todo if m.warm]:
+        pytest_in_a_child(Loop(warm, arguments.seconds, report))
+    for mutant in (m for m in todo if not m.warm):
+        pytest_in_a_child(Loop([mutant], arguments.seconds, report), mutant)
+
+    verdicts = dict(map(json.loads, journal.read_text().splitlines()))
+    alive = {}
+    for module, tried in drawn.items():
+        alive[module] = [m for m in tried if verdicts.get(str(m), "survived").startswith("surv")]
+        print(f"{module:28} {totals[module]:5} {len(tried):4} {len(tried) - len(alive[module]):4}")
+    count, left = sum(map(len, drawn.values())), sum(map(len, alive.values()))
+    print(f"{'':28} {sum(totals.values()):5} {count:4} {count - left:4}  {1 - left / count:.1%}")
+    for mutant in itertools.chain.from_iterable(alive.values()):
+        print(mutant)
+
+
+if __name__ == "__main__":
+    main()
