@@ -71,6 +71,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_output_stderr = "remove"  # progress bars
+nb_merge_streams = True
 nb_code_prompt_show = "Code"
 nb_code_prompt_hide = "Code"
 

@@ -34,7 +34,17 @@ FORMAT = 1
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read; the message names the file and what is wrong."""
+    """A checkpoint cannot be read; the message names the file and what is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from scoresde.checkpoint import CheckpointError, load
+        >>> try:
+        ...     load(tempfile.mkdtemp())
+        ... except CheckpointError as error:
+        ...     print(str(error).split(": ", 1)[1])
+        cannot be read: No such file or directory
+    """
 
 
 def save(
@@ -52,6 +62,15 @@ def save(
         FileExistsError: If ``folder`` has a ``config.json`` of another kind, see `check`.
         TypeError: If JSON cannot hold ``config``, or safetensors ``state_dict``; nothing is
             written then.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from scoresde.checkpoint import load, save
+        >>> folder = tempfile.mkdtemp()
+        >>> save(folder, {"weight": torch.ones(2)}, {"width": 64})
+        >>> load(folder)
+        ({'weight': tensor([1., 1.])}, {'width': 64})
     """
     check(folder)
     try:
@@ -83,6 +102,11 @@ def check(folder: str | os.PathLike[str]) -> None:
 
     Raises:
         FileExistsError: If the folder has a ``config.json`` of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> from scoresde.checkpoint import check
+        >>> check(tempfile.mkdtemp())  # nothing there, nothing in the way
     """
     path = Path(folder, "config.json")
     if path.exists():
@@ -93,7 +117,19 @@ def check(folder: str | os.PathLike[str]) -> None:
 
 
 def remove(folder: str | os.PathLike[str]) -> None:
-    """Removes a checkpoint, if there is one, and its folder if that is empty then."""
+    """Removes a checkpoint, if there is one, and its folder if that is empty then.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from scoresde.checkpoint import remove, save
+        >>> folder = Path(tempfile.mkdtemp(), "run")
+        >>> save(folder, {"weight": torch.ones(2)}, {})
+        >>> remove(folder)
+        >>> folder.exists()
+        False
+    """
     folder = Path(folder)
     if folder.is_dir():
         check(folder)
@@ -112,6 +148,15 @@ def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, A
 
     Raises:
         CheckpointError: If a file is missing, damaged, or of a newer format.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from scoresde.checkpoint import load, save
+        >>> folder = tempfile.mkdtemp()
+        >>> save(folder, {"weight": torch.ones(2)}, {})
+        >>> load(folder)[0]
+        {'weight': tensor([1., 1.])}
     """
     folder = Path(folder)
     while True:

@@ -21,40 +21,93 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def expect(condition: bool, name: str, expected: str, got: object) -> None:
-    """Raises ``ValueError`` naming the argument unless ``condition`` holds."""
+    """Raises ``ValueError`` naming the argument unless ``condition`` holds.
+
+    Example:
+        >>> from scoresde.checks import expect
+        >>> expect(2 > 1, "steps", "at least 1", 2)
+        >>> expect(0 > 1, "steps", "at least 1", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: steps: expected at least 1, got 0
+    """
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {got}")
 
 
 def instance(name: str, value: object, kind: type) -> None:
-    """Raises ``TypeError`` unless ``value`` is of a kind, for instance a `Schedule`."""
+    """Raises ``TypeError`` unless ``value`` is of a kind, for instance a `Schedule`.
+
+    Example:
+        >>> from scoresde.checks import instance
+        >>> instance("name", 3, str)
+        Traceback (most recent call last):
+            ...
+        TypeError: name: expected a str, got 3
+    """
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         raise TypeError(f"{name}: expected {article} {kind.__name__}, got {reprlib.repr(value)}")
 
 
 def whole(name: str, value: object, least: int) -> None:
-    """Raises ``ValueError`` unless ``value`` is a whole number from the least to ``2**31``."""
+    """Raises ``ValueError`` unless ``value`` is a whole number from the least to ``2**31``.
+
+    Example:
+        >>> from scoresde.checks import whole
+        >>> whole("steps", 0.5, 1)
+        Traceback (most recent call last):
+            ...
+        ValueError: steps: expected a whole number of at least 1, got 0.5
+    """
     good = isinstance(value, Integral) and not isinstance(value, bool)
     good = good and least <= int(value) <= 2**31  # type: ignore[call-overload]
     expect(good, name, f"a whole number of at least {least}", reprlib.repr(value))
 
 
 def real(name: str, value: object, least: float = -math.inf) -> None:
-    """Raises ``ValueError`` unless ``value`` is a finite number, not below the least."""
+    """Raises ``ValueError`` unless ``value`` is a finite number, not below the least.
+
+    Example:
+        >>> from scoresde.checks import real
+        >>> real("eta", float("nan"), 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: eta: expected a finite number of at least 0, got nan
+    """
     good = isinstance(value, Real) and least <= float(value) and math.isfinite(value)
     limit = "" if least == -math.inf else f" of at least {least:g}"
     expect(good, name, f"a finite number{limit}", reprlib.repr(value))
 
 
 def choice(name: str, value: object, *known: object) -> None:
-    """Raises ``ValueError`` unless ``value`` is one of what is known."""
+    """Raises ``ValueError`` unless ``value`` is one of what is known.
+
+    Example:
+        >>> from scoresde.checks import choice
+        >>> choice("mode", "CMYK", "L", "RGB")
+        Traceback (most recent call last):
+            ...
+        ValueError: mode: expected one of 'L', 'RGB', got 'CMYK'
+    """
     good = any(type(value) is type(one) and value == one for one in known)
     expect(good, name, f"one of {', '.join(map(repr, known))}", reprlib.repr(value))
 
 
 def validator(check: Callable[..., None], *bounds: object) -> Callable[..., None]:
-    """A check as a validator of an attrs field."""
+    """A check as a validator of an attrs field.
+
+    Example:
+        >>> import attrs
+        >>> from scoresde.checks import validator, whole
+        >>> @attrs.frozen
+        ... class Settings:
+        ...     steps: int = attrs.field(validator=validator(whole, 1))
+        >>> Settings(0)
+        Traceback (most recent call last):
+            ...
+        ValueError: steps: expected a whole number of at least 1, got 0
+    """
 
     def validate(_: object, attribute: Any, value: object) -> None:
         check(attribute.name, value, *bounds)
@@ -63,7 +116,13 @@ def validator(check: Callable[..., None], *bounds: object) -> Callable[..., None
 
 
 def numbers(name: str, value: Any) -> Tensor:
-    """A tensor as it is, or numbers as a float64 one; raises ``TypeError`` for what is neither."""
+    """A tensor as it is, or numbers as a float64 one; raises ``TypeError`` for what is neither.
+
+    Example:
+        >>> from scoresde.checks import numbers
+        >>> numbers("speeds", [1, 2])
+        tensor([1., 2.], dtype=torch.float64)
+    """
     try:
         tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -75,7 +134,13 @@ def numbers(name: str, value: Any) -> Tensor:
 
 
 def sizes(name: str, value: Iterable[int]) -> torch.Size:
-    """A shape; raises ``TypeError`` if it is none, ``ValueError`` if a size is negative."""
+    """A shape; raises ``TypeError`` if it is none, ``ValueError`` if a size is negative.
+
+    Example:
+        >>> from scoresde.checks import sizes
+        >>> sizes("event_shape", [3, 8, 8])
+        torch.Size([3, 8, 8])
+    """
     try:
         shape = torch.Size(value)
     except (OverflowError, RuntimeError, TypeError) as error:
@@ -86,7 +151,16 @@ def sizes(name: str, value: Iterable[int]) -> torch.Size:
 
 
 def floating(name: str, value: Tensor) -> None:
-    """Raises ``TypeError`` unless ``value`` is a real floating-point tensor."""
+    """Raises ``TypeError`` unless ``value`` is a real floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.checks import floating
+        >>> floating("x", torch.tensor([1, 2]))
+        Traceback (most recent call last):
+            ...
+        TypeError: x: expected a floating-point tensor, got torch.int64
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
@@ -94,26 +168,58 @@ def floating(name: str, value: Tensor) -> None:
 
 
 def finite(name: str, value: Tensor) -> None:
-    """Raises ``ValueError`` if ``value`` has NaN or infinite entries."""
+    """Raises ``ValueError`` if ``value`` has NaN or infinite entries.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.checks import finite
+        >>> finite("x", torch.tensor([1.0, torch.inf]))
+        Traceback (most recent call last):
+            ...
+        ValueError: x: expected finite numbers, got 1 NaN or infinite of 2
+    """
     bad = (~torch.isfinite(value)).sum().item()
     expect(bad == 0, name, "finite numbers", f"{bad} NaN or infinite of {value.numel()}")
 
 
 def positive(name: str, value: Tensor | float) -> None:
-    """Raises ``ValueError`` unless every entry is finite and above zero."""
+    """Raises ``ValueError`` unless every entry is finite and above zero.
+
+    Example:
+        >>> from scoresde.checks import positive
+        >>> positive("lr", 0.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: lr: expected positive finite numbers, got 0.0
+    """
     tensor = numbers(name, value)
     good = bool((torch.isfinite(tensor) & (tensor > 0)).all())
     expect(good, name, "positive finite numbers", value)
 
 
 def trailing_shape(name: str, value: Tensor, shape: torch.Size) -> None:
-    """Raises ``ValueError`` unless the last dimensions of ``value`` are ``shape``."""
+    """Raises ``ValueError`` unless the last dimensions of ``value`` are ``shape``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.checks import trailing_shape
+        >>> trailing_shape("x", torch.zeros(5, 3), torch.Size([2]))
+        Traceback (most recent call last):
+            ...
+        ValueError: x: expected shape (*batch, 2), got (5, 3)
+    """
     tail = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else None
     expect(tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Says which known names are closest to an unknown one, for error messages."""
+    """Says which known names are closest to an unknown one, for error messages.
+
+    Example:
+        >>> from scoresde.checks import nearest
+        >>> nearest("dimm", ["ddim", "heun"])
+        "; did you mean 'ddim'? Available: ddim, heun"
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
@@ -126,6 +232,11 @@ def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     Raises:
         TypeError: If it is neither.
         ValueError: If the name is unknown.
+
+    Example:
+        >>> from scoresde.checks import named
+        >>> named("grid", "len", {"len": len})([1, 2])
+        2
     """
     if not isinstance(value, str):
         instance(argument, value, Callable)  # type: ignore[arg-type]

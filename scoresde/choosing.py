@@ -22,6 +22,13 @@ class Recommendation:
     Attributes:
         solver: Ready to use.
         reason: One sentence, with the benchmark that it rests on.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.choosing import recommend
+        >>> recommend(DiagonalSDE(VP(), Identity((2,))), "reference").reason
+        'every sample takes the steps that its own error wants'
     """
 
     solver: Solver
@@ -42,6 +49,7 @@ def recommend(sde: SDE, task: Task = "samples", evaluations: int | None = None) 
 
     Example:
         >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.choosing import recommend
         >>> found = recommend(DiagonalSDE(VP(), Identity((2,))), "samples", 20)
         >>> found.solver.steps, found.solver.order
         (20, 3)

@@ -32,12 +32,32 @@ Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
 
 
 def blocks(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
-    """Every block or none: a share drawn uniformly for each event."""
+    """Every block or none: a share drawn uniformly for each event.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> from scoresde.conditioning import blocks
+        >>> sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}))
+        >>> blocks(sde, torch.zeros(2, 3), Noise(torch.Generator().manual_seed(3)))
+        tensor([[ True,  True,  True],
+                [False,  True,  True]])
+    """
     return sde.blocks.expand(_share(z, len(sde.blocks), noise))[..., : z.shape[-1]]
 
 
 def components(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
-    """As `blocks`, of components."""
+    """As `blocks`, of components.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> from scoresde.conditioning import components
+        >>> sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}))
+        >>> components(sde, torch.zeros(2, 3), Noise(torch.Generator().manual_seed(3)))
+        tensor([[ True,  True,  True],
+                [ True, False, False]])
+    """
     return _share(z, z.shape[-1], noise)
 
 
@@ -50,6 +70,11 @@ def observed(name: str | Observed) -> Observed:
 
     Raises:
         ValueError: If the name is unknown.
+
+    Example:
+        >>> from scoresde.conditioning import observed
+        >>> observed("blocks").__name__
+        'blocks'
     """
     return named("observe", name, OBSERVED)
 
@@ -67,6 +92,13 @@ class Observation(nn.Module):
     Args:
         mask: Which components are observed, ``(n,)``.
         values: ``(*batch, n)``; entries that are not observed do not matter.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.conditioning import Observation
+        >>> known = Observation(torch.tensor([True, False]), torch.tensor([3.0, 0.0]))
+        >>> known.pin(torch.ones(1, 2))
+        tensor([[3., 1.]])
     """
 
     mask: Tensor
@@ -120,6 +152,15 @@ class Given(Basis):
         basis: Of all components.
         observation: What is known.
         rest: The basis of the parts that are not, None if events are whole.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Joint
+        >>> from scoresde.conditioning import Given, Observation
+        >>> joint = Joint(y=(1,), x=(2,))
+        >>> basis = Given(joint, Observation.of_parts(joint, {"y": torch.ones(1)}), None)
+        >>> basis(torch.zeros(1, 3))
+        tensor([[1., 0., 0.]])
     """
 
     def __init__(self, basis: Basis, observation: Observation, rest: Basis | None) -> None:
@@ -177,6 +218,16 @@ class Conditioned(DiagonalSDE):
         observation: What is known.
         held: Whether observed components are kept from diffusing, whatever their speed.
         rest: See `Given`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Joint
+        >>> from scoresde.conditioning import Conditioned, Observation
+        >>> joint = Joint(y=(1,), x=(2,))
+        >>> seen = Observation.of_parts(joint, {"y": torch.ones(1)})
+        >>> sde = Conditioned(DiagonalSDE(VP(), joint), seen, held=True)
+        >>> sde.kernel(torch.tensor([[0.5]])).sigma[0].round(decimals=2)
+        tensor([0.0000, 0.9600, 0.9600])
     """
 
     def __init__(

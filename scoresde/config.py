@@ -43,22 +43,46 @@ _GROUPS = {
 
 
 class Later:
-    """Something known that is computed when it is first asked for."""
+    """Something known that is computed when it is first asked for.
+
+    Example:
+        >>> from scoresde.config import Later
+        >>> Later(lambda: 6 * 7).value()
+        42
+    """
 
     def __init__(self, compute: Callable[[], Any]) -> None:
         self.value = functools.cache(compute)
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key."""
+    """A configuration that cannot be used; the message names the key.
+
+    Example:
+        >>> from scoresde.config import ConfigError, build
+        >>> try:
+        ...     build({"name": "ddim", "stepz": 5}, "solver", {})
+        ... except ConfigError as error:
+        ...     print(str(error)[:43])
+        solver.stepz: unknown; did you mean 'steps'
+    """
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Reads a TOML file.
+    r"""Reads a TOML file.
 
     Raises:
         OSError: If there is no such file, or it cannot be read.
         ConfigError: If it is not TOML.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.config import read
+        >>> path = Path(tempfile.mkdtemp(), "x.toml")
+        >>> _ = path.write_text('[solver]\nname = "ddim"')
+        >>> read(path)
+        {'solver': {'name': 'ddim'}}
     """
     text = Path(path).read_bytes()
     try:
@@ -83,6 +107,11 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
         ConfigError: If a key is unknown or missing, or the factory refuses its arguments.
         UnknownPlugin: If nothing has the name.
         PluginError: If the plugin cannot be imported.
+
+    Example:
+        >>> from scoresde.config import build
+        >>> build({"name": "ddim", "steps": 5}, "solver", {}).steps
+        5
     """
     match table:
         case str(name):

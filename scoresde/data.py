@@ -44,6 +44,13 @@ class Dataset:
     Raises:
         TypeError: If ``levels`` is ``None`` and the values are not floating-point, or the reverse.
         ValueError: If there are no events, or values are not finite or not in ``0..levels-1``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Dataset
+        >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), levels=4)
+        >>> len(data), data.read(slice(1))
+        (2, tensor([[0, 3]]))
     """
 
     name: str
@@ -104,6 +111,11 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
         TypeError: If an option does not apply, or the data are not real numbers.
         ValueError: If the data cannot be read or used; the message says why.
+
+    Example:
+        >>> from scoresde.data import load
+        >>> load("digits")
+        Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, levels=17)
     """
     return reader(source)(**options)
 
@@ -115,6 +127,7 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
 
     Example:
+        >>> from scoresde.data import reader
         >>> reader("digits")().values.shape
         torch.Size([1797, 1, 8, 8])
     """
@@ -154,6 +167,16 @@ def read_array(
         FileNotFoundError: If there is no such file.
         TypeError: If the data are not real numbers.
         ValueError: If a file cannot be read, or the data are not as `Dataset` expects.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from scoresde.data import read_array
+        >>> path = Path(tempfile.mkdtemp(), "x.npy")
+        >>> np.save(path, np.zeros((10, 2, 3), "f4"))
+        >>> read_array(path).values.shape
+        torch.Size([10, 2, 3])
     """
     path = Path(path)
     paths = sorted(path.glob("*.npy")) if path.is_dir() else [path]
@@ -199,7 +222,7 @@ def _array(path: Path, key: str | None, mapped: bool) -> Array:
 def read_csv(
     path: str | os.PathLike[str], *, columns: Sequence[str] | None = None, delimiter: str = ","
 ) -> Dataset:
-    """Reads a table of numbers: every line is an event ``(columns,)``.
+    r"""Reads a table of numbers: every line is an event ``(columns,)``.
 
     Args:
         path: A text file in UTF-8. A first line without a single number names the columns;
@@ -211,6 +234,16 @@ def read_csv(
         FileNotFoundError: If there is no such file.
         ValueError: If there are no events, a column is unknown, a line is longer or shorter than
             the first, or something is not a finite number; the message names line and column.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.data import read_csv
+        >>> path = Path(tempfile.mkdtemp(), "x.csv")
+        >>> _ = path.write_text("name,length,weight\nrose,1.5,20\nlily,2.5,30\n")
+        >>> read_csv(path, columns=["weight", "length"]).values
+        tensor([[20.0000,  1.5000],
+                [30.0000,  2.5000]])
     """
     path = Path(path)
     return Dataset(path.name, native(table(path, columns, delimiter)))
@@ -238,6 +271,16 @@ def read_images(
         FileNotFoundError: If there is no such folder.
         ValueError: If there is no image, or one is unreadable, of another size than the first or
             of more than 8 bits per channel.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from scoresde.data import read_images
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (20, 30)).save(folder / "black.png")
+        >>> read_images(folder, mode="L", size=8).values.shape
+        torch.Size([1, 1, 8, 8])
     """
     expect(mode in ("L", "RGB"), "mode", "'L' or 'RGB'", repr(mode))
     expect(size is None or size > 0, "size", "a positive number of pixels", size)
@@ -289,7 +332,13 @@ def _sklearn_datasets() -> Any:
 
 
 def digits() -> Dataset:
-    """Handwritten digits of scikit-learn: ``(1797, 1, 8, 8)``, 17 levels."""
+    """Handwritten digits of scikit-learn: ``(1797, 1, 8, 8)``, 17 levels.
+
+    Example:
+        >>> from scoresde.data import digits
+        >>> digits().values.shape
+        torch.Size([1797, 1, 8, 8])
+    """
     images = _sklearn_datasets().load_digits().images
     return Dataset("digits", torch.from_numpy(images).to(torch.uint8)[:, None], levels=17)
 
@@ -305,6 +354,11 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
 
     Returns:
         ``(N, 1, size, size)``, 256 levels.
+
+    Example:
+        >>> from scoresde.data import patches
+        >>> patches(size=64).values.shape
+        torch.Size([108, 1, 64, 64])
     """
     photographs = _sklearn_datasets().load_sample_images().images
     images = [np.asarray(Image.fromarray(rgb).convert("L")) for rgb in photographs]
@@ -338,6 +392,13 @@ def split(
 
     Raises:
         ValueError: If ``fraction`` is not between 0 and 1, or there is only one event.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Dataset, split
+        >>> train, held_out = split(Dataset("mine", torch.randn(10, 2)), 0.8)
+        >>> len(train), len(held_out)
+        (8, 2)
     """
     count = len(dataset)
     expect(0 < fraction < 1, "fraction", "a number between 0 and 1", fraction)
@@ -361,6 +422,14 @@ def dequantize(values: Tensor, levels: int, generator: Generators = None) -> Ten
 
     Raises:
         ValueError: If ``levels`` is not in ``2..65536``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import dequantize, quantize
+        >>> levels = torch.tensor([0, 1, 255])
+        >>> x = dequantize(levels, 256, torch.Generator().manual_seed(0))
+        >>> quantize(x, 256)
+        tensor([  0,   1, 255])
     """
     _check_levels(levels)
     u = Noise.of(generator).uniform(torch.empty(values.shape, device=values.device))
@@ -385,6 +454,8 @@ def quantize(x: Tensor, levels: int) -> Tensor:
         ValueError: If ``x`` has NaN entries, or ``levels`` is not in ``2..65536``.
 
     Example:
+        >>> import torch
+        >>> from scoresde.data import quantize
         >>> quantize(torch.tensor([-1.5, -1.0, -0.1, 0.0, 1.0]), levels=4)
         tensor([0, 0, 1, 2, 3])
     """
@@ -416,6 +487,9 @@ def bits_per_dim(log_prob: Tensor, dim: int, levels: int) -> Tensor:
     Example:
         The uniform density on ``[-1, 1]^3`` costs as much as storing the levels.
 
+        >>> import math
+        >>> import torch
+        >>> from scoresde.data import bits_per_dim
         >>> bits_per_dim(torch.tensor(-3 * math.log(2)), dim=3, levels=256)
         tensor(8.)
     """

@@ -31,7 +31,15 @@ from scoresde.solver import Solver
 
 
 class Processes(Protocol):
-    """What is asked of several processes; an ``accelerate.Accelerator`` is one of these."""
+    """What is asked of several processes; an ``accelerate.Accelerator`` is one of these.
+
+    Example:
+        >>> from scoresde.distributed import ALONE, Processes
+        >>> def share(count: int, processes: Processes) -> int:
+        ...     return -(-count // processes.num_processes)
+        >>> share(10, ALONE)
+        10
+    """
 
     @property
     def num_processes(self) -> int:
@@ -65,7 +73,13 @@ class Processes(Protocol):
 
 @attrs.frozen
 class Alone:
-    """One process."""
+    """One process.
+
+    Example:
+        >>> from scoresde.distributed import Alone
+        >>> Alone().is_main_process
+        True
+    """
 
     num_processes: int = 1
     process_index: int = 0
@@ -89,7 +103,14 @@ ALONE = Alone()
 
 
 def share(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Tensor, Generators]:
-    """This process's rows of a batch, and the source of their part of the batch's noise."""
+    """This process's rows of a batch, and the source of their part of the batch's noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.distributed import Alone, share
+        >>> share(torch.arange(6), None, Alone(num_processes=2, process_index=1))[0]
+        tensor([1, 3, 5])
+    """
     index, count = processes.process_index, processes.num_processes
     if count == 1:
         return rows, generator
@@ -97,7 +118,16 @@ def share(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Te
 
 
 def average_over(processes: Processes, tensors: Sequence[Tensor]) -> None:
-    """Replaces tensors by their means over all processes, in one exchange."""
+    """Replaces tensors by their means over all processes, in one exchange.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.distributed import ALONE, average_over
+        >>> gradients = [torch.ones(2)]
+        >>> average_over(ALONE, gradients)
+        >>> gradients
+        [tensor([1., 1.])]
+    """
     if processes.num_processes == 1:
         return
     flat = processes.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "mean")
@@ -130,6 +160,17 @@ def sample(
 
     Raises:
         ValueError: If there are no generators, or the samples are not finite.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.distributed import sample
+        >>> from solvers import DDIM
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> generators = [torch.Generator().manual_seed(i) for i in range(3)]
+        >>> sample(DDIM(4), model, generators).shape
+        torch.Size([3, 2])
     """
     count = len(generators)
     expect(count > 0, "generators", "one per sample", "none")

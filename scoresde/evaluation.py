@@ -47,6 +47,18 @@ def evaluate(
 
     Raises:
         ValueError: If the data do not have the model's event shape.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.data import Dataset
+        >>> from scoresde.evaluation import evaluate
+        >>> from solvers import DDIM
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> report = evaluate(model, Dataset("mine", torch.zeros(3, 2)), DDIM(20))
+        >>> round(report["nats"], 2)  # minus the logarithm of 2 pi
+        -1.84
     """
     parts = []
     with torch.no_grad():

@@ -21,6 +21,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.files import replacing
         >>> path = Path(tempfile.mkdtemp(), "notes")
         >>> with replacing(path) as file:
         ...     _ = file.write(b"new")

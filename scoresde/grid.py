@@ -25,7 +25,15 @@ _Floats = npt.NDArray[np.float64]
 
 
 def uniform_time(sde: SDE, steps: int) -> Tensor:
-    """Equal steps in time."""
+    """Equal steps in time.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import uniform_time
+        >>> uniform_time(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
+        [1.0, 0.75, 0.5, 0.251, 0.001]
+    """
     return _equal(sde, steps, lambda t: t.squeeze(-1))
 
 
@@ -34,12 +42,27 @@ def log_snr(sde: SDE, steps: int) -> Tensor:
 
     The natural choice for exponential solvers (Lu et al. 2022), whose step length it is. For a
     non-uniform SDE the blocks' levels are averaged; for one without a kernel it is time.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import log_snr
+        >>> log_snr(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
+        [1.0, 0.722, 0.305, 0.032, 0.001]
     """
     return _equal(sde, steps, sde.level)
 
 
 def karras(sde: SDE, steps: int) -> Tensor:
-    """Equal steps in ``(sigma/alpha)^(1/7)`` (Karras et al. 2022, eq. 5)."""
+    """Equal steps in ``(sigma/alpha)^(1/7)`` (Karras et al. 2022, eq. 5).
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import karras
+        >>> karras(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
+        [1.0, 0.843, 0.592, 0.143, 0.001]
+    """
     return _equal(sde, steps, lambda t: (sde.level(t) / 7).exp())
 
 
@@ -50,6 +73,13 @@ def central(sde: SDE, steps: int) -> Tensor:
     settled. For data of unit scale, or in units of the SDE's ``scale``; for a non-uniform SDE
     averaged over the blocks. Centre and width are those at which few steps did best on
     mixtures (benchmark ``accuracy``).
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import central
+        >>> central(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
+        [1.0, 0.417, 0.158, 0.044, 0.001]
     """
 
     def turns(t: Tensor) -> Tensor:
@@ -62,6 +92,13 @@ def broad(sde: SDE, steps: int) -> Tensor:
     """As `central`, with centre and width ``arctan((log(sigma/alpha) + 3/2) / 3)``: for densities.
 
     A density is decided down to the noise at which data stop to look smooth.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import broad
+        >>> broad(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
+        [1.0, 0.42, 0.11, 0.022, 0.001]
     """
 
     def turns(t: Tensor) -> Tensor:
@@ -81,6 +118,11 @@ def grid(name: str | Grid) -> Grid:
 
     Raises:
         ValueError: If the name is unknown.
+
+    Example:
+        >>> from scoresde.grid import grid
+        >>> grid("karras").__name__
+        'karras'
     """
     return named("grid", name, GRIDS)
 
@@ -90,6 +132,13 @@ def check(sde: SDE, times: Tensor) -> Tensor:
 
     Raises:
         ValueError: If they are not one finite decreasing sequence within ``[0, T]``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import check
+        >>> check(DiagonalSDE(VP(), Identity((2,))), [1.0, 0.5, 0.01])
+        tensor([1.0000, 0.5000, 0.0100], dtype=torch.float64)
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     expect(times.ndim == 1 and len(times) > 1, "times", "two or more numbers", tuple(times.shape))
@@ -111,7 +160,15 @@ def check(sde: SDE, times: Tensor) -> Tensor:
 
 
 def within(times: Tensor, stage: Stage) -> Tensor:
-    """The part of a grid that belongs to a stage."""
+    """The part of a grid that belongs to a stage.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.grid import within
+        >>> from scoresde.sde import Stage
+        >>> within(torch.tensor([1.0, 0.6, 0.5, 0.2, 0.0]), Stage(start=0.5, end=0.0, dim=8))
+        tensor([0.5000, 0.2000, 0.0000])
+    """
     inside = (times <= stage.start + _TINY) & (times >= stage.end - _TINY)
     return times[inside]
 
@@ -166,6 +223,15 @@ def fractions(sde: SDE, starts: Tensor, ends: Tensor, parts: Sequence[float]) ->
 
     Returns:
         ``(k,)`` for every part.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import fractions
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> start, end = torch.tensor([1.0]).double(), torch.tensor([0.5]).double()
+        >>> fractions(sde, start, end, (0.5,))[0].round(decimals=3)
+        tensor([0.7880], dtype=torch.float64)
     """
     u = torch.linspace(0, 1, 65, dtype=starts.dtype)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
@@ -176,7 +242,18 @@ def fractions(sde: SDE, starts: Tensor, ends: Tensor, parts: Sequence[float]) ->
 
 
 def raised(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
-    """The time at which the noise level is higher by so much than at ``t``, or the ``last``."""
+    """The time at which the noise level is higher by so much than at ``t``, or the ``last``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import raised
+        >>> sde, t = DiagonalSDE(VP(), Identity((2,))), torch.tensor(0.5).double()
+        >>> time = raised(sde, t, levels=0.1, last=1.0)
+        >>> levels = [sde.level(v.reshape(1, 1)) for v in (t, time)]
+        >>> (levels[1] - levels[0]).round(decimals=3)
+        tensor([0.1000], dtype=torch.float64)
+    """
     times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype) ** 2
     level = _read(sde, sde.level, times.unsqueeze(-1))
     found = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
@@ -190,6 +267,13 @@ class Progress:
         times: The grid, increasing or decreasing.
         kinks: Whether rates jump at its start and at its end, which are then kept off by a hair.
         precision: Of the numbers in which steps are taken.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.grid import Progress
+        >>> along = Progress(torch.tensor([1.0, 0.5, 0.4]).double(), (False, False), 1e-16)
+        >>> along(torch.tensor([0.0, 0.25, 1.0]).double())
+        tensor([1.0000, 0.7500, 0.4000], dtype=torch.float64)
     """
 
     def __init__(self, times: Tensor, kinks: tuple[bool, bool], precision: float) -> None:
@@ -215,8 +299,10 @@ class TimeDistribution:
         times: A grid's times, decreasing.
 
     Example:
-        >>> times, density = TimeDistribution(torch.tensor([1.0, 0.5, 0.25]))(torch.tensor([0.75]))
-        >>> times, density
+        >>> import torch
+        >>> from scoresde.grid import TimeDistribution
+        >>> draw = TimeDistribution(torch.tensor([1.0, 0.5, 0.25]))
+        >>> draw(torch.tensor([0.75]))
         (tensor([0.7500]), tensor([1.]))
     """
 

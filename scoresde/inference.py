@@ -34,6 +34,12 @@ def pairs(parameters: Tensor, observations: Tensor) -> Joint:
     Args:
         parameters: ``(N, *parameter_shape)``.
         observations: ``(N, *observation_shape)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference import pairs
+        >>> pairs(torch.zeros(5, 2), torch.zeros(5, 3)).parts.keys()
+        dict_keys(['observation', 'parameter'])
     """
 
     def part(values: Tensor) -> Identity:
@@ -68,6 +74,15 @@ def simulate(
     Raises:
         ValueError: If the prior has a batch shape, the simulator returns another number of
             observations, or more than half of them are not finite.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from scoresde.inference import simulate
+        >>> prior = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+        >>> theta, x = simulate(prior, lambda theta: theta.sum(1, keepdim=True), 100)
+        >>> theta.shape, x.shape
+        (torch.Size([100, 2]), torch.Size([100, 1]))
     """
     expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
     parameters: list[Tensor] = []
@@ -101,10 +116,12 @@ class Posterior:
         solver: Draws samples.
 
     Example:
-        >>> from torch.distributions import Independent, Normal
+        >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE
+        >>> from scoresde.inference import Posterior, pairs
         >>> from solvers import ExponentialMultistep
+        >>> from torch.distributions import Independent, Normal
         >>> prior = Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
         >>> sde = DiagonalSDE(VP(), pairs(torch.zeros(1, 1), torch.zeros(1, 1)), [0.0, 1.0])
         >>> exact = Gaussian(sde, torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
@@ -128,6 +145,15 @@ class Posterior:
 
 
 def unbounded(prior: Distribution, parameters: Tensor) -> Tensor:
-    """Parameters in coordinates without bounds: the inverse of ``biject_to(prior.support)``."""
+    """Parameters in coordinates without bounds: the inverse of ``biject_to(prior.support)``.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Uniform
+        >>> from scoresde.inference import unbounded
+        >>> prior = Independent(Uniform(torch.zeros(1), 2 * torch.ones(1)), 1)
+        >>> unbounded(prior, torch.tensor([[1.0]]))  # the middle
+        tensor([[0.]])
+    """
     found: Tensor = biject_to(prior.support).inv(parameters)
     return found

@@ -23,6 +23,7 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         homes: The module of each name.
 
     Example:
+        >>> from scoresde.lazy import lazy
         >>> lazy("fractions", {"pi": "math"})("pi")
         3.141592653589793
     """

@@ -235,6 +235,20 @@ class DensityFlow(SDE):
         trace: How divergences are found.
         probes: The trace's probes.
         frugal: Whether gradients evaluate the score a second time rather than remember the first.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> from scoresde.likelihood import DensityFlow, ExactTrace
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
+        >>> flow = model.sde.probability_flow(model)
+        >>> probes = ExactTrace().probes(torch.zeros(1, 2), Noise())
+        >>> density = DensityFlow(flow, ExactTrace(), probes)
+        >>> y = torch.tensor([[1.0, 1.0, 0.0, 0.0]])  # a state, and two integrals
+        >>> velocity = density.f(torch.tensor(0.5), y)
+        >>> torch.allclose(velocity[:, :2], velocity[:, 2:])  # linear in z, and z is 1
+        True
     """
 
     def __init__(
@@ -364,7 +378,14 @@ class _Again(torch.autograd.Function):
 
 @runtime_checkable
 class Method(Protocol):
-    """What takes states up their flow: a `scoresde.Solver`, or `Quadrature`."""
+    """What takes states up their flow: a `scoresde.Solver`, or `Quadrature`.
+
+    Example:
+        >>> from scoresde import Quadrature
+        >>> from scoresde.likelihood import Method
+        >>> from solvers import DDIM
+        >>> methods: list[Method] = [DDIM(60), Quadrature(30)]
+    """
 
     def times(self, sde: SDE) -> Tensor:
         """See `scoresde.Solver.times`."""

@@ -41,6 +41,21 @@ class Model:
         facts: What was learned from the data: ``event_shape``, ``levels``, ``data_mean``,
             ``data_std``.
         history: Of the training, if it has been trained here.
+
+    Example:
+        >>> from scoresde.model import Model
+        >>> model = Model.train(
+        ...     {
+        ...         "data": {"source": "digits"},
+        ...         "sde": {"name": "diagonal", "schedule": "cosine", "basis": "identity"},
+        ...         "estimator": {"name": "denoising", "network": "residual-mlp"},
+        ...         "solver": {"name": "ddim", "steps": 4},
+        ...         "training": {"steps": 2},
+        ...     },
+        ...     progress=False,
+        ... )
+        >>> model.solver.sample(model.estimator, (3,)).shape
+        torch.Size([3, 1, 8, 8])
     """
 
     estimator: ScoreEstimator
@@ -208,6 +223,12 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
 
     Raises:
         ConfigError: If the section is missing or an option is wrong.
+
+    Example:
+        >>> from scoresde.model import data_of
+        >>> train, held_out = data_of({"data": {"source": "digits", "held_out": 0.2}})
+        >>> len(train), len(held_out)
+        (1438, 359)
     """
     options = dict(settings.get("data", {}))
     if "source" not in options:
@@ -225,6 +246,11 @@ def data_like(settings: Mapping[str, Any], source: str) -> Dataset:
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
         ValueError: If the data cannot be read or used.
+
+    Example:
+        >>> from scoresde.model import data_like
+        >>> data_like({"data": {"source": "digits", "held_out": 0.2}}, "digits").values.shape
+        torch.Size([1797, 1, 8, 8])
     """
     read = reader(source)
     allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split

@@ -135,6 +135,8 @@ class Share(Noise):
         count: Of how many.
 
     Example:
+        >>> import torch
+        >>> from scoresde.noise import Noise, Share
         >>> def whole(): return Noise(torch.Generator().manual_seed(0))
         >>> part = Share(whole(), 1, 2)(torch.empty(3, 2))
         >>> torch.equal(part, whole()(torch.empty(6, 2))[1::2])

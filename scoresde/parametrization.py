@@ -21,7 +21,15 @@ from scoresde.checks import named
 
 
 class Affine(NamedTuple):
-    """``D = skip z_t + out F``."""
+    """``D = skip z_t + out F``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import Affine, denoise
+        >>> form = Affine(skip=torch.tensor(0.5), out=torch.tensor(2.0))
+        >>> denoise(form, z=torch.tensor(4.0), prediction=torch.tensor(1.0))
+        tensor(4.)
+    """
 
     skip: Tensor
     out: Tensor
@@ -32,22 +40,50 @@ Parametrization = Callable[[Tensor, Tensor, Tensor], Affine]
 
 
 def denoised(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
-    """``F = D``: the clean state itself ("x0-prediction")."""
+    """``F = D``: the clean state itself ("x0-prediction").
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import denoised
+        >>> denoised(*torch.tensor([0.8, 0.6, 1.0]))
+        Affine(skip=tensor(0.), out=tensor(1.))
+    """
     return Affine(torch.zeros_like(sigma), torch.ones_like(sigma))
 
 
 def noise(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
-    """``F = eps``: ``D = (z - sigma eps)/alpha`` (DDPM)."""
+    """``F = eps``: ``D = (z - sigma eps)/alpha`` (DDPM).
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import noise
+        >>> noise(*torch.tensor([0.8, 0.6, 1.0]))
+        Affine(skip=tensor(1.2500), out=tensor(-0.7500))
+    """
     return Affine(1 / alpha, -sigma / alpha)
 
 
 def score(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
-    """``F = s``: ``D = (z + sigma^2 s)/alpha`` (Tweedie)."""
+    """``F = s``: ``D = (z + sigma^2 s)/alpha`` (Tweedie).
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import score
+        >>> score(*torch.tensor([0.8, 0.6, 1.0]))
+        Affine(skip=tensor(1.2500), out=tensor(0.4500))
+    """
     return Affine(1 / alpha, sigma**2 / alpha)
 
 
 def velocity(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
-    """``F = alpha eps - sigma D``: ``D = (alpha z - sigma v)/(alpha^2 + sigma^2)``."""
+    """``F = alpha eps - sigma D``: ``D = (alpha z - sigma v)/(alpha^2 + sigma^2)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import velocity
+        >>> velocity(*torch.tensor([0.8, 0.6, 1.0]))
+        Affine(skip=tensor(0.8000), out=tensor(-0.6000))
+    """
     power = alpha**2 + sigma**2
     return Affine(alpha / power, -sigma / power)
 
@@ -56,6 +92,12 @@ def preconditioned(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
     """Unit variance in and out (Karras et al. 2022, appendix B.6, here for any schedule).
 
     ``c_skip = alpha sd^2 / V``, ``c_out = sigma sd / sqrt(V)``, ``V = alpha^2 sd^2 + sigma^2``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import preconditioned
+        >>> preconditioned(*torch.tensor([0.8, 0.6, 1.0]))
+        Affine(skip=tensor(0.8000), out=tensor(0.6000))
     """
     variance = (alpha * data_std) ** 2 + sigma**2
     return Affine(alpha * data_std**2 / variance, sigma * data_std / variance.sqrt())
@@ -72,15 +114,36 @@ def parametrization(name: str | Parametrization) -> Parametrization:
 
     Raises:
         ValueError: If the name is unknown.
+
+    Example:
+        >>> from scoresde.parametrization import parametrization
+        >>> parametrization("velocity").__name__
+        'velocity'
     """
     return named("parametrization", name, PARAMETRIZATIONS)
 
 
 def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:
-    """``D`` from a prediction."""
+    """``D`` from a prediction.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import denoise, noise
+        >>> form = noise(*torch.tensor([0.8, 0.6, 1.0]))
+        >>> denoise(form, z=torch.tensor(1.0), prediction=torch.tensor(1.0))  # (1 - 0.6)/0.8
+        tensor(0.5000)
+    """
     return form.skip * z + form.out * prediction
 
 
 def predict(form: Affine, z: Tensor, mean: Tensor) -> Tensor:
-    """The prediction that stands for the denoised mean ``D``."""
+    """The prediction that stands for the denoised mean ``D``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import noise, predict
+        >>> form = noise(*torch.tensor([0.8, 0.6, 1.0]))
+        >>> predict(form, z=torch.tensor(1.0), mean=torch.tensor(0.5)).round(decimals=3)
+        tensor(1.)
+    """
     return (mean - form.skip * z) / form.out

@@ -46,6 +46,14 @@ def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
 
     Returns:
         ``(size,)`` for every block, not increasing.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Haar
+        >>> from scoresde.planning import spectra
+        >>> bands = spectra(Haar((1, 4, 4), 1), torch.randn(100, 1, 4, 4))
+        >>> {name: len(values) for name, values in bands.items()}
+        {'a1': 4, 'd1': 12}
     """
     finite("data", data)
     z = basis(data.double())
@@ -71,6 +79,14 @@ class Plan:
         error: Predicted ``W2^2 / trace`` between samples and data.
         handover: Bound on the divergence that the handovers cost, in nats:
             ``sum_k SNR_k(T_k) E|d_k|^2 / 2``.
+
+    Example:
+        >>> from scoresde import Haar, LogLinear
+        >>> from scoresde.planning import equal
+        >>> from solvers import DDIM
+        >>> made = equal(Haar((1, 4, 4), 1), LogLinear(), steps=4)
+        >>> DDIM(sum(made.steps), grid=made.grid).times(made.sde).shape
+        torch.Size([9])
     """
 
     sde: DiagonalSDE
@@ -111,6 +127,18 @@ def plan(
     Raises:
         ValueError: If neither an error nor a budget is given, or the solver is stochastic, or
             the budget does not allow one step per stage.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Haar, LogLinear
+        >>> from scoresde.planning import plan, spectra
+        >>> from solvers import DDIM
+        >>> _ = torch.manual_seed(0)
+        >>> basis = Haar((1, 4, 4), 1)
+        >>> bands = spectra(basis, torch.randn(100, 1, 1, 1) + 0.1 * torch.randn(100, 1, 4, 4))
+        >>> made = plan(basis, LogLinear(), bands, DDIM(), evaluations=5)
+        >>> sum(made.steps), made.cost < 5
+        (5, True)
     """
     expect(
         error > 0 or min(cost, evaluations) < math.inf,
@@ -150,6 +178,13 @@ def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Pla
         schedule: Read by every band on a clock that stops when the band is dropped.
         steps: Steps per stage, equal in time.
         scale: Unit of the noise, along the component axis.
+
+    Example:
+        >>> from scoresde import Haar, LogLinear
+        >>> from scoresde.planning import equal
+        >>> made = equal(Haar((1, 4, 4), 1), LogLinear(), steps=4)
+        >>> made.steps, made.cost
+        ((4, 4), 5.0)
     """
     count = len(basis.blocks)
     drop = [schedule.T * (count - k) / count for k in range(count)]
@@ -180,7 +215,9 @@ class Tuned:
         ValueError: If a variance is negative, or the solver is stochastic.
 
     Example:
+        >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.planning import Tuned
         >>> from solvers import DDIM
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
         >>> times = Tuned(torch.tensor([1.0, 0.1]), DDIM())(sde, 6)

@@ -43,7 +43,18 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure as PNG, whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from scoresde import plots
+        >>> path = Path(tempfile.mkdtemp(), "x.png")
+        >>> plots.save(plots.image_grid({"noise": torch.randn(4, 1, 8, 8)}), path)
+        >>> path.exists()
+        True
+    """
     with replacing(path) as file:
         figure.savefig(file, format="png", facecolor="white")
 
@@ -70,6 +81,14 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
 
     Raises:
         ValueError: If they are of another shape.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import plots
+        >>> grey, colour = torch.zeros(4, 1, 8, 8), torch.zeros(4, 3, 8, 8)
+        >>> figure = plots.image_grid({"grey": grey, "colour": colour})
+        >>> [axes.get_title() for axes in figure.axes]
+        ['grey', 'colour']
     """
     for title, images in panels.items():
         grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
@@ -94,7 +113,14 @@ def _mosaic(images: Tensor, columns: int) -> Tensor:
 
 
 def schedules(sde: DiagonalSDE, title: str = "") -> Figure:
-    """Signal, noise and log-SNR of every block over time."""
+    """Signal, noise and log-SNR of every block over time.
+
+    Example:
+        >>> from scoresde import VP, DiagonalSDE, Haar, plots
+        >>> figure = plots.schedules(DiagonalSDE(VP(), Haar((1, 4, 4), 1), [1.0, 2.0]))
+        >>> len(figure.axes[0].lines)
+        2
+    """
     t = torch.linspace(sde.eps, sde.T, 400, dtype=torch.float64)
     alpha, sigma = (v.expand(len(t), sde.basis.dim) for v in sde.kernel(t.unsqueeze(-1)))
     log_snr = sde.log_snr(t.unsqueeze(-1)).expand(len(t), sde.basis.dim)
@@ -126,7 +152,19 @@ def trajectory(
     moments: int = 9,
     generator: Generators = None,
 ) -> Figure:
-    """States and their denoised means along a solver's way from noise to data."""
+    """States and their denoised means along a solver's way from noise to data.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde import plots
+        >>> from solvers import DDIM
+        >>> sde = DiagonalSDE(VP(), Identity((1, 4, 4)))
+        >>> model = Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16))
+        >>> len(plots.trajectory(model, DDIM(8), count=2, moments=3).axes)
+        12
+    """
     sde, noise = estimator.sde, Noise.of(generator)
     reverse, times = sde.reverse(estimator, solver.eta), solver.times(sde)
     z = torch.empty(count, 0)
@@ -171,6 +209,15 @@ def forward_noising(
         x: ``(C, H, W)`` in [-1, 1].
         times: In units of each SDE's ``T``.
         generator: Of the noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde import plots
+        >>> sde = DiagonalSDE(VP(), Identity((1, 8, 8)))
+        >>> x = torch.zeros(1, 8, 8)
+        >>> len(plots.forward_noising({"uniform": sde}, x, times=(0.0, 0.5)).axes)
+        2
     """
     noise = Noise.of(generator)(torch.empty(x.shape.numel()))
     figure = _figure(0.95 * len(times) + 1.2, 0.95 * len(sdes) + 0.6)
@@ -203,6 +250,21 @@ class Pictures:
         count: Of samples.
         seed: Of their noise.
         draws: Whether this process draws, as one of several does.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.plots import Pictures
+        >>> from solvers import DDIM
+        >>> sde = DiagonalSDE(VP(), Identity((1, 4, 4)))
+        >>> draw = Pictures(Path(tempfile.mkdtemp()), DDIM(4), count=4)
+        >>> model = Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16))
+        >>> draw(100, model, None)  # Training.fit does so
+        >>> [path.name for path in draw.folder.iterdir()]
+        ['00000100.png']
     """
 
     folder: Path = attrs.field(converter=Path)

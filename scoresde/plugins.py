@@ -33,11 +33,29 @@ BUILT_IN = "scoresde"
 
 
 class UnknownPlugin(LookupError):
-    """No installed distribution offers this name."""
+    """No installed distribution offers this name.
+
+    Example:
+        >>> from scoresde.plugins import UnknownPlugin, get
+        >>> try:
+        ...     get("solvers", "dimm")
+        ... except UnknownPlugin as error:
+        ...     print(str(error)[:50])
+        solvers: no plugin 'dimm'; did you mean 'ddim'? Av
+    """
 
 
 class PluginError(ImportError):
-    """A plugin is there, but importing it fails."""
+    """A plugin is there, but importing it fails.
+
+    Example:
+        >>> from scoresde.plugins import PluginError, get
+        >>> try:
+        ...     get("solvers", "nowhere:Solver", imports=True)
+        ... except PluginError as error:
+        ...     print(str(error)[:58])
+        solvers: cannot load 'nowhere:Solver' from 'nowhere:Solver
+    """
 
 
 @frozen
@@ -50,6 +68,11 @@ class Plugin:
         value: Where it is: ``"package.module:attribute"``.
         distribution: Name of the distribution that offers it; empty for a bare import path.
         version: Version of that distribution.
+
+    Example:
+        >>> from scoresde.plugins import Plugin
+        >>> Plugin("mine", "solvers", "solvers:DDIM").load().__name__
+        'DDIM'
     """
 
     name: str
@@ -120,6 +143,11 @@ def available(group: str) -> dict[str, Plugin]:
 
     Raises:
         ValueError: If there is no such group.
+
+    Example:
+        >>> from scoresde.plugins import available
+        >>> available("solvers")["ddim"].value
+        'solvers:DDIM'
     """
     if group not in GROUPS:
         raise ValueError(f"group: no group {group!r}{nearest(group, GROUPS)}")
@@ -127,7 +155,12 @@ def available(group: str) -> dict[str, Plugin]:
 
 
 def refresh() -> None:
-    """Forgets the listing, so that what was installed since is found."""
+    """Forgets the listing, so that what was installed since is found.
+
+    Example:
+        >>> from scoresde.plugins import refresh
+        >>> refresh()  # after pip install, in a process that goes on
+    """
     importlib.invalidate_caches()
     _listing.cache_clear()
 
@@ -147,6 +180,11 @@ def get(group: str, name: str, *, imports: bool = False) -> object:
         ValueError: If there is no such group.
         UnknownPlugin: If no plugin has this name, or it is an import path and none is allowed.
         PluginError: If its import fails.
+
+    Example:
+        >>> from scoresde.plugins import get
+        >>> get("solvers", "ddim").__name__
+        'DDIM'
     """
     plugins = available(group)
     if ":" in name:
@@ -169,6 +207,11 @@ def check(group: str) -> dict[str, Exception]:
 
     Raises:
         ValueError: If there is no such group.
+
+    Example:
+        >>> from scoresde.plugins import check
+        >>> check("schedules")
+        {}
     """
     failed: dict[str, Exception] = {}
     for name, plugin in available(group).items():

@@ -21,7 +21,16 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def replaced(module: M, **values: object) -> M:
-    """A view of a module with some attributes, buffers or children of its own."""
+    """A view of a module with some attributes, buffers or children of its own.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precise import replaced
+        >>> layer = torch.nn.Linear(1, 1)
+        >>> view = replaced(layer, bias=torch.nn.Parameter(torch.zeros(1)))
+        >>> view.weight is layer.weight, view.bias is layer.bias
+        (True, False)
+    """
     view = copy.copy(module)
     for registry in ("_parameters", "_buffers", "_modules"):
         view.__dict__[registry] = dict(view.__dict__[registry])
@@ -36,6 +45,16 @@ class Precise(nn.Module):
     Casting a network to float32 or bfloat16 must not round ``beta_min = 0.1`` or a speed of
     1/3: step coefficients are computed in float64 and cast last. On a device without float64
     (MPS) they are float32.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precise import Precise
+        >>> class Rate(Precise):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.constant("rate", 0.1, positive=True)
+        >>> Rate().to(torch.bfloat16).rate
+        tensor(0.1000, dtype=torch.float64)
     """
 
     def constant(self, name: str, value: Numbers, positive: bool = False) -> None:

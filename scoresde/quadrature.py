@@ -136,6 +136,17 @@ def averages(ahead: Propagator, points: int) -> Tensor:
 
     Returns:
         ``(k, k + 1, 1 | n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.quadrature import averages
+        >>> sde = DiagonalSDE(VP(), Identity((1,)))
+        >>> ts = torch.tensor([[0.1], [0.2], [0.3]]).double()
+        >>> ahead = sde.propagator(ts[:-1], ts[1:], torch.zeros(1, 1))
+        >>> averages(ahead, 4).sum(1)  # weights of a mean
+        tensor([[1.],
+                [1.]])
     """
     steps, width = ahead.h.shape
     h = torch.where(ahead.h == 0, 1.0, ahead.h)  # what stands still has weights, not used
@@ -162,7 +173,18 @@ def averages(ahead: Propagator, points: int) -> Tensor:
 
 
 def responses(ahead: Propagator) -> Tensor:
-    """``c`` at the nodes, per unit of ``h``, ``(k + 1, 1 | n)``: the gain of steps of length 0."""
+    """``c`` at the nodes, per unit of ``h``, ``(k + 1, 1 | n)``: the gain of steps of length 0.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.quadrature import responses
+        >>> sde = DiagonalSDE(VP(), Identity((1,)))
+        >>> ts = torch.tensor([[0.1], [0.2], [0.3]]).double()
+        >>> ahead = sde.propagator(ts[:-1], ts[1:], torch.zeros(1, 1))
+        >>> responses(ahead).shape
+        torch.Size([3, 1])
+    """
     h = torch.where(ahead.h == 0, 1.0, ahead.h)
     x = torch.where(ahead.damping == 0, 1.0, ahead.damping)
     early = torch.where(ahead.damping == 0, 1.0, x / torch.expm1(x))

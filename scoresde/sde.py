@@ -137,6 +137,13 @@ def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
             all samples.
         rows: Places in the flattened batch, ``(k,)``.
         batch: Shape of the batch.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.sde import samples
+        >>> labels = torch.tensor([[0, 1], [2, 3]])
+        >>> samples(labels, torch.tensor([3, 0]), (2, 2))
+        tensor([3, 0])
     """
     count = math.prod(batch)
     if not isinstance(condition, Tensor):

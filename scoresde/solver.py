@@ -32,7 +32,22 @@ Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
 
 
 def grid_field(default: Grid) -> Any:
-    """The field ``grid`` of a solver, with a default of its own."""
+    """The field ``grid`` of a solver, with a default of its own.
+
+    Example:
+        >>> import attrs
+        >>> from scoresde import Solver
+        >>> from scoresde.grid import karras
+        >>> from scoresde.solver import grid_field
+        >>> @attrs.frozen
+        ... class Mine(Solver):
+        ...     order, weak_order = 1.0, None
+        ...     grid = grid_field(karras)
+        ...     def integrate(self, sde, y, ts, noise):
+        ...         return y
+        >>> Mine(5).grid.__name__
+        'karras'
+    """
     return attrs.field(
         default=default,
         kw_only=True,
@@ -412,7 +427,16 @@ class FixedStep(Solver):
 
 
 def jumps(sde: SDE, ts: Tensor) -> Tensor:
-    """Which of some times are breakpoints, where rates jump."""
+    """Which of some times are breakpoints, where rates jump.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.solver import jumps
+        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
+        >>> jumps(sde, torch.tensor([0.1, 0.5, 1.0]).double())
+        tensor([False,  True, False])
+    """
     found = torch.zeros(len(ts), dtype=torch.bool)
     for time in sde.breakpoints():
         found |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
@@ -426,6 +450,14 @@ def sides(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
         ts: Increasing times.
         kinks: Where rates jump, see `jumps`.
         precision: Of the numbers in which steps are taken.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.solver import sides
+        >>> ts = torch.tensor([0.1, 0.5, 1.0]).double()
+        >>> starts, ends = sides(ts, torch.tensor([False, True, False]), 1e-7)
+        >>> bool(ends[0] < 0.5 < starts[1])
+        True
     """
     hair = kinks * ts.abs() * 16 * precision
     return ts[:-1] + hair[:-1], ts[1:] - hair[1:]

@@ -31,6 +31,8 @@ class Stored:
     Example:
         Whatever has a length and items, as a `torch.utils.data.Dataset` has:
 
+        >>> import torch
+        >>> from scoresde.stored import Stored
         >>> items = [torch.zeros(2), torch.ones(2), torch.full((2,), 2.0)]
         >>> stored = Stored(len(items), lambda rows: torch.stack([items[i] for i in rows]))
         >>> stored.shape
@@ -67,6 +69,14 @@ def joined(arrays: Sequence[Array]) -> Stored:
 
     Raises:
         ValueError: If they differ in event shape or dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from scoresde.stored import joined
+        >>> joined([np.zeros((2, 3)), np.ones((4, 3))])[1:4]
+        tensor([[0., 0., 0.],
+                [1., 1., 1.],
+                [1., 1., 1.]])
     """
     first = arrays[0]
     for i, array in enumerate(arrays):
@@ -87,7 +97,14 @@ def joined(arrays: Sequence[Array]) -> Stored:
 
 
 def native(array: Array) -> Tensor:
-    """Real numbers in torch's types: floats in the default one, bytes in uint8, else int64."""
+    """Real numbers in torch's types: floats in the default one, bytes in uint8, else int64.
+
+    Example:
+        >>> import numpy as np
+        >>> from scoresde.stored import native
+        >>> native(np.array([1.0, 2.0])), native(np.array([1, 2], "u2")).dtype
+        (tensor([1., 2.]), torch.int64)
+    """
     if array.dtype.kind == "f":
         wide = array.astype("f4" if array.dtype.itemsize <= 4 else "f8", copy=False)
         return torch.from_numpy(wide).to(torch.get_default_dtype())

@@ -14,7 +14,18 @@ from scoresde.stored import Array
 
 
 def table(path: Path, columns: Sequence[str] | None, delimiter: str) -> Array:
-    """The numbers of a CSV file, ``(lines, columns)``; see `scoresde.data.read_csv`."""
+    r"""The numbers of a CSV file, ``(lines, columns)``; see `scoresde.data.read_csv`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.table import table
+        >>> path = Path(tempfile.mkdtemp(), "x.csv")
+        >>> _ = path.write_text("1;2\n3;4\n")
+        >>> table(path, columns=["2"], delimiter=";")
+        array([[2.],
+               [4.]])
+    """
     names: list[str] = []
     chosen: list[int] = []
     labels: list[str] = []

@@ -37,25 +37,51 @@ DOUBLE = torch.float64
 
 
 def same(law: str, found: Tensor, wanted: Tensor, rtol: float = 1e-7, atol: float = 1e-9) -> None:
-    """Raises ``AssertionError`` with the law's words unless two tensors agree."""
+    """Raises ``AssertionError`` with the law's words unless two tensors agree.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.testing import same
+        >>> same("halves add up", torch.tensor(0.5) * 2, torch.tensor(1.0))
+    """
     torch.testing.assert_close(
         found, wanted, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{law}: {m}"
     )
 
 
 def holds(law: str, condition: bool | Tensor, found: object) -> None:
-    """Raises ``AssertionError`` with the law's words unless a condition holds everywhere."""
+    """Raises ``AssertionError`` with the law's words unless a condition holds everywhere.
+
+    Example:
+        >>> from scoresde.testing import holds
+        >>> holds("time passes", 2 > 1, 2)
+    """
     if not bool(torch.as_tensor(condition).all()):
         raise AssertionError(f"{law}: found {found}")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers."""
+    """Standard normal numbers.
+
+    Example:
+        >>> from scoresde.testing import random
+        >>> random(2, 3).shape
+        torch.Size([2, 3])
+    """
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
 class Impulses(Noise):
-    """Row 0 of a batch gets no noise, row ``1 + k`` only the ``k``-th number asked for."""
+    """Row 0 of a batch gets no noise, row ``1 + k`` only the ``k``-th number asked for.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.testing import Impulses
+        >>> Impulses()(torch.empty(3, 2))
+        tensor([[0., 0.],
+                [1., 0.],
+                [0., 1.]])
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +116,12 @@ def moments(run: Callable[[int, Impulses], Tensor], numbers: int = 1) -> tuple[T
 
     Returns:
         Mean and covariance, flattened: ``(n,)`` and ``(n, n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.testing import moments
+        >>> moments(lambda rows, noise: 1 + 2 * noise(torch.empty(rows, 1)))
+        (tensor([1.]), tensor([[4.]]))
     """
     noise = Impulses()
     states = run(1 + numbers, noise).flatten(1)
@@ -100,14 +132,26 @@ def moments(run: Callable[[int, Impulses], Tensor], numbers: int = 1) -> tuple[T
 
 
 def slope(counts: Sequence[int], errors: Sequence[float]) -> float:
-    """Minus the exponent of the power law that errors follow."""
+    """Minus the exponent of the power law that errors follow.
+
+    Example:
+        >>> from scoresde.testing import slope
+        >>> round(slope([10, 20, 40], [1.0, 0.25, 0.0625]), 6)
+        2.0
+    """
     x, y = (torch.tensor(v, dtype=DOUBLE).log() for v in (counts, errors))
     x = x - x.mean()
     return -float((x * y).sum() / (x * x).sum())
 
 
 def saved(law: str, module: nn.Module, look: Callable[[Any], Tensor]) -> None:
-    """A copy with other numbers becomes the module again by its ``state_dict``."""
+    """A copy with other numbers becomes the module again by its ``state_dict``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.testing import saved
+        >>> saved("weights are saved", torch.nn.Linear(1, 1), lambda layer: layer.weight)
+    """
     before, other = look(module), copy.deepcopy(module)
     with torch.no_grad():
         for value in other.state_dict().values():
@@ -118,7 +162,16 @@ def saved(law: str, module: nn.Module, look: Callable[[Any], Tensor]) -> None:
 
 
 class BasisLaws(ABC):
-    """Laws of a `scoresde.Basis`."""
+    """Laws of a `scoresde.Basis`.
+
+    Example:
+        >>> from scoresde import Identity
+        >>> from scoresde.testing import BasisLaws
+        >>> class TestMine(BasisLaws):
+        ...     def make(self):
+        ...         return Identity((3,))
+        >>> TestMine().test_events_come_back()
+    """
 
     @abstractmethod
     def make(self) -> Basis:
@@ -166,7 +219,16 @@ class BasisLaws(ABC):
 
 
 class ScheduleLaws(ABC):
-    """Laws of a `scoresde.Schedule`."""
+    """Laws of a `scoresde.Schedule`.
+
+    Example:
+        >>> from scoresde import VP
+        >>> from scoresde.testing import ScheduleLaws
+        >>> class TestMine(ScheduleLaws):
+        ...     def make(self):
+        ...         return VP()
+        >>> TestMine().test_the_log_snr_falls()
+    """
 
     @abstractmethod
     def make(self) -> Schedule:
@@ -219,7 +281,16 @@ class ScheduleLaws(ABC):
 
 
 class SDELaws(ABC):
-    """Laws of a `scoresde.SDE`."""
+    """Laws of a `scoresde.SDE`.
+
+    Example:
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.testing import SDELaws
+        >>> class TestMine(SDELaws):
+        ...     def make(self):
+        ...         return DiagonalSDE(VP(), Identity((2,)))
+        >>> TestMine().test_a_step_is_two_halves()
+    """
 
     @abstractmethod
     def make(self) -> SDE:
@@ -330,7 +401,19 @@ class SDELaws(ABC):
 
 
 class EstimatorLaws(ABC):
-    """Laws of a `scoresde.ScoreEstimator`."""
+    """Laws of a `scoresde.ScoreEstimator`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.testing import EstimatorLaws
+        >>> class TestMine(EstimatorLaws):
+        ...     def make(self):
+        ...         sde = DiagonalSDE(VP(), Identity((2,)))
+        ...         return Gaussian(sde, torch.zeros(2), torch.eye(2))
+        >>> TestMine().test_a_sample_does_not_hear_its_neighbours()
+    """
 
     @abstractmethod
     def make(self) -> ScoreEstimator:
@@ -443,6 +526,14 @@ class SolverLaws(ABC):
         adaptive: Whether its error is set by a tolerance, not by ``steps``: then orders are not
             measured, and the error is asked to be below ``tolerance``.
         tolerance: See there.
+
+    Example:
+        >>> from scoresde.testing import SolverLaws
+        >>> from solvers import DDIM
+        >>> class TestMine(SolverLaws):
+        ...     def make(self, steps, eta):
+        ...         return DDIM(steps, eta=eta)
+        >>> TestMine().test_the_same_seed_gives_the_same_samples()
     """
 
     adaptive = False

@@ -37,6 +37,19 @@ class History:
         best: The step whose averaged weights were kept.
         seconds: Wall-clock time.
         stopped: Whether it has ended early, for want of `Training.patience`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.data import Dataset
+        >>> from scoresde.training import Training
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> model = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
+        >>> data = Dataset("mine", torch.randn(100, 2))
+        >>> history = Training(steps=4, measurements=2).fit(model, data, progress=False)
+        >>> history.steps, len(history.losses)
+        ([2, 4], 2)
     """
 
     steps: list[int]
@@ -70,6 +83,19 @@ class Training:
             network keep theirs; gradients in float16 are scaled so that small ones survive.
         patience: After how many measurements without a better held-out loss to stop; never if
             None.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.data import Dataset
+        >>> from scoresde.training import Training
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> model = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
+        >>> data = Dataset("mine", torch.randn(100, 2))
+        >>> history = Training(steps=4, ema=0.9).fit(model, data, progress=False)
+        >>> history.stopped
+        False
     """
 
     steps: int = 2000
@@ -388,6 +414,13 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
         data: The data set.
         generator: Of the dequantisation.
         rows: Which events; all if None.
+
+    Example:
+        >>> from scoresde.data import load
+        >>> from scoresde.training import events
+        >>> x = events(load("digits"))
+        >>> x.shape, bool(x.abs().max() < 1)
+        (torch.Size([1797, 1, 8, 8]), True)
     """
     values = data.read(slice(None) if rows is None else rows)
     return values if data.levels is None else dequantize(values, data.levels, generator)
@@ -403,6 +436,13 @@ class Pieces:
     Args:
         data: The data set.
         seed: Of the dequantisation.
+
+    Example:
+        >>> from scoresde import PCA
+        >>> from scoresde.data import load
+        >>> from scoresde.training import Pieces
+        >>> PCA.fit(Pieces(load("digits"))).event_shape
+        torch.Size([1, 8, 8])
     """
 
     data: Dataset

@@ -16,7 +16,15 @@ from scoresde.checks import named
 
 
 class Levels(NamedTuple):
-    """What a weighting may depend on; all ``(batch, 1 | n)``."""
+    """What a weighting may depend on; all ``(batch, 1 | n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.weighting import Levels, denoised
+        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> denoised(at)
+        tensor([[1.]])
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -34,27 +42,66 @@ def likelihood(at: Levels) -> Tensor:
 
     ``Lambda = diag(g_i^2)`` (Song et al. 2021b; Batzolis et al. 2022): the loss is an unbiased
     estimate of the diffusion part of the bound on ``-log p`` in nats, whatever the density.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.weighting import Levels, likelihood
+        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> likelihood(at)
+        tensor([[4.9383]])
     """
     return (at.alpha / at.sigma) ** 2 * at.g2 / at.sigma**2 / (2 * at.density)
 
 
 def noise(at: Levels) -> Tensor:
-    """``alpha^2 / sigma^2``: plain squared error in the noise (DDPM's "simple" loss)."""
+    """``alpha^2 / sigma^2``: plain squared error in the noise (DDPM's "simple" loss).
+
+    Example:
+        >>> import torch
+        >>> from scoresde.weighting import Levels, noise
+        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> noise(at)
+        tensor([[1.7778]])
+    """
     return (at.alpha / at.sigma) ** 2
 
 
 def score(at: Levels) -> Tensor:
-    """``alpha^2 / sigma^4``: plain squared error in the score, ``Lambda = 1``."""
+    """``alpha^2 / sigma^4``: plain squared error in the score, ``Lambda = 1``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.weighting import Levels, score
+        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> score(at)
+        tensor([[4.9383]])
+    """
     return (at.alpha / at.sigma**2) ** 2
 
 
 def denoised(at: Levels) -> Tensor:
-    """1: plain squared error in the denoised mean."""
+    """1: plain squared error in the denoised mean.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.weighting import Levels, denoised
+        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> denoised(at)
+        tensor([[1.]])
+    """
     return torch.ones_like(at.sigma)
 
 
 def prediction(at: Levels) -> Tensor:
-    """``1 / c_out^2``: plain squared error in what the network predicts (Karras et al. 2022)."""
+    """``1 / c_out^2``: plain squared error in what the network predicts (Karras et al. 2022).
+
+    Example:
+        >>> import torch
+        >>> from scoresde.weighting import Levels, prediction
+        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> prediction(at)
+        tensor([[2.7778]])
+    """
     return at.out**-2
 
 
@@ -69,5 +116,10 @@ def weighting(name: str | Weighting) -> Weighting:
 
     Raises:
         ValueError: If the name is unknown.
+
+    Example:
+        >>> from scoresde.weighting import weighting
+        >>> weighting("likelihood").__name__
+        'likelihood'
     """
     return named("weighting", name, WEIGHTINGS)

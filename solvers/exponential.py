@@ -231,6 +231,12 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
     With ``x`` the damping, they say what a forcing that grows with time, or with its square,
     contributes to a step.
+
+    Example:
+        >>> import torch
+        >>> from solvers.exponential import moments
+        >>> moments(torch.zeros(1))  # means of v and v^2 under the uniform density
+        (tensor([0.5000]), tensor([0.3333]))
     """
     near = x.abs() < 0.3  # where the closed forms cancel
     y = torch.where(near, 1.0, x)

@@ -22,6 +22,17 @@ class Stages(NamedTuple):
 
     The step goes ``y -> y1 -> y2 -> end``; with ``rough`` it would be of second order, using the
     first node alone. (The second alone is of third order where all components are alike.)
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers.rungekutta import stages
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> flow = model.sde.probability_flow(model)
+        >>> times = [torch.tensor([t]).double() for t in (0.1, 0.2, 0.3, 0.4)]
+        >>> stages(flow, times, torch.zeros(1, 1))._fields
+        ('first', 'second', 'whole', 'slope', 'fine', 'rough')
     """
 
     first: Propagator
@@ -42,6 +53,17 @@ def stages(sde: SDE, times: Sequence[Tensor], like: Tensor) -> Stages:
         sde: What to integrate.
         times: Start, first node, second node and end, each ``(*, 1)``.
         like: A state.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers.rungekutta import stages
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> flow = model.sde.probability_flow(model)
+        >>> times = [torch.tensor([t]).double() for t in (0.1, 0.2, 0.3, 0.4)]
+        >>> stages(flow, times, torch.zeros(1, 1)).whole.noise is None
+        True
     """
     start, one, two, end = times
     first, second, whole = (sde.propagator(start, t, like) for t in (one, two, end))
@@ -68,6 +90,19 @@ def step(y: Tensor, forces: Sequence[Forcing], with_: Stages) -> tuple[Tensor, T
         y: State at its start.
         forces: The forcing at the start and at both nodes.
         with_: Its coefficients.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers.rungekutta import stages, step
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> flow, z = model.sde.probability_flow(model), torch.ones(1, 1)
+        >>> times = [torch.tensor([t]).double() for t in (0.3, 0.31, 0.32, 0.33)]
+        >>> forces = list(flow.forcings(torch.stack(times[:3]).to(z), z))
+        >>> end, error = step(z, forces, stages(flow, times, z))
+        >>> end.round(decimals=3)  # standard normal data stay as they are
+        tensor([[1.]])
     """
     f0 = forces[0](y)
     y1 = torch.addcmul(with_.first.decay * y, with_.first.gain, f0)
@@ -119,5 +154,15 @@ class ExponentialRungeKutta(Solver):
 
 
 def deterministic(propagator: Propagator) -> None:
-    """Raises ``ValueError`` if there is noise."""
+    """Raises ``ValueError`` if there is noise.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers.rungekutta import deterministic
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> ends = torch.tensor([[0.1], [0.2]]).double()
+        >>> deterministic(model.sde.probability_flow(model).propagator(*ends, torch.zeros(1, 1)))
+    """
     expect(propagator.noise is None, "eta", "0: this solver takes ODEs", "an SDE with noise")

@@ -155,6 +155,12 @@ def pieces(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
     Raises:
         TypeError: If they are not floating-point tensors.
         ValueError: If they are not finite.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.bases.basis import pieces
+        >>> [len(piece) for piece in pieces(torch.zeros(5000, 2))]
+        [4096, 904]
     """
     for piece in data.detach().split(4096) if isinstance(data, Tensor) else data:
         floating("data", piece)
@@ -174,6 +180,13 @@ def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple
 
     Raises:
         ValueError: If there are no rows.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.bases.basis import spread
+        >>> rows = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+        >>> spread(rows.split(2), lambda z: (z**2).sum(0))
+        (tensor([3.]), tensor([3.5000]))
     """
     count, mean, total = 0, torch.zeros(()), torch.zeros(())
     for piece in rows:
@@ -187,7 +200,14 @@ def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple
 
 
 def transformed(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix`` in the precision of ``x``, within `torch.autocast` too."""
+    """``x @ matrix`` in the precision of ``x``, within `torch.autocast` too.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.bases.basis import transformed
+        >>> transformed(torch.ones(1, 2), torch.eye(2, dtype=torch.float64))
+        tensor([[1., 1.]])
+    """
     if not torch.amp.is_autocast_available(x.device.type):
         return x @ matrix.to(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -195,12 +215,25 @@ def transformed(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """The widest floating-point type of a device: float64, but float32 on MPS."""
+    """The widest floating-point type of a device: float64, but float32 on MPS.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.bases.basis import precision
+        >>> precision(torch.device("cpu"))
+        torch.float64
+    """
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def checked_shape(event_shape: Sequence[int]) -> torch.Size:
-    """An event's shape; raises ``TypeError`` if it is none, ``ValueError`` if it is empty."""
+    """An event's shape; raises ``TypeError`` if it is none, ``ValueError`` if it is empty.
+
+    Example:
+        >>> from scoresde.bases.basis import checked_shape
+        >>> checked_shape([3, 8, 8])
+        torch.Size([3, 8, 8])
+    """
     shape = sizes("event_shape", event_shape)
     expect(
         len(shape) > 0 and min(shape) > 0, "event_shape", "one or more positive sizes", tuple(shape)

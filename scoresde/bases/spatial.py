@@ -16,6 +16,11 @@ def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
 
     Raises:
         ValueError: If it is not 1 or 2, or the event has fewer axes.
+
+    Example:
+        >>> from scoresde.bases.spatial import spatial_axes
+        >>> spatial_axes((3, 8, 8), None), spatial_axes((64,), None)
+        (2, 1)
     """
     spatial = min(len(event_shape), 2) if spatial is None else spatial
     whole("spatial", spatial, 0)
