@@ -60,6 +60,9 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 
+# everything is shown where it is defined
+viewcode_follow_imported_members = False
+
 napoleon_numpy_docstring = False
 # annotated attributes are members already: a second entry would be a duplicate
 napoleon_use_ivar = True

@@ -26,6 +26,10 @@ class GaussianMixture(Precise, ScoreEstimator):
     ``D(z_t) = sum_k r_k(z_t) [mu_k + C_k A (A C_k A + S)^-1 (z_t - A mu_k)]`` with the
     responsibilities ``r_k`` of the components of ``p_t``.
 
+    Source:
+        Conditional means of joint Gaussians; Bishop 2006, *Pattern Recognition and Machine
+        Learning*, section 2.3.
+
     Args:
         sde: How data are diffused.
         weights: Weight of each component, ``(K,)``; normalised.
@@ -143,6 +147,8 @@ class GaussianMixture(Precise, ScoreEstimator):
 
 class Gaussian(GaussianMixture):
     """The exact estimator of Gaussian data ``N(mean, covariance)``: a mixture of one.
+
+    ``D(z_t) = m + C A (A C A + S)^-1 (z_t - A m)``.
 
     Args:
         sde: How data are diffused.

@@ -16,6 +16,10 @@ from scoresde.checks import real, whole
 class ResidualMLP(nn.Module):
     """Residual blocks on flattened events (and their conditions), modulated by the noise level.
 
+    Source:
+        He et al. 2016 (arXiv 1512.03385) for the blocks, Perez et al. 2018 (arXiv 1709.07871) for
+        the modulation.
+
     Args:
         event_shape: Shape of one event.
         width: Width of the hidden layers.

@@ -412,6 +412,9 @@ def split(
 def dequantize(values: Tensor, levels: int, generator: Generators = None) -> Tensor:
     """Spreads each level over its cell: ``x = 2 (v + u) / levels - 1``, ``u`` uniform on [0, 1).
 
+    Source:
+        Theis et al. 2016 (arXiv 1511.01844), section 3.1.
+
     Args:
         values: ``(*)``, integers of ``0..levels-1``.
         levels: Number of levels.
@@ -471,7 +474,7 @@ def bits_per_dim(log_prob: Tensor, dim: int, levels: int) -> Tensor:
     ``x = 2 y / levels - 1`` with ``y = v + u`` has ``p(y) = p(x) (2 / levels)^dim``, so
     ``-log2 p(y) / dim = -log p(x) / (dim ln 2) + log2(levels / 2)``. As ``P(v)`` is the mean of
     ``p(v + u)`` over ``u``, Jensen's inequality makes the expectation over ``u`` an upper bound
-    of ``-log2 P(v) / dim``.
+    of ``-log2 P(v) / dim`` (Theis et al. 2016, section 3.1).
 
     Args:
         log_prob: ``(*)``, natural log-density of ``x``, scaled as by `dequantize`.

@@ -52,7 +52,7 @@ def denoised(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
 
 
 def noise(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
-    """``F = eps``: ``D = (z - sigma eps)/alpha`` (DDPM).
+    """``F = eps``: ``D = (z - sigma eps)/alpha`` (Ho et al. 2020, DDPM).
 
     Example:
         >>> import torch
@@ -64,7 +64,7 @@ def noise(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
 
 
 def score(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
-    """``F = s``: ``D = (z + sigma^2 s)/alpha`` (Tweedie).
+    """``F = s``: ``D = (z + sigma^2 s)/alpha`` (Tweedie; Efron 2011).
 
     Example:
         >>> import torch
@@ -78,6 +78,9 @@ def score(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
 def velocity(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
     """``F = alpha eps - sigma D``: ``D = (alpha z - sigma v)/(alpha^2 + sigma^2)``.
 
+    Source:
+        Salimans and Ho 2022 (arXiv 2202.00512), section 4, there with ``alpha^2 + sigma^2 = 1``.
+
     Example:
         >>> import torch
         >>> from scoresde.parametrization import velocity
@@ -89,7 +92,7 @@ def velocity(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
 
 
 def preconditioned(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
-    """Unit variance in and out (Karras et al. 2022, appendix B.6, here for any schedule).
+    """Unit variance in and out (Karras et al. 2022, eq. 7, here for any schedule).
 
     ``c_skip = alpha sd^2 / V``, ``c_out = sigma sd / sqrt(V)``, ``V = alpha^2 sd^2 + sigma^2``.
 

@@ -173,6 +173,9 @@ def plan(
 def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Plan:
     """The paper's plan: ``T_k = k/K``, the same number of steps in every stage.
 
+    Source:
+        Batzolis et al. 2022 (arXiv 2207.09786), section 5.
+
     Args:
         basis: Its ``K`` blocks are dropped one by one.
         schedule: Read by every band on a clock that stops when the band is dropped.

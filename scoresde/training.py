@@ -68,6 +68,10 @@ OnMeasure = Callable[[int, ScoreEstimator, History], None]
 class Training:
     """Settings of the loop: Adam with decoupled weight decay, warm-up, cosine decay, averaging.
 
+    Source:
+        Loshchilov and Hutter 2019 (arXiv 1711.05101) for AdamW, 2017 (1608.03983) for the decay;
+        Polyak and Juditsky 1992 for averaging.
+
     Args:
         steps: Number of updates.
         batch_size: Events per update, of all processes together.

@@ -54,7 +54,7 @@ def likelihood(at: Levels) -> Tensor:
 
 
 def noise(at: Levels) -> Tensor:
-    """``alpha^2 / sigma^2``: plain squared error in the noise (DDPM's "simple" loss).
+    """``alpha^2 / sigma^2``: plain squared error in the noise (Ho et al. 2020, eq. 14).
 
     Example:
         >>> import torch

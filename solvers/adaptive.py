@@ -92,6 +92,10 @@ class Adaptive(Solver):
     result of second order. Steps are measured along the grid, and end at times at which rates
     jump.
 
+    Source:
+        Lu et al. 2022 (arXiv 2206.00927) for the method, there for one clock;
+        Jolicoeur-Martineau et al. 2021 (arXiv 2105.14080) for steps of every sample's own.
+
     Args:
         rtol: Relative tolerance per step.
         atol: Absolute tolerance per step, in the data's units.

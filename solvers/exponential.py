@@ -230,7 +230,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Means of ``v`` and ``v^2`` over ``[0, 1]`` under a density that grows as ``e^(x v)``.
 
     With ``x`` the damping, they say what a forcing that grows with time, or with its square,
-    contributes to a step.
+    contributes to a step: the phi functions of Hochbruck and Ostermann 2010, *Exponential
+    Integrators*, normalised.
 
     Example:
         >>> import torch
