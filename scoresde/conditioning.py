@@ -93,6 +93,9 @@ class Observation(nn.Module):
         mask: Which components are observed, ``(n,)``.
         values: ``(*batch, n)``; entries that are not observed do not matter.
 
+    Raises:
+        ValueError: If a value that is observed is not finite.
+
     Example:
         >>> import torch
         >>> from scoresde.conditioning import Observation
@@ -218,6 +221,9 @@ class Conditioned(DiagonalSDE):
         observation: What is known.
         held: Whether observed components are kept from diffusing, whatever their speed.
         rest: See `Given`.
+
+    Raises:
+        ValueError: If the SDE has a prior of its own.
 
     Example:
         >>> import torch

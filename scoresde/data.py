@@ -355,6 +355,10 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
     Returns:
         ``(N, 1, size, size)``, 256 levels.
 
+    Raises:
+        ImportError: If scikit-learn is not installed.
+        ValueError: If a patch is larger than the smaller photograph, or ``stride`` not positive.
+
     Example:
         >>> from scoresde.data import patches
         >>> patches(size=64).values.shape

@@ -27,6 +27,13 @@ _Floats = npt.NDArray[np.float64]
 def uniform_time(sde: SDE, steps: int) -> Tensor:
     """Equal steps in time.
 
+    Args:
+        sde: Has a first and a last time, and breakpoints.
+        steps: At least 1.
+
+    Returns:
+        ``(steps + 1,)``, decreasing, in float64; as of all grids.
+
     Example:
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity

@@ -42,6 +42,11 @@ Parametrization = Callable[[Tensor, Tensor, Tensor], Affine]
 def denoised(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
     """``F = D``: the clean state itself ("x0-prediction").
 
+    Args:
+        alpha: ``(*, 1 | n)``, as of all parametrisations.
+        sigma: ``(*, 1 | n)``.
+        data_std: ``(*, 1 | n)``, in the data's units.
+
     Example:
         >>> import torch
         >>> from scoresde.parametrization import denoised

@@ -47,6 +47,9 @@ def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
     Returns:
         ``(size,)`` for every block, not increasing.
 
+    Raises:
+        ValueError: If the data are not finite.
+
     Example:
         >>> import torch
         >>> from scoresde import Haar

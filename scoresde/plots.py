@@ -154,6 +154,16 @@ def trajectory(
 ) -> Figure:
     """States and their denoised means along a solver's way from noise to data.
 
+    Args:
+        estimator: Of images ``(C, H, W)``.
+        solver: Walks.
+        count: How many paths.
+        moments: How many times are shown, equally spaced in steps.
+        generator: Of the noise.
+
+    Raises:
+        ValueError: If the SDE drops blocks, or events are no images.
+
     Example:
         >>> import torch
         >>> from estimators import Gaussian

@@ -144,6 +144,11 @@ class SubVP(VP):
 
     ``alpha`` as `VP`, ``sigma = 1 - alpha^2``, ``f = -beta/2``, ``g^2 = beta (1 - alpha^4)``.
 
+    Args:
+        beta_min: As for `VP`.
+        beta_max: As for `VP`.
+        eps: First time used.
+
     Raises:
         ValueError: As for `VP`.
 

@@ -328,6 +328,8 @@ class FixedStep(Solver):
 
     Subclasses implement `step`.
 
+    Takes the arguments of `scoresde.Solver`.
+
     Example:
         >>> import torch
         >>> from estimators import Gaussian

@@ -16,6 +16,9 @@ from scoresde.stored import Array
 def table(path: Path, columns: Sequence[str] | None, delimiter: str) -> Array:
     r"""The numbers of a CSV file, ``(lines, columns)``; see `scoresde.data.read_csv`.
 
+    Raises:
+        ValueError: As for `scoresde.data.read_csv`.
+
     Example:
         >>> import tempfile
         >>> from pathlib import Path

@@ -88,6 +88,9 @@ class Training:
         patience: After how many measurements without a better held-out loss to stop; never if
             None.
 
+    Raises:
+        ValueError: If a number is out of its range or the precision unknown.
+
     Example:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP

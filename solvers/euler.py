@@ -19,6 +19,8 @@ class EulerMaruyama(FixedStep):
     Knows nothing of the SDE's linear part: for diffusion models prefer `solvers.DDIM`, which
     costs the same.
 
+    Takes the arguments of `scoresde.Solver`.
+
     Example:
         >>> import torch
         >>> from scoresde import SDE, Noise

@@ -31,6 +31,8 @@ class DDIM(FixedStep):
     ``z_s = (sigma_s/sigma_t) z_t + alpha_s (1 - e^-h) D`` for the ODE, and its SDE form for any
     ``eta``: see `scoresde.DiagonalSDE.marginal_propagator`.
 
+    Takes the arguments of `scoresde.Solver`.
+
     Example:
         >>> import torch
         >>> from estimators import Gaussian

@@ -19,6 +19,8 @@ class Heun(FixedStep):
     ``y + h (f(t, y) + f(s, y + h f(t, y)))/2``; with noise, of the mean variance
     ``(g_t^2 + g_s^2)/2``, added to prediction and result alike.
 
+    Takes the arguments of `scoresde.Solver`.
+
     Example:
         >>> import torch
         >>> from estimators import Gaussian

@@ -121,6 +121,8 @@ class ExponentialRungeKutta(Solver):
     For ODEs. On a smooth problem `solvers.ExponentialMultistep` does better for its money; this
     one needs no past, so it does not mind steps of very different lengths.
 
+    Takes the arguments of `scoresde.Solver`.
+
     Raises:
         ValueError: On integrating, if the equation has noise (``eta`` above 0).
 

@@ -26,6 +26,8 @@ class SRA(FixedStep):
     Paths, not laws alone, converge: for coupled samples and expectations along trajectories.
     Noise that depends on the state is taken at the start of the step, at order 1/2.
 
+    Takes the arguments of `scoresde.Solver`.
+
     Example:
         >>> import torch
         >>> from estimators import Gaussian
