@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from processes import DATA, model, others, sampled, steps, trained
 
-from scoresde import Noise, checkpoint
+from scoresde import checkpoint
 from scoresde.distributed import ALONE, sample
-from scoresde.noise import Share
 from scoresde.training import Training
 from solvers import DDIM
 
@@ -102,37 +99,3 @@ class Rounding:
 def test_precision_is_said_in_one_place():
     with pytest.raises(ValueError, match=r"mixed_precision 'no'.*got bf16"):
         Training(steps=1).fit(model(), DATA, progress=False, processes=Rounding())
-
-
-@given(count=st.integers(1, 4), rows=st.integers(1, 5), draws=st.integers(1, 3), data=st.data())
-def test_shares_are_the_whole(count, rows, draws, data):
-    """Of every kind of number, drawn one after the other."""
-    law = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(3), 2.0), 1)
-
-    def numbers(noise, rows):
-        like = torch.empty(rows, 3)
-        return [
-            noise(like),
-            noise.uniform(like),
-            noise.strata(like, draws).T,
-            noise.draw(law, like),
-            noise(like.unsqueeze(-1)),
-        ]
-
-    def source():
-        return torch.Generator().manual_seed(7)
-
-    whole = numbers(Noise(source()), count * rows)
-    parts = [numbers(Share(source(), i, count), rows) for i in range(count)]
-    for i, part in enumerate(parts):
-        for found, wanted in zip(part, whole, strict=True):
-            assert torch.equal(found, wanted[i::count])
-
-
-@given(rows=st.integers(1, 50), draws=st.integers(1, 3))
-def test_strata_are_even(rows, draws):
-    u = Noise(torch.Generator().manual_seed(rows)).strata(torch.empty(rows, 2), draws)
-    assert u.shape == (draws, rows)
-    assert ((u >= 0) & (u < 1)).all()
-    cells = (u.flatten() * rows * draws - u[0, 0] * rows * draws).round()
-    assert cells.remainder(rows * draws).unique().numel() == rows * draws

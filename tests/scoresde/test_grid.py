@@ -119,6 +119,24 @@ def test_raised_finds_the_time_of_a_higher_level(sde, more):
     assert float(sde.level(found.reshape(1, 1))) == pytest.approx(wanted, abs=5e-3)
 
 
+def test_times_have_the_same_digits_whatever_the_default_dtype():
+    sde = DiagonalSDE(VP(), Identity((2,)), [1.0, 2.0])
+    t = torch.tensor([0.3, 0.6], dtype=torch.float64)
+
+    def found():
+        times = [grid(sde, 5) for grid in GRIDS.values()]
+        return [*times, *grids.fractions(sde, t[:1], t[1:], (0.4,)), grids.raised(sde, t[0], 1, 1)]
+
+    wide = found()
+    torch.set_default_dtype(torch.float32)
+    try:
+        narrow = found()
+    finally:
+        torch.set_default_dtype(torch.float64)
+    for a, b in zip(wide, narrow, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_progress_runs_along_a_grid_and_keeps_off_kinks():
     times = torch.tensor([-1.0, -0.5, -0.4])
     track = grids.Progress(times, (False, True), 1e-7)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
 from scoresde import Noise
+from scoresde.noise import Share
 
 DISTRIBUTION = Independent(Normal(torch.tensor([3.0, -1.0]), torch.tensor([0.1, 2.0])), 1)
 
@@ -81,3 +82,37 @@ def test_shape_and_dtype_are_those_asked_for(shape, dtype):
 def test_the_wrong_number_of_generators_is_refused():
     with pytest.raises(ValueError, match=r"generator: expected one generator, or 3: .*got 2"):
         Noise(seeded(0, 1))(torch.empty(3, 2))
+
+
+@given(count=st.integers(1, 4), rows=st.integers(1, 5), draws=st.integers(1, 3), data=st.data())
+def test_shares_are_the_whole(count, rows, draws, data):
+    """Of every kind of number, drawn one after the other."""
+    law = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(3), 2.0), 1)
+
+    def numbers(noise, rows):
+        like = torch.empty(rows, 3)
+        return [
+            noise(like),
+            noise.uniform(like),
+            noise.strata(like, draws).T,
+            noise.draw(law, like),
+            noise(like.unsqueeze(-1)),
+        ]
+
+    def source():
+        return torch.Generator().manual_seed(7)
+
+    whole = numbers(Noise(source()), count * rows)
+    parts = [numbers(Share(source(), i, count), rows) for i in range(count)]
+    for i, part in enumerate(parts):
+        for found, wanted in zip(part, whole, strict=True):
+            assert torch.equal(found, wanted[i::count])
+
+
+@given(rows=st.integers(1, 50), draws=st.integers(1, 3))
+def test_strata_are_even(rows, draws):
+    u = Noise(torch.Generator().manual_seed(rows)).strata(torch.empty(rows, 2), draws)
+    assert u.shape == (draws, rows)
+    assert ((u >= 0) & (u < 1)).all()
+    cells = (u.flatten() * rows * draws - u[0, 0] * rows * draws).round()
+    assert cells.remainder(rows * draws).unique().numel() == rows * draws
