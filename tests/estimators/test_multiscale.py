@@ -297,6 +297,28 @@ def test_networks_see_coefficients_at_their_own_resolution():
     assert DDIM(9).sample(model, (2,)).shape == x.shape
 
 
+def test_every_stage_hears_the_condition():
+    class Told(_Net):
+        def forward(self, x, level, condition):
+            return condition[:, :, None, None].expand_as(x)
+
+    basis = Haar((3, 8, 8), 2)
+    model = MultiScale(
+        staged(basis),
+        [Told(1)] * 3,
+        views=[basis.coarse(2), Packed(basis.coarse(1)), Packed(basis)],
+        parametrization="denoised",
+    )
+    condition = torch.randn(2, 1)
+    for stage, denoising in zip(model.sde.stages(), model.stages, strict=True):
+        z = torch.zeros(2, stage.dim)
+        wanted = denoising.view(condition[:, :, None, None].expand(2, *denoising.view.event_shape))
+        torch.testing.assert_close(model.denoise(z, stage.end, condition), wanted)
+    with pytest.raises(TypeError, match="condition"):
+        model.losses(torch.zeros(2, 3, 8, 8))
+    assert model.losses(torch.zeros(2, 3, 8, 8), condition).shape == (2,)
+
+
 def test_stages_train_by_themselves():
     basis = Haar((1, 4, 4), 2)
     views = [basis.coarse(2), Packed(basis.coarse(1)), Packed(basis)]

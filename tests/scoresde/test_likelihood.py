@@ -222,6 +222,12 @@ def test_the_exact_trace_is_the_jacobians_diagonal(chunk):
     torch.testing.assert_close(found, matrix.diagonal().expand(4, 1, 3))
 
 
+@pytest.mark.parametrize("build", [Hutchinson, HutchPlusPlus])
+def test_probes_are_at_least_one(build):
+    with pytest.raises(ValueError, match="samples"):
+        build(0)
+
+
 def test_one_probe_has_no_standard_error():
     model = diagonal(UNIFORM_OR_NOT["uniform"]())
     found = log_prob(model, torch.randn(2, 3), DDIM(3), trace=Hutchinson(1))

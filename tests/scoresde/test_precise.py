@@ -6,7 +6,7 @@ from strategies import every_schedule, sdes, times
 from torch import nn
 
 from estimators import Denoising, ResidualMLP
-from scoresde import VP, DiagonalSDE, Identity
+from scoresde import VP, Blocks, Clock, DiagonalSDE, Identity, Joint
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -56,6 +56,26 @@ def test_the_state_survives_saving_and_loading(data):
         (*sde.kernel(t), *sde.rates(t)), (*other.kernel(t), *other.rates(t)), strict=True
     ):
         assert torch.equal(a, b)
+
+
+def test_what_is_not_precise_stays_as_it_is_per_component():
+    """And what is, is widened at any depth."""
+
+    class Inside(VP):
+        def __init__(self):
+            super().__init__([0.1, 0.2])
+            self.network, self.clock = nn.Linear(2, 2), Clock([1.0, 2.0])
+
+    module = Inside()
+    assert module.width == 2
+    view = module.per_component(Blocks({"a": 1, "b": 2}))
+    assert view.width == 3
+    assert view.network is module.network
+    assert torch.equal(view.clock.speeds, torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64))
+
+
+def test_speeds_of_parts_are_not_rounded():
+    assert float(Joint(y=(1,), x=(1,)).spread(y=1 / 3, x=1.0)[0]) == 1 / 3
 
 
 @pytest.mark.parametrize("bad", [float("nan"), [1.0, float("inf")], [], "text"])

@@ -6,11 +6,28 @@ from laws import events, law, marginal, moments, with_true_prior
 from models import SOLVERS
 from strategies import gaussian
 
-from estimators import MultiScale
+from estimators import Gaussian, MultiScale
 from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear, Noise
 from solvers import DDIM, ExponentialMultistep, Langevin
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+def test_langevin_asks_the_estimator_as_the_solver_does():
+    """The condition goes along, times have the state's dtype, and the defaults are the paper's."""
+    asked = []
+
+    class Told(Gaussian):
+        def score(self, z, t, condition=None):
+            asked.append((t.dtype, condition))
+            return super().score(z, t)
+
+    model = Told(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+    reverse = model.sde.reverse(model, 1.0, "told")
+    t, z = torch.tensor(0.5, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float32)
+    assert Langevin() == Langevin(1, 0.16)
+    assert Langevin()(reverse, z, t, Noise()).dtype == torch.float32
+    assert asked == [(torch.float32, "told")]
 
 
 def bed(eps=0.05):

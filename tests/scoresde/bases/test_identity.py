@@ -24,7 +24,14 @@ def test_constant_columns_get_a_share_of_the_largest():
     torch.testing.assert_close(std[0], 1e-3 * std[1])
 
 
+def test_constant_blocks_get_a_share_of_the_largest():
+    x = torch.cat([torch.full((100, 2), 3.0), 500 * torch.randn(100, 1)], 1)
+    std = Identity((3,), {"a": 2, "b": 1}).moments(x)[1]
+    torch.testing.assert_close(std[0], 1e-3 * std[1])
+
+
 def test_what_is_no_single_vector_is_measured_per_block():
     x = torch.randn(100, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert Identity((4,), {"a": 3, "b": 1}).moments(x)[1].shape == (2,)
     assert Identity((1, 2, 2)).moments(x.reshape(-1, 1, 2, 2))[1].shape == (1,)
+    assert Identity((2, 2)).moments(x.reshape(-1, 2, 2))[1].shape == (1,)

@@ -45,6 +45,10 @@ def test_numbers_per_part_spread_over_blocks():
     assert joint.spread(x=2.0, y=0.5).tolist() == [0.5, 2.0, 2.0]
 
 
+def test_a_single_part_is_a_basis_too():
+    assert Joint(x=(2,)).blocks.sizes == {"x": 2}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
