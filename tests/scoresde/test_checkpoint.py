@@ -116,24 +116,33 @@ def test_a_save_cut_at_any_step_leaves_a_whole_pair(tmp_path, monkeypatch, call,
 
 
 # Forks from a fresh process, which has one thread; torch is imported once for all the children.
+# A child tells when it begins to save: it is killed some way into a save, however long one takes.
 KILLED = """
 import os, random, signal, sys, time
 import torch
 from scoresde.checkpoint import load, save
 
+torch.set_num_threads(1)  # threads do not survive a fork
 folder, random_ = sys.argv[1], random.Random(0)
 save(folder, {"w": torch.zeros(50_000), "b": torch.zeros(3)}, {"step": 0})
 steps, leftovers = [0], 0
-for kill in range(80):
+for kill in range(40):
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         for step in range(steps[-1] + 1, 10**9):
             value = float(step)
+            os.write(writer, b".")
             save(folder, {"w": torch.full((50_000,), value), "b": torch.full((3,), value)},
                  {"step": step})
-    time.sleep(random_.uniform(0, 0.03))
+    os.close(writer)
+    for _ in range(random_.randint(1, 3)):
+        start = time.perf_counter()
+        os.read(reader, 1)
+    time.sleep(random_.uniform(0, time.perf_counter() - start))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(reader)
     leftovers += len(os.listdir(folder)) > 2
     state, config = load(folder)
     assert all((tensor == config["step"]).all() for tensor in state.values()), config
@@ -146,7 +155,7 @@ print(len(set(steps)), leftovers)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_killed_process_leaves_a_whole_pair(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr
     saved, cut = map(int, run.stdout.split())
