@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import pkgutil
@@ -17,7 +18,7 @@ def main() -> None:
     names = [
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in ("__main__", "beds", "images", "mutation", "posteriors", "unets")
+        if module.name not in ("__main__", "beds", "images", "mutation", "posteriors", "references", "unets")
     ]
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("name", choices=names)
@@ -25,9 +26,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--data", type=Path, help="folder of the data, where a benchmark has any")
     parser.add_argument("--pictures", type=Path, help="PNG file for samples beside real images")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of its run()"
+    )
     arguments = parser.parse_args()
     run = importlib.import_module(f"benchmarks.{arguments.name}").run
-    results = run(**{k: v for k, v in vars(arguments).items() if k in signature(run).parameters})
+    taken = signature(run).parameters
+    given = {k: v for k, v in vars(arguments).items() if k in taken}
+    for setting in arguments.set:
+        name, _, value = setting.partition("=")
+        if name not in taken:
+            parser.error(f"--set: {arguments.name} takes {', '.join(taken)}; got {setting}")
+        try:
+            given[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            given[name] = value
+    results = run(**given)
     for key, value in results.items():
         if key != "rows":
             print(f"{key}: {json.dumps(value)}")

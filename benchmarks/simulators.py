@@ -44,17 +44,29 @@ Sampler = Callable[[Tensor, int], Tensor]
 """Observations ``(batch, data)`` and a count to draws ``(batch, count, parameters)``."""
 
 
-def run(quick: bool = False, data: Path | None = None) -> dict[str, Any]:
-    """Rows; ``quick`` trains a fifth as long and compares fewer samples of fewer observations."""
+def run(
+    quick: bool = False,
+    data: Path | None = None,
+    tasks: str = "two_moons,gaussian_linear,gaussian_mixture",
+    draws: int = 5000,
+) -> dict[str, Any]:
+    """Rows; ``quick`` trains a fifth as long and compares fewer samples of fewer observations.
+
+    Args:
+        quick: See above.
+        data: Folder of the wheel with the observations, downloaded if it is not there.
+        tasks: Names in `benchmarks.posteriors.TASKS`, separated by commas.
+        draws: Samples of every posterior.
+    """
     torch.set_num_threads(1)
     wheel = find(data)
     training = attrs.evolve(TRAINING, steps=TRAINING.steps // 5) if quick else TRAINING
-    count, shown, checked = (1000, 3, 100) if quick else (5000, 10, 500)
+    count, shown, checked = (1000, 3, 100) if quick else (draws, 10, 1000)
     methods = METHODS[:1] if quick else METHODS
     if not quick and importlib.util.find_spec("sbi"):
         methods += PEERS
     rows: list[dict[str, Any]] = []
-    for task in TASKS.values():
+    for task in (TASKS[name] for name in tasks.split(",")):
         theta, x = task.draw(10_000, seed=0)
         observations = task.observations(wheel)[:shown]
         reference = torch.stack([o.reference[:count] for o in observations])
@@ -79,7 +91,7 @@ def run(quick: bool = False, data: Path | None = None) -> dict[str, Any]:
             }
             if method != "NPSE":  # a simulation of thousands takes it hours
                 truth, seen = task.draw(checked, seed=1)
-                found = coverage(sampler(seen, 200), truth, LEVELS)
+                found = coverage(sampler(seen, 100), truth, LEVELS)
                 row["coverage"] = [round(v, 3) for v in found.tolist()]
             rows.append(row)
             print(row, flush=True)
