@@ -12,13 +12,15 @@ from pathlib import Path
 
 import benchmarks
 
+HELPERS = ("__main__", "beds", "images", "mutation", "posteriors", "references", "unets")
+
 
 def main() -> None:
     """See ``--help``."""
     names = [
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in ("__main__", "beds", "images", "mutation", "posteriors", "references", "unets")
+        if module.name not in HELPERS
     ]
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("name", choices=names)
