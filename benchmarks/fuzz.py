@@ -1,18 +1,21 @@
 """The properties of ``tests/test_fuzz.py``, for minutes: how many inputs each has withstood.
 
-With atheris installed, ``--coverage NAME`` hands one of them to it, for inputs that reach new
-lines of the readers.
+With atheris installed, a reader of files is led to new lines of itself, by bytes:
+
+    python -m benchmarks.fuzz weights -max_total_time=60
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+TRACED = ["scoresde", "json", "tomllib", "csv", "numpy.lib", "safetensors", "zipfile", "PIL"]
 
 
 def run(quick: bool = False, seconds: float = 300.0) -> dict[str, Any]:
@@ -35,3 +38,23 @@ def run(quick: bool = False, seconds: float = 300.0) -> dict[str, Any]:
     for name, count in sorted(test_fuzz.inputs.items()):
         print(f"{name:48} {count:8} inputs")
     return {"inputs": dict(test_fuzz.inputs), "failures": found}
+
+
+def follow(name: str, options: list[str]) -> None:
+    """Hands a reader to atheris, with options of libFuzzer; ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=TRACED):
+        import test_fuzz
+
+    with test_fuzz.forbidden_module(), tempfile.TemporaryDirectory() as corpus:
+        for i, content in enumerate(
+            [*test_fuzz.saved().values(), *test_fuzz.data_files().values()]
+        ):
+            Path(corpus, str(i)).write_bytes(content)
+        atheris.Setup([name, corpus, *options], test_fuzz.READERS[name])
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    follow(sys.argv[1], sys.argv[2:])

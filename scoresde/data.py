@@ -285,11 +285,11 @@ def read_images(
     expect(mode in ("L", "RGB"), "mode", "'L' or 'RGB'", repr(mode))
     expect(size is None or size > 0, "size", "a positive number of pixels", size)
     folder = Path(folder)
-    suffixes = Image.registered_extensions()
+    formats, suffixes = _formats(), Image.registered_extensions()
     paths = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+        if suffixes.get(path.suffix.lower()) in formats and not path.name.startswith(".")
     )
     expected = "a folder with images in it (its subfolders are not read)"
     expect(len(paths) > 0, str(folder), expected, "none")
@@ -307,10 +307,16 @@ def read_images(
     return Dataset(folder.name, stored if lazy else stored[:], levels=256)
 
 
+def _formats() -> list[str]:
+    """Formats of images that are read: PostScript is a program, and Ghostscript would run it."""
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]
+
+
 def _image(path: Path, mode: str, size: int | None) -> Array:
     """``(channels, height, width)``."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=_formats()) as file:
             # Pillow would clip these to 8 bits without a word.
             expect(file.mode[0] not in "IF", "image", "8 bits per channel", file.mode)
             image = ImageOps.exif_transpose(file).convert(mode)

@@ -20,16 +20,20 @@ from scoresde import (
     VP,
     Cosine,
     DiagonalSDE,
+    FixedStep,
     Haar,
     Identity,
     Learned,
     LogLinear,
+    Noise,
     RectifiedFlow,
+    Schedule,
+    ScoreEstimator,
     SubVP,
     plugins,
 )
 from scoresde.testing import BasisLaws, EstimatorLaws, ScheduleLaws, SDELaws, SolverLaws
-from solvers import DDIM
+from solvers import DDIM, EulerMaruyama
 
 
 def bed(**settings):
@@ -95,6 +99,7 @@ LAWS = {
     "solvers": SolverLaws,
 }
 ADAPTIVE = ("adaptive", "torchdiffeq")
+EXACT = ("gaussian", "gaussian-mixture")
 
 
 def conforming(group, name, build):
@@ -106,6 +111,8 @@ def conforming(group, name, build):
             "make": lambda self, steps, eta: build(steps, eta=eta),
             "adaptive": name in ADAPTIVE,
         }
+    if group == "estimators":
+        body["exact"] = name in (*EXACT, "broken")
     return type(f"Test_{group}_{name}".replace("-", "_").replace(" ", "_"), (laws,), body)
 
 
@@ -131,6 +138,16 @@ class HalfRate(VP):
         return f, g2 / 2
 
 
+class NotClean(VE):
+    """As codes that do not subtract ``sigma_min^2`` have it."""
+
+    def sigma(self, t):
+        low, high = self.sigma_min.to(t), self.sigma_max.to(t)
+        return low * (high / low) ** t
+
+    log_snr, rates = Schedule.log_snr, Schedule.rates
+
+
 class NoRoot(VP):
     def sigma(self, t):
         return super().sigma(t) ** 2
@@ -149,6 +166,36 @@ class WrongSign(DiagonalSDE):
         return -super().f(t, y)
 
 
+class TwiceTheScore(OrnsteinUhlenbeck):
+    def marginal_forcing(self, t, z, estimator, eta, condition):
+        score = estimator.score(z, t, condition)
+        return self.f(t, z) - (1 + eta**2) * self.g(t, z) ** 2 * score
+
+
+class Entangled(OrnsteinUhlenbeck):
+    def g(self, t, y):
+        return (1 + y.sum(-1, keepdim=True) ** 2).sqrt().expand_as(y)
+
+
+class Crowd(OrnsteinUhlenbeck):
+    def f(self, t, y):
+        return -y + 0.1 * y.mean(0)
+
+
+class Forgotten(OrnsteinUhlenbeck):
+    """Integrates its linear part, and leaves it to the solver once more."""
+
+    def propagator(self, t, s, like):
+        step = super().propagator(t, s, like)
+        return step._replace(decay=torch.exp(-step.h))
+
+
+class WideBridge(DiagonalSDE):
+    def bridge(self, s, t, dim=None):
+        found = super().bridge(s, t, dim)
+        return found._replace(sigma=1.1 * found.sigma)
+
+
 class LateLaw(DiagonalSDE):
     def marginal_propagator(self, t, s, like, eta):
         found = super().marginal_propagator(t, s, like, eta)
@@ -163,6 +210,108 @@ class Flipped(Gaussian):
 class Company(Gaussian):
     def score(self, z, t, condition=None):
         return super().score(z, t, condition) + 0.1 * z.mean(0)
+
+
+class Twice(Gaussian):
+    """Consistent with itself, but the score of no data."""
+
+    denoise = ScoreEstimator.denoise
+
+    def score(self, z, t, condition=None):
+        return 2 * super().score(z, t, condition)
+
+
+class NoiseForClean(Twice):
+    """A network's noise, taken for the denoised mean."""
+
+    score = ScoreEstimator.score
+
+    def denoise(self, z, t, condition=None):
+        return Gaussian.noise(Gaussian(self.sde, self.means[0], self.covariances[0]), z, t)
+
+
+class Detached(Gaussian):
+    def denoise(self, z, t, condition=None):
+        return super().denoise(z.detach(), t, condition)
+
+    score = ScoreEstimator.score
+
+
+class OneTime(Gaussian):
+    def score(self, z, t, condition=None):
+        return super().score(z, torch.as_tensor(t).flatten()[0], condition)
+
+
+class Hidden(Gaussian):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.shift = torch.ones(3)
+
+
+class OwnNoise(Denoising):
+    def loss(self, x, condition=None, generator=None):
+        return super().loss(x, condition)
+
+
+class WrongTarget(Denoising):
+    """Minus the noise is what its network learns."""
+
+    def loss(self, x, condition=None, generator=None):
+        noise, z = Noise.of(generator), self.sde.basis(x)
+        t, xi = 0.01 + 0.98 * noise.uniform(z[:, 0]), noise(z)
+        return (self.noise(self.sde.diffuse(z, t, xi), t) + xi).square().mean()
+
+
+def learner(kind):
+    torch.manual_seed(0)
+    return kind(bed(), ResidualMLP((3,), 16, 1))
+
+
+@attrs.frozen
+class Strong(EulerMaruyama):
+    strong_order = 1.5
+
+
+@attrs.frozen
+class Short(DDIM):
+    def walk(self, sde, y, ts, noise, memory=None):
+        yield from super().walk(sde, y, ts[:-1], noise, memory)
+
+
+@attrs.frozen
+class Narrow(DDIM):
+    """Takes what it is told of the linear part for all there is."""
+
+    def step(self, sde, y, step, noise, memory):
+        return step.decay * y + step.gain * step.force(y) * (step.decay != 1), memory
+
+
+@attrs.frozen
+class Leaking(DDIM):
+    def step(self, sde, y, step, noise, memory):
+        end, memory = super().step(sde, y, step, noise, memory)
+        return end + 0.01 * (step.s - step.t), memory
+
+
+@attrs.frozen
+class Doubling(DDIM):
+    def transport(self, density, z, ts, noise):
+        end, trace = super().transport(density, z, ts, noise)
+        return end, 2 * trace
+
+
+@attrs.frozen
+class Alarmed(FixedStep):
+    """Halves its steps where some sample is far away."""
+
+    order, weak_order = 1.0, None
+
+    def step(self, sde, y, step, noise, memory):
+        parts = 1 + int(y.abs().max() > 5)
+        h = (step.s - step.t) / parts
+        for i in range(parts):
+            y = y + h * sde.f(step.t + i * h, y)
+        return y, None
 
 
 @attrs.frozen
@@ -208,6 +357,40 @@ def gaussian(kind):
             "a_sample_does_not_hear_its_neighbours",
             "does not depend on the others",
         ),
+        (ScheduleLaws, NotClean, "data_are_clean_at_time_0", "sigma\\(0\\) = 0"),
+        (SDELaws, lambda: TwiceTheScore((2,)), "the_reverse_equations", "g\\^2 s"),
+        (SDELaws, lambda: Entangled((2,)), "noise_is_diagonal", "i-th component only"),
+        (SDELaws, lambda: Crowd((2,)), "samples_stand_alone", "f of a sample"),
+        (SDELaws, lambda: Forgotten((2,)), "a_short_step_is_the_equation", "decay, gain"),
+        (SDELaws, lambda: WideBridge(VP(), Identity((2,))), "transitions_compose", "bridge"),
+        (EstimatorLaws, lambda: gaussian(Twice), "exact_scores_obey_fokker_planck", "Fokker"),
+        (
+            EstimatorLaws,
+            lambda: gaussian(NoiseForClean),
+            "exact_scores_obey_fokker_planck",
+            "Fokker",
+        ),
+        (
+            EstimatorLaws,
+            lambda: gaussian(Detached),
+            "its_derivative_is_that_of_its_values",
+            "derivative of the score",
+        ),
+        (EstimatorLaws, lambda: gaussian(OneTime), "one_time_is_one_per_sample", "own time"),
+        (EstimatorLaws, lambda: gaussian(Hidden), "saved_and_loaded", "buffers.*shift"),
+        (
+            EstimatorLaws,
+            lambda: learner(OwnNoise),
+            "its_loss_hears_its_generator_only",
+            "generator that is given",
+        ),
+        (EstimatorLaws, lambda: learner(WrongTarget), "it_learns", "minimises the loss"),
+        (SolverLaws, Strong, "the_strong_order_it_declares", "strong order declared, 1.5"),
+        (SolverLaws, Short, "a_walk_shows_where_it_has_been", "every step"),
+        (SolverLaws, Narrow, "drift_and_diffusion_are_enough", "dy = -y dt"),
+        (SolverLaws, Leaking, "clean_components_stay", "clean components"),
+        (SolverLaws, Doubling, "log_densities_are_carried_along", "log_prob"),
+        (SolverLaws, Alarmed, "a_sample_has_a_generator_of_its_own", "batch mates"),
         (SolverLaws, Boastful, "the_order_it_declares", "order declared, 2: found 1.0"),
         (SolverLaws, Deaf, "the_same_seed_gives_the_same_samples", "same seed"),
         (SolverLaws, Loud, "the_weak_order_it_declares", "eta = 1 the error falls"),

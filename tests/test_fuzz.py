@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import inspect
+import io
 import json
 import os
 import re
@@ -18,17 +19,21 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from estimators import Gaussian, ResidualMLP
 from scoresde import VP, DiagonalSDE, Haar, Solver, checkpoint, config, log_prob, plugins
 from scoresde.checkpoint import CheckpointError
 from scoresde.cli import main
 from scoresde.config import ConfigError
+from scoresde.data import Dataset
+from scoresde.data import load as load_data
 from scoresde.model import Model
 from scoresde.plugins import PluginError, UnknownPlugin
 from solvers import DDIM, StepLimit
@@ -260,7 +265,7 @@ def manifest(content, weights):
     60, st.one_of(st.binary(max_size=200), damaged(TOML), nested(5000), st.text().map(str.encode))
 )
 def test_toml(content):
-    with folder_with({"config.toml": content}) as folder:
+    with folder_with({"config.toml": content}) as folder, nothing_runs():
         path = folder / "config.toml"
         try:
             assert isinstance(config.read(path), dict)
@@ -290,13 +295,18 @@ def load(folder):
             refused(error, *plugins.GROUPS)
 
 
+def load_files(**files):
+    with folder_with({**saved(), **files}) as folder:
+        load(folder)
+
+
 @fuzz(50, st.data())
 def test_damaged_files(data):
-    files = dict(saved())
-    name = data.draw(st.sampled_from(sorted(files)))
-    files[name] = data.draw(st.one_of(damaged(files[name]), st.binary(max_size=99), nested(9999)))
-    with folder_with(files) as folder:
-        load(folder)
+    name = data.draw(st.sampled_from(sorted(saved())))
+    content = saved()[name]
+    load_files(
+        **{name: data.draw(st.one_of(damaged(content), st.binary(max_size=99), nested(9999)))}
+    )
 
 
 @fuzz(50, damaged(b"".join(v for k, v in saved().items() if k != "config.json")))
@@ -310,6 +320,58 @@ def test_weights_with_a_digest_of_their_own(weights):
 def test_models_that_someone_else_wrote(content):
     with folder_with(manifest(content, saved()[weights_name()])) as folder:
         load(folder)
+
+
+@functools.cache
+def data_files():
+    """A small file of every kind: names and contents."""
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image, files = Image.fromarray(array * 20), {}
+    writers = {
+        "x.npy": lambda file: np.save(file, array / 2),
+        "bytes.npy": lambda file: np.save(file, array),
+        "x.npz": lambda file: np.savez_compressed(file, x=array),
+        "x.csv": lambda file: file.write(b"a,b\n1,-2e3\n.5,'0'\n"),
+        **{
+            f"x.{kind}": functools.partial(image.save, format=kind)
+            for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "eps")
+        },
+    }
+    for name, write in writers.items():
+        with io.BytesIO() as file:
+            write(file)
+            files[name] = file.getvalue()
+    return files
+
+
+def load_file(name, content):
+    """Data from a file, in memory and from the disk."""
+    with folder_with({name: content}) as folder, nothing_runs():
+        array = name.endswith(("npy", "npz", "csv"))
+        for options in ({}, {} if name.endswith("csv") else {"lazy": True}):
+            try:
+                found = load_data(folder / name if array else folder, **options)
+                assert isinstance(found, Dataset)
+                assert len(found.read(slice(None))) == len(found)
+            except (TypeError, ValueError) as error:
+                refused(error, str(folder), name, "levels", "key", "lazy")
+
+
+@fuzz(100, st.sampled_from(sorted(data_files())), st.sampled_from(sorted(data_files())), st.data())
+def test_data_files(name, kind, data):
+    """Under the name of their own kind, or of another."""
+    content = data_files()[kind]
+    load_file(name, data.draw(st.one_of(st.just(content), damaged(content), st.binary())))
+
+
+READERS = {
+    "config.toml": test_toml.hypothesis.inner_test,
+    "config.json": lambda content: load_files(**{"config.json": content}),
+    "weights": lambda content: load_files(**{weights_name(): content}),
+    "weights with their digest": test_weights_with_a_digest_of_their_own.hypothesis.inner_test,
+    **{name: functools.partial(load_file, name) for name in data_files()},
+}
+"""What reads bytes, for `benchmarks/fuzz.py`."""
 
 
 OBJECTS = st.one_of(

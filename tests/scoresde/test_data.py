@@ -280,7 +280,7 @@ def test_patches_are_seeded_and_disjoint():
 @pytest.mark.parametrize("name", ["digits", "patches"])
 def test_without_scikit_learn(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r"pip install scoresde\[data\]"):
+    with pytest.raises(ImportError, match=r"pip install 'scoresde\[data\]'"):
         load(name)
 
 

@@ -1,4 +1,4 @@
-"""What every basis promises: invariant 21, and that it behaves as a module and a function."""
+"""What every basis promises: exactness, and that it behaves as a module and a function."""
 
 import copy
 import math
@@ -58,7 +58,7 @@ def matrix(basis):
 
 
 @every_basis
-def test_orthonormal(make):
+def test_orthonormal(make):  # invariant 21
     u = matrix(make())
     unit = torch.eye(len(u), dtype=torch.float64)
     torch.testing.assert_close(u @ u.mT, unit, atol=1e-12, rtol=0)
@@ -77,7 +77,7 @@ def test_exact_in_mixed_precision(make):
 
 
 @every_basis
-def test_inverse_is_the_transpose(make):
+def test_inverse_is_the_transpose(make):  # invariant 21
     basis = make()
     unit = torch.eye(basis.dim, dtype=torch.float64)
     rows = basis.inverse(unit).reshape(basis.dim, basis.dim)
@@ -87,7 +87,7 @@ def test_inverse_is_the_transpose(make):
 @every_basis
 @few
 @given(batch=BATCHES, seed=SEEDS, precision=DTYPES)
-def test_round_trip_and_parseval(make, batch, seed, precision):
+def test_round_trip_and_parseval(make, batch, seed, precision):  # invariant 21
     basis, (dtype, atol) = make(), precision
     x = normal(*batch, *basis.event_shape, seed=seed, dtype=dtype)
     z = basis(x)

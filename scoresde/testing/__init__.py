@@ -1,0 +1,46 @@
+"""Laws that every schedule, basis, SDE, estimator and solver obeys, for the tests of plugins.
+
+    from scoresde.testing import SolverLaws
+
+    class TestMine(SolverLaws):
+        def make(self, steps, eta):
+            return MySolver(steps, eta=eta)
+
+Inherit the laws of a kind, say how one is made, and pytest runs them all. They need nothing
+else, compute in float64 on the CPU, take seconds, and name the law that is broken. What a class
+does not claim (a kernel, a loss, an order for equations with noise) is not asked of it.
+"""
+
+from scoresde.testing.bases import BasisLaws
+from scoresde.testing.estimators import EstimatorLaws
+from scoresde.testing.measures import (
+    Brownian,
+    Impulses,
+    has_kernel,
+    holds,
+    moments,
+    random,
+    same,
+    saved,
+    slope,
+)
+from scoresde.testing.schedules import ScheduleLaws
+from scoresde.testing.sdes import SDELaws
+from scoresde.testing.solvers import SolverLaws
+
+__all__ = [
+    "BasisLaws",
+    "Brownian",
+    "EstimatorLaws",
+    "Impulses",
+    "SDELaws",
+    "ScheduleLaws",
+    "SolverLaws",
+    "has_kernel",
+    "holds",
+    "moments",
+    "random",
+    "same",
+    "saved",
+    "slope",
+]

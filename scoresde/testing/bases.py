@@ -1,0 +1,69 @@
+"""Laws of bases."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from scoresde.bases import Basis
+from scoresde.testing.measures import holds, random, same
+
+
+class BasisLaws(ABC):
+    """Laws of a `scoresde.Basis`.
+
+    Example:
+        >>> from scoresde import Identity
+        >>> from scoresde.testing import BasisLaws
+        >>> class TestMine(BasisLaws):
+        ...     def make(self):
+        ...         return Identity((3,))
+        >>> TestMine().test_events_come_back()
+    """
+
+    @abstractmethod
+    def make(self) -> Basis:
+        """One of them."""
+
+    def _events(self, *batch: int, seed: int = 0) -> tuple[Basis, Tensor]:
+        basis = self.make().double()
+        return basis, random(*batch, *basis.event_shape, seed=seed)
+
+    def test_events_come_back(self) -> None:
+        """``inverse(basis(x)) = x``, whatever the batch."""
+        for batch in ((), (3,), (2, 3)):
+            basis, x = self._events(*batch)
+            z = basis(x)
+            holds("coefficients are (*batch, n)", z.shape == (*batch, basis.dim), tuple(z.shape))
+            same("a basis is invertible", basis.inverse(z), x)
+
+    def test_it_is_orthonormal(self) -> None:
+        """Scalar products stay, and the transpose is the inverse."""
+        basis, x = self._events(4)
+        z = basis(x)
+        same("a basis is orthonormal", z @ z.mT, x.flatten(1) @ x.flatten(1).mT)
+        v = random(4, basis.dim, seed=1)
+        (transposed,) = torch.func.vjp(basis.analyse, x)[1](v)
+        same("the transpose of an orthonormal basis is its inverse", transposed, basis.inverse(v))
+
+    def test_it_is_linear(self) -> None:
+        """``basis(a x + y) = a basis(x) + basis(y)``."""
+        basis, x = self._events(2)
+        y = self._events(2, seed=1)[1]
+        same("a basis is linear", basis(3 * x + y), 3 * basis(x) + basis(y))
+
+    def test_blocks_share_out_the_components(self) -> None:
+        """Their sizes add up to the number of components of an event."""
+        basis = self.make()
+        total = (sum(basis.blocks.sizes.values()), math.prod(basis.event_shape))
+        holds("blocks share out all components", total == (basis.dim, basis.dim), total)
+
+    def test_single_precision(self) -> None:
+        """float32 in, float32 out, right to its digits."""
+        basis, x = self._events(3)
+        z, small = basis(x), self.make()(x.float())
+        holds("coefficients have the dtype of events", small.dtype == torch.float32, small.dtype)
+        same("float32 is accurate", small.double(), z, rtol=1e-4, atol=1e-4)

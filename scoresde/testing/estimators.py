@@ -1,0 +1,238 @@
+"""Laws of estimators."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.estimator import ScoreEstimator
+from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
+
+
+class EstimatorLaws(ABC):
+    """Laws of a `scoresde.ScoreEstimator`.
+
+    Attributes:
+        exact: Whether its scores are those of some data, as a closed form's are: then they are
+            asked to obey the Fokker-Planck equation, which what is learned does roughly at best.
+        updates: How many updates by Adam teach it a Gaussian, if it learns.
+        rate: Their learning rate.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.testing import EstimatorLaws
+        >>> class TestMine(EstimatorLaws):
+        ...     def make(self):
+        ...         sde = DiagonalSDE(VP(), Identity((2,)))
+        ...         return Gaussian(sde, torch.zeros(2), torch.eye(2))
+        >>> TestMine().test_a_sample_does_not_hear_its_neighbours()
+    """
+
+    exact = False
+    updates = 200
+    rate = 1e-2
+
+    @abstractmethod
+    def make(self) -> ScoreEstimator:
+        """One of them."""
+
+    def condition(self, batch: Sequence[int]) -> Any:
+        """What it is conditioned on, if anything."""
+        return None
+
+    def _model(self) -> ScoreEstimator:
+        return self.make().double().eval()
+
+    def _states(self, count: int) -> tuple[ScoreEstimator, Tensor, Tensor, Any]:
+        """An estimator, states ``(count, n)``, times at which all are there, and a condition."""
+        model = self._model()
+        sde, z = model.sde, random(count, model.sde.basis.dim)
+        last, u = sde.stages()[-1], torch.linspace(0.3, 0.95, count, dtype=DOUBLE)
+        low = max(last.end, 1e-3 * last.start)
+        return model, z, low * (last.start / low) ** u, self.condition((count,))
+
+    def test_answers_have_the_shape_of_the_state(self) -> None:
+        """Any batch; either precision; the state is not written on."""
+        for dtype in (torch.float32, DOUBLE):
+            model = self.make().to(dtype).eval()
+            for batch in ((3,), (2, 3)):
+                z, condition = random(*batch, model.sde.basis.dim).to(dtype), self.condition(batch)
+                given = z.clone()
+                score = model.score(z, model.sde.T / 2, condition)
+                found = (tuple(score.shape), score.dtype)
+                law = "scores have the shape and dtype of the state"
+                holds(law, found == (tuple(z.shape), dtype), found)
+                same("the state is not written on", z, given, rtol=0, atol=0)
+
+    def test_one_time_is_one_per_sample(self) -> None:
+        """The same for all, or each its own."""
+        model, z, ts, condition = self._states(4)
+        tolerance = {"rtol": 1e-5, "atol": 1e-6}
+        with torch.no_grad():
+            together = model.score(z, ts, condition)
+            for i, t in enumerate(ts):
+                shared, every = (model.score(z, s, condition) for s in (t, t.expand(4)))
+                same("one time is as one per sample", every, shared, **tolerance)
+                law = "a sample is scored at its own time"
+                same(law, together[i], shared[i], **tolerance)
+
+    def test_its_answers_are_one_answer(self) -> None:
+        """``D = (z + sigma^2 s)/alpha``, ``eps = -sigma s``, if the SDE has a kernel."""
+        model, batch = self._model(), (4,)
+        z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
+        if not has_kernel(model.sde):
+            return
+        for share in (0.2, 0.5, 0.9):
+            t = share * model.sde.T
+            alpha, sigma = (v.to(z) for v in model.sde.kernel(torch.tensor([t], dtype=DOUBLE)))
+            with torch.no_grad():
+                score, mean = model.score(z, t, condition), model.denoise(z, t, condition)
+                noise = model.noise(z, t, condition)
+            moving = (sigma > 0).expand_as(z)
+            tolerance = {"rtol": 1e-5, "atol": 1e-6}
+            same(
+                "alpha D = z + sigma^2 s (Tweedie)",
+                (alpha * mean)[moving], (z + sigma**2 * score)[moving], **tolerance,
+            )  # fmt: skip
+            same("noise = -sigma s", noise[moving], (-sigma * score)[moving], **tolerance)
+
+    def test_several_times_are_as_one_by_one(self) -> None:
+        """`scoresde.ScoreEstimator.denoisers` against `scoresde.ScoreEstimator.denoise`."""
+        model, batch = self._model(), (4,)
+        z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
+        ts = model.sde.T * torch.tensor([0.9, 0.5, 0.2], dtype=DOUBLE)
+        if not has_kernel(model.sde):
+            return
+        with torch.no_grad():
+            for t, found in zip(ts, model.denoisers(ts, z, condition), strict=True):
+                law = "denoisers are denoise at each of the times"
+                same(law, found(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
+
+    def test_a_sample_does_not_hear_its_neighbours(self) -> None:
+        """Rows alone are rows in company."""
+        model, batch = self._model(), (5,)
+        z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
+        rows = torch.tensor([3, 1])
+        few = model.taken(rows, batch)
+        part = condition[rows] if isinstance(condition, Tensor) else condition
+        with torch.no_grad():
+            together = model.score(z, model.sde.T / 2, condition)[rows]
+            alone = few.score(z[rows], model.sde.T / 2, part)
+        same(
+            "a sample's score does not depend on the others", alone, together, rtol=1e-6, atol=1e-8
+        )
+
+    def test_its_derivative_is_that_of_its_values(self) -> None:
+        """In the state: likelihoods take the divergence of what is answered."""
+        model, z, ts, condition = self._states(3)
+        u, v = random(*z.shape, seed=1), random(*z.shape, seed=2)
+
+        def score(z: Tensor) -> Tensor:
+            return model.score(z, ts, condition)
+
+        with torch.no_grad():
+            difference = (score(z + 1e-5 * v) - score(z - 1e-5 * v)) / 2e-5
+        found, wanted = torch.func.vjp(score, z)[1](u)[0] * v, u * difference
+        law = "the derivative of the score in the state is that of its values"
+        same(law, found.sum(-1), wanted.sum(-1), rtol=1e-4, atol=1e-5)
+
+    def test_exact_scores_obey_fokker_planck(self) -> None:
+        """``ds/dt = -grad(div v + v.s)`` with the probability flow ``v``, if it is `exact`."""
+        if not self.exact:
+            return
+        model, z, ts, condition = self._states(3)
+        flow = model.sde.probability_flow(model, condition)
+        for t, row in zip(ts, z, strict=True):
+
+            def score(z: Tensor, t: Tensor = t) -> Tensor:
+                return model.score(z.unsqueeze(0), t, condition)[0]
+
+            def outflow(z: Tensor, t: Tensor = t) -> Tensor:
+                def v(z: Tensor) -> Tensor:
+                    return flow.f(t, z.unsqueeze(0))[0]
+
+                divergence: Tensor = torch.func.jacrev(v)(z).diagonal().sum()
+                return divergence + (v(z) * score(z, t)).sum()
+
+            one = torch.ones_like(t)
+            found: Any = torch.func.jvp(lambda t, z=row: score(z, t), (t,), (one,))[1]
+            law = "exact scores obey the Fokker-Planck equation ds/dt = -grad(div v + v.s)"
+            same(law, found, -torch.func.grad(outflow)(row), rtol=1e-5, atol=1e-6)
+
+    def test_saved_and_loaded(self) -> None:
+        """``state_dict`` holds all its numbers."""
+        model, z, ts, condition = self._states(3)
+        law = "a state_dict is the whole estimator"
+        saved(law, model, lambda m: m.score(z, ts, condition).detach())
+
+    def _loss(self) -> tuple[ScoreEstimator, Tensor, Any] | None:
+        """An estimator, events and their condition, if it learns."""
+        model = self.make().double()
+        x, condition = random(64, *model.sde.basis.event_shape), self.condition((64,))
+        try:
+            model.loss(x, condition, generator=torch.Generator())
+        except NotImplementedError:
+            return None
+        return model, x, condition
+
+    def test_its_loss_hears_its_generator_only(self) -> None:
+        """The same seed, the same loss; dropout, which is torch's own, is off here."""
+        if (found := self._loss()) is None:
+            return
+        model, x, condition = found
+        model.eval()
+
+        def loss(seed: int) -> Tensor:
+            torch.manual_seed(seed)
+            return model.loss(x, condition, generator=torch.Generator().manual_seed(0)).detach()
+
+        first = loss(0)
+        holds("a loss is one finite number", first.isfinite() & (first.ndim == 0), first)
+        same("a loss draws from the generator that is given, only", loss(1), first, rtol=0, atol=0)
+
+    def test_it_learns(self) -> None:
+        """To denoise a Gaussian of mean ``m`` and variance ``v``, in an orthonormal basis.
+
+        The denoised mean is ``m + alpha v (z - alpha m)/(alpha^2 v + sigma^2)``.
+        """
+        if (found := self._loss()) is None or not has_kernel(found[0].sde):
+            return
+        model, _, condition = found
+        shape, generator = model.sde.basis.event_shape, torch.Generator().manual_seed(0)
+        center = 1.5 * random(*shape, seed=1)
+
+        def draw() -> Tensor:
+            x = torch.randn(64, *shape, generator=generator, dtype=DOUBLE)
+            return center + 0.5 * x
+
+        def error() -> float:
+            """Mean square, from the last time at which all components are there."""
+            _, z, ts, _ = self._states(64)
+            alpha, sigma = model.sde.kernel(ts.unsqueeze(-1))
+            mean = model.sde.basis(center)
+            noisy = alpha * (mean + 0.5 * z) + sigma * random(*z.shape, seed=2)
+            gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
+            wanted = mean + gain * (noisy - alpha * mean)
+            with torch.no_grad():
+                answers = model.eval().denoise(noisy, ts, condition)
+            return float((answers - wanted).square().mean())
+
+        before = error()
+        model.train()
+        learned = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(learned, self.rate)
+        for i in range(self.updates):
+            optimizer.zero_grad()
+            loss = model.loss(draw(), condition, generator=generator)
+            holds("a loss is finite while it is minimised", loss.isfinite(), (i, loss))
+            loss.backward()
+            optimizer.step()
+        law = "what minimises the loss denoises: its error falls to a quarter"
+        after = error()
+        holds(law, after < max(0.25 * before, 1e-4), f"{before:.3g} before, {after:.3g} after")

@@ -1,0 +1,81 @@
+"""Laws of schedules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.schedules import Schedule
+from scoresde.testing.measures import DOUBLE, holds, same, saved
+
+
+class ScheduleLaws(ABC):
+    """Laws of a `scoresde.Schedule`.
+
+    Example:
+        >>> from scoresde import VP
+        >>> from scoresde.testing import ScheduleLaws
+        >>> class TestMine(ScheduleLaws):
+        ...     def make(self):
+        ...         return VP()
+        >>> TestMine().test_the_log_snr_falls()
+    """
+
+    @abstractmethod
+    def make(self) -> Schedule:
+        """One of them."""
+
+    def _times(self) -> tuple[Schedule, Tensor]:
+        schedule = self.make()
+        u = torch.linspace(0.01, 0.99, 60, dtype=DOUBLE).unsqueeze(-1)
+        return schedule, schedule.eps * (schedule.T / schedule.eps) ** u
+
+    def test_the_log_snr_falls(self) -> None:
+        """Strictly, from ``eps`` to ``T``."""
+        schedule, t = self._times()
+        snr = schedule.log_snr(t)
+        holds("the log-SNR falls all the time", snr.diff(dim=0) < 0, snr.flatten()[:5].tolist())
+
+    def test_the_log_snr_is_that_of_signal_and_noise(self) -> None:
+        """``2 log(alpha/sigma)``."""
+        schedule, t = self._times()
+        wanted = 2 * (schedule.alpha(t) / schedule.sigma(t)).log()
+        same("log_snr = 2 log(alpha/sigma)", schedule.log_snr(t), wanted, rtol=1e-5, atol=1e-5)
+
+    def test_data_are_clean_at_time_0(self) -> None:
+        """``alpha(0) = 1`` and ``sigma(0) = 0``: a variance is that of the noise added since."""
+        schedule, zero = self.make(), torch.zeros(1, dtype=DOUBLE)
+        for name, wanted in (("alpha", 1.0), ("sigma", 0.0)):
+            found = getattr(schedule, name)(zero)
+            same(f"{name}(0) = {wanted:g}", found, torch.full_like(found, wanted))
+
+    def test_rates_are_derivatives(self) -> None:
+        """``f = (log alpha)'`` and ``g^2 = (sigma^2)' - 2 f sigma^2``."""
+        schedule, t = self._times()
+
+        def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+            return schedule.log_alpha(t), schedule.sigma(t) ** 2
+
+        found: Any = torch.func.jvp(levels, (t,), (torch.ones_like(t),))
+        (_, variance), (slope, growth) = found
+        f, g2 = schedule.rates(t)
+        same("f is the derivative of log alpha", f, slope.expand_as(f), rtol=1e-5, atol=1e-7)
+        wanted = growth - 2 * slope * variance
+        same("g^2 = (sigma^2)' - 2 f sigma^2", g2, wanted.expand_as(g2), rtol=1e-5, atol=1e-7)
+
+    def test_single_precision(self) -> None:
+        """Right to the digits of float32 over the whole range."""
+        schedule, t = self._times()
+        for name in ("alpha", "sigma"):
+            small = getattr(schedule, name)(t.float())
+            holds(f"{name} has the dtype of times", small.dtype == torch.float32, small.dtype)
+            wanted = getattr(schedule, name)(t.float().double())
+            same(f"{name} is accurate in float32", small.double(), wanted, rtol=1e-4, atol=1e-7)
+
+    def test_saved_and_loaded(self) -> None:
+        """``state_dict`` holds all its numbers."""
+        schedule, t = self._times()
+        saved("a state_dict is the whole schedule", schedule, lambda s: s.log_snr(t).detach())

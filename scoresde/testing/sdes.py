@@ -1,0 +1,263 @@
+"""Laws of SDEs."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Noise
+from scoresde.sde import SDE
+from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
+
+
+class _Pull(ScoreEstimator):
+    """A score that is no SDE's own."""
+
+    def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        return -0.7 * z - 0.3 * z.sin()
+
+
+class SDELaws(ABC):
+    """Laws of a `scoresde.SDE`.
+
+    Example:
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.testing import SDELaws
+        >>> class TestMine(SDELaws):
+        ...     def make(self):
+        ...         return DiagonalSDE(VP(), Identity((2,)))
+        >>> TestMine().test_a_step_is_two_halves()
+    """
+
+    @abstractmethod
+    def make(self) -> SDE:
+        """One of them."""
+
+    def _times(self, sde: SDE, count: int = 20) -> Tensor:
+        u = torch.linspace(0.05, 0.95, count, dtype=DOUBLE)
+        low = max(sde.eps, 1e-4 * sde.T)
+        return low * (sde.T / low) ** u
+
+    def _states(self) -> tuple[SDE, Tensor, Tensor]:
+        """An SDE, states ``(3, n)`` and times ``(3, 1)`` at which its rates do not jump."""
+        sde = self.make()
+        times, kinks = self._times(sde), torch.tensor(sde.breakpoints(), dtype=DOUBLE)
+        smooth = ((times.unsqueeze(-1) / kinks - 1).abs() > 1e-3).all(-1)
+        ts = times[smooth][[2, 8, -2]].unsqueeze(-1)
+        return sde, random(3, sde.basis.dim).abs(), ts
+
+    def test_drift_and_diffusion_have_the_shape_of_the_state(self) -> None:
+        """Any batch, either precision."""
+        sde = self.make()
+        for batch in ((3,), (2, 3)):
+            for dtype in (torch.float32, DOUBLE):
+                z = random(*batch, sde.basis.dim).abs().to(dtype)
+                t = torch.tensor(sde.T / 2, dtype=dtype)
+                for name in ("f", "g"):
+                    value = getattr(sde, name)(t, z)
+                    found = (tuple(value.shape), value.dtype)
+                    law = f"{name} has the shape and dtype of the state"
+                    holds(law, found == (tuple(z.shape), dtype), found)
+                    holds(f"{name} is finite", torch.isfinite(value), value)
+
+    def test_samples_stand_alone(self) -> None:
+        """Each with a time of its own, ``(batch, 1)``, and whatever is beside it."""
+        sde, z, ts = self._states()
+        for name in ("f", "g"):
+            together = getattr(sde, name)(ts, z)
+            alone = torch.cat(
+                [getattr(sde, name)(t, row) for t, row in zip(ts.split(1), z.split(1), strict=True)]
+            )
+            law = f"{name} of a sample depends on its own state and time only"
+            same(law, together, alone, rtol=1e-6, atol=1e-8)
+
+    def test_noise_is_diagonal(self) -> None:
+        """The ``i``-th entry of ``g`` depends on no other component."""
+        sde, z, ts = self._states()
+        for t, row in zip(ts[:, 0], z, strict=True):
+            found = torch.func.jacrev(lambda y, t=t: sde.g(t, y.unsqueeze(0))[0])(row)
+            law = "g_i depends on the i-th component only"
+            same(law, found, found.diagonal().diag(), rtol=0, atol=1e-9)
+
+    def test_the_reverse_equations(self) -> None:
+        """``f - (1 + eta^2)/2 (g^2 s + div g^2)`` and ``eta g``, whatever the score ``s``."""
+        sde, z, ts = self._states()
+        model = _Pull(sde)
+        for t, row in zip(ts[:, 0], z.split(1), strict=True):
+            f, g = sde.f(t, row), sde.g(t, row)
+
+            def variance(y: Tensor, t: Tensor = t) -> Tensor:
+                return sde.g(t, y) ** 2
+
+            spread: Tensor = torch.func.jvp(variance, (row,), (torch.ones_like(row),))[1]
+            pull = g**2 * model.score(row, t) + spread
+            tolerance = {"rtol": 1e-5, "atol": 1e-7}
+            for eta in (0.0, 0.7, 1.0):
+                reverse, law = sde.reverse(model, eta), f"with eta = {eta:g} the reverse equation"
+                wanted = (1 + eta**2) / 2 * pull - f
+                words = f"{law} drifts by f - (1 + eta^2)/2 (g^2 s + div g^2)"
+                same(words, reverse.f(-t, row), wanted, **tolerance)
+                same(f"{law} has the noise eta g", reverse.g(-t, row), eta * g, **tolerance)
+            flow = sde.probability_flow(model)
+            words = "the probability flow is f - (g^2 s + div g^2)/2"
+            same(words, flow.f(t, row), f - pull / 2, **tolerance)
+
+    def test_a_short_step_is_the_equation(self) -> None:
+        """What solvers are told, against ``f`` and ``g``: forward, in reverse and of the flow."""
+        sde, z, ts = self._states()
+        model, xi = _Pull(sde), random(1, sde.basis.dim, seed=1)
+        equations = [
+            ("forward", sde, 1),
+            ("in reverse", sde.reverse(model, 0.7), -1),
+            ("along the probability flow", sde.probability_flow(model), 1),
+        ]
+        for (way, equation, sign), t, row in itertools.product(equations, ts, z.split(1)):
+            start, h = sign * t, 1e-6 * t
+            step = equation.propagator(start, start + h, row)
+            end = step.decay * row + step.gain * equation.forcing(start[0], row)
+            tolerance = {"rtol": 1e-3, "atol": 1e-5}
+            law = f"a short step {way} is "
+            drift = equation.f(start[0], row)
+            same(f"{law}f h (decay, gain, forcing)", (end - row) / h, drift, **tolerance)
+            kick = 0.0 if step.noise is None else step.noise * equation.kick(start[0], row, xi)
+            found, wanted = kick / h**0.5, equation.g(start[0], row) * xi
+            same(f"{law}g sqrt(h) xi (noise, kick)", found.expand_as(row), wanted, **tolerance)
+
+    def test_data_are_clean_at_time_0(self) -> None:
+        """The kernel there is the identity, if it has one."""
+        sde = self.make()
+        if has_kernel(sde):
+            alpha, sigma = sde.kernel(torch.zeros(1, dtype=DOUBLE))
+            same("alpha(0) = 1", alpha, torch.ones_like(alpha))
+            same("sigma(0) = 0", sigma, torch.zeros_like(sigma))
+
+    def test_transitions_compose(self) -> None:
+        """Of `scoresde.DiagonalSDE`: transitions and bridges carry marginals to marginals."""
+        sde = self.make()
+        if not isinstance(sde, DiagonalSDE):
+            return
+        ts = self._times(sde).unsqueeze(-1)
+        s, t = ts[:-4], ts[4:]
+        now, then, step, bridge = (
+            sde.kernel(s), sde.kernel(t), sde.transition(s, t), sde.bridge(s, t)
+        )  # fmt: skip
+        n = sde.basis.dim
+        laws = {
+            "kernel(t) is kernel(s) and then transition(s, t)": (
+                (now.alpha * step.alpha, then.alpha),
+                ((step.alpha * now.sigma) ** 2 + step.sigma**2, then.sigma**2),
+            ),
+            "bridge(s, t) takes the law at t to that at s": (
+                (bridge.now * then.alpha + bridge.start, now.alpha),
+                ((bridge.now * then.sigma) ** 2 + bridge.sigma**2, now.sigma**2),
+            ),
+        }
+        for law, pairs in laws.items():
+            for found, wanted in pairs:
+                shape = (*found.shape[:-1], n)
+                same(law, found.expand(shape), wanted.expand(shape), rtol=1e-6)
+        z, xi = random(len(ts), n), random(len(ts), n, seed=1)
+        alpha, sigma = sde.kernel(ts)
+        found = sde.diffuse(z, ts.squeeze(-1), xi)
+        same("diffuse is alpha z + sigma noise", found, alpha * z + sigma * xi)
+
+    def test_the_prior_is_of_states(self) -> None:
+        """Drawn in their shape, with a density, if it has one."""
+        sde, noise = self.make(), Noise(torch.Generator().manual_seed(0))
+        stage = sde.stages()[0]
+        if type(sde).enter is SDE.enter and sde.prior is None:
+            return
+        z = sde.enter(torch.empty(4, 0, dtype=DOUBLE), stage, noise)
+        holds("the prior draws states (4, n)", z.shape == (4, stage.dim), tuple(z.shape))
+        holds("the prior draws finite states", torch.isfinite(z), z)
+        rest, log_prob = sde.leave(z, stage, 0)
+        found = (tuple(rest.shape), tuple(log_prob.shape))
+        holds("the prior has one log-density per state", found == ((4, 0), (4,)), found)
+
+    def test_the_kernel_obeys_the_moment_equations(self) -> None:
+        """``alpha' = f alpha`` and ``(sigma^2)' = 2 f sigma^2 + g^2``, if it has a kernel."""
+        sde, one = self.make(), torch.ones(1, self.make().basis.dim, dtype=DOUBLE)
+        if not has_kernel(sde):
+            return
+        for t in self._times(sde):
+            t = t.reshape(1)
+            if any(abs(float(t) / b - 1) < 1e-3 for b in sde.breakpoints()):
+                continue
+
+            def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+                alpha, sigma = sde.kernel(t)
+                return alpha.expand(one.shape[-1]), (sigma**2).expand(one.shape[-1])
+
+            found: Any = torch.func.jvp(levels, (t,), (torch.ones_like(t),))
+            (alpha, variance), (slope, growth) = found
+            f, g = sde.f(t[0], one)[0], sde.g(t[0], one)[0]
+            same("alpha' = f alpha", slope, f * alpha, rtol=1e-5, atol=1e-7)
+            wanted, moving = 2 * f * variance + g**2, variance > 0
+            law = "(sigma^2)' = 2 f sigma^2 + g^2"
+            same(law, growth[moving], wanted[moving], rtol=1e-5, atol=1e-7)
+
+    def test_a_step_is_two_halves(self) -> None:
+        """Coefficients of steps compose, where the forcing is constant."""
+        sde, like = self.make(), torch.ones(1, self.make().basis.dim, dtype=DOUBLE)
+        ts = self._times(sde, 12).flip(0)
+        a, b, c = (ts[i:][: len(ts) - 2].unsqueeze(-1) for i in range(3))
+        for eta in (0.0, 1.0):
+            first, second, both = (
+                sde.marginal_propagator(s, t, like, eta) for s, t in ((a, b), (b, c), (a, c))
+            )
+            law = f"with eta = {eta:g} a step is two steps of half the way: "
+            same(law + "decay", second.decay * first.decay, both.decay, atol=1e-8)
+            gain = second.decay * first.gain + second.gain
+            same(law + "gain", gain, both.gain, atol=1e-8)
+            same(law + "h", first.h + second.h, both.h, atol=1e-8)
+            if first.noise is not None and second.noise is not None and both.noise is not None:
+                noise = ((second.decay * first.noise) ** 2 + second.noise**2).sqrt()
+                same(law + "noise", noise, both.noise, rtol=1e-6, atol=1e-8)
+
+    def test_levels_rise(self) -> None:
+        """With time, where they are finite."""
+        sde = self.make()
+        levels = sde.levels(self._times(sde).unsqueeze(-1))
+        rise = levels.diff(dim=0)
+        holds("levels do not fall", (rise >= 0) | rise.isnan(), levels[:3])
+
+    def test_stages_reach_from_prior_to_data(self) -> None:
+        """From ``T`` to ``eps`` without a gap, with more components each time."""
+        sde = self.make()
+        stages = sde.stages()
+        ends = (stages[0].start, stages[-1].end, stages[-1].dim)
+        wanted = (sde.T, sde.eps, sde.basis.dim)
+        holds(
+            "stages go from T to eps, to all components",
+            ends == wanted,
+            ends,
+        )
+        for one, two in itertools.pairwise(stages):
+            fits = one.end == two.start and one.dim < two.dim
+            holds("a stage starts where the last one ended", fits, (one, two))
+
+    def test_torchsde_and_torchdiffeq_run_on_it(self) -> None:
+        """``sdeint(sde, z, ts)`` and ``odeint(sde, z, ts)``, as they are."""
+        import torchdiffeq
+        import torchsde
+
+        sde, z = self.make(), random(3, self.make().basis.dim).abs()
+        ts = torch.linspace(sde.T / 2, sde.T, 3, dtype=DOUBLE)
+        paths = {
+            "torchsde": torchsde.sdeint(sde, z, ts, dt=sde.T / 20, method="euler"),
+            "torchdiffeq": torchdiffeq.odeint(sde, z, ts, method="midpoint"),
+        }
+        for name, path in paths.items():
+            holds(f"{name} runs on it", torch.isfinite(path) & (path.shape == (3, *z.shape)), path)
+
+    def test_saved_and_loaded(self) -> None:
+        """``state_dict`` holds all its numbers."""
+        sde, z = self.make(), random(2, self.make().basis.dim).abs()
+        t = torch.tensor(sde.T / 2, dtype=DOUBLE)
+        saved("a state_dict is the whole SDE", sde, lambda s: (s.f(t, z) + s.g(t, z)).detach())
