@@ -143,7 +143,7 @@ class EstimatorLaws(ABC):
         same(law, found.sum(-1), wanted.sum(-1), rtol=1e-4, atol=1e-5)
 
     def test_exact_scores_obey_fokker_planck(self) -> None:
-        """``ds/dt = -grad(div v + v.s)`` with the probability flow ``v``, if it is `exact`."""
+        """``ds/dt = -grad(div v + v.s)`` with the probability flow ``v``, if it claims that."""
         if not self.exact:
             return
         model, z, ts, condition = self._states(3)

@@ -175,7 +175,7 @@ class SolverLaws(ABC):
             same(law, found, torch.tensor(wanted, dtype=DOUBLE), rtol=0, atol=0.01)
 
     def test_a_walk_shows_where_it_has_been(self) -> None:
-        """One state per step, the last that of `integrate`; two walks are one, with its memory."""
+        """One state per step, the last the end; two walks are one, with its memory."""
         model, sde = self._bed()
         reverse, y = sde.reverse(model, 0.0), random(3, 2)
         solver, ts = self.make(20, 0.0), -GRIDS["uniform_time"](sde, 20)
