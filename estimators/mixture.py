@@ -27,7 +27,7 @@ class GaussianMixture(Precise, ScoreEstimator):
     responsibilities ``r_k`` of the components of ``p_t``.
 
     Source:
-        Conditional means of joint Gaussians; Bishop 2006, *Pattern Recognition and Machine
+        Conditional means of joint Gaussians; C. M. Bishop, *Pattern Recognition and Machine
         Learning*, section 2.3.
 
     Args:

@@ -39,6 +39,8 @@ class ResidualMLP(nn.Module):
         torch.Size([7, 1, 4, 4])
     """
 
+    sources = "he2016 perez2018"
+
     def __init__(
         self,
         event_shape: Sequence[int],

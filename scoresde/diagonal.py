@@ -38,7 +38,7 @@ class Bridge(NamedTuple):
     """``z_s | z_t, z_0 ~ N(now z_t + start z_0, sigma^2)``; all ``(*, 1 | n)``.
 
     Source:
-        Kingma et al. 2021 (arXiv 2107.00630), eq. 23-25.
+        *Variational Diffusion Models* (arXiv 2107.00630), eq. 23-25.
 
     Example:
         >>> import torch

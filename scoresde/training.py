@@ -105,6 +105,8 @@ class Training:
         False
     """
 
+    sources = "loshchilov2019 polyak1992"
+
     steps: int = 2000
     batch_size: int = 128
     lr: float = 1e-3

@@ -122,7 +122,7 @@ class Adaptive(Solver):
         tensor(2.)
     """
 
-    sources = "lu2022"
+    sources = "lu2022 martineau2021"
 
     order = 3.0
     weak_order = None
