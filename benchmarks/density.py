@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.references import Around, Conditional, Constant, expectation_maximisation, layers
+from benchmarks.references import Around, Conditional, Constant, Residual, expectation_maximisation
 from estimators import Denoising, ResidualMLP
 from scoresde import (
     PCA,
@@ -374,12 +374,15 @@ def conditional(arm: str, train: Tensor, valid: Tensor, seconds: float) -> Membe
     options: dict[str, Any] = {"batch": batch, "lr": 5e-3, "decay": 1e-2}
     most = 150 * len(train) // batch
 
+    def held(loss: Loss) -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return float(loss(valid.repeat(1 + 2000 // len(valid), 1)).mean())
+
     def trained(model: nn.Module, loss: Loss, seconds: float, most: int) -> dict[str, float]:
         def check() -> float:
-            torch.manual_seed(0)
             model.eval()
-            with torch.no_grad():
-                value = float(loss(valid.repeat(1 + 2000 // len(valid), 1)).mean())
+            value = held(loss)
             model.train()
             return value
 
@@ -409,13 +412,8 @@ def conditional(arm: str, train: Tensor, valid: Tensor, seconds: float) -> Membe
     def loss(rows: Tensor) -> Tensor:
         return bound(model, rows[:, n:], condition=rows[:, :n], times=times)
 
-    def held() -> float:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            return float(loss(valid.repeat(1 + 2000 // len(valid), 1)).mean())
-
     model.eval()
-    before = held()
+    before = held(loss)
     untrained = copy.deepcopy(network.state_dict())
     more = trained(model, loss, 0.25 * (time.process_time() - start), most)
     if more["validation"] >= before:
@@ -434,7 +432,7 @@ def encoded_flow(train: Tensor) -> tuple[nn.Module, Loss]:
     import zuko
 
     n, width = train.shape[1] - 1, 64
-    encoder = nn.Sequential(nn.Linear(n, width), Residual(width), Residual(width))
+    encoder = nn.Sequential(nn.Linear(n, width), *(Residual(width, 0.15) for _ in range(2)))
     flow = zuko.flows.NSF(1, width + n, transforms=3, hidden_features=(64,), bins=16)
 
     def loss(rows: Tensor) -> Tensor:
@@ -443,16 +441,3 @@ def encoded_flow(train: Tensor) -> tuple[nn.Module, Loss]:
         return -found
 
     return nn.ModuleList([encoder, flow]), loss
-
-
-class Residual(nn.Module):
-    """The block of `benchmarks.references.Conditional`, added to what enters it."""
-
-    def __init__(self, width: int, dropout: float = 0.15) -> None:
-        super().__init__()
-        self.body = layers(width, width, dropout)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(batch, width)``."""
-        more: Tensor = self.body(hidden)
-        return hidden + more

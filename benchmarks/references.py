@@ -153,7 +153,7 @@ class Conditional(nn.Module):
         self.means, self.log_variances = nn.Parameter(means), nn.Parameter(variances.log())
         self.sizes = [free] * 3 + [2, len(means)]
         self.enter = nn.Linear(x.shape[1], width)
-        self.blocks = nn.ModuleList(layers(width, width, dropout) for _ in range(2))
+        self.blocks = nn.Sequential(*(Residual(width, dropout) for _ in range(2)))
         self.leave = layers(width, sum(self.sizes), dropout)
         last = self.leave[-1]
         assert isinstance(last, nn.Linear)
@@ -163,9 +163,7 @@ class Conditional(nn.Module):
 
     def forward(self, condition: Tensor) -> Kinds:
         """Kinds ``(batch, K, 1)`` from features ``(batch, n)``."""
-        hidden = self.enter(condition)
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
+        hidden = self.blocks(self.enter(condition))
         weights, means, widths, own, tilt = self.leave(hidden).split(self.sizes, -1)
         start = (condition @ self.slope[:-1] + self.slope[-1]).unsqueeze(-1)
         means, centre = start + self.rest * means, start + self.rest * own[:, :1]
@@ -197,6 +195,19 @@ def layers(width: int, out: int, dropout: float) -> nn.Sequential:
         nn.Dropout(dropout),
         nn.Linear(width, out),
     )
+
+
+class Residual(nn.Module):
+    """Hidden layers, added to what enters them."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.body = layers(width, width, dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(batch, width)``."""
+        more: Tensor = self.body(hidden)
+        return hidden + more
 
 
 def _atoms(y: Tensor, count: int, floor: float) -> tuple[Tensor, Tensor, Tensor]:
