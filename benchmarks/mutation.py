@@ -222,6 +222,8 @@ class Loop:
 
     def attempt(self, session: pytest.Session, items: list[pytest.Item]) -> str:
         """Runs tests until one fails."""
+        if session.testsfailed:
+            return "collection"  # it cannot even be imported
         start = time.process_time()
         for count, (item, following) in enumerate(itertools.pairwise([*items, None])):
             if time.process_time() - start > self.seconds:
