@@ -31,7 +31,7 @@ from estimators import Denoising, ResidualMLP
 from scoresde import VE, DiagonalSDE, Joint, LogLinear, Redraw, Shrinking, Solver
 from scoresde.data import Dataset
 from scoresde.training import Training
-from solvers import DDIM, ExponentialMultistep
+from solvers import ExponentialMultistep
 
 METHODS = ("CDE", "CDiffE", "CMDE", "VS-CMDE", "any conditional")
 PEERS = ("NPE", "NPSE")
@@ -139,7 +139,7 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
         largest = SIGMA_Y if method == "CMDE" else SIGMA[1]
         schedule = VE(SIGMA[0], joint.spread(observation=largest, parameter=SIGMA[1]))
         sde = DiagonalSDE(schedule, joint)
-        solver = DDIM(48, eta=1.0, corrector=Redraw())
+        solver = ExponentialMultistep(32, corrector=Redraw())
         if method == "VS-CMDE":
             hook = Shrinking(sde, "observation", SIGMA[1], SIGMA_Y, training.steps // 2)
     network = ResidualMLP((joint.dim,), WIDTH, DEPTH, levels=joint.dim if held else 1)
