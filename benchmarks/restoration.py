@@ -55,8 +55,23 @@ def run(
     seeds: int = 3,
     updates: int = 800,
     count: int = 500,
+    methods: str = ",".join(METHODS),
+    tasks: str = "super-resolution,inpainting,edges",
+    sigma_y: float | None = None,
 ) -> dict[str, Any]:
-    """Rows and their means over seeds, ``count`` faces each; ``quick`` trains for a moment only."""
+    """Rows and their means over seeds.
+
+    Args:
+        quick: Trains for a moment only.
+        data: Zip file of faces.
+        pictures: Where to write samples.
+        seeds: Of models, each with faces of its own.
+        updates: Of every model.
+        count: Held-out faces per seed.
+        methods: Names in `METHODS`, separated by commas.
+        tasks: Names in `DEGRADED`, separated by commas.
+        sigma_y: Largest noise on ``y`` in CMDE, and where VS-CMDE ends; None: the paper's.
+    """
     if data is None:
         raise FileNotFoundError("--data: give the zip file of aligned CelebA faces")
     if quick:
@@ -74,12 +89,13 @@ def run(
         task: {"observed": _visible(degrade(tests[:8])), "real": _visible(tests[:8])}
         for task, degrade in DEGRADED.items()
     }
-    for seed, task, method in itertools.product(range(seeds), DEGRADED, METHODS):
+    chosen = itertools.product(range(seeds), tasks.split(","), methods.split(","))
+    for seed, task, method in chosen:
         torch.manual_seed(seed)
         degrade, part = DEGRADED[task], slice(seed * count, (seed + 1) * count)
         test = tests[part]
         y, curve = degrade(test), []
-        model, joint, hook = _model(task, method, train, degrade, updates)
+        model, joint, hook = _model(method, train, degrade, updates, sigma_y or SIGMA_Y[task])
 
         def watch(
             step: int, model: Any, history: History, y: Tensor = y, test: Tensor = test,
@@ -204,20 +220,20 @@ def _errors(at: Levels) -> Tensor:
 
 
 def _model(
-    task: str, method: str, x: Tensor, degrade: Callable[[Tensor], Tensor], updates: int
+    method: str, x: Tensor, degrade: Callable[[Tensor], Tensor], updates: int, sigma_y: float
 ) -> tuple[Denoising, Joint, Callable[[int], None] | None]:
     """Untrained; the joint basis, and what is called at every update."""
     # a scale for every band, so that little training removes little noise well
     joint = Joint(y=tuple(degrade(x[:1]).shape[1:]), x=Haar((3, SIZE, SIZE), 2))
     sigma_x = x[0].numel() ** 0.5
-    start = {"CMDE": SIGMA_Y[task]}.get(method, sigma_x)
+    start = {"CMDE": sigma_y}.get(method, sigma_x)
     schedule = VE(SIGMA_MIN, joint.spread(y=start, x=sigma_x))
     speeds = joint.spread(y=0.0 if method == "CDE" else 1.0, x=1.0)
     sde = DiagonalSDE(schedule, joint, speeds)
     scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
     model = Denoising(sde, _Pair(joint), times="central", weighting=_errors, **scales)
     shrinking = method == "VS-CMDE"
-    hook = Shrinking(sde, "y", sigma_x, SIGMA_Y[task], updates // 2) if shrinking else None
+    hook = Shrinking(sde, "y", sigma_x, sigma_y, updates // 2) if shrinking else None
     return model, joint, hook
 
 
