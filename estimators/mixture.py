@@ -175,7 +175,7 @@ def _stack(name: str, values: Sequence[Any] | Tensor) -> Tensor:
     if not isinstance(values, Tensor):
         instance(name, values, Sequence)
         expect(len(values) > 0, name, "at least one", "none")
-        tensors = [numbers(name, v).to(torch.float64) for v in values]
+        tensors = [numbers(name, v) for v in values]
         shapes = {tuple(v.shape) for v in tensors}
         expect(len(shapes) == 1, name, "one shape for all", shapes)
         values = torch.stack(tensors)

@@ -292,7 +292,7 @@ class Progress:
     def __call__(self, part: Tensor) -> Tensor:
         """Times, ``(*)``, at parts of the way ``(*)`` in ``[0, 1]``."""
         place = part * (len(self.times) - 1)
-        i = place.long().clamp(0, len(self.times) - 2)
+        i = place.long().clamp(max=len(self.times) - 2)
         return torch.lerp(self.times[i], self.times[i + 1], place - i)
 
 
@@ -320,6 +320,6 @@ class TimeDistribution:
         """Times and their densities, from numbers in ``[0, 1)`` of the same shape."""
         knots = self.knots.to(u)
         place = u * (len(knots) - 1)
-        i = place.long().clamp(0, len(knots) - 2)
+        i = place.long().clamp(max=len(knots) - 2)
         width = knots[i + 1] - knots[i]
         return knots[i] + (place - i) * width, 1 / ((len(knots) - 1) * width)

@@ -26,7 +26,7 @@ from scoresde import (
 )
 from scoresde.planning import plan
 from scoresde.plugins import get
-from solvers import DDIM, ExponentialMultistep, Heun, TorchDiffEq, TorchSDE
+from solvers import DDIM, ExponentialMultistep, Heun, Langevin, TorchDiffEq, TorchSDE
 
 BASIS = Identity((4,), {"a": 1, "b": 3})
 SDE_ = DiagonalSDE(VP(), BASIS)
@@ -143,6 +143,9 @@ CASES = {
         "scale: .*real numbers.*complex64",
     ),
     "levels without end": (lambda: Haar((4,), 10**30), ValueError, "levels: "),
+    "corrections of no length": (lambda: Langevin(snr=0.0), ValueError, "snr: .*positive.*0"),
+    "fourth order": (
+        lambda: ExponentialMultistep(order=4), ValueError, "order: .*1.*2.*3.*4"),
     "no steps": (lambda: Heun(0), ValueError, "steps: .*at least 1.*0"),
     "times that rise": (
         lambda: DDIM(2, grid=lambda *_: torch.tensor([0.1, 0.5, 1.0])).sample(MODEL, (1,)),

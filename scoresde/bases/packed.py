@@ -32,7 +32,7 @@ class Packed(Basis):
     sources = "batzolis2022"
 
     def __init__(self, haar: Haar) -> None:
-        self._channels = haar.shape(1)[: -len(haar.axes)].numel()
+        self._channels = haar.event_shape[: -len(haar.axes)].numel()
         space = haar.coarse(1).event_shape[-len(haar.axes) :]
         super().__init__((self._channels * 2 ** len(haar.axes), *space), haar.blocks)
         self.low = haar.coarse(1)

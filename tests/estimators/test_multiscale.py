@@ -345,3 +345,32 @@ def test_adaptive_solvers_run_in_stages():
     model = model_on(sde)
     _, spread = law(TorchDiffEq(rtol=1e-7, atol=1e-7), model)
     torch.testing.assert_close(spread, covariance(16), atol=2e-3, rtol=0)
+
+
+def test_a_weighting_weighs_every_stage():
+    class Half(nn.Module):
+        def forward(self, x, level):
+            return x / 2
+
+    sde = staged(Haar((1, 4, 4), 1))
+    model = MultiScale(sde, [Half() for _ in sde.stages()])
+    x = torch.randn(3, 1, 4, 4)
+
+    def losses(weight):
+        generator = torch.Generator().manual_seed(0)
+        return model.losses(x, None, generator, lambda at: torch.full_like(at.sigma, weight))
+
+    torch.testing.assert_close(losses(2.0), 2 * losses(1.0))
+
+
+def test_every_sample_has_what_enters_from_its_own_generator():
+    sde = staged(Haar((1, 4, 4), 1))
+    first, second = sde.stages()
+    z = torch.randn(2, first.dim)
+
+    def enter(rows, seeds):
+        return sde.enter(z[rows], second, Noise([torch.Generator().manual_seed(s) for s in seeds]))
+
+    both = enter([0, 1], (5, 6))
+    assert both.shape == (2, second.dim)
+    assert torch.equal(both[1:], enter([1], (6,)))

@@ -82,3 +82,14 @@ def test_speeds_of_parts_are_not_rounded():
 def test_constants_must_be_finite_numbers(bad):
     with pytest.raises((ValueError, TypeError, RuntimeError)):
         VP(beta_min=bad)
+
+
+def test_a_module_is_as_wide_as_the_widest_inside():
+    inner = VP(0.1, [10.0, 20.0, 30.0])
+
+    class Outer(VP):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.other = inner, nn.Identity()
+
+    assert (VP().width, inner.width, Outer().width) == (1, 3, 3)

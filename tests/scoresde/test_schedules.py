@@ -255,3 +255,14 @@ def test_a_learned_path_is_accurate_in_float32():
 def test_senseless_learned_paths_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Learned(**bad)
+
+
+def test_time_runs_from_a_thousandth_to_one_unless_told_otherwise():
+    class Decay(Schedule):
+        def log_alpha(self, t):
+            return -t
+
+        def sigma(self, t):
+            return (-torch.expm1(-2 * t)).sqrt()
+
+    assert (Decay().eps, Decay().T) == (1e-3, 1.0)

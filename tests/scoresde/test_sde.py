@@ -157,6 +157,8 @@ def test_components_enter_and_leave_by_the_law_given():
     torch.testing.assert_close(
         grown[:, 2:].round(), torch.tensor([2.0, 3.0, 4.0]).expand(4, 3), rtol=0, atol=0
     )
+    generators = [torch.Generator().manual_seed(row) for row in range(4)]
+    assert sde.enter(z, stage, Noise(generators)).shape == grown.shape
     kept, log_prob = sde.leave(grown, stage, 2)
     assert torch.equal(kept, z)
     each = Normal(torch.tensor([2.0, 3.0, 4.0]), 5e-4)

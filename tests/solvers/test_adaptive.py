@@ -1,11 +1,13 @@
 """Every sample takes its own steps."""
 
+import itertools
+
 import pytest
 import torch
 from strategies import gaussian, mixture
 
 from estimators import Denoising
-from scoresde import VE, VP, DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
+from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
 from solvers import Adaptive, ExponentialMultistep, StepLimit
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -124,3 +126,49 @@ def test_finished_samples_leave_the_batch():
     assert sizes[0] == 64
     assert sizes[-1] < 64
     assert sizes == sorted(sizes, reverse=True)
+
+
+class Equation(SDE):
+    """``y' = rate(t, y)``, nothing known beforehand."""
+
+    def __init__(self, dim, rate):
+        super().__init__((dim,))
+        self.rate = rate
+
+    def f(self, t, y):
+        return self.rate(t, y)
+
+    def g(self, t, y):
+        return torch.zeros_like(y)
+
+    def propagator(self, t, s, like):
+        return super().propagator(t, s, like)._replace(noise=None)
+
+
+def test_a_step_that_overflows_is_tried_shorter():
+    y, times = torch.tensor([[3000.0], [1.0]]), torch.tensor([0.0, 1.0])
+    equation = Equation(1, lambda t, y: -(y**3))
+    found = Adaptive(rtol=1e-3, atol=1e-6).integrate(equation, y.float(), times, Noise())
+    torch.testing.assert_close(found.double(), y / (1 + 2 * y**2).sqrt(), rtol=1e-2, atol=0)
+
+
+def test_relative_errors_do_not_depend_on_units():
+    equation = Equation(3, lambda t, y: torch.sin(5 * t) * y.flip(-1))
+    y, times, unit = torch.tensor([[1.0, -0.3, 0.2]]), torch.tensor([0.0, 3.0]), 2.0**20
+    solver = Adaptive(rtol=1e-4, atol=1e-300)
+    small, large = (solver.solve(equation, scale * y, times) for scale in (1.0, unit))
+    assert torch.equal(small.steps, large.steps)
+    assert torch.equal(unit * small.states, large.states)
+
+
+def test_it_starts_anew_where_rates_jump():
+    reverse, z = flow("stopping")
+    ends = [-reverse.sde.T, *sorted(-t for t in reverse.sde.breakpoints()), -reverse.sde.eps]
+    solver = Adaptive(3)
+    whole = solver.solve(reverse, z, torch.tensor(ends))
+    steps = torch.zeros(len(z), dtype=torch.long)
+    for a, b in itertools.pairwise(ends):
+        part = solver.solve(reverse, z, torch.tensor([a, b]))
+        z, steps = part.states, steps + part.steps
+    torch.testing.assert_close(whole.states, z, rtol=0, atol=1e-6)
+    assert torch.equal(whole.steps, steps)

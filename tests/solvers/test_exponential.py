@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 @example(1.2)
 @example(-1.2)
 @given(x=st.one_of(st.floats(-30, 30), st.sampled_from([0.0, 1e-9, 0.2999, 0.3001, -0.3001])))
-def testmoments_of_an_exponential_weight(x):
+def test_moments_of_an_exponential_weight(x):
     found = moments(torch.tensor(x))
     mass = quad(lambda v: math.exp(x * (v - 1)), 0, 1)[0]
     for power, value in enumerate(found, start=1):
@@ -28,7 +28,7 @@ def testmoments_of_an_exponential_weight(x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def testmoments_keep_their_digits(dtype):
+def test_moments_keep_their_digits(dtype):
     x = torch.cat([torch.linspace(-8, 8, 999), torch.logspace(-9, 0, 99)])
     for found, wanted in zip(moments(x.to(dtype)), moments(x), strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0)
@@ -137,3 +137,7 @@ def test_a_component_that_stood_still_starts_anew():
         torch.testing.assert_close(closing.sum(1), ahead.gain)
         assert (opening[-1, 1:, 1] == 0).all()
         assert (opening[-1, 1:, 0] != 0).any()
+
+
+def test_the_third_order_is_corrected_unless_told_otherwise():
+    assert ExponentialMultistep() == ExponentialMultistep(order=3, corrected=True)

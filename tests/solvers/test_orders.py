@@ -12,7 +12,16 @@ from strategies import gaussian, mixture
 
 from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise
 from scoresde.grid import GRIDS
-from solvers import SRA, ExponentialMultistep, TorchDiffEq, TorchSDE
+from solvers import (
+    SRA,
+    Adaptive,
+    EulerMaruyama,
+    ExponentialMultistep,
+    ExponentialRungeKutta,
+    Heun,
+    TorchDiffEq,
+    TorchSDE,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -221,3 +230,19 @@ def test_a_power_law_has_its_exponent():
     counts = [8, 16, 32]
     assert slope(counts, [3 / n**2 for n in counts]) == pytest.approx(2)
     assert math.isclose(slope(counts, [1.0, 1.0, 1.0]), 0, abs_tol=1e-12)
+
+
+DECLARED = {
+    EulerMaruyama: (1.0, 1.0, 1.0),
+    Heun: (2.0, 2.0, None),
+    SRA: (2.0, 2.0, 1.5),
+    ExponentialRungeKutta: (3.0, None, None),
+    Adaptive: (3.0, None, None),
+}
+"""Of ODEs, weak, strong: Kloeden and Platen 1992, Roessler 2010, Lu et al. 2022."""
+
+
+@pytest.mark.parametrize("kind", DECLARED, ids=lambda kind: kind.__name__)
+def test_solvers_declare_the_orders_of_the_literature(kind):
+    solver = kind()
+    assert (solver.order, solver.weak_order, solver.strong_order) == DECLARED[kind]

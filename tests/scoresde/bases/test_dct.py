@@ -126,3 +126,14 @@ def test_wrong_shape(shape):
 def test_wrong_spatial():
     with pytest.raises(ValueError, match=r"spatial: expected 1 \(signals\) or 2 \(images\), got 3"):
         DCT((2, 2, 2), spatial=3)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 6), (6, 6), (4, 8)])
+def test_every_number_of_bands_ends_where_the_frequency_changes(shape):
+    _, sizes = frequency(shape, len(shape)).round(decimals=9).unique(return_counts=True)
+    ends = {*sizes.cumsum(0).tolist()}
+    for bands in range(1, len(sizes) + 1):
+        found = torch.tensor([*DCT(shape, len(shape), bands=bands).blocks.sizes.values()])
+        assert len(found) == bands
+        assert min(found) > 0
+        assert ends >= {*found.cumsum(0).tolist()}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoresde import DCT, Haar, Joint
+from scoresde import DCT, PCA, Haar, Joint
 
 PARTS = {"y": (2, 2), "c": DCT((3,)), "x": Haar((1, 4, 4), 1)}
 
@@ -65,3 +65,8 @@ def test_a_single_part_is_a_basis_too():
 def test_bad_parts(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong(Joint(**PARTS))
+
+
+def test_a_part_moves_with_the_whole():
+    joint = Joint(y=(1,), x=PCA(torch.eye(3)))
+    assert all(buffer.is_meta for buffer in joint.to("meta").buffers())

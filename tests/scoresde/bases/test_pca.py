@@ -137,3 +137,9 @@ def test_integers_are_no_data():
         PCA.fit(torch.ones(3, 2, dtype=torch.int64))
     with pytest.raises(TypeError, match=r"components: .*floating-point"):
         PCA(torch.eye(3, dtype=torch.int64))
+
+
+def test_one_number_is_an_event_and_none_is_not():
+    assert PCA.fit(torch.ones(1, 1)).dim == 1
+    with pytest.raises(ValueError, match=r"data: .*not empty, got \(0,\)"):
+        PCA.fit(iter([]))
