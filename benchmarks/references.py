@@ -49,9 +49,13 @@ class Kinds(NamedTuple):
             power = power + (pull * self.means).sum(-1)
         else:
             white = self.axes / self.variances.sqrt().unsqueeze(-2)
-            power = torch.stack(
-                [((z - m) @ w).square().sum(-1) for m, w in zip(self.means, white, strict=True)], -1
-            )
+            start = (self.means.unsqueeze(1) @ white).flatten()
+            turn = white.transpose(0, 1).flatten(1)
+            parts = [  # as many rows as a processor keeps at hand
+                torch.addmm(-start, part, turn).unflatten(1, (-1, n)).square().sum(-1)
+                for part in z.split(1000)
+            ]
+            power = torch.cat(parts)
         return (
             self.log_weights
             - (power + self.variances.log().sum(-1) + n * math.log(2 * math.pi)) / 2
@@ -91,6 +95,10 @@ class Around(ScoreEstimator):
         self.register_buffer("scale", torch.as_tensor(scale).float())
         self.register_buffer("shift", torch.as_tensor(shift).float())
 
+    def alone(self) -> Around:
+        """The guess, not corrected."""
+        return Around(self.sde, Nothing(), self.kinds, self.scale, self.shift)
+
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the module."""
         shape, kinds = z.shape, self.kinds(condition)
@@ -118,6 +126,14 @@ class Around(ScoreEstimator):
         more = self.network(x, level.expand(len(x)), torch.cat(given, -1))
         found = found + sigma * clean.sqrt() / width * more
         return found.reshape(shape) * self.scale + self.shift
+
+
+class Nothing(nn.Module):
+    """A network that corrects nothing."""
+
+    def forward(self, x: Tensor, level: Tensor, condition: Any = None) -> Tensor:
+        """Zeros like ``x``."""
+        return torch.zeros_like(x)
 
 
 class Conditional(nn.Module):
@@ -248,7 +264,7 @@ class Constant(nn.Module):
 
 
 def expectation_maximisation(
-    z: Tensor, count: int, seconds: float, turned: bool, seed: int = 0, batch: int = 16_000
+    z: Tensor, count: int, seconds: float, turned: bool, seed: int = 0, batch: int = 32_000
 ) -> Kinds:
     """A mixture fitted on random batches, statistics averaged over the latest (Cappe 2009).
 
