@@ -12,9 +12,9 @@ same time by expectation-maximisation or, given features, by its likelihood. How
 is by itself is a column of the results, ``reference``; a network that held-out rows do not speak
 for is left out.
 
-``--data`` names a folder with ``bsds300-patches.npz`` (arrays ``train``, ``validation`` and ``test``
-of uint8, ``(N, 64)``) and ``uci-regression.npz`` (``NAME/x``, ``NAME/y``, ``NAME/trainK``,
-``NAME/testK``).
+``--data`` names a folder with ``bsds300-patches.npz`` (arrays ``train``, ``validation`` and
+``test`` of uint8, ``(N, 64)``) and ``uci-regression.npz`` (``NAME/x``, ``NAME/y``,
+``NAME/trainK``, ``NAME/testK``).
 """
 
 from __future__ import annotations
