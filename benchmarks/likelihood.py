@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -142,6 +143,8 @@ def run(quick: bool = False) -> dict[str, Any]:
                 "error {error:.1e} (median {median_error:.0e})".format(**row),
                 flush=True,
             )
+    for found in (evaluations, seconds):
+        found["geometric mean"] = round(geometric_mean(found.values()), 2)
     ratios = {"evaluations_at_1e-3": evaluations, "seconds_at_1e-3": seconds}
     return {"ratios": ratios, "rows": rows}
 
