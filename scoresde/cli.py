@@ -55,9 +55,15 @@ def main(debug: bool) -> None:
 @click.option(
     "--distributed", is_flag=True, help="As one of the processes that accelerate launch starts."
 )
+@click.option("--replace", is_flag=True, help="Train anew where a finished model is.")
 @_allow_imports
 def train(
-    config: Path, output: Path, pictures: Path | None, distributed: bool, imports: bool
+    config: Path,
+    output: Path,
+    pictures: Path | None,
+    distributed: bool,
+    replace: bool,
+    imports: bool,
 ) -> None:
     """Train the model that CONFIG, a TOML file, describes.
 
@@ -70,6 +76,9 @@ def train(
 
     unfinished = output / "training"
     checkpoint.check(output)
+    finished, begun = ((folder / "config.json").exists() for folder in (output, unfinished))
+    if finished and not (begun or replace):
+        raise FileExistsError(f"--output: {output} holds a finished model; --replace trains anew")
     processes = _accelerator() if distributed else ALONE
     model = Model.train(
         read(config), folder=unfinished, pictures=pictures, processes=processes, imports=imports

@@ -454,7 +454,7 @@ def inside_a_folder():
 
 
 OPTIONS = {
-    "train": ["--output", "--pictures", "--distributed"],
+    "train": ["--output", "--pictures", "--distributed", "--replace"],
     "sample": ["--count", "--output", "--png", "--solver", "--steps", "--eta", "--seed"],
     "evaluate": ["--data", "--count", "--hutchinson", "--solver", "--steps", "--seed", "--json"],
     "cite": [],
@@ -480,7 +480,7 @@ def test_the_command_line(command, data):
         words += ["--output", data.draw(WORDS)]
     for option in data.draw(st.lists(st.sampled_from(OPTIONS[command] or ["-h"]), max_size=2)):
         words.append(option)
-        if option not in ("--json", "--distributed", "--version", "--debug", "--help"):
+        if option not in ("--json", "--distributed", "--replace", "--version", "--debug", "--help"):
             words.append(data.draw(WORDS))
     with inside_a_folder():
         Path("model").mkdir()

@@ -105,6 +105,18 @@ def test_cite(model):
         assert f"{{{key},\n" in output
 
 
+def test_a_finished_model_is_replaced_only_when_told_to(tmp_path):
+    path, out = config(tmp_path), tmp_path / "out"
+    assert run("train", path, "--output", out).exit_code == 0
+    before = sorted(file.name for file in out.iterdir())
+    path.write_text(path.read_text().replace("steps = 3\n", "steps = 5\n"))
+    result = run("train", path, "--output", out)
+    assert result.output.startswith(f"Error: --output: {out} holds a finished model; --replace")
+    assert sorted(file.name for file in out.iterdir()) == before
+    assert run("train", path, "--output", out, "--replace").exit_code == 0
+    assert sorted(file.name for file in out.iterdir()) != before
+
+
 def test_pictures_change_nothing(tmp_path):
     path = config(tmp_path)
     path.write_text(path.read_text().replace("steps = 3\n", "steps = 3\nmeasurements = 3\n"))
