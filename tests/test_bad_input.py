@@ -158,6 +158,9 @@ CASES = {
     "no probes": (lambda: Hutchinson(0), ValueError, "samples"),
     "indefinite covariance": (
         lambda: Gaussian(SDE_, torch.zeros(4), -torch.eye(4)), ValueError, "covariances: .*semi-definite"),
+    "complex means": (
+        lambda: GaussianMixture(SDE_, [1.0], 1j * torch.ones(1, 4), torch.eye(4)[None]),
+        TypeError, "means: .*real"),
     "negative mixture weight": (
         lambda: GaussianMixture(SDE_, [-1.0], torch.zeros(1, 4), torch.eye(4)[None]),
         ValueError, "weights: .*positive"),
