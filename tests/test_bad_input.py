@@ -161,6 +161,8 @@ CASES = {
     "complex means": (
         lambda: GaussianMixture(SDE_, [1.0], 1j * torch.ones(1, 4), torch.eye(4)[None]),
         TypeError, "means: .*real"),
+    "complex mean": (
+        lambda: Gaussian(SDE_, 1j * torch.ones(4), torch.eye(4)), TypeError, "mean: .*real"),
     "negative mixture weight": (
         lambda: GaussianMixture(SDE_, [-1.0], torch.zeros(1, 4), torch.eye(4)[None]),
         ValueError, "weights: .*positive"),
