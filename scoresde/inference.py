@@ -38,8 +38,8 @@ def pairs(parameters: Tensor, observations: Tensor) -> Joint:
     Example:
         >>> import torch
         >>> from scoresde.inference import pairs
-        >>> pairs(torch.zeros(5, 2), torch.zeros(5, 3)).parts.keys()
-        dict_keys(['observation', 'parameter'])
+        >>> list(pairs(torch.zeros(5, 2), torch.zeros(5, 3)).parts)
+        ['observation', 'parameter']
     """
 
     def part(values: Tensor) -> Identity:

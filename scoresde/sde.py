@@ -237,7 +237,7 @@ class SDE(nn.Module, ABC):
         Raises:
             ValueError: If a number is not in ``[0, T]``, or a tensor's shape does not fit.
         """
-        if isinstance(t, float | int):
+        if isinstance(t, (float, int)):
             expect(0 <= t <= self.T, "t", f"a time from 0 to {self.T}", t)
         return align(t, z)
 

@@ -104,8 +104,8 @@ class Haar(Basis):
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
         parts = 2 ** len(self.axes)
-        details = [self.shape(k) for k in range(self.levels, 0, -1) for _ in range(parts - 1)]
-        shapes = [self.shape(self.levels), *details]
+        finer = [self.shape(k) for k in range(self.levels, 0, -1) for _ in range(parts - 1)]
+        shapes = [self.shape(self.levels), *finer]
         pieces: Sequence[Tensor] = z.split([shape.numel() for shape in shapes], dim=-1)
         low, *details = (
             piece.reshape(*z.shape[:-1], *shape)
