@@ -66,8 +66,8 @@ def model_of(setting):
 
 def times(sde, count=7):
     t = sde.eps + (sde.T - sde.eps) * torch.linspace(0, 1, count) ** 2
-    # rates jump where a clock stops
-    return (t * (1 - 1e-6)).clamp(min=sde.eps).unsqueeze(-1)
+    # rates jump where a clock stops or starts
+    return (t * (1 - 1e-6)).clamp(min=sde.eps * (1 + 1e-6)).unsqueeze(-1)
 
 
 def test_rates_are_the_derivatives_of_the_kernel(setting):
