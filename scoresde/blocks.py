@@ -9,6 +9,7 @@ axis holds 1 entry (shared), one per block, or one per component.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -43,7 +44,9 @@ class Blocks:
         for name, size in sizes.items():
             whole(f"sizes[{name!r}]", size, 1)
         self.sizes = dict(sizes)
-        self.dim = sum(self.sizes.values())
+        ends = [0, *itertools.accumulate(self.sizes.values())]
+        self.dim = ends[-1]
+        self._slices = {k: slice(*v) for k, v in zip(sizes, itertools.pairwise(ends), strict=True)}
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -60,10 +63,7 @@ class Blocks:
     @property
     def slices(self) -> dict[str, slice]:
         """Where each block lies in the state."""
-        ends = [0]
-        for size in self.sizes.values():
-            ends.append(ends[-1] + size)
-        return {name: slice(a, b) for name, a, b in zip(self.sizes, ends, ends[1:], strict=False)}
+        return self._slices
 
     def check(self, name: str, value: Tensor) -> None:
         """Raises ``ValueError`` unless the last axis of ``value`` is a component axis."""

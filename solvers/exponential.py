@@ -217,9 +217,9 @@ _LONG = 0.5
 
 def _add(base: Tensor, weights: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
     total = torch.addcmul(base, weights[0], values[0])
-    # the first steps have more weights, all 0, than values
-    for weight, value in zip(weights[1:], values[1:], strict=False):
-        total = total.addcmul_(weight, value)
+    # the first steps have more weights, all 0, than values, the others may have more values
+    for i in range(1, min(len(weights), len(values))):
+        total = total.addcmul_(weights[i], values[i])
     return total
 
 
