@@ -269,8 +269,8 @@ def read_images(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If there is no image, or one is unreadable, of another size than the first or
-            of more than 8 bits per channel.
+        ValueError: If there is no image, or one is unreadable, of another size than the first, of
+            more than 8 bits per channel, or of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Example:
         >>> import tempfile
@@ -319,13 +319,17 @@ def _image(path: Path, mode: str, size: int | None) -> Array:
         with Image.open(path, formats=_formats()) as file:
             # Pillow would clip these to 8 bits without a word.
             expect(file.mode[0] not in "IF", "image", "8 bits per channel", file.mode)
+            # A few bytes may claim to be gigabytes: Pillow warns, and refuses twice as many only.
+            pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS
+            expected = f"at most {most} pixels, which is PIL.Image.MAX_IMAGE_PIXELS"
+            expect(most is None or pixels <= most, "image", expected, pixels)
             image = ImageOps.exif_transpose(file).convert(mode)
     # Decoders of damaged files raise errors of every kind.
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
     image = image if size is None else ImageOps.fit(image, (size, size))
-    pixels: Array = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
-    return pixels
+    values: Array = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+    return values
 
 
 def _sklearn_datasets() -> Any:

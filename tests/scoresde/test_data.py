@@ -183,6 +183,14 @@ def test_folders_that_will_not_do(tmp_path):
         read_images(tmp_path / "absent")
 
 
+def test_images_that_would_fill_the_memory(tmp_path, monkeypatch):
+    paint(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    refused = pytest.raises(ValueError, match=r"a\.png: .*at most 20 pixels.* got 24")
+    with refused, pytest.warns(Image.DecompressionBombWarning):
+        load(tmp_path)
+
+
 NAMES = ["a", "b b", "c"]
 
 
