@@ -20,6 +20,7 @@ for is left out.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.references import Around, Conditional, Constant, Residual, expectation_maximisation
+from benchmarks.references import Around, Conditional, Constant, expectation_maximisation
 from estimators import Denoising, ResidualMLP
 from scoresde import (
     PCA,
@@ -251,7 +252,7 @@ def fit(
     train: Tensor,
     seconds: float,
     seed: int,
-    check: Callable[[], float] | None = None,
+    check: Callable[[], Tensor] | None = None,
     batch: int = 256,
     lr: float = 3e-3,
     decay: float = 0.0,
@@ -262,11 +263,12 @@ def fit(
     Args:
         model: Trained in place; ends with the averaged weights.
         loss: In nats per row.
-        train: Rows.
+        train: Rows, or those of each of several networks that the model is made of, whose
+            parameters lead with their number.
         seconds: Processor time, that of checks not counted.
         seed: Of the batches.
-        check: Held-out loss: the weights with the lowest of ten are kept.
-        batch: Rows per update.
+        check: Held-out loss, of every network: the weights with the lowest of ten are kept.
+        batch: Rows per update, and per network.
         lr: Largest learning rate.
         decay: Of the weights.
         most: Number of updates, if that is sooner.
@@ -274,35 +276,39 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
-    average = copy.deepcopy(model.state_dict())
-    best, kept, checked, updates = math.inf, average, 0, 0
+    average = [p.detach().clone() for p in parameters]
+    kept, best = [v.clone() for v in average], torch.tensor(math.inf)
+    checked, updates = 0, 0
     used, last = 0.0, time.process_time()
     while used < seconds and updates < most:
         share = max(used / seconds, updates / most)
         for group in optimizer.param_groups:
             warm = min(1.0, (updates + 1) / 100)
             group["lr"] = lr * warm * 0.5 * (1 + math.cos(math.pi * share))
-        rows = train[torch.randint(len(train), (batch,), generator=generator)]
+        shape = (*train.shape[:-2], batch)
+        places = torch.randint(train.shape[-2], shape, generator=generator)
+        rows = train.take_along_dim(places.unsqueeze(-1), -2)
         optimizer.zero_grad()
         loss(rows).mean().backward()
         nn.utils.clip_grad_norm_(parameters, 10.0)
         optimizer.step()
         updates += 1
         keep = min(0.995, (1 + updates) / (10 + updates))
-        with torch.no_grad():
-            for name, value in model.named_parameters():
-                average[name].lerp_(value, 1 - keep)
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - keep)
         used += time.process_time() - last
         if check is not None and max(used / seconds, updates / most) * 10 >= checked + 1:
             checked += 1
-            own = copy.deepcopy(model.state_dict())
-            model.load_state_dict(average)
-            if (value := check()) < best:
-                best, kept = value, copy.deepcopy(average)
-            model.load_state_dict(own)
+            own = [p.detach().clone() for p in parameters]
+            torch._foreach_copy_([p.detach() for p in parameters], average)
+            value = check()
+            torch._foreach_copy_([p.detach() for p in parameters], own)
+            better = value < best
+            best = torch.minimum(best, value)
+            for old, new in zip(kept, average, strict=True):
+                old.copy_(new.where(better.reshape(-1, *[1] * (new.ndim - 1)), old))
         last = time.process_time()
-    model.load_state_dict(average if check is None or best == math.inf else kept)
-    return {"updates": updates, "training_seconds": used, "validation": best}
+    torch._foreach_copy_([p.detach() for p in parameters], kept if checked else average)
+    return {"updates": updates, "training_seconds": used, "validation": float(best.mean())}
 
 
 def measured(nats: Tensor, seconds: float) -> dict[str, float]:
@@ -318,9 +324,8 @@ def regression(
 ) -> list[dict[str, Any]]:
     """A diffusion model and a conditional flow on the standard splits, trained alike.
 
-    As many models one after the other as there is time for, at most five, whose densities are
-    averaged: each stops early by another tenth of the training rows, at most 1,000, and after 150
-    epochs at the latest.
+    Of each arm the densities of at most five models are averaged. Each stops early by another
+    tenth of the training rows, at most 1,000, and after `EPOCHS` at the latest.
     """
     with np.load(data / "uci-regression.npz") as file:
         x, y = (torch.from_numpy(file[f"{name}/{k}"]).float() for k in "xy")
@@ -333,28 +338,29 @@ def regression(
         centre, unit = y[inside].mean(), y[inside].std()
         table = torch.cat([whitened(x, inside), ((y - centre) / unit).unsqueeze(1)], 1)
         order = inside[torch.randperm(len(inside), generator=torch.Generator().manual_seed(split))]
-        held = min(max(len(inside) // 10, 30), 1000)
-        test = table[outside]
-        for arm in ("around a mixture", "zuko NSF"):
-            row: dict[str, Any] = {"data": name, "arm": arm, "split": split, "updates": []}
-            found, known, used = [], [], 0.0
-            while not found or (len(found) < 5 and seconds - used > 0.3 * used / len(found)):
-                part = order.roll(-held * len(found))
-                torch.manual_seed(split + 100 * len(found))
-                left, start = seconds - used, time.process_time()
-                member = conditional(arm, table[part[held:]], table[part[:held]], left)
-                used += time.process_time() - start
-                row["updates"].append(member.updates)
-                with torch.no_grad():
-                    found.append(-member.exact(test) - unit.log())
-                    if member.reference is not None:
-                        known.append(-member.reference(test) - unit.log())
+        test, fold = table[outside], functools.partial(folded, table, order)
+        for arm, train in (("around a mixture", diffusions), ("zuko NSF", flows)):
+            torch.manual_seed(split)
+            start = time.process_time()
+            members = train(fold, seconds)
+            row: dict[str, Any] = {"data": name, "arm": arm, "split": split}
+            row["training_seconds"] = time.process_time() - start
+            row["updates"] = [member.updates for member in members]
             print(name, split, arm, row["updates"], end="")
-            row |= measured(averaged(found), 0.0) | {"training_seconds": used}
+            with torch.no_grad():
+                row |= measured(averaged([-m.exact(test) - unit.log() for m in members]), 0.0)
+                known = [-m.reference(test) - unit.log() for m in members if m.reference]
             if known:
                 row["reference"] = float(averaged(known).mean())
             rows.append(row)
     return rows
+
+
+def folded(table: Tensor, order: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Rows to learn from and held-out ones, of the ``k``-th model of a number."""
+    held = min(max(len(order) // 10, 30), 1000)
+    part = order.roll(-held * k)
+    return table[part[held:]], table[part[:held]]
 
 
 def averaged(found: list[Tensor]) -> Tensor:
@@ -388,68 +394,89 @@ class Member(NamedTuple):
     reference: Loss | None = None
 
 
-def conditional(arm: str, train: Tensor, valid: Tensor, seconds: float) -> Member:
-    """A model of the last column given the others, trained.
+Fold = Callable[[int], tuple[Tensor, Tensor]]
+"""See `folded`."""
+EPOCHS, MEMBERS = 400, 5
 
-    Around a mixture: the mixture has four fifths of the time, the network that corrects it the
-    rest; the latter is kept if the bound says on ``valid`` that it is better than none.
-    """
-    n = train.shape[1] - 1
-    batch = min(256, len(train) // 4)
-    options: dict[str, Any] = {"batch": batch, "lr": 5e-3, "decay": 1e-2}
-    most = 150 * len(train) // batch
 
-    def held(loss: Loss) -> float:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            return float(loss(valid.repeat(1 + 2000 // len(valid), 1)).mean())
+def options(rows: int) -> dict[str, Any]:
+    """Of `fit`, for all arms."""
+    batch = min(256, rows // 4)
+    return {"batch": batch, "lr": 5e-3, "decay": 1e-2, "most": EPOCHS * rows // batch}
 
-    def trained(model: nn.Module, loss: Loss, seconds: float, most: int) -> dict[str, float]:
-        def check() -> float:
-            model.eval()
-            value = held(loss)
-            model.train()
-            return value
 
-        model.train()
-        found = fit(model, loss, train, seconds, 0, check, most=most, **options)
-        model.eval()
-        return found
-
-    start = time.process_time()
-    if arm.startswith("zuko"):
-        flow, minus = encoded_flow(train)
-        found = trained(flow, minus, seconds, most)
-        return Member(minus, [found["updates"]])
-
-    kinds = Conditional(train, 4, min(64, max(8, len(train) // 25)), dropout=0.15)
-
-    def alone(rows: Tensor) -> Tensor:
-        return -kinds(rows[:, :n]).log_prob(rows[:, n:])
-
-    first = trained(kinds, alone, 0.8 * (seconds - (time.process_time() - start)), most)
-    kinds.requires_grad_(False)
-    sde = DiagonalSDE(LogLinear(17.0, -8.0), Identity((1,)))
-    network = ResidualMLP((1,), width=48, depth=1, dropout=0.15, condition_dim=n + 1)
-    model = Around(sde, network, kinds)
-    times = prepared(model)
-
-    def loss(rows: Tensor) -> Tensor:
-        return bound(model, rows[:, n:], condition=rows[:, :n], times=times)
-
+def held(model: nn.Module, loss: Loss, valid: Tensor) -> Tensor:
+    """Held-out loss, of every network of a model; a bound's by the same times and noise."""
     model.eval()
-    before = held(loss)
-    untrained = copy.deepcopy(network.state_dict())
-    more = trained(model, loss, 0.25 * (time.process_time() - start), most)
-    if more["validation"] >= before:
-        network.load_state_dict(untrained)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = loss(valid.repeat(*[1] * (valid.ndim - 2), 1 + 2000 // valid.shape[-2], 1))
+    model.train()
+    return found.mean(-1)
 
-    def exact(rows: Tensor) -> Tensor:
-        solver = ExponentialMultistep()
-        dist = ScoreDistribution(model, solver, condition=rows[:, :n], method=Quadrature(60))
-        return -dist.log_prob(rows[:, n:])
 
-    return Member(exact, [first["updates"], more["updates"], before - more["validation"]], alone)
+def flows(fold: Fold, seconds: float) -> list[Member]:
+    """One after the other, as there is time."""
+    found: list[Member] = []
+    start = time.process_time()
+    while True:
+        train, valid = fold(len(found))
+        left = seconds - (time.process_time() - start)
+        flow, minus = encoded_flow(train)
+        check = functools.partial(held, flow, minus, valid)
+        more = fit(flow, minus, train, left, 0, check, **options(len(train)))
+        flow.eval()
+        found.append(Member(minus, [more["updates"]]))
+        used = time.process_time() - start
+        if len(found) == MEMBERS or seconds - used < 0.3 * used / len(found):
+            return found
+
+
+def diffusions(fold: Fold, seconds: float) -> list[Member]:
+    """Around mixtures, which learn together and have four fifths of the time.
+
+    The networks that correct them have the rest; one is kept if the bound says of the held-out
+    rows that it is better than none. Of more than 2,000 rows, for which there is little time, only
+    two models learn.
+    """
+    count = MEMBERS if len(fold(0)[0]) < 2000 else 2
+    train, valid = (torch.stack(rows) for rows in zip(*map(fold, range(count)), strict=True))
+    n = train.shape[-1] - 1
+    all_kinds = Conditional(count, n)
+
+    def alone(rows: Tensor, kinds: Conditional = all_kinds) -> Tensor:
+        return -kinds(rows[..., :n]).log_prob(rows[..., n:])
+
+    settings = options(train.shape[1])
+    check = functools.partial(held, all_kinds, alone, valid)
+    first = fit(all_kinds, alone, train, 0.8 * seconds, 0, check, **settings)
+    all_kinds.requires_grad_(False).eval()
+    found = []
+    for k in range(count):
+        kinds = all_kinds.only(k)
+        sde = DiagonalSDE(LogLinear(17.0, -8.0), Identity((1,)))
+        network = ResidualMLP((1,), width=48, depth=1, dropout=0.15, condition_dim=n + 1)
+        model = Around(sde, network, kinds)
+        times = prepared(model)
+
+        def loss(rows: Tensor, model: Around = model, times: Grid = times) -> Tensor:
+            return bound(model, rows[:, n:], condition=rows[:, :n], times=times)
+
+        def exact(rows: Tensor, model: Around = model) -> Tensor:
+            solver = ExponentialMultistep()
+            dist = ScoreDistribution(model, solver, condition=rows[:, :n], method=Quadrature(60))
+            return -dist.log_prob(rows[:, n:])
+
+        check = functools.partial(held, model, loss, valid[k])
+        before, untrained = float(check()), copy.deepcopy(network.state_dict())
+        share = 0.25 * first["training_seconds"] / count
+        more = fit(model, loss, train[k], share, 0, check, **settings)
+        if more["validation"] >= before:
+            network.load_state_dict(untrained)
+        model.eval()
+        updates = [first["updates"], more["updates"], before - more["validation"]]
+        found.append(Member(exact, updates, functools.partial(alone, kinds=kinds)))
+    return found
 
 
 def encoded_flow(train: Tensor) -> tuple[nn.Module, Loss]:
@@ -466,3 +493,22 @@ def encoded_flow(train: Tensor) -> tuple[nn.Module, Loss]:
         return -found
 
     return nn.ModuleList([encoder, flow]), loss
+
+
+class Residual(nn.Module):
+    """Hidden layers, added to what enters them."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(batch, width)``."""
+        more: Tensor = self.body(hidden)
+        return hidden + more

@@ -12,12 +12,14 @@ the data's moments, is `estimators.Denoising`.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scoresde import DiagonalSDE, ScoreEstimator
 
@@ -40,7 +42,7 @@ class Kinds(NamedTuple):
     def joint(self, z: Tensor) -> Tensor:
         """Log-density of an event and its kind, ``(batch, K)``."""
         n = z.shape[-1]
-        if self.means.ndim == 3:  # kinds of every event's own
+        if self.means.ndim > 2:  # kinds of every event's own
             gaps = (z.unsqueeze(-2) - self.means).square() / self.variances
             power = gaps.sum(-1)
         elif self.axes is None:
@@ -137,117 +139,91 @@ class Nothing(nn.Module):
 
 
 class Conditional(nn.Module):
-    """Kinds of one number given features: a mixture density network, and atoms.
+    """Kinds of one number given features: mixture density networks, several at once.
 
-    Free kinds have weights, means and widths of the network's. Atoms are those of a mixture fitted
-    to the targets alone, weighted by the network and by how well they fit a Gaussian of its own:
-    they know of targets that come on a grid. A fiftieth of the weight is on what a linear
-    regression leaves, around that Gaussian's mean.
+    Each network sets a place and a unit for its kinds, and refines both in the first unit, as the
+    affine layers of a flow do: with places and widths in one fixed unit it learns slowly where
+    the noise depends much on the features. A fiftieth of the weight is on a wide Gaussian.
+
+    All parameters lead with the number of networks, and so do batches in training, a batch for
+    each; to rows for all of them the answer is the mixture of their mixtures.
 
     Args:
-        train: Rows of features and the target, standardised.
-        free: Number of free kinds.
-        atoms: Largest number of atoms.
-        width: Of the network.
-        dropout: Inside it.
+        members: Number of networks.
+        features: Number of features, standardised, as the target.
+        kinds: Number of kinds per network.
+        width: Of the hidden layers.
+        dropout: Inside the residual blocks.
     """
 
     FLOOR, SAFE = 3e-4, 0.02
 
     def __init__(
-        self, train: Tensor, free: int, atoms: int, width: int = 64, dropout: float = 0.0
+        self, members: int, features: int, kinds: int = 8, width: int = 64, dropout: float = 0.15
     ) -> None:
         super().__init__()
-        x, y = train[:, :-1], train[:, -1]
-        ones = torch.cat([x, torch.ones(len(x), 1)], 1)
-        ridge = 1e-3 * len(x) * torch.eye(ones.shape[1])
-        slope = torch.linalg.solve(ones.mT @ ones + ridge, ones.mT @ y)
-        log_weights, means, variances = _atoms(y, atoms, self.FLOOR)
-        self.register_buffer("slope", slope)
-        self.register_buffer("rest", (y - ones @ slope).std())
-        self.register_buffer("atom_weights", log_weights)
-        self.means, self.log_variances = nn.Parameter(means), nn.Parameter(variances.log())
-        self.sizes = [free] * 3 + [2, len(means)]
-        self.enter = nn.Linear(x.shape[1], width)
-        self.blocks = nn.Sequential(*(Residual(width, dropout) for _ in range(2)))
-        self.leave = layers(width, sum(self.sizes), dropout)
-        last = self.leave[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        with torch.no_grad():
-            last.bias.zero_()[free : 2 * free] = torch.linspace(-1, 1, free)
+        self.kinds, self.dropout = kinds, dropout
+        self.enter = Linears(members, features, width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([Linears(members, width, width) for _ in range(2)]) for _ in range(2)
+        )
+        self.hidden = Linears(members, width + features, 3 * width)
+        self.leave = nn.ModuleList([Linears(members, width, k, 0.1) for k in (2, 2, 3 * kinds)])
+
+    def only(self, member: int) -> Conditional:
+        """One of the networks."""
+        one = copy.deepcopy(self)
+        for parameter in one.parameters():
+            parameter.data = parameter.data[member : member + 1]
+        return one
 
     def forward(self, condition: Tensor) -> Kinds:
-        """Kinds ``(batch, K, 1)`` from features ``(batch, n)``."""
-        hidden = self.blocks(self.enter(condition))
-        weights, means, widths, own, tilt = self.leave(hidden).split(self.sizes, -1)
-        start = (condition @ self.slope[:-1] + self.slope[-1]).unsqueeze(-1)
-        means, centre = start + self.rest * means, start + self.rest * own[:, :1]
-        variances = self._width(widths).square()
-        atoms = self.log_variances.exp()
-        miss = (self.means - centre).square() / (self._width(own[:, 1:]).square() + atoms)
-        found = (self.atom_weights + tilt - miss / 2).log_softmax(-1) - 1
-        log_weights = torch.cat([weights, found], -1).log_softmax(-1) + math.log(1 - self.SAFE)
-        safe = torch.full_like(centre, math.log(self.SAFE))
-        return Kinds(
-            torch.cat([log_weights, safe], -1),
-            torch.cat([means, self.means.expand(len(means), -1), centre], -1).unsqueeze(-1),
+        """Kinds from features.
+
+        ``(batch, features)`` to ``(batch, members * K, 1)``, ``(members, batch, features)`` to
+        ``(members, batch, K, 1)``.
+        """
+        members = len(self.enter.weight)
+        shared = condition.ndim == 2
+        x = condition.expand(members, -1, -1) if shared else condition
+        hidden = self.enter(x)
+        for first, second in self.blocks:  # type: ignore[misc]
+            more = functional.silu(first(functional.layer_norm(hidden, hidden.shape[-1:])))
+            hidden = hidden + second(functional.dropout(more, self.dropout, self.training))
+        hidden = self.hidden(torch.cat([hidden, x], -1)).relu().chunk(3, -1)
+        coarse, fine, around = (f(v) for f, v in zip(self.leave, hidden, strict=True))
+        place, unit = coarse.split(1, -1)
+        more, finer = fine.split(1, -1)
+        place, unit = place + unit.exp() * more, (unit + finer).clamp(-10, 5)
+        weights, means, widths = around.split(self.kinds, -1)
+        means = place + unit.exp() * (means + torch.linspace(-1, 1, self.kinds).to(means))
+        variances = (2 * (unit + widths.clamp(-6, 6))).exp() + self.FLOOR**2
+        wide = torch.zeros_like(place)
+        found = [
             torch.cat(
-                [variances, atoms.expand(len(means), -1), self.rest.square().expand_as(centre)], -1
-            ).unsqueeze(-1)
-            + self.FLOOR**2,
-        )
-
-    def _width(self, value: Tensor) -> Tensor:
-        scaled: Tensor = nn.functional.softplus(value) / math.log(2) * self.rest
-        return scaled
-
-
-def layers(width: int, out: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(width),
-        nn.Linear(width, width),
-        nn.SiLU(),
-        nn.Dropout(dropout),
-        nn.Linear(width, out),
-    )
+                [weights.log_softmax(-1) + math.log1p(-self.SAFE), wide + math.log(self.SAFE)], -1
+            ),
+            torch.cat([means, wide], -1),
+            torch.cat([variances, wide + 2.5], -1),
+        ]
+        if shared:
+            found[0] = found[0] - math.log(members)
+            found = [v.transpose(0, 1).flatten(1) for v in found]
+        return Kinds(found[0], *(v.unsqueeze(-1) for v in found[1:]))
 
 
-class Residual(nn.Module):
-    """Hidden layers, added to what enters them."""
+class Linears(nn.Module):
+    """A linear map each of several networks: ``(members, batch, start)`` to ``(..., end)``."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, members: int, start: int, end: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.body = layers(width, width, dropout)
+        most = gain / start**0.5
+        self.weight = nn.Parameter(torch.empty(members, start, end).uniform_(-most, most))
+        self.bias = nn.Parameter(torch.empty(members, 1, end).uniform_(-most, most))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(batch, width)``."""
-        more: Tensor = self.body(hidden)
-        return hidden + more
-
-
-def _atoms(y: Tensor, count: int, floor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Expectation-maximisation on one number, from quantiles, or from the values if few."""
-    y = y[torch.randperm(len(y))[:5000]].double()
-    values = y.unique()
-    parts = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    means = values if len(values) <= count else torch.quantile(y, parts)
-    gaps = means.diff()
-    variances = (
-        torch.maximum(torch.cat([gaps, gaps[-1:]]), torch.cat([gaps[:1], gaps]))
-        .clamp(min=floor)
-        .square()
-    )
-    weights = torch.full_like(means, -math.log(len(means)))
-    for _ in range(60):
-        gap = (y[:, None] - means).square()
-        share = (weights - (gap / variances + variances.log()) / 2).softmax(1)
-        mass = share.sum(0) + 1e-9
-        weights = ((mass + 1) / (mass + 1).sum()).log()
-        means = (share.mT @ y + 1e-3 * means) / (mass + 1e-3)
-        gap = (y[:, None] - means).square()
-        variances = ((share * gap).sum(0) / mass).clamp(min=floor**2)
-    return weights.float(), means.float(), variances.float()
+    def forward(self, x: Tensor) -> Tensor:
+        """See above."""
+        return torch.baddbmm(self.bias, x, self.weight)
 
 
 class Constant(nn.Module):
