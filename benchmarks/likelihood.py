@@ -63,7 +63,7 @@ BEDS: dict[str, tuple[Callable[[int], DiagonalSDE], int, int, float, int]] = {
 }  # fmt: skip
 """SDE, dimension, modes, their width, and the number of events."""
 
-Found = tuple[Tensor, int]
+Found = tuple[Tensor, float]
 """Log-densities, and the number of evaluations."""
 
 
@@ -139,7 +139,7 @@ def run(quick: bool = False) -> dict[str, Any]:
             seconds[bed] = round(min(row["seconds"] for row in theirs) / reached["seconds"], 2)
         for row in [*([reached] if reached else []), *theirs]:
             print(
-                "{bed:34} {method:28} {evaluations:4} evaluations {seconds:7.3f} s  "
+                "{bed:34} {method:28} {evaluations:6.1f} evaluations {seconds:7.3f} s  "
                 "error {error:.1e} (median {median_error:.0e})".format(**row),
                 flush=True,
             )
@@ -172,7 +172,9 @@ def scipy_rk45(model: GaussianMixture, x: Tensor) -> Found:
     end = solve_ivp(right, span, start, method="RK45", rtol=USUAL, atol=USUAL).y[:, -1]
     z = torch.from_numpy(end[: x.numel()]).reshape(shape)
     assert model.sde.prior is not None
-    return model.sde.prior.log_prob(z) + torch.from_numpy(end[x.numel() :]), density.evaluations
+    return model.sde.prior.log_prob(z) + torch.from_numpy(
+        end[x.numel() :]
+    ), density.evaluated // len(x)
 
 
 def peers(model: GaussianMixture, x: Tensor, measure: Callable[..., Any]) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ def evaluate(
         "nats": float(nats.mean()),
         "nats_stderr": _standard_error(nats),
         "trace_stderr": float(error.square().sum().sqrt()) / len(nats),
-        "evaluations": parts[0].evaluations,
+        "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
         "estimate": parts[0].estimate,
     }
     if data.levels is not None:

@@ -96,7 +96,7 @@ def central(sde: SDE, steps: int) -> Tensor:
 
 
 def broad(sde: SDE, steps: int) -> Tensor:
-    """As `central`, with centre and width ``arctan((log(sigma/alpha) + 3/2) / 3)``: for densities.
+    """As `central`, with ``arctan((log(sigma/alpha) + 1) / 3)``: for densities.
 
     A density is decided down to the noise at which data stop to look smooth.
 
@@ -105,11 +105,11 @@ def broad(sde: SDE, steps: int) -> Tensor:
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.grid import broad
         >>> broad(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
-        [1.0, 0.42, 0.11, 0.022, 0.001]
+        [1.0, 0.479, 0.152, 0.031, 0.001]
     """
 
     def turns(t: Tensor) -> Tensor:
-        return sde.basis.blocks.average(((sde.levels(t) + 1.5) / 3).arctan())
+        return sde.basis.blocks.average(((sde.levels(t) + 1) / 3).arctan())
 
     return _equal(sde, steps, turns)
 

@@ -259,8 +259,8 @@ class DensityFlow(SDE):
         self.frugal, self._count = frugal, [0]  # shared with what is taken of it
 
     @property
-    def evaluations(self) -> int:
-        """How often the score has been evaluated."""
+    def evaluated(self) -> int:
+        """At how many states the score has been evaluated."""
         return self._count[0]
 
     def taken(self, rows: Tensor, batch: Sequence[int]) -> DensityFlow:
@@ -286,7 +286,7 @@ class DensityFlow(SDE):
 
     def look(self, force: Forcing, z: Tensor) -> tuple[Tensor, Tensor]:
         """One evaluation: the forcing ``F``, and ``dF_i/dz_i``, ``(*batch, estimates, n)``."""
-        self._count[0] += 1
+        self._count[0] += z.shape[:-1].numel()
 
         def both(z: Tensor) -> tuple[Tensor, Tensor]:
             found: tuple[Any, ...] = torch.func.vjp(force, z)
@@ -404,7 +404,7 @@ class LogProb:
         value: ``(*batch,)``, in nats.
         standard_error: Of ``value`` by the trace's randomness, ``(*batch,)``: 0 for an exact
             trace, NaN for a single probe. The solver's error is not part of it.
-        evaluations: How often the score was evaluated.
+        evaluations: How often the score was evaluated, per event on average.
         estimate: Which estimate it is.
 
     Example:
@@ -414,12 +414,12 @@ class LogProb:
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
         >>> found = log_prob(model, torch.zeros(3, 2), trace=Hutchinson(samples=1))
         >>> found.value.shape, found.standard_error, found.evaluations
-        (torch.Size([3]), tensor([nan, nan, nan]), 31)
+        (torch.Size([3]), tensor([nan, nan, nan]), 31.0)
     """
 
     value: Tensor
     standard_error: Tensor
-    evaluations: int
+    evaluations: float
     estimate: str
 
 
@@ -469,7 +469,7 @@ def log_prob(
     method = Quadrature() if method is None else method
     instance("trace", trace, Trace)
     instance("method", method, Method)
-    z, times, evaluations = sde.basis(x), method.times(sde), 0
+    z, times, evaluations = sde.basis(x), method.times(sde), 0.0
     if checked:
         finite("x", x)
     value, integrals = z.new_zeros(()), z.new_zeros(())
@@ -481,7 +481,7 @@ def log_prob(
         z, gained = method.transport(density, z, ts, noise)
         z, entered = sde.leave(z, stage, dim)
         value, integrals = value + entered, integrals + gained
-        evaluations += density.evaluations
+        evaluations += density.evaluated / max(1, z.shape[:-1].numel())
     value = value + integrals.mean(-1)
     bad = int((~torch.isfinite(value)).sum()) if checked else 0
     expect(bad == 0, "log_prob", f"finite numbers from {method!r}", f"{bad} NaN or infinite")

@@ -12,7 +12,9 @@ What is left is quadrature: of high order, at the nodes of a cheap path.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 import numpy as np
@@ -21,10 +23,10 @@ from torch import Tensor
 
 from scoresde import grid as grids
 from scoresde.bases.basis import precision
-from scoresde.checks import validator, whole
+from scoresde.checks import real, validator, whole
 from scoresde.grid import Grid
 from scoresde.noise import Noise
-from scoresde.sde import SDE, Propagator
+from scoresde.sde import SDE, Forcing, ProbabilityFlow, Propagator
 from scoresde.solver import grid_field, jumps, sides
 
 if TYPE_CHECKING:
@@ -45,12 +47,19 @@ class Quadrature:
     logarithm, the error of the path enters squared; for a learned one, it also enters times what
     the score lacks of being one. The limit of many steps is the flow's density either way.
 
+    Events near the border between modes need more nodes than others. How much steps would change
+    if polynomials were parabolas tells where: twice, the half of an event's steps that would
+    change most is halved, all at once, at states between those of the path.
+
     Args:
         steps: Number of steps.
         grid: Where they are: a name or a function, as for a `scoresde.Solver`.
+        tolerance: Of the sum of these changes, in nats over the root of the number of components:
+            events above it get more nodes; none if None.
 
     Raises:
-        ValueError: If ``steps`` is not a whole number of at least 1, or the grid's name is unknown.
+        ValueError: If ``steps`` is not a whole number of at least 1, ``tolerance`` is negative, or
+            the grid's name is unknown.
 
     Example:
         >>> import torch
@@ -65,6 +74,12 @@ class Quadrature:
 
     steps: int = attrs.field(default=30, validator=validator(whole, 1))
     grid: Grid = grid_field(grids.broad)
+    tolerance: float | None = attrs.field(default=0.07)
+
+    @tolerance.validator
+    def _check_tolerance(self, attribute: Any, value: Any) -> None:
+        if value is not None:
+            real("tolerance", value, 0)
 
     def times(self, sde: SDE) -> Tensor:
         """The grid for an SDE: decreasing, float64; see `scoresde.Solver.times`."""
@@ -85,57 +100,158 @@ class Quadrature:
         self, density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Between two times at which rates jump."""
-        like = torch.empty(z.shape[-1], dtype=precision(z.device), device=z.device)
-        ahead = density.flow.propagator(ts[:-1].unsqueeze(-1), ts[1:].unsqueeze(-1), like)
-        linear = ahead.decay.log().expand(-1, z.shape[-1]).sum().to(z)
-        decay, gain = ahead.decay.to(z), ahead.gain.to(z)
-        path, best = (averages(ahead, points).to(z) for points in (2, 4))
-        starts, stops = sides(ts, kinks, torch.finfo(z.dtype).eps)
-        forcings: list[Tensor] = []
-        diagonals: list[Tensor] = []
-        scores: list[Tensor] = []
-        times = torch.cat([starts, stops[-1:]]).to(z)
-        for k, force in enumerate(density.flow.forcings(times, z)):
-            if k:
-                latest = range(max(k - 2, 0), k)
-                mean = sum(path[k - 1, j] * forcings[j] for j in latest)
-                z = decay[k - 1] * z + gain[k - 1] * mean
-            forcing, diagonal = density.look(force, z)
-            forcings.append(forcing)
-            diagonals.append(diagonal)
-            scores.append(density.flow.sde.marginal_score(times[k], z, forcing))
-        batch = z.shape[:-1]
-        # of the path and of the flow from the same start, at the end of every step
-        missed = gain.unsqueeze(1) * _combine(path - best, forcings)
-        grown = torch.cat([torch.ones_like(ahead.decay[:1]), ahead.decay.cumprod(0)])
-        carried = best * (grown.unsqueeze(0) / grown[1:].unsqueeze(1)).to(z)
-        work = (missed * _combine(carried, scores)).sum((0, -1)).reshape(batch)
-        plain = averages(ahead._replace(damping=torch.zeros_like(ahead.damping)), 4)
-        weights = ((ahead.h.unsqueeze(1) * plain).sum(0) * responses(ahead)).to(z)
-        trace = sum((w * d).sum(-1) for w, d in zip(weights, diagonals, strict=True))
-        assert isinstance(trace, Tensor)
-        return z, trace + (linear - work).unsqueeze(-1)
+        batch, dim = z.shape[:-1], z.shape[-1]
+        nodes = _walk(density, z, ts, kinks)
+        found = _integrate(density.flow, nodes)
+        gained = found.values.sum(0)
+        if self.tolerance is not None:
+            (rows,) = (found.doubts.sum(0) > self.tolerance * dim**0.5).nonzero(as_tuple=True)
+            if len(rows):
+                few = Nodes(nodes.t.expand(-1, len(found.doubts[0]), -1), *nodes[1:])
+                few = Nodes(*(v[:, rows] for v in few))
+                found = Integrals(*(v[:, rows] for v in found))
+                for _ in range(2):
+                    few = _halved(density, few, found.doubts, rows, batch, len(ts) // 2)
+                    found = _integrate(density.flow, few)
+                gained = gained.index_copy(0, rows, found.values.sum(0))
+        return nodes.z[-1].reshape(z.shape).to(z), gained.reshape(*batch, -1).to(z)
 
 
-def _combine(weights: Tensor, values: list[Tensor]) -> Tensor:
-    """``(k, nodes, 1 | n)`` times as many ``(*batch, n)``: ``(k, batch, n)``."""
-    flat = torch.stack([v.reshape(-1, v.shape[-1]) for v in values])
-    return torch.einsum("kjn,jbn->kbn", weights, flat)
+class Nodes(NamedTuple):
+    """Times ``(k + 1, 1 | batch, 1)``, and what is known there, ``(k + 1, batch, n)``."""
+
+    t: Tensor
+    z: Tensor
+    forcing: Tensor
+    score: Tensor
+    diagonal: Tensor
+    """``(k + 1, batch, estimates, n)``."""
 
 
-def averages(ahead: Propagator, points: int) -> Tensor:
+class Integrals(NamedTuple):
+    """Of every step: values ``(k, batch, estimates)``, and by how much parabolas change them."""
+
+    values: Tensor
+    doubts: Tensor
+
+
+def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> Nodes:
+    """The nodes of a second-order multistep path."""
+    like = torch.empty(z.shape[-1], dtype=precision(z.device), device=z.device)
+    ahead = density.flow.propagator(ts[:-1].unsqueeze(-1), ts[1:].unsqueeze(-1), like)
+    decay, gain = ahead.decay.to(z), ahead.gain.to(z)
+    weights, latest = averages(ahead, 2)
+    weights = weights.to(z)
+    starts, stops = sides(ts, kinks, torch.finfo(z.dtype).eps)
+    times = torch.cat([starts, stops[-1:]]).to(z)
+    found: list[tuple[Tensor, ...]] = []
+    for k, force in enumerate(density.flow.forcings(times, z)):
+        if k:
+            places = zip(weights[k - 1], latest[k - 1].tolist(), strict=True)
+            mean = sum(w * found[j][1] for w, j in places)
+            z = decay[k - 1] * z + gain[k - 1] * mean
+        found.append(_look(density, force, times[k], z))
+    flat = (
+        torch.stack([v.reshape(-1, *v.shape[len(z.shape) - 1 :]) for v in values]).to(like)
+        for values in zip(*found, strict=True)
+    )
+    return Nodes(ts.to(like).reshape(-1, 1, 1), *flat)
+
+
+def _look(density: DensityFlow, force: Forcing, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    """``z`` and what `Nodes` say of it."""
+    forcing, diagonal = density.look(force, z)
+    return z, forcing, density.flow.sde.marginal_score(t, z, forcing), diagonal
+
+
+def _integrate(flow: ProbabilityFlow, nodes: Nodes) -> Integrals:
+    """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
+    t, z, forcing, score, diagonal = nodes
+    ahead = flow.propagator(t[:-1], t[1:], z[0])
+    still = ahead._replace(damping=torch.zeros_like(ahead.damping))
+    linear = ahead.decay.log().expand(-1, -1, z.shape[-1]).sum(-1)
+    grown = torch.cat([torch.ones_like(ahead.decay[:1]), ahead.decay.cumprod(0)])
+    response = responses(ahead).unsqueeze(-2)
+    found = []
+    for points in (4, min(3, len(ahead.h))):  # cubics, parabolas; of less where nodes are few
+        with torch.set_grad_enabled(torch.is_grad_enabled() and points == 4):
+            best = averages(ahead, points)
+            # of the path and of the flow from the same start, at the end of every step
+            missed = z[1:] - ahead.decay * z[:-1] - ahead.gain * best(forcing)
+            carried = best.weights * grown[best.nodes] / grown[1:].unsqueeze(1)
+            work = (missed * Rule(carried, best.nodes)(score)).sum(-1)
+            plain = averages(still, points)
+            widths = (plain.weights * ahead.h.unsqueeze(1)).unsqueeze(-2) * response[plain.nodes]
+            trace = Rule(widths, plain.nodes)(diagonal).sum(-1)
+            found.append(trace + (linear - work).unsqueeze(-1))
+    cubic, parabola = found
+    return Integrals(cubic, (cubic - parabola).detach().mean(-1).abs())
+
+
+def _halved(
+    density: DensityFlow,
+    nodes: Nodes,
+    doubts: Tensor,
+    rows: Tensor,
+    batch: Sequence[int],
+    count: int,
+) -> Nodes:
+    """With more nodes, in the middle of those steps of every event that are most in doubt."""
+    t, z, forcing, *_ = nodes
+    flow = density.flow
+    chosen = doubts.topk(count, 0).indices.unsqueeze(-1)
+    middle = (t[:-1] + t[1:]) / 2
+    ahead = flow.propagator(t[:-1], t[1:], z[0])
+    part = flow.propagator(t[:-1], middle, z[0])
+    share = part.h / torch.where(ahead.h == 0, 1.0, ahead.h)
+    missed = z[1:] - ahead.decay * z[:-1] - ahead.gain * averages(ahead, 4)(forcing)
+    between = part.decay * z[:-1] + part.gain * averages(ahead, 4, share)(forcing)
+    middle, between = (
+        v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between + share * missed)
+    )
+    some = density.taken(rows.repeat(count), batch)
+    like = some.probes
+    times, states = middle.to(like), between.to(like)
+    found = _look(some, partial(some.flow.forcing, times), times, states)
+    new = [middle, between, *found[1:]]
+    joined = [
+        torch.cat([old, v.to(old).reshape(count, *old.shape[1:])])
+        for old, v in zip(nodes, new, strict=True)
+    ]
+    order = joined[0].argsort(0)
+    return Nodes(
+        *(v.take_along_dim(order.reshape(*order.shape, *[1] * (v.ndim - 3)), 0) for v in joined)
+    )
+
+
+_LEGENDRE = np.polynomial.legendre.leggauss(16)
+
+
+class Rule(NamedTuple):
+    """Weights ``(k, points, ...)`` of values at the nodes ``(k, points)``, for every step."""
+
+    weights: Tensor
+    nodes: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Values ``(k + 1, ...)`` to ``(k, ...)``."""
+        parts = zip(self.weights.unbind(1), self.nodes.unbind(1), strict=True)
+        found = sum(weights * values[nodes] for weights, nodes in parts)
+        assert isinstance(found, Tensor)
+        return found
+
+
+def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rule:
     """Weights of values at the nodes in their mean over each step.
 
-    That of the polynomial through the nearest ``points`` nodes (through the latest two, of
-    which the end is none, if they are two), under the density ``e^(damping v)`` of
-    `scoresde.Propagator` with ``v`` from 0 to 1 along the step.
+    That of the polynomial through ``points`` nodes, under the density ``e^(damping v)`` of
+    `scoresde.Propagator` with ``v`` from 0 to 1 along the step. Four nodes are the nearest, three
+    are these without the latest, two the latest before the end, one is the start.
 
     Args:
-        ahead: Coefficients of the steps, ``(k, 1 | n)``.
-        points: 2 or 4.
-
-    Returns:
-        ``(k, k + 1, 1 | n)``.
+        ahead: Coefficients of the steps, ``(k, ...)``.
+        points: 1 to 4.
+        until: The ``v`` up to which the mean goes, ``(k, ...)``; 1 if None.
 
     Example:
         >>> import torch
@@ -144,32 +260,35 @@ def averages(ahead: Propagator, points: int) -> Tensor:
         >>> sde = DiagonalSDE(VP(), Identity((1,)))
         >>> ts = torch.tensor([[0.1], [0.2], [0.3]]).double()
         >>> ahead = sde.propagator(ts[:-1], ts[1:], torch.zeros(1, 1))
-        >>> averages(ahead, 4).sum(1)  # weights of a mean
+        >>> averages(ahead, 4).weights.sum(1)  # weights of a mean
         tensor([[1.],
                 [1.]])
     """
-    steps, width = ahead.h.shape
+    steps = len(ahead.h)
     h = torch.where(ahead.h == 0, 1.0, ahead.h)  # what stands still has weights, not used
     place = torch.cat([torch.zeros_like(h[:1]), h.cumsum(0)])
     count = min(points, steps + 1)
     k = torch.arange(steps, device=h.device)
-    last = k if points == 2 else (k + 2).clamp(count - 1, steps)
+    last = k if points == 2 else (k + points // 2).clamp(count - 1, steps)
     stencil = (last.unsqueeze(1) - torch.arange(count, device=h.device)).clamp(min=0)
-    nodes = place[stencil].unsqueeze(2)  # (k, count, 1, 1 | n)
-    u, mass = (torch.from_numpy(v).to(h) / 2 for v in np.polynomial.legendre.leggauss(16))
-    v = (u + 0.5).reshape(-1, 1)
+    nodes = place[stencil]
+    u, mass = (torch.from_numpy(v).to(h) / 2 for v in _LEGENDRE)
+    v = (u + 0.5).reshape(-1, *[1] * (h.ndim - 1))
+    v = v if until is None else v * until.unsqueeze(1)
     at = place[:-1].unsqueeze(1) + v * h.unsqueeze(1)
-    density = mass.reshape(-1, 1) * (ahead.damping.unsqueeze(1) * v).exp()
+    density = mass.reshape(-1, *[1] * (h.ndim - 1)) * (ahead.damping.unsqueeze(1) * v).exp()
     density = density / density.sum(1, keepdim=True)
-    found = h.new_zeros(steps, steps + 1, width)
+    found = []
     for j in range(count):
         others = [i for i in range(count) if i != j]
         gaps = nodes[:, j : j + 1] - nodes[:, others]
         first = gaps == 0  # a node twice: there is no earlier one
-        ratio = (at.unsqueeze(1) - nodes[:, others]) / gaps.masked_fill(first, 1.0)
-        shape = ratio.masked_fill(first, 0.0 if j else 1.0).prod(1)
-        found[k, stencil[:, j]] += (density * shape).sum(1)
-    return found
+        ratio = (at.unsqueeze(2) - nodes[:, others].unsqueeze(1)) / gaps.masked_fill(
+            first, 1.0
+        ).unsqueeze(1)
+        shape = ratio.masked_fill(first.unsqueeze(1), 0.0 if j else 1.0).prod(2)
+        found.append((density * shape).sum(1))
+    return Rule(torch.stack(found, 1), stencil)
 
 
 def responses(ahead: Propagator) -> Tensor:

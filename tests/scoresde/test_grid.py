@@ -40,7 +40,7 @@ COORDINATES = {
     "log_snr": lambda sde, t: sde.level(t),
     "karras": lambda sde, t: (sde.level(t) / 7).exp(),
     "central": lambda sde, t: ((sde.level(t) + 0.75) / 2).arctan(),
-    "broad": lambda sde, t: ((sde.level(t) + 1.5) / 3).arctan(),
+    "broad": lambda sde, t: ((sde.level(t) + 1) / 3).arctan(),
 }
 
 

@@ -270,7 +270,8 @@ def test_evaluations_are_counted():
     model = diagonal(UNIFORM_OR_NOT["uniform"]())
     x = torch.randn(2, 3)
     assert log_prob(model, x, DDIM(7)).evaluations == 7
-    assert log_prob(model, x, Quadrature(7)).evaluations == 8
+    assert log_prob(model, x, Quadrature(7, tolerance=None)).evaluations == 8
+    assert log_prob(model, x, Quadrature(7, tolerance=0)).evaluations == 8 + 2 * 4
     assert log_prob(model, x).evaluations == 31
     assert log_prob(model, x, Heun(7)).evaluations == 14
 

@@ -6,8 +6,18 @@ from hypothesis import strategies as st
 from models import GeometricBrownianMotion, ScoreOnly
 from strategies import gaussian, mixture, sdes
 
-from estimators import Gaussian
-from scoresde import VP, DiagonalSDE, Identity, LogLinear, Quadrature, log_prob
+from estimators import Gaussian, GaussianMixture
+from scoresde import (
+    VP,
+    DiagonalSDE,
+    ExactTrace,
+    Haar,
+    Hutchinson,
+    Identity,
+    LogLinear,
+    Quadrature,
+    log_prob,
+)
 from scoresde.quadrature import averages, responses
 from scoresde.sde import Propagator
 from solvers import ExponentialMultistep
@@ -29,7 +39,7 @@ def test_averages_are_those_of_cubics(lengths, damping, powers):
     ahead = steps(lengths, damping)
     place = np.cumsum([0.0, *lengths])
     polynomial = np.polynomial.Polynomial(powers)
-    found = averages(ahead, 4)[..., 0] @ torch.tensor(polynomial(place))
+    found = averages(ahead, 4)(torch.tensor(polynomial(place)).unsqueeze(-1))[:, 0]
     for k, h in enumerate(lengths):
         u, w = np.polynomial.legendre.leggauss(40)
         w = w * np.exp(damping * h * (u + 1) / 2)
@@ -38,11 +48,11 @@ def test_averages_are_those_of_cubics(lengths, damping, powers):
 
 
 def test_the_path_looks_back_only():
-    found = averages(steps([0.3, 0.5, 0.4], 1.0), 2)[..., 0]
-    assert torch.equal(found.triu(1), torch.zeros(3, 4))
-    assert float(found[0, 0]) == pytest.approx(1)
-    torch.testing.assert_close(found.sum(1), torch.ones(3))
-    assert (found.diagonal(-1) < 0).all()
+    weights, nodes = averages(steps([0.3, 0.5, 0.4], 1.0), 2)
+    assert nodes.tolist() == [[0, 0], [1, 0], [2, 1]]
+    torch.testing.assert_close(weights[..., 0].sum(1), torch.ones(3))
+    assert float(weights[0, 0]) == pytest.approx(1)
+    assert (weights[1:, 1] < 0).all()
 
 
 @given(rand=st.data())
@@ -108,6 +118,58 @@ def test_the_limit_is_the_flows_density_for_any_field():
     assert errors[1] < min(0.02, errors[0] / 8)
 
 
+@pytest.mark.parametrize(
+    "sde",
+    [
+        lambda: DiagonalSDE(VP(), Identity((1, 2, 2)), [1.0, 0.9, 0.8, 0.7]),
+        lambda: DiagonalSDE(LogLinear(5.0, -5.0), Haar((1, 2, 2), levels=1), [1.0, 2.0]),
+        lambda: DiagonalSDE(
+            LogLinear(5.0, -5.0), Haar((1, 2, 2), levels=1), [1.0, 2.0], drop=[1.0, 0.5]
+        ),
+    ],
+)
+@pytest.mark.parametrize("trace", [ExactTrace(), Hutchinson(3)])
+def test_events_in_doubt_get_more_nodes(sde, trace):
+    model = gaussian(sde(), 3)
+    x = torch.randn(2, 4, 1, 2, 2, requires_grad=True)
+
+    def found(steps, tolerance, x=x):
+        seed = torch.Generator().manual_seed(0)
+        return log_prob(
+            model, x, Quadrature(steps, tolerance=tolerance), trace=trace, generator=seed
+        )
+
+    plain, better, truth = found(16, None), found(16, 0.0), found(200, None)
+    errors, left = ((v.value - truth.value).abs().mean() for v in (plain, better))
+    assert left < errors / 2
+    assert 25 < better.evaluations < 36
+    assert not better.standard_error.eq(plain.standard_error).all() or trace.estimates == 1
+    # and so do their gradients
+    direction = torch.randn(x.shape)
+    (slope,) = torch.autograd.grad(better.value.sum(), x)
+    up, down = (found(16, 0.0, x.detach() + h * direction).value.sum() for h in (1e-5, -1e-5))
+    torch.testing.assert_close((slope * direction).sum(), (up - down) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+def test_events_near_the_border_of_modes_are_those_in_doubt():
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    covariance = 0.01 * torch.eye(2).expand(3, 2, 2)
+    model = GaussianMixture(sde, torch.ones(3), torch.randn(3, 2), covariance)
+    model.sde.prior = model.marginal(torch.tensor([sde.T]))
+    law = model.marginal(torch.tensor([sde.eps]))
+    x = law.sample((400,))
+    plain, better = (log_prob(model, x, Quadrature(24, tolerance=t)) for t in (None, 0.07))
+    errors, left = ((found.value - law.log_prob(x)).abs() / 2 for found in (plain, better))
+    assert plain.evaluations == 25
+    assert 25 < better.evaluations < 30
+    assert left.max() < errors.max() / 4
+    # an event's density is its own affair
+    same = (plain.value == better.value).nonzero().flatten()
+    assert len(same) > 320
+    alone = log_prob(model, x[same[:1]], Quadrature(24)).value
+    torch.testing.assert_close(alone, plain.value[same[:1]])
+
+
 def test_float32_is_enough():
     model = mixture(DiagonalSDE(VP(), Identity((4,)), [1.0, 1.2, 1.4, 1.6]), 5, 2)
     x = torch.randn(4, 4)
@@ -119,3 +181,6 @@ def test_float32_is_enough():
 def test_steps_are_checked():
     with pytest.raises(ValueError, match="steps"):
         Quadrature(0)
+    for tolerance in (-1.0, float("nan"), "0.1"):
+        with pytest.raises(ValueError, match="tolerance"):
+            Quadrature(tolerance=tolerance)
