@@ -26,7 +26,7 @@ from scoresde.bases.basis import precision
 from scoresde.checks import real, validator, whole
 from scoresde.grid import Grid
 from scoresde.noise import Noise
-from scoresde.sde import SDE, Forcing, ProbabilityFlow, Propagator
+from scoresde.sde import SDE, ProbabilityFlow, Propagator
 from scoresde.solver import grid_field, jumps, sides
 
 if TYPE_CHECKING:
@@ -144,24 +144,29 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> Nodes:
     weights = weights.to(z)
     starts, stops = sides(ts, kinks, torch.finfo(z.dtype).eps)
     times = torch.cat([starts, stops[-1:]]).to(z)
-    found: list[tuple[Tensor, ...]] = []
+    states: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor]] = []
     for k, force in enumerate(density.flow.forcings(times, z)):
         if k:
             places = zip(weights[k - 1], latest[k - 1].tolist(), strict=True)
-            mean = sum(w * found[j][1] for w, j in places)
+            mean = sum(w * found[j][0] for w, j in places)
             z = decay[k - 1] * z + gain[k - 1] * mean
-        found.append(_look(density, force, times[k], z))
+        states.append(z)
+        found.append(density.look(force, z))
+    forcings, diagonals = ([v[i] for v in found] for i in (0, 1))
     flat = (
-        torch.stack([v.reshape(-1, *v.shape[len(z.shape) - 1 :]) for v in values]).to(like)
-        for values in zip(*found, strict=True)
+        torch.stack(values).reshape(len(ts), -1, *values[0].shape[z.ndim - 1 :])
+        for values in (states, forcings, diagonals)
     )
-    return Nodes(ts.to(like).reshape(-1, 1, 1), *flat)
+    return _nodes(density, ts.to(like).reshape(-1, 1, 1), times.reshape(-1, 1, 1), *flat)
 
 
-def _look(density: DensityFlow, force: Forcing, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-    """``z`` and what `Nodes` say of it."""
-    forcing, diagonal = density.look(force, z)
-    return z, forcing, density.flow.sde.marginal_score(t, z, forcing), diagonal
+def _nodes(
+    density: DensityFlow, t: Tensor, seen: Tensor, z: Tensor, forcing: Tensor, diagonal: Tensor
+) -> Nodes:
+    """With scores, of forcings that were ``seen`` at their own times; all in full precision."""
+    score = density.flow.sde.marginal_score(seen, z, forcing)
+    return Nodes(t, *(v.to(t) for v in (z, forcing, score, diagonal)))
 
 
 def _integrate(flow: ProbabilityFlow, nodes: Nodes) -> Integrals:
@@ -210,12 +215,11 @@ def _halved(
         v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between + share * missed)
     )
     some = density.taken(rows.repeat(count), batch)
-    like = some.probes
-    times, states = middle.to(like), between.to(like)
-    found = _look(some, partial(some.flow.forcing, times), times, states)
-    new = [middle, between, *found[1:]]
+    times, states = middle.to(some.probes), between.to(some.probes)
+    found = some.look(partial(some.flow.forcing, times), states)
+    new = _nodes(some, middle, times, states, *found)
     joined = [
-        torch.cat([old, v.to(old).reshape(count, *old.shape[1:])])
+        torch.cat([old, v.reshape(count, *old.shape[1:])])
         for old, v in zip(nodes, new, strict=True)
     ]
     order = joined[0].argsort(0)
