@@ -214,10 +214,14 @@ def _halved(
     middle, between = (
         v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between + share * missed)
     )
-    some = density.taken(rows.repeat(count), batch)
-    times, states = middle.to(some.probes), between.to(some.probes)
-    found = some.look(partial(some.flow.forcing, times), states)
-    new = _nodes(some, middle, times, states, *found)
+    times, states = middle.to(density.probes), between.to(density.probes)
+    found = []
+    most = torch.Size(batch).numel()  # at a time: what memory there is has been enough for them
+    for part in torch.arange(len(states), device=states.device).split(most):
+        some = density.taken(rows.repeat(count)[part], batch)
+        found.append(some.look(partial(some.flow.forcing, times[part]), states[part]))
+    forcings, diagonals = (torch.cat([v[i] for v in found]) for i in (0, 1))
+    new = _nodes(density, middle, times, states, forcings, diagonals)
     joined = [
         torch.cat([old, v.reshape(count, *old.shape[1:])])
         for old, v in zip(nodes, new, strict=True)
