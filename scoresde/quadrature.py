@@ -107,9 +107,9 @@ class Quadrature:
         if self.tolerance is not None:
             (rows,) = (found.doubts.sum(0) > self.tolerance * dim**0.5).nonzero(as_tuple=True)
             if len(rows):
-                few = Nodes(nodes.t.expand(-1, len(found.doubts[0]), -1), *nodes[1:])
-                few = Nodes(*(v[:, rows] for v in few))
-                found = Integrals(*(v[:, rows] for v in found))
+                few = _Nodes(nodes.t.expand(-1, len(found.doubts[0]), -1), *nodes[1:])
+                few = _Nodes(*(v[:, rows] for v in few))
+                found = _Integrals(*(v[:, rows] for v in found))
                 for _ in range(2):
                     few = _halved(density, few, found.doubts, rows, batch, len(ts) // 2)
                     found = _integrate(density.flow, few)
@@ -117,7 +117,7 @@ class Quadrature:
         return nodes.z[-1].reshape(z.shape).to(z), gained.reshape(*batch, -1).to(z)
 
 
-class Nodes(NamedTuple):
+class _Nodes(NamedTuple):
     """Times ``(k + 1, 1 | batch, 1)``, and what is known there, ``(k + 1, batch, n)``."""
 
     t: Tensor
@@ -128,14 +128,14 @@ class Nodes(NamedTuple):
     """``(k + 1, batch, estimates, n)``."""
 
 
-class Integrals(NamedTuple):
+class _Integrals(NamedTuple):
     """Of every step: values ``(k, batch, estimates)``, and by how much parabolas change them."""
 
     values: Tensor
     doubts: Tensor
 
 
-def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> Nodes:
+def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
     """The nodes of a second-order multistep path."""
     like = torch.empty(z.shape[-1], dtype=precision(z.device), device=z.device)
     ahead = density.flow.propagator(ts[:-1].unsqueeze(-1), ts[1:].unsqueeze(-1), like)
@@ -163,13 +163,13 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> Nodes:
 
 def _nodes(
     density: DensityFlow, t: Tensor, seen: Tensor, z: Tensor, forcing: Tensor, diagonal: Tensor
-) -> Nodes:
+) -> _Nodes:
     """With scores, of forcings that were ``seen`` at their own times; all in full precision."""
     score = density.flow.sde.marginal_score(seen, z, forcing)
-    return Nodes(t, *(v.to(t) for v in (z, forcing, score, diagonal)))
+    return _Nodes(t, *(v.to(t) for v in (z, forcing, score, diagonal)))
 
 
-def _integrate(flow: ProbabilityFlow, nodes: Nodes) -> Integrals:
+def _integrate(flow: ProbabilityFlow, nodes: _Nodes) -> _Integrals:
     """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
     t, z, forcing, score, diagonal = nodes
     ahead = flow.propagator(t[:-1], t[1:], z[0])
@@ -190,17 +190,17 @@ def _integrate(flow: ProbabilityFlow, nodes: Nodes) -> Integrals:
             trace = Rule(widths, plain.nodes)(diagonal).sum(-1)
             found.append(trace + (linear - work).unsqueeze(-1))
     cubic, parabola = found
-    return Integrals(cubic, (cubic - parabola).detach().mean(-1).abs())
+    return _Integrals(cubic, (cubic - parabola).detach().mean(-1).abs())
 
 
 def _halved(
     density: DensityFlow,
-    nodes: Nodes,
+    nodes: _Nodes,
     doubts: Tensor,
     rows: Tensor,
     batch: Sequence[int],
     count: int,
-) -> Nodes:
+) -> _Nodes:
     """With more nodes, in the middle of those steps of every event that are most in doubt."""
     t, z, forcing, *_ = nodes
     flow = density.flow
@@ -227,7 +227,7 @@ def _halved(
         for old, v in zip(nodes, new, strict=True)
     ]
     order = joined[0].argsort(0)
-    return Nodes(
+    return _Nodes(
         *(v.take_along_dim(order.reshape(*order.shape, *[1] * (v.ndim - 3)), 0) for v in joined)
     )
 
@@ -236,7 +236,15 @@ _LEGENDRE = np.polynomial.legendre.leggauss(16)
 
 
 class Rule(NamedTuple):
-    """Weights ``(k, points, ...)`` of values at the nodes ``(k, points)``, for every step."""
+    """Weights ``(k, points, ...)`` of values at the nodes ``(k, points)``, for every step.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.quadrature import Rule
+        >>> rule = Rule(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), torch.tensor([[0, 1], [1, 2]]))
+        >>> rule(torch.tensor([0.0, 2.0, 6.0]))
+        tensor([1., 4.])
+    """
 
     weights: Tensor
     nodes: Tensor
