@@ -102,18 +102,17 @@ class Quadrature:
         """Between two times at which rates jump."""
         batch, dim = z.shape[:-1], z.shape[-1]
         nodes = _walk(density, z, ts, kinks)
-        found = _integrate(density.flow, nodes)
-        gained = found.values.sum(0)
+        steps = _integrate(density.flow, nodes)
+        gained = steps.values.sum(0)
         if self.tolerance is not None:
-            (rows,) = (found.doubts.sum(0) > self.tolerance * dim**0.5).nonzero(as_tuple=True)
+            doubts = _doubts(density.flow, nodes, steps).sum(0)
+            (rows,) = (doubts > self.tolerance * dim**0.5).nonzero(as_tuple=True)
             if len(rows):
-                few = _Nodes(nodes.t.expand(-1, len(found.doubts[0]), -1), *nodes[1:])
-                few = _Nodes(*(v[:, rows] for v in few))
-                found = _Integrals(*(v[:, rows] for v in found))
+                few = _Nodes(nodes.t.expand(-1, len(rows), -1), *(v[:, rows] for v in nodes[1:]))
                 for _ in range(2):
-                    few = _halved(density, few, found.doubts, rows, batch, len(ts) // 2)
-                    found = _integrate(density.flow, few)
-                gained = gained.index_copy(0, rows, found.values.sum(0))
+                    few = _halved(density, few, rows, batch, len(ts) // 2)
+                better = _integrate(density.flow, few)
+                gained = gained.index_copy(0, rows, better.values.sum(0))
         return nodes.z[-1].reshape(z.shape).to(z), gained.reshape(*batch, -1).to(z)
 
 
@@ -128,11 +127,11 @@ class _Nodes(NamedTuple):
     """``(k + 1, batch, estimates, n)``."""
 
 
-class _Integrals(NamedTuple):
-    """Of every step: values ``(k, batch, estimates)``, and by how much parabolas change them."""
+class _Steps(NamedTuple):
+    """Integrals ``(k, batch, estimates)``, and how far the path ends from the flow."""
 
     values: Tensor
-    doubts: Tensor
+    missed: Tensor
 
 
 def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
@@ -153,11 +152,8 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
             z = decay[k - 1] * z + gain[k - 1] * mean
         states.append(z)
         found.append(density.look(force, z))
-    forcings, diagonals = ([v[i] for v in found] for i in (0, 1))
-    flat = (
-        torch.stack(values).reshape(len(ts), -1, *values[0].shape[z.ndim - 1 :])
-        for values in (states, forcings, diagonals)
-    )
+    stacked = (torch.stack(list(values)) for values in (states, *zip(*found, strict=True)))
+    flat = (v.reshape(len(ts), -1, *v.shape[z.ndim :]) for v in stacked)
     return _nodes(density, ts.to(like).reshape(-1, 1, 1), times.reshape(-1, 1, 1), *flat)
 
 
@@ -169,59 +165,60 @@ def _nodes(
     return _Nodes(t, *(v.to(t) for v in (z, forcing, score, diagonal)))
 
 
-def _integrate(flow: ProbabilityFlow, nodes: _Nodes) -> _Integrals:
+def _integrate(flow: ProbabilityFlow, nodes: _Nodes, points: int = 4) -> _Steps:
     """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
     t, z, forcing, score, diagonal = nodes
     ahead = flow.propagator(t[:-1], t[1:], z[0])
-    still = ahead._replace(damping=torch.zeros_like(ahead.damping))
-    linear = ahead.decay.log().expand(-1, -1, z.shape[-1]).sum(-1)
+    best = averages(ahead, points)
+    # of the path and of the flow from the same start, at the end of every step
+    missed = z[1:] - ahead.decay * z[:-1] - ahead.gain * best(forcing)
     grown = torch.cat([torch.ones_like(ahead.decay[:1]), ahead.decay.cumprod(0)])
-    response = responses(ahead).unsqueeze(-2)
-    found = []
-    for points in (4, min(3, len(ahead.h))):  # cubics, parabolas; of less where nodes are few
-        with torch.set_grad_enabled(torch.is_grad_enabled() and points == 4):
-            best = averages(ahead, points)
-            # of the path and of the flow from the same start, at the end of every step
-            missed = z[1:] - ahead.decay * z[:-1] - ahead.gain * best(forcing)
-            carried = best.weights * grown[best.nodes] / grown[1:].unsqueeze(1)
-            work = (missed * Rule(carried, best.nodes)(score)).sum(-1)
-            plain = averages(still, points)
-            widths = (plain.weights * ahead.h.unsqueeze(1)).unsqueeze(-2) * response[plain.nodes]
-            trace = Rule(widths, plain.nodes)(diagonal).sum(-1)
-            found.append(trace + (linear - work).unsqueeze(-1))
-    cubic, parabola = found
-    return _Integrals(cubic, (cubic - parabola).detach().mean(-1).abs())
+    carried = best.weights * grown[best.nodes] / grown[1:].unsqueeze(1)
+    work = (missed * Rule(carried, best.nodes)(score)).sum(-1)
+    linear = ahead.decay.log().expand(-1, -1, z.shape[-1]).sum(-1)
+    plain = averages(ahead._replace(damping=torch.zeros_like(ahead.damping)), points)
+    response = responses(ahead)[plain.nodes]
+    widths = (plain.weights * ahead.h.unsqueeze(1) * response).unsqueeze(-2)
+    trace = Rule(widths, plain.nodes)(diagonal).sum(-1)
+    return _Steps(trace + (linear - work).unsqueeze(-1), missed)
+
+
+def _doubts(flow: ProbabilityFlow, nodes: _Nodes, steps: _Steps) -> Tensor:
+    """By how much parabolas would change integrals, ``(k, batch)``; less where nodes are few."""
+    with torch.no_grad():
+        rough = _integrate(flow, nodes, min(3, len(nodes.t) - 1))
+        return (steps.values - rough.values).mean(-1).abs()
 
 
 def _halved(
-    density: DensityFlow,
-    nodes: _Nodes,
-    doubts: Tensor,
-    rows: Tensor,
-    batch: Sequence[int],
-    count: int,
+    density: DensityFlow, nodes: _Nodes, rows: Tensor, batch: Sequence[int], count: int
 ) -> _Nodes:
-    """With more nodes, in the middle of those steps of every event that are most in doubt."""
+    """With more nodes, in the middle of those steps of every event that are most in doubt.
+
+    Args:
+        density: Of all events.
+        nodes: Of those in doubt.
+        rows: Their places in the flattened batch.
+        batch: All events.
+        count: Number of steps of each.
+    """
     t, z, forcing, *_ = nodes
-    flow = density.flow
-    chosen = doubts.topk(count, 0).indices.unsqueeze(-1)
+    flow, steps = density.flow, _integrate(density.flow, nodes)
+    chosen = _doubts(flow, nodes, steps).topk(count, 0).indices.unsqueeze(-1)
     middle = (t[:-1] + t[1:]) / 2
-    ahead = flow.propagator(t[:-1], t[1:], z[0])
-    part = flow.propagator(t[:-1], middle, z[0])
-    share = part.h / torch.where(ahead.h == 0, 1.0, ahead.h)
-    missed = z[1:] - ahead.decay * z[:-1] - ahead.gain * averages(ahead, 4)(forcing)
-    between = part.decay * z[:-1] + part.gain * averages(ahead, 4, share)(forcing)
-    middle, between = (
-        v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between + share * missed)
-    )
+    ahead, early = (flow.propagator(t[:-1], end, z[0]) for end in (t[1:], middle))
+    share = early.h / torch.where(ahead.h == 0, 1.0, ahead.h)
+    between = early.decay * z[:-1] + early.gain * averages(ahead, 4, share)(forcing)
+    between = between + share * steps.missed
+    middle, between = (v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between))
     times, states = middle.to(density.probes), between.to(density.probes)
     found = []
     most = torch.Size(batch).numel()  # at a time: what memory there is has been enough for them
     for part in torch.arange(len(states), device=states.device).split(most):
         some = density.taken(rows.repeat(count)[part], batch)
         found.append(some.look(partial(some.flow.forcing, times[part]), states[part]))
-    forcings, diagonals = (torch.cat([v[i] for v in found]) for i in (0, 1))
-    new = _nodes(density, middle, times, states, forcings, diagonals)
+    looked = (torch.cat(values) for values in zip(*found, strict=True))
+    new = _nodes(density, middle, times, states, *looked)
     joined = [
         torch.cat([old, v.reshape(count, *old.shape[1:])])
         for old, v in zip(nodes, new, strict=True)

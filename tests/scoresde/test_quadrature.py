@@ -14,6 +14,7 @@ from scoresde import (
     Haar,
     Hutchinson,
     Identity,
+    Joint,
     LogLinear,
     Quadrature,
     log_prob,
@@ -23,6 +24,7 @@ from scoresde.sde import Propagator
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
+FINE = Quadrature(200, tolerance=None)
 
 
 def steps(lengths, damping):
@@ -34,15 +36,18 @@ def steps(lengths, damping):
     lengths=st.lists(st.floats(0.2, 2), min_size=3, max_size=6),
     damping=st.floats(-2, 2),
     powers=st.lists(st.floats(-2, 2), min_size=4, max_size=4),
+    until=st.none() | st.floats(0.1, 0.9),
 )
-def test_averages_are_those_of_cubics(lengths, damping, powers):
+def test_averages_are_those_of_cubics(lengths, damping, powers, until):
     ahead = steps(lengths, damping)
     place = np.cumsum([0.0, *lengths])
     polynomial = np.polynomial.Polynomial(powers)
-    found = averages(ahead, 4)(torch.tensor(polynomial(place)).unsqueeze(-1))[:, 0]
+    share = None if until is None else torch.full_like(ahead.h, until)
+    found = averages(ahead, 4, share)(torch.tensor(polynomial(place)).unsqueeze(-1))[:, 0]
     for k, h in enumerate(lengths):
+        damping_h, h = damping * h, h * (until or 1)
         u, w = np.polynomial.legendre.leggauss(40)
-        w = w * np.exp(damping * h * (u + 1) / 2)
+        w = w * np.exp(damping_h * (until or 1) * (u + 1) / 2)
         truth = (w * polynomial(place[k] + h * (u + 1) / 2)).sum() / w.sum()
         assert float(found[k]) == pytest.approx(truth, rel=1e-8, abs=1e-8)
 
@@ -149,6 +154,15 @@ def test_events_in_doubt_get_more_nodes(sde, trace):
     (slope,) = torch.autograd.grad(better.value.sum(), x)
     up, down = (found(16, 0.0, x.detach() + h * direction).value.sum() for h in (1e-5, -1e-5))
     torch.testing.assert_close((slope * direction).sum(), (up - down) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+def test_events_in_doubt_keep_their_conditions():
+    joint = Joint(y=(2,), x=(2,))
+    model = gaussian(DiagonalSDE(VP(), joint), 3)
+    x, y = torch.randn(2, 3, 2), torch.randn(2, 3, 2)
+    posterior = model.condition(held=True, y=y)
+    found, truth = (log_prob(posterior, x, q).value for q in (Quadrature(20, tolerance=0), FINE))
+    torch.testing.assert_close(found, truth, rtol=0, atol=2e-3)
 
 
 def test_events_near_the_border_of_modes_are_those_in_doubt():
