@@ -2,11 +2,8 @@
 
 Ten observations of each task (`benchmarks.posteriors`), 10,000 simulations that all methods
 share, C2ST against draws of the true posterior, expected coverage on fresh simulations. All of
-ours have one network, one set of settings and the same coordinates for every task:
-
-- observations are standardised, and parameters are what is left of them after a linear
-  regression on the observation, standardised: an affine map of the pair;
-- samples outside the prior's support are drawn again, as `sbi` does, a hundred times.
+ours have one network, one set of settings and the same coordinates for every task, those of
+`scoresde.inference`; samples outside the prior's support are drawn again, as `sbi` does.
 
 Seconds are processor time of one thread, so that a busy machine does not favour a method. The
 peers run where `sbi` is installed; with ``quick``, CDE alone, on three observations.
@@ -27,9 +24,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.posteriors import TASKS, Task, c2st, coverage, find
-from estimators import Denoising, ResidualMLP
-from scoresde import VE, DiagonalSDE, Joint, LogLinear, Redraw, Shrinking, Solver
+from estimators import Denoising, ResidualMLP, Truncated
+from scoresde import VE, DiagonalSDE, LogLinear, Redraw, Shrinking, Solver
 from scoresde.data import Dataset
+from scoresde.inference import Coordinates, Posterior
 from scoresde.training import Training
 from solvers import ExponentialMultistep
 
@@ -98,39 +96,10 @@ def run(
     return {"levels": LEVELS.tolist(), "rows": rows}
 
 
-@attrs.frozen(eq=False)
-class _Coordinates:
-    """Parameters without what a linear regression on the observation says of them."""
-
-    seen_mean: Tensor
-    seen_std: Tensor
-    mean: Tensor
-    slope: Tensor
-    std: Tensor
-
-    @classmethod
-    def fitted(cls, theta: Tensor, x: Tensor) -> _Coordinates:
-        seen_mean, seen_std = x.mean(0), x.std(0).clamp(min=1e-6)
-        mean, seen = theta.mean(0), (x - seen_mean) / seen_std
-        slope = torch.linalg.lstsq(seen, theta - mean).solution
-        return cls(seen_mean, seen_std, mean, slope, (theta - mean - seen @ slope).std(0))
-
-    def observation(self, x: Tensor) -> Tensor:
-        return (x - self.seen_mean) / self.seen_std
-
-    def residual(self, theta: Tensor, x: Tensor) -> Tensor:
-        return (theta - self.mean - self.observation(x) @ self.slope) / self.std
-
-    def parameters(self, residual: Tensor, x: Tensor) -> Tensor:
-        return residual * self.std + self.mean + self.observation(x) @ self.slope
-
-
 def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Sampler:
     """Trained."""
-    to = _Coordinates.fitted(theta, x)
-    joint = Joint(observation=tuple(x.shape[1:]), parameter=tuple(theta.shape[1:]))
-    pairs = joint.join(observation=to.observation(x), parameter=to.residual(theta, x))
-    held, hook = method == "any conditional", None
+    to = Coordinates.fitted(task.prior, theta, x)
+    joint, held, hook = to.joint, method == "any conditional", None
     solver: Solver = ExponentialMultistep(32)
     if method in ("CDE", "any conditional"):
         speed = 0.0 if method == "CDE" else 1.0
@@ -143,7 +112,9 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
         if method == "VS-CMDE":
             hook = Shrinking(sde, "observation", SIGMA[1], SIGMA_Y, training.steps // 2)
     network = ResidualMLP((joint.dim,), WIDTH, DEPTH, levels=joint.dim if held else 1)
-    model = Denoising(sde, network, observe="blocks" if held else None)
+    known = Truncated.knowing(to, sde)
+    model = Denoising(sde, network, observe="blocks" if held else None, around=known)
+    pairs = to.pairs(theta, x)
     training.fit(
         model,
         Dataset(task.name, pairs[500:]),
@@ -151,24 +122,12 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
         progress=False,
         on_step=hook,
     )
+    posterior = Posterior(model, to, solver, held)
 
-    @torch.no_grad()
     def sample(seen: Tensor, count: int) -> Tensor:
-        """Draws anew those outside the support."""
-        rows = seen.repeat_interleave(count, 0)
-        found, todo = torch.empty(len(rows), theta.shape[1]), torch.arange(len(rows))
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(100):
-            if not len(todo):
-                break
-            for part in todo.split(20_000):
-                known = model.condition(held=held, observation=to.observation(rows[part]))
-                drawn = solver.sample(known, (len(part),), generator=generator)
-                found[part] = to.parameters(drawn, rows[part])
-            todo = todo[~task.prior.support.check(found[todo])]
-        if len(todo):
-            print(f"{len(todo)} of {len(rows)} draws stay outside the prior's support", flush=True)
-        return found.reshape(len(seen), count, -1)
+        torch.manual_seed(0)
+        some = seen.split(max(1, 20_000 // count))
+        return torch.cat([posterior(part).sample((count,)).movedim(0, 1) for part in some])
 
     return sample
 

@@ -5,6 +5,7 @@ from estimators.guidance import ClassifierFree, LinearGuidance
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale
 from estimators.networks import PartNetwork, ResidualMLP
+from estimators.truncated import Truncated
 
 __all__ = [
     "ClassifierFree",
@@ -15,5 +16,6 @@ __all__ = [
     "MultiScale",
     "PartNetwork",
     "ResidualMLP",
+    "Truncated",
     "measure",
 ]

@@ -30,11 +30,11 @@ _CLEAN = -8.0
 class _Prepared(NamedTuple):
     """``D = settled + skip z + out F(scale z + offset, level)``."""
 
+    settled: Tensor
+    skip: Tensor
     scale: Tensor
     offset: Tensor
-    skip: Tensor
     out: Tensor
-    settled: Tensor
     level: Tensor
 
 
@@ -49,6 +49,10 @@ class Denoising(Precise, ScoreEstimator):
     where ``c_noise = level/4`` is EDM's ``log(sigma)/4`` for any schedule (for a non-uniform
     SDE, the blocks' average) and ``(c_skip, c_out)`` are the parametrisation's. Scales per band
     matter more than anything else: measure them with `measure`.
+
+    What precedes the network is all that is known of a Gaussian. Where more is known, an estimator
+    ``around`` which to learn takes its place, ``D = D_around + c_out F``: a network that says
+    nothing is then as good as that.
 
     Args:
         sde: How data are diffused.
@@ -68,10 +72,14 @@ class Denoising(Precise, ScoreEstimator):
             vector time: the network hears a level of every component, ``(batch, n)``, and one
             network learns every conditional; components that are NaN in the data are missing,
             shown as noise and no part of the loss.
+        around: What the network corrects, an estimator under the same SDE; the best linear guess
+            if None.
 
     Raises:
-        TypeError: If the network cannot be called, or a stage or a view is none.
-        ValueError: If a name is unknown, or a scale or the view does not fit the basis.
+        TypeError: If the network cannot be called, or a stage, a view or what to learn around is
+            none.
+        ValueError: If a name is unknown, a scale or the view does not fit the basis, or what to
+            learn around has another SDE.
 
     Example:
         >>> import torch
@@ -103,6 +111,7 @@ class Denoising(Precise, ScoreEstimator):
         stage: Stage | None = None,
         view: Basis | None = None,
         observe: str | Observed | None = None,
+        around: ScoreEstimator | None = None,
     ) -> None:
         super().__init__(sde)
         instance("network", network, Callable)  # type: ignore[arg-type]
@@ -118,6 +127,10 @@ class Denoising(Precise, ScoreEstimator):
         expect(view.dim == self.stage.dim, "view", f"{self.stage.dim} components", view.dim)
         self.view = view
         self.observe = None if observe is None else observed(observe)
+        if around is not None:
+            instance("around", around, ScoreEstimator)
+            expect(around.sde is sde, "around", "an estimator with this very SDE", around.sde)
+        self.around = around
         self.draw_times = TimeDistribution(within(grid(times)(sde, 1024), self.stage))
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
@@ -127,12 +140,20 @@ class Denoising(Precise, ScoreEstimator):
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         prepared = self._prepare(self.sde.time(t, z).unsqueeze(0), z)
-        return self._through(condition, *(v[0] for v in prepared))(z)
+        settled, skip, *rest = (v[0] for v in prepared)
+        first = partial(torch.addcmul, settled, skip)
+        if self.around is not None:
+            first = partial(self.around.denoise, t=t)
+        return self._through(condition, first, *rest)(z)
 
     def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
         """See `scoresde.ScoreEstimator.denoisers`."""
         prepared = self._prepare(ts.reshape(-1, *[1] * like.ndim), like)
-        return map(partial(self._through, condition), *(v.unbind() for v in prepared))
+        settled, skip, *rest = (v.unbind() for v in prepared)
+        firsts: Iterator[Denoiser] = map(partial(partial, torch.addcmul), settled, skip)
+        if self.around is not None:
+            firsts = self.around.denoisers(ts, like)
+        return map(partial(self._through, condition), firsts, *rest)
 
     def _prepare(self, times: Tensor, z: Tensor) -> _Prepared:
         """What depends on times alone, ``(k, *batch | 1, 1)``, with ``k`` of each in front."""
@@ -145,12 +166,19 @@ class Denoising(Precise, ScoreEstimator):
             level = self.sde.blocks.expand(self.sde.levels(times))[..., : z.shape[-1]]
             level = level.expand(len(times), *z.shape).clamp(min=_CLEAN)
         level = (level / 4).to(z).reshape(len(times), -1, *level.shape[z.ndim :])
-        return _Prepared(1 / scale, -alpha * mean / scale, form.skip, form.out, settled, level)
+        return _Prepared(settled, form.skip, 1 / scale, -alpha * mean / scale, form.out, level)
 
-    def _through(self, condition: Any, *prepared: Tensor) -> Denoiser:
-        """The network between what it needs and what it gives."""
+    def _through(
+        self,
+        condition: Any,
+        first: Denoiser,
+        scale: Tensor,
+        offset: Tensor,
+        out: Tensor,
+        level: Tensor,
+    ) -> Denoiser:
+        """What the network corrects, and the network between what it needs and what it gives."""
         network, view = self.network, self.view
-        scale, offset, skip, out, settled, level = prepared
         given = () if condition is None else (condition,)
 
         def denoise(z: Tensor) -> Tensor:
@@ -164,7 +192,7 @@ class Denoising(Precise, ScoreEstimator):
             found = view.analyse(prediction.to(x.dtype))
             if z.ndim != 2:
                 found = found.reshape(z.shape)
-            return torch.addcmul(settled, skip, z).addcmul_(out, found)
+            return torch.addcmul(first(z), out, found)
 
         return denoise
 

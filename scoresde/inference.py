@@ -7,46 +7,33 @@ al. 2022, Geffner et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import torch
-from pyro.distributions import TransformedDistribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import (
+    AffineTransform,
+    ComposeTransform,
+    Distribution,
+    Transform,
+    biject_to,
+    constraints,
+    identity_transform,
+)
 from tqdm.auto import tqdm
+from typing_extensions import Self
 
-from scoresde.bases import Identity, Joint
-from scoresde.checks import expect
+from scoresde.bases import Joint
+from scoresde.checks import expect, finite, positive, trailing_shape
 from scoresde.distribution import ScoreDistribution
 from scoresde.estimator import ScoreEstimator
 from scoresde.solver import Solver
 
 Simulator = Callable[[Tensor], Tensor]
 """Parameters ``(batch, *parameter_shape)`` to observations ``(batch, *observation_shape)``."""
-
-
-def pairs(parameters: Tensor, observations: Tensor) -> Joint:
-    """The basis of joint events of simulated pairs, a block for every number.
-
-    Every number then has a scale of its own, see `estimators.measure`.
-
-    Args:
-        parameters: ``(N, *parameter_shape)``.
-        observations: ``(N, *observation_shape)``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference import pairs
-        >>> list(pairs(torch.zeros(5, 2), torch.zeros(5, 3)).parts)
-        ['observation', 'parameter']
-    """
-
-    def part(values: Tensor) -> Identity:
-        shape = values.shape[1:]
-        return Identity(shape, {str(i): 1 for i in range(shape.numel())})
-
-    return Joint(observation=part(observations), parameter=part(parameters))
 
 
 def simulate(
@@ -103,57 +90,282 @@ def simulate(
 
 
 @attrs.frozen(eq=False)
-class Posterior:
-    """Posteriors of a simulator's parameters, one for every observation.
+class Coordinates:
+    """Coordinates of simulated pairs in which a posterior is easy to learn: an affine map of them.
 
-    Parameters of bounded support are learned in unbounded coordinates: densities have the
-    Jacobian, samples are inside.
+    Observations are standardised. Parameters are what a linear regression on the observation
+    leaves of them, in units of its standard deviation: narrow posteriors are then as wide as wide
+    ones, and alike wherever they are. Those of half-bounded support are first mapped to the real
+    line (``biject_to``: the logarithm of a positive one).
+
+    Those between two bounds keep them. A network would have to learn where they are, in coordinates
+    that move with the observation; `estimators.Truncated.knowing` knows, and networks learn the
+    rest around it.
 
     Args:
-        estimator: Of joint events with the parts ``"observation"`` and ``"parameter"`` (see
-            `pairs`), the latter in unbounded coordinates (`unbounded`).
-        prior: Says what the support is.
-        solver: Draws samples.
+        prior: Of parameters.
+        seen_mean: Of observations, ``(*observation_shape,)``.
+        seen_std: Of observations.
+        mean: Of parameters on the real line, ``(m,)``.
+        slope: Of the regression on standardised observations, ``(n, m)``.
+        std: Of what it leaves, ``(m,)``.
+        explained: The share of the parameters' variance that it explains, ``(m,)``, below 1.
 
     Example:
         >>> import torch
-        >>> from estimators import Gaussian
+        >>> from scoresde.inference import Coordinates, simulate
+        >>> from torch.distributions import Independent, Uniform
+        >>> prior = Independent(Uniform(torch.zeros(1), torch.ones(1)), 1)
+        >>> _ = torch.manual_seed(0)
+        >>> theta, x = simulate(prior, lambda theta: 5 * theta + torch.randn_like(theta), 10_000)
+        >>> to = Coordinates.fitted(prior, theta, x)
+        >>> to.explained.round(decimals=1)  # 25/12 of 25/12 + 1
+        tensor([0.7000])
+        >>> to.pairs(theta, x).std(0).round(decimals=2)
+        tensor([1., 1.])
+    """
+
+    prior: Distribution
+    seen_mean: Tensor
+    seen_std: Tensor
+    mean: Tensor
+    slope: Tensor
+    std: Tensor
+    explained: Tensor
+
+    @classmethod
+    def fitted(cls, prior: Distribution, parameters: Tensor, observations: Tensor) -> Coordinates:
+        """To simulations.
+
+        Args:
+            prior: Of parameters, no batch.
+            parameters: ``(N, *parameter_shape)``.
+            observations: ``(N, *observation_shape)``.
+
+        Raises:
+            ValueError: If numbers are not finite, there are as many as simulations or more, or
+                a parameter is the same in all of them.
+        """
+        finite("observations", observations)
+        real = _real(prior).inv(parameters).flatten(1)
+        finite("parameters", real)
+        seen = observations.flatten(1)
+        fewest = f"more simulations than the {seen.shape[1]} numbers in an observation"
+        expect(len(real) == len(seen) > seen.shape[1] + 1, "observations", fewest, len(seen))
+        seen_mean, spread = seen.mean(0), seen.std(0)
+        seen_std = torch.where(spread > 0, spread, 1.0)
+        mean, variance = real.mean(0), real.var(0)
+        positive("variance of parameters", variance)
+        # driver gelsd: numbers in an observation may repeat each other
+        seen = (seen - seen_mean) / seen_std
+        slope = torch.linalg.lstsq(seen.cpu(), (real - mean).cpu(), driver="gelsd").solution
+        left = (real - mean - seen @ slope.to(seen)).var(0).clamp(min=1e-12 * variance)
+        shape = observations.shape[1:]
+        return cls(
+            prior,
+            seen_mean.reshape(shape),
+            seen_std.reshape(shape),
+            mean,
+            slope.to(seen),
+            left.sqrt(),
+            1 - left / variance,
+        )
+
+    @property
+    def joint(self) -> Joint:
+        """The basis of pairs, with the parts ``"observation"`` and ``"parameter"``."""
+        shapes = tuple(self.seen_mean.shape), tuple(self.prior.event_shape)
+        return Joint(observation=shapes[0], parameter=shapes[1])
+
+    def observation(self, x: Tensor) -> Tensor:
+        """Observations ``(*batch, *observation_shape)``, standardised.
+
+        Raises:
+            ValueError: If their shape is another one.
+        """
+        trailing_shape("observation", x, self.seen_mean.shape)
+        return (x - self.seen_mean) / self.seen_std
+
+    def pairs(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        """Joint events ``(N, n + m)``, what an estimator is trained on."""
+        event = self.at(observations).inv(parameters)
+        return self.joint.join(observation=self.observation(observations), parameter=event)
+
+    def at(self, observation: Tensor) -> Transform:
+        """From these coordinates to parameters, given observations ``(*batch, *shape)``."""
+        shape = self.prior.event_shape
+        batch = observation.shape[: observation.ndim - self.seen_mean.ndim]
+        seen = self.observation(observation).reshape(*batch, -1)
+        centre = (self.mean + seen @ self.slope).reshape(*batch, *shape)
+        affine = AffineTransform(centre, self.std.reshape(shape), event_dim=len(shape))
+        return ComposeTransform([affine, _real(self.prior)])
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of parameters less their mean, in units of ``std``, ``(m,)``.
+
+        Infinite where there are none.
+        """
+        low, high = (
+            (v.expand(self.prior.event_shape).flatten().to(self.mean) - self.mean) / self.std
+            for v in _bounds(self.prior)
+        )
+        return low, high
+
+
+@attrs.frozen(eq=False)
+class Posterior:
+    """Posteriors of a simulator's parameters, one for every observation.
+
+    Args:
+        estimator: Of joint events with the parts ``"observation"`` and ``"parameter"``, in
+            coordinates.
+        coordinates: Where they are.
+        solver: Draws samples.
+        held: Whether observations are kept clean, see `scoresde.ScoreEstimator.condition`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Truncated
         >>> from scoresde import VP, DiagonalSDE
-        >>> from scoresde.inference import Posterior, pairs
+        >>> from scoresde.inference import Coordinates, Posterior, simulate
         >>> from solvers import ExponentialMultistep
-        >>> from torch.distributions import Independent, Normal
-        >>> prior = Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
-        >>> sde = DiagonalSDE(VP(), pairs(torch.zeros(1, 1), torch.zeros(1, 1)), [0.0, 1.0])
-        >>> exact = Gaussian(sde, torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
-        >>> posterior = Posterior(exact, prior, ExponentialMultistep(20))
-        >>> posterior(torch.ones(1)).sample((3,)).shape
-        torch.Size([3, 1])
+        >>> from torch.distributions import Independent, Uniform
+        >>> prior = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
+        >>> _ = torch.manual_seed(0)
+        >>> theta, x = simulate(prior, lambda theta: theta + torch.randn_like(theta), 10_000)
+        >>> to = Coordinates.fitted(prior, theta, x)
+        >>> sde = DiagonalSDE(VP(), to.joint, to.joint.spread(observation=0.0, parameter=1.0))
+        >>> exact = Truncated.knowing(to, sde)  # this once there is nothing to learn
+        >>> posterior = Posterior(exact, to, ExponentialMultistep(20))
+        >>> posterior(torch.tensor([0.5, 5.0])).sample((1000,)).mean(0).round(decimals=1)
+        tensor([0.5000, 0.8000])
     """
 
     sources = "sharrock2022 geffner2023"
 
     estimator: ScoreEstimator
-    prior: Distribution
+    coordinates: Coordinates
     solver: Solver
+    held: bool = False
 
-    def __call__(self, observation: Tensor) -> Distribution:
+    def __call__(self, observation: Tensor) -> PosteriorDistribution:
         """The posterior of one observation, or of a batch of them, ``(*batch, *shape)``."""
-        known = self.estimator.condition(observation=observation)
-        base = ScoreDistribution(known, self.solver)
-        found: Distribution = TransformedDistribution(base, [biject_to(self.prior.support)])
-        return found
+        return PosteriorDistribution(self, observation)
+
+    def residual(self, observation: Tensor) -> ScoreDistribution:
+        """Its law in coordinates."""
+        seen = self.coordinates.observation(observation)
+        known = self.estimator.condition(held=self.held, observation=seen)
+        return ScoreDistribution(known, self.solver)
 
 
-def unbounded(prior: Distribution, parameters: Tensor) -> Tensor:
-    """Parameters in coordinates without bounds: the inverse of ``biject_to(prior.support)``.
+class PosteriorDistribution(TorchDistribution):
+    """A posterior, inside the prior's support.
+
+    Samples outside are drawn again. Densities are those of the probability flow, and 0 outside: the
+    less of it is there, the more exactly they are normalised.
+
+    Args:
+        posterior: Of every observation.
+        observation: ``(*batch_shape, *observation_shape)``.
+        validate_args: As everywhere in `torch.distributions`.
 
     Example:
-        >>> import torch
-        >>> from torch.distributions import Independent, Uniform
-        >>> from scoresde.inference import unbounded
-        >>> prior = Independent(Uniform(torch.zeros(1), 2 * torch.ones(1)), 1)
-        >>> unbounded(prior, torch.tensor([[1.0]]))  # the middle
-        tensor([[0.]])
+        >>> from scoresde.inference import PosteriorDistribution
+        >>> PosteriorDistribution.has_rsample
+        False
     """
-    found: Tensor = biject_to(prior.support).inv(parameters)
+
+    arg_constraints = {}  # noqa: RUF012 (torch's contract)
+    has_rsample = False
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        observation: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.posterior, self.observation = posterior, observation
+        self.base, self.prior = posterior.residual(observation), posterior.coordinates.prior
+        super().__init__(self.base.batch_shape, self.prior.event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The prior's."""
+        found = self.prior.support
+        assert found is not None  # said so by torch for distributions without one
+        return found
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        """The same with a larger batch shape."""
+        found: Self = type(self)(self.posterior, self._seen(batch_shape), self._validate_args)
+        return found
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """``(*sample_shape, *batch_shape, *parameter_shape)``.
+
+        Raises:
+            RuntimeError: If some are outside the prior's support every time.
+        """
+        shape = self._extended_shape(torch.Size(sample_shape))
+        batch = shape[: len(shape) - len(self.event_shape)]
+        seen = self._seen(batch).flatten(0, len(batch) - 1) if batch else self.observation[None]
+        at = self.posterior.coordinates.at
+        found = at(seen)(self.base.sample(sample_shape).reshape(-1, *self.event_shape))
+        for _ in range(_TRIES):
+            rows = (~self.support.check(found)).nonzero().squeeze(-1)
+            if not len(rows):
+                samples: Tensor = found.reshape(shape)
+                return samples
+            found[rows] = at(seen[rows])(self.posterior.residual(seen[rows]).sample())
+        raise RuntimeError(
+            f"{len(rows)} of {len(found)} samples were outside the prior's support {_TRIES} times: "
+            "the estimator has not learned where it ends"
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*batch)``, in nats; minus infinity outside the support.
+
+        Raises:
+            ValueError: If arguments are validated and the value has the wrong shape, is NaN or
+                outside the support.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        inside, to = self.support.check(value), self.posterior.coordinates.at(self.observation)
+        axes = [...] + [None] * len(self.event_shape)
+        value = torch.where(inside[tuple(axes)], value, to(torch.zeros_like(value)))
+        event = to.inv(value)
+        found = self.base.log_prob(event) - to.log_abs_det_jacobian(event, value)
+        density: Tensor = found.masked_fill(~inside, -torch.inf)
+        return density
+
+    def _seen(self, batch: Sequence[int]) -> Tensor:
+        """Observations with a larger batch."""
+        return self.observation.expand(*batch, *self.posterior.coordinates.seen_mean.shape)
+
+
+_TRIES = 300
+"""How often to draw what is outside the prior's support."""
+
+
+def _bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of parameters that have both; infinite ones of others."""
+    support: Any = prior.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    ends = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
+    low, high = (None if end is None else torch.as_tensor(end) for end in ends)
+    if low is None or high is None:
+        return torch.tensor(-torch.inf), torch.tensor(torch.inf)
+    return low, high
+
+
+def _real(prior: Distribution) -> Transform:
+    """From the real line, or what has two bounds, to parameters."""
+    if _bounds(prior)[0].isfinite().all():
+        return identity_transform
+    found: Transform = biject_to(prior.support)
     return found

@@ -11,6 +11,7 @@ from estimators import (
     GaussianMixture,
     LinearGuidance,
     ResidualMLP,
+    Truncated,
 )
 from scoresde import (
     DCT,
@@ -75,6 +76,7 @@ MAKE = {
         "gaussian-mixture": lambda: GaussianMixture(
             bed(), torch.tensor([0.3, 0.7]), torch.eye(3)[:2], torch.eye(3).expand(2, 3, 3)
         ),
+        "truncated": lambda: Truncated(bed(), [-1.0, 0.0, -2.0], [0.5, 3.0, 2.0], 0.3, [0.7, 2.0]),
     },
     "solvers": {name: plugins.get("solvers", name) for name in plugins.available("solvers")},
 }
@@ -99,7 +101,7 @@ LAWS = {
     "solvers": SolverLaws,
 }
 ADAPTIVE = ("adaptive", "torchdiffeq")
-EXACT = ("gaussian", "gaussian-mixture")
+EXACT = ("gaussian", "gaussian-mixture", "truncated")
 
 
 def conforming(group, name, build):
