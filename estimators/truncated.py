@@ -30,13 +30,13 @@ class Truncated(Precise, ScoreEstimator):
 
     ``v = std^2``, ``V = alpha^2 v + sigma^2``.
 
-    With a ``slope``, it is the posterior of a linear regression that knows bounds, up to
-    coordinates: others ``y`` (of unit variance) say ``k = y slope``, and bounded is ``w = z + k``,
-    what is left of it after a linear regression being ``z``. With bounds and a Gaussian likelihood
-    as narrow as explains the regression, ``w ~ N(std^2 k, std^2)`` on ``[low, high]``, and
-    ``1/std^2`` is the regression's share of explained variance. This is exact as long as ``y`` does
-    not diffuse; of ``y`` that does, its best linear guess is taken. See `scoresde.inference`, where
-    networks learn the difference to it.
+    With a ``slope`` bounds are those of another quantity, ``w = z + k``, of which the other
+    components, of unit variance, say ``k = y slope``; before truncation ``w ~ N(mean + std^2 k,
+    std^2)``. In words: ``z`` is what a linear regression leaves of a parameter ``w`` with bounds, and
+    the Gaussian is as narrow a likelihood as explains the regression, ``1/std^2`` being the share
+    of the variance that it explains. This is exact if ``y`` does not diffuse, or if one component
+    alone is bounded: of a joint Gaussian, given that ``w`` is between bounds. Of several, each hears
+    of ``y`` by itself; and ``y`` hears of none. See `knowing`.
 
     Source:
         Barr and Sherrill 1999, *Mean and variance of truncated normal distributions*.
@@ -123,16 +123,24 @@ class Truncated(Precise, ScoreEstimator):
         """See the class."""
         m = z.shape[-1]
         alpha, sigma = self.sde.kernel(self.sde.time(t, z), m)
-        state, variance = z.to(alpha), sigma**2
+        state, noise = z.to(alpha), sigma**2
         low, high, mean, std = (v[:m].to(alpha) for v in (self.low, self.high, self.mean, self.std))
-        v = std**2
+        k, doubt, v = torch.zeros_like(std), torch.zeros_like(std), std**2
         if self.slope is not None:
-            k = (alpha / (alpha**2 + variance) * state) @ self.slope[:m, :m].to(alpha)
-            low, high, mean = low - k, high - k, mean + (v - 1) * k
-        power = alpha**2 * v + variance
-        middle = (v * alpha * state + variance * mean) / power
-        spread = (v * variance / power).sqrt()
-        return truncated_mean(middle, spread.clamp(min=1e-12), low, high).to(z)
+            slope, power = self.slope[:m, :m].to(alpha), alpha**2 + noise
+            k = (alpha / power * state) @ slope
+            doubt = (noise / power).expand(*power.shape[:-1], m) @ slope**2
+        # of (z, k), Gaussian before truncation: means and covariances, given the state
+        mean, along, v = mean + (v - 1) * k, (v - 1) * doubt, v + (v - 1) ** 2 * doubt
+        power = alpha**2 * v + noise
+        pull = alpha * (state - alpha * mean) / power
+        mean, k = mean + v * pull, k + along * pull
+        doubt = doubt - (alpha * along) ** 2 / power
+        along, v = along * noise / power, v * noise / power
+        # truncation is of their sum, and z goes with it
+        spread = (v + 2 * along + doubt).clamp(min=1e-24)
+        moved = truncated_mean(mean + k, spread.sqrt(), low, high) - (mean + k)
+        return (mean + (v + along) / spread * moved).to(z)
 
 
 def truncated_mean(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -319,7 +319,11 @@ class PosteriorDistribution(TorchDistribution):
             if not len(rows):
                 samples: Tensor = found.reshape(shape)
                 return samples
-            found[rows] = at(seen[rows])(self.posterior.residual(seen[rows]).sample())
+            # a solver takes as long for one sample as for hundreds
+            again = self.posterior.residual(seen[rows]).sample((-(-_AGAIN // len(rows)),))
+            again = at(seen[rows])(again)
+            first = self.support.check(again).int().argmax(0)
+            found[rows] = again[first, torch.arange(len(rows), device=first.device)]
         raise RuntimeError(
             f"{len(rows)} of {len(found)} samples were outside the prior's support {_TRIES} times: "
             "the estimator has not learned where it ends"
@@ -347,8 +351,8 @@ class PosteriorDistribution(TorchDistribution):
         return self.observation.expand(*batch, *self.posterior.coordinates.seen_mean.shape)
 
 
-_TRIES = 300
-"""How often to draw what is outside the prior's support."""
+_TRIES, _AGAIN = 100, 1000
+"""How often to draw what is outside the prior's support, and how many at least."""
 
 
 def _bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
