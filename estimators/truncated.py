@@ -31,12 +31,12 @@ class Truncated(Precise, ScoreEstimator):
     ``v = std^2``, ``V = alpha^2 v + sigma^2``.
 
     With a ``slope`` bounds are those of another quantity, ``w = z + k``, of which the other
-    components, of unit variance, say ``k = y slope``; before truncation ``w ~ N(mean + std^2 k,
-    std^2)``. In words: ``z`` is what a linear regression leaves of a parameter ``w`` with bounds, and
-    the Gaussian is as narrow a likelihood as explains the regression, ``1/std^2`` being the share
-    of the variance that it explains. This is exact if ``y`` does not diffuse, or if one component
-    alone is bounded: of a joint Gaussian, given that ``w`` is between bounds. Of several, each hears
-    of ``y`` by itself; and ``y`` hears of none. See `knowing`.
+    components, of unit variance, say ``k = y slope``; before truncation
+    ``w ~ N(mean + std^2 k, std^2)``. In words: ``z`` is what a linear regression leaves of a
+    parameter ``w`` with bounds, and the Gaussian is as narrow a likelihood as explains the
+    regression, ``1/std^2`` being the share of the variance that it explains. This is exact if ``y``
+    does not diffuse, or if one component alone is bounded: of a joint Gaussian, given that ``w`` is
+    between bounds. Of several, each hears of ``y`` by itself; and ``y`` hears of none. See `knowing`.
 
     Source:
         Barr and Sherrill 1999, *Mean and variance of truncated normal distributions*.
