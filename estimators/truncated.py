@@ -36,7 +36,7 @@ class Truncated(Precise, ScoreEstimator):
     parameter ``w`` with bounds, and the Gaussian is as narrow a likelihood as explains the
     regression, ``1/std^2`` being the share of the variance that it explains. This is exact if ``y``
     does not diffuse, or if one component alone is bounded: of a joint Gaussian, given that ``w`` is
-    between bounds. Of several, each hears of ``y`` by itself; and ``y`` hears of none. See `knowing`.
+    between bounds. Of several, each hears of ``y`` by itself; ``y`` hears of none. See `knowing`.
 
     Source:
         Barr and Sherrill 1999, *Mean and variance of truncated normal distributions*.
