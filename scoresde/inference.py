@@ -7,6 +7,7 @@ al. 2022, Geffner et al. 2023).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -306,28 +307,30 @@ class PosteriorDistribution(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """``(*sample_shape, *batch_shape, *parameter_shape)``.
 
-        Raises:
-            RuntimeError: If some are outside the prior's support every time.
+        Some that are outside the prior's support every time are put on its border, with a
+        ``RuntimeWarning``: of such an observation the estimator has not learned enough.
         """
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
         seen = self._seen(batch).flatten(0, len(batch) - 1) if batch else self.observation[None]
         at = self.posterior.coordinates.at
         found = at(seen)(self.base.sample(sample_shape).reshape(-1, *self.event_shape))
+        rows = torch.arange(len(found), device=found.device)
         for _ in range(_TRIES):
-            rows = (~self.support.check(found)).nonzero().squeeze(-1)
+            rows = rows[~self.support.check(found[rows])]
             if not len(rows):
-                samples: Tensor = found.reshape(shape)
-                return samples
+                break
             # a solver takes as long for one sample as for hundreds
             again = self.posterior.residual(seen[rows]).sample((-(-_AGAIN // len(rows)),))
             again = at(seen[rows])(again)
             first = self.support.check(again).int().argmax(0)
             found[rows] = again[first, torch.arange(len(rows), device=first.device)]
-        raise RuntimeError(
-            f"{len(rows)} of {len(found)} samples were outside the prior's support {_TRIES} times: "
-            "the estimator has not learned where it ends"
-        )
+        else:
+            left = f"{len(rows)} of {len(found)} samples stay outside the prior's support"
+            warnings.warn(f"{left}; they are put on its border", RuntimeWarning, stacklevel=3)
+            found[rows] = found[rows].clamp(*(v.to(found) for v in _bounds(self.prior)))
+        samples: Tensor = found.reshape(shape)
+        return samples
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*batch)``, in nats; minus infinity outside the support.
