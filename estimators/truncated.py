@@ -109,14 +109,14 @@ class Truncated(Precise, ScoreEstimator):
             coordinates: Of pairs of parameters and observations.
             sde: Of joint events, on ``coordinates.joint``.
         """
-        seen, m = coordinates.seen_mean.flatten(), len(coordinates.mean)
-        slope = seen.new_zeros(2 * [len(seen) + m])
-        slope[: len(seen), len(seen) :] = coordinates.slope / coordinates.std
+        n, m = coordinates.slope.shape
+        slope = coordinates.slope.new_zeros(n + m, n + m)
+        slope[:n, n:] = coordinates.slope / coordinates.std
         low, high = coordinates.bounds
         # a Gaussian of no information is flat
         share = torch.where(low.isfinite(), coordinates.explained.clamp(min=1e-3), 1.0)
-        free = torch.full_like(seen, torch.inf)
-        std = torch.cat([torch.ones_like(seen), share.rsqrt()])
+        free = torch.full_like(slope[:n, 0], torch.inf)
+        std = torch.cat([torch.ones_like(free), share.rsqrt()])
         return cls(sde, torch.cat([-free, low]), torch.cat([free, high]), std=std, slope=slope)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:

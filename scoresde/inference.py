@@ -94,10 +94,13 @@ def simulate(
 class Coordinates:
     """Coordinates of simulated pairs in which a posterior is easy to learn: an affine map of them.
 
-    Observations are standardised. Parameters are what a linear regression on the observation
-    leaves of them, in units of its standard deviation: narrow posteriors are then as wide as wide
-    ones, and alike wherever they are. Those of half-bounded support are first mapped to the real
-    line (``biject_to``: the logarithm of a positive one).
+    Observations are standardised; with ``ranks`` their normal scores come beside them, which long
+    tails do not reach: ``ndtri`` of a number's rank among those simulated.
+
+    Parameters are what a linear regression on the observation leaves of them, in units of its
+    standard deviation: narrow posteriors are then as wide as wide ones, and alike wherever they
+    are. Those of half-bounded support are first mapped to the real line (``biject_to``: the
+    logarithm of a positive one).
 
     Those between two bounds keep them. A network would have to learn where they are, in coordinates
     that move with the observation; `estimators.Truncated.knowing` knows, and networks learn the
@@ -111,6 +114,7 @@ class Coordinates:
         slope: Of the regression on standardised observations, ``(n, m)``.
         std: Of what it leaves, ``(m,)``.
         explained: The share of the parameters' variance that it explains, ``(m,)``, below 1.
+        ranked: Observations in order, ``(*observation_shape, N)``, for normal scores; none if None.
 
     Example:
         >>> import torch
@@ -133,59 +137,80 @@ class Coordinates:
     slope: Tensor
     std: Tensor
     explained: Tensor
+    ranked: Tensor | None = None
 
     @classmethod
-    def fitted(cls, prior: Distribution, parameters: Tensor, observations: Tensor) -> Coordinates:
+    def fitted(
+        cls,
+        prior: Distribution,
+        parameters: Tensor,
+        observations: Tensor,
+        *,
+        ranks: bool = False,
+    ) -> Coordinates:
         """To simulations.
 
         Args:
             prior: Of parameters, no batch.
             parameters: ``(N, *parameter_shape)``.
             observations: ``(N, *observation_shape)``.
+            ranks: Whether to have normal scores.
 
         Raises:
-            ValueError: If numbers are not finite, there are as many as simulations or more, or
-                a parameter is the same in all of them.
+            ValueError: If numbers are not finite, an observation has as many as there are
+                simulations or more, or a parameter is the same in all of them.
         """
         finite("observations", observations)
         real = _real(prior).inv(parameters).flatten(1)
         finite("parameters", real)
-        seen = observations.flatten(1)
-        fewest = f"more simulations than the {seen.shape[1]} numbers in an observation"
-        expect(len(real) == len(seen) > seen.shape[1] + 1, "observations", fewest, len(seen))
-        seen_mean, spread = seen.mean(0), seen.std(0)
-        seen_std = torch.where(spread > 0, spread, 1.0)
-        mean, variance = real.mean(0), real.var(0)
-        positive("variance of parameters", variance)
-        # driver gelsd: numbers in an observation may repeat each other
-        seen = (seen - seen_mean) / seen_std
-        slope = torch.linalg.lstsq(seen.cpu(), (real - mean).cpu(), driver="gelsd").solution
-        left = (real - mean - seen @ slope.to(seen)).var(0).clamp(min=1e-12 * variance)
-        shape = observations.shape[1:]
-        return cls(
+        positive("variance of parameters", real.var(0))
+        spread = observations.std(0)
+        found = cls(
             prior,
-            seen_mean.reshape(shape),
-            seen_std.reshape(shape),
-            mean,
-            slope.to(seen),
-            left.sqrt(),
-            1 - left / variance,
+            observations.mean(0),
+            torch.where(spread > 0, spread, 1.0),
+            real.mean(0),
+            real.new_zeros(0),
+            real.std(0),
+            real.new_zeros(real.shape[1]),
+            observations.movedim(0, -1).sort(-1).values.contiguous() if ranks else None,
         )
+        seen = found.observation(observations).flatten(1)
+        fewest = f"more simulations than the {seen.shape[1]} numbers that an observation is seen as"
+        expect(len(real) == len(seen) > seen.shape[1] + 1, "observations", fewest, len(seen))
+        centred = real - found.mean
+        # gelsd, as numbers in an observation may repeat each other
+        slope = torch.linalg.lstsq(seen.cpu(), centred.cpu(), driver="gelsd").solution.to(seen)
+        variance = found.std**2
+        left = (centred - seen @ slope).var(0).clamp(min=1e-12 * variance)
+        return attrs.evolve(found, slope=slope, std=left.sqrt(), explained=1 - left / variance)
 
     @property
     def joint(self) -> Joint:
         """The basis of pairs, with the parts ``"observation"`` and ``"parameter"``."""
-        shapes = tuple(self.seen_mean.shape), tuple(self.prior.event_shape)
-        return Joint(observation=shapes[0], parameter=shapes[1])
+        seen = self.observation(self.seen_mean)
+        return Joint(observation=tuple(seen.shape), parameter=tuple(self.prior.event_shape))
 
     def observation(self, x: Tensor) -> Tensor:
         """Observations ``(*batch, *observation_shape)``, standardised.
+
+        With normal scores, of all numbers one after the other: ``(*batch, 2 n)``.
 
         Raises:
             ValueError: If their shape is another one.
         """
         trailing_shape("observation", x, self.seen_mean.shape)
-        return (x - self.seen_mean) / self.seen_std
+        plain: Tensor = (x - self.seen_mean) / self.seen_std
+        if self.ranked is None:
+            return plain
+        batch, count = x.shape[: x.ndim - self.seen_mean.ndim], self.ranked.shape[-1]
+        table = self.ranked.reshape(-1, count)
+        values = x.reshape(-1, len(table)).mT.contiguous().to(table)
+        below, upto = (torch.searchsorted(table, values, right=right) for right in (False, True))
+        # those equal share their ranks
+        scores = torch.special.ndtri((below + upto + 1).double() / (2 * (count + 1)))
+        both = torch.cat([plain.reshape(-1, len(table)), scores.mT.to(plain)], 1)
+        return both.reshape(*batch, -1)
 
     def pairs(self, parameters: Tensor, observations: Tensor) -> Tensor:
         """Joint events ``(N, n + m)``, what an estimator is trained on."""

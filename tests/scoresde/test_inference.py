@@ -126,6 +126,36 @@ def test_coordinates_of_any_shape_and_support():
     torch.testing.assert_close(model.denoise(z, 0.5), linear.denoise(z, 0.5))
 
 
+def test_normal_scores_come_beside_what_has_long_tails():
+    prior = standard(2)
+    theta, x = simulate(
+        prior, lambda t: (3 * t[:, :1] + torch.zeros(1, 2)).exp().unsqueeze(1), 4000
+    )
+    to = Coordinates.fitted(prior, theta, x, ranks=True)
+    assert to.joint.shapes == {"observation": (4,), "parameter": (2,)}
+    seen = to.observation(x)
+    torch.testing.assert_close(
+        seen[:, :2], Coordinates.fitted(prior, theta, x).observation(x)[:, 0]
+    )
+    # a monotone function of a Gaussian: its normal score is the Gaussian, but for the extremes
+    torch.testing.assert_close(seen[:, 2], seen[:, 3])
+    middle = theta[:, 0].abs() < 2
+    order = theta[:, 0].argsort().argsort()
+    torch.testing.assert_close(seen[:, 2], torch.special.ndtri((order + 1) / 4001))
+    assert (seen[:, 2] - theta[:, 0])[middle].abs().max() < 0.2
+    assert to.explained[0] > 0.99 > 0.5 > Coordinates.fitted(prior, theta, x).explained[0]
+    torch.testing.assert_close(to.at(x)(to.joint.split(to.pairs(theta, x))["parameter"]), theta)
+    assert to.observation(torch.full((2, 3, 1, 2), 1e9)).shape == (2, 3, 4)
+    assert to.observation(torch.full((1, 2), 1e9)).isfinite().all()
+    tied = Coordinates.fitted(prior, theta, (x > 1).double(), ranks=True).observation(
+        (x > 1).double()
+    )
+    assert len(tied[:, 2].unique()) == 2
+    assert abs(tied[:, 2].mean()) < 0.02
+    posterior = Posterior(Truncated.knowing(to, joint_sde(to)), to, ExponentialMultistep(8))
+    assert posterior(x[:3]).sample((5,)).shape == (5, 3, 2)
+
+
 def test_numbers_that_repeat_each_other_or_never_change():
     theta = torch.rand(500, 1)
     x = torch.cat([theta, theta, torch.full((500, 1), 7.0)], 1) + torch.tensor([0.0, 1.0, 0.0])
