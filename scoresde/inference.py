@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
     ComposeTransform,
@@ -90,9 +90,8 @@ def simulate(
     return theta[good], x[good]
 
 
-@attrs.frozen(eq=False)
-class Coordinates:
-    """Coordinates of simulated pairs in which a posterior is easy to learn: an affine map of them.
+class Coordinates(nn.Module):
+    """Coordinates of simulated pairs in which a posterior is easy to learn.
 
     Observations are standardised; with ``ranks`` their normal scores come beside them, which long
     tails do not reach: ``ndtri`` of a number's rank among those simulated.
@@ -107,7 +106,7 @@ class Coordinates:
     rest around it.
 
     Args:
-        prior: Of parameters.
+        prior: Of parameters, no batch.
         seen_mean: Of observations, ``(*observation_shape,)``.
         seen_std: Of observations.
         mean: Of parameters on the real line, ``(m,)``.
@@ -130,14 +129,35 @@ class Coordinates:
         tensor([1., 1.])
     """
 
-    prior: Distribution
     seen_mean: Tensor
     seen_std: Tensor
     mean: Tensor
     slope: Tensor
     std: Tensor
     explained: Tensor
-    ranked: Tensor | None = None
+    ranked: Tensor | None
+
+    def __init__(
+        self,
+        prior: Distribution,
+        seen_mean: Tensor,
+        seen_std: Tensor,
+        mean: Tensor,
+        slope: Tensor,
+        std: Tensor,
+        explained: Tensor,
+        ranked: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
+        self.prior = prior
+        self.register_buffer("seen_mean", seen_mean)
+        self.register_buffer("seen_std", seen_std)
+        self.register_buffer("mean", mean)
+        self.register_buffer("slope", slope)
+        self.register_buffer("std", std)
+        self.register_buffer("explained", explained)
+        self.register_buffer("ranked", ranked)
 
     @classmethod
     def fitted(
@@ -160,30 +180,34 @@ class Coordinates:
             ValueError: If numbers are not finite, an observation has as many as there are
                 simulations or more, or a parameter is the same in all of them.
         """
+        count = len(observations)
         finite("observations", observations)
-        real = _real(prior).inv(parameters).flatten(1)
+        real = _real(prior).inv(parameters).reshape(len(parameters), -1)
         finite("parameters", real)
-        positive("variance of parameters", real.var(0))
-        spread = observations.std(0)
+        expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
+        variance, spread = real.var(0), observations.std(0)
+        positive("variance of parameters", variance)
         found = cls(
             prior,
             observations.mean(0),
             torch.where(spread > 0, spread, 1.0),
             real.mean(0),
             real.new_zeros(0),
-            real.std(0),
-            real.new_zeros(real.shape[1]),
+            variance.sqrt(),
+            torch.zeros_like(variance),
             observations.movedim(0, -1).sort(-1).values.contiguous() if ranks else None,
         )
-        seen = found.observation(observations).flatten(1)
+        seen = found.observation(observations).reshape(count, -1)
         fewest = f"more simulations than the {seen.shape[1]} numbers that an observation is seen as"
-        expect(len(real) == len(seen) > seen.shape[1] + 1, "observations", fewest, len(seen))
+        expect(count > seen.shape[1] + 1, "observations", fewest, count)
         centred = real - found.mean
         # gelsd, as numbers in an observation may repeat each other
-        slope = torch.linalg.lstsq(seen.cpu(), centred.cpu(), driver="gelsd").solution.to(seen)
-        variance = found.std**2
-        left = (centred - seen @ slope).var(0).clamp(min=1e-12 * variance)
-        return attrs.evolve(found, slope=slope, std=left.sqrt(), explained=1 - left / variance)
+        found.slope = torch.linalg.lstsq(seen.cpu(), centred.cpu(), driver="gelsd").solution.to(
+            seen
+        )
+        left = (centred - seen @ found.slope).var(0).clamp(min=1e-12 * variance)
+        found.std, found.explained = left.sqrt(), 1 - left / variance
+        return found
 
     @property
     def joint(self) -> Joint:

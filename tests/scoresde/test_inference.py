@@ -126,6 +126,19 @@ def test_coordinates_of_any_shape_and_support():
     torch.testing.assert_close(model.denoise(z, 0.5), linear.denoise(z, 0.5))
 
 
+def test_coordinates_are_a_module():
+    prior = box([-1.0, 2.0], [1.0, 5.0])
+    to = Coordinates.fitted(prior, *simulate(prior, noisy, 500), ranks=True)
+    other = Coordinates.fitted(prior, *simulate(prior, noisy, 500), ranks=True)
+    theta, x = simulate(prior, noisy, 10)
+    assert not torch.equal(to.pairs(theta, x), other.pairs(theta, x))
+    other.load_state_dict(to.state_dict())
+    torch.testing.assert_close(to.pairs(theta, x), other.pairs(theta, x))
+    single = other.float().pairs(theta.float(), x.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), to.pairs(theta, x), rtol=1e-4, atol=1e-4)
+
+
 def test_normal_scores_come_beside_what_has_long_tails():
     prior = standard(2)
     theta, x = simulate(
@@ -267,6 +280,10 @@ def test_what_a_part_network_says_of_the_others_is_nothing():
         (
             lambda: Coordinates.fitted(standard(1), torch.randn(9, 1), torch.randn(9, 8)),
             "observations: expected more simulations than the 8 numbers",
+        ),
+        (
+            lambda: Coordinates.fitted(standard(1), torch.randn(9, 1), torch.randn(8, 1)),
+            "parameters: expected as many as observations, 8, got 9",
         ),
         (
             lambda: Coordinates.fitted(
