@@ -98,7 +98,7 @@ def run(
 
 def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Sampler:
     """Trained."""
-    to = Coordinates.fitted(task.prior, theta, x, ranks=True)
+    to = Coordinates.fitted(task.prior, theta, x)
     joint, held, hook = to.joint, method == "any conditional", None
     solver: Solver = ExponentialMultistep(32)
     if method in ("CDE", "any conditional"):

@@ -217,13 +217,15 @@ def test_posteriors_are_distributions():
         one.log_prob(torch.tensor([1.5]))
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_samples_outside_are_drawn_again_for_their_own_observation():
     prior = box([-1.0], [1.0])
     none, one = torch.zeros(1), torch.ones(1)
-    same = Coordinates(prior, none, one, none, torch.zeros(1, 1), one, none)
-    law = Gaussian(joint_sde(same), torch.zeros(2), torch.tensor([[1.0, 1.0], [1.0, 2.0]]))
+    to = Coordinates(prior, none, one, none, torch.full((1, 1), 0.5), one, none)
+    # half of the observation is in the coordinates, half in the law
+    law = Gaussian(joint_sde(to), torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.25]]))
     seen = torch.tensor([[-2.0], [0.0], [2.0]])  # parameters N(seen, 1), of which much is outside
-    samples = Posterior(law, same, ExponentialMultistep(20))(seen).sample((4000,))
+    samples = Posterior(law, to, ExponentialMultistep(20))(seen).sample((4000,))
     assert samples.abs().max() <= 1
     normal = Normal(seen, 1.0)
     mass = normal.cdf(one) - normal.cdf(-one)
