@@ -47,6 +47,7 @@ def run(
     data: Path | None = None,
     tasks: str = "two_moons,gaussian_linear,gaussian_mixture",
     draws: int = 5000,
+    steps: int = TRAINING.steps,
 ) -> dict[str, Any]:
     """Rows; ``quick`` trains a fifth as long and compares fewer samples of fewer observations.
 
@@ -55,10 +56,11 @@ def run(
         data: Folder of the wheel with the observations, downloaded if it is not there.
         tasks: Names in `benchmarks.posteriors.TASKS`, separated by commas.
         draws: Samples of every posterior.
+        steps: Updates of ours.
     """
     torch.set_num_threads(1)
     wheel = find(data)
-    training = attrs.evolve(TRAINING, steps=TRAINING.steps // 5) if quick else TRAINING
+    training = attrs.evolve(TRAINING, steps=steps // 5 if quick else steps)
     count, shown, checked = (1000, 3, 100) if quick else (draws, 10, 1000)
     methods = METHODS[:1] if quick else METHODS
     if not quick and importlib.util.find_spec("sbi"):
