@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.checks import expect, numbers
+from scoresde.checks import expect, instance, numbers
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.precise import Numbers, Precise
@@ -50,6 +50,7 @@ class Truncated(Precise, ScoreEstimator):
         slope: ``(n, n)``: ``k_i = sum_j y_j slope_ji``; none if None.
 
     Raises:
+        TypeError: If an argument is neither numbers nor, ``slope``, a tensor.
         ValueError: If a lower bound is not below the upper one, a deviation is not positive, a
             number not finite, or a shape wrong.
 
@@ -87,6 +88,7 @@ class Truncated(Precise, ScoreEstimator):
         given = {"low": low, "high": high, "mean": mean, "std": std}
         for name, value in given.items():
             tensor = numbers(name, value)
+            expect(tensor.ndim < 2, name, "a number or a vector of numbers", tuple(tensor.shape))
             blocks.check(name, tensor)
             each = blocks.expand(tensor).expand(n).clamp(-_FAR, _FAR)
             self.constant(name, each, positive=name == "std")
@@ -94,6 +96,7 @@ class Truncated(Precise, ScoreEstimator):
         if slope is None:
             self.slope = None
         else:
+            instance("slope", slope, Tensor)
             expect(slope.shape == (n, n), "slope", f"shape {(n, n)}", tuple(slope.shape))
             self.constant("slope", slope)
 

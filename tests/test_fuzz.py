@@ -400,6 +400,8 @@ GIVEN = {
     "means": torch.zeros(1, 1, 4, 4),
     "covariances": torch.eye(16)[None],
     "levels": 1,
+    "low": -1.0,
+    "high": 1.0,
 }
 NAMED = {f"{group}/{name}" for group in plugins.GROUPS for name in plugins.available(group)}
 
