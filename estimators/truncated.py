@@ -90,7 +90,9 @@ class Truncated(Precise, ScoreEstimator):
             tensor = numbers(name, value)
             expect(tensor.ndim < 2, name, "a number or a vector of numbers", tuple(tensor.shape))
             blocks.check(name, tensor)
-            each = blocks.expand(tensor).expand(n).clamp(-_FAR, _FAR)
+            each = blocks.expand(tensor).expand(n).clone()  # averages of weights write on it
+            if name in ("low", "high"):
+                each = each.clamp(-_FAR, _FAR)
             self.constant(name, each, positive=name == "std")
         expect(bool((self.low < self.high).all()), "low", f"below high = {high}", low)
         if slope is None:

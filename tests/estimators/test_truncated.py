@@ -232,6 +232,8 @@ SDE = DiagonalSDE(VP(), Identity((2,)))
         (lambda: Truncated(SDE, 1.0, 1.0), ValueError, "low: expected below high"),
         (lambda: Truncated(SDE, [0.0, 0.0, 0.0], 1.0), ValueError, "low: expected a last axis"),
         (lambda: Truncated(SDE, float("nan"), 1.0), ValueError, "low: expected finite"),
+        (lambda: Truncated(SDE, 0.0, 1.0, mean=torch.inf), ValueError, "mean: expected finite"),
+        (lambda: Truncated(SDE, 0.0, 1.0, std=torch.inf), ValueError, "std: expected finite"),
         (lambda: Truncated(SDE, 0.0, 1.0, std=0.0), ValueError, "std: expected positive"),
         (lambda: Truncated(SDE, 0.0, 1.0, slope=torch.zeros(2)), ValueError, r"slope: .*\(2, 2\)"),
         (lambda: around(SDE, around=7), TypeError, "around: expected a.* ScoreEstimator"),
