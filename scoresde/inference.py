@@ -72,7 +72,7 @@ def simulate(
         >>> theta.shape, x.shape
         (torch.Size([100, 2]), torch.Size([100, 1]))
     """
-    expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
+    _unbatched(prior)
     parameters: list[Tensor] = []
     observations: list[Tensor] = []
     with torch.no_grad(), tqdm(total=count, desc="simulating", disable=not progress) as bar:
@@ -149,7 +149,7 @@ class Coordinates(nn.Module):
         ranked: Tensor | None = None,
     ) -> None:
         super().__init__()
-        expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
+        _unbatched(prior)
         self.prior = prior
         self.register_buffer("seen_mean", seen_mean)
         self.register_buffer("seen_std", seen_std)
@@ -202,9 +202,8 @@ class Coordinates(nn.Module):
         expect(count > seen.shape[1] + 1, "observations", fewest, count)
         centred = real - found.mean
         # gelsd, as numbers in an observation may repeat each other
-        found.slope = torch.linalg.lstsq(seen.cpu(), centred.cpu(), driver="gelsd").solution.to(
-            seen
-        )
+        fit = torch.linalg.lstsq(seen.cpu(), centred.cpu(), driver="gelsd")
+        found.slope = fit.solution.to(seen)
         left = (centred - seen @ found.slope).var(0).clamp(min=1e-12 * variance)
         found.std, found.explained = left.sqrt(), 1 - left / variance
         return found
@@ -361,7 +360,8 @@ class PosteriorDistribution(TorchDistribution):
         """
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
-        seen = self._seen(batch).flatten(0, len(batch) - 1) if batch else self.observation[None]
+        seen = self._seen(batch)
+        seen = seen.reshape(-1, *seen.shape[len(batch) :])
         at = self.posterior.coordinates.at
         found = at(seen)(self.base.sample(sample_shape).reshape(-1, *self.event_shape))
         rows = torch.arange(len(found), device=found.device)
@@ -405,6 +405,11 @@ class PosteriorDistribution(TorchDistribution):
 
 _TRIES, _AGAIN = 100, 1000
 """How often to draw what is outside the prior's support, and how many at least."""
+
+
+def _unbatched(prior: Distribution) -> None:
+    """Raises ``ValueError`` if a prior has a batch shape."""
+    expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
 
 
 def _bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
