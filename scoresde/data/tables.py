@@ -4,13 +4,45 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from scoresde.checks import expect
-from scoresde.stored import Array
+from scoresde.data.dataset import Dataset
+from scoresde.data.stored import Array, native
+
+
+def read_csv(
+    path: str | os.PathLike[str], *, columns: Sequence[str] | None = None, delimiter: str = ","
+) -> Dataset:
+    r"""Reads a table of numbers: every line is an event ``(columns,)``.
+
+    Args:
+        path: A text file in UTF-8. A first line without a single number names the columns;
+            without one, their names are ``"1"``, ``"2"``, and so on.
+        columns: Names of those to read, in this order; all if None.
+        delimiter: What stands between two numbers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there are no events, a column is unknown, a line is longer or shorter than
+            the first, or something is not a finite number; the message names line and column.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.data import read_csv
+        >>> path = Path(tempfile.mkdtemp(), "x.csv")
+        >>> _ = path.write_text("name,length,weight\nrose,1.5,20\nlily,2.5,30\n")
+        >>> read_csv(path, columns=["weight", "length"]).values
+        tensor([[20.0000,  1.5000],
+                [30.0000,  2.5000]])
+    """
+    path = Path(path)
+    return Dataset(path.name, native(table(path, columns, delimiter)))
 
 
 def table(path: Path, columns: Sequence[str] | None, delimiter: str) -> Array:
@@ -22,7 +54,7 @@ def table(path: Path, columns: Sequence[str] | None, delimiter: str) -> Array:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from scoresde.table import table
+        >>> from scoresde.data.tables import table
         >>> path = Path(tempfile.mkdtemp(), "x.csv")
         >>> _ = path.write_text("1;2\n3;4\n")
         >>> table(path, columns=["2"], delimiter=";")

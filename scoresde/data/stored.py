@@ -32,7 +32,7 @@ class Stored:
         Whatever has a length and items, as a `torch.utils.data.Dataset` has:
 
         >>> import torch
-        >>> from scoresde.stored import Stored
+        >>> from scoresde.data import Stored
         >>> items = [torch.zeros(2), torch.ones(2), torch.full((2,), 2.0)]
         >>> stored = Stored(len(items), lambda rows: torch.stack([items[i] for i in rows]))
         >>> stored.shape
@@ -72,7 +72,7 @@ def joined(arrays: Sequence[Array]) -> Stored:
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.stored import joined
+        >>> from scoresde.data.stored import joined
         >>> joined([np.zeros((2, 3)), np.ones((4, 3))])[1:4]
         tensor([[0., 0., 0.],
                 [1., 1., 1.],
@@ -101,7 +101,7 @@ def native(array: Array) -> Tensor:
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.stored import native
+        >>> from scoresde.data.stored import native
         >>> native(np.array([1.0, 2.0])), native(np.array([1, 2], "u2")).dtype
         (tensor([1., 2.]), torch.int64)
     """

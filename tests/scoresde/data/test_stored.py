@@ -14,9 +14,9 @@ from PIL import Image
 from estimators import Denoising, ResidualMLP, measure
 from scoresde import PCA, DiagonalSDE, Identity, LogLinear
 from scoresde.data import Dataset, load, split
+from scoresde.data.stored import Stored, joined
 from scoresde.evaluation import evaluate
 from scoresde.model import Model
-from scoresde.stored import Stored, joined
 from scoresde.training import Pieces, Training, events
 from solvers import DDIM
 

@@ -1,0 +1,33 @@
+"""Data sets: a user's arrays, tables and images, or a built-in one, checked on the way in.
+
+A data set is ``(N, *event_shape)``: floating-point numbers, or integers of ``0..levels-1``. It is
+in memory, or stays on the disk and is read as it is needed (``lazy=True``, `Stored`).
+"""
+
+from scoresde.data.arrays import read_array
+from scoresde.data.builtin import BUILT_IN, digits, patches
+from scoresde.data.dataset import Dataset, split
+from scoresde.data.images import read_images
+from scoresde.data.levels import bits_per_dim, dequantize, quantize
+from scoresde.data.reading import load, reader
+from scoresde.data.stored import Stored, joined, native
+from scoresde.data.tables import read_csv
+
+__all__ = [
+    "BUILT_IN",
+    "Dataset",
+    "Stored",
+    "bits_per_dim",
+    "dequantize",
+    "digits",
+    "joined",
+    "load",
+    "native",
+    "patches",
+    "quantize",
+    "read_array",
+    "read_csv",
+    "read_images",
+    "reader",
+    "split",
+]

@@ -1,0 +1,75 @@
+"""Built-in sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from scoresde.checks import expect
+from scoresde.data.dataset import Dataset
+
+
+def _sklearn_datasets() -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        message = "built-in data need scikit-learn: pip install 'scoresde[data]'"
+        raise ImportError(message) from error
+    return datasets
+
+
+def digits() -> Dataset:
+    """Handwritten digits of scikit-learn: ``(1797, 1, 8, 8)``, 17 levels.
+
+    Example:
+        >>> from scoresde.data import digits
+        >>> digits().values.shape
+        torch.Size([1797, 1, 8, 8])
+    """
+    images = _sklearn_datasets().load_digits().images
+    return Dataset("digits", torch.from_numpy(images).to(torch.uint8)[:, None], levels=17)
+
+
+def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Dataset:
+    """Grey patches of the two photographs of scikit-learn, in random order.
+
+    Args:
+        size: Width and height of a patch.
+        stride: Distance between neighbours. By default ``size``: patches are disjoint, so that a
+            `split` shares no pixels. Smaller strides give more patches, which overlap.
+        seed: Seed of the order, and of where the grid of patches starts.
+
+    Returns:
+        ``(N, 1, size, size)``, 256 levels.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+        ValueError: If a patch is larger than the smaller photograph, or ``stride`` not positive.
+
+    Example:
+        >>> from scoresde.data import patches
+        >>> patches(size=64).values.shape
+        torch.Size([108, 1, 64, 64])
+    """
+    photographs = _sklearn_datasets().load_sample_images().images
+    images = [np.asarray(Image.fromarray(rgb).convert("L")) for rgb in photographs]
+    smallest = min(min(image.shape) for image in images)
+    expect(0 < size <= smallest, "size", f"1 to {smallest} pixels", size)
+    stride = size if stride is None else stride
+    expect(stride > 0, "stride", "a positive number of pixels", stride)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for image in images:
+        room = torch.tensor(image.shape) - size + 1
+        top, left = (torch.rand(2, generator=generator) * room.clamp(max=stride)).int().tolist()
+        grid = torch.tensor(image)[top:, left:].unfold(0, size, stride).unfold(1, size, stride)
+        found.append(grid.reshape(-1, 1, size, size))
+    values = torch.cat(found)
+    return Dataset("patches", values[torch.randperm(len(values), generator=generator)], levels=256)
+
+
+BUILT_IN: dict[str, Callable[..., Dataset]] = {"digits": digits, "patches": patches}
