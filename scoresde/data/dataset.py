@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
 from scoresde.checks import expect, finite, floating
@@ -20,10 +20,14 @@ class Dataset:
         values: ``(N, *event_shape)``: all of them, or `Stored` ones, which are checked as they
             are read.
         levels: Number of levels of integer values; ``None`` for floating-point ones.
+        missing: Whether NaN stands for values that are missing, as `estimators.Denoising` with
+            ``observe`` takes them. Every event needs one that is not.
+        columns: Names of the columns, if this is a table.
 
     Raises:
         TypeError: If ``levels`` is ``None`` and the values are not floating-point, or the reverse.
-        ValueError: If there are no events, or values are not finite or not in ``0..levels-1``.
+        ValueError: If there are no events, values are not finite, missing where they may not be,
+            or not in ``0..levels-1``, or there is not one name for a column.
 
     Example:
         >>> import torch
@@ -36,6 +40,8 @@ class Dataset:
     name: str
     values: Tensor | Stored = field(repr=lambda values: f"{tuple(values.shape)} of {values.dtype}")
     levels: int | None = None
+    missing: bool = field(default=False, repr=False)
+    columns: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         shape = tuple(self.values.shape)
@@ -44,6 +50,10 @@ class Dataset:
         )
         if self.levels is not None:
             check_levels(self.levels)
+            expect(not self.missing, "missing", "False for integers", self.missing)
+        if self.columns is not None:
+            names = len(set(self.columns))
+            expect(shape[1:] == (names,), "columns", f"{shape[1:]} different names", names)
         self._check(self.values[:1] if self.stored else self.values[:])
 
     def __len__(self) -> int:
@@ -65,12 +75,15 @@ class Dataset:
         """A data set of some events only, read as late as these."""
         values = self.values
         only = values.only(rows) if isinstance(values, Stored) else values[rows.to(values.device)]
-        return Dataset(f"{self.name}/{name}", only, self.levels)
+        return evolve(self, name=f"{self.name}/{name}", values=only)
 
     def _check(self, values: Tensor) -> None:
         if self.levels is None:
             floating(self.name, values)
-            finite(self.name, values)
+            if self.missing:
+                whole = values.isnan().flatten(1).all(1).sum().item()
+                expect(whole == 0, self.name, "a value in every event", f"{whole} without any")
+            finite(self.name, values[~values.isnan()] if self.missing else values)
             return
         if values.is_floating_point() or values.is_complex():
             raise TypeError(f"{self.name}: expected integers, got {values.dtype}")

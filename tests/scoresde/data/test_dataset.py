@@ -52,3 +52,41 @@ def test_split_is_shuffled_and_checked():
             split(data, fraction)
     with pytest.raises(ValueError, match="two events"):
         split(Dataset("x", torch.zeros(1, 2)), 0.5)
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_missing_values_are_allowed_on_request(dtype):
+    values = torch.tensor([[1, NAN], [NAN, 2]], dtype=dtype)
+    with pytest.raises(ValueError, match="x: expected finite numbers, got 2 NaN"):
+        Dataset("x", values)
+    data = Dataset("x", values, missing=True)
+    assert data.read(slice(None)).isnan().tolist() == [[False, True], [True, False]]
+    assert all(part.missing for part in split(data, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([[1, NAN], [NAN, NAN]], {"missing": True}, "a value in every event, got 1 without any"),
+        ([[1, NAN], [INF, 1]], {"missing": True}, "x: expected finite numbers, got 1"),
+        ([[1, 2]], {"columns": ("a",)}, r"columns: expected \(2,\) different names, got 1"),
+        ([[1, 2]], {"columns": ("a", "a")}, r"columns: expected \(2,\) different names, got 1"),
+        ([[[1], [2]]], {"columns": ("a", "b")}, "columns: expected"),
+    ],
+)
+def test_data_sets_that_will_not_do(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset("x", torch.tensor(values, dtype=torch.float32), **options)
+
+
+def test_integers_cannot_be_missing():
+    with pytest.raises(ValueError, match="missing: expected False for integers"):
+        Dataset("x", torch.tensor([[1, 2]]), levels=3, missing=True)
+
+
+def test_parts_of_a_table_have_its_columns():
+    data = Dataset("x", torch.zeros(4, 2), columns=("a", "b"))
+    assert [part.columns for part in split(data, 0.5)] == [("a", "b")] * 2
