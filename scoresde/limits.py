@@ -98,12 +98,12 @@ def afford(name: str, needed: int, on_disk: int = 0) -> None:
         >>> afford("n", 2**33)
         Traceback (most recent call last):
             ...
-        ValueError: n: expected at most 1 GiB of memory, got 8 GiB; SCORESDE_MEMORY=8589934592 allows it
+        ValueError: n: expected at most 1 GiB, got 8 GiB; SCORESDE_MEMORY=8589934592 allows it
     """
     most = max(memory(), AMPLIFICATION * on_disk)
     if needed > most:
         got = f"{needed / 2**30:.3g} GiB; {VARIABLE}={needed} allows it"
-        expect(False, name, f"at most {most / 2**30:.3g} GiB of memory", got)
+        expect(False, name, f"at most {most / 2**30:.3g} GiB", got)
 
 
 @contextlib.contextmanager
