@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -50,8 +51,8 @@ def instance(name: str, value: object, kind: type) -> None:
         raise TypeError(f"{name}: expected {article} {kind.__name__}, got {reprlib.repr(value)}")
 
 
-def whole(name: str, value: object, least: int) -> None:
-    """Raises ``ValueError`` unless ``value`` is a whole number from the least to ``2**31``.
+def whole(name: str, value: object, least: int, most: int = 2**31) -> None:
+    """Raises ``ValueError`` unless ``value`` is a whole number from the least to the most.
 
     Example:
         >>> from scoresde.checks import whole
@@ -59,14 +60,20 @@ def whole(name: str, value: object, least: int) -> None:
         Traceback (most recent call last):
             ...
         ValueError: steps: expected a whole number of at least 1, got 0.5
+        >>> whole("steps", 500, 1, 100)
+        Traceback (most recent call last):
+            ...
+        ValueError: steps: expected a whole number of at most 100, got 500
     """
     good = isinstance(value, Integral) and not isinstance(value, bool)
-    good = good and least <= int(value) <= 2**31  # type: ignore[call-overload]
-    expect(good, name, f"a whole number of at least {least}", reprlib.repr(value))
+    above = good and int(value) > most  # type: ignore[call-overload]
+    limit = f"at most {most}" if above else f"at least {least}"
+    good = good and least <= int(value) <= most  # type: ignore[call-overload]
+    expect(good, name, f"a whole number of {limit}", reprlib.repr(value))
 
 
-def real(name: str, value: object, least: float = -math.inf) -> None:
-    """Raises ``ValueError`` unless ``value`` is a finite number, not below the least.
+def real(name: str, value: object, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raises ``ValueError`` unless ``value`` is a finite number from the least to the most.
 
     Example:
         >>> from scoresde.checks import real
@@ -74,9 +81,16 @@ def real(name: str, value: object, least: float = -math.inf) -> None:
         Traceback (most recent call last):
             ...
         ValueError: eta: expected a finite number of at least 0, got nan
+        >>> real("eta", 1e300, 0, 1e3)
+        Traceback (most recent call last):
+            ...
+        ValueError: eta: expected a finite number from 0 to 1000, got 1e+300
     """
-    good = isinstance(value, Real) and least <= float(value) and math.isfinite(value)
+    largest = sys.float_info.max  # whole numbers beyond it are no floats
+    good = isinstance(value, Real) and not isinstance(value, bool)
+    good = good and max(least, -largest) <= value <= min(most, largest)  # type: ignore[operator]
     limit = "" if least == -math.inf else f" of at least {least:g}"
+    limit = limit if most == math.inf else f" from {least:g} to {most:g}"
     expect(good, name, f"a finite number{limit}", reprlib.repr(value))
 
 

@@ -27,6 +27,12 @@ from scoresde.sde import SDE, Forcing, Propagator, ReverseSDE, Stage
 if TYPE_CHECKING:
     from scoresde.likelihood import DensityFlow
 
+_MOST_STEPS = 10**6
+"""Of a walk: the grid and the coefficients of more would fill memory before the first of them."""
+
+_MOST_NOISE = 1e3
+"""Times the reverse SDE's own: far beyond use, and its square is still a number."""
+
 Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
 """``(reverse equation, state, time of the SDE itself, noise) -> state``."""
 
@@ -63,9 +69,9 @@ class Solver(ABC):
     Subclasses implement `integrate` or `walk`, and declare their orders.
 
     Args:
-        steps: Number of steps when sampling.
+        steps: Number of steps when sampling, at most a million.
         eta: Noise of the reverse equation: 0 for the probability-flow ODE, 1 for the reverse
-            SDE.
+            SDE, at most 1000.
         grid: Where the steps are: a name in `scoresde.grid.GRIDS` or a function
             ``(sde, steps) -> times``.
         corrector: What is done to samples after every step, for instance `solvers.Langevin`.
@@ -77,8 +83,8 @@ class Solver(ABC):
     Raises:
         TypeError: If ``grid`` or ``corrector`` cannot be called; on subclassing, if neither
             method is there.
-        ValueError: If ``steps`` is not a whole number of at least 1, a number is negative, or the
-            grid's name is unknown.
+        ValueError: If ``steps`` is not a whole number from 1 to a million, a number is out of its
+            range, or the grid's name is unknown.
 
     Example:
         >>> import torch
@@ -95,8 +101,8 @@ class Solver(ABC):
         torch.Size([5, 2])
     """
 
-    steps: int = attrs.field(default=50, validator=validator(whole, 1))
-    eta: float = attrs.field(default=0.0, kw_only=True, validator=validator(real, 0))
+    steps: int = attrs.field(default=50, validator=validator(whole, 1, _MOST_STEPS))
+    eta: float = attrs.field(default=0.0, kw_only=True, validator=validator(real, 0, _MOST_NOISE))
     grid: Grid = grid_field(grids.log_snr)
     corrector: Corrector | None = attrs.field(
         default=None,

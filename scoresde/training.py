@@ -17,13 +17,16 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from scoresde import checkpoint
-from scoresde.checks import expect
+from scoresde.checks import choice, expect, positive, real, validator, whole
 from scoresde.data import Dataset, dequantize
 from scoresde.distributed import ALONE, Processes, average_over, share
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_LARGEST_BATCH = 2**20
+"""Events per update, all in memory at once: more is a slip."""
 
 
 @attrs.frozen
@@ -89,7 +92,8 @@ class Training:
             None.
 
     Raises:
-        ValueError: If a number is out of its range or the precision unknown.
+        ValueError: If a number is out of its range, a count is not whole or more than 2**31 (a
+            batch 2**20 events), or the precision unknown.
 
     Example:
         >>> import torch
@@ -107,25 +111,22 @@ class Training:
 
     sources = "loshchilov2019 polyak1992"
 
-    steps: int = 2000
-    batch_size: int = 128
-    lr: float = 1e-3
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.998
-    measurements: int = 10
-    precision: str = "float32"
-    patience: int | None = None
+    steps: int = attrs.field(default=2000, validator=validator(whole, 1))
+    batch_size: int = attrs.field(default=128, validator=validator(whole, 1, _LARGEST_BATCH))
+    lr: float = attrs.field(default=1e-3, validator=[validator(real), validator(positive)])
+    warmup: float = attrs.field(default=0.1, validator=validator(real, 0, 1))
+    weight_decay: float = attrs.field(default=0.01, validator=validator(real, 0))
+    clip: float = attrs.field(default=1.0, validator=[validator(real), validator(positive)])
+    ema: float = attrs.field(default=0.998, validator=validator(real, 0, 1))
+    measurements: int = attrs.field(default=10, validator=validator(whole, 1))
+    precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))
+    patience: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(whole, 1))
+    )
 
     def __attrs_post_init__(self) -> None:
-        known = ", ".join(PRECISIONS)
-        expect(self.precision in PRECISIONS, "precision", f"one of {known}", self.precision)
-        expect(self.patience is None or self.patience > 0, "patience", "at least 1", self.patience)
-        for name in ("steps", "batch_size", "lr", "clip", "measurements"):
-            expect(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
-        expect(0 <= self.ema < 1, "ema", "a number in [0, 1)", self.ema)
-        expect(0 <= self.warmup < 1, "warmup", "a number in [0, 1)", self.warmup)
+        for name in ("ema", "warmup"):
+            expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
 
     def rate(self, step: int) -> float:
         """Share of ``lr`` at a step."""
@@ -183,7 +184,7 @@ class Training:
                 measure, or processes do not share a batch evenly or differ in their weights.
         """
         start = time.perf_counter()
-        expect(save_every >= 1, "save_every", "at least 1", save_every)
+        whole("save_every", save_every, 1)
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)
         run = _Run.new(self, estimator, seed, processes)

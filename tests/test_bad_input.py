@@ -113,7 +113,12 @@ CASES = {
     "negative speed": (lambda: Clock([-1.0]), ValueError, "speeds: .*at least 0"),
     "negative time": (lambda: MODEL.score(Z, -0.1), ValueError, "t: .*from 0 to 1.*-0.1"),
     "time after the end": (lambda: SDE_.diffuse(Z, 2.0, Z), ValueError, "t: .*got 2.0"),
-    "negative eta": (lambda: DDIM(5, eta=-1.0), ValueError, "eta: .*at least 0"),
+    "negative eta": (lambda: DDIM(5, eta=-1.0), ValueError, "eta: .*from 0 to 1000, got -1"),
+    "noise whose square is no number": (
+        lambda: DDIM(5, eta=1e300), ValueError, r"eta: .*from 0 to 1000, got 1e\+300"),
+    "yes as a number": (lambda: DDIM(5, eta=True), ValueError, "eta: .*finite number.*True"),
+    "steps for years": (
+        lambda: DDIM(2 * 10**9), ValueError, "steps: .*at most 1000000, got 2000000000"),
     "negative eta of an SDE": (lambda: ReverseSDE(SDE_, MODEL, -1.0), ValueError, "eta: .*at least 0"),
     "half a step": (lambda: Heun(2.5), ValueError, "steps: .*whole number.*2.5"),
     "endless noise": (lambda: Heun(eta=float("inf")), ValueError, "eta: .*finite.*inf"),

@@ -153,7 +153,7 @@ def test_a_checkpoint_imports_nothing_unless_allowed(model, tmp_path):
         ("estimator.network.name", "os:system", UnknownPlugin, "import path"),
         ("estimator.weighting", "likely", ConfigError, "estimator: weighting: unknown name"),
         ("training.epochs", 3, ConfigError, "training: .*epochs"),
-        ("training.steps", -3, ConfigError, "training: steps: .*positive"),
+        ("training.steps", -3, ConfigError, "training: steps: .*whole number"),
         ("data.source", None, ConfigError, r"data\.source: expected a data set"),
         ("data.source", "digts", FileNotFoundError, "did you mean 'digits'"),
         ("data.stride", 3, ConfigError, "data: .*stride"),

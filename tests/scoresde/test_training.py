@@ -129,17 +129,30 @@ def test_a_loss_that_is_not_finite_is_named():
     ("option", "value"),
     [
         ("steps", 0),
+        ("steps", 2.5),
+        ("steps", True),
+        ("steps", 2**31 + 1),
         ("batch_size", -1),
+        ("batch_size", 2**20 + 1),
         ("lr", 0.0),
+        ("lr", "0.002"),
+        ("lr", float("nan")),
+        pytest.param("lr", 10**400, id="lr-beyond floats"),
+        ("lr", True),
         ("ema", 1.0),
+        ("ema", "much"),
         ("warmup", -0.1),
+        ("weight_decay", -1e-3),
         ("clip", 0),
+        ("measurements", 2.0),
         ("precision", "float8"),
+        ("precision", ["float32"]),
         ("patience", 0),
+        ("patience", 0.5),
     ],
 )
 def test_settings_are_checked(option, value):
-    with pytest.raises(ValueError, match=option):
+    with pytest.raises(ValueError, match=rf"^{option}: expected .*, got "):
         Training(**{option: value})
 
 
@@ -205,7 +218,7 @@ def test_runs_are_not_mixed_up(tmp_path):
     other = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
     with pytest.raises(CheckpointError, match="not a run of this model"):
         Training(steps=4).fit(other, DATA, progress=False, folder=tmp_path)
-    with pytest.raises(ValueError, match="save_every: expected at least 1"):
+    with pytest.raises(ValueError, match="save_every: expected a whole number of at least 1"):
         Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path, save_every=0)
 
 
