@@ -48,6 +48,16 @@ class Blocks:
         self.dim = ends[-1]
         self._slices = {k: slice(*v) for k, v in zip(sizes, itertools.pairwise(ends), strict=True)}
 
+    def singles(self) -> Blocks:
+        """Every component by itself, named ``block[i]``, or as its block if it is alone there."""
+        return Blocks(
+            {
+                name if size == 1 else f"{name}[{i}]": 1
+                for name, size in self.sizes.items()
+                for i in range(size)
+            }
+        )
+
     def __len__(self) -> int:
         return len(self.sizes)
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scoresde.bases.basis import precision
 from scoresde.checks import expect, named
+from scoresde.precise import precision
 from scoresde.sde import SDE, Stage
 
 Grid = Callable[[SDE, int], Tensor]

@@ -39,12 +39,50 @@ def replaced(module: M, **values: object) -> M:
     return view
 
 
-class Precise(nn.Module):
-    """A module whose buffers stay in float64 when a model is cast, and follow only its device.
+def precision(device: torch.device) -> torch.dtype:
+    """The widest floating-point type of a device: float64, but float32 on MPS.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precise import precision
+        >>> precision(torch.device("cpu"))
+        torch.float64
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class KeepsPrecision(nn.Module):
+    """A module whose floating-point buffers are in float64 whatever it is cast to.
+
+    They follow its device alone, and are float32 on one without float64 (MPS).
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precise import KeepsPrecision
+        >>> module = KeepsPrecision()
+        >>> module.register_buffer("rate", torch.tensor(0.1, dtype=torch.float64))
+        >>> module.to(torch.bfloat16).rate
+        tensor(0.1000, dtype=torch.float64)
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = {id(b) for b in self._buffers.values() if b is not None and b.is_floating_point()}
+
+        def move(tensor: Tensor) -> Tensor:
+            if id(tensor) not in kept or tensor.is_meta:
+                return fn(tensor)
+            device = fn(tensor.new_empty(0, dtype=torch.float32)).device
+            return tensor.to(device, precision(device))
+
+        # torch's own replaces a tensor once it has been moved: what fails leaves all as it was
+        return super()._apply(move, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class Precise(KeepsPrecision):
+    """A module with constants along the component axis that no cast rounds.
 
     Casting a network to float32 or bfloat16 must not round ``beta_min = 0.1`` or a speed of
-    1/3: step coefficients are computed in float64 and cast last. On a device without float64
-    (MPS) they are float32.
+    1/3: step coefficients are computed in float64 and cast last.
 
     Example:
         >>> import torch
@@ -96,14 +134,3 @@ class Precise(nn.Module):
             for k, m in self._modules.items()
         }
         return view
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        constants, self._buffers = self._buffers, {}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        device = fn(torch.empty(0)).device
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._buffers = {
-            name: None if value is None else value.to(device, dtype)
-            for name, value in constants.items()
-        }
-        return self

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from scoresde import grid as grids
-from scoresde.bases.basis import precision
 from scoresde.checks import real, validator, whole
 from scoresde.grid import Grid
 from scoresde.noise import Noise
+from scoresde.precise import precision
 from scoresde.sde import SDE, ProbabilityFlow, Propagator
 from scoresde.solver import grid_field, jumps, sides
 

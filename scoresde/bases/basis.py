@@ -8,17 +8,18 @@ make up an image or a signal; everything else sees a flat state ``(*batch, n)``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import Self
+from torch import Tensor
 
+from scoresde.bases.moments import Units, pieces
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, floating, sizes, trailing_shape
+from scoresde.checks import expect, floating, sizes, trailing_shape
+from scoresde.precise import KeepsPrecision, precision
 
 
-class Basis(nn.Module, ABC):
+class Basis(KeepsPrecision, ABC):
     """An orthonormal change of coordinates between events and flat coefficients.
 
     Subclasses implement `analyse` and `synthesise`; calling the basis and `inverse` add the
@@ -114,89 +115,41 @@ class Basis(nn.Module, ABC):
             return z
         return z.reshape(*z.shape[:-1], *self.event_shape)
 
+    @property
+    def units(self) -> Blocks:
+        """Components that are measured together, by name: here those of a block."""
+        return self.blocks
+
     def moments(self, data: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean of every coefficient and standard deviation of every block.
+        """Mean of every coefficient, and a scale of every unit (`units`).
+
+        The scale is the standard deviation. Of what is constant it is a share of its size, small
+        enough that a model comes back with the constant: see `scoresde.bases.moments`.
 
         Args:
             data: Events, ``(N, *event_shape)``, or pieces of them, one after the other.
 
         Returns:
-            ``(n,)`` and ``(blocks,)``, in float64; deviations are at least 1e-3 of the largest,
-            so that constant coefficients do no harm as a scale.
+            ``(n,)`` and ``(blocks,)``, or ``(n,)`` if units are smaller than blocks; in float64.
 
         Raises:
             TypeError: If ``data`` is not a floating-point tensor.
             ValueError: If its trailing shape is not the event shape, or it is not finite.
+
+        Example:
+            >>> import torch
+            >>> from scoresde import Identity
+            >>> metres_and_grams = torch.tensor([[1.0, 2000.0], [1.5, 1000.0]])
+            >>> Identity((2,)).moments(metres_and_grams)[1].tolist()
+            [0.25, 500.0]
         """
-        mean, square = spread((self(x.double()) for x in pieces(data)), lambda z: (z**2).sum(0))
-        variance = self.blocks.mean(square)
-        floor = 1e-6 * variance.amax().clamp(min=1e-12)
-        return mean, variance.clamp(min=floor).sqrt()
+        units = self.units
+        mean, scale = Units(units).measured(pieces(data), lambda x: self(x.to(precision(x.device))))
+        return mean, scale if len(units) == len(self.blocks) else units.expand(scale)
 
     def extra_repr(self) -> str:
         """Shape and blocks, for ``print(basis)``."""
         return f"event_shape={tuple(self.event_shape)}, blocks={self.blocks.sizes}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept = {id(b) for b in self._buffers.values() if b is not None and b.is_floating_point()}
-
-        def move(tensor: Tensor) -> Tensor:
-            if id(tensor) not in kept or tensor.is_meta:
-                return fn(tensor)
-            device = fn(tensor.new_empty(0, dtype=torch.float32)).device
-            return tensor.to(device, precision(device))
-
-        return super()._apply(move, recurse)  # type: ignore[no-untyped-call,no-any-return]
-
-
-def pieces(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Events some at a time, checked: a float64 copy of all need not fit in memory.
-
-    Raises:
-        TypeError: If they are not floating-point tensors.
-        ValueError: If they are not finite.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.bases.basis import pieces
-        >>> [len(piece) for piece in pieces(torch.zeros(5000, 2))]
-        [4096, 904]
-    """
-    for piece in data.detach().split(4096) if isinstance(data, Tensor) else data:
-        floating("data", piece)
-        finite("data", piece)
-        yield piece
-
-
-def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean of rows, and mean product of what is left of them, in one pass.
-
-    Source:
-        Chan, Golub and LeVeque 1983, *Algorithms for Computing the Sample Variance*.
-
-    Args:
-        rows: Pieces ``(N_i, n)``.
-        product: Of centred rows, summed over them: squares ``(n,)`` or a matrix ``(n, n)``.
-
-    Raises:
-        ValueError: If there are no rows.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.bases.basis import spread
-        >>> rows = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
-        >>> spread(rows.split(2), lambda z: (z**2).sum(0))
-        (tensor([3.]), tensor([3.5000]))
-    """
-    count, mean, total = 0, torch.zeros(()), torch.zeros(())
-    for piece in rows:
-        own, both = piece.mean(0), count + len(piece)
-        shift = own - mean.to(own)
-        between = product(shift.unsqueeze(0)) * (count * len(piece) / both)
-        total = total.to(own) + product(piece - own) + between
-        count, mean = both, mean.to(own) + shift * (len(piece) / both)
-    expect(count > 0, "data", "events", "none")
-    return mean, total / count
 
 
 def transformed(x: Tensor, matrix: Tensor) -> Tensor:
@@ -212,18 +165,6 @@ def transformed(x: Tensor, matrix: Tensor) -> Tensor:
         return x @ matrix.to(x)
     with torch.autocast(x.device.type, enabled=False):
         return x @ matrix.to(x)
-
-
-def precision(device: torch.device) -> torch.dtype:
-    """The widest floating-point type of a device: float64, but float32 on MPS.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.bases.basis import precision
-        >>> precision(torch.device("cpu"))
-        torch.float64
-    """
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def checked_shape(event_shape: Sequence[int]) -> torch.Size:

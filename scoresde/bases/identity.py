@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from scoresde.bases.basis import Basis, checked_shape, pieces, spread
+from scoresde.bases.basis import Basis, checked_shape
 from scoresde.blocks import Blocks
 
 
@@ -40,26 +39,13 @@ class Identity(Basis):
         size = checked_shape(event_shape).numel()
         super().__init__(event_shape, Blocks({"all": size} if blocks is None else blocks))
 
-    def moments(self, data: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `scoresde.Basis.moments`; of every component if events are vectors of one block.
+    @property
+    def units(self) -> Blocks:
+        """Every component of a vector, as columns of a table have units of their own.
 
-        Columns of a table have units of their own, pixels of an image have not. Deviations are
-        ``(n,)`` then, and only those of constant components are replaced, by 1e-3 of the largest.
-
-        Example:
-            >>> import torch
-            >>> from scoresde import Identity
-            >>> metres_and_grams = torch.tensor([[1.0, 2000.0], [1.5, 1000.0]])
-            >>> Identity((2,)).moments(metres_and_grams)[1].tolist()
-            [0.25, 500.0]
+        Pixels of an image have not: those of a block are measured together.
         """
-        if len(self.event_shape) > 1 or len(self.blocks) > 1:
-            return super().moments(data)
-        rows = (self(x.double()) for x in pieces(data))
-        mean, variance = spread(rows, lambda z: (z**2).sum(0))
-        largest = variance.amax().clamp(min=1e-12)
-        constant = variance <= 1e-12 * torch.maximum(mean**2, largest)
-        return mean, torch.where(constant, 1e-6 * largest, variance).sqrt()
+        return self.blocks.singles() if len(self.event_shape) == 1 else self.blocks
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""

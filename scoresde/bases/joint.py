@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 
 import torch
@@ -52,10 +52,8 @@ class Joint(Basis):
             name: part if isinstance(part, Basis) else Identity(part)
             for name, part in parts.items()
         }
-        sizes: dict[str, int] = {}
-        for name, basis in bases.items():
-            own = basis.blocks.sizes
-            sizes.update({name if len(own) == 1 else f"{name}.{k}": n for k, n in own.items()})
+        blocks = [_named(name, basis, basis.blocks) for name, basis in bases.items()]
+        sizes = dict(itertools.chain.from_iterable(blocks))
         super().__init__((sum(sizes.values()),), Blocks(sizes))
         self.parts = nn.ModuleDict(bases)
 
@@ -63,6 +61,13 @@ class Joint(Basis):
     def shapes(self) -> dict[str, torch.Size]:
         """Event shape of every part."""
         return {k: b.event_shape for k, b in zip(self.parts, self._bases(), strict=True)}
+
+    @property
+    def units(self) -> Blocks:
+        """Those of every part."""
+        bases = zip(self.parts, self._bases(), strict=True)
+        units = [_named(name, basis, basis.units) for name, basis in bases]
+        return Blocks(dict(itertools.chain.from_iterable(units)))
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -128,6 +133,13 @@ class Joint(Basis):
 
     def _bases(self) -> list[Basis]:
         return [basis for basis in self.parts.values() if isinstance(basis, Basis)]
+
+
+def _named(part: str, basis: Basis, blocks: Blocks) -> Iterator[tuple[str, int]]:
+    """A part's blocks or units with names in the joint basis."""
+    first, *rest = basis.blocks.sizes
+    for name, size in blocks.sizes.items():
+        yield f"{part}.{name}" if rest else part + name.removeprefix(first), size
 
 
 def _flat(name: str, event: Tensor, shape: torch.Size) -> Tensor:

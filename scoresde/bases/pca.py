@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.bases.basis import Basis, checked_shape, pieces, precision, spread, transformed
+from scoresde.bases.basis import Basis, checked_shape, transformed
+from scoresde.bases.moments import pieces, spread
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating
+from scoresde.precise import precision
 
 
 class PCA(Basis):
@@ -119,6 +121,11 @@ class PCA(Basis):
         basis = cls(components * largest.sign(), first.shape[1:], blocks)
         basis.variances.copy_(variances.flip(0).clamp(min=0))
         return basis
+
+    @property
+    def units(self) -> Blocks:
+        """As of `scoresde.Identity`: every component of vectors, the blocks of anything else."""
+        return self.blocks.singles() if len(self.event_shape) == 1 else self.blocks
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""

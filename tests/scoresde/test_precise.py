@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from strategies import every_schedule, sdes, times
 from torch import nn
 
-from estimators import Denoising, ResidualMLP
-from scoresde import VP, Blocks, Clock, DiagonalSDE, Identity, Joint
+from estimators import Denoising, Gaussian, ResidualMLP
+from scoresde import DCT, PCA, VP, Blocks, Clock, DiagonalSDE, Haar, Identity, Joint, Learned
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -93,3 +93,64 @@ def test_a_module_is_as_wide_as_the_widest_inside():
             self.inner, self.other = inner, nn.Identity()
 
     assert (VP().width, inner.width, Outer().width) == (1, 3, 3)
+
+
+MODULES = {
+    "schedule": lambda: VP(),
+    "learned schedule": lambda: Learned(),
+    "basis": lambda: DCT((4,)),
+    "basis with a state": lambda: PCA(torch.eye(2)),
+    "sde": lambda: DiagonalSDE(VP(), DCT((2,)), [1 / 3, 1.0]),
+    "model": lambda: Denoising(
+        DiagonalSDE(VP(), Haar((1, 2, 2), 1)), ResidualMLP((1, 2, 2), width=8, depth=1)
+    ),
+    "known": lambda: Gaussian(DiagonalSDE(VP(), DCT((2,))), torch.zeros(2), torch.eye(2)),
+}
+
+
+class NoSuchDevice(RuntimeError):
+    """As CUDA's, where there is none."""
+
+
+def contents(module):
+    return {n: (v.data_ptr(), v.dtype) for n, v in [*module.named_buffers()]} | {
+        n: (v.data_ptr(), v.dtype) for n, v in [*module.named_parameters()]
+    }
+
+
+@pytest.mark.parametrize("fails", [0, 1, 2], ids="at call {}".format)
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_a_move_that_fails_leaves_a_module_as_it_was(make, fails):
+    module, calls = make(), iter(range(99))
+    before = contents(module)
+
+    def move(tensor):
+        if next(calls) >= fails:
+            raise NoSuchDevice
+        return tensor
+
+    if len(before) > fails:
+        with pytest.raises(NoSuchDevice):
+            module._apply(move)
+    assert contents(module) == before
+    module.double().float()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is none")
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_a_device_that_is_not_there_leaves_a_module_as_it_was(make):
+    module = make()
+    before = contents(module)
+    with pytest.raises((AssertionError, RuntimeError)):
+        module.to("cuda")
+    assert contents(module) == before
+
+
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_modules_go_to_meta_and_are_made_again(make):
+    module, other = make(), make().to("meta")
+    assert all(v.is_meta for v in other.state_dict().values())
+    other.to_empty(device="cpu").load_state_dict(module.state_dict())
+    for name, value in module.state_dict().items():
+        again = other.state_dict()[name]
+        torch.testing.assert_close(again, value, atol=0, rtol=0, equal_nan=True)

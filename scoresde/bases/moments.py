@@ -1,0 +1,197 @@
+"""Mean and scale of data, some events at a time: every unit by its own magnitude.
+
+A *unit* is what is measured together: a column of a table, a band of an image. Nothing about it
+is judged by another's size. With mean ``m`` and deviation ``s``, in the rounding ``u`` of float64,
+it is *constant* if ``s <= 8 u |m|``, and then its scale is ``2^-12 |m|``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, finite, floating
+
+_ROUNDED = 8 * torch.finfo(torch.float64).eps
+"""Deviation by the mean up to which there is nothing but the rounding of sums."""
+
+_OWN = 2.0**-12
+"""Scale of a constant by its size: half of float32's digits. A state then tells the constant from
+its noise, and noise from none, equally well, and what is learned wrong hardly shows."""
+
+_NARROW = 0.01
+"""Deviation of most events by that of all, below which the rest decides what is seen: that of the
+noise at which the usual schedules start, in units of the data's scale."""
+
+_STEPS = 64
+"""Numbers of a dtype within a deviation, below which its grid shows in what is learned."""
+
+
+def pieces(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Events some at a time, checked: a float64 copy of all need not fit in memory.
+
+    Raises:
+        TypeError: If they are not floating-point tensors.
+        ValueError: If they are not finite.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.bases.moments import pieces
+        >>> [len(piece) for piece in pieces(torch.zeros(5000, 2))]
+        [4096, 904]
+    """
+    for piece in data.detach().split(4096) if isinstance(data, Tensor) else data:
+        floating("data", piece)
+        finite("data", piece)
+        yield piece
+
+
+def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean of rows, and mean product of what is left of them, in one pass.
+
+    Source:
+        Chan, Golub and LeVeque 1983, *Algorithms for Computing the Sample Variance*.
+
+    Args:
+        rows: Pieces ``(N_i, n)``.
+        product: Of centred rows, summed over them: squares ``(n,)`` or a matrix ``(n, n)``.
+
+    Raises:
+        ValueError: If there are no rows.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.bases.moments import spread
+        >>> rows = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+        >>> spread(rows.split(2), lambda z: (z**2).sum(0))
+        (tensor([3.]), tensor([3.5000]))
+    """
+    count, mean, total = 0, torch.zeros(()), torch.zeros(())
+    for piece in rows:
+        if not len(piece):
+            continue
+        own, both = piece.mean(0), count + len(piece)
+        shift = own - mean.to(own)
+        between = product(shift.unsqueeze(0)) * (count * len(piece) / both)
+        total = total.to(own) + product(piece - own) + between
+        count, mean = both, mean.to(own) + shift * (len(piece) / both)
+    expect(count > 0, "data", "events", "none")
+    return mean, total / count
+
+
+@attrs.define(eq=False)
+class Units:
+    """Means, and the scale of every unit; what makes a scale doubtful is said in a warning.
+
+    Beside the deviation they keep how far an event typically is from a middle one, the geometric
+    mean over events of their distance: a few outliers set the one and leave the other.
+
+    Args:
+        blocks: What is measured together, by name.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Blocks
+        >>> from scoresde.bases.moments import Units
+        >>> rows = torch.tensor([[0.0, 1e9, 7.0], [2.0, 3e9, 7.0]])
+        >>> mean, scale = Units(Blocks({"a": 1, "b": 1, "c": 1})).measured([rows])
+        >>> mean.tolist(), scale.tolist() == [1.0, 1e9, 7 * 2**-12]
+        ([1.0, 2000000000.0, 7.0], True)
+    """
+
+    blocks: Blocks
+    _middle: Tensor | None = attrs.field(default=None, init=False)
+    _count: Tensor = attrs.field(init=False)
+    _logs: Tensor = attrs.field(init=False)
+    _most: Tensor = attrs.field(init=False)
+    _kind: torch.finfo | None = attrs.field(default=None, init=False)
+
+    def measured(
+        self, data: Iterable[Tensor], analyse: Callable[[Tensor], Tensor] = torch.Tensor.double
+    ) -> tuple[Tensor, Tensor]:
+        """Means ``(n,)`` and scales ``(units,)`` of events that are gone through once.
+
+        Args:
+            data: Pieces of events.
+            analyse: To coefficients, ``(N, n)``, in float64.
+
+        Raises:
+            ValueError: If there are no events, or the squares of a unit are infinite.
+        """
+        rows = (self._seen(analyse(piece), piece.dtype) for piece in data)
+        mean, square = spread(rows, lambda z: (z**2).sum(0))
+        own, std = self._rms(mean), self._mean(square).sqrt()
+        for name in self._named(~std.isfinite()).values():
+            expect(False, "data", f"numbers whose squares are finite in {name!r}", "larger ones")
+        constant = std <= _ROUNDED * own
+        self._doubt(own, std, constant)
+        return mean, torch.where(constant, _OWN * torch.where(own > 0, own, 1.0), std)
+
+    def _seen(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows as they are, taken into account."""
+        if not len(z):
+            return z
+        if self._middle is None:
+            self._middle = z.median(0).values
+            self._count, self._logs, self._most = self._rms(z.new_zeros(3, z.shape[-1])).unbind()
+        kind = torch.finfo(dtype)
+        if self._kind is None or kind.eps > self._kind.eps:
+            self._kind = kind
+        distance = self._rms(z - self._middle)
+        # what repeats itself is as wide as it is large, and of no width if it is 0
+        wide = torch.where(distance > 0, distance, self._rms(self._middle))
+        known = wide > 0
+        self._count = self._count + known.double().sum(0)
+        self._logs = self._logs + torch.where(known, wide, 1.0).log().sum(0)
+        self._most = torch.maximum(self._most, distance.amax(0))
+        return z
+
+    def _doubt(self, own: Tensor, std: Tensor, constant: Tensor) -> None:
+        """Warns of units whose scale is that of outliers, or lost in the rounding of numbers."""
+        most, kind = self._most, self._kind
+        assert kind is not None
+        typical = (self._logs / self._count.clamp(min=1)).exp()
+        for i, name in self._named(~constant & (typical < _NARROW * std)).items():
+            _warn(
+                f"{name!r} has outliers {most[i]:.3g} from its middle, where events are "
+                f"typically {typical[i]:.3g} from it: by a standard deviation of {std[i]:.3g} the "
+                "others look all alike; leave them out, clip them, or take logarithms"
+            )
+        apart, square = kind.eps * own, std**2
+        blurred = torch.where(constant, apart > 1, apart * _STEPS > std)
+        for i, name in self._named(blurred).items():
+            found = 0.0 if constant[i] else float(std[i])
+            _warn(
+                f"{name!r} is too far from 0 for {kind.dtype}, whose numbers are {apart[i]:.3g} "
+                f"apart there: it has a standard deviation of {found:.3g} around {own[i]:.9g}; "
+                "subtract its mean before rounding, or use float64"
+            )
+        for i, name in self._named(
+            ~constant & ((square > kind.max) | (square < kind.tiny))
+        ).items():
+            _warn(
+                f"{name!r} has a standard deviation of {std[i]:.3g}, whose square is no number of "
+                f"{kind.dtype}; use other units"
+            )
+
+    def _named(self, which: Tensor) -> dict[int, str]:
+        names = [*self.blocks.sizes]
+        return {i: names[i] for i in which.nonzero().flatten().tolist()}
+
+    def _rms(self, z: Tensor) -> Tensor:
+        return self._mean(z**2).sqrt()
+
+    def _mean(self, z: Tensor) -> Tensor:
+        """Over every unit: ``(*, n)`` to ``(*, units)``."""
+        if len(self.blocks) == self.blocks.dim:
+            return z
+        return self.blocks.mean(z)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"data: {message}", stacklevel=5)
