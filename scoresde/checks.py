@@ -240,6 +240,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} Available: {', '.join(known) if known else '(none)'}"
 
 
+def told(error: BaseException, *, kind: bool = False) -> str:
+    """What an error says, in one line.
+
+    Args:
+        error: Whose ``__str__`` may itself fail.
+        kind: Whether to name its type even if the message was written for users.
+
+    Example:
+        >>> from scoresde.checks import told
+        >>> told(ValueError("steps: expected at least 1, got 0"))
+        'steps: expected at least 1, got 0'
+        >>> told(KeyError("steps"))
+        "KeyError: 'steps'"
+    """
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:
+        text = ""
+    name = type(error).__name__
+    written = isinstance(error, _WRITTEN) or type(error).__module__.startswith("scoresde.")
+    return text if text and written and not kind else f"{name}: {text}" if text else name
+
+
+_WRITTEN = (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError)
+"""Errors whose messages are sentences, of this package and of its libraries."""
+
+
 def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     """A function by its name, or one of a user's own as it is.
 

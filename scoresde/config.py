@@ -3,14 +3,15 @@
 A table with a ``name`` is an object of the group that its key stands for (``sde``, ``schedule``,
 ``basis``, ``estimator``, ``network``, ``solver``); its other entries are keyword arguments, and
 tables among them are objects in turn. A name with a colon is an import path, if those are allowed;
-otherwise a file runs nothing but what is installed as a plugin. Arguments that a factory takes and
-the file leaves out are supplied if their name is one of the things known while building:
-``event_shape``, ``sde``, ``network``, and ``data_mean`` and ``data_std``, which are measured from
-the data.
+otherwise a file runs nothing but what is installed as a plugin.
+
+Arguments that a factory takes and the file leaves out are supplied with what is known, if that is
+what they mean: `SUPPLIED` says of every group which names mean what. A factory that calls a known
+thing by another name has an attribute ``supplied``, as `scoresde.PCA` has.
 
     [sde]
     name = "diagonal"
-    scale = "data_std"                 # a string that names a known thing stands for it
+    scale = "data_std"                 # a string that names something `MEASURED` stands for it
     [sde.schedule]
     name = "cosine"
 """
@@ -19,13 +20,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from scoresde import plugins
-from scoresde.checks import nearest
+from scoresde.bases import Basis
+from scoresde.checks import instance, nearest, told
+from scoresde.estimator import ScoreEstimator
+from scoresde.schedules import Schedule
+from scoresde.sde import SDE
+from scoresde.solver import Solver
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +50,35 @@ _GROUPS = {
     "network": "networks",
     "solver": "solvers",
 }
+
+_KINDS: dict[str, type] = {
+    "sdes": SDE,
+    "schedules": Schedule,
+    "bases": Basis,
+    "estimators": ScoreEstimator,
+    "networks": nn.Module,
+    "solvers": Solver,
+}
+
+SUPPLIED: dict[str, tuple[str, ...]] = {
+    "sdes": ("event_shape", "data_mean", "data_std"),
+    "schedules": (),
+    "bases": ("event_shape",),
+    "estimators": ("sde", "basis", "event_shape", "data_mean", "data_std"),
+    "networks": ("event_shape",),
+    "solvers": (),
+}
+"""Arguments that factories of a group are given where the file says nothing of them."""
+
+MEASURED = ("event_shape", "data_mean", "data_std", "data_components")
+"""What is known of the data, and what a string in the file may stand for."""
+
+_INSTEAD = {
+    "epochs": ("steps", "an epoch is as many as there are events over batch_size"),
+    "iterations": ("steps", "updates are counted"),
+    "learning_rate": ("lr", "the largest learning rate"),
+}
+"""What people write, what it is called here, and what that is."""
 
 
 class Later:
@@ -93,6 +132,56 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def table(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """A section of a configuration, empty if it is not there.
+
+    Raises:
+        ConfigError: If it is no table.
+
+    Example:
+        >>> from scoresde.config import table
+        >>> table({"training": {"steps": 5}}, "training"), table({}, "data")
+        ({'steps': 5}, {})
+    """
+    found = settings.get(section, {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{section}: expected a table, [{section}] in a file, got {found!r}")
+    return dict(found)
+
+
+def plain(value: Any, key: str) -> Any:
+    """A configuration as JSON will hold it, which is how a model remembers it.
+
+    Args:
+        value: Numbers, strings and truth values, and lists and tables of them; paths become
+            strings.
+        key: Where it stands in the file.
+
+    Raises:
+        ConfigError: For anything else, dates and infinite numbers for instance.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from scoresde.config import plain
+        >>> plain({"source": Path("x.csv"), "columns": ("a", "b")}, "data")
+        {'source': 'x.csv', 'columns': ['a', 'b']}
+    """
+    match value:
+        case bool() | int() | str() | None:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case os.PathLike():
+            return os.fspath(value)
+        case Mapping():
+            return {str(name): plain(v, f"{key}.{name}") for name, v in value.items()}
+        case list() | tuple():
+            return [plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
+    raise ConfigError(
+        f"{key}: expected a finite number, a string, a list or a table, got {value!r}"
+    )
+
+
 def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = False) -> Any:
     """The object that a table describes.
 
@@ -100,11 +189,12 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
         table: A name, or a table with a name and keyword arguments.
         key: Where it stands in the file, as ``"estimator.network"``: the last part says what it
             is.
-        known: Things that arguments may be supplied with.
+        known: Things that arguments may be supplied with, see `SUPPLIED`.
         imports: Whether names may be import paths, see `scoresde.plugins.get`.
 
     Raises:
-        ConfigError: If a key is unknown or missing, or the factory refuses its arguments.
+        ConfigError: If a key is unknown or missing, the factory refuses its arguments, or what
+            it returns is not of the kind that the key says.
         UnknownPlugin: If nothing has the name.
         PluginError: If the plugin cannot be imported.
 
@@ -124,41 +214,101 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
             raise ConfigError(f"{key}.name: expected a name, got none")
         case _:
             raise ConfigError(f"{key}: expected a name or a table with one, got {table!r}")
-    factory = plugins.get(_GROUPS[key.rpartition(".")[2]], name, imports=imports)
+    group = _GROUPS[key.rpartition(".")[2]]
+    factory = plugins.get(group, name, imports=imports)
     if not callable(factory):
         raise ConfigError(f"{key}: expected something that can be called, got {factory!r}")
-    parameters = _parameters(factory)
-    arguments = {name: _known(known, name) for name in parameters if name in known}
-    for name, value in table.items():
-        path = f"{key}.{name}"
-        if name not in parameters:
-            raise ConfigError(f"{path}: unknown{nearest(name, parameters)}")
-        if name in _GROUPS:
-            arguments[name] = build(value, path, known, imports=imports)
-        elif isinstance(value, str) and value in known:
-            arguments[name] = _known(known, value)
-        else:
-            arguments[name] = value
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is inspect.Parameter.empty and name not in arguments
-    ]
-    if missing:
-        raise ConfigError(f"{key}.{missing[0]}: expected a value, got none")
+    parameters = _parameters(factory, key)
+    arguments = _supplied(factory, group, parameters, known)
+    for argument, value in table.items():
+        part = _GROUPS.get(argument)
+        if part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
+            value = build(value, f"{key}.{argument}", known, imports=imports)
+        elif isinstance(value, str) and value in MEASURED and value in known:
+            value = _known(known, value)
+        arguments[argument] = value
+    built = call(factory, arguments, key)
+    try:
+        instance(f"{key}: {name!r}", built, _KINDS[group])
+    except TypeError as error:
+        raise ConfigError(str(error)) from error
+    return built
+
+
+def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
+    """What a factory makes of arguments.
+
+    Raises:
+        ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
+
+    Example:
+        >>> from scoresde.config import call
+        >>> call(complex, {"real": 1.0}, "number")
+        (1+0j)
+    """
+    expect_known(factory, arguments, key)
+    for name, parameter in _parameters(factory, key).items():
+        if parameter.default is inspect.Parameter.empty and name not in arguments:
+            raise ConfigError(f"{key}.{name}: expected a value, got none")
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {error}") from error
-    # what else a factory raises for values it cannot use is up to its author
-    except Exception as error:
-        raise ConfigError(f"{key}: {error!r}") from error
+        raise ConfigError(f"{key}: {told(error)}") from error
+    # what else a factory raises, or whether it tries to exit, is up to its author
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ConfigError(f"{key}: {factory!r} failed: {told(error, kind=True)}") from error
 
 
-def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def expect_known(
+    factory: Callable[..., Any], arguments: Iterable[str], key: str, others: Iterable[str] = ()
+) -> None:
+    """Raises `ConfigError` if a factory does not take an argument.
+
+    Args:
+        factory: Whatever can be called by keywords.
+        arguments: Their names.
+        key: Of the section they stand in.
+        others: Names that may stand there besides.
+
+    Example:
+        >>> from scoresde.config import ConfigError, expect_known
+        >>> from scoresde.training import Training
+        >>> try:
+        ...     expect_known(Training, ["epochs"], "training")
+        ... except ConfigError as error:
+        ...     print(str(error)[:36])
+        training.epochs: unknown; write step
+    """
+    possible = [*_parameters(factory, key), *others]
+    for name in arguments:
+        if name not in possible:
+            instead, why = _INSTEAD.get(name, ("", ""))
+            write = f"; write {instead} ({why})" if instead in possible else ""
+            raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")
+
+
+def _supplied(
+    factory: Any, group: str, parameters: Iterable[str], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of a factory that are known, by what they are said to mean."""
+    own = getattr(factory, "supplied", None)
+    meanings = {name: name for name in SUPPLIED[group]} | (own if isinstance(own, dict) else {})
+    return {
+        argument: _known(known, meaning)
+        for argument, meaning in meanings.items()
+        if argument in parameters and meaning in known
+    }
+
+
+def _parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Parameter]:
     """What a factory can be given by name."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    signature = inspect.signature(factory)
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {factory!r} does not say what arguments it takes") from error
     return {name: p for name, p in signature.parameters.items() if p.kind in by_name}
 
 

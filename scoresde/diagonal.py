@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -87,6 +87,7 @@ class DiagonalSDE(Precise, SDE):
     """
 
     sources = "batzolis2022"
+    supplied: ClassVar = {"scale": "data_unit"}  # by a configuration, see SUPPLIED there
 
     scale: Tensor
 

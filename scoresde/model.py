@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,16 +19,20 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from scoresde import checkpoint, config
 from scoresde.bases import PCA
 from scoresde.checkpoint import CheckpointError
-from scoresde.checks import expect, nearest
+from scoresde.checks import expect, nearest, real, told, whole
 from scoresde.config import ConfigError
-from scoresde.data import Dataset, load, reader, split
+from scoresde.data import Dataset, reader, split
 from scoresde.distributed import ALONE, Processes
 from scoresde.estimator import ScoreEstimator
 from scoresde.solver import Solver
 from scoresde.training import History, OnMeasure, Pieces, Training
 
-_MEASURED = {"data_mean", "data_std"}
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
+_OF_DATA = ("source", "held_out", "seed")
+_OF_FIT = ("seed", "save_every")
+
+_SEEDS = 2**63 - 1
+"""The largest seed: torch's are 64 bits, with a sign."""
 
 
 @attrs.define(eq=False)
@@ -38,8 +43,8 @@ class Model:
         estimator: Knows the score.
         solver: Samples and evaluates.
         settings: The configuration, as read.
-        facts: What was learned from the data: ``event_shape``, ``levels``, ``data_mean``,
-            ``data_std``.
+        facts: What was learned from the data: ``event_shape``, ``levels``, ``columns`` of a
+            table, ``data_mean``, ``data_std``.
         history: Of the training, if it has been trained here.
 
     Example:
@@ -89,30 +94,21 @@ class Model:
             PluginError: If a plugin cannot be imported.
         """
         build = partial(config.build, imports=imports)
-        for section in settings:
-            if section not in _SECTIONS:
-                raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
-        for section in ("sde", "estimator", "solver"):
-            if section not in settings:
-                raise ConfigError(f"{section}: expected a table with a name, got none")
-        known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"])}
-        known["components"] = config.Later(lambda: _components(facts, data))
+        _expect_sections(settings)
+        known = _measured(facts)
+        known["data_components"] = config.Later(lambda: _components(facts, data))
         sde = settings["sde"]
         if isinstance(sde, Mapping) and "basis" in sde:
-            known["basis"] = build(sde["basis"], "sde.basis", known)
-            sde = {key: value for key, value in sde.items() if key != "basis"}
-        if data is not None and "basis" in known:
-            mean, std = known["basis"].moments(data)
-            facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
-        for key in _MEASURED & facts.keys():
-            known[key] = torch.tensor(facts[key], dtype=torch.float64)
-        # columns have units of their own, and noise is in them unless the file says otherwise
-        vectors = len(facts["event_shape"]) == 1 and "data_std" in known
-        unit = {"scale": known["data_std"]} if vectors else {}
-        known["sde"] = build(sde, "sde", {**known, **unit})
-        known["estimator"] = build(settings["estimator"], "estimator", known)
+            basis = known["basis"] = build(sde["basis"], "sde.basis", known)
+            sde = {**sde, "basis": basis}
+            if data is not None:
+                mean, std = basis.moments(data)
+                facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
+                known |= _measured(facts)
+        known["sde"] = build(sde, "sde", known)
+        estimator = build(settings["estimator"], "estimator", known)
         solver = build(settings["solver"], "solver", known)
-        return cls(known["estimator"], solver, dict(settings), facts)
+        return cls(estimator, solver, dict(settings), facts)
 
     @classmethod
     def train(
@@ -129,8 +125,8 @@ class Model:
 
         Section ``data`` has a ``source`` (see `scoresde.data.load`), its options, and
         optionally ``held_out`` (a share, default 0.1) and ``seed``; ``training`` has the
-        arguments of `Training` and a ``seed``. With a ``folder`` a run that was interrupted
-        goes on, see `Training.fit`. ``imports`` allows import paths as names, as everywhere.
+        arguments of `Training`, and ``seed`` and ``save_every`` of `Training.fit`. With a
+        ``folder`` a run that was interrupted goes on, see there.
 
         Args:
             settings: The configuration.
@@ -144,22 +140,29 @@ class Model:
             ConfigError, UnknownPlugin, PluginError: See `build`.
             ValueError: If there are to be pictures of what are not images.
         """
+        settings = {name: config.plain(value, name) for name, value in settings.items()}
+        _expect_sections(settings)
+        options = config.table(settings, "training")
+        config.expect_known(Training, options, "training", _OF_FIT)
+        of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
+        training = config.call(Training, options, "training")
+        seed = of_fit.setdefault("seed", 0)
+        whole("training.seed", seed, 0, _SEEDS)
         train, held_out = data_of(settings)
-        options = dict(settings.get("training", {}))
-        seed = options.pop("seed", 0)
-        try:
-            training = Training(**options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"training: {error}") from error
         torch.manual_seed(seed)
-        facts = {"event_shape": list(train.values.shape[1:]), "levels": train.levels}
+        facts = {
+            "event_shape": list(train.values.shape[1:]),
+            "levels": train.levels,
+            "columns": None if train.columns is None else list(train.columns),
+        }
         model = cls.build(settings, facts, Pieces(train, seed), imports=imports)
+        model.expect_times()
         model.estimator.to(processes.device)
         model.history = training.fit(
             model.estimator,
             train,
             held_out,
-            seed=seed,
+            **of_fit,
             progress=progress,
             on_measure=None if pictures is None else model._pictures(pictures, processes),
             folder=folder,
@@ -172,6 +175,32 @@ class Model:
         shape = tuple(self.facts["event_shape"])
         image = len(shape) == 3 and shape[0] in (1, 3)
         expect(image, name, "events that are images, (1 | 3, height, width)", shape)
+
+    def expect_times(self) -> None:
+        """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""
+        try:
+            self.solver.times(self.estimator.sde)
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"solver: {told(error)}") from error
+
+    def solver_like(
+        self, name: str | None = None, *, imports: bool = False, **options: Any
+    ) -> Solver:
+        """The solver, or another one by its name, with other options.
+
+        Args:
+            name: Of a plugin; the model's own if None, with its options where none are given.
+            imports: Whether the name may be an import path.
+            options: Arguments of the solver.
+
+        Raises:
+            ConfigError, UnknownPlugin, PluginError: See `build`.
+        """
+        own = self.settings["solver"]
+        own = own if isinstance(own, Mapping) else {"name": own}
+        table = {**(own if name is None else {"name": name}), **options}
+        solver: Solver = config.build(table, "solver", _measured(self.facts), imports=imports)
+        return solver
 
     def _pictures(self, folder: str | Path, processes: Processes) -> OnMeasure:
         from scoresde.plots import Pictures
@@ -230,18 +259,33 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
         >>> len(train), len(held_out)
         (1438, 359)
     """
-    options = dict(settings.get("data", {}))
-    if "source" not in options:
-        raise ConfigError("data.source: expected a data set, a file or a folder, got none")
+    options = config.table(settings, "data")
+    source = options.pop("source", None)
+    if not isinstance(source, str | os.PathLike):
+        expected = "data.source: expected a data set, a file or a folder"
+        raise ConfigError(f"{expected}, got {'none' if source is None else repr(source)}")
     share, seed = options.pop("held_out", 0.1), options.pop("seed", 0)
+    real("data.held_out", share)
+    expect(0 < share < 1, "data.held_out", "a share between 0 and 1", share)
+    whole("data.seed", seed, 0, _SEEDS)
+    read = reader(source)
+    config.expect_known(read, options, "data", _OF_DATA)
     try:
-        return split(load(**options), 1 - share, seed)
+        return split(read(**options), 1 - share, seed)
     except TypeError as error:
         raise ConfigError(f"data: {error}") from error
 
 
-def data_like(settings: Mapping[str, Any], source: str) -> Dataset:
+def data_like(
+    settings: Mapping[str, Any], source: str, facts: Mapping[str, Any] | None = None
+) -> Dataset:
     """Other data, read with those options of a configuration's data that apply to them.
+
+    Args:
+        settings: The configuration.
+        source: A built-in set, a file or a folder.
+        facts: Of the model that was trained: columns are those it knows, wherever they stand
+            in the file, and levels of an array as many.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
@@ -254,8 +298,31 @@ def data_like(settings: Mapping[str, Any], source: str) -> Dataset:
     """
     read = reader(source)
     allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
-    options = settings.get("data", {})
+    known = {name: (facts or {}).get(name) for name in ("levels", "columns")}
+    options = {name: value for name, value in known.items() if value is not None}
+    options |= config.table(settings, "data")
     return read(**{key: options[key] for key in allowed & options.keys()})
+
+
+def _expect_sections(settings: Mapping[str, Any]) -> None:
+    for section in settings:
+        if section not in _SECTIONS:
+            raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
+    for section in ("sde", "estimator", "solver"):
+        if section not in settings:
+            raise ConfigError(f"{section}: expected a table with a name, got none")
+
+
+def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the data while objects are built, see `scoresde.config.SUPPLIED`."""
+    known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"])}
+    for key in ("data_mean", "data_std"):
+        if key in facts:
+            known[key] = torch.tensor(facts[key], dtype=torch.float64)
+    # columns have units of their own, and noise is in them unless the file says otherwise
+    if len(known["event_shape"]) == 1 and "data_std" in known:
+        known["data_unit"] = known["data_std"]
+    return known
 
 
 @contextmanager

@@ -18,13 +18,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 from attrs import frozen
 
-from scoresde.checks import nearest
+from scoresde.checks import expect, nearest, told
 
 GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers")
 """What there are plugins of; their entry points are in ``scoresde.`` and the group."""
@@ -88,14 +92,46 @@ class Plugin:
             PluginError: If that fails, whatever the cause.
         """
         try:
+            _expect_path(self.value)
+            if self.distribution == BUILT_IN:
+                _expect_own(self.value.partition(":")[0].partition(".")[0])
             return metadata.EntryPoint(self.name, self.value, self.group).load()
+        except KeyboardInterrupt:
+            raise
         # A stranger's module may do anything at import, `sys.exit` included.
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             origin = f" of {self.distribution} {self.version}" if self.distribution else ""
             raise PluginError(
                 f"{self.group}: cannot load {self.name!r}{origin} from {self.value!r}: "
-                f"{type(error).__name__}: {error}"
+                f"{told(error, kind=True)}{_where_sought(self.value, error)}"
             ) from error
+
+
+def _expect_path(value: str) -> None:
+    module, _, name = value.partition(":")
+    good = all(part.isidentifier() for path in (module, name) for part in path.split("."))
+    expect(good, "import path", "package.module:Name", repr(value))
+
+
+def _expect_own(package: str) -> None:
+    """Raises ImportError if a user's own module of the same name would be imported instead."""
+    spec = importlib.util.find_spec(package)
+    home = Path(__file__).resolve().parent.parent / package
+    if spec is not None and spec.origin and Path(spec.origin).resolve().parent != home:
+        raise ImportError(
+            f"{spec.origin} hides the package {package!r} that belongs to scoresde; "
+            "rename it, or take its folder off the path"
+        )
+
+
+def _where_sought(value: str, error: BaseException) -> str:
+    """Of a module that was not found, whether it was sought in the current folder."""
+    if not isinstance(error, ModuleNotFoundError) or error.name != value.partition(":")[0]:
+        return ""
+    here = os.getcwd()
+    if here in map(os.path.abspath, sys.path):
+        return f"; the current folder, {here}, is on the path and has no such module"
+    return f"; the current folder, {here}, is not on the path: PYTHONPATH=. puts it there"
 
 
 def _installed() -> Iterator[Plugin]:
@@ -195,7 +231,8 @@ def get(group: str, name: str, *, imports: bool = False) -> object:
             )
         return Plugin(name, group, value=name).load()
     if name not in plugins:
-        raise UnknownPlugin(f"{group}: no plugin {name!r}{nearest(name, plugins)}")
+        path = " (an import path is written package.module:Name)" if "." in name else ""
+        raise UnknownPlugin(f"{group}: no plugin {name!r}{path}{nearest(name, plugins)}")
     return plugins[name].load()
 
 

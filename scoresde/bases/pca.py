@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class PCA(Basis):
     """
 
     sources = "pearson1901 jing2022"
+    supplied: ClassVar = {"components": "data_components"}  # by a configuration, see SUPPLIED there
 
     components: Tensor
     variances: Tensor

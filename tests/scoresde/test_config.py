@@ -1,16 +1,20 @@
 """From a configuration to objects, and to a model that is saved and loaded."""
 
+import datetime
 import json
+import math
 
+import attrs
 import numpy as np
 import pytest
 import torch
 
-from scoresde import Cosine, DiagonalSDE, Haar
+from scoresde import PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Learned, log_prob
 from scoresde.checkpoint import CheckpointError
-from scoresde.config import ConfigError, build, read
+from scoresde.config import SUPPLIED, ConfigError, build, call, read
 from scoresde.model import Model
 from scoresde.plugins import UnknownPlugin
+from scoresde.training import Training
 from solvers import DDIM
 
 SETTINGS = {
@@ -152,12 +156,46 @@ def test_a_checkpoint_imports_nothing_unless_allowed(model, tmp_path):
         ("sde.schedule", None, ConfigError, r"sde\.schedule: expected a value"),
         ("estimator.network.name", "os:system", UnknownPlugin, "import path"),
         ("estimator.weighting", "likely", ConfigError, "estimator: weighting: unknown name"),
-        ("training.epochs", 3, ConfigError, "training: .*epochs"),
+        ("training.epochs", 3, ConfigError, r"training\.epochs: unknown; write steps \(an epoch"),
+        ("training.stepz", 3, ConfigError, r"training\.stepz: unknown; did you mean 'steps'.*seed"),
+        ("training.steps", 2.5, ConfigError, "training: steps: .*whole number .*2.5"),
+        (
+            "training.lr",
+            "0.002",
+            ConfigError,
+            "training: lr: expected a finite number, got '0.002'",
+        ),
+        ("training.seed", 1.5, ValueError, r"training\.seed: expected a whole number"),
+        ("training.save_every", 0, ValueError, "save_every: expected a whole number"),
+        ("training", 5, ConfigError, r"training: expected a table, \[training\] in a file, got 5"),
         ("training.steps", -3, ConfigError, "training: steps: .*whole number"),
         ("data.source", None, ConfigError, r"data\.source: expected a data set"),
         ("data.source", "digts", FileNotFoundError, "did you mean 'digits'"),
-        ("data.stride", 3, ConfigError, "data: .*stride"),
-        ("data.held_out", 2.0, ValueError, "fraction"),
+        ("data.source", 3, ConfigError, r"data\.source: expected a data set, .* got 3"),
+        ("data.stride", 3, ConfigError, r"data\.stride: unknown.*held_out"),
+        ("data.held_out", 2.0, ValueError, r"data\.held_out: expected a share .* got 2\.0"),
+        (
+            "data.held_out",
+            "0.1",
+            ValueError,
+            r"data\.held_out: expected a finite number, got '0.1'",
+        ),
+        ("data.seed", 1.5, ValueError, r"data\.seed: expected a whole number .*1\.5"),
+        ("data.seed", 2**64, ValueError, r"data\.seed: expected a whole number of at most"),
+        (
+            "data",
+            "digits",
+            ConfigError,
+            r"data: expected a table, \[data\] in a file, got 'digits'",
+        ),
+        (
+            "sde.since",
+            datetime.date(2020, 1, 1),
+            ConfigError,
+            r"sde\.since: expected a finite .*2020",
+        ),
+        ("solver.eta", math.inf, ConfigError, r"solver\.eta: expected a finite number, .* got inf"),
+        ("sde.speeds", [1.0, math.nan], ConfigError, r"sde\.speeds\[1\]: .* got nan"),
     ],
 )
 def test_clear_error(path, value, error, message):
@@ -174,3 +212,212 @@ def test_what_is_not_toml(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match="not a TOML file"):
             read(path)
+
+
+@pytest.mark.parametrize("basis", ["identity", "pca"])
+def test_a_learned_schedule_is_not_given_the_components_of_a_basis(tmp_path, basis):
+    settings = changed("sde", {"name": "diagonal", "schedule": {"name": "learned"}, "basis": basis})
+    model = Model.train(settings, progress=False)
+    assert isinstance(model.estimator.sde.schedule, Learned)
+    assert model.estimator.sde.schedule.weight.shape[-1] == 1
+    model.save(tmp_path)
+    x = torch.zeros(2, 1, 8, 8)
+    densities = [log_prob(m.estimator, x, m.solver) for m in (model, Model.load(tmp_path))]
+    assert torch.equal(densities[0].value, densities[1].value)
+
+
+KNOWN = {
+    "event_shape": (3,),
+    "data_mean": torch.zeros(3),
+    "data_std": torch.ones(3),
+    "data_unit": torch.ones(3),
+    "data_components": torch.eye(3),
+}
+
+
+def arguments(**taken):
+    """What was given to a factory."""
+    return taken
+
+
+class Whatever(VP):
+    """A schedule that takes every name that is known, and means something else by it."""
+
+    def __init__(
+        self,
+        components=1,
+        event_shape="mine",
+        data_mean="mine",
+        data_std="mine",
+        data_unit="mine",
+        data_components="mine",
+        scale="mine",
+        mode="mine",
+    ):
+        super().__init__()
+        self.taken = [event_shape, data_mean, data_std, data_unit, data_components, scale, mode]
+        self.count = components
+
+
+class Declares(Whatever):
+    supplied = {"components": "data_components", "mode": "nothing that is known"}  # noqa: RUF012
+
+
+class Method(Whatever):
+    def supplied(self):
+        """Called what a declaration is called."""
+
+
+@pytest.mark.parametrize("own", [Whatever, Method])
+def test_nothing_is_supplied_because_names_agree(own):
+    path = f"{own.__module__}:{own.__name__}"
+    schedule = build({"name": path, "mode": "sde"}, "schedule", KNOWN, imports=True)
+    assert schedule.count == 1
+    assert schedule.taken == [*["mine"] * 6, "sde"]
+
+
+def test_what_is_declared_is_supplied_unless_the_file_says_otherwise():
+    path = f"{Declares.__module__}:Declares"
+    schedule = build(path, "schedule", KNOWN, imports=True)
+    assert schedule.count is KNOWN["data_components"]
+    assert schedule.taken == ["mine"] * 7
+    assert build({"name": path, "components": 4}, "schedule", KNOWN, imports=True).count == 4
+
+
+def test_a_string_stands_for_what_was_measured():
+    path = f"{Whatever.__module__}:Whatever"
+    table = {"name": path, "scale": "data_std", "mode": "data_components"}
+    schedule = build(table, "schedule", KNOWN, imports=True)
+    assert schedule.taken[-2:] == [KNOWN["data_std"], KNOWN["data_components"]]
+
+
+def test_what_a_group_is_supplied_with():
+    basis = build("identity", "basis", KNOWN)
+    assert basis.event_shape == (3,)
+    assert isinstance(build("pca", "basis", KNOWN), PCA)
+    table = {"name": "diagonal", "schedule": "vp", "basis": "identity"}
+    assert torch.equal(build(table, "sde", KNOWN).scale, KNOWN["data_unit"].double())
+    del table["basis"]
+    with pytest.raises(ConfigError, match=r"sde\.basis: expected a value"):
+        build(table, "sde", KNOWN)
+    assert SUPPLIED["schedules"] == SUPPLIED["solvers"] == ()
+
+
+class Exits:
+    def __init__(self):
+        raise SystemExit(0)
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+class Fails:
+    def __init__(self):
+        raise Mute
+
+
+def nothing():
+    """Returns no solver."""
+
+
+def the_class():
+    return DDIM
+
+
+def misses():
+    raise KeyError("weights")
+
+
+def misses_a_file():
+    raise FileNotFoundError(2, "No such file", "weights.pt")
+
+
+def runs_out():
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("solver", "nothing", "nothing': expected a Solver, got None"),
+        ("solver", "the_class", "the_class': expected a Solver, got <class 'sol"),
+        ("schedule", "the_class", "the_class': expected a Schedule, got <class"),
+        ("basis", "Whatever", "Whatever': expected a Basis, got Whatever"),
+        ("sde", "Whatever", "Whatever': expected an? SDE, got Whatever"),
+        ("estimator", "arguments", "arguments': expected a ScoreEstimator, got {}"),
+        ("network", "arguments", "arguments': expected a Module, got {}"),
+        ("solver", "Exits", r"Exits'> failed: SystemExit: 0"),
+        ("solver", "Fails", r"Fails'> failed: Mute"),
+        ("solver", "misses", "misses at .* failed: KeyError: 'weights'"),
+        ("solver", "misses_a_file", "failed: FileNotFoundError: .*weights.pt"),
+        ("solver", "runs_out", "failed: MemoryError"),
+        ("solver", "KNOWN", "expected something that can be called"),
+    ],
+)
+def test_plugins_that_misbehave_are_named(key, name, message):
+    path = f"{__name__}:{name}"
+    with pytest.raises(ConfigError, match=rf"^{key}: .*{message}"):
+        build(path, key, KNOWN, imports=True)
+
+
+def test_what_does_not_say_what_it_takes():
+    with pytest.raises(ConfigError, match=r"network: .*does not say what arguments"):
+        build("builtins:dict", "network", KNOWN, imports=True)
+
+
+def test_ctrl_c_in_a_factory_stops():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call(interrupted, {}, "solver")
+
+
+class NoGrid(DDIM):
+    def times(self, sde):
+        raise AttributeError("grid")
+
+
+@pytest.mark.parametrize(("key", "name"), [("solver", "nothing"), ("solver", "NoGrid")])
+def test_a_solver_that_cannot_be_used_is_found_before_training(monkeypatch, key, name):
+    monkeypatch.setattr("scoresde.model.Training.fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=f"^{key}: "):
+        Model.train(changed(key, f"{__name__}:{name}"), progress=False, imports=True)
+
+
+def test_a_basis_that_the_sde_does_not_take():
+    settings = changed("sde", {"name": f"{__name__}:OwnSDE", "basis": "identity"})
+    with pytest.raises(ConfigError, match=r"sde\.basis: unknown"):
+        Model.train(settings, progress=False, imports=True)
+
+
+class OwnSDE(DiagonalSDE):
+    def __init__(self):
+        super().__init__(VP(), Identity((1, 8, 8)))
+
+
+def test_every_option_of_a_training_can_be_set(monkeypatch):
+    seen = {}
+    fit = Training.fit
+
+    def spy(self, *args, **options):
+        seen.update(options, training=self)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr("scoresde.model.Training.fit", spy)
+    own = {field.name: field.default for field in attrs.fields(Training)}
+    own |= {"steps": 2, "batch_size": 4, "patience": 7}
+    Model.train(changed("training", {**own, "seed": 5, "save_every": 2}), progress=False)
+    assert seen["training"] == Training(**own)
+    assert (seen["seed"], seen["save_every"]) == (5, 2)
+
+
+def test_paths_are_remembered_as_strings(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 1, 8, 8)))
+    settings = changed("data", {"source": str(tmp_path / "x.npy")})
+    settings["data"]["source"] = tmp_path / "x.npy"
+    model = Model.train(settings, progress=False)
+    model.save(tmp_path / "model")
+    assert Model.load(tmp_path / "model").settings["data"]["source"] == str(tmp_path / "x.npy")

@@ -1,6 +1,8 @@
 """Plugins, through distributions made up on the path."""
 
 import functools
+import os
+import subprocess
 import sys
 import warnings
 from collections import OrderedDict
@@ -93,7 +95,18 @@ def test_unknown_name_lists_installed_and_nearest(install):
 
 
 @pytest.mark.parametrize(
-    "source", ["import no_such", "raise RuntimeError('x')", "exit(1)", "", "def :"]
+    "source",
+    [
+        "import no_such",
+        "raise RuntimeError('x')",
+        "exit(1)",
+        "exit(0)",
+        "",
+        "def :",
+        "raise BaseException('x')",
+        "raise GeneratorExit",
+        "class E(BaseException):\n def __str__(self): raise E\nraise E",
+    ],
 )
 def test_a_broken_plugin_is_named_and_harms_no_other(install, source):
     install("broken", "bad = broken_plugin:A", source)
@@ -105,6 +118,46 @@ def test_a_broken_plugin_is_named_and_harms_no_other(install, source):
     cause = info.value.__cause__
     assert cause is not None
     assert type(cause).__name__ in str(info.value)
+
+
+def test_ctrl_c_at_import_stops(install):
+    install("broken", "bad = broken_plugin:A", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        plugins.get("solvers", "bad")
+
+
+@pytest.mark.parametrize("name", ["solvers.py", "solvers/__init__.py"])
+def test_a_module_of_the_user_s_that_hides_the_package(tmp_path, name):
+    """In a process of its own, which has not imported the package."""
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("raise SystemExit('imported')")
+    code = (
+        "from scoresde import plugins\n"
+        "assert plugins.get('schedules', 'vp').__name__ == 'VP'\n"
+        "try: plugins.get('solvers', 'ddim')\n"
+        "except plugins.PluginError as error: print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path.parent
+    )
+    assert f"{own} hides the package 'solvers' that belongs to scoresde; rename it" in done.stdout
+
+
+@pytest.mark.parametrize("on_the_path", [True, False])
+def test_where_a_module_was_sought(tmp_path, monkeypatch, on_the_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["" if on_the_path else "/", *sys.path[1:]])
+    said = "is on the path and has no" if on_the_path else r"is not on the path: PYTHONPATH=\."
+    with pytest.raises(plugins.PluginError, match=f"No module named 'mynet'; .*{tmp_path}, {said}"):
+        plugins.get("networks", "mynet:Net", imports=True)
+
+
+def test_a_path_without_a_colon():
+    with pytest.raises(plugins.UnknownPlugin, match=r"no plugin 'mynet.Net' .*package.module:Name"):
+        plugins.get("networks", "mynet.Net", imports=True)
 
 
 def test_check_returns_and_warns_of_what_fails(install):
