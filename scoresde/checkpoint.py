@@ -3,14 +3,16 @@
 A checkpoint is a folder with two files, written whole or not at all:
 
     model-<digest>.safetensors    the tensors, named by the start of their SHA-256
-    config.json                   {"format": 1, "sha256": <digest>, "config": {...}}
+    config.json                   {"format": 2, "sha256": <digest>, "own_sha256": <digest>,
+                                   "config": {...}}
 
 Two files cannot be replaced in one step, nor can a folder that is not empty. So new weights get
 a name of their own beside the old, and the one atomic step is the replacement of ``config.json``,
 which names the weights it belongs to. A process killed before that step leaves the old pair,
 after it the new one; leftovers are removed by the next save. The same digest exposes weights
-that were truncated or altered since. One process at a time saves into a folder; others may load
-meanwhile.
+that were truncated or altered since, and one of ``config.json`` itself, taken with zeros in its
+own place, exposes any other byte in it. One writer at a time has a folder (`scoresde.lock`); others
+may load meanwhile. Format 1, which had no second digest, is still read.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,15 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from scoresde.files import replacing
+from scoresde.lock import held
 
-FORMAT = 1
+FORMAT = 2
+
+_PATIENCE = 60.0
+"""Seconds that a save waits for another one: more than any takes, less than a training."""
+
+_HIDDEN = "0" * 64
+"""What stands in ``config.json`` for its digest while that is computed."""
 
 
 class CheckpointError(RuntimeError):
@@ -60,6 +70,7 @@ def save(
 
     Raises:
         FileExistsError: If ``folder`` has a ``config.json`` of another kind, see `check`.
+        Held: If another process has been writing there for a minute (`scoresde.lock`).
         TypeError: If JSON cannot hold ``config``, or safetensors ``state_dict``; nothing is
             written then.
 
@@ -73,6 +84,43 @@ def save(
         ({'weight': tensor([1., 1.])}, {'width': 64})
     """
     check(folder)
+    with writer(folder, _PATIENCE) as write:
+        write(state_dict, config)
+
+
+Write = Callable[[Mapping[str, Tensor], Mapping[str, Any]], None]
+"""Writes a checkpoint, as `save` does."""
+
+
+@contextmanager
+def writer(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Write]:
+    """A folder to save into again and again, which nobody else can write meanwhile.
+
+    What is in the way there, `check` says, or `load` if it is read anyway.
+
+    Args:
+        folder: Created if missing.
+        wait: For how many seconds to wait for another writer to end.
+
+    Raises:
+        Held: If there still is one (`scoresde.lock`).
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from scoresde.checkpoint import load, writer
+        >>> folder = tempfile.mkdtemp()
+        >>> with writer(folder) as write:
+        ...     for step in range(3):
+        ...         write({"weight": torch.ones(2)}, {"step": step})
+        >>> load(folder)[1]
+        {'step': 2}
+    """
+    with held(folder, wait) as path:
+        yield lambda state_dict, config: _write(path, state_dict, config)
+
+
+def _write(folder: Path, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     try:
         # safetensors refuses tensors that share memory or are not contiguous.
         weights = safetensors.save(
@@ -84,14 +132,15 @@ def save(
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"state_dict: expected dense tensors by name, got {error!r}") from error
     digest = hashlib.sha256(weights).hexdigest()
-    manifest = json.dumps({"format": FORMAT, "sha256": digest, "config": dict(config)}, indent=2)
+    content = {"format": FORMAT, "sha256": digest, "own_sha256": _HIDDEN, "config": dict(config)}
+    manifest = json.dumps(content, indent=2).encode()
+    own = hashlib.sha256(manifest).hexdigest()
+    manifest = manifest.replace(_HIDDEN.encode(), own.encode(), 1)
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     current = _weights_path(folder, digest)
-    for path, content in ((current, weights), (folder / "config.json", manifest.encode())):
+    for path, written in ((current, weights), (folder / "config.json", manifest)):
         with replacing(path) as file:
-            file.write(content)
+            file.write(written)
     for stale in _leftovers(folder):
         if stale != current:
             stale.unlink(missing_ok=True)
@@ -133,9 +182,10 @@ def remove(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     if folder.is_dir():
         check(folder)
-        (folder / "config.json").unlink(missing_ok=True)
-        for path in _leftovers(folder):
-            path.unlink(missing_ok=True)
+        with held(folder, _PATIENCE):
+            (folder / "config.json").unlink(missing_ok=True)
+            for path in _leftovers(folder):
+                path.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
 
@@ -193,8 +243,9 @@ def _weights_path(folder: Path, digest: str) -> Path:
 
 def _manifest(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / "config.json"
+    content = _read(path)
     try:
-        manifest = json.loads(_read(path))
+        manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     match manifest:
@@ -202,11 +253,24 @@ def _manifest(folder: Path) -> tuple[str, dict[str, Any]]:
             raise CheckpointError(
                 f"{path}: format {version} is newer than {FORMAT}, the newest this scoresde reads"
             )
-        case {"format": 1, "sha256": str(digest), "config": dict(config)} if re.fullmatch(
-            "[0-9a-f]{64}", digest
-        ):
-            return digest, config
-    raise CheckpointError(f"{path}: expected a format, a SHA-256 digest and a configuration")
+        case {"format": 1, "sha256": str(digest), "config": dict(config), **rest}:
+            good = not rest
+        case {
+            "format": 2,
+            "sha256": str(digest),
+            "own_sha256": str(own),
+            "config": dict(config),
+            **rest,
+        }:
+            good = not rest
+            hidden = content.replace(own.encode(), _HIDDEN.encode(), 1)
+            if good and hashlib.sha256(hidden).hexdigest() != own:
+                raise CheckpointError(f"{path}: altered: its digest is another")
+        case _:
+            good = False
+    if good and re.fullmatch("[0-9a-f]{64}", digest):
+        return digest, config
+    raise CheckpointError(f"{path}: expected a format, SHA-256 digests and a configuration")
 
 
 def _read(path: Path) -> bytes:

@@ -22,6 +22,7 @@ from scoresde.noise import Generators
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precise import replaced
 from scoresde.sde import SDE
+from scoresde.wrappers import matched
 
 if TYPE_CHECKING:
     from scoresde.conditioning import Conditional
@@ -149,6 +150,15 @@ class ScoreEstimator(nn.Module, ABC):
             NotImplementedError: If the estimator has nothing to learn.
         """
         raise NotImplementedError(f"{type(self).__name__} knows its score: nothing to train")
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # weights of a network that is compiled or wrapped, into one that is not, and back
+        own = {f"{prefix}{name}" for name in self.state_dict()}
+        found = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(prefix)}
+        state_dict.update(matched(found, own))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _predict(self, name: str, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
         return parametrization.predict(self._form(name, z, t), z, self.denoise(z, t, condition))

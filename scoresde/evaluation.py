@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from scoresde.data import Dataset, bits_per_dim
 from scoresde.estimator import ScoreEstimator
+from scoresde.events import events
 from scoresde.likelihood import Trace, log_prob
 from scoresde.solver import Solver
-from scoresde.training import events
 
 
 def evaluate(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+# What opens neither what a link leads to nor, in a child, what its parent has open.
+CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
@@ -14,7 +18,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of the one at ``path`` when all has gone well.
 
     It is on the disk before this ends. What is there is kept otherwise; a process killed on the
-    way leaves ``.NAME.PID.tmp`` beside it.
+    way leaves ``.NAME.RANDOM.tmp`` beside it. Nobody can guess that name or have made a link of
+    it, and no other writer has it.
 
     Raises:
         OSError: If the folder is missing or cannot be written, or ``path`` is a folder.
@@ -30,9 +35,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         'new'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # as much of the name as people need to know it by: the whole may be as long as names can be
+    temporary = path.with_name(f".{path.name[:48]}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CAREFUL, 0o666)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -23,9 +23,11 @@ from scoresde.checks import expect, nearest, real, told, whole
 from scoresde.config import ConfigError
 from scoresde.data import Dataset, reader, split
 from scoresde.distributed import ALONE, Processes
+from scoresde.drawing import DrawnFrom
 from scoresde.estimator import ScoreEstimator
+from scoresde.events import Pieces
 from scoresde.solver import Solver
-from scoresde.training import History, OnMeasure, Pieces, Training
+from scoresde.training import History, OnMeasure, Training
 
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
 _OF_DATA = ("source", "held_out", "seed")
@@ -149,13 +151,13 @@ class Model:
         seed = of_fit.setdefault("seed", 0)
         whole("training.seed", seed, 0, _SEEDS)
         train, held_out = data_of(settings)
-        torch.manual_seed(seed)
         facts = {
             "event_shape": list(train.values.shape[1:]),
             "levels": train.levels,
             "columns": None if train.columns is None else list(train.columns),
         }
-        model = cls.build(settings, facts, Pieces(train, seed), imports=imports)
+        with DrawnFrom(torch.Generator("cpu").manual_seed(seed)):
+            model = cls.build(settings, facts, Pieces(train, seed), imports=imports)
         model.expect_times()
         model.estimator.to(processes.device)
         model.history = training.fit(
@@ -167,6 +169,7 @@ class Model:
             on_measure=None if pictures is None else model._pictures(pictures, processes),
             folder=folder,
             processes=processes,
+            settings=settings,
         )
         return model
 

@@ -7,14 +7,14 @@ of devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from scoresde.checks import expect, instance
+from scoresde.drawing import DrawnFrom
 
 
 class Noise:
@@ -80,19 +80,18 @@ class Noise:
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """Samples of a distribution over one state ``(n,)``, in the shape of ``like``.
 
-        `torch.distributions` know only the global generator: it is seeded from ours for the
-        moment of drawing, and restored.
+        `torch.distributions` know only the global generator, in whose place ours is put.
         """
         if self.generator is None:
             return distribution.sample(like.shape[:-1]).to(like)
         if isinstance(self.generator, torch.Generator):
-            with _seeded(self.generator):
+            with DrawnFrom(self.generator):
                 return distribution.sample(like.shape[:-1]).to(like)
         rows = like.reshape(-1, like.shape[-1])
         self._one_each(rows)
         drawn = []
         for g in self.generator:
-            with _seeded(g):
+            with DrawnFrom(g):
                 drawn.append(distribution.sample().to(like))
         return torch.stack(drawn).reshape(like.shape)
 
@@ -168,12 +167,3 @@ class Share(Noise):
 
 Generators = torch.Generator | Sequence[torch.Generator] | Noise | None
 """One generator, one per sample, a source of one's own, or None, as sampling takes them."""
-
-
-@contextmanager
-def _seeded(generator: torch.Generator) -> Iterator[None]:
-    """Seeds the global generators from ``generator`` inside, restores them after."""
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(int(seed))
-        yield

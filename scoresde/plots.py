@@ -22,7 +22,7 @@ from scoresde.solver import Solver
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scoresde.training import History
+    from scoresde.history import History
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -4,67 +4,35 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from scoresde import checkpoint
-from scoresde.checks import choice, expect, positive, real, validator, whole
-from scoresde.data import Dataset, dequantize
-from scoresde.distributed import ALONE, Processes, average_over, share
+from scoresde.about import About
+from scoresde.checks import choice, expect, instance, positive, real, validator, whole
+from scoresde.data import Dataset
+from scoresde.distributed import ALONE, Processes
 from scoresde.estimator import ScoreEstimator
-from scoresde.noise import Generators
+from scoresde.events import Pieces, dataset, events
+from scoresde.history import History, OnMeasure
+from scoresde.interrupts import Interrupts
+from scoresde.run import PRECISIONS, Run
+from scoresde.wrappers import unwrapped
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["History", "OnMeasure", "Pieces", "Training", "events"]
 
 _LARGEST_BATCH = 2**20
 """Events per update, all in memory at once: more is a slip."""
-
-
-@attrs.frozen
-class History:
-    """What a training run has seen.
-
-    Attributes:
-        steps: Steps after which the held-out loss was measured.
-        losses: Mean training loss since the measurement before.
-        held_out: Held-out loss of the averaged weights.
-        best: The step whose averaged weights were kept.
-        seconds: Wall-clock time.
-        stopped: Whether it has ended early, for want of `Training.patience`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.data import Dataset
-        >>> from scoresde.training import Training
-        >>> sde = DiagonalSDE(VP(), Identity((2,)))
-        >>> model = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
-        >>> data = Dataset("mine", torch.randn(100, 2))
-        >>> history = Training(steps=4, measurements=2).fit(model, data, progress=False)
-        >>> history.steps, len(history.losses)
-        ([2, 4], 2)
-    """
-
-    steps: list[int]
-    losses: list[float]
-    held_out: list[float]
-    best: int
-    seconds: float
-    stopped: bool = False
-
-
-OnMeasure = Callable[[int, ScoreEstimator, History], None]
-"""``(updates done, the estimator with its averaged weights, what has been measured)``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -99,12 +67,10 @@ class Training:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.data import Dataset
         >>> from scoresde.training import Training
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
         >>> model = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
-        >>> data = Dataset("mine", torch.randn(100, 2))
-        >>> history = Training(steps=4, ema=0.9).fit(model, data, progress=False)
+        >>> history = Training(steps=4, ema=0.9).fit(model, torch.randn(100, 2), progress=False)
         >>> history.stopped
         False
     """
@@ -143,8 +109,8 @@ class Training:
     def fit(
         self,
         estimator: ScoreEstimator,
-        data: Dataset,
-        held_out: Dataset | None = None,
+        data: Any,
+        held_out: Any = None,
         *,
         seed: int = 0,
         progress: bool = True,
@@ -153,317 +119,151 @@ class Training:
         folder: str | os.PathLike[str] | None = None,
         save_every: int = 500,
         processes: Processes = ALONE,
+        settings: Mapping[str, Any] | None = None,
     ) -> History:
         """Trains in place: the estimator ends with the best averaged weights, in eval mode.
 
         Args:
-            estimator: Has a ``loss``.
-            data: Integer data are dequantised anew for every batch; stored ones are read as they
-                are needed.
+            estimator: Has a ``loss``. Compiled, or wrapped to be computed by several devices, it
+                is trained itself.
+            data: A `scoresde.data.Dataset`, a tensor, an array, a torch ``Dataset`` or its
+                ``DataLoader``; see `scoresde.events.dataset`. Integer data are dequantised anew
+                for every batch; stored ones are read as they are needed.
             held_out: Measured with the same noise every time; the averaged weights of its lowest
                 loss are kept. The last ones if None.
-            seed: Of batches, times and noise (dropout follows torch's global generator).
+            seed: Of batches, times, noise and dropout. Torch's global generators are as before
+                when this ends.
             progress: Whether to show a progress bar.
             on_step: Called before every update with the number of updates done, for instance
                 `scoresde.Shrinking`.
-            on_measure: Called at every measurement, for instance `scoresde.plots.Pictures`. What
-                it draws from torch's global generator does not change the run.
+            on_measure: Called at every measurement, for instance `scoresde.plots.Pictures`.
             folder: Where the run is written while it goes on, as `scoresde.checkpoint` does. A
                 run that is found there is taken up where it was, and ends as if it had never
-                stopped, bit for bit, at whatever moment it was killed.
-            save_every: After how many updates it is written.
+                stopped, bit for bit, at whatever moment it was killed. That holds for the same
+                run only: same data, by content, settings, seed and estimator; what differs is
+                refused by name. More ``steps`` extend it: from there on rates and measurements are
+                those of the larger number, whether it had ended or not. One that is over is not
+                repeated: its weights and history are returned.
+            save_every: After how many updates it is written. On Ctrl-C, and whatever else raises
+                ``KeyboardInterrupt`` or ``SystemExit``, it is written after the current update.
             processes: That share the work, each on its part of every batch, for instance an
                 ``accelerate.Accelerator``; see `scoresde.distributed`. The result is that of one
                 process, up to the order of summation, and up to dropout, of which every process
                 has its own. All call this with the same arguments; the first one writes.
+            settings: The configuration that estimator and data were built from, whose keys are
+                named where a run in ``folder`` is of another one.
 
         Raises:
-            CheckpointError: If what is in ``folder`` is damaged, or another model's.
-            FloatingPointError: If the loss is not finite; the message names the step.
-            ValueError: If the run in ``folder`` has other settings, patience has no data to
-                measure, or processes do not share a batch evenly or differ in their weights.
+            CheckpointError: If what is in ``folder`` is damaged, or no run.
+            FloatingPointError: If a loss, a gradient or a weight is not finite; the message names
+                the step, and the event whose loss it is. What was written before stays.
+            Held: If another process or thread trains in ``folder``.
+            TypeError: If data or the estimator are of a kind that is not taken.
+            ValueError: If the run in ``folder`` is another one, patience has no data to
+                measure, or processes do not share a batch evenly or differ in their arguments.
         """
-        start = time.perf_counter()
         whole("save_every", save_every, 1)
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)
-        run = _Run.new(self, estimator, seed, processes)
-        if folder is not None and Path(folder, "config.json").exists():
-            run.restore(folder)
-        run.check()
-        before, every = run.seconds, max(1, self.steps // self.measurements)
-        estimator.train()
-        hidden = not (progress and processes.is_main_process)
-        with tqdm(desc="training", disable=hidden, initial=run.step, total=self.steps) as bar:
-            while not run.over:
-                if on_step is not None:
-                    on_step(run.step)
-                run.update(data)
-                if run.step % every == 0 or run.step == self.steps:
-                    run.measure(held_out, on_measure)
-                    found = {"held_out": run.measured[-1]} if run.measured else {}
-                    bar.set_postfix({"loss": run.losses[-1], **found}, refresh=False)
-                bar.update()
-                run.seconds = before + time.perf_counter() - start
-                if folder is not None and (run.step % save_every == 0 or run.over):
-                    run.save(folder)
+        estimator = unwrapped(estimator)  # type: ignore[assignment]
+        instance("estimator", estimator, ScoreEstimator)
+        train = dataset("data", data)
+        measured = None if held_out is None else dataset("held_out", held_out)
+        run, about = Run.new(self, estimator, seed, processes), None
+        if folder is not None or processes.num_processes > 1:
+            own = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
+            own["seed"] = seed
+            about = About.of(own, estimator, train, measured, on_step, settings)
+            run.check_alike(about)
+        with _writing(folder, processes) as write:
+            if folder is not None and about is not None and Path(folder, "config.json").exists():
+                run.restore(folder, about)
+                if run.over and progress and processes.is_main_process:
+                    tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
+            run.check()
+            save = None if folder is None or about is None else partial(run.save, write, about)
+            loop = _Loop(run, train, measured, on_step, on_measure, save, save_every)
+            loop.go(progress and processes.is_main_process)
         run.end()
         return run.history
 
 
 @attrs.define(eq=False)
-class _Run:
-    """A training run between two updates: all that the rest of it depends on."""
+class _Loop:
+    """Update, measure and save, until a run is over or somebody asks it to end."""
 
-    training: Training
-    estimator: ScoreEstimator
-    seed: int
-    processes: Processes
-    generator: torch.Generator
-    average: AveragedModel
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    device: torch.device
-    step: int = 0
-    steps: list[int] = attrs.field(factory=list)
-    losses: list[float] = attrs.field(factory=list)
-    measured: list[float] = attrs.field(factory=list)
-    best: int = 0
-    recent: float = 0.0
-    seconds: float = 0.0
-    kept: dict[str, Tensor] = attrs.field(factory=dict)
-
-    @classmethod
-    def new(
-        cls, training: Training, estimator: ScoreEstimator, seed: int, processes: Processes
-    ) -> _Run:
-        optimizer = torch.optim.AdamW(
-            estimator.parameters(), lr=training.lr, weight_decay=training.weight_decay
-        )
-        average = AveragedModel(estimator, avg_fn=training.averaged)
-        generator = torch.Generator().manual_seed(seed)
-        device = next(estimator.parameters()).device
-        scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
-        if processes.process_index > 0:  # dropout of its own
-            torch.manual_seed(torch.initial_seed() + processes.process_index)
-        return cls(
-            training, estimator, seed, processes, generator, average, optimizer, scaler, device
-        )
-
-    def check(self) -> None:
-        """Whether the processes can go on together."""
-        size, several = self.training.batch_size, self.processes.num_processes
-        expect(size % several == 0, "batch_size", f"a multiple of {several} processes", size)
-        own = self.processes.mixed_precision
-        expect(own == "no", "processes", "mixed_precision 'no', as Training has its own", own)
-        weights = sum(float(p.detach().double().sum()) for p in self.estimator.parameters())
-        found = self._gathered(torch.tensor([weights, self.step], dtype=torch.float64))
-        expect(
-            torch.allclose(found, found[0].expand_as(found), rtol=1e-6, equal_nan=True),
-            "processes",
-            "the same weights on all, and a folder that all of them see",
-            f"sums of weights and steps {found.tolist()}",
-        )
-
-    @property
-    def stopped(self) -> bool:
-        patience = self.training.patience
-        return patience is not None and sum(s > self.best for s in self.steps) >= patience
-
-    @property
-    def over(self) -> bool:
-        return self.stopped or self.step >= self.training.steps
-
-    @property
-    def history(self) -> History:
-        best = self.best or self.step
-        return History(
-            [*self.steps], [*self.losses], [*self.measured], best, self.seconds, self.stopped
-        )
-
-    def loss(self, data: Dataset, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Of this process's part of some events."""
-        own, noise = share(rows, generator, self.processes)
-        x = events(data, noise, own).to(self.device)
-        kind = PRECISIONS[self.training.precision]
-        with torch.autocast(self.device.type, kind, enabled=kind is not None):
-            return self.estimator.loss(x, generator=noise)
-
-    def update(self, data: Dataset) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.training.lr * self.training.rate(self.step)
-        self.optimizer.zero_grad()
-        rows = torch.randint(len(data), (self.training.batch_size,), generator=self.generator)
-        loss = self.loss(data, rows, self.generator)
-        self.scaler.scale(loss).backward()
-        loss = loss.detach()
-        gradients = [p.grad for p in self.estimator.parameters() if p.grad is not None]
-        average_over(self.processes, [*gradients, loss])
-        value = float(loss)
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {self.step + 1}")
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.estimator.parameters(), self.training.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.average.update_parameters(self.estimator)
-        self.step += 1
-        self.recent += value
-
-    def measure(self, held_out: Dataset | None, on_measure: OnMeasure | None) -> None:
-        self.losses.append(self.recent / (self.step - (self.steps[-1] if self.steps else 0)))
-        self.steps.append(self.step)
-        self.recent = 0.0
-        with self._averaged():
-            if held_out is not None:
-                self.measured.append(self.held_out_loss(held_out))
-                if self.measured[-1] < min(self.measured[:-1], default=math.inf):
-                    self.best = self.step
-                    state = self.estimator.state_dict()
-                    self.kept = {name: value.clone() for name, value in state.items()}
-            if on_measure is not None:
-                with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                    on_measure(self.step, self.estimator, self.history)
-
-    @torch.no_grad()
-    def held_out_loss(self, data: Dataset) -> float:
-        """With the same events, times and noise at every call."""
-        generator, batch = torch.Generator().manual_seed(self.seed), self.training.batch_size
-        # few events are repeated with other noise, many are not all needed
-        rows = torch.arange(batch * max(1, 4096 // batch)) % len(data)
-        parts = rows.split(batch * max(1, _some(data) // batch))
-        losses = [self.loss(data, part, generator) * len(part) for part in parts]
-        mean = torch.stack(losses).sum() / len(rows)
-        average_over(self.processes, [mean])
-        return float(mean)
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The estimator with its averaged weights, inside."""
-        own = {name: value.clone() for name, value in self.estimator.state_dict().items()}
-        self.estimator.load_state_dict(self.average.module.state_dict())
-        self.estimator.eval()
-        try:
-            yield
-        finally:
-            self.estimator.load_state_dict(own)
-            self.estimator.train()
-
-    def _gathered(self, own: Tensor) -> Tensor:
-        """What every process has of its own, ``(processes, ...)``, on the CPU."""
-        return self.processes.gather(own.unsqueeze(0).to(self.processes.device)).cpu()
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        state = self.optimizer.state_dict()["state"]
-        tensors = {
-            **{f"model.{k}": v for k, v in self.estimator.state_dict().items()},
-            **{f"average.{k}": v for k, v in self.average.state_dict().items()},
-            **{f"kept.{k}": v for k, v in self.kept.items()},
-            **{f"optimizer.{i}.{k}": v for i, own in state.items() for k, v in own.items()},
-            "generator": self.generator.get_state(),
-            "random": self._gathered(torch.get_rng_state()),
-        }
-        if self.device.type == "cuda":
-            tensors["random_cuda"] = self._gathered(torch.cuda.get_rng_state(self.device))
-        written = {name: getattr(self, name) for name in _WRITTEN}
-        written |= {"settings": self._settings(), "scaler": self.scaler.state_dict()}
-        if self.processes.is_main_process:
-            checkpoint.save(folder, tensors, written)
-        self.processes.wait_for_everyone()  # none reads before it is written
-
-    def end(self) -> None:
-        """Leaves the estimator with the weights to keep, and all processes alike."""
-        self.estimator.load_state_dict(self.kept or self.average.module.state_dict())
-        self.estimator.eval()
-        torch.set_rng_state(self._gathered(torch.get_rng_state())[0].clone())
-
-    def restore(self, folder: str | os.PathLike[str]) -> None:
-        tensors, content = checkpoint.load(folder)
-        found = content.pop("settings", None)
-        expect(found == self._settings(), "folder", f"a run with {self._settings()}", found)
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            start = f"{prefix}."
-            return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-
-        optimizer: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimizer").items():
-            index, key = name.split(".")
-            optimizer.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        try:
-            self.estimator.load_state_dict(part("model"))
-            self.average.load_state_dict(part("average"))
-            self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
-            self.generator.set_state(tensors["generator"])
-            self.scaler.load_state_dict(content["scaler"])
-            # more processes than wrote it share what there is
-            own = self.processes.process_index % len(tensors["random"])
-            torch.set_rng_state(tensors["random"][own].clone())  # a view crashes torch
-            if "random_cuda" in tensors and self.device.type == "cuda":
-                torch.cuda.set_rng_state(tensors["random_cuda"][own], self.device)
-            for name in _WRITTEN:
-                setattr(self, name, content[name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise checkpoint.CheckpointError(
-                f"{folder}: not a run of this model: {error}"
-            ) from error
-        self.kept = part("kept")
-
-    def _settings(self) -> dict[str, Any]:
-        return {**attrs.asdict(self.training), "seed": self.seed}
-
-
-_WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
-
-
-def events(data: Dataset, generator: Generators = None, rows: Tensor | None = None) -> Tensor:
-    """Events of a data set as floating-point numbers; integers are dequantised.
-
-    Args:
-        data: The data set.
-        generator: Of the dequantisation.
-        rows: Which events; all if None.
-
-    Example:
-        >>> from scoresde.data import load
-        >>> from scoresde.training import events
-        >>> x = events(load("digits"))
-        >>> x.shape, bool(x.abs().max() < 1)
-        (torch.Size([1797, 1, 8, 8]), True)
-    """
-    values = data.read(slice(None) if rows is None else rows)
-    return values if data.levels is None else dequantize(values, data.levels, generator)
-
-
-@attrs.frozen(eq=False)
-class Pieces:
-    """All events of a data set in order, some at a time, the same at every pass.
-
-    For what is measured of data that need not fit in memory: `estimators.measure`,
-    `scoresde.PCA.fit`.
-
-    Args:
-        data: The data set.
-        seed: Of the dequantisation.
-
-    Example:
-        >>> from scoresde import PCA
-        >>> from scoresde.data import load
-        >>> from scoresde.training import Pieces
-        >>> PCA.fit(Pieces(load("digits"))).event_shape
-        torch.Size([1, 8, 8])
-    """
-
+    run: Run
     data: Dataset
-    seed: int = 0
+    held_out: Dataset | None
+    on_step: Callable[[int], None] | None
+    on_measure: OnMeasure | None
+    save: Callable[[], None] | None
+    save_every: int
+    unsaved: bool = False
 
-    def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        for rows in torch.arange(len(self.data)).split(_some(self.data)):
-            yield events(self.data, generator, rows)
+    def go(self, progress: bool) -> None:
+        run, start, before = self.run, time.perf_counter(), self.run.seconds
+        several = run.processes.num_processes > 1
+        bar = tqdm(
+            desc="training", disable=not progress, initial=run.step, total=run.training.steps
+        )
+        run.estimator.train()
+        with bar, Interrupts(patient=several) as interrupts:
+            try:
+                while self.between(bar, before + time.perf_counter() - start):
+                    with interrupts.later():
+                        if self.on_step is not None:
+                            self.on_step(run.step)
+                        ended = run.update(self.data, interrupts.asked)
+                        self.unsaved = True
+                    bar.update()
+                    if ended:
+                        self.write()
+                        interrupts.hear()
+                        raise KeyboardInterrupt
+            except (KeyboardInterrupt, SystemExit):
+                if run.whole and not several:  # those agree on when to end
+                    self.write()
+                raise
+
+    def between(self, bar: tqdm[Any], seconds: float) -> bool:
+        """What is to be done between two updates; whether there is another one."""
+        run = self.run
+        run.seconds = seconds
+        if run.due:
+            run.measure(self.data, self.held_out, self.on_measure)
+            found = {"held_out": run.measured[-1]} if run.measured else {}
+            bar.set_postfix({"loss": run.losses[-1], **found}, refresh=False)
+            self.unsaved = True
+        if run.over or (run.step > 0 and run.step % self.save_every == 0):
+            self.write()
+        return not run.over
+
+    def write(self) -> None:
+        if self.save is not None and self.unsaved:
+            self.save()
+        self.unsaved = False
 
 
-def _some(data: Dataset) -> int:
-    """How many events fit into memory for sure: 4096, or fewer large ones."""
-    return max(1, min(4096, 2**22 // math.prod(data.values.shape[1:])))
+@contextmanager
+def _writing(
+    folder: str | os.PathLike[str] | None, processes: Processes
+) -> Iterator[checkpoint.Write]:
+    """What the first process writes a folder with; all are refused where it cannot."""
+    with ExitStack() as stack:
+        write: checkpoint.Write = _nowhere
+        error = None
+        if folder is not None and processes.is_main_process:
+            try:
+                write = stack.enter_context(checkpoint.writer(folder))
+            except OSError as found:
+                error = found
+        bad = processes.gather(torch.tensor([error is not None], device=processes.device))
+        if error is not None:
+            raise error
+        expect(not bool(bad.any()), "folder", "one that the first process can write to", folder)
+        yield write
+
+
+def _nowhere(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Writes nothing."""

@@ -8,14 +8,14 @@ import attrs
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from estimators import Denoising, ResidualMLP
 from scoresde import DCT, DiagonalSDE, Identity, LogLinear
 from scoresde.checkpoint import CheckpointError
 from scoresde.data import Dataset
 from scoresde.distributed import ALONE
-from scoresde.training import Training, _Run, events
+from scoresde.run import Run
+from scoresde.training import Training, events
 from solvers import DDIM
 
 DATA = Dataset("two points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64, 1))
@@ -27,8 +27,8 @@ def model(seed=0):
 
 
 def measured(estimator, average, seed):
-    run = _Run.new(Training(), estimator, seed, ALONE)
-    run.average = average
+    run = Run.new(Training(), estimator, seed, ALONE)
+    run.average = dict(average.named_parameters())
     with run._averaged():
         return run.held_out_loss(DATA)
 
@@ -58,15 +58,14 @@ def test_measuring_swaps_and_restores_exactly():  # invariant 44
     with torch.no_grad():
         for parameter in other.parameters():
             parameter += 0.1
-    average = AveragedModel(other)
     before = {k: v.clone() for k, v in estimator.state_dict().items()}
-    found = measured(estimator, average, seed=3)
+    found = measured(estimator, other, seed=3)
     assert estimator.training
     for name, value in estimator.state_dict().items():
         assert torch.equal(value, before[name])
     # the held-out loss is that of the average, not of the raw weights
-    assert found == measured(other, average, seed=3)
-    assert found != measured(estimator, AveragedModel(estimator), seed=3)
+    assert found == measured(other, other, seed=3)
+    assert found != measured(estimator, estimator, seed=3)
 
 
 def test_what_is_kept_is_the_average_and_the_best_one():
@@ -75,7 +74,7 @@ def test_what_is_kept_is_the_average_and_the_best_one():
     history = training.fit(estimator, DATA, DATA, seed=5, progress=False)
     assert history.best == history.steps[history.held_out.index(min(history.held_out))]
     assert history.best < 40  # at this rate it gets worse again
-    kept = measured(estimator, AveragedModel(estimator), seed=5)
+    kept = measured(estimator, estimator, seed=5)
     assert kept == min(history.held_out)
 
 
@@ -298,17 +297,17 @@ def test_mixed_precision_goes_on_bit_for_bit(tmp_path, precision):
 
 
 def test_gradient_scales_are_saved(tmp_path):
-    run = _Run.new(Training(precision="float16"), model(), 0, ALONE)
+    run = Run.new(Training(precision="float16"), model(), 0, ALONE)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 32.0})
     run.save(tmp_path)
-    other = _Run.new(Training(precision="float16"), model(), 0, ALONE)
+    other = Run.new(Training(precision="float16"), model(), 0, ALONE)
     other.restore(tmp_path)
     assert other.scaler.get_scale() == 32.0
 
 
 def test_a_gradient_that_overflows_is_left_out():
     """In float16 the step is skipped and the scale halved; training goes on."""
-    run = _Run.new(Training(precision="float16", batch_size=8), model(), 0, ALONE)
+    run = Run.new(Training(precision="float16", batch_size=8), model(), 0, ALONE)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
     before = {name: value.clone() for name, value in run.estimator.state_dict().items()}
     run.update(DATA)
@@ -329,7 +328,7 @@ def test_patience_ends_a_run_that_gets_worse():
     assert history.held_out == whole.held_out[:count]
     assert history.best == history.steps[count - 4]
     assert min(history.held_out) == history.held_out[count - 4]
-    kept = measured(estimator, AveragedModel(estimator), seed=0)
+    kept = measured(estimator, estimator, seed=0)
     assert kept == min(history.held_out)
 
 

@@ -1,0 +1,176 @@
+"""Events as training and evaluation take them, from whatever holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from scoresde.checks import expect
+from scoresde.data import Dataset, Stored, dequantize
+from scoresde.noise import Generators
+
+_KNOWN = "a tensor, an array, a scoresde.data.Dataset, a map-style torch Dataset or its DataLoader"
+
+
+def dataset(name: str, value: Any) -> Dataset:
+    """A data set, from whatever can be gone through in any order.
+
+    Args:
+        name: What to call it.
+        value: A `scoresde.data.Dataset`, as it is; a tensor or an array of floating-point numbers
+            ``(N, *event_shape)``; a map-style `torch.utils.data.Dataset` of such events, each
+            alone or alone in a tuple, which stays where it is; or a ``DataLoader`` of one. Batches
+            are drawn from the loader's data set: its ``batch_size`` and ``shuffle`` are not used.
+
+    Raises:
+        TypeError: If it is something else, integers that do not say their number of levels, an
+            iterable data set, or a loader with a sampler or a ``collate_fn`` of its own.
+        ValueError: If items are not events alone, or the numbers are not as `Dataset` expects.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.events import dataset
+        >>> dataset("data", torch.utils.data.TensorDataset(torch.zeros(3, 2)))
+        Dataset(name='data', values=(3, 2) of torch.float32, levels=None)
+    """
+    if isinstance(value, torch_data.DataLoader):
+        value = _of_loader(name, value)
+    if isinstance(value, Dataset):
+        return value
+    if isinstance(value, torch_data.TensorDataset):
+        return Dataset(name, _real(name, _alone(name, value.tensors)))
+    if isinstance(value, Tensor):
+        return Dataset(name, _real(name, value.detach()))
+    if isinstance(value, (torch_data.IterableDataset, str, bytes)):
+        got = f"{type(value).__name__}; scoresde.data.load reads files"
+        raise TypeError(f"{name}: expected {_KNOWN}, got {got}")
+    if isinstance(value, torch_data.Dataset):
+        return Dataset(name, _stored(name, value))
+    if hasattr(value, "__array__"):
+        return Dataset(name, _tensor(name, value))
+    raise TypeError(f"{name}: expected {_KNOWN}, got {type(value).__name__}")
+
+
+def _of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
+    """The data set of a loader that does nothing else to it."""
+    plain = (torch_data.RandomSampler, torch_data.SequentialSampler)
+    own: Any = type(loader.sampler) if type(loader.sampler) not in plain else None
+    if loader.collate_fn is not torch_data.default_collate:
+        own = loader.collate_fn
+    if own is not None and not isinstance(loader.dataset, torch_data.IterableDataset):
+        said = getattr(own, "__qualname__", repr(own))
+        raise TypeError(
+            f"{name}: expected a DataLoader that only batches and shuffles, got one with {said}; "
+            "give its effect as a scoresde.data.Dataset"
+        )
+    return loader.dataset
+
+
+def _stored(name: str, items: Any) -> Stored:
+    """The items of a map-style data set, read as they are asked for."""
+    expect(hasattr(items, "__len__"), name, "a data set with a length", type(items).__name__)
+
+    def read(places: Tensor) -> Tensor:
+        return torch.stack([_item(name, items[int(i)]) for i in places])
+
+    return Stored(len(items), read)
+
+
+def _item(name: str, item: Any) -> Tensor:
+    if isinstance(item, (tuple, list)):
+        item = _alone(name, item)
+    return _real(name, item.detach()) if isinstance(item, Tensor) else _tensor(name, item)
+
+
+def _alone(name: str, parts: Sequence[Any]) -> Any:
+    expected = "events alone (the other parts joined to them, as of a scoresde.Joint)"
+    expect(len(parts) == 1, name, expected, f"items of {len(parts)} parts")
+    return parts[0]
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """An array's numbers, as wide as they are."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name}: expected real numbers, got {type(value).__name__} of {array.dtype}"
+        )
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (2, 4, 8):
+        array = array.astype("f8")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return _real(name, torch.from_numpy(np.ascontiguousarray(native)))
+
+
+def _real(name: str, values: Tensor) -> Tensor:
+    if not values.is_floating_point():
+        raise TypeError(
+            f"{name}: expected floating-point numbers, got {values.dtype}; of integers say the "
+            "number of levels: scoresde.data.Dataset(name, values, levels=256)"
+        )
+    return values
+
+
+def events(data: Dataset, generator: Generators = None, rows: Tensor | None = None) -> Tensor:
+    """Events of a data set as floating-point numbers; integers are dequantised.
+
+    Args:
+        data: The data set.
+        generator: Of the dequantisation.
+        rows: Which events; all if None.
+
+    Example:
+        >>> from scoresde.data import load
+        >>> from scoresde.events import events
+        >>> x = events(load("digits"))
+        >>> x.shape, bool(x.abs().max() < 1)
+        (torch.Size([1797, 1, 8, 8]), True)
+    """
+    values = data.read(slice(None) if rows is None else rows)
+    return values if data.levels is None else dequantize(values, data.levels, generator)
+
+
+def some(data: Dataset) -> int:
+    """How many events fit into memory for sure: 4096, or fewer large ones.
+
+    Example:
+        >>> from scoresde.data import load
+        >>> from scoresde.events import some
+        >>> some(load("digits"))
+        4096
+    """
+    return max(1, min(4096, 2**22 // math.prod(data.values.shape[1:])))
+
+
+@attrs.frozen(eq=False)
+class Pieces:
+    """All events of a data set in order, some at a time, the same at every pass.
+
+    For what is measured of data that need not fit in memory: `estimators.measure`,
+    `scoresde.PCA.fit`.
+
+    Args:
+        data: The data set.
+        seed: Of the dequantisation.
+
+    Example:
+        >>> from scoresde import PCA
+        >>> from scoresde.data import load
+        >>> from scoresde.events import Pieces
+        >>> PCA.fit(Pieces(load("digits"))).event_shape
+        torch.Size([1, 8, 8])
+    """
+
+    data: Dataset
+    seed: int = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        for rows in torch.arange(len(self.data), device="cpu").split(some(self.data)):
+            yield events(self.data, generator, rows)
