@@ -84,7 +84,7 @@ def content(data: Dataset | None) -> str | None:
         >>> from scoresde.data import Dataset
         >>> from scoresde.fingerprint import content
         >>> content(Dataset("mine", torch.zeros(3, 2)))
-        '3 events (2,) of torch.float32, content 21b85a8c76bcd5cb'
+        '3 events (2,) of torch.float32, content 9d908ecfb6b256de'
     """
     if data is None:
         return None

@@ -5,18 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
 from scoresde import checkpoint, config
+from scoresde.allocating import AtMost
 from scoresde.bases import PCA
 from scoresde.checkpoint import CheckpointError
 from scoresde.checks import expect, nearest, real, told, whole
@@ -28,6 +27,9 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.events import Pieces
 from scoresde.solver import Solver
 from scoresde.training import History, OnMeasure, Training
+
+_CONSTANTS = 2**22
+"""Numbers that a model may have besides its weights while it is built: 32 MB of tables."""
 
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
 _OF_DATA = ("source", "held_out", "seed")
@@ -241,7 +243,7 @@ class Model:
                 raise CheckpointError(f"{folder}: expected a model's settings and facts")
         try:
             # four times: a module may replace its parameters while it is built
-            with _at_most(4 * sum(value.numel() for value in state.values())):
+            with AtMost(4 * sum(value.numel() for value in state.values()) + _CONSTANTS):
                 model = cls.build(settings, facts, imports=imports)
             model.estimator.load_state_dict(state)
         except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -326,31 +328,6 @@ def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
     if len(known["event_shape"]) == 1 and "data_std" in known:
         known["data_unit"] = known["data_std"]
     return known
-
-
-@contextmanager
-def _at_most(count: int) -> Iterator[None]:
-    """Raises RuntimeError where modules get more parameters than ``count``.
-
-    They are counted before they are filled, so that a few bytes of configuration cannot ask for
-    memory without end.
-    """
-    total = 0
-
-    def add(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal total
-        total += parameter.numel()
-        if total > count:
-            raise RuntimeError(
-                f"expected at most {count} parameters, for the weights that were saved, got more "
-                f"with the {name} of a {type(module).__name__}"
-            )
-
-    handle = register_module_parameter_registration_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:

@@ -200,9 +200,10 @@ class _Loop:
     save: Callable[[], None] | None
     save_every: int
     unsaved: bool = False
+    since: float = attrs.field(factory=time.perf_counter)
 
     def go(self, progress: bool) -> None:
-        run, start, before = self.run, time.perf_counter(), self.run.seconds
+        run = self.run
         several = run.processes.num_processes > 1
         bar = tqdm(
             desc="training", disable=not progress, initial=run.step, total=run.training.steps
@@ -210,12 +211,13 @@ class _Loop:
         run.estimator.train()
         with bar, Interrupts(patient=several) as interrupts:
             try:
-                while self.between(bar, before + time.perf_counter() - start):
+                while self.between(bar):
                     with interrupts.later():
                         if self.on_step is not None:
                             self.on_step(run.step)
                         ended = run.update(self.data, interrupts.asked)
                         self.unsaved = True
+                    self.tick()
                     bar.update()
                     if ended:
                         self.write()
@@ -226,18 +228,22 @@ class _Loop:
                     self.write()
                 raise
 
-    def between(self, bar: tqdm[Any], seconds: float) -> bool:
+    def between(self, bar: tqdm[Any]) -> bool:
         """What is to be done between two updates; whether there is another one."""
         run = self.run
-        run.seconds = seconds
         if run.due:
             run.measure(self.data, self.held_out, self.on_measure)
             found = {"held_out": run.measured[-1]} if run.measured else {}
             bar.set_postfix({"loss": run.losses[-1], **found}, refresh=False)
             self.unsaved = True
+            self.tick()
         if run.over or (run.step > 0 and run.step % self.save_every == 0):
             self.write()
         return not run.over
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.run.seconds, self.since = self.run.seconds + now - self.since, now
 
     def write(self) -> None:
         if self.save is not None and self.unsaved:

@@ -25,7 +25,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
         >>> import torch
         >>> from scoresde.wrappers import unwrapped
         >>> layer = torch.nn.Linear(1, 1)
-        >>> unwrapped(torch.nn.DataParallel(torch.compile(layer))) is layer
+        >>> unwrapped(torch.nn.DataParallel(layer)) is layer
         True
     """
     # by name: importing the classes of wrappers that nobody has used takes seconds

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from estimators import Denoising, ResidualMLP
-from scoresde import DCT, DiagonalSDE, Identity, LogLinear
-from scoresde.checkpoint import CheckpointError
+from scoresde import DCT, DiagonalSDE, Identity, LogLinear, checkpoint
+from scoresde.about import About
 from scoresde.data import Dataset
 from scoresde.distributed import ALONE
 from scoresde.run import Run
@@ -160,7 +160,6 @@ import sys
 import torch
 from estimators import Denoising, ResidualMLP
 from scoresde import DiagonalSDE, Identity, LogLinear
-from scoresde.checkpoint import CheckpointError
 from scoresde.data import Dataset
 from scoresde.training import Training
 
@@ -211,11 +210,11 @@ def test_a_run_that_is_over_is_not_repeated(tmp_path):
 
 def test_runs_are_not_mixed_up(tmp_path):
     Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"folder: expected a run with .*'steps': 5"):
-        Training(steps=5).fit(model(), DATA, progress=False, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"training\.lr: expected 0\.001, got 0\.002"):
+        Training(steps=4, lr=2e-3).fit(model(), DATA, progress=False, folder=tmp_path)
     sde = DiagonalSDE(LogLinear(), Identity((2,)))
     other = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
-    with pytest.raises(CheckpointError, match="not a run of this model"):
+    with pytest.raises(ValueError, match=r"out_features: expected 16, got 8"):
         Training(steps=4).fit(other, DATA, progress=False, folder=tmp_path)
     with pytest.raises(ValueError, match="save_every: expected a whole number of at least 1"):
         Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path, save_every=0)
@@ -299,9 +298,11 @@ def test_mixed_precision_goes_on_bit_for_bit(tmp_path, precision):
 def test_gradient_scales_are_saved(tmp_path):
     run = Run.new(Training(precision="float16"), model(), 0, ALONE)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 32.0})
-    run.save(tmp_path)
+    about = About.of({}, run.estimator, DATA)
+    with checkpoint.writer(tmp_path) as write:
+        run.save(write, about)
     other = Run.new(Training(precision="float16"), model(), 0, ALONE)
-    other.restore(tmp_path)
+    other.restore(tmp_path, about)
     assert other.scaler.get_scale() == 32.0
 
 
