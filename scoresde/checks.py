@@ -285,3 +285,16 @@ def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     if value not in known:
         raise ValueError(f"{argument}: unknown name {value!r}{nearest(value, known)}")
     return known[value]
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Names for a message, the first few if there are many.
+
+    Example:
+        >>> from scoresde.checks import listed
+        >>> listed(["a", "b", "c"]), listed("abcdef", most=2)
+        ('a, b, c', 'a, b and 4 more')
+    """
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

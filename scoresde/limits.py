@@ -20,7 +20,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import BinaryIO
+from io import BufferedReader
 
 from scoresde.checks import expect
 
@@ -107,7 +107,7 @@ def afford(name: str, needed: int, on_disk: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     """A regular file, to read: a pipe or a device would never end.
 
     Raises:

@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-HEAVY = {"PIL", "accelerate", "click", "matplotlib", "pyro", "safetensors", "scipy", "sklearn"}
+HEAVY = {
+    "PIL",
+    "accelerate",
+    "click",
+    "matplotlib",
+    "pyarrow",
+    "pyro",
+    "safetensors",
+    "scipy",
+    "sklearn",
+}
 HEAVY |= {"torchdiffeq", "torchsde"}
 
 

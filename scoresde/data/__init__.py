@@ -9,9 +9,10 @@ from scoresde.data.builtin import BUILT_IN, digits, patches
 from scoresde.data.dataset import Dataset, split
 from scoresde.data.images import read_images
 from scoresde.data.levels import bits_per_dim, dequantize, quantize
+from scoresde.data.parquet import read_parquet
 from scoresde.data.reading import load, reader
-from scoresde.data.stored import Stored, joined, native
-from scoresde.data.tables import read_csv
+from scoresde.data.stored import Stored, joined
+from scoresde.data.text import read_csv
 
 __all__ = [
     "BUILT_IN",
@@ -22,12 +23,12 @@ __all__ = [
     "digits",
     "joined",
     "load",
-    "native",
     "patches",
     "quantize",
     "read_array",
     "read_csv",
     "read_images",
+    "read_parquet",
     "reader",
     "split",
 ]

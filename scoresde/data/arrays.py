@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any, Literal
 
 import numpy as np
+from attrs import frozen
 
-from scoresde.checks import expect
+from scoresde import limits
+from scoresde.checks import choice, expect, listed
 from scoresde.data.dataset import Dataset
-from scoresde.data.stored import Array, joined, native
+from scoresde.data.numbers import Array, conversion
+from scoresde.data.stored import joined
+from scoresde.data.tables import Missing, check_missing
 
 
 def read_array(
@@ -18,6 +27,9 @@ def read_array(
     key: str | None = None,
     levels: int | None = None,
     lazy: bool = False,
+    dtype: str | None = None,
+    continuous: bool = False,
+    missing: Missing = None,
 ) -> Dataset:
     """Reads an array ``(N, *event_shape)``.
 
@@ -26,14 +38,24 @@ def read_array(
             in the order of their names. Arrays of Python objects are refused: reading them can
             run code.
         key: Which array of an ``.npz`` file; may be omitted if it holds one.
-        levels: Number of levels of integer data; known for ``uint8`` (256) and booleans (2).
+        levels: Number of levels of whole numbers; known for ``uint8`` (256) and booleans (2).
         lazy: Whether to leave the numbers on the disk, memory-mapped, and read those that are
             asked for.
+        dtype: ``"float32"`` or ``"float64"``, for real numbers. By default torch's default dtype,
+            and what it cannot tell apart is refused.
+        continuous: Whether whole numbers are meant to be read as real ones; by default there is
+            a warning if a component has no others.
+        missing: ``"nan"`` if NaN stands for missing values, as `estimators.Denoising` with
+            ``observe`` takes them.
 
     Raises:
         FileNotFoundError: If there is no such file.
         TypeError: If the data are not real numbers.
-        ValueError: If a file cannot be read, or the data are not as `Dataset` expects.
+        ValueError: If a file cannot be read, takes more memory than `scoresde.limits` allows, or
+            the data are not as `Dataset` expects.
+
+    Warns:
+        UserWarning: If components hold whole numbers alone and ``levels`` is not given.
 
     Example:
         >>> import tempfile
@@ -46,41 +68,112 @@ def read_array(
         torch.Size([10, 2, 3])
     """
     path = Path(path)
-    paths = sorted(path.glob("*.npy")) if path.is_dir() else [path]
-    expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
-    mapped = lazy or path.is_dir()
-    arrays = [_array(one, key, mapped) for one in paths]
-    kind = arrays[0].dtype
-    if kind.kind not in "biuf":
-        raise TypeError(f"{path}: expected real numbers, got an array of {kind}")
-    if kind.kind == "f":
-        expect(levels is None, "levels", f"None for {kind} data", levels)
-    elif levels is None:
-        levels = {"bool": 2, "uint8": 256}.get(str(kind))
-        expect(levels is not None, "levels", f"the number of levels of {kind} data", None)
-    if not mapped:
-        return Dataset(path.name, native(arrays[0]), levels)
+    choice("lazy", lazy, False, True)
+    check_missing(missing)
+    if path.is_dir():
+        paths = sorted(one for one in path.glob("*.npy") if not one.name.startswith("."))
+        expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
+        expect(key is None, "key", "None for a folder", key)
+    else:
+        paths = [path]
+    arrays = [_array(one, key, lazy) for one in paths]
     for one, array in zip(paths, arrays, strict=True):
-        whole = array.ndim > 1 and array.size > 0
-        expect(whole, str(one), "a shape (N, *event), no size 0", array.shape)
-    stored = joined(arrays)
-    return Dataset(path.name, stored if lazy else stored[:], levels)
+        filled = array.ndim > 1 and array.size > 0
+        expect(filled, str(one), "a shape (N, *event), no size 0", array.shape)
+        alike = array.dtype == arrays[0].dtype and array.shape[1:] == arrays[0].shape[1:]
+        wanted = f"{arrays[0].dtype} of shape (N, {', '.join(map(str, arrays[0].shape[1:]))})"
+        expect(alike, str(one), f"{wanted} as in {paths[0].name}", f"{array.dtype} {array.shape}")
+    if not lazy:
+        kept = sum(array.nbytes + 8 * array.size for array in arrays)
+        limits.afford(str(path), kept, sum(map(limits.size_on_disk, paths)))
+    convert, levels = conversion(path.name, arrays, levels, dtype, continuous)
+    # a copy, even of one: no file lies behind it
+    values = joined(arrays, convert) if lazy else convert(np.concatenate(arrays))
+    return Dataset(path.name, values, levels, missing=missing == "nan")
 
 
-def _array(path: Path, key: str | None, mapped: bool) -> Array:
-    if not path.is_file():
+def _array(path: Path, key: str | None, lazy: bool) -> Array:
+    """An array, in memory if it was packed, else mapped."""
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        content = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        if isinstance(content, np.lib.npyio.NpzFile):
-            with content:
-                expect(not mapped, "lazy", "False for an .npz file", mapped)
-                if key is None and len(content.files) == 1:
-                    key = content.files[0]
-                expect(key in content.files, "key", f"one of {', '.join(content.files)}", key)
-                return np.asarray(content[str(key)])
+    with limits.opened(path) as file:
+        if file.peek(4)[:4] == b"PK\x03\x04":
+            expect(not lazy, "lazy", "False for an .npz file", lazy)
+            return _packed(path, file, key)
         expect(key is None, "key", "None for a single array", key)
-        return np.asanyarray(content)
-    # Garbled files fail in numpy, zipfile or zlib, each with errors of its own.
+        header = _header(path, file, os.fstat(file.fileno()).st_size)
+        with _garbled(path):
+            if header.size == 0:  # nothing can be mapped
+                return np.empty(header.shape, header.dtype)
+            return np.memmap(file, header.dtype, "r", file.tell(), header.shape, header.order)
+
+
+def _packed(path: Path, file: IO[bytes], key: str | None) -> Array:
+    """An array of a zip archive."""
+    with contextlib.ExitStack() as stack:
+        with _garbled(path):
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        key = next(iter(members)) if key is None and len(members) == 1 else key
+        expect(key in members, "key", f"one of {listed(members)}", key)
+        member = members[str(key)]
+        place = f"{path}, {key}"
+        # what NumPy writes: others may ask for memory on their own
+        usual = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        expect(usual, place, "an array that is stored or deflated", member.compress_type)
+        with _garbled(path):
+            stream = stack.enter_context(archive.open(member))
+        header = _header(place, stream, member.file_size)
+        limits.afford(place, 2 * header.nbytes + 8 * header.size, limits.size_on_disk(path))
+        with _garbled(path):
+            content, at = np.empty(header.nbytes, "u1"), 0
+            while part := stream.read(min(2**20, header.nbytes - at)):
+                content[at : at + len(part)] = np.frombuffer(part, "u1")
+                at += len(part)
+            expect(at == header.nbytes, place, f"{header.nbytes} bytes", at)
+            return content.view(header.dtype).reshape(header.shape, order=header.order)
+
+
+@frozen
+class _Header:
+    """What the start of a ``.npy`` file says of the rest."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all numbers."""
+        return self.size * self.dtype.itemsize
+
+
+def _header(place: Path | str, file: IO[bytes], length: int) -> _Header:
+    """Read and held against the length of the file, before there is memory for what it claims."""
+    with _garbled(place):
+        version = np.lib.format.read_magic(file)
+        # headers of later versions have no bound, and are written for records alone
+        expect(version == (1, 0), "format", "1.0, as of plain numbers", version)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    header = _Header(shape, "F" if fortran else "C", dtype)
+    if dtype.kind not in "biuf":
+        named = "Python objects, which are not read" if dtype.hasobject else f"an array of {dtype}"
+        raise TypeError(f"{place}: expected real numbers, got {named}")
+    left = length - file.tell()
+    whole = min(shape, default=0) >= 0 and header.nbytes <= left
+    expect(whole, str(place), f"numbers of shape {shape} and {dtype}", f"{left} bytes")
+    return header
+
+
+@contextlib.contextmanager
+def _garbled(place: Path | str) -> Iterator[None]:
+    """Damage shows in numpy, zipfile or zlib, each with errors of its own."""
+    try:
+        yield
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read as .npy or .npz: {error}") from error
+        raise ValueError(f"{place}: cannot be read as .npy or .npz: {error}") from error

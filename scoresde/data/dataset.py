@@ -53,7 +53,8 @@ class Dataset:
             expect(not self.missing, "missing", "False for integers", self.missing)
         if self.columns is not None:
             names = len(set(self.columns))
-            expect(shape[1:] == (names,), "columns", f"{shape[1:]} different names", names)
+            expected = f"{', '.join(map(str, shape[1:]))} different names"
+            expect(shape[1:] == (names,), "columns", expected, names)
         self._check(self.values[:1] if self.stored else self.values[:])
 
     def __len__(self) -> int:

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from attrs import frozen
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from scoresde.checks import expect
+from scoresde import limits
+from scoresde.checks import choice, expect, listed, whole
 from scoresde.data.dataset import Dataset
-from scoresde.data.stored import Array, Stored
+from scoresde.data.numbers import Array
+from scoresde.data.stored import Stored
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read: formats of which Pillow tells depth, frames and transparency."""
+
+SUFFIXES = {
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+}
+"""Ends of their names."""
+
+_OTHERS = {
+    *(".avif", ".dds", ".dib", ".dng", ".eps", ".exr", ".fits", ".hdr", ".heic", ".heif", ".icns"),
+    *(".ico", ".j2k", ".jp2", ".jpx", ".jxl", ".pcx", ".pfm", ".psd", ".qoi", ".sgi", ".svg"),
+    *(".tga", ".wmf", ".xbm", ".xpm"),
+}
+"""Ends of names of images that are not read."""
+
+_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+
+_PIXEL = 24
+"""Bytes of memory for a pixel, at most: of four each as decoded, turned, composited and converted,
+of three as array, and what a decoder keeps."""
 
 
 def read_images(
@@ -21,22 +48,34 @@ def read_images(
     mode: str = "RGB",
     size: int | None = None,
     lazy: bool = False,
+    background: int | Sequence[int] | None = None,
+    frames: str | None = None,
+    subfolders: bool | None = None,
 ) -> Dataset:
-    """Reads the images of a folder, not of its subfolders, sorted by name.
+    """Reads the images of a folder, sorted by name.
+
+    They are turned as their EXIF data say. Their numbers are taken as they stand: embedded colour
+    profiles are not applied. Refused by name is what would be lost: more than 8 bits per channel,
+    more than one frame, transparency, and colours other than grey and RGB, such as CMYK.
 
     Args:
-        folder: Other files in it are ignored.
-        mode: ``"RGB"``, or ``"L"`` for grey.
+        folder: Files in it that are no images are ignored, hidden ones too.
+        mode: ``"RGB"``, of which grey images fill all three channels, or ``"L"`` for grey, in
+            which colours are ``0.299 R + 0.587 G + 0.114 B`` (ITU-R 601-2).
         size: If given, images are cropped to their central square and resized to it.
         lazy: Whether to read an image every time it is asked for, instead of all of them now.
+        background: A level of 0 to 255, or three of them, behind images with transparency:
+            ``alpha c + (1 - alpha) background``, of levels as they stand.
+        frames: ``"first"`` reads the first one of several.
+        subfolders: Whether to read those of subfolders, too; by default there may be none.
 
     Returns:
         ``(N, channels, height, width)``, 256 levels.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
+        OSError: If there is no such folder.
         ValueError: If there is no image, or one is unreadable, of another size than the first, of
-            more than 8 bits per channel, or of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+            a kind that is refused, or takes more memory than `scoresde.limits` allows.
 
     Example:
         >>> import tempfile
@@ -48,51 +87,134 @@ def read_images(
         >>> read_images(folder, mode="L", size=8).values.shape
         torch.Size([1, 1, 8, 8])
     """
-    expect(mode in ("L", "RGB"), "mode", "'L' or 'RGB'", repr(mode))
-    expect(size is None or size > 0, "size", "a positive number of pixels", size)
+    choice("mode", mode, "L", "RGB")
+    choice("lazy", lazy, False, True)
+    choice("frames", frames, None, "first")
+    choice("subfolders", subfolders, None, False, True)
+    if size is not None:
+        whole("size", size, 1)
     folder = Path(folder)
-    formats, suffixes = _formats(), Image.registered_extensions()
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if suffixes.get(path.suffix.lower()) in formats and not path.name.startswith(".")
-    )
-    expected = "a folder with images in it (its subfolders are not read)"
-    expect(len(paths) > 0, str(folder), expected, "none")
-    wanted = _image(paths[0], mode, size).shape
+    paths = _paths(folder, subfolders)
+    picture = _Picture(mode, size, _colour(background), frames == "first")
+    wanted = picture.read(paths[0]).shape
 
     def read(places: Tensor) -> Tensor:
-        images = []
-        for path in (paths[i] for i in places):
-            images.append(_image(path, mode, size))
+        images = np.empty((len(places), *wanted), np.uint8)
+        for i, path in enumerate(paths[place] for place in places):
+            image = picture.read(path)
             expected = f"the size of {paths[0].name} {wanted}, or pass size="
-            expect(images[-1].shape == wanted, str(path), expected, images[-1].shape)
-        return torch.from_numpy(np.stack(images))
+            expect(image.shape == wanted, str(path), expected, image.shape)
+            images[i] = image
+        return torch.from_numpy(images)
 
     stored = Stored(len(paths), read)
+    if not lazy:
+        size_of_all = len(paths) * wanted[0] * wanted[1] * wanted[2]
+        limits.afford(str(folder), size_of_all, sum(map(limits.size_on_disk, paths)))
     return Dataset(folder.name, stored if lazy else stored[:], levels=256)
 
 
-def _formats() -> list[str]:
-    """Formats of images that are read: PostScript is a program, and Ghostscript would run it."""
-    Image.init()
-    return [name for name in Image.OPEN if name != "EPS"]
+def _paths(folder: Path, subfolders: bool | None) -> list[Path]:
+    """Of the images, sorted."""
+    paths, below = _images(folder, sorted(folder.iterdir())), []
+    if subfolders is not False:
+        for root, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if root != str(folder):
+                below += _images(Path(root), [Path(root, name) for name in sorted(names)])
+    if below and not subfolders:
+        got = f"{listed([str(below[0].relative_to(folder))])} (subfolders=True reads such, too"
+        expected = "images in no subfolder"
+        expect(False, str(folder), expected, f"{got}, subfolders=False leaves them out)")
+    expect(len(paths + below) > 0, str(folder), "a folder with images in it", "none")
+    return paths + below
 
 
-def _image(path: Path, mode: str, size: int | None) -> Array:
-    """``(channels, height, width)``."""
-    try:
-        with Image.open(path, formats=_formats()) as file:
-            # Pillow would clip these to 8 bits without a word.
-            expect(file.mode[0] not in "IF", "image", "8 bits per channel", file.mode)
-            # A few bytes may claim to be gigabytes: Pillow warns, and refuses twice as many only.
-            pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS
-            expected = f"at most {most} pixels, which is PIL.Image.MAX_IMAGE_PIXELS"
-            expect(most is None or pixels <= most, "image", expected, pixels)
-            image = ImageOps.exif_transpose(file).convert(mode)
-    # Decoders of damaged files raise errors of every kind.
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-    image = image if size is None else ImageOps.fit(image, (size, size))
-    values: Array = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
-    return values
+def _images(folder: Path, paths: Sequence[Path]) -> list[Path]:
+    shown = [path for path in paths if not path.name.startswith(".")]
+    others = [path.name for path in shown if path.suffix.lower() in _OTHERS]
+    expect(not others, str(folder), f"images of {', '.join(FORMATS)}", listed(others))
+    return [path for path in shown if path.suffix.lower() in SUFFIXES]
+
+
+def _colour(background: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    if background is None:
+        return None
+    levels = [background] * 3 if isinstance(background, int) else background
+    good = isinstance(levels, (list, tuple)) and len(levels) == 3
+    good = good and all(type(level) is int and 0 <= level <= 255 for level in levels)
+    expect(good, "background", "a level of 0 to 255, or three", repr(background))
+    return tuple(levels)
+
+
+@frozen
+class _Picture:
+    """What becomes of an image."""
+
+    mode: str
+    size: int | None
+    background: tuple[int, ...] | None
+    first: bool
+
+    def read(self, path: Path) -> Array:
+        """``(channels, height, width)``."""
+        with limits.opened(path) as content:
+            try:
+                with Image.open(content, formats=FORMATS) as file:
+                    self._check(path, file)
+                    image = self._opaque(ImageOps.exif_transpose(file)).convert(self.mode)
+            # decoders of damaged files raise errors of every kind
+            except Exception as error:
+                raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+        image = image if self.size is None else ImageOps.fit(image, (self.size, self.size))
+        values: Array = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+        return values
+
+    def _check(self, path: Path, file: Any) -> None:
+        """Raises ValueError for what Pillow would drop without a word, or has no memory for."""
+        pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS
+        expected = f"at most {most} pixels, which is PIL.Image.MAX_IMAGE_PIXELS"
+        expect(most is None or pixels <= most, "image", expected, pixels)
+        tags = getattr(file, "tag_v2", {})
+        tile = int(tags.get(322, 0)) * int(tags.get(323, 0))  # a TIFF file's own, of any size
+        made = 0 if self.size is None else self.size**2
+        limits.afford("image", _PIXEL * max(pixels, tile, made), limits.size_on_disk(path))
+        several = getattr(file, "is_animated", False) and not self.first
+        expect(not several, "image", "one frame (frames='first' reads the first)", "several")
+        layouts = list(_layouts(file))
+        deep = file.mode[0] in "IF" or any(";16" in layout for layout in layouts)
+        as_array = "8 bits per channel (an array of whole numbers with levels=65536 has more)"
+        expect(not deep, "image", as_array, ", ".join([file.mode, *layouts]))
+        signed = 2 in np.atleast_1d(tags.get(339, 1))
+        extra = any(layout.startswith(("LX", "RGBX", "RGBaX", "RGBAX")) for layout in layouts)
+        expect(not (signed or extra), "image", "grey or RGB", ", ".join([file.mode, *layouts]))
+        known = file.mode in ("1", "L", "P", "RGB", *_ALPHA)
+        expect(known, "image", "grey or RGB (convert it before)", file.mode)
+
+    def _opaque(self, image: Image.Image) -> Image.Image:
+        """In front of the background, if anything shows through."""
+        if (
+            image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
+            and "transparency" not in image.info
+        ):
+            return image
+        image = image.convert("LA") if image.mode == "La" else image
+        image = image.convert("RGBA")
+        least = image.getchannel("A").getextrema()[0]
+        if least == 255:
+            return image
+        expected = "no transparency, or background= to be put behind it"
+        expect(self.background is not None, "image", expected, f"alpha down to {least}")
+        behind = Image.new("RGBA", image.size, (*(self.background or ()), 255))
+        return Image.alpha_composite(behind, image)
+
+
+def _layouts(file: Any) -> Iterator[str]:
+    """How samples lie in the file, in Pillow's words; those of 5 bits in BMP count as whole."""
+    for tile in file.tile:
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        for argument in arguments:
+            if isinstance(argument, str) and not argument.startswith("BGR;1"):
+                yield argument
+            elif file.format == "PPM" and isinstance(argument, int) and argument > 255:
+                yield f"{arguments[0]};16, up to {argument}"

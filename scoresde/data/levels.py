@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, floating
+from scoresde.checks import expect, floating, whole
 from scoresde.noise import Generators, Noise
 
 
@@ -23,9 +23,10 @@ def check_levels(levels: int) -> None:
         >>> check_levels(1)
         Traceback (most recent call last):
             ...
-        ValueError: levels: expected 2 to 65536, got 1
+        ValueError: levels: expected a whole number of at least 2, got 1
     """
-    expect(2 <= levels <= 2**16, "levels", f"2 to {2**16}", levels)
+    whole("levels", levels, 2)
+    expect(levels <= 2**16, "levels", f"2 to {2**16}", levels)
 
 
 def dequantize(values: Tensor, levels: int, generator: Generators = None) -> Tensor:

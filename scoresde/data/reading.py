@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scoresde.checks import nearest
+from scoresde.checks import expect, listed, nearest
 from scoresde.data.arrays import read_array
 from scoresde.data.builtin import BUILT_IN
 from scoresde.data.dataset import Dataset
-from scoresde.data.images import read_images
-from scoresde.data.tables import read_csv
+from scoresde.data.images import SUFFIXES, read_images
+from scoresde.data.parquet import read_parquet
+from scoresde.data.text import read_csv
+
+READERS: dict[str, Callable[..., Dataset]] = {
+    ".npy": read_array,
+    ".npz": read_array,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": read_parquet,
+}
+"""What reads a file, by the end of its name."""
 
 
 def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Reads data: a built-in set by name, a ``.npy``, ``.npz`` or ``.csv`` file, or a folder.
+    """Reads data: a built-in set by name, an array, a table, or a folder of arrays or images.
+
+    | source | read by |
+    |---|---|
+    | ``"digits"``, ``"patches"`` | `digits`, `patches` |
+    | ``.npy``, ``.npz``, a folder of ``.npy`` | `read_array` |
+    | ``.csv``, ``.tsv`` | `read_csv` |
+    | ``.parquet`` | `read_parquet` |
+    | a folder of images | `read_images` |
 
     Args:
-        source: ``"digits"``, ``"patches"``, or a path: of a file, of a folder with ``.npy`` files,
-            or of one with images.
-        options: Those of `digits`, `patches`, `read_array`, `read_csv` or `read_images`.
+        source: A name, or the path of a file or a folder.
+        options: Those of what reads it.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
@@ -34,7 +52,12 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
         >>> load("digits")
         Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, levels=17)
     """
-    return reader(source)(**options)
+    read = reader(source)
+    known = inspect.signature(read).parameters
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name}: no option of {source}{nearest(name, known)}")
+    return read(**options)
 
 
 def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
@@ -42,6 +65,7 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
+        ValueError: If nothing reads such a file, or a folder holds arrays beside images.
 
     Example:
         >>> from scoresde.data import reader
@@ -51,12 +75,24 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
     if isinstance(source, str) and source in BUILT_IN:
         return BUILT_IN[source]
     path = Path(source)
+    if path.is_dir():
+        return partial(_reader_of_folder(path), path)
     suffix = path.suffix.lower()
-    if path.is_dir() and not any(path.glob("*.npy")):
-        return partial(read_images, path)
-    if suffix == ".csv":
-        return partial(read_csv, path)
-    if path.exists() or suffix in (".npy", ".npz"):
-        return partial(read_array, path)
-    hint = nearest(str(source), BUILT_IN)
-    raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
+    if suffix in READERS:
+        return partial(READERS[suffix], path)
+    if not path.exists():
+        hint = nearest(str(source), BUILT_IN)
+        raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
+    one = "an image, which is a single event: name its folder"
+    got = one if suffix in SUFFIXES else repr(suffix) if suffix else "a file without a suffix"
+    expect(False, str(path), f"{', '.join(READERS)}, or a folder of arrays or images", got)
+    raise AssertionError
+
+
+def _reader_of_folder(path: Path) -> Callable[..., Dataset]:
+    names = sorted(one.name for one in path.iterdir() if not one.name.startswith("."))
+    arrays = [name for name in names if name.lower().endswith(".npy")]
+    images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    both = f"{listed(arrays, 1)} beside {listed(images, 1)}"
+    expect(not (arrays and images), str(path), "a folder of arrays or of images", both)
+    return read_array if arrays else read_images

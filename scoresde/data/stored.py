@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from scoresde.data.numbers import Array
 
 
 class Stored:
@@ -64,8 +62,14 @@ class Stored:
         return Stored(len(rows), lambda places: self._read(rows[places]))
 
 
-def joined(arrays: Sequence[Array]) -> Stored:
+def joined(
+    arrays: Sequence[Array], convert: Callable[[Array], Tensor] = torch.from_numpy
+) -> Stored:
     """Arrays ``(N_i, *event_shape)``, memory-mapped for instance, as one after the other.
+
+    Args:
+        arrays: Of one dtype and event shape.
+        convert: What makes a tensor of some events.
 
     Raises:
         ValueError: If they differ in event shape or dtype.
@@ -73,7 +77,7 @@ def joined(arrays: Sequence[Array]) -> Stored:
     Example:
         >>> import numpy as np
         >>> from scoresde.data.stored import joined
-        >>> joined([np.zeros((2, 3)), np.ones((4, 3))])[1:4]
+        >>> joined([np.zeros((2, 3), "f4"), np.ones((4, 3), "f4")])[1:4]
         tensor([[0., 0., 0.],
                 [1., 1., 1.],
                 [1., 1., 1.]])
@@ -91,22 +95,6 @@ def joined(arrays: Sequence[Array]) -> Stored:
         home = np.searchsorted(starts, rows, side="right") - 1
         for i in np.unique(home):
             events[home == i] = arrays[i][rows[home == i] - starts[i]]
-        return native(events)
+        return convert(events)
 
     return Stored(int(starts[-1]), read)
-
-
-def native(array: Array) -> Tensor:
-    """Real numbers in torch's types: floats in the default one, bytes in uint8, else int64.
-
-    Example:
-        >>> import numpy as np
-        >>> from scoresde.data.stored import native
-        >>> native(np.array([1.0, 2.0])), native(np.array([1, 2], "u2")).dtype
-        (tensor([1., 2.]), torch.int64)
-    """
-    if array.dtype.kind == "f":
-        wide = array.astype("f4" if array.dtype.itemsize <= 4 else "f8", copy=False)
-        return torch.from_numpy(wide).to(torch.get_default_dtype())
-    small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
-    return torch.from_numpy(array.astype("u1" if small else "i8", copy=False))

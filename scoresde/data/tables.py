@@ -1,99 +1,110 @@
-"""Tables of numbers in text files."""
+"""Tables: columns by name, and values that are missing."""
 
 from __future__ import annotations
 
-import csv
-import math
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
-from scoresde.checks import expect
+from scoresde.checks import choice, expect, listed
 from scoresde.data.dataset import Dataset
-from scoresde.data.stored import Array, native
+from scoresde.data.numbers import Array, conversion
+
+Missing = Literal["nan"] | None
+
+MISSING = {"", "na", "n/a", "nan", "null", "none"}
+"""Cells of text that stand for no value, in small letters."""
+
+RECIPE = (
+    "columns=[...] leaves the column out; categories become numbers as a column of 0 and 1 for"
+    " each, dates as days since the first"
+)
+"""What to do about what is no number."""
 
 
-def read_csv(
-    path: str | os.PathLike[str], *, columns: Sequence[str] | None = None, delimiter: str = ","
-) -> Dataset:
-    r"""Reads a table of numbers: every line is an event ``(columns,)``.
+def chosen(path: object, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
+    """Places of the columns to read.
 
     Args:
-        path: A text file in UTF-8. A first line without a single number names the columns;
-            without one, their names are ``"1"``, ``"2"``, and so on.
+        path: Of the table, for messages.
+        names: Of all its columns.
         columns: Names of those to read, in this order; all if None.
-        delimiter: What stands between two numbers.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there are no events, a column is unknown, a line is longer or shorter than
-            the first, or something is not a finite number; the message names line and column.
+        ValueError: If one is unknown or has no name, or two to be read have the same.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.data import read_csv
-        >>> path = Path(tempfile.mkdtemp(), "x.csv")
-        >>> _ = path.write_text("name,length,weight\nrose,1.5,20\nlily,2.5,30\n")
-        >>> read_csv(path, columns=["weight", "length"]).values
-        tensor([[20.0000,  1.5000],
-                [30.0000,  2.5000]])
+        >>> from scoresde.data.tables import chosen
+        >>> chosen("x.csv", ["a", "b", "c"], ["c", "a"])
+        [2, 0]
     """
-    path = Path(path)
-    return Dataset(path.name, native(table(path, columns, delimiter)))
+    if columns is not None:
+        strings = not isinstance(columns, str) and all(isinstance(name, str) for name in columns)
+        expect(strings and len(columns) > 0, "columns", "a list of names", repr(columns))
+        unknown = sorted(set(columns) - set(names))
+        expect(not unknown, "columns", f"some of {listed(names)}", listed(unknown))
+    wanted = list(names if columns is None else columns)
+    places = {name: i for i, name in enumerate(names)}
+    if "" in wanted:
+        place = f"{path}, column {names.index('') + 1}"
+        expect(False, place, "a name", "none (columns=[...] leaves it out)")
+    read = set(wanted)
+    twice = _repeated(wanted) or _repeated(name for name in names if name in read)
+    expect(not twice, f"{path}, columns", "different names", f"{listed(twice)} twice or more")
+    return [places[name] for name in wanted]
 
 
-def table(path: Path, columns: Sequence[str] | None, delimiter: str) -> Array:
-    r"""The numbers of a CSV file, ``(lines, columns)``; see `scoresde.data.read_csv`.
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    return sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
+
+
+def check_missing(missing: Missing) -> None:
+    """Raises ``ValueError`` for what `dataset` cannot do about missing values.
+
+    Example:
+        >>> from scoresde.data.tables import check_missing
+        >>> check_missing("drop")
+        Traceback (most recent call last):
+            ...
+        ValueError: missing: expected one of None, 'nan', got 'drop'
+    """
+    choice("missing", missing, None, "nan")
+
+
+def dataset(
+    name: str,
+    values: Array,
+    columns: Sequence[str],
+    missing: Missing,
+    levels: int | None,
+    dtype: str | None,
+    continuous: bool,
+) -> Dataset:
+    """A data set of a table's numbers.
+
+    Args:
+        name: Where they come from.
+        values: ``(N, columns)``, NaN where missing.
+        columns: Their names.
+        missing: ``"nan"`` if some may be.
+        levels: As of `scoresde.data.numbers.conversion`.
+        dtype: As there.
+        continuous: As there.
 
     Raises:
-        ValueError: As for `scoresde.data.read_csv`.
+        ValueError: As there and of `Dataset`, or if a column has no value at all.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.data.tables import table
-        >>> path = Path(tempfile.mkdtemp(), "x.csv")
-        >>> _ = path.write_text("1;2\n3;4\n")
-        >>> table(path, columns=["2"], delimiter=";")
-        array([[2.],
-               [4.]])
+        >>> import numpy as np
+        >>> from scoresde.data.tables import dataset
+        >>> dataset("mine", np.array([[0.5], [1.5]]), ["length"], None, None, None, False).columns
+        ('length',)
     """
-    names: list[str] = []
-    chosen: list[int] = []
-    labels: list[str] = []
-    events: list[list[float]] = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        try:
-            for cells in filter(None, reader):
-                line = f"{path}, line {reader.line_num}"
-                if not names:
-                    numbers = any(map(_is_number, cells))
-                    places = [str(i + 1) for i in range(len(cells))]
-                    names = places if numbers else [cell.strip() for cell in cells]
-                    for name in columns or ():
-                        expect(name in names, "columns", f"some of {', '.join(names)}", name)
-                    chosen = [names.index(name) for name in columns or names]
-                    labels = places
-                    if not numbers:
-                        labels = [f"{i} ({name})" for i, name in zip(places, names, strict=True)]
-                        continue
-                expect(len(cells) == len(names), line, f"{len(names)} columns", len(cells))
-                for i in chosen:
-                    place = f"{line}, column {labels[i]}"
-                    expect(_is_number(cells[i]), place, "a finite number", repr(cells[i]))
-                events.append([float(cells[i]) for i in chosen])
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot be read as CSV: {error}") from error
-    expect(len(events) > 0, str(path), "lines of numbers", "none")
-    return np.array(events)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
+    if values.dtype.kind == "f":
+        empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]
+        expect(not empty, f"{name}, columns", "values in every one", f"none in {listed(empty)}")
+    convert, levels = conversion(name, [values], levels, dtype, continuous, columns)
+    gaps = missing == "nan"
+    return Dataset(name, convert(values), levels, missing=gaps, columns=tuple(columns))

@@ -1,12 +1,13 @@
 """Arrays of files: all numbers, or a message."""
 
 import math
-import re
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
+from scoresde import limits
 from scoresde.data import load
 
 
@@ -55,7 +56,12 @@ def test_arrays_of_an_npz(tmp_path):
 @pytest.mark.parametrize(
     ("array", "options", "error", "message"),
     [
-        (np.array([[{}]]), {}, ValueError, "Object arrays"),
+        (
+            np.array([[{}]]),
+            {},
+            TypeError,
+            "real numbers, got Python objects",
+        ),
         (np.ones((2, 3), complex), {}, TypeError, "real numbers, got an array of complex128"),
         (np.array([["a"]]), {}, TypeError, "real numbers, got an array of <U1"),
         (np.float64(1), {}, ValueError, r"shape \(N, \*event\), no size 0, got \(\)"),
@@ -64,9 +70,15 @@ def test_arrays_of_an_npz(tmp_path):
         (np.ones((3, 0)), {}, ValueError, r"got \(3, 0\)"),
         (np.array([[1, math.nan]]), {}, ValueError, "a.npy: expected finite.*1 NaN"),
         (np.array([[1, math.inf]]), {}, ValueError, "a.npy: expected finite.*1 NaN"),
-        (np.ones((2, 3)), {"levels": 4}, ValueError, "levels: expected None for float64"),
-        (np.ones((2, 3), int), {}, ValueError, "levels: expected the number of levels of int64"),
-        (np.ones((2, 3), int), {"levels": 1}, ValueError, "levels: expected 2 to 65536, got 1"),
+        (np.full((2, 3), 0.5), {"levels": 4}, ValueError, r"expected whole numbers, .*got \[0.5"),
+        (np.array([[1.0, math.nan]]), {"levels": 4}, ValueError, "expected whole numbers"),
+        (
+            np.ones((2, 3), int),
+            {},
+            ValueError,
+            "number of levels of int64 data, or continuous=True",
+        ),
+        (np.ones((2, 3), int), {"levels": 1}, ValueError, "a whole number of at least 2, got 1"),
         (np.array([[4, 0]]), {"levels": 4}, ValueError, "from 0 to 3, got 0 to 4"),
         (np.array([[-1, 0]]), {"levels": 4}, ValueError, "from 0 to 3, got -1 to 0"),
     ],
@@ -77,9 +89,102 @@ def test_arrays_that_will_not_do(tmp_path, array, options, error, message):
         load(tmp_path / "a.npy", **options)
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.txt"])
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
 @pytest.mark.parametrize("content", [b"", b"garbled", b"PK\x03\x04garbled", b"\x93NUMPY\x01\x00"])
 def test_garbled_arrays(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(name)):
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read as \.npy or \.npz") as refused:
         load(tmp_path / name)
+    assert "pickle" not in str(refused.value)
+
+
+def header(shape, dtype="<f8", version=(1, 0)):
+    """The start of a ``.npy`` file that claims a shape."""
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY" + bytes(version) + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("shape", ["(1000000000, 10)", "(2, 3)", "(-1, 3)", f"({2**62}, 4)"])
+def test_claims_of_a_header_are_held_against_the_file(tmp_path, shape, lazy):
+    path = tmp_path / "a.npy"
+    path.write_bytes(header(shape) + bytes(47))
+    with pytest.raises(ValueError, match=r"a\.npy: expected numbers of shape .*, got 47 bytes"):
+        load(path, lazy=lazy)
+
+
+def test_headers_without_a_bound_are_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(header("(2, 3)", version=(2, 0)) + bytes(99))
+    with pytest.raises(ValueError, match=r"a\.npy: .*format: expected 1\.0"):
+        load(path)
+
+
+def test_packed_zeros_may_cost_no_more_than_the_bound(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.zeros((1000, 1000)))
+    with limits.allow(20_000_000), pytest.raises(ValueError, match=r"a\.npz, x: expected at most"):
+        load(path)
+    assert load(path).values.shape == (1000, 1000)
+
+
+@pytest.mark.parametrize("shape", ["(1000000000, 10)", "(2, 3)"])
+def test_claims_within_an_archive(tmp_path, shape):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", header(shape) + bytes(47))
+    with pytest.raises(ValueError, match=r"a\.npz, x: expected numbers of shape .*, got 47 bytes"):
+        load(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_are_packed_as_numpy_does(tmp_path, method):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.npy", header("(2, 3)") + bytes(48))
+    with pytest.raises(ValueError, match=r"a\.npz, x: expected .* stored or deflated"):
+        load(path)
+
+
+def test_a_sparse_array_may_cost_no_more_than_the_bound(tmp_path):
+    path = tmp_path / "a.npy"
+    with path.open("wb") as file:
+        file.write(header(f"({2**30}, 1)"))
+        file.truncate(2**34)
+    with pytest.raises(ValueError, match=r"a\.npy: expected at most 1 GiB"):
+        load(path)
+    assert load(path, lazy=True).read(slice(2)).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<i4", "uint8"])
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_the_order_of_memory_does_not_matter(tmp_path, dtype, name):
+    array = np.asfortranarray(np.arange(24).reshape(2, 3, 4) % 5).astype(dtype, order="F")
+    (np.save if name == "a.npy" else np.savez)(tmp_path / name, array)
+    data = load(tmp_path / name, continuous=True)
+    assert data.values.tolist() == array.tolist()
+
+
+def test_values_are_a_copy_of_the_file(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.full((2, 3), 0.5, "f4"))
+    data = load(path)
+    np.save(path, np.full((2, 3), 1.5, "f4"))
+    assert data.values.tolist() == [[0.5] * 3] * 2
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_missing_values_of_arrays(tmp_path, lazy):
+    np.save(tmp_path / "a.npy", np.array([[math.nan, 0.5], [1.5, math.nan]]))
+    data = load(tmp_path / "a.npy", missing="nan", lazy=lazy)
+    assert data.read(slice(None)).isnan().tolist() == [[True, False], [False, True]]
+
+
+def test_integers_as_real_numbers(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[300, -2]]))
+    assert load(tmp_path / "a.npy", continuous=True).values.tolist() == [[300.0, -2.0]]
+    np.save(tmp_path / "a.npy", np.array([[2**53, 1]]))
+    with pytest.raises(ValueError, match=r"a\.npy: expected whole numbers below 2\*\*53"):
+        load(tmp_path / "a.npy", continuous=True)
+    np.save(tmp_path / "a.npy", np.array([[0.0, 3.0], [1.0, 2.0]]))
+    assert load(tmp_path / "a.npy", levels=4).values.tolist() == [[0, 3], [1, 2]]

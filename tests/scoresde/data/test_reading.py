@@ -1,20 +1,79 @@
 """Sources: what reads them, and their options."""
 
+import os
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from scoresde.data import load
+from scoresde.data.reading import READERS
 
 
 def test_missing_sources(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"did you mean 'digits'.*patches"):
         load("digit")
-    for name in ("a.npy", "folder", "folder/a.npz"):
-        with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
+    for name in ("a.npy", "folder", "folder/a.npz", "a.csv", "a.parquet", "a.pt"):
+        with pytest.raises(FileNotFoundError, match=name):
             load(tmp_path / name)
 
 
 def test_options_of_another_source_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'size'"):
+    with pytest.raises(TypeError, match=r"size: no option of digits"):
         load("digits", size=8)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'key'"):
-        load(tmp_path, key="x")
+    with pytest.raises(TypeError, match=r"fraems: no option of .*did you mean 'frames'"):
+        load(tmp_path, fraems="first")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.pt", "a.pth", "a.pkl", "a.txt", "a.xlsx", "a.h5", "a.json", "a.csv.gz", "a", "a.eps"],
+)
+def test_what_is_not_read_is_told_what_is(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x80\x05.")
+    known = r"expected \.npy, \.npz, \.csv, \.tsv, \.parquet, or a folder of arrays or images"
+    with pytest.raises(ValueError, match=known) as refused:
+        load(tmp_path / name)
+    assert "pickle" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.webp"])
+def test_an_image_is_a_single_event(tmp_path, name):
+    Image.new("RGB", (4, 4)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"an image, which is a single event: name its folder"):
+        load(tmp_path / name)
+
+
+def test_arrays_beside_images_are_refused(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    np.save(tmp_path / "stray.npy", np.ones((2, 3)))
+    (tmp_path / "stray.npy").rename(tmp_path / "stray.NPY")
+    with pytest.raises(ValueError, match=r"got stray\.NPY beside a\.png and 1 more"):
+        load(tmp_path)
+    (tmp_path / "stray.NPY").rename(tmp_path / ".stray.npy")
+    assert load(tmp_path).values.shape == (2, 3, 4, 4)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def device(path):
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", [f"a{suffix}" for suffix in READERS])
+@pytest.mark.parametrize("make", [pipe, device], ids=lambda make: make.__name__)
+def test_what_has_no_end_is_refused(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: expected a file, got a (pipe|device)"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.png"])
+@pytest.mark.parametrize("make", [pipe, device], ids=lambda make: make.__name__)
+def test_what_has_no_end_is_refused_in_a_folder(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: expected a file, got a (pipe|device)"):
+        load(tmp_path)

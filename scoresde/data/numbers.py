@@ -1,0 +1,180 @@
+"""From numbers in files to tensors: nothing is rounded or taken for something else in silence."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.checks import choice, expect, listed
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FLOATS = {"float32": torch.float32, "float64": torch.float64}
+KNOWN_LEVELS = {"bool": 2, "uint8": 256}
+
+SAMPLE = 4096
+"""Events that are looked at before all are converted."""
+
+RUN = 128
+"""How many of them follow each other."""
+
+MERGED = 0.25
+"""Largest share of a column's different values that may become equal. Of 4,096 values of a normal
+distribution float32 merges so many where the mean is about 6,000 deviations from zero: rounding is
+below a thousandth of a deviation then."""
+
+
+def conversion(
+    name: str,
+    arrays: Sequence[Array],
+    levels: int | None = None,
+    dtype: str | None = None,
+    continuous: bool = False,
+    columns: Sequence[str] | None = None,
+) -> tuple[Callable[[Array], Tensor], int | None]:
+    """What turns arrays ``(N, *event_shape)`` of one dtype into tensors, and their levels.
+
+    Args:
+        name: Where they come from, for messages.
+        arrays: One after the other; `SAMPLE` of their events are looked at.
+        levels: Number of levels of whole numbers; ``None`` for ``uint8`` (256), booleans (2) and
+            what is continuous.
+        dtype: ``"float32"`` or ``"float64"`` for what is continuous; by default torch's default
+            dtype, if that tells the values of every column apart.
+        continuous: Whether whole numbers are meant to be read as real ones.
+        columns: Names of the components, for messages.
+
+    Raises:
+        TypeError: If they are not real numbers.
+        ValueError: If options contradict each other or the numbers.
+
+    Warns:
+        UserWarning: If components that hold whole numbers alone are read as real ones.
+
+    Example:
+        >>> import numpy as np
+        >>> from scoresde.data.numbers import conversion
+        >>> array = np.array([[0.5], [1.5]])
+        >>> convert, levels = conversion("mine", [array])
+        >>> convert(array), levels
+        (tensor([[0.5000],
+                [1.5000]]), None)
+    """
+    kind = arrays[0].dtype
+    choice("continuous", continuous, False, True)
+    choice("dtype", dtype, None, *FLOATS)
+    if kind.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got an array of {kind}")
+    both = "None for what continuous=True reads as real numbers"
+    expect(levels is None or not continuous, "levels", both, levels)
+    if kind.kind != "f" and not continuous:
+        levels = KNOWN_LEVELS.get(str(kind)) if levels is None else levels
+        expected = f"the number of levels of {kind} data, or continuous=True for real numbers"
+        expect(levels is not None, "levels", expected, None)
+    if levels is not None:
+        expect(dtype is None, "dtype", f"None for data of {levels} levels", dtype)
+        return lambda array: _whole(name, array), levels
+    sample = _sample(arrays)
+    if not continuous:
+        _warn_of_whole(name, sample, columns)
+    wanted = torch.get_default_dtype() if dtype is None else FLOATS[dtype]
+    if dtype is None and wanted != torch.float64:
+        _expect_apart(name, sample, wanted, columns)
+    return lambda array: _real(name, array).to(wanted), None
+
+
+def _sample(arrays: Sequence[Array]) -> Array:
+    """Some events, ``(k, n)``, in runs that are spread evenly: few places of a disk are visited."""
+    count, size = sum(map(len, arrays)), max(1, arrays[0][:1].size)
+    share = max(2, min(SAMPLE, 2**20 // size)) / count
+    runs = []
+    for array in arrays:
+        rows = min(len(array), math.ceil(share * len(array)))
+        length = rows if rows == len(array) else min(rows, RUN)
+        starts = np.linspace(0, len(array) - length, max(1, rows // length)).astype(int)
+        runs += [array[start : start + length] for start in starts]
+    return np.concatenate(runs).reshape(-1, size)
+
+
+def _whole(name: str, array: Array) -> Tensor:
+    """Whole numbers as uint8 or int64."""
+    if array.dtype.kind == "f":
+        found = array[~(array == np.rint(array))]
+        expect(found.size == 0, name, "whole numbers, as levels are given", found[:1])
+    small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
+    return torch.from_numpy(array.astype("u1" if small else "i8", copy=False))
+
+
+def _real(name: str, array: Array) -> Tensor:
+    """Real numbers as float32 or float64, whichever holds them."""
+    narrow = array.dtype.kind == "f" and array.dtype.itemsize <= 4
+    wide = array.astype("f4" if narrow else "f8", copy=False)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        expect(bool((np.abs(wide) < 2**53).all()), name, "whole numbers below 2**53", "larger ones")
+    return torch.from_numpy(wide)
+
+
+def _warn_of_whole(name: str, sample: Array, columns: Sequence[str] | None) -> None:
+    gap = np.isnan(sample) if sample.dtype.kind == "f" else np.zeros(sample.shape, bool)
+    known = np.where(gap, 0, sample).astype("f8")
+    varies = np.where(gap, -np.inf, sample).max(0) > np.where(gap, np.inf, sample).min(0)
+    # every float of this size is whole
+    found = varies & ((known == np.rint(known)) & (np.abs(known) < 2**53)).all(0)
+    if found.any():
+        warnings.warn(
+            f"{name}, {_labels(found, columns)}: whole numbers are read as real ones, whose density"
+            " has no bound; levels= reads them as integers, continuous=True says that this is"
+            " meant",
+            stacklevel=_outside(),
+        )
+
+
+def _outside() -> int:
+    """Where a user's code has called, as `warnings.warn` counts it from where it is called."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals["__name__"].startswith("scoresde."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _expect_apart(
+    name: str, sample: Array, dtype: torch.dtype, columns: Sequence[str] | None
+) -> None:
+    """Raises ValueError if a narrower type merges values of a column."""
+    if sample.dtype.itemsize <= 4 and sample.dtype.kind == "f":
+        return
+    wide = sample.astype("f8")
+    narrow = torch.from_numpy(wide).to(dtype).double().numpy()
+    # 46 bits: values that differ by rounding errors of float64 are one
+    before, after = (_different((v.view("i8") + 2**6) >> 7) for v in (wide, narrow))
+    lost = before - after > MERGED * before
+    if lost.any():
+        first = int(lost.argmax())
+        kept = "dtype='float64' keeps them; so does subtracting what they have in common"
+        place = f"{name}, {_labels(np.arange(len(lost)) == first, columns)}"
+        expected = f"values that {str(dtype).removeprefix('torch.')} tells apart"
+        expect(False, place, expected, f"{before[first]} that become {after[first]} ({kept})")
+
+
+def _different(keys: Array) -> Array:
+    """How many different values every column has."""
+    ordered = np.sort(keys, axis=0)
+    count: Array = 1 + (ordered[1:] != ordered[:-1]).sum(0)
+    return count
+
+
+def _labels(which: Array, columns: Sequence[str] | None) -> str:
+    """Components by name, or by number from 0."""
+    places: list[int] = which.nonzero()[0].tolist()
+    if columns is None and len(places) == len(which) > 1:
+        return f"all {len(which)} components"
+    names = [str(i) if columns is None else repr(columns[i]) for i in places]
+    noun = "component" if columns is None else "column"
+    return f"{noun}{'s' * (len(names) > 1)} {listed(names)}"

@@ -1,0 +1,160 @@
+"""Tables in Parquet files, read by Arrow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from scoresde import limits
+from scoresde.checks import expect, listed
+from scoresde.data.dataset import Dataset
+from scoresde.data.numbers import Array
+from scoresde.data.tables import RECIPE, Missing, check_missing, chosen, dataset
+
+FOOTER = 256
+"""Bytes of memory for a byte of a file's description: of three that describe a piece of a column
+Arrow makes an object of several hundred."""
+
+
+def read_parquet(
+    path: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] | None = None,
+    missing: Missing = None,
+    levels: int | None = None,
+    dtype: str | None = None,
+    continuous: bool = False,
+) -> Dataset:
+    """Reads a Parquet table of numbers: every row is an event ``(columns,)``.
+
+    Needs ``pip install 'scoresde[tables]'``.
+
+    Args:
+        path: A file.
+        columns: Names of those to read, in this order; all if None.
+        missing: ``"nan"`` makes NaN of nulls, and lets NaN be. By default they are refused.
+        levels: Number of levels, if all columns hold whole numbers of ``0..levels-1``.
+        dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
+            cannot tell apart is refused.
+        continuous: Whether columns of whole numbers are meant to be read as real ones; by default
+            there is a warning.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+        OSError: If there is no such file, or it cannot be opened.
+        ValueError: If it is garbled or has no rows, a column is unknown, is no column of numbers
+            or has the name of another, values are missing where they may not be, or it takes more
+            memory than `scoresde.limits` allows.
+
+    Warns:
+        UserWarning: If columns hold whole numbers alone.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import pyarrow
+        >>> from pyarrow import parquet
+        >>> from scoresde.data import read_parquet
+        >>> path = Path(tempfile.mkdtemp(), "x.parquet")
+        >>> parquet.write_table(pyarrow.table({"a": [0.5, 1.0], "b": ["x", "y"]}), path)
+        >>> read_parquet(path, columns=["a"]).values.tolist()
+        [[0.5], [1.0]]
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        message = "Parquet files need pyarrow: pip install 'scoresde[tables]'"
+        raise ImportError(message) from error
+    path = Path(path)
+    check_missing(missing)
+    with limits.opened(path) as file:
+        _afford_footer(path, file)
+        with _garbled(path):
+            found = parquet.ParquetFile(file)
+            schema = found.schema_arrow
+        if columns is None:
+            _expect_no_index(path, schema.metadata)
+        wanted = [schema.names[i] for i in chosen(path, schema.names, columns)]
+        for name in wanted:
+            kind, types = schema.field(name).type, pyarrow.types
+            good = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+            expect(good, f"{path}, column {name!r}", "numbers", f"{kind} ({RECIPE})")
+        expect(found.metadata.num_rows > 0, str(path), "rows of numbers", "none")
+        _afford_columns(path, found.metadata, len(wanted))
+        values = _values(path, found, wanted, missing)
+    return dataset(path.name, values, wanted, missing, levels, dtype, continuous)
+
+
+def _afford_footer(path: Path, file: IO[bytes]) -> None:
+    """The description at the end of a file, of which everything else depends."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 8))
+    end = file.read(8)
+    file.seek(0)
+    marked = len(end) == 8 and end[4:] == b"PAR1"
+    expect(marked, str(path), "a Parquet file, with its mark at its end", repr(end[4:]))
+    needed = FOOTER * int.from_bytes(end[:4], "little")
+    limits.afford(f"{path}, description", needed, limits.size_on_disk(path))
+
+
+def _afford_columns(path: Path, metadata: Any, count: int) -> None:
+    """Numbers as read, as float64 and as they are returned, beside the largest group of rows."""
+    groups = (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    needed = 24 * metadata.num_rows * count + max(groups, default=0)
+    limits.afford(str(path), needed, limits.size_on_disk(path))
+
+
+def _expect_no_index(path: Path, metadata: dict[bytes, bytes] | None) -> None:
+    """Raises ValueError if pandas has written an index among the columns."""
+    try:
+        stored = json.loads((metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+        index = [name for name in stored if isinstance(name, str)]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return
+    got = f"the index {listed(index)} among them (name those to read)"
+    expect(not index, f"{path}, columns", "columns of data alone", got)
+
+
+def _values(path: Path, found: Any, wanted: list[str], missing: Missing) -> Array:
+    """``(rows, columns)`` in float64, NaN where missing."""
+    values = np.empty((found.metadata.num_rows, len(wanted)))
+    size, at = max(1, 2**20 // len(wanted)), 0
+    with _garbled(path):
+        for batch in found.iter_batches(size, columns=wanted, use_threads=False):
+            rows = values[at : at + len(batch)]
+            for i, name in enumerate(wanted):
+                rows[:, i] = _column(f"{path}, column {name!r}", batch.column(name), missing)
+            at += len(batch)
+        expect(at == len(values), "rows", str(len(values)), at)
+    return values
+
+
+def _column(place: str, column: Any, missing: Missing) -> Array:
+    gaps = column.null_count
+    got = f"{gaps} or more (missing='nan' reads them as missing values)"
+    expect(gaps == 0 or missing == "nan", place, "no nulls", got)
+    # of whole numbers with gaps Arrow would make rounded ones
+    known: Array = (column.fill_null(0) if gaps else column).to_numpy(zero_copy_only=False)
+    exact = known.dtype.kind == "f" or bool((np.abs(known.astype("f8")) < 2**53).all())
+    expect(exact, place, "whole numbers below 2**53", "larger ones")
+    if not gaps:
+        return known
+    return np.where(column.is_null().to_numpy(zero_copy_only=False), np.nan, known)
+
+
+@contextlib.contextmanager
+def _garbled(path: Path) -> Iterator[None]:
+    """Damage shows in Arrow, with errors of its own; what is said of a column stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if str(error).startswith(f"{path}, column"):
+            raise
+        raise ValueError(f"{path}: cannot be read as Parquet: {error}") from error

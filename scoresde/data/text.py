@@ -1,0 +1,299 @@
+"""Tables in text files: every cell is a number, or there is an error that says where."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import math
+import os
+import re
+import reprlib
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from attrs import define, field, frozen
+
+from scoresde import limits
+from scoresde.checks import choice, expect
+from scoresde.data.dataset import Dataset
+from scoresde.data.tables import MISSING, RECIPE, Missing, check_missing, chosen, dataset
+
+RECORD = 2**24
+"""Most characters of a line: as numbers of two digits they take 0.4 GiB while they are split."""
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Marks at the start of a file; those of UTF-32 first, as one begins with one of UTF-16."""
+
+
+def read_csv(
+    path: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    decimal: str = ".",
+    header: bool | None = None,
+    comment: str | None = None,
+    encoding: str | None = None,
+    missing: Missing = None,
+    levels: int | None = None,
+    dtype: str | None = None,
+    continuous: bool = False,
+) -> Dataset:
+    r"""Reads a table of numbers: every line is an event ``(columns,)``.
+
+    Numbers are written as ``-1``, ``2.5`` or ``.5e-3``, without separators of thousands. Words,
+    dates, and what a float64 cannot hold are refused.
+
+    Args:
+        path: A text file.
+        columns: Names of those to read, in this order; all if None.
+        delimiter: What stands between two cells: by default a tab in a ``.tsv`` file, else ``,``.
+        decimal: What begins the fraction of a number: ``"."`` or ``","``.
+        header: Whether the first line names the columns. By default it does if no cell is a
+            number, and is an event if all are; it is refused if it can be either, as the whole
+            numbers ``2019,2020`` can. Without one, names are ``"1"``, ``"2"``, and so on.
+        comment: Lines that begin with it are left out.
+        encoding: Of the text: by default UTF-8, or UTF-16 or UTF-32 if its mark says so.
+        missing: ``"nan"`` makes NaN of cells that are empty, ``NA``, ``N/A``, ``NaN``, ``null`` or
+            ``None``, in small or large letters. By default they are refused.
+        levels: Number of levels, if all columns hold whole numbers of ``0..levels-1``.
+        dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
+            cannot tell apart is refused.
+        continuous: Whether columns of whole numbers are meant to be read as real ones; by default
+            there is a warning.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be opened.
+        ValueError: If there are no events, a column is unknown or two have the same name, a line
+            is longer or shorter than the first, or a cell is not as it should be; the message
+            names line and column.
+
+    Warns:
+        UserWarning: If columns hold whole numbers alone.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.data import read_csv
+        >>> path = Path(tempfile.mkdtemp(), "x.csv")
+        >>> _ = path.write_text("name,length,weight\nrose,1.5,20.5\nlily,2.5,30\n")
+        >>> read_csv(path, columns=["weight", "length"]).values
+        tensor([[20.5000,  1.5000],
+                [30.0000,  2.5000]])
+    """
+    path = Path(path)
+    check_missing(missing)
+    choice("header", header, None, False, True)
+    choice("decimal", decimal, ".", ",")
+    if delimiter is None:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        expect(delimiter != decimal, "delimiter", "what stands between cells if not a comma", None)
+    single = isinstance(delimiter, str) and len(delimiter) == 1
+    usable = single and delimiter not in '+-."\r\n' and not delimiter.isalnum()
+    expect(usable, "delimiter", "one character that no number has", repr(delimiter))
+    worded = comment is None or (isinstance(comment, str) and comment != "")
+    expect(worded, "comment", "what such lines begin with", repr(comment))
+    numbers = Numbers(decimal, missing == "nan", delimiter)
+    with limits.opened(path) as file, _decoded(file, encoding) as text:
+        lines = _Lines(str(path), text, comment)
+        try:
+            names, values = _read(lines, delimiter, numbers, header, columns)
+        except csv.Error as error:
+            raise ValueError(f"{lines.place}: cannot be read as CSV: {error}") from error
+        except UnicodeError as error:  # of a piece of text, which need not be the next line
+            hint = "encoding= says how text is encoded"
+            raise ValueError(f"{path}: cannot be read as CSV: {error} ({hint})") from error
+    table = np.frombuffer(values).reshape(-1, len(names))
+    return dataset(path.name, table, names, missing, levels, dtype, continuous)
+
+
+def _decoded(file: io.BufferedReader, encoding: str | None) -> io.TextIOWrapper:
+    start = file.peek(4)[:4]
+    found = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
+    try:
+        return io.TextIOWrapper(file, encoding or found, newline="")
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"encoding: expected one of Python's, got {encoding!r}") from error
+
+
+@define
+class _Lines:
+    """Lines of a table, counted, without comments; a record may have `RECORD` characters.
+
+    Attributes:
+        number: How many have been read.
+        length: Characters of the record so far: cells in quotes go over several lines.
+        begun: Whether there has been a record.
+    """
+
+    path: str
+    text: TextIO
+    comment: str | None
+    number: int = 0
+    length: int = 0
+    begun: bool = False
+
+    @property
+    def place(self) -> str:
+        """The last line that was read, for messages."""
+        return f"{self.path}, line {self.number}"
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        while line := self.text.readline(RECORD + 1):
+            self.number += 1
+            if self.length == 0 and self.comment and line.startswith(self.comment):
+                continue
+            self.length += len(line)
+            expect(self.length <= RECORD, self.place, f"at most {RECORD} characters", "more")
+            return line
+        raise StopIteration
+
+
+def _read(
+    lines: _Lines,
+    delimiter: str,
+    numbers: Numbers,
+    header: bool | None,
+    columns: Sequence[str] | None,
+) -> tuple[list[str], array[float]]:
+    """Names of columns and their numbers, row by row."""
+    records = _records(lines, delimiter)
+    first = next(records, [])
+    expect(len(first) > 0, lines.path, "lines of numbers", "none")
+    named = _is_header(lines.place, first, numbers, header)
+    names = [cell.strip() for cell in first] if named else [str(i + 1) for i in range(len(first))]
+    places = chosen(lines.path, names, columns)
+    values: array[float] = array("d")
+    for cells in records if named else itertools.chain([first], records):
+        if len(cells) != len(names):
+            expect(False, lines.place, f"{len(names)} columns", len(cells))
+        for i in places:
+            try:
+                values.append(numbers(cells[i]))
+            except ValueError as error:
+                label = f"{i + 1} ({names[i]})" if named else names[i]
+                raise ValueError(f"{lines.place}, column {label}: {error}") from None
+        if all(map(math.isnan, values[-len(places) :])):
+            expect(False, lines.place, "a value in every line", "none")
+    expect(len(values) > 0, lines.path, "lines of numbers", "none")
+    return [names[i] for i in places], values
+
+
+def _records(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
+    """Cells of every line that is not empty."""
+    empty = ""
+    for record in csv.reader(lines, delimiter=delimiter, strict=True):
+        lines.length = 0
+        if record:
+            # a table of one column writes a missing value so; at the end it is nothing
+            expect(len(record) > 1 or not empty, empty, "a number", "an empty line")
+            yield record
+        elif not empty and lines.begun:
+            empty = lines.place
+        lines.begun = lines.begun or bool(record)
+
+
+def _is_header(place: str, first: Sequence[str], numbers: Numbers, header: bool | None) -> bool:
+    """Whether the first line names the columns."""
+    if header is not None:
+        return bool(header)
+    said = "header=True takes them for names, header=False for numbers"
+    remark = f"'#' at its start (comment='#' leaves such lines out, {said})"
+    expect(not first[0].startswith("#"), place, "names or numbers", remark)
+    count = sum(map(numbers.is_one, first))
+    whole = len(set(first)) == len(first) and all(cell.strip().isdecimal() for cell in first)
+    mixed = 0 < count < len(first) and not all(map(numbers.knows, first))
+    if whole or mixed:
+        kind = "words and numbers" if mixed else "whole numbers, all different"
+        expect(False, place, "either names or numbers", f"{kind} ({said})")
+    return count == 0
+
+
+@frozen
+class Numbers:
+    """What cells stand for.
+
+    Args:
+        decimal: What begins a fraction.
+        missing: Whether a cell may stand for no value.
+        delimiter: What stands between cells, for messages.
+
+    Example:
+        >>> from scoresde.data.text import Numbers
+        >>> numbers = Numbers(",", missing=True, delimiter=";")
+        >>> numbers("2,5"), numbers("N/A")
+        (2.5, nan)
+    """
+
+    decimal: str
+    missing: bool
+    delimiter: str
+    pattern: re.Pattern[str] = field(init=False)
+
+    @pattern.default
+    def _pattern(self) -> re.Pattern[str]:
+        point = re.escape(self.decimal)
+        return re.compile(rf"[+-]?([0-9]+({point}[0-9]*)?|{point}[0-9]+)([eE][+-]?[0-9]+)?")
+
+    def __call__(self, cell: str) -> float:
+        """The number, or NaN for none; raises ``ValueError`` for what is neither."""
+        cell = cell.strip()
+        if self.pattern.fullmatch(cell):
+            value = float(cell.replace(self.decimal, "."))
+            if len(cell) > 15 or value == 0 or math.isinf(value):
+                self._expect_held(value, cell)
+            return value
+        if self.missing and cell.lower() in MISSING:
+            return math.nan
+        raise ValueError(f"expected a finite number, got {_short(cell)}{self._hint(cell)}")
+
+    def _expect_held(self, value: float, cell: str) -> None:
+        """Raises ValueError where a float64 is not what a cell says, but for digits it rounds."""
+        if value == 0:
+            held = not re.search("[1-9]", re.split("[eE]", cell)[0])
+        else:
+            exact = not cell.lstrip("+-").isdecimal() or abs(value) < 2**53
+            held = exact and not math.isinf(value)
+        if not held:
+            raise ValueError(f"expected a number that a float64 holds, got {_short(cell)}")
+
+    def is_one(self, cell: str) -> bool:
+        """Whether a cell is a number."""
+        return self.pattern.fullmatch(cell.strip()) is not None
+
+    def knows(self, cell: str) -> bool:
+        """Whether a cell is a number, or stands for a missing one."""
+        return self.is_one(cell) or cell.strip().lower() in MISSING
+
+    def _hint(self, cell: str) -> str:
+        """What would help."""
+        if cell.lower() in MISSING:
+            return " (missing='nan' reads it as a missing value)"
+        between = next((mark for mark in ";\t|," if mark in cell and mark != self.delimiter), None)
+        other = Numbers(",", False, "") if self.decimal == "." else Numbers(".", False, "")
+        if re.search(r"[^\W\d_]|\d[-/:]\d|^\d\d?\.\d\d?\.\d\d", cell):
+            return f" ({RECIPE})"
+        if other.is_one(cell):
+            return f" (decimal={other.decimal!r} reads it, if that begins its fraction)"
+        if between and not re.search(r"[^\d\s.,;|+-]", cell):
+            return f" (delimiter={between!r} reads it, if that stands between two columns)"
+        if re.fullmatch(r"[+-]?[\d.,'_\s]+", cell):
+            return " (numbers are read without separators of thousands)"
+        return ""
+
+
+def _short(cell: str) -> str:
+    return reprlib.repr(cell)
