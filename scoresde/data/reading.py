@@ -30,17 +30,18 @@ READERS: dict[str, Callable[..., Dataset]] = {
 def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
     """Reads data: a built-in set by name, an array, a table, or a folder of arrays or images.
 
-    | source | read by |
-    |---|---|
-    | ``"digits"``, ``"patches"`` | `digits`, `patches` |
-    | ``.npy``, ``.npz``, a folder of ``.npy`` | `read_array` |
-    | ``.csv``, ``.tsv`` | `read_csv` |
-    | ``.parquet`` | `read_parquet` |
-    | a folder of images | `read_images` |
+    What a source is read by, whose options are taken:
+
+        "digits", "patches"                    digits, patches
+        .npy, .npz, a folder of .npy files     read_array
+        .csv, .tsv                             read_csv
+        .parquet                               read_parquet
+        a folder of images                     read_images
 
     Args:
         source: A name, or the path of a file or a folder.
-        options: Those of what reads it.
+        options: Those of `digits`, `patches`, `read_array`, `read_csv`, `read_parquet` or
+            `read_images`.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.

@@ -130,7 +130,7 @@ def test_pictures_change_nothing(tmp_path):
 
 
 def test_pictures_are_of_images(tmp_path):
-    (tmp_path / "x.csv").write_text("\n".join(f"{i},{-i}" for i in range(20)))
+    (tmp_path / "x.csv").write_text("\n".join(f"{i}.5,-{i}.5" for i in range(20)))
     path = config(tmp_path, tmp_path / "x.csv")
     path.write_text(path.read_text().replace('name = "haar"\nlevels = 2', 'name = "identity"'))
     result = run("train", path, "--output", tmp_path / "out", "--pictures", tmp_path / "pictures")
