@@ -17,6 +17,7 @@ from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid, within
+from scoresde.mismatch import check_range, check_standard
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precise import Numbers, Precise
@@ -131,11 +132,14 @@ class Denoising(Precise, ScoreEstimator):
             instance("around", around, ScoreEstimator)
             expect(around.sde is sde, "around", "an estimator with this very SDE", around.sde)
         self.around = around
+        self._met = False
         self.draw_times = TimeDistribution(within(grid(times)(sde, 1024), self.stage))
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):
             sde.basis.blocks.check(name, getattr(self, name))
+        if stage is None:
+            check_range(sde, self.data_mean, self.data_std, stacklevel=2)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
@@ -218,6 +222,9 @@ class Denoising(Precise, ScoreEstimator):
             ``(batch,)``.
         """
         noise, z = Noise.of(generator), self.sde.basis(x)[..., : self.stage.dim]
+        if not (self._met or torch.compiler.is_compiling()):
+            self._met = True  # the first events only: looking at them waits for the device
+            check_standard(self.sde, x, z, self.data_mean, self.data_std, stacklevel=3)
         u = noise.strata(z).squeeze(0)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
         times, learned = t.unsqueeze(-1), torch.ones_like(z, dtype=torch.bool)
@@ -256,7 +263,8 @@ class Denoising(Precise, ScoreEstimator):
 def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
     """The data's mean per component and standard deviation per block, in an SDE's basis.
 
-    Of vectors in `scoresde.Identity` the standard deviation is per component as well.
+    Of vectors in `scoresde.Identity` the standard deviation is per component as well. What is out
+    of the SDE's range is said in a warning with its name (`scoresde.mismatch`).
 
     Source:
         Karras et al. 2022 (arXiv 2206.00364), section 5, for what it is good for.
@@ -279,4 +287,6 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
         {'data_mean': [1.0, 2.0], 'data_std': [1.0, 2.0]}
     """
     mean, std = sde.basis.moments(data)
+    if isinstance(sde, DiagonalSDE):
+        check_range(sde, mean, std, stacklevel=2)
     return {"data_mean": mean, "data_std": std}

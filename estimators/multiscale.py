@@ -12,6 +12,7 @@ from scoresde.bases import Basis
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.mismatch import check_range
 from scoresde.noise import Generators, Noise
 from scoresde.weighting import Weighting
 
@@ -59,10 +60,12 @@ class MultiScale(ScoreEstimator):
         views = [None] * len(stages) if views is None else views
         expect(len(networks) == len(stages), "networks", f"{len(stages)}", len(networks))
         expect(len(views) == len(stages), "views", f"{len(stages)}", len(views))
-        self.stages = nn.ModuleList(
+        models = [
             Denoising(sde, network, stage=stage, view=view, **options)
             for network, stage, view in zip(networks, stages, views, strict=True)
-        )
+        ]
+        self.stages = nn.ModuleList(models)
+        check_range(sde, models[0].data_mean, models[0].data_std, stacklevel=2)
         self._place = {stage.dim: i for i, stage in enumerate(stages)}
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:

@@ -29,10 +29,10 @@ Moments = tuple[Tensor | float, Tensor | float]
 
 
 def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
-    """``sum_i SNR_i(t_i) z_i^2 / 2``, with the time ``t_i`` at which each component enters.
+    """``sum_i SNR_i(t_i) (z_i - mean_i)^2 / 2``, with the time ``t_i`` at which each enters.
 
-    The divergence of ``N(alpha z, sigma^2)`` from ``N(0, sigma^2)``: of the prior and of every
-    handover (reference: Batzolis et al. 2022, section 5).
+    The divergence of ``N(alpha z, sigma^2)`` from ``N(alpha mean, sigma^2)``: of the prior and of
+    every handover (reference: Batzolis et al. 2022, section 5).
 
     Args:
         sde: Its blocks enter when they do.
@@ -50,6 +50,7 @@ def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
         True
     """
     z = sde.basis(x)
+    z = z - sde.blocks.expand(sde.mean).to(z)
     total: Tensor = z.new_zeros(z.shape[:-1])
     known = 0
     for stage in sde.stages():
@@ -86,8 +87,8 @@ def bound(
 ) -> Tensor:
     """An unbiased estimate of an upper bound on ``-log p(x)``.
 
-    Holds for priors ``N(0, sigma_T^2)``. Differentiable in the estimator's parameters and those
-    of its SDE: minimising its mean trains both, learned schedules included.
+    Holds for priors ``N(alpha_T mean, sigma_T^2)``. Differentiable in the estimator's parameters
+    and those of its SDE: minimising its mean trains both, learned schedules included.
 
     Two things keep its variance low. Times are stratified, over the batch and for every event,
     and weighted by their density. And with ``D'`` the linear denoiser of independent Gaussians
@@ -103,8 +104,8 @@ def bound(
         generator: Seeds times and noise.
         times: Density of the times: a grid's name or function; `importance` makes one.
         draws: Times per event.
-        moments: Of the data, 0 and the SDE's scale if None. The mean of the bound does not depend
-            on them.
+        moments: Of the data, the SDE's mean and scale if None. The mean of the bound does not
+            depend on them.
 
     Returns:
         ``(batch,)``, in nats; average over events and draws.
@@ -213,7 +214,7 @@ def _linear(estimator: ScoreEstimator) -> DiagonalSDE:
 
 def _normal(sde: DiagonalSDE, moments: Moments | None, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the components of a state."""
-    mean, std = (0.0, sde.scale) if moments is None else moments
+    mean, std = (sde.mean, sde.scale) if moments is None else moments
     both = (sde.blocks.expand(torch.as_tensor(v)).to(z) for v in (mean, std))
     mean, std = (v[..., : z.shape[-1]] if v.ndim else v for v in both)
     return mean, std**2

@@ -11,7 +11,7 @@ import difflib
 import math
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -265,6 +265,18 @@ def told(error: BaseException, *, kind: bool = False) -> str:
 
 _WRITTEN = (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError)
 """Errors whose messages are sentences, of this package and of its libraries."""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are, for messages.
+
+    Example:
+        >>> from scoresde.checks import some
+        >>> some(["a", "b", "c", "d", "e"])
+        "'a', 'b', 'c' and 2 more"
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
 
 
 def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:

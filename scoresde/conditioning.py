@@ -251,6 +251,7 @@ class Conditioned(DiagonalSDE):
             _Held(clock, ~observation.mask) if held else clock,
             sde.scale,
             sde.drop,
+            mean=sde.mean,
         )
         expect(sde.prior is None, "prior", "none: observed components need the kernel", sde.prior)
         self.observation = observation
@@ -267,7 +268,8 @@ class Conditioned(DiagonalSDE):
         """See the class."""
         t = self.scale.new_full((1,), stage.start)
         alpha, sigma = (v.expand(self.blocks.dim)[z.shape[-1] : stage.dim] for v in self.kernel(t))
-        known = self.observation.values[..., z.shape[-1] : stage.dim]
+        mean = self.blocks.expand(self.mean).expand(self.blocks.dim)
+        known = self.observation.pin(mean)[..., z.shape[-1] : stage.dim]
         fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
         return torch.cat([z, (alpha * known).to(z) + sigma.to(z) * fresh], -1)
 
@@ -277,8 +279,7 @@ class Conditioned(DiagonalSDE):
         Raises:
             ValueError: If observed components diffuse: then there is no density.
         """
-        t = self.scale.new_full((1,), stage.start)
-        sigma = self.kernel(t).sigma.expand(self.blocks.dim)[dim : stage.dim]
+        mean, sigma = self.entering(stage.start, dim, stage.dim)
         mask = self.observation.mask[dim : stage.dim]
         expect(
             bool((sigma[mask] == 0).all()),
@@ -287,7 +288,7 @@ class Conditioned(DiagonalSDE):
             f"sigma up to {float(sigma.masked_fill(~mask, 0).amax()):.3g} at {stage.start}",
         )
         free = sigma.masked_fill(mask, 1.0).to(z)
-        each = Normal(torch.zeros_like(free), free).log_prob(z[..., dim:])
+        each = Normal(mean.to(z), free).log_prob(z[..., dim:])
         return z[..., :dim], each.masked_fill(mask, 0.0).sum(-1)
 
 

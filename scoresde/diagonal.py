@@ -69,8 +69,10 @@ class DiagonalSDE(Precise, SDE):
             deviation per band: ``sigma_i = scale_i sigma``.
         drop: Time at which each block is dropped from the state, if any is; coarse blocks last,
             the first block at ``T``. A block that has all but lost its signal need not be
-            carried: going back, it enters as ``N(0, sigma_i^2)`` noise (multi-scale diffusion).
-        prior: Distribution of ``z_T`` where it is not ``N(0, sigma_T^2)``.
+            carried: going back, it enters as Gaussian noise (multi-scale diffusion).
+        prior: Distribution of ``z_T`` where it is none of these Gaussians.
+        mean: Of the data, along the component axis: the prior is ``N(alpha_T mean, sigma_T^2)``,
+            and so is what enters. What is left of data far from zero is where it should be.
 
     Raises:
         TypeError: If the schedule or the basis is none.
@@ -87,9 +89,10 @@ class DiagonalSDE(Precise, SDE):
     """
 
     sources = "batzolis2022"
-    supplied: ClassVar = {"scale": "data_unit"}  # by a configuration, see SUPPLIED there
+    supplied: ClassVar = {"scale": "data_std", "mean": "data_mean"}  # by a configuration
 
     scale: Tensor
+    mean: Tensor
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class DiagonalSDE(Precise, SDE):
         scale: Numbers = 1.0,
         drop: Sequence[float] | None = None,
         prior: Distribution | None = None,
+        mean: Numbers = 0.0,
     ) -> None:
         instance("schedule", schedule, Schedule)
         instance("basis", basis, Basis)
@@ -106,9 +110,11 @@ class DiagonalSDE(Precise, SDE):
         self.schedule = schedule
         self.clock = speeds if isinstance(speeds, Clock) else Clock(speeds)
         self.constant("scale", scale, positive=True)
+        self.constant("mean", mean)
         self.blocks = basis.blocks
-        for name, value in (("speeds", self.clock.speeds), ("scale", self.scale)):
-            self.blocks.check(name, value)
+        for name in ("scale", "mean"):
+            self.blocks.check(name, getattr(self, name))
+        self.blocks.check("speeds", self.clock.speeds)
         self.drop = numbers("drop", [self.T] * len(self.blocks) if drop is None else drop).tolist()
         expect(
             isinstance(self.drop, list)
@@ -234,19 +240,23 @@ class DiagonalSDE(Precise, SDE):
         """``sigma_i(t) xi`` for the components that enter, or a draw of the prior given."""
         if self.prior is not None and z.shape[-1] == 0:
             return super().enter(z, stage, noise)
-        t = self.scale.new_full((1,), stage.start)
-        sigma = self.kernel(t).sigma.expand(self.blocks.dim)[z.shape[-1] : stage.dim]
+        mean, sigma = self.entering(stage.start, z.shape[-1], stage.dim)
         fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
-        return torch.cat([z, sigma.to(z) * fresh], -1)
+        return torch.cat([z, torch.addcmul(mean.to(z), sigma.to(z), fresh)], -1)
+
+    def entering(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Mean ``alpha_i(t) mean_i`` and deviation ``sigma_i(t)`` of the components that enter."""
+        alpha, sigma = self.kernel(self.scale.new_full((1,), t))
+        mean = alpha * self.blocks.expand(self.mean)
+        mean, sigma = (v.expand(self.blocks.dim)[first:last] for v in (mean, sigma))
+        return mean, sigma
 
     def law(self, t: float, first: int, last: int) -> Distribution:
-        """``N(0, sigma_i(t)^2)``, or at ``T`` the prior that was given."""
+        """``N(alpha_i(t) mean_i, sigma_i(t)^2)``, or at ``T`` the prior that was given."""
         if self.prior is not None and first == 0:
             return self.prior
-        sigma = self.kernel(self.scale.new_full((1,), t)).sigma.expand(self.blocks.dim)
-        sigma = sigma[first:last]
         # what is not finite has a log-density that is not, and raises nothing
-        each = Normal(torch.zeros_like(sigma), sigma, validate_args=False)
+        each = Normal(*self.entering(t, first, last), validate_args=False)
         return Independent(each, 1, validate_args=False)
 
     # What solvers see.

@@ -324,9 +324,6 @@ def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("data_mean", "data_std"):
         if key in facts:
             known[key] = torch.tensor(facts[key], dtype=torch.float64)
-    # columns have units of their own, and noise is in them unless the file says otherwise
-    if len(known["event_shape"]) == 1 and "data_std" in known:
-        known["data_unit"] = known["data_std"]
     return known
 
 

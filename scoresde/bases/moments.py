@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, floating
+from scoresde.checks import expect, finite, floating, some
 
 _ROUNDED = 8 * torch.finfo(torch.float64).eps
 """Deviation by the mean up to which there is nothing but the rounding of sums."""
 
-_OWN = 2.0**-12
+CONSTANT = 2.0**-12
 """Scale of a constant by its size: half of float32's digits. A state then tells the constant from
 its noise, and noise from none, equally well, and what is learned wrong hardly shows."""
 
@@ -130,7 +130,7 @@ class Units:
             expect(False, "data", f"numbers whose squares are finite in {name!r}", "larger ones")
         constant = std <= _ROUNDED * own
         self._doubt(own, std, constant)
-        return mean, torch.where(constant, _OWN * torch.where(own > 0, own, 1.0), std)
+        return mean, torch.where(constant, CONSTANT * torch.where(own > 0, own, 1.0), std)
 
     def _seen(self, z: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows as they are, taken into account."""
@@ -156,28 +156,37 @@ class Units:
         most, kind = self._most, self._kind
         assert kind is not None
         typical = (self._logs / self._count.clamp(min=1)).exp()
-        for i, name in self._named(~constant & (typical < _NARROW * std)).items():
-            _warn(
-                f"{name!r} has outliers {most[i]:.3g} from its middle, where events are "
-                f"typically {typical[i]:.3g} from it: by a standard deviation of {std[i]:.3g} the "
-                "others look all alike; leave them out, clip them, or take logarithms"
-            )
         apart, square = kind.eps * own, std**2
-        blurred = torch.where(constant, apart > 1, apart * _STEPS > std)
-        for i, name in self._named(blurred).items():
-            found = 0.0 if constant[i] else float(std[i])
-            _warn(
-                f"{name!r} is too far from 0 for {kind.dtype}, whose numbers are {apart[i]:.3g} "
-                f"apart there: it has a standard deviation of {found:.3g} around {own[i]:.9g}; "
-                "subtract its mean before rounding, or use float64"
-            )
-        for i, name in self._named(
-            ~constant & ((square > kind.max) | (square < kind.tiny))
-        ).items():
-            _warn(
-                f"{name!r} has a standard deviation of {std[i]:.3g}, whose square is no number of "
-                f"{kind.dtype}; use other units"
-            )
+        self._warn(
+            ~constant & (typical < _NARROW * std),
+            lambda i: (
+                f"outliers {most[i]:.3g} from the middle, where events are typically "
+                f"{typical[i]:.3g} from it: by a standard deviation of {std[i]:.3g} the others "
+                "look all alike; leave them out, clip them, or take logarithms"
+            ),
+        )
+        self._warn(
+            torch.where(constant, apart > 1, apart * _STEPS > std),
+            lambda i: (
+                f"{own[i]:.9g} with a standard deviation of {0.0 if constant[i] else std[i]:.3g}, "
+                f"too far from 0 for {kind.dtype}, whose numbers are {apart[i]:.3g} apart there; "
+                "subtract the mean before rounding, or use float64"
+            ),
+        )
+        self._warn(
+            ~constant & ((square > kind.max) | (square < kind.tiny)),
+            lambda i: (
+                f"a standard deviation of {std[i]:.3g}, whose square is no number of {kind.dtype}; "
+                "use other units"
+            ),
+        )
+
+    def _warn(self, which: Tensor, what: Callable[[int], str]) -> None:
+        """One warning of all units of a kind, with the numbers of the first."""
+        names = self._named(which)
+        if names:
+            message = f"data: in {some([*names.values()])}: {what(min(names))}"
+            warnings.warn(message, stacklevel=5)
 
     def _named(self, which: Tensor) -> dict[int, str]:
         names = [*self.blocks.sizes]
@@ -191,7 +200,3 @@ class Units:
         if len(self.blocks) == self.blocks.dim:
             return z
         return self.blocks.mean(z)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(f"data: {message}", stacklevel=5)

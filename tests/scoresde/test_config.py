@@ -229,9 +229,8 @@ def test_a_learned_schedule_is_not_given_the_components_of_a_basis(tmp_path, bas
 
 KNOWN = {
     "event_shape": (3,),
-    "data_mean": torch.zeros(3),
-    "data_std": torch.ones(3),
-    "data_unit": torch.ones(3),
+    "data_mean": torch.arange(3.0),
+    "data_std": torch.arange(1.0, 4.0),
     "data_components": torch.eye(3),
 }
 
@@ -250,13 +249,12 @@ class Whatever(VP):
         event_shape="mine",
         data_mean="mine",
         data_std="mine",
-        data_unit="mine",
         data_components="mine",
         scale="mine",
         mode="mine",
     ):
         super().__init__()
-        self.taken = [event_shape, data_mean, data_std, data_unit, data_components, scale, mode]
+        self.taken = [event_shape, data_mean, data_std, data_components, scale, mode]
         self.count = components
 
 
@@ -274,14 +272,14 @@ def test_nothing_is_supplied_because_names_agree(own):
     path = f"{own.__module__}:{own.__name__}"
     schedule = build({"name": path, "mode": "sde"}, "schedule", KNOWN, imports=True)
     assert schedule.count == 1
-    assert schedule.taken == [*["mine"] * 6, "sde"]
+    assert schedule.taken == [*["mine"] * 5, "sde"]
 
 
 def test_what_is_declared_is_supplied_unless_the_file_says_otherwise():
     path = f"{Declares.__module__}:Declares"
     schedule = build(path, "schedule", KNOWN, imports=True)
     assert schedule.count is KNOWN["data_components"]
-    assert schedule.taken == ["mine"] * 7
+    assert schedule.taken == ["mine"] * 6
     assert build({"name": path, "components": 4}, "schedule", KNOWN, imports=True).count == 4
 
 
@@ -297,7 +295,9 @@ def test_what_a_group_is_supplied_with():
     assert basis.event_shape == (3,)
     assert isinstance(build("pca", "basis", KNOWN), PCA)
     table = {"name": "diagonal", "schedule": "vp", "basis": "identity"}
-    assert torch.equal(build(table, "sde", KNOWN).scale, KNOWN["data_unit"].double())
+    sde = build(table, "sde", KNOWN)
+    assert torch.equal(sde.scale, KNOWN["data_std"].double())
+    assert torch.equal(sde.mean, KNOWN["data_mean"].double())
     del table["basis"]
     with pytest.raises(ConfigError, match=r"sde\.basis: expected a value"):
         build(table, "sde", KNOWN)

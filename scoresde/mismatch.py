@@ -1,0 +1,213 @@
+r"""Whether data are in a schedule's range: what a diffusion makes of Gaussians in their place.
+
+Of data ``N(m, s^2)`` the probability flow is affine: with ``V = alpha^2 s^2 + sigma^2`` at any
+time, it takes ``alpha m + sqrt(V) xi`` at the last time ``T`` to the same at the first time
+``eps``. Samples start from ``N(alpha_T m', sigma_T^2)`` and end there, and so they have
+
+    (1 + (alpha_T s / sigma_T)^2)^(-1/2) (1 + (sigma_eps / (alpha_eps s))^2)^(1/2)
+
+times the deviation of the data, and are ``alpha_T (m' - m) / sqrt(V_T)`` deviations off, beside the
+``(alpha_eps - 1) m / s`` by which they are not yet at the end. The first factor is of what the
+prior does not know, the second of the noise that is left. Grids put steps
+around the level ``log(sigma / alpha)`` at which data of the SDE's scale fade (`scoresde.grid`);
+others fade at ``log s`` in units of that.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scoresde.bases.moments import CONSTANT
+from scoresde.checks import some
+from scoresde.diagonal import DiagonalSDE
+
+TOLERANCE = 0.05
+"""Error of a width, or shift in deviations, that a few hundred samples show: their standard errors
+are ``1/sqrt(2N)`` and ``1/sqrt(N)``."""
+
+SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
+"""Deviations in units of the scale, 0.015 and 15, at whose levels `scoresde.grid.central` has a
+quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
+
+
+class Mismatch(NamedTuple):
+    """What becomes of Gaussian data, ``(n,)`` each: see the module.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VE, DiagonalSDE, Identity
+        >>> from scoresde.mismatch import Mismatch
+        >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((1,)))
+        >>> Mismatch.of(sde, torch.zeros(1), torch.full((1,), 100.0)).prior  # 1 / sqrt(1 + 2^2)
+        tensor([0.4472], dtype=torch.float64)
+    """
+
+    prior: Tensor
+    shift: Tensor
+    noise: Tensor
+    bias: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, sde: DiagonalSDE, mean: Tensor, std: Tensor) -> Mismatch:
+        """Of independent Gaussians.
+
+        Components that stay as they are, or diffuse less than others (conditions), are not drawn
+        from the prior, and of a prior of one's own nothing is known: there is no error then.
+
+        Args:
+            sde: How data are diffused.
+            mean: Along the component axis.
+            std: Along the component axis.
+        """
+        blocks, unit = sde.blocks, sde.scale.detach()
+        m, s, own, scale = (
+            blocks.expand(v.detach().to(unit)).expand(blocks.dim)
+            for v in (mean, std, sde.mean, unit)
+        )
+        drop = blocks.expand(unit.new_tensor(sde.drop))
+        with torch.no_grad():
+            (alpha, sigma), (first, least) = (
+                (v.expand(blocks.dim) for v in sde.kernel(t))
+                for t in (drop, unit.new_full((1,), sde.eps))
+            )
+            whole = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim) == 1
+        drawn = whole & (sigma > 0) & (sde.prior is None)
+        ratio = torch.where(drawn, alpha * s / sigma, 0.0)
+        shift = torch.where(drawn, alpha * (own - m) / (alpha * s).hypot(sigma), 0.0)
+        # what is constant has no deviation to be off by
+        bias = torch.where(s == CONSTANT * m.abs(), 0.0, (first - 1) * m / s)
+        noise = (1 + (least / (first * s)) ** 2).sqrt()
+        return cls((1 + ratio**2).rsqrt(), shift, noise, bias, s / scale)
+
+
+def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor, stacklevel: int = 1) -> None:
+    """Warns of blocks, or columns, that are out of an SDE's range, by their names.
+
+    A mean of 0 and a deviation of 1 throughout are what is said of data that nobody has measured:
+    then there is nothing to compare.
+
+    Args:
+        sde: How data are diffused.
+        mean: Of the data, along the component axis.
+        std: Of the data, along the component axis.
+        stacklevel: As of `warnings.warn`, of the caller.
+
+    Example:
+        >>> import warnings
+        >>> import torch
+        >>> from scoresde import VE, DiagonalSDE, Identity
+        >>> from scoresde.mismatch import check_range
+        >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((2,), {"a": 1, "b": 1}))
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     check_range(sde, torch.zeros(2), torch.tensor([1.0, 100.0]))
+        >>> str(found[0].message)[:75]
+        "sde: data of 'b' are not lost in noise at the last time, as the prior says:"
+    """
+    if not bool((mean != 0).any() | (std != 1).any()):
+        return
+    found = Mismatch.of(sde, mean, std)
+    m, s = (sde.blocks.expand(v).expand(sde.blocks.dim) for v in (mean, std))
+    low, high = SPARSE
+    kinds = (
+        ((1 - found.prior > TOLERANCE) | (found.shift.abs() > TOLERANCE), _PRIOR),
+        (found.noise - 1 > TOLERANCE, _NOISE),
+        (found.bias.abs() > TOLERANCE, _BIAS),
+        ((found.place < low) | (found.place > high), _PLACE),
+    )
+    left = torch.ones_like(kinds[0][0])
+    for wrong, text in kinds:
+        _warn(sde, wrong & left, text, {**found._asdict(), "mean": m, "std": s}, stacklevel + 1)
+        left = left & ~wrong
+
+
+def check_standard(
+    sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Tensor, stacklevel: int = 1
+) -> None:
+    """Warns of events that are far from where their mean and deviation say.
+
+    By the median event's distance, block by block or column by column, ten deviations or more: an
+    outlier is no reason, nor are tails.
+
+    Args:
+        sde: How data are diffused.
+        x: Events, ``(batch, *event_shape)``.
+        z: Their coefficients, or a prefix of them; NaN where they are missing.
+        mean: What is said of them, along the component axis.
+        std: Likewise.
+        stacklevel: As of `warnings.warn`, of the caller.
+
+    Example:
+        >>> import warnings
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.mismatch import check_standard
+        >>> sde, x = DiagonalSDE(VP(), Identity((2,))), 255 * torch.rand(9, 2)
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     check_standard(sde, x, x, torch.zeros(()), torch.ones(()))
+        >>> str(found[0].message)[:40]
+        "x: events of 'all[0]', 'all[1]' are typi"
+    """
+    if not len(z):
+        return
+    with torch.no_grad():
+        dim, wide = z.shape[-1], z.to(std.dtype)
+        m, s = (sde.blocks.expand(v).expand(sde.blocks.dim)[:dim] for v in (mean, std))
+        far = ((wide - m) / s).abs().nanmedian(0).values
+        low, high = x.amin(), x.amax()
+        levels = (low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()
+    try:
+        hint = "; these look like 8-bit levels, see scoresde.data.dequantize" if levels else ""
+    except RuntimeError:  # under torch.func.vmap, or on meta, no number can be read
+        return
+    values = {"far": far, "mean": m, "std": s, "low": low.expand(dim), "high": high.expand(dim)}
+    _warn(sde, far > _FAR, _STANDARD + hint, values, stacklevel + 1)
+
+
+def _warn(
+    sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor], stacklevel: int
+) -> None:
+    """Of the units that components of a kind are in, with the numbers of the first."""
+    slices = sde.basis.units.slices.items()
+    names = [name for name, part in slices if bool(wrong[part].any())]
+    if names:
+        first = int(wrong.int().argmax())
+        numbers = {name: float(value[first]) for name, value in values.items()}
+        warnings.warn(text.format(names=some(names), **numbers), stacklevel=stacklevel + 1)
+
+
+_FAR = 10
+"""Deviations within which at least half of any data are, by far (Chebyshev: all but 1%)."""
+
+_STANDARD = (
+    "x: events of {names} are typically {far:.3g} deviations from their mean, as data_mean = "
+    "{mean:.3g} and data_std = {std:.3g} say, with values from {low:.3g} to {high:.3g}: the "
+    "network sees them so; give both as estimators.measure finds them"
+)
+_PRIOR = (
+    "sde: data of {names} are not lost in noise at the last time, as the prior says: a deviation "
+    "of {std:.3g} is sampled with {prior:.3g} of its width, {shift:.3g} deviations off; give the "
+    "SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that ends in "
+    "more noise (sigma_max, beta_max, log_snr_min)"
+)
+_NOISE = (
+    "sde: data of {names} are narrower than the least noise: a deviation of {std:.3g} is sampled "
+    "with {noise:.3g} times its width; give the SDE the data's scale=, as estimators.measure finds "
+    "it, or a schedule that starts with less noise (sigma_min, eps, log_snr_max)"
+)
+_BIAS = (
+    "sde: data of {names} are far from 0: around {mean:.3g}, samples are {bias:.3g} deviations of "
+    "{std:.3g} off at the first time; subtract their mean, or use final_denoise, or a smaller eps"
+)
+_PLACE = (
+    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is {place:.3g} in "
+    "units of it, where solvers have few steps; give it the data's scale=, as estimators.measure "
+    "finds it"
+)
