@@ -1,35 +1,97 @@
-"""The command line: ``scoresde train``, ``sample``, ``evaluate``, ``list``."""
+"""The command line: ``scoresde train``, ``sample``, ``evaluate``, ``cite``, ``list``."""
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scoresde import plugins
-from scoresde.checks import expect
-from scoresde.files import replacing
+from scoresde.checks import expect, told
 
-# What users get wrong, in one line; anything else is a bug and shows its traceback.
-_USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError)
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from scoresde.distributed import Processes
+    from scoresde.model import Model
+    from scoresde.solver import Solver
+
+# What says in a sentence what is wrong; anything else may be a bug, and where it is helps.
+_SENTENCES = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, heard as Ctrl-C is: what is half done is put in order.
+
+    Example:
+        >>> from scoresde.cli import Terminated
+        >>> try:
+        ...     raise Terminated
+        ... except KeyboardInterrupt:
+        ...     print("saved")
+        saved
+    """
 
 
 class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        # the latter two, of --help and of Ctrl-C, are RuntimeErrors
+            with _heard(), _warned():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except _USER_ERRORS as error:
-            if ctx.params.get("debug"):
+        except KeyboardInterrupt as error:
+            ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+        # whoever exits here, a plugin for instance, has not done what was asked for
+        except (Exception, SystemExit) as error:
+            broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
+            if ctx.params.get("debug") or broken_pipe:  # which click ends in silence
                 raise
-            message = str(error) or type(error).__name__
-            raise click.ClickException(message) from error
+            where = "" if isinstance(error, _SENTENCES) else " (scoresde --debug shows where)"
+            raise click.ClickException(told(error) + where) from error
 
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """SIGTERM raises `Terminated` inside."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals do not come there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """Warnings are a line each, without the place in the code."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+_seed = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."
+)
 
 _allow_imports = click.option(
     "--allow-imports",
@@ -79,10 +141,15 @@ def train(
     finished, begun = ((folder / "config.json").exists() for folder in (output, unfinished))
     if finished and not (begun or replace):
         raise FileExistsError(f"--output: {output} holds a finished model; --replace trains anew")
-    processes = _accelerator() if distributed else ALONE
-    model = Model.train(
-        read(config), folder=unfinished, pictures=pictures, processes=processes, imports=imports
-    )
+    processes = _processes() if distributed else ALONE
+    try:
+        model = Model.train(
+            read(config), folder=unfinished, pictures=pictures, processes=processes, imports=imports
+        )
+    except KeyboardInterrupt:
+        if (unfinished / "config.json").exists():
+            click.echo(f"{unfinished}: saved; the same command goes on from there", err=True)
+        raise
     if not processes.is_main_process:
         return
     model.save(output)
@@ -95,44 +162,65 @@ def train(
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option("--output", type=click.Path(path_type=Path), default="samples.npy")
-@click.option("--png", type=click.Path(path_type=Path), help="Also a picture, of images.")
+@click.option("--count", default=64, show_default=True, type=click.IntRange(1, 2**63 - 1))
+@click.option(
+    "--output",
+    default="samples.npy",
+    show_default=True,
+    help="A .npy, .csv or .png file, or a folder/ of PNG files.",
+)
+@click.option("--png", help="Also a picture, of images.")
 @click.option("--solver", help="A solver's name, instead of the model's own.")
 @click.option("--steps", type=int, help="Its steps.")
 @click.option("--eta", type=float, help="Its noise.")
-@click.option("--seed", default=0, show_default=True)
+@_seed
 @_allow_imports
 def sample(
     folder: Path,
     count: int,
-    output: Path,
-    png: Path | None,
+    output: str,
+    png: str | None,
     solver: str | None,
     steps: int | None,
     eta: float | None,
     seed: int,
     imports: bool,
 ) -> None:
-    """Sample from the model in FOLDER into a .npy file."""
-    import numpy as np
+    """Sample from the model in FOLDER into a file or a folder, as the data were."""
     import torch
 
+    from scoresde.limits import afford
     from scoresde.model import Model
 
     model = Model.load(folder, imports=imports)
+    writers = [model.export.writer(output, "--output")]
     if png is not None:
-        model.expect_images("--png")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = _solver(model.solver, solver, imports, steps=steps, eta=eta)
-    x = chosen.sample(model.estimator, (count,), generator=generator, progress=True)
-    with replacing(output) as file:
-        np.save(file, x.numpy())
-    if png is not None:
-        from scoresde import plots
-
-        plots.save(plots.image_grid({f"{count} samples": x}), png)
+        expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)
+        expect(Path(png).resolve() != Path(output).resolve(), "--png", "another file", png)
+        writers.append(model.export.writer(png, "--png"))
+    chosen = _solver(model, solver, imports, steps=steps, eta=eta)
+    size = math.prod(model.facts["event_shape"])
+    afford("--count", 4 * count * size)
+    x = _samples(model, chosen, count, torch.Generator().manual_seed(seed))
+    for write in writers:
+        write(x)
     click.echo(f"{output}: {tuple(x.shape)}")
+
+
+def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> Tensor:
+    """So many at a time that networks have the memory they need, 4096 or fewer large ones."""
+    import torch
+    from tqdm.auto import tqdm
+
+    size = math.prod(model.facts["event_shape"])
+    parts = torch.arange(count).split(max(1, min(4096, 2**22 // size)))
+    alone = len(parts) == 1
+    return torch.cat(
+        [
+            solver.sample(model.estimator, (len(part),), generator=generator, progress=alone)
+            for part in tqdm(parts, desc="sampling", disable=alone)
+        ]
+    )
 
 
 @main.command()
@@ -144,7 +232,7 @@ def sample(
 )
 @click.option("--solver", help="A solver's name, instead of the model's own.")
 @click.option("--steps", type=int, help="Its steps.")
-@click.option("--seed", default=0, show_default=True)
+@_seed
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_allow_imports
 def evaluate(
@@ -163,20 +251,21 @@ def evaluate(
 
     from scoresde.evaluation import evaluate as measure
     from scoresde.likelihood import ExactTrace, Hutchinson
+    from scoresde.limits import afford
     from scoresde.model import Model, data_like, data_of
 
     model = Model.load(folder, imports=imports)
-    own = model.settings
-    events = data_of(own)[1] if data is None else data_like(own, data)
-    chosen = _solver(model.solver, solver, imports, steps=steps)
+    own, levels = model.settings, model.facts["levels"]
+    chosen = _solver(model, solver, imports, steps=steps)
+    events = data_of(own)[1] if data is None else data_like(own, data, model.facts)
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
+    afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
     generator = torch.Generator().manual_seed(seed)
-    levels = model.facts["levels"]
     expect(events.levels == levels, "data", f"{levels} levels, as trained on", events.levels)
     report = measure(
         model.estimator, events, chosen, trace, count=count, generator=generator, progress=True
     )
-    click.echo(json.dumps(report, indent=2) if as_json else _lines(report))
+    click.echo(_json(report) if as_json else _lines(report))
 
 
 @main.command()
@@ -205,25 +294,44 @@ def list_plugins() -> None:
                 click.echo(f"    broken: {broken[name]}")
 
 
-def _accelerator() -> Any:
+def _processes() -> Processes:
+    """Those that accelerate or torchrun has started, of which this is one."""
     try:
         from accelerate import Accelerator
     except ImportError as error:
         message = "several processes need accelerate: pip install 'scoresde[distributed]'"
         raise ImportError(message) from error
-    return Accelerator()
+    processes: Processes = Accelerator()
+    count = processes.num_processes
+    if processes.is_main_process:
+        click.echo(f"--distributed: {count} process{'es' * (count > 1)}", err=True)
+    if count == 1:
+        click.echo(
+            "Warning: --distributed: one process trains alone; accelerate launch starts one for "
+            "each GPU, torchrun --nproc_per_node 2 --no-python scoresde train ... two on CPUs",
+            err=True,
+        )
+    return processes
 
 
-def _solver(own: Any, name: str | None, imports: bool, **options: Any) -> Any:
+def _solver(model: Model, name: str | None, imports: bool, **options: Any) -> Solver:
     """The model's solver or another one, with options that were given."""
-    import attrs
-
     given = {key: value for key, value in options.items() if value is not None}
-    if name is None:
-        return attrs.evolve(own, **given)
-    factory: Any = plugins.get("solvers", name, imports=imports)
-    return factory(**given)
+    return model.solver_like(name, imports=imports, **given) if given or name else model.solver
+
+
+def _json(report: dict[str, Any]) -> str:
+    """JSON, in which numbers that are not finite are null."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in report.items()
+    }
+    return json.dumps(finite, indent=2, allow_nan=False)
 
 
 def _lines(report: dict[str, Any]) -> str:
     return "\n".join(f"{key}: {value}" for key, value in report.items())
+
+
+if __name__ == "__main__":
+    main(prog_name="scoresde")

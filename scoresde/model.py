@@ -25,6 +25,7 @@ from scoresde.distributed import ALONE, Processes
 from scoresde.drawing import DrawnFrom
 from scoresde.estimator import ScoreEstimator
 from scoresde.events import Pieces
+from scoresde.export import Export
 from scoresde.solver import Solver
 from scoresde.training import History, OnMeasure, Training
 
@@ -175,11 +176,13 @@ class Model:
         )
         return model
 
-    def expect_images(self, name: str) -> None:
-        """Raises ``ValueError`` with an argument's name unless events are images."""
-        shape = tuple(self.facts["event_shape"])
-        image = len(shape) == 3 and shape[0] in (1, 3)
-        expect(image, name, "events that are images, (1 | 3, height, width)", shape)
+    @property
+    def export(self) -> Export:
+        """How samples are written: as the data were, in the units and names of a table."""
+        options = config.table(self.settings, "data")
+        given = {name: options[name] for name in ("delimiter", "decimal") if name in options}
+        facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "levels", "columns")}
+        return Export(**facts, **given)
 
     def expect_times(self) -> None:
         """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""
@@ -210,7 +213,8 @@ class Model:
     def _pictures(self, folder: str | Path, processes: Processes) -> OnMeasure:
         from scoresde.plots import Pictures
 
-        self.expect_images("pictures")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.export.writer(Path(folder, "0.png"), "pictures")
         return Pictures(Path(folder), self.solver, draws=processes.is_main_process)
 
     def save(self, folder: str | Path) -> None:

@@ -1,6 +1,8 @@
 """The command line, as a user types it."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 
@@ -9,7 +11,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from scoresde.cli import main
+from scoresde.cli import _json, main
+from scoresde.data import load
+from scoresde.solver import Solver
+from solvers import DDIM
 
 CONFIG = """
 [data]
@@ -99,6 +104,113 @@ def test_a_folder_of_images(tmp_path):
     assert np.load(tmp_path / "x.npy").shape == (2, 3, 8, 8)
 
 
+def test_samples_are_data_again(model, tmp_path):
+    """Of the levels that the model knows, whatever the file says of them."""
+    path = tmp_path / "x.npy"
+    assert run("sample", model, "--count", 6, "--output", path).exit_code == 0
+    assert np.load(path).dtype == np.uint8
+    assert np.load(path).max() <= 16
+    result = run("evaluate", model, "--data", path, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["count"] == 6
+    np.save(path, np.full((3, 1, 8, 8), 17, "u1"))
+    assert "integers from 0 to 16" in run("evaluate", model, "--data", path).output
+
+
+def test_many_samples_are_drawn_some_at_a_time(model, tmp_path, monkeypatch):
+    sizes, sample = [], Solver.sample
+
+    def spy(self, estimator, shape, **options):
+        sizes.append(shape)
+        return sample(self, estimator, shape, **options)
+
+    monkeypatch.setattr(Solver, "sample", spy)
+    result = run("sample", model, "--count", 5000, "--output", tmp_path / "x.npy")
+    assert result.exit_code == 0, result.output
+    assert sizes == [(4096,), (904,)]
+    x = np.load(tmp_path / "x.npy")
+    assert len(x) == 5000
+    assert not np.array_equal(x[:904], x[4096:])
+
+
+def test_a_folder_of_pictures_of_all_levels(model, tmp_path):
+    result = run("sample", model, "--count", 12, "--output", f"{tmp_path}/new/")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "new").glob("??.png"))) == 12
+    again = run("sample", model, "--count", 12, "--output", f"{tmp_path}/new/")
+    assert again.output.startswith("Error: --output: expected a new or an empty folder")
+
+
+def test_json_is_json(model):
+    """One probe has no standard error."""
+    result = run("evaluate", model, "--count", 2, "--json", "--hutchinson", 1)
+
+    def refuse(constant):
+        pytest.fail(f"{constant} is no JSON")
+
+    assert json.loads(result.stdout, parse_constant=refuse)["trace_stderr"] is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_are_null(value):
+    assert json.loads(_json({"nats": value, "count": 3})) == {"nats": None, "count": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--eta", "1e300"), r"solver: eta: expected a finite number from 0 to 1000, got 1e\+300"),
+        (("--eta", "nan"), "solver: eta: expected a finite number .* got nan"),
+        (("--steps", 2 * 10**9), "solver: steps: expected a whole number of at most 1000000"),
+        (("--count", 10**12), "--count: expected at most 1 GiB, got .* SCORESDE_MEMORY"),
+        (("--count", 2**63 - 1), "--count: expected at most 1 GiB"),
+        (("--solver", "torchdiffeq", "--eta", 1), "eta: expected 0"),
+        (("--solver", "dimm"), "did you mean 'ddim'"),
+        (("--solver", "test_cli:nothing", "--allow-imports"), "expected a Solver, got None"),
+        (("--solver", "test_cli:exits", "--allow-imports"), "exits .* failed: SystemExit: 0"),
+        (("--solver", "test_cli:Exiting", "--allow-imports"), "SystemExit: 0"),
+        (("--solver", "test_cli:Broken", "--allow-imports"), "AttributeError: .*--debug shows"),
+        (("--solver", "test_cli:Full", "--allow-imports"), "MemoryError"),
+    ],
+)
+def test_samples_that_cannot_be_drawn(model, tmp_path, options, message):
+    """One line, and a status that says so; at once, where no solver has to be tried."""
+    result = run("sample", model, "--output", tmp_path / "x.npy", *options)
+    assert result.exit_code == 1
+    last = result.output.splitlines()[-1]
+    assert re.match(rf"Error: .*{message}", last), result.output
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def nothing():
+    """Returns no solver."""
+
+
+def exits():
+    raise SystemExit(0)
+
+
+class Exiting(DDIM):
+    def rsample(self, *_, **__):
+        raise SystemExit(0)
+
+
+class Broken(DDIM):
+    def rsample(self, *_, **__):
+        return self.nothing
+
+
+class Full(DDIM):
+    def rsample(self, *_, **__):
+        raise MemoryError
+
+
+def test_probes_have_a_bound(model):
+    result = run("evaluate", model, "--hutchinson", 10**8)
+    assert result.output.startswith("Error: --hutchinson: expected at most 1 GiB")
+
+
 def test_cite(model):
     output = run("cite", model).output
     for key in ("batzolis2022", "vincent2011", "mallat1989", "lu2022b"):
@@ -145,6 +257,56 @@ def test_without_accelerate(tmp_path, monkeypatch):
     assert "pip install 'scoresde[distributed]'" in result.output
 
 
+def test_one_process_is_said_to_be_alone(tmp_path):
+    pytest.importorskip("accelerate")
+    result = run("train", config(tmp_path), "--output", tmp_path / "out", "--distributed")
+    assert result.exit_code == 0, result.output
+    assert "--distributed: 1 process\n" in result.output
+    assert "Warning: --distributed: one process trains alone; " in result.output
+
+
+def test_pictures_have_a_place_before_training(tmp_path):
+    (tmp_path / "taken").touch()
+    path = config(tmp_path)
+    result = run("train", path, "--output", tmp_path / "out", "--pictures", tmp_path / "taken")
+    assert result.exit_code == 1
+    assert "taken" in result.output
+    assert "training:" not in result.output
+
+
+def test_warnings_are_a_line(model, tmp_path):
+    code = (
+        "import sys, warnings\n"
+        "from scoresde import cli, model\n"
+        "load = model.Model.load.__func__\n"
+        "def warned(*args, **kwargs):\n"
+        "    warnings.warn('look\\nhere')\n"
+        "    return load(*args, **kwargs)\n"
+        "model.Model.load = classmethod(warned)\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "cite", model], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "Warning: look here\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """As ``scoresde list | head -1`` is one."""
+    command = [sys.executable, "-m", "scoresde", "list"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+
+
+@pytest.mark.parametrize("module", ["scoresde", "scoresde.cli"])
+def test_as_a_module(module):
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("scoresde, version ")
+
+
 def test_list_names_every_built_in():
     output = run("list").output
     for name in ("diagonal", "rectified-flow", "haar", "denoising", "residual-mlp", "torchsde"):
@@ -179,13 +341,24 @@ def test_training_replaces_and_removes_nothing_of_others(tmp_path):
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(model, tmp_path):
-    array, folder = tmp_path / "x.npy", tmp_path / "folder"
-    folder.mkdir()
-    for options in (("--output", folder), ("--output", array, "--png", folder)):
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "folder.npy" / "mine").touch()
+    before = sorted(tmp_path.rglob("*"))
+    array = tmp_path / "x.npy"
+    for options in (
+        ("--output", tmp_path / "folder.npy"),
+        ("--output", tmp_path / "none" / "x.npy"),
+        ("--output", tmp_path / "x.npz"),
+        ("--output", tmp_path / "x.csv"),
+        ("--output", array, "--png", tmp_path / "none" / "x.png"),
+        ("--output", array, "--png", tmp_path / "x.jpg"),
+        ("--output", tmp_path / "x.png", "--png", tmp_path / "x.png"),
+    ):
         result = run("sample", model, "--count", 1, *options)
         assert result.exit_code == 1
-        assert "irectory" in result.output
-    assert set(tmp_path.iterdir()) == {array, folder}
+        assert result.output.startswith("Error: ")
+        assert "sampling" not in result.output
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_debug_shows_where(tmp_path):
@@ -196,7 +369,9 @@ def test_debug_shows_where(tmp_path):
 def test_other_data_than_trained_on(model, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 1, 8, 8), dtype="f4"))
     result = run("evaluate", model, "--data", tmp_path / "x.npy")
-    assert result.output.startswith("Error: data: expected 17 levels")
+    assert result.output.startswith("Error: levels: expected None for float32 data, got 17")
+    result = run("evaluate", model, "--data", "patches")
+    assert result.output.startswith("Error: data: expected 17 levels, as trained on, got 256")
 
 
 def test_installed_command():
@@ -230,14 +405,26 @@ def table(tmp_path_factory):
     path.write_text(text.replace("steps = 3\n", "steps = 200\n").replace("= 4", "= 12"))
     result = run("train", path, "--output", folder / "model")
     assert result.exit_code == 0, result.output
+    # and one that was told of no columns, of a file without the one that is no number
+    (folder / "numbers.csv").write_text("\n".join(["grams,share", *(line[5:] for line in lines)]))
+    path.write_text(
+        path.read_text()
+        .replace("flowers.csv", "numbers.csv")
+        .replace('columns = ["grams", "share"]', "")
+        .replace("steps = 200", "steps = 2")
+    )
+    result = run("train", path, "--output", folder / "all")
+    assert result.exit_code == 0, result.output
     return folder
 
 
-def test_columns_keep_their_units(table):
+@pytest.mark.parametrize("suffix", ["npy"])
+def test_columns_keep_their_units(table, suffix):
     """Noise and network are in the unit of each, though the configuration says nothing of it."""
-    result = run("sample", table / "model", "--count", 400, "--output", table / "x.npy")
+    path = table / f"x.{suffix}"
+    result = run("sample", table / "model", "--count", 400, "--output", path)
     assert result.exit_code == 0, result.output
-    x = np.load(table / "x.npy")
+    x = np.load(path) if suffix == "npy" else load(path, columns=["grams", "share"]).values.numpy()
     assert np.abs(x.mean(0) / [1000, 0.01] - [1, 0]).max() < 0.3
     assert np.abs(x.std(0) / [200, 0.01] - 1).max() < 0.3
 
