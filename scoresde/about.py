@@ -23,6 +23,19 @@ _SECTIONS = ("sde", "estimator")
 """Those of a configuration that say what is trained; data are judged by their content."""
 
 
+class OtherRun(ValueError):
+    """A run is of something else than what was asked for; the message names what differs.
+
+    Example:
+        >>> from scoresde.about import About, OtherRun
+        >>> try:
+        ...     About({"seed": 0}).refuse(About({"seed": 1}), "model")
+        ... except OtherRun as error:
+        ...     print(error)
+        folder: the run in model is another one: seed: expected 0, got 1
+    """
+
+
 @attrs.define
 class About:
     """What a run is of, as plain values by name.
@@ -87,12 +100,12 @@ class About:
         return [key for key in keys if key.startswith(sections)] + changed
 
     def refuse(self, found: About, folder: object) -> None:
-        """Raises ``ValueError`` that names what differs in another one, if anything does."""
+        """Raises `OtherRun` that names what differs in another one, if anything does."""
         changed = self.others(found)
         if changed:
             more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
             said = "; ".join(changed[:_SHOWN]) + more
-            raise ValueError(f"folder: the run in {folder} is another one: {said}")
+            raise OtherRun(f"folder: the run in {folder} is another one: {said}")
 
     def digests(self) -> dict[str, int]:
         """A number for every part that several processes must have alike."""

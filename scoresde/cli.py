@@ -117,7 +117,7 @@ def main(debug: bool) -> None:
 @click.option(
     "--distributed", is_flag=True, help="As one of the processes that accelerate launch starts."
 )
-@click.option("--replace", is_flag=True, help="Train anew where a finished model is.")
+@click.option("--replace", is_flag=True, help="Train anew where another or a finished model is.")
 @_allow_imports
 def train(
     config: Path,
@@ -129,35 +129,65 @@ def train(
 ) -> None:
     """Train the model that CONFIG, a TOML file, describes.
 
-    The same command goes on with a run that was interrupted.
+    The same command goes on with a run that was interrupted, and with a finished one if there are
+    more steps in the file.
     """
     from scoresde import checkpoint
+    from scoresde.about import OtherRun
     from scoresde.config import read
     from scoresde.distributed import ALONE
     from scoresde.model import Model
 
-    unfinished = output / "training"
     checkpoint.check(output)
-    finished, begun = ((folder / "config.json").exists() for folder in (output, unfinished))
-    if finished and not (begun or replace):
-        raise FileExistsError(f"--output: {output} holds a finished model; --replace trains anew")
+    settings, run = read(config), output / "training"
     processes = _processes() if distributed else ALONE
-    try:
-        model = Model.train(
-            read(config), folder=unfinished, pictures=pictures, processes=processes, imports=imports
+    _begin(output, run, replace, processes)
+
+    def trained() -> Model:
+        return Model.train(
+            settings, folder=run, pictures=pictures, processes=processes, imports=imports
         )
+
+    try:
+        model = trained()
+    except OtherRun as error:
+        if not replace:
+            different = str(error).removeprefix("folder: ")
+            raise click.ClickException(f"--output: {different}; --replace trains anew") from error
+        _forget(run, processes)
+        model = trained()
     except KeyboardInterrupt:
-        if (unfinished / "config.json").exists():
-            click.echo(f"{unfinished}: saved; the same command goes on from there", err=True)
+        if (run / "config.json").exists():
+            click.echo(f"{run}: saved; the same command goes on from there", err=True)
         raise
-    if not processes.is_main_process:
-        return
-    model.save(output)
-    checkpoint.remove(unfinished)
-    assert model.history is not None
-    click.echo(
-        f"{output}: trained in {model.history.seconds:.0f} s, best step {model.history.best}"
-    )
+    if processes.is_main_process and model.history is not None:
+        model.save(output)
+        seconds, best = model.history.seconds, model.history.best
+        click.echo(f"{output}: trained in {seconds:.0f} s, best step {best}")
+
+
+def _begin(output: Path, run: Path, replace: bool, processes: Processes) -> None:
+    """Forgets a finished run that is to be replaced; one that is not over goes on."""
+    from scoresde import checkpoint
+
+    finished, begun = ((folder / "config.json").exists() for folder in (output, run))
+    if finished and not begun and not replace:
+        raise FileExistsError(
+            f"--output: {output} holds a finished model, and nothing of its training to go on "
+            "from; --replace trains anew"
+        )
+    over = replace and finished and begun and checkpoint.load(run)[1].get("over", False)
+    processes.wait_for_everyone()  # all have looked
+    if over:
+        _forget(run, processes)
+
+
+def _forget(run: Path, processes: Processes) -> None:
+    from scoresde import checkpoint
+
+    if processes.is_main_process:
+        checkpoint.remove(run)
+    processes.wait_for_everyone()
 
 
 @main.command()

@@ -296,7 +296,7 @@ class Run:
         about.note(self.estimator)
         written = {name: getattr(self, name) for name in _WRITTEN}
         written |= {"about": attrs.asdict(about, value_serializer=_listed)}
-        written |= {"scaler": self.scaler.state_dict()}
+        written |= {"scaler": self.scaler.state_dict(), "over": self.over}
         if self.processes.is_main_process:
             write(tensors, written)
         self.processes.wait_for_everyone()  # none reads before it is written
@@ -306,7 +306,7 @@ class Run:
 
         Raises:
             CheckpointError: If it is damaged, or no run.
-            ValueError: If it is a run of something else; the message names what.
+            OtherRun: If it is of something else; the message names what.
         """
         tensors, content = checkpoint.load(folder)
         match content.get("about"):
