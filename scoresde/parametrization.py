@@ -155,3 +155,15 @@ def predict(form: Affine, z: Tensor, mean: Tensor) -> Tensor:
         tensor(1.)
     """
     return (mean - form.skip * z) / form.out
+
+
+def noiseless(sigma: Tensor, z: Tensor, mean: Tensor) -> Tensor:
+    """The denoised mean, the state itself where there is no noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import noiseless
+        >>> noiseless(torch.tensor([0.0, 0.6]), torch.ones(2), torch.tensor([torch.nan, 0.5]))
+        tensor([1.0000, 0.5000])
+    """
+    return torch.where(sigma == 0, z, mean)
