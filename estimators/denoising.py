@@ -168,7 +168,8 @@ class Denoising(Precise, ScoreEstimator):
             level = self.sde.level(times).expand(len(times), *z.shape[:-1])
         else:
             level = self.sde.blocks.expand(self.sde.levels(times))[..., : z.shape[-1]]
-            level = level.expand(len(times), *z.shape).clamp(min=_CLEAN)
+            level = level.expand(len(times), *z.shape)
+        level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
         level = (level / 4).to(z).reshape(len(times), -1, *level.shape[z.ndim :])
         return _Prepared(settled, form.skip, 1 / scale, -alpha * mean / scale, form.out, level)
 
@@ -236,11 +237,11 @@ class Denoising(Precise, ScoreEstimator):
         z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
         form, _, _ = self._coefficients(times, z)
         g2 = self.sde.rates(times, z.shape[-1])[1]
-        weight = (weighting or self.weighting)(
-            Levels(alpha, sigma, g2, form.out, density.unsqueeze(-1))
-        )
         # clean components have nothing to be learned
-        weight = torch.where(learned & (sigma > 0), weight, 0.0)
+        clean = sigma == 0
+        noisy = Levels(alpha, sigma.masked_fill(clean, 1.0), g2, form.out.masked_fill(clean, 1.0),
+                       density.unsqueeze(-1))  # fmt: skip
+        weight = torch.where(learned & ~clean, (weighting or self.weighting)(noisy), 0.0)
         error: Tensor = weight * (z - self.denoise(z_t, times, condition)) ** 2
         return error.sum(-1)
 
@@ -253,7 +254,7 @@ class Denoising(Precise, ScoreEstimator):
         alpha, sigma = (v.to(z) for v in self.sde.kernel(times, z.shape[-1]))
         std = self._data(self.data_std, z)
         scale = ((alpha * std) ** 2 + sigma**2).sqrt()
-        return self.parametrization(alpha, sigma, std), alpha, scale
+        return forms.affine(self.parametrization, alpha, sigma, std), alpha, scale
 
     def _data(self, value: Tensor, z: Tensor) -> Tensor:
         value = self.sde.basis.blocks.expand(value).to(z)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+from scoresde.bases.basis import precision
 from scoresde.checks import expect, finite, instance, numbers, positive
 from scoresde.estimator import ScoreEstimator
+from scoresde.parametrization import noiseless
 from scoresde.precise import Precise
 from scoresde.sde import SDE
 
@@ -92,44 +94,66 @@ class GaussianMixture(Precise, ScoreEstimator):
             t: Times with a component axis, ``(*, 1 | blocks | n)``; 0 for the data.
             dim: Length of the prefix.
         """
-        weights, mean, _, factor = self._moments(t, dim)
+        n = self.sde.basis.dim if dim is None else dim
+        alpha, sigma = (v.expand(*v.shape[:-1], n) for v in self.sde.kernel(t, n))
+        weights, mean, factor = self._moments(alpha, sigma**2)
         components = MultivariateNormal(mean, scale_tril=factor)
         return MixtureSameFamily(Categorical(logits=weights.expand(mean.shape[:-1])), components)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
-        means, covariances = self._data(z.dtype, z.shape[-1])
-        responsibility, pull, alpha = self._pull(z, t)
-        mean = means + torch.einsum("kij,...kj->...ki", covariances, alpha * pull)
-        return (responsibility * mean).sum(-2)
+        responsibility, pull, alpha, sigma = self._pull(z, t)
+        means, covariances = self._data(alpha)
+        mean = means + torch.einsum("kij,...kj->...ki", covariances, alpha.unsqueeze(-2) * pull)
+        return noiseless(sigma, z, (responsibility * mean).sum(-2).to(z))
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``-sum_k r_k(z_t) (A C_k A + S)^-1 (z_t - A mu_k)``."""
-        responsibility, pull, _ = self._pull(z, t)
-        return -(responsibility * pull).sum(-2)
+        responsibility, pull, _, sigma = self._pull(z, t)
+        return noiseless(sigma, torch.zeros_like(z), -(responsibility * pull).sum(-2).to(z))
 
-    def _data(self, dtype: torch.dtype, dim: int) -> tuple[Tensor, Tensor]:
-        """Means and covariances of the prefix."""
-        return self.means[:, :dim].to(dtype), self.covariances[:, :dim, :dim].to(dtype)
+    def _data(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and covariances of the prefix that a state is."""
+        n = like.shape[-1]
+        return self.means[:, :n].to(like), self.covariances[:, :n, :n].to(like)
 
-    def _moments(self, t: Tensor, dim: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log-weights, means, signal factors and Cholesky factors of ``p_t``, ``(*, K, ...)``."""
-        n = self.sde.basis.dim if dim is None else dim
-        alpha, sigma = self.sde.kernel(t, n)
-        alpha, sigma = (v.expand(*v.shape[:-1], n).unsqueeze(-2) for v in (alpha, sigma))
-        means, covariances = self._data(alpha.dtype, n)
+    def _moments(self, alpha: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights, means and Cholesky factors of ``p_t``, ``(*, K, ...)``."""
+        means, covariances = self._data(alpha)
+        alpha = alpha.unsqueeze(-2)
         spread = alpha.unsqueeze(-1) * covariances * alpha.unsqueeze(-2)
-        factor = torch.linalg.cholesky(spread + torch.diag_embed(sigma**2))
-        return self.log_weights.to(alpha), alpha * means, alpha, factor
+        factor = torch.linalg.cholesky(spread + torch.diag_embed(variance.unsqueeze(-2)))
+        weights = self.log_weights.to(alpha)
+        return weights, alpha * means, factor
 
-    def _pull(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """Responsibilities ``(*, K, 1)``, ``(A C_k A + S)^-1 (z - A mu_k)``, and ``A``."""
+    def _noise(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """``S``, as much at least as a singular ``C`` needs for a Cholesky factor.
+
+        That is some rounding errors of each coefficient's own variance, and made up for where there
+        is no noise at all.
+        """
+        means, covariances = self._data(alpha)
+        own = covariances.diagonal(dim1=-2, dim2=-1).amax(0)
+        own = own + (means.amax(0) - means.amin(0)) ** 2
+        number = torch.finfo(alpha.dtype)
+        least = 64 * alpha.shape[-1] * number.eps * alpha**2 * own
+        return torch.maximum(sigma**2, least.clamp(min=number.tiny**0.5))
+
+    def _pull(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Responsibilities ``(*, K, 1)``, ``(A C_k A + S)^-1 (z - A mu_k)``, ``A`` and ``S^1/2``.
+
+        In as many digits as there are: a matrix that is nearly singular, as at small times, takes
+        those of float32.
+        """
         times = self.sde.time(t, z)
         if times.shape[:-1].numel() == 1:
             # one time for all: one factor per component, samples are its right-hand sides
             times = times.reshape(times.shape[-1])
-        log_weights, mean, alpha, factor = (v.to(z) for v in self._moments(times, z.shape[-1]))
-        gap = z.unsqueeze(-2) - mean
+        n = z.shape[-1]
+        kernel = self.sde.kernel(times.to(precision(z.device)), n)
+        alpha, sigma = (v.expand(*v.shape[:-1], n) for v in kernel)
+        log_weights, mean, factor = self._moments(alpha, self._noise(alpha, sigma))
+        gap = z.to(mean).unsqueeze(-2) - mean
         if times.ndim == 1:
             columns = gap.reshape(-1, *gap.shape[-2:]).permute(1, 2, 0)
             white = torch.linalg.solve_triangular(factor, columns, upper=False)
@@ -142,7 +166,7 @@ class GaussianMixture(Precise, ScoreEstimator):
             distance = (white.squeeze(-1) ** 2).sum(-1)
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         responsibility = (log_weights - log_det - distance / 2).softmax(-1)
-        return responsibility.unsqueeze(-1), pull, alpha
+        return responsibility.unsqueeze(-1), pull, alpha, sigma
 
 
 class Gaussian(GaussianMixture):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.precise import Numbers, Precise
+from scoresde.schedules import Schedule
 
 
 class Clock(Precise):
@@ -56,3 +60,46 @@ class Clock(Precise):
         """Times in ``(0, 1)`` at which a clock stops, increasing."""
         stops = {1 / speed for speed in self.speeds.flatten().tolist() if speed > 1}
         return sorted(stops)
+
+
+class Reading(NamedTuple):
+    """A schedule at the times at which components read it.
+
+    At time 0 the derivatives of a standard deviation and of the log-SNR are infinite, and a
+    component that stays there would make those of a learned schedule NaN: what every schedule says
+    of clean data is said here, and it is not asked.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP
+        >>> from scoresde.clock import Reading
+        >>> rate = torch.nn.Parameter(torch.tensor(0.1))
+        >>> clean = Reading(VP(beta_min=rate), torch.zeros(1))
+        >>> clean.sigma().sum().backward()
+        >>> clean.alpha().detach(), clean.log_snr().detach(), rate.grad
+        (tensor([1.]), tensor([inf]), tensor(0.))
+    """
+
+    schedule: Schedule
+    tau: Tensor
+
+    def alpha(self) -> Tensor:
+        """``alpha(tau)``."""
+        return self._read(self.schedule.alpha, 1.0)
+
+    def log_alpha(self) -> Tensor:
+        """``log alpha(tau)``."""
+        return self._read(self.schedule.log_alpha, 0.0)
+
+    def sigma(self) -> Tensor:
+        """``sigma(tau)``."""
+        return self._read(self.schedule.sigma, 0.0)
+
+    def log_snr(self) -> Tensor:
+        """``lambda(tau)``."""
+        return self._read(self.schedule.log_snr, torch.inf)
+
+    def _read(self, function: Callable[[Tensor], Tensor], clean: float) -> Tensor:
+        start = self.tau == 0
+        value = function(self.tau.masked_fill(start, self.schedule.eps))
+        return torch.where(start, clean, value)

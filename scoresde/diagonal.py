@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from scoresde.bases import Basis
 from scoresde.checks import expect, instance, numbers
-from scoresde.clock import Clock
+from scoresde.clock import Clock, Reading
 from scoresde.noise import Noise
 from scoresde.precise import Numbers, Precise
 from scoresde.schedules import Schedule
@@ -142,10 +142,10 @@ class DiagonalSDE(Precise, SDE):
             t: Times, ``(*, 1 | blocks | n)``.
             dim: Length of the prefix of the state, all of it if None.
         """
-        schedule, tau = self._read(t)
+        read = self._read(t)
         return Kernel(
-            self._components(schedule.alpha(tau), dim),
-            self._components(schedule.sigma(tau), dim, scaled=True),
+            self._components(read.alpha(), dim),
+            self._components(read.sigma(), dim, scaled=True),
         )
 
     def transition(self, s: Tensor, t: Tensor, dim: int | None = None) -> Kernel:
@@ -153,12 +153,12 @@ class DiagonalSDE(Precise, SDE):
 
         ``alpha_ts = alpha_t / alpha_s``, ``sigma_ts^2 = -sigma_t^2 expm1(lambda_t - lambda_s)``.
         """
-        (early, tau_s), (late, tau_t) = self._read(s), self._read(t)
+        early, late = self._read(s), self._read(t)
         whole = self.blocks.expand  # the two times may differ in width
-        alpha = (whole(late.log_alpha(tau_t)) - whole(early.log_alpha(tau_s))).exp()
+        alpha = (whole(late.log_alpha()) - whole(early.log_alpha())).exp()
         # two clean times: the difference of two infinite log-SNRs is none
-        fall = (whole(late.log_snr(tau_t)) - whole(early.log_snr(tau_s))).nan_to_num(nan=0.0)
-        sigma = whole(late.sigma(tau_t)) * (-torch.expm1(fall.clamp(max=0))).sqrt()
+        fall = (whole(late.log_snr()) - whole(early.log_snr())).nan_to_num(nan=0.0)
+        sigma = whole(late.sigma()) * _root(-torch.expm1(fall.clamp(max=0)))
         return Kernel(self._components(alpha, dim), self._components(sigma, dim, scaled=True))
 
     def bridge(self, s: Tensor, t: Tensor, dim: int | None = None) -> Bridge:
@@ -169,32 +169,33 @@ class DiagonalSDE(Precise, SDE):
         """
         now, then, step = self.kernel(s, dim), self.kernel(t, dim), self.transition(s, t, dim)
         clean = then.sigma == 0
-        kept = torch.where(clean, 0.0, now.sigma / then.sigma)
-        fresh = torch.where(clean, 1.0, step.sigma / then.sigma)
+        sigma = then.sigma.masked_fill(clean, 1.0)
+        kept = torch.where(clean, 0.0, now.sigma / sigma)
+        fresh = torch.where(clean, 1.0, step.sigma / sigma)
         return Bridge(step.alpha * kept**2, now.alpha * fresh**2, now.sigma * fresh)
 
     def rates(self, t: Tensor, dim: int | None = None) -> tuple[Tensor, Tensor]:
         """Drift rates ``f_i`` and squared diffusions ``g_i^2``, each ``(*, 1 | n)``."""
         clock, u = self._agree(self.clock, t / self.schedule.T)
-        schedule, tau = self._read(t)
-        speed, (f, g2) = clock.rate(u), schedule.rates(tau)
+        (schedule, tau), speed = self._read(t), clock.rate(u)
         if tau.shape[-1] != speed.shape[-1]:
-            speed = self.blocks.expand(speed)
+            speed, tau = self.blocks.expand(speed), self.blocks.expand(tau)
         # a stopped clock stops its component, also where the schedule's own rate is infinite
+        f, g2 = schedule.rates(torch.where(speed == 0, schedule.eps, tau))
         f, g2 = (torch.where(speed == 0, 0.0, rate * speed) for rate in (f, g2))
         return self._components(f, dim), self._components(g2, dim, scaled=True, power=2)
 
     def log_snr(self, t: Tensor, dim: int | None = None) -> Tensor:
         """``log(alpha_i^2 / sigma_i^2)``, ``(*, 1 | n)``."""
-        schedule, tau = self._read(t)
-        unit = self.blocks.expand(self.scale.to(tau)).log()
-        value = self.blocks.expand(schedule.log_snr(tau)) - 2 * unit
+        read = self._read(t)
+        unit = self.blocks.expand(self.scale.to(read.tau)).log()
+        value = self.blocks.expand(read.log_snr()) - 2 * unit
         return self._components(value, dim)
 
-    def _read(self, t: Tensor) -> tuple[Schedule, Tensor]:
+    def _read(self, t: Tensor) -> Reading:
         """The schedule, and the times at which components read it."""
         clock, u = self._agree(self.clock, t / self.schedule.T)
-        return self._agree(self.schedule, self.schedule.T * clock(u))
+        return Reading(*self._agree(self.schedule, self.schedule.T * clock(u)))
 
     def _agree(self, module: _P, t: Tensor) -> tuple[_P, Tensor]:
         """Brings per-block values to components where they meet per-component ones."""
@@ -219,7 +220,7 @@ class DiagonalSDE(Precise, SDE):
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         """``g_i(t)``, in the shape of ``y``."""
-        return self.rates(align(t, y), y.shape[-1])[1].sqrt().to(y).expand_as(y)
+        return _root(self.rates(align(t, y), y.shape[-1])[1]).to(y).expand_as(y)
 
     def diffuse(self, z: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """``alpha z + sigma noise`` for clean states ``(*batch, n)``: a draw of ``z_t``."""
@@ -270,8 +271,7 @@ class DiagonalSDE(Precise, SDE):
         Returns:
             ``(*, 1 | blocks | n)``; minus infinity where clean.
         """
-        schedule, tau = self._read(t)
-        return -schedule.log_snr(tau) / 2
+        return -self._read(t).log_snr() / 2
 
     def breakpoints(self) -> list[float]:
         """When clocks stop, and when blocks are dropped."""
@@ -302,13 +302,16 @@ class DiagonalSDE(Precise, SDE):
         times, dim = align(t, z), z.shape[-1]
         alpha, sigma = self.kernel(times, dim)
         f, g2 = self.rates(times, dim)
-        pull = (1 + eta**2) / 2 * torch.where(g2 == 0, 0.0, g2 / sigma**2)
+        still = g2 == 0
+        pull = (1 + eta**2) / 2 * torch.where(still, 0.0, g2 / sigma.masked_fill(still, 1.0) ** 2)
         return (f + pull).to(z) * z - (alpha * pull).to(z) * forcing
 
     def marginal_score(self, t: Tensor, z: Tensor, forcing: Tensor) -> Tensor:
         """``(alpha D - z)/sigma^2``; 0 where clean."""
         alpha, sigma = (v.to(z) for v in self.kernel(align(t, z), z.shape[-1]))
-        return (alpha * forcing - z) / (sigma**2).masked_fill(sigma == 0, torch.inf)
+        clean = sigma == 0
+        score = (alpha * forcing - z) / sigma.masked_fill(clean, 1.0) ** 2
+        return score.masked_fill(clean, 0.0)
 
     def marginal_propagator(self, t: Tensor, s: Tensor, like: Tensor, eta: float) -> Propagator:
         """Exact for a constant denoised mean, of any ``eta`` (reference: DDIM, DPM-Solver++).
@@ -318,22 +321,23 @@ class DiagonalSDE(Precise, SDE):
         ``noise = sigma_s sqrt(1 - e^(-2 eta^2 h))``, ``damping = (1 + eta^2) h``. A clean or
         frozen component has ``h = 0``.
         """
-        (early, tau_t), (late, tau_s) = (self._read(v) for v in _wide(like, t, s))
+        early, late = (self._read(v) for v in _wide(like, t, s))
         whole = self.blocks.expand  # the two times may differ in width
-        s_t, s_s = whole(early.sigma(tau_t)), whole(late.sigma(tau_s))
+        s_t, s_s = whole(early.sigma()), whole(late.sigma())
         # by logarithms: a signal may be too weak for its factor to be told from 0
-        gained = whole(late.log_alpha(tau_s)) - whole(early.log_alpha(tau_t))
-        ratio = torch.where(s_t == 0, gained.exp(), s_s / s_t)
-        q = torch.where(s_t == 0, 1.0, ratio * (-gained).exp())
-        h, k = -q.log(), 1 + eta**2
-        gain = whole(late.alpha(tau_s)) * (1 - q**k)
+        gained, clean = whole(late.log_alpha()) - whole(early.log_alpha()), s_t == 0
+        ratio = torch.where(clean, gained.exp(), s_s / s_t.masked_fill(clean, 1.0))
+        q = torch.where(clean, 1.0, ratio * (-gained).exp())
+        end, k = q == 0, 1 + eta**2  # infinitely far away, where data are clean
+        h = torch.where(end, torch.inf, -q.masked_fill(end, 1.0).log())
+        gain = whole(late.alpha()) * (1 - q**k)
         decay, gain, length, damping = (
             self._components(v, like.shape[-1]).to(like)
             for v in (ratio * q ** (eta**2), gain, h, k * h)
         )
         noise = None
         if eta:
-            drawn = s_s * (1 - q ** (2 * eta**2)).clamp(min=0).sqrt()
+            drawn = s_s * _root((1 - q ** (2 * eta**2)).clamp(min=0))
             noise = self._components(drawn, like.shape[-1], scaled=True).to(like)
         return Propagator(decay, gain, length, damping, noise)
 
@@ -341,7 +345,8 @@ class DiagonalSDE(Precise, SDE):
         """``lambda'/2 = -g^2 / (2 sigma^2)``, 0 for a component that stands still."""
         times, dim = align(t, z), z.shape[-1]
         g2, sigma = self.rates(times, dim)[1], self.kernel(times, dim).sigma
-        return torch.where(g2 == 0, 0.0, -g2 / (2 * sigma**2)).to(z)
+        still = g2 == 0
+        return torch.where(still, 0.0, -g2 / (2 * sigma.masked_fill(still, 1.0) ** 2)).to(z)
 
     def marginal_forcing(
         self, t: Tensor, z: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
@@ -358,6 +363,12 @@ class DiagonalSDE(Precise, SDE):
     def marginal_kick(self, t: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         """As `kick`."""
         return xi
+
+
+def _root(value: Tensor) -> Tensor:
+    """The square root, whose derivative where nothing is to be drawn is 0 as well."""
+    none = value == 0
+    return value.masked_fill(none, 1.0).sqrt().masked_fill(none, 0.0)
 
 
 def _wide(like: Tensor, *times: Tensor) -> list[Tensor]:

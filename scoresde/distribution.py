@@ -114,14 +114,21 @@ class ScoreDistribution(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*batch)``, in nats: batches of the value and of the distribution, broadcast.
 
+        Minus infinity where a value is not finite, or so large that its fourth power is not and the
+        model's answer is NaN for it: Hamiltonian trajectories that diverge are refused by that.
+
         Raises:
-            ValueError: If arguments are validated and the value has the wrong shape or is NaN.
+            ValueError: If arguments are validated and the value has the wrong shape or is NaN; if
+                the density of any other value is not a number.
         """
         if self._validate_args:
             self._validate_sample(value)
         lead = value.shape[: value.ndim - len(self.event_shape)]
         batch = torch.broadcast_shapes(lead, self.batch_shape)
         x, condition = value.expand(*batch, *self.event_shape), None
+        size = x.abs().flatten(len(batch)).amax(-1)
+        there = torch.isfinite(size)
+        x = torch.where(there.reshape(*batch, *[1] * len(self.event_shape)), x, 0.0)
         if self.condition is not None:
             x = x.reshape(-1, *self.event_shape)
             condition = self._rows(batch)
@@ -134,7 +141,13 @@ class ScoreDistribution(TorchDistribution):
             generator=torch.Generator().manual_seed(self.seed),
             checked=False,
         )
-        return found.value.reshape(batch)
+        density = found.value.reshape(batch)
+        lost = there & (density.isnan() | (density == torch.inf))
+        far = size > torch.finfo(size.dtype).max ** 0.25
+        wrong = (lost & ~far).nonzero().tolist()
+        wanted = "a number for every finite value"
+        expect(not wrong, "log_prob", wanted, f"none for those at {wrong[:5]} of {tuple(batch)}")
+        return density.masked_fill(~there | lost, -torch.inf)
 
     def _draw(self, draw: Any, sample_shape: Sequence[int]) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

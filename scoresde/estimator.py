@@ -19,7 +19,7 @@ from scoresde import parametrization
 from scoresde.bases import Joint
 from scoresde.checks import instance
 from scoresde.noise import Generators
-from scoresde.parametrization import Affine, Parametrization
+from scoresde.parametrization import Affine
 from scoresde.precise import replaced
 from scoresde.sde import SDE
 from scoresde.wrappers import matched
@@ -77,7 +77,7 @@ class ScoreEstimator(nn.Module, ABC):
         Returns:
             ``(*batch, n)``.
         """
-        score = self.score(z, t, condition)
+        score = self.score(z, self._asked(z, t), condition)
         return parametrization.denoise(self._form("score", z, t), z, score)
 
     def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
@@ -130,17 +130,18 @@ class ScoreEstimator(nn.Module, ABC):
         return Conditional(self, known, held, basis.without(observed))
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``; 0 where ``sigma`` is 0."""
-        form = self._form("score", z, t)
-        form = form._replace(out=form.out.masked_fill(form.out == 0, torch.inf))
-        return parametrization.predict(form, z, self.denoise(z, t, condition))
+        """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``.
+
+        0 where there is no noise, as all of these: see `scoresde.parametrization`.
+        """
+        return self._predict("score", z, t, condition)
 
     def noise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """``E[eps | z_t] = (z - alpha D)/sigma = -sigma s``."""
+        """``E[eps | z_t] = (z - alpha D)/sigma = -sigma s``; 0 where there is no noise."""
         return self._predict("noise", z, t, condition)
 
     def velocity(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """``alpha E[eps | z_t] - sigma D``."""
+        """``alpha E[eps | z_t] - sigma D``; 0 where there is no noise."""
         return self._predict("velocity", z, t, condition)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
@@ -161,9 +162,21 @@ class ScoreEstimator(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _predict(self, name: str, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
-        return parametrization.predict(self._form(name, z, t), z, self.denoise(z, t, condition))
+        mean = self.denoise(z, self._asked(z, t), condition)
+        return parametrization.predict(self._form(name, z, t), z, mean)
 
-    def _form(self, name: str | Parametrization, z: Tensor, t: Tensor | float) -> Affine:
+    def _form(self, name: str, z: Tensor, t: Tensor | float) -> Affine:
         alpha, sigma = self.sde.kernel(self.sde.time(t, z), z.shape[-1])
-        form = parametrization.parametrization(name)(alpha, sigma, torch.ones_like(sigma))
+        form = parametrization.affine(parametrization.parametrization(name), alpha, sigma)
         return Affine(form.skip.to(z), form.out.to(z))
+
+    def _asked(self, z: Tensor, t: Tensor | float) -> Tensor | float:
+        """The times, ``eps`` for states without any noise.
+
+        Whatever is answered there is not used, but it has to be differentiable.
+        """
+        times = self.sde.time(t, z)
+        still = (self.sde.kernel(times, z.shape[-1]).sigma == 0).all(-1)
+        if not isinstance(t, Tensor):
+            return self.sde.eps if t == 0 else t
+        return torch.where(still.unsqueeze(-1) if t.ndim == z.ndim else still, self.sde.eps, t)

@@ -386,13 +386,17 @@ class PosteriorDistribution(TorchDistribution):
 
         Raises:
             ValueError: If arguments are validated and the value has the wrong shape, is NaN or
-                outside the support.
+                outside the support; if the density of any other value is not a number.
         """
         if self._validate_args:
             self._validate_sample(value)
         inside, to = self.support.check(value), self.posterior.coordinates.at(self.observation)
-        axes = [...] + [None] * len(self.event_shape)
-        value = torch.where(inside[tuple(axes)], value, to(torch.zeros_like(value)))
+        axes = tuple([...] + [None] * len(self.event_shape))
+        centre = to(torch.zeros_like(value))
+        # on the border of a half-bounded support events are infinite
+        event = to.inv(torch.where(inside[axes], value, centre))
+        inside = inside & event.isfinite().flatten(event.ndim - len(self.event_shape)).all(-1)
+        value = torch.where(inside[axes], value, centre)
         event = to.inv(value)
         found = self.base.log_prob(event) - to.log_abs_det_jacobian(event, value)
         density: Tensor = found.masked_fill(~inside, -torch.inf)

@@ -7,6 +7,15 @@ Whatever a network predicts, the denoised mean ``D = E[z_0 | z_t]`` is an affine
 so a parametrisation is a pair ``(c_skip, c_out)``, and converting is solving one line. In terms
 of ``D``: noise ``eps = (z - alpha D)/sigma``, score ``s = (alpha D - z)/sigma^2``, velocity
 ``v = alpha eps - sigma D``.
+
+Where there is no noise, at time 0 and in components that are held there, ``alpha`` is 1 and a
+quotient would be 0/0. What is said there, by every estimator and in every form, is the mean given
+that the state is known:
+
+    D = E[z_0 | z_0] = z,    eps = E[eps | z_0] = E[eps] = 0,    v = alpha 0 - 0 D = 0,
+
+as noise is independent of data, and by convention ``s = 0``: the score of what does not diffuse is
+asked for by nothing, and that of data need not exist (``s = -eps/sigma`` has no limit but 0/0).
 """
 
 from __future__ import annotations
@@ -131,8 +140,29 @@ def parametrization(name: str | Parametrization) -> Parametrization:
     return named("parametrization", name, PARAMETRIZATIONS)
 
 
+_FAINT = 1e-30
+"""A signal that float32 need not tell from none: its inverse is still a number."""
+
+
+def affine(
+    form: Parametrization, alpha: Tensor, sigma: Tensor, data_std: Tensor | float = 1.0
+) -> Affine:
+    """A parametrisation's coefficients, and where there is no noise those of the state itself.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import affine, denoised
+        >>> affine(denoised, torch.tensor([1.0, 0.8]), torch.tensor([0.0, 0.6]))
+        Affine(skip=tensor([1., 0.]), out=tensor([0., 1.]))
+    """
+    clean = sigma == 0
+    std = torch.as_tensor(data_std).to(sigma)
+    skip, out = form(alpha.clamp(min=_FAINT), sigma.masked_fill(clean, 1.0), std)
+    return Affine(torch.where(clean, 1.0, skip), torch.where(clean, 0.0, out))
+
+
 def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:
-    """``D`` from a prediction.
+    """``D`` from a prediction; what is multiplied by 0 need not be a number.
 
     Example:
         >>> import torch
@@ -141,11 +171,11 @@ def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:
         >>> denoise(form, z=torch.tensor(1.0), prediction=torch.tensor(1.0))  # (1 - 0.6)/0.8
         tensor(0.5000)
     """
-    return form.skip * z + form.out * prediction
+    return form.skip * z + torch.where(form.out == 0, 0.0, form.out * prediction)
 
 
 def predict(form: Affine, z: Tensor, mean: Tensor) -> Tensor:
-    """The prediction that stands for the denoised mean ``D``.
+    """The prediction that stands for the denoised mean ``D``; 0 where there is no noise.
 
     Example:
         >>> import torch
@@ -154,7 +184,8 @@ def predict(form: Affine, z: Tensor, mean: Tensor) -> Tensor:
         >>> predict(form, z=torch.tensor(1.0), mean=torch.tensor(0.5)).round(decimals=3)
         tensor(1.)
     """
-    return (mean - form.skip * z) / form.out
+    clean = form.out == 0
+    return torch.where(clean, 0.0, (mean - form.skip * z) / form.out.masked_fill(clean, 1.0))
 
 
 def noiseless(sigma: Tensor, z: Tensor, mean: Tensor) -> Tensor:

@@ -77,6 +77,7 @@ class Schedule(Precise, ABC):
         def logs(t: Tensor) -> tuple[Tensor, Tensor]:
             return self.log_alpha(t), self.log_snr(t)
 
+        t = t.clamp(min=1e-6 * self.eps)  # at 0 the slope of the log-SNR is infinite
         derivatives: tuple[Tensor, Tensor] = torch.func.jvp(logs, (t,), (torch.ones_like(t),))[1]
         f, log_snr_rate = derivatives
         return f, -(self.sigma(t) ** 2) * log_snr_rate
