@@ -288,7 +288,7 @@ class Conditioned(DiagonalSDE):
             f"sigma up to {float(sigma.masked_fill(~mask, 0).amax()):.3g} at {stage.start}",
         )
         free = sigma.masked_fill(mask, 1.0).to(z)
-        each = Normal(mean.to(z), free).log_prob(z[..., dim:])
+        each = Normal(mean.to(z), free, validate_args=False).log_prob(z[..., dim:])
         return z[..., :dim], each.masked_fill(mask, 0.0).sum(-1)
 
 
