@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from scoresde.bases.basis import precision
 from scoresde.checks import expect, finite, instance, numbers, positive
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import noiseless
-from scoresde.precise import Precise
+from scoresde.precise import Precise, precision
 from scoresde.sde import SDE
 
 
