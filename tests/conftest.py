@@ -1,8 +1,12 @@
 """Settings of the property tests."""
 
+import os
+import sys
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch.distributions import Distribution
 
 settings.register_profile(
     "scoresde",
@@ -10,17 +14,48 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.too_slow],
+    # of fixtures, every example may have the same dtype
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("scoresde")
 
 
+ON_IMPORT = ("KMP_", "TORCHINDUCTOR_", "PYTEST_")
+"""Variables that libraries set when they are first needed."""
+
+
+def world():
+    """What one test could leave behind for another."""
+    pyplot, pyro = sys.modules.get("matplotlib.pyplot"), sys.modules.get("pyro")
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "gradients": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "figures": pyplot.get_fignums() if pyplot else [],
+        "style of figures": dict(pyplot.rcParams) if pyplot else None,
+        "Pyro's parameters": list(pyro.get_param_store().keys()) if pyro else [],
+        "working directory": os.getcwd(),
+        "import path": list(sys.path),
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith(ON_IMPORT)},
+    }
+
+
 @pytest.fixture(autouse=True)
-def seeded():
+def alone():
+    """The order of tests does not matter: each draws the same numbers, and leaves no setting."""
     torch.manual_seed(0)
+    before = world()
+    yield
+    # the first `torch.compile` of a process turns this off for all of it
+    Distribution.set_default_validate_args(__debug__)
+    after = world()
+    changed = [k for k, v in before.items() if v is not None and v != after[k]]
+    assert not changed, f"a test leaves behind: {', '.join(changed)}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def float64():
     """Formulas are checked in double precision; what is less precise says so."""
     before = torch.get_default_dtype()

@@ -211,9 +211,16 @@ def test_nuts_finds_the_posterior():
     torch.testing.assert_close(x.std(0), deviation, rtol=0.5, atol=0)
 
 
+@pytest.fixture
+def parameters():
+    """Those of Pyro, of one test."""
+    with pyro.get_param_store().scope():
+        yield pyro.get_param_store()
+
+
+@pytest.mark.usefixtures("parameters")
 def test_svi_finds_the_posterior():
     pyro.set_rng_seed(1)
-    pyro.clear_param_store()
     guide = pyro.infer.autoguide.AutoNormal(linear_model, init_scale=0.3)
     svi = SVI(linear_model, guide, pyro.optim.Adam({"lr": 0.1, "betas": (0.8, 0.9)}), Trace_ELBO())
     found = []
@@ -224,9 +231,8 @@ def test_svi_finds_the_posterior():
     assert ((torch.stack(found[40:]).mean(0) - mean).abs() < 0.6 * deviation).all()
 
 
-def test_a_conditional_model_is_a_likelihood_in_a_plate():
+def test_a_conditional_model_is_a_likelihood_in_a_plate(parameters):
     """The gradient of a parameter that enters by the condition."""
-    pyro.clear_param_store()
     data = CONDITION[0] + 0.1 * torch.randn(6, 2)
 
     def model(data):
@@ -235,7 +241,7 @@ def test_a_conditional_model_is_a_likelihood_in_a_plate():
             pyro.sample("x", shifted(condition=shift.expand(len(data), 2)), obs=data)
 
     loss = Trace_ELBO().differentiable_loss(model, lambda data: None, data)
-    slope = torch.autograd.grad(loss, pyro.get_param_store()._params["shift"])[0]
+    slope = torch.autograd.grad(loss, parameters._params["shift"])[0]
     truth = -torch.linalg.solve(COVARIANCE, data.sum(0))
     torch.testing.assert_close(slope, truth, rtol=0.05, atol=0.1)
 
