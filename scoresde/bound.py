@@ -245,8 +245,10 @@ def _known(sde: DiagonalSDE, z: Tensor, stage: Stage, moments: Moments | None) -
     """The integral of ``sum_i (-SNR_i'/2) E(z_i - D'_i)^2`` over a stage, ``(batch,)``."""
     mean, variance = _normal(sde, moments, z)
     start, end = (
-        1 + sde.log_snr(sde.scale.new_full((1,), t), stage.dim).exp().to(z) * variance
+        sde.log_snr(sde.scale.new_full((1,), t), stage.dim).exp().to(z)
         for t in (stage.start, stage.end)
     )
-    power = (z - mean) ** 2 / variance
-    return ((end / start).log() + (power - 1) * (1 / start - 1 / end)).sum(-1) / 2
+    low, high = 1 + start * variance, 1 + end * variance
+    # 1/low - 1/high, divided by the variance, which may be small
+    fall = (end - start) / (low * high)
+    return ((high / low).log() + ((z - mean) ** 2 - variance) * fall).sum(-1) / 2
