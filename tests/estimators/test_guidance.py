@@ -65,6 +65,36 @@ def test_isotropic_is_exact_for_independent_components(variance, t, s):
     torch.testing.assert_close(guided.denoise(z, t), wanted, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("method", ["moments", "isotropic", "point"])
+def test_every_method_is_its_formula(method, t, dtype):
+    """Of correlated components, sample by sample: of residuals that differ in length."""
+    s, strength, std = 0.3, 1.7, torch.tensor([0.5, 1.0, 2.0])
+    sde = DiagonalSDE(VP(), Identity((3,), dict.fromkeys("abc", 1)), [1.0, 0.8, 1.5])
+    prior, _, operator, y = problem(sde, 2, s=s)
+    A = operator(torch.eye(3)).mT
+    guided = LinearGuidance(
+        prior, lambda x: x @ A.mT.to(x), y, s, method=method, strength=strength, data_std=std
+    )
+    z = torch.tensor([[0.1, -0.2, 0.3], [2.0, 0.5, -4.0], [-9.0, 7.0, 1.0]])
+    alpha, sigma = (v.expand(3) for v in sde.kernel(torch.tensor([t])))
+    power, cov = sigma**2, prior.covariances[0]
+    gain = cov * alpha @ torch.linalg.inv(alpha[:, None] * cov * alpha + torch.diag(power))
+    left = cov - gain @ (alpha[:, None] * cov)  # the covariance of the clean state
+    clean = prior.means[0] + (z - alpha * prior.means[0]) @ gain.mT
+    miss = y - clean @ A.mT
+    if method == "point":
+        pull = strength * miss / miss.norm(dim=-1, keepdim=True)
+    else:
+        alone = torch.diag(std**2 * power / (alpha**2 * std**2 + power))
+        inside = left if method == "moments" else alone
+        pull = torch.linalg.solve(A @ inside @ A.mT + s**2 * torch.eye(2), miss.mT).mT
+    found = guided.denoise(z.to(dtype), t)
+    precise = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {}
+    torch.testing.assert_close(found, (clean + pull @ A @ left).to(dtype), **precise)
+
+
 @pytest.mark.parametrize("solver", [ExponentialMultistep(40), DDIM(200, eta=1.0), Heun(60)])
 @pytest.mark.parametrize("basis", ["identity", "haar"])
 def test_every_solver_samples_the_posterior(solver, basis):

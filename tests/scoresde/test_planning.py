@@ -38,6 +38,24 @@ def test_predicted_error_is_the_true_one():
     assert measured(planned) == pytest.approx(planned.error, rel=1e-3)
 
 
+@pytest.mark.parametrize("quantiles", [2, 64])
+def test_a_sample_of_a_spectrum_stands_for_all_of_it(quantiles):
+    """Bands weigh what they have of components, however many eigenvalues are known of each."""
+    known = {"a2": BANDS["a2"], "d2": torch.tensor([0.6, 0.1]), "d1": torch.linspace(0.1, 0.01, 8)}
+    whole = {
+        name: values.repeat_interleave(size // len(values))
+        for (name, values), size in zip(known.items(), BASIS.blocks.sizes.values(), strict=True)
+    }
+    one, other = (
+        plan(BASIS, LogLinear(), bands, DDIM(), evaluations=6, quantiles=quantiles)
+        for bands in (known, whole)
+    )
+    assert one.steps == other.steps
+    assert one.error == pytest.approx(other.error, rel=1e-6)
+    assert one.handover == pytest.approx(other.handover, rel=1e-6)
+    torch.testing.assert_close(one.times, other.times, rtol=0, atol=1e-5)
+
+
 def test_plan_beats_equal_steps_at_no_more_cost():
     std = torch.stack([band.mean().sqrt() for band in BANDS.values()])
     even = equal(BASIS, LogLinear(), 3, std)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from estimators import Denoising, ResidualMLP
-from scoresde import DCT, DiagonalSDE, Identity, LogLinear, checkpoint
+from scoresde import DCT, DiagonalSDE, Identity, LogLinear, ScoreEstimator, checkpoint
 from scoresde.about import About
 from scoresde.data import Dataset
 from scoresde.distributed import ALONE
@@ -76,6 +76,43 @@ def test_what_is_kept_is_the_average_and_the_best_one():
     assert history.best < 40  # at this rate it gets worse again
     kept = measured(estimator, estimator, seed=5)
     assert kept == min(history.held_out)
+
+
+class Told(ScoreEstimator):
+    """The loss of an event is its first number, and 100 for every update there has been."""
+
+    def __init__(self):
+        super().__init__(DiagonalSDE(LogLinear(), Identity((1,))))
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.updates = 0
+
+    def denoise(self, z, t, condition=None):
+        return 0 * z
+
+    def loss(self, x, condition=None, *, generator=None):
+        return x.mean() + 100 * self.updates * self.training + 0 * self.weight
+
+
+@pytest.mark.parametrize(
+    ("batch", "values"),
+    [(128, [3.0]), (3, [1.0, 2.0, 6.0]), (7, [5.0] * 5000), (16, range(16)), (5000, range(5000))],
+    ids=lambda v: str(v) if isinstance(v, int) else f"{len(v)} events",
+)
+def test_losses_are_means_over_events_and_updates(batch, values):
+    """However events are cut into batches, and however many updates lie between measurements."""
+    data = Dataset("numbers", torch.tensor([*values], dtype=torch.get_default_dtype())[:, None])
+    training = Training(steps=7, measurements=3, batch_size=batch)
+    estimator, same = Told(), Dataset("fours", torch.full((9, 1), 4.0))
+    history = training.fit(
+        estimator,
+        same,
+        data,
+        progress=False,
+        on_step=lambda step: setattr(estimator, "updates", step),
+    )
+    assert history.steps == [2, 4, 6, 7]
+    assert history.losses == pytest.approx([4 + 50, 4 + 250, 4 + 450, 4 + 600])
+    assert history.held_out == pytest.approx([sum(values) / len(values)] * 4, rel=1e-5)
 
 
 def test_averaging_is_exponential_after_a_while():

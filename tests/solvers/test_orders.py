@@ -3,6 +3,7 @@
 import functools
 import math
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from laws import marginal, push, with_true_prior
 from models import SOLVERS, ScoreOnly
 from strategies import gaussian, mixture
 
-from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise
+from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise, log_prob
 from scoresde.grid import GRIDS
 from solvers import (
     SRA,
@@ -93,6 +94,28 @@ def test_order_on_the_probability_flow_of_a_mixture(name, case):  # invariant 39
     assert slope(counts, errors) == pytest.approx(
         solver.order, abs=0.25 if "torch" in name else 0.2
     )
+
+
+@functools.cache
+def densities():
+    """Of a mixture: the model, events, and to many digits what they have."""
+    model = mixture(SDES["VP"](), 3)
+    x = model.marginal(torch.tensor([model.sde.eps])).sample((24,))
+    return model, x, log_prob(model, x, TorchDiffEq(method="dopri8", rtol=1e-9, atol=1e-9)).value
+
+
+@pytest.mark.parametrize(
+    "name", ["ddim", "heun", "sra", "exponential-runge-kutta", *(m for m in METHODS if many(m))]
+)
+def test_densities_have_the_order_of_the_solver(name):
+    """Integrals of the divergence have steps, weights and damping of their own."""
+    model, x, truth = densities()
+    counts = [64, 128, 256] if many(name) else [32, 64, 128]
+    errors = [
+        float((log_prob(model, x, attrs.evolve(METHODS[name], steps=n)).value - truth).abs().mean())
+        for n in counts
+    ]
+    assert slope(counts, errors) == pytest.approx(METHODS[name].order, abs=0.25)
 
 
 @each_sde
