@@ -296,7 +296,8 @@ def pytest_in_a_child(plugin: object, mutated: Mutant | None = None) -> None:
     if not child:
         if mutated:
             sys.meta_path.insert(0, Mutated(mutated))
-        options = ["-v", "-p", "no:cacheprovider", "--tb=no", "--disable-warnings", "--no-header"]
+        options = ["-v", "-p", "no:cacheprovider", "-p", "no:randomly", "--tb=no"]
+        options += ["--disable-warnings", "--no-header"]
         os._exit(int(pytest.main([*options, *TESTS], plugins=[plugin])))
     os.waitpid(child, 0)
 

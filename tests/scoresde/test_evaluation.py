@@ -50,14 +50,15 @@ def test_batches_do_not_matter(model, count, batch_size):
     values = log_prob(model, x[:count], SOLVER).value
     assert report["count"] == len(values)
     assert report["nats"] == pytest.approx(float(values.mean()), rel=1e-5)
-    assert report["nats_stderr"] == pytest.approx(float(values.std() / len(values) ** 0.5), rel=1e-5)
+    error = float(values.std() / len(values) ** 0.5)
+    assert report["nats_stderr"] == pytest.approx(error, rel=1e-5)
     assert report["trace_stderr"] == 0
     assert report["evaluations"] == 5
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_bits_are_nats_of_the_levels(model, levels):
-    """``x = 2 (v + u) / levels - 1``, so a density of levels is ``2 / levels`` of that per number."""
+    """``x = 2 (v + u) / levels - 1``: a level is ``2 / levels`` wide."""
     v = torch.tensor([[0, 1, 0], [1, 1, 1], [0, 0, 0]])
     x = dequantize(v, levels, seeded())
     values = log_prob(model, x, SOLVER).value
