@@ -52,9 +52,12 @@ class Export:
     Args:
         event_shape: Of the samples.
         levels: Of integer data; None for real numbers.
-        columns: Names of a table's columns; without them its file has no header.
-        delimiter: What stands between two cells of a table.
-        decimal: What stands before the decimals.
+        columns: Names of a table's columns.
+        delimiter: What stands between two cells, as of `scoresde.data.read_csv`.
+        decimal: What begins the fraction of a number, as there.
+        header: Whether the first line names the columns; by default, if they have names and not
+            their places alone.
+        encoding: Of the text; UTF-8 by default.
 
     Example:
         >>> import tempfile
@@ -71,8 +74,10 @@ class Export:
     event_shape: tuple[int, ...] = attrs.field(converter=tuple)
     levels: int | None = None
     columns: Sequence[str] | None = None
-    delimiter: str = ","
+    delimiter: str | None = None
     decimal: str = "."
+    header: bool | None = None
+    encoding: str | None = None
 
     def writer(self, path: str | os.PathLike[str], name: str = "path") -> Write:
         """What writes samples to a path, of the kind that its suffix says.
@@ -143,10 +148,12 @@ class Export:
 
     def _csv(self, target: Path, x: Tensor) -> None:
         with replacing(target) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            rows = csv.writer(text, delimiter=self.delimiter, lineterminator="\n")
-            if self.columns is not None:
-                rows.writerow(self.columns)
+            text = io.TextIOWrapper(file, encoding=self.encoding or "utf-8", newline="")
+            rows = csv.writer(text, delimiter=self.delimiter or ",", lineterminator="\n")
+            names = self.columns or ()
+            places = [str(i + 1) for i in range(len(names))]
+            if list(names) != places if self.header is None else self.header:
+                rows.writerow(names)
             # the shortest numbers that are read as the same ones
             cells = self._values(x).astype(str)
             rows.writerows([cell.replace(".", self.decimal) for cell in row] for row in cells)

@@ -35,6 +35,7 @@ _CONSTANTS = 2**22
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
 _OF_DATA = ("source", "held_out", "seed")
 _OF_FIT = ("seed", "save_every")
+_OF_TEXT = ("delimiter", "decimal", "header", "encoding")
 
 _SEEDS = 2**63 - 1
 """The largest seed: torch's are 64 bits, with a sign."""
@@ -180,7 +181,7 @@ class Model:
     def export(self) -> Export:
         """How samples are written: as the data were, in the units and names of a table."""
         options = config.table(self.settings, "data")
-        given = {name: options[name] for name in ("delimiter", "decimal") if name in options}
+        given = {name: options[name] for name in _OF_TEXT if name in options}
         facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "levels", "columns")}
         return Export(**facts, **given)
 

@@ -552,7 +552,7 @@ def table(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("suffix", ["npy"])
+@pytest.mark.parametrize("suffix", ["npy", "csv"])
 def test_columns_keep_their_units(table, suffix):
     """Noise and network are in the unit of each, though the configuration says nothing of it."""
     path = table / f"x.{suffix}"
@@ -568,6 +568,52 @@ def test_other_data_are_read_as_the_model_s_own(table):
     other.write_text((table / "flowers.csv").read_text())
     result = run("evaluate", table / "model", "--data", other, "--count", 5)
     assert result.exit_code == 0, result.output
+
+
+def test_columns_are_known_by_name(table):
+    """In another order, between others; a file that has not one of them is refused by its name."""
+    rows = [line.split(",") for line in (table / "flowers.csv").read_text().splitlines()]
+    reports = []
+    for name, order in (("same", [0, 1, 2]), ("other", [2, 0, 1]), ("short", [0, 2])):
+        path = table / f"{name}.csv"
+        path.write_text("\n".join(",".join(row[i] for i in order) for row in rows))
+        reports.append(run("evaluate", table / "all", "--data", path, "--count", 5, "--json"))
+    same, other = (json.loads(r.stdout) for r in reports[:2])
+    assert same["nats"] == other["nats"]
+    assert reports[2].output.startswith("Error: columns: expected some of")
+    assert "grams" in reports[2].output
+
+
+@pytest.mark.parametrize(
+    ("options", "header"),
+    [
+        ({}, "länge,breite"),
+        ({"delimiter": ";", "decimal": ","}, "länge;breite"),
+        ({"encoding": "latin-1", "delimiter": "|"}, "länge|breite"),
+        ({"header": True}, "länge,2019"),
+        ({"header": False}, None),
+    ],
+)
+def test_samples_are_a_table_as_the_data_were(tmp_path, options, header):
+    """`evaluate` reads them with the same options, whatever those are."""
+    first, decimal = options.get("delimiter", ","), options.get("decimal", ".")
+    rng = np.random.default_rng(0)
+    lines = [f"{a}{first}{b}".replace(".", decimal) for a, b in rng.normal(size=(60, 2))]
+    text = "\n".join([header or lines[0], *lines])
+    (tmp_path / "x.csv").write_text(text, encoding=options.get("encoding"))
+    settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
+    path = config(tmp_path, tmp_path / "x.csv", settings)
+    edited(path, ('name = "haar"\nlevels = 2', 'name = "identity"'))
+    assert run("train", path, "--output", tmp_path / "out").exit_code == 0
+    new = tmp_path / "new.csv"
+    result = run("sample", tmp_path / "out", "--count", 9, "--output", new)
+    assert result.exit_code == 0, result.output
+    lines = new.read_text(encoding=options.get("encoding")).splitlines()
+    assert len(lines) == 9 + (header is not None)
+    assert header is None or lines[0] == header
+    result = run("evaluate", tmp_path / "out", "--data", new, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["count"] == 9
 
 
 def test_no_picture_of_what_is_no_image(table):

@@ -67,10 +67,20 @@ def test_a_table_of_integers(tmp_path):
     assert [list(map(int, line.split(","))) for line in lines[1:]] == values.tolist()
 
 
-def test_a_table_without_names_has_no_header(tmp_path):
+@pytest.mark.parametrize("columns", [None, ["1", "2", "3"]])
+def test_a_table_without_names_has_no_header(tmp_path, columns):
     x = torch.randn(4, 3)
-    export((3,)).writer(tmp_path / "x.csv")(x)
+    export((3,), columns=columns).writer(tmp_path / "x.csv")(x)
     assert torch.equal(load(tmp_path / "x.csv").values, x)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_header_that_was_asked_for(tmp_path, header):
+    x = torch.randn(4, 2)
+    export((2,), columns=["1", "2019"], header=header).writer(tmp_path / "x.csv")(x)
+    found = load(tmp_path / "x.csv", header=header)
+    assert found.columns == (("1", "2019") if header else ("1", "2"))
+    assert torch.equal(found.values, x)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
