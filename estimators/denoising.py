@@ -191,9 +191,9 @@ class Denoising(Precise, ScoreEstimator):
             if z.ndim != 2:
                 x = x.reshape(-1, *view.event_shape)
             prediction = network(x, level, *given)
-            if prediction.shape != x.shape:  # asked at every step of a solver
+            if getattr(prediction, "shape", None) != x.shape:  # asked at every step of a solver
                 wanted = f"an output of shape {tuple(x.shape)}, that of its input"
-                expect(False, "network", wanted, tuple(prediction.shape))
+                expect(False, "network", wanted, _shown(prediction))
             found = view.analyse(prediction.to(x.dtype))
             if z.ndim != 2:
                 found = found.reshape(z.shape)
@@ -259,6 +259,20 @@ class Denoising(Precise, ScoreEstimator):
     def _data(self, value: Tensor, z: Tensor) -> Tensor:
         value = self.sde.basis.blocks.expand(value).to(z)
         return value[..., : z.shape[-1]] if value.ndim else value
+
+
+def _shown(output: Any) -> object:
+    """The shape of a network's output, or what it is and what to do about it."""
+    if isinstance(output, Tensor):
+        return tuple(output.shape)
+    names = [
+        name for name, value in getattr(output, "__dict__", {}).items() if torch.is_tensor(value)
+    ]
+    part = f".{names[0]}" if names else ", or the part of it that is one"
+    return (
+        f"a {type(output).__name__}, no tensor: wrap the network in a module whose forward "
+        f"returns network(x, level){part}"
+    )
 
 
 def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:

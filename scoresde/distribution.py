@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from typing_extensions import Self
 
 from scoresde.checks import expect
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.likelihood import Method, Trace, log_prob
 from scoresde.solver import Solver
 
@@ -75,6 +75,7 @@ class ScoreDistribution(TorchDistribution):
         seed: int = 0,
         validate_args: bool | None = None,
     ) -> None:
+        expect_estimator(estimator)
         self.estimator, self.solver, self.method, self.trace = estimator, solver, method, trace
         self.condition, self.condition_ndim, self.seed = condition, condition_ndim, seed
         basis = estimator.sde.basis

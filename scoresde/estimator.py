@@ -22,7 +22,7 @@ from scoresde.noise import Generators
 from scoresde.parametrization import Affine
 from scoresde.precise import replaced
 from scoresde.sde import SDE
-from scoresde.wrappers import matched
+from scoresde.wrappers import matched, unwrapped
 
 if TYPE_CHECKING:
     from scoresde.conditioning import Conditional
@@ -180,3 +180,17 @@ class ScoreEstimator(nn.Module, ABC):
         if not isinstance(t, Tensor):
             return self.sde.eps if t == 0 else t
         return torch.where(still.unsqueeze(-1) if t.ndim == z.ndim else still, self.sde.eps, t)
+
+
+def expect_estimator(value: object) -> None:
+    """Raises ``TypeError`` unless a value is a `ScoreEstimator`, whatever runs it.
+
+    Example:
+        >>> from scoresde.estimator import expect_estimator
+        >>> expect_estimator((4,))
+        Traceback (most recent call last):
+            ...
+        TypeError: estimator: expected a ScoreEstimator, got (4,)
+    """
+    module = unwrapped(value) if isinstance(value, nn.Module) else value
+    instance("estimator", module, ScoreEstimator)

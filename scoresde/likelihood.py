@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, finite, instance, validator, whole
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import within
 from scoresde.noise import Generators, Noise
 from scoresde.precise import replaced
@@ -464,6 +464,7 @@ def log_prob(
         >>> log_prob(model, torch.tensor([[0.0], [1.0]])).value.round(decimals=2)
         tensor([-0.9200, -1.4200])
     """
+    expect_estimator(estimator)
     sde, noise = estimator.sde, Noise.of(generator)
     trace = ExactTrace() if trace is None else trace
     method = Quadrature() if method is None else method

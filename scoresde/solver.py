@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from scoresde import grid as grids
 from scoresde.checks import expect, real, sizes, validator, whole
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid
 from scoresde.noise import Generators, Noise
 from scoresde.sde import SDE, Forcing, Propagator, ReverseSDE, Stage
@@ -221,7 +221,7 @@ class Solver(ABC):
             ``(*sample_shape, *event_shape)``, on the device of the estimator.
 
         Raises:
-            TypeError: If the shape or the generator is none.
+            TypeError: If the estimator, the shape or the generator is none.
             ValueError: If the samples are not finite: the solver has diverged.
         """
         with torch.no_grad():
@@ -253,6 +253,7 @@ class Solver(ABC):
         progress: bool = False,
     ) -> Tensor:
         """As `sample`, differentiable and unchecked."""
+        expect_estimator(estimator)
         sde, noise, shape = estimator.sde, Noise.of(generator), sizes("sample_shape", sample_shape)
         reverse = sde.reverse(estimator, self.eta, condition)
         z, memory = _like(estimator, dtype).new_empty(*shape, 0), None

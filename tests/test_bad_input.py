@@ -21,6 +21,7 @@ from scoresde import (
     LogLinear,
     RectifiedFlow,
     ReverseSDE,
+    ScoreDistribution,
     ScoreEstimator,
     log_prob,
 )
@@ -52,6 +53,23 @@ class Wrong(nn.Module):
         return x[..., :1]
 
 
+class Output(dict):
+    """As libraries of networks have one."""
+
+    def __init__(self, sample):
+        super().__init__(sample=sample)
+        self.sample = sample
+
+
+class Returns(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x, level):
+        return self.kind(x)
+
+
 class Diverging(ScoreEstimator):
     def denoise(self, z, t, condition=None):
         return z * float("nan")
@@ -70,6 +88,24 @@ CASES = {
         lambda: log_prob(MODEL, torch.zeros(2, 3), DDIM(2)), ValueError, r"x: .*\(2, 3\)"),
     "network with another output": (
         lambda: Denoising(SDE_, Wrong()).denoise(Z, 0.5), ValueError, r"network: .*\(2, 4\).*\(2, 1\)"),
+    "network with an output of its library": (
+        lambda: Denoising(SDE_, Returns(Output)).denoise(Z, 0.5), ValueError,
+        r"network: .*\(2, 4\).* got an? Output, no tensor: wrap .* network\(x, level\)\.sample$"),
+    "network with two outputs": (
+        lambda: Denoising(SDE_, Returns(lambda x: (x, x))).denoise(Z, 0.5), ValueError,
+        r"network: .*\(2, 4\).* got a tuple, no tensor: wrap .*, or the part of it"),
+    "network without an output": (
+        lambda: Denoising(SDE_, Returns(lambda x: None)).denoise(Z, 0.5), ValueError,
+        r"network: .*\(2, 4\).* got a NoneType, no tensor"),
+    "arguments of sample swapped": (
+        lambda: DDIM(2).sample((4,), MODEL), TypeError,
+        r"^estimator: expected a ScoreEstimator, got \(4,\)"),
+    "arguments of log_prob swapped": (
+        lambda: log_prob(Z, MODEL), TypeError, "^estimator: expected a ScoreEstimator, got tensor"),
+    "a distribution of a network": (
+        lambda: ScoreDistribution(nn.Linear(1, 1), DDIM(2)), TypeError, "^estimator: .* got Linear"),
+    "a network instead of an estimator": (
+        lambda: DDIM(2).sample(nn.Linear(1, 1)), TypeError, "^estimator: .* got Linear"),
     "times for another batch": (
         lambda: MODEL.score(Z, torch.full((3,), 0.5)), ValueError, r"t: .*\(2,\).*\(3,\)"),
     "times with too many axes": (
