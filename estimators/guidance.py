@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, finite, positive
+from scoresde.derivatives import vjp
 from scoresde.estimator import ScoreEstimator
 from scoresde.precise import Numbers, Precise, replaced
 
@@ -116,10 +117,11 @@ class LinearGuidance(Precise, ScoreEstimator):
         def see(state: Tensor) -> Tensor:
             return self.operator(self.sde.basis.synthesise(state))
 
-        with torch.enable_grad():
-            clean, pull_back = _vjp(lambda z: self.estimator.denoise(z, t, condition), z)
+        clean, pull_back = vjp(
+            lambda z: self.estimator.denoise(z, t, condition), z, self.parameters()
+        )
         whole = torch.cat([clean, mean[n:].expand(*z.shape[:-1], -1)], -1)
-        guess, back = _vjp(see, whole)
+        guess, back = vjp(see, whole)
         left = self.y.to(z) - guess
         spread = torch.where(sigma == 0, 0.0, sigma**2 / alpha)
 
@@ -140,7 +142,8 @@ class LinearGuidance(Precise, ScoreEstimator):
             inside = covary if self.method == "moments" else independent
             power = self.noise_std.to(z) ** 2
             pull = _solve(lambda v: see(inside(back(v))) + power * v, left, self.iterations)
-        return clean + covary(back(pull))[..., :n]
+        guided: Tensor = clean + covary(back(pull))[..., :n]
+        return guided
 
     def _whole(self, value: Tensor, z: Tensor) -> Tensor:
         return self.sde.basis.blocks.expand(value).to(z).expand(self.sde.basis.dim)
@@ -210,9 +213,3 @@ def _solve(apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int) ->
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     product: Tensor = (a * b).sum(-1, keepdim=True)
     return product
-
-
-def _vjp(function: Operator, at: Tensor) -> tuple[Tensor, Operator]:
-    """A function's value, and ``v -> J^T v``."""
-    value, pull_back = torch.func.vjp(function, at)[:2]
-    return value, lambda v: pull_back(v)[0]

@@ -16,6 +16,8 @@ from scoresde.conditioning import Conditional, Redraw, Shrinking
 from scoresde.dequantization import VariationalDequantization
 from scoresde.diagonal import Bridge, DiagonalSDE
 from scoresde.estimator import ScoreEstimator
+from scoresde.fixed import FixedStep, Step
+from scoresde.flows import ProbabilityFlow, ReverseSDE
 from scoresde.lazy import lazy
 from scoresde.likelihood import (
     ExactTrace,
@@ -38,8 +40,8 @@ from scoresde.schedules import (
     Schedule,
     SubVP,
 )
-from scoresde.sde import SDE, Kernel, ProbabilityFlow, Propagator, ReverseSDE, Stage, align
-from scoresde.solver import FixedStep, Solver, Step
+from scoresde.sde import SDE, Kernel, Propagator, Stage, align
+from scoresde.solver import Solver
 from scoresde.sources import citation
 
 if TYPE_CHECKING:

@@ -181,8 +181,26 @@ def floating(name: str, value: Tensor) -> None:
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
 
 
-def finite(name: str, value: Tensor) -> None:
-    """Raises ``ValueError`` if ``value`` has NaN or infinite entries.
+def readable(value: Tensor) -> bool:
+    """Whether a tensor's numbers can be looked at: no device is waited for, no trace broken.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.checks import readable
+        >>> readable(torch.zeros(1)), readable(torch.zeros(1, device="meta"))
+        (True, False)
+    """
+    mapped = torch._C._functorch.is_batchedtensor(value)
+    return value.device.type == "cpu" and not mapped and not torch.compiler.is_compiling()
+
+
+def finite(name: str, value: Tensor, origin: str = "") -> None:
+    """Raises ``ValueError`` if ``value`` has NaN or infinite entries, saying where the first is.
+
+    Args:
+        name: What is checked.
+        value: Of any shape.
+        origin: Where it is from, if the name does not say so.
 
     Example:
         >>> import torch
@@ -190,10 +208,13 @@ def finite(name: str, value: Tensor) -> None:
         >>> finite("x", torch.tensor([1.0, torch.inf]))
         Traceback (most recent call last):
             ...
-        ValueError: x: expected finite numbers, got 1 NaN or infinite of 2
+        ValueError: x: expected finite numbers, got 1 NaN or infinite of 2, the first at [1]
     """
-    bad = (~torch.isfinite(value)).sum().item()
-    expect(bad == 0, name, "finite numbers", f"{bad} NaN or infinite of {value.numel()}")
+    good = torch.isfinite(value)
+    if not bool(good.all()):
+        places = (~good).nonzero()
+        got = f"{len(places)} NaN or infinite of {value.numel()}, the first at {places[0].tolist()}"
+        expect(False, name, f"finite numbers {origin}".rstrip(), got)
 
 
 def positive(name: str, value: Tensor | float) -> None:

@@ -23,9 +23,10 @@ from scoresde.checks import expect, finite, named, positive
 from scoresde.clock import Clock
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.flows import ReverseSDE
 from scoresde.noise import Noise
 from scoresde.precise import replaced
-from scoresde.sde import ReverseSDE, Stage
+from scoresde.sde import Stage
 
 Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
 """``(sde, states (batch, n), noise) -> (batch, n)``, True where shown clean."""

@@ -216,11 +216,11 @@ class DiagonalSDE(Precise, SDE):
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """``f_i(t) y_i``."""
-        return (self.rates(align(t, y), y.shape[-1])[0] * y).to(y)
+        return (self.rates(self.time(t, y), y.shape[-1])[0] * y).to(y)
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         """``g_i(t)``, in the shape of ``y``."""
-        return _root(self.rates(align(t, y), y.shape[-1])[1]).to(y).expand_as(y)
+        return _root(self.rates(self.time(t, y), y.shape[-1])[1]).to(y).expand_as(y)
 
     def diffuse(self, z: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """``alpha z + sigma noise`` for clean states ``(*batch, n)``: a draw of ``z_t``."""

@@ -267,6 +267,43 @@ def raised(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
     return torch.tensor(found, dtype=t.dtype)
 
 
+def jumps(sde: SDE, ts: Tensor) -> Tensor:
+    """Which of some times are breakpoints, where rates jump.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import jumps
+        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
+        >>> jumps(sde, torch.tensor([0.1, 0.5, 1.0]).double())
+        tensor([False,  True, False])
+    """
+    found = torch.zeros(len(ts), dtype=torch.bool)
+    for time in sde.breakpoints():
+        found |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
+    return found
+
+
+def sides(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+    """Starts and ends of steps; where rates jump, a hair inside the step that looks there.
+
+    Args:
+        ts: Increasing times.
+        kinks: Where rates jump, see `jumps`.
+        precision: Of the numbers in which steps are taken.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.grid import sides
+        >>> ts = torch.tensor([0.1, 0.5, 1.0]).double()
+        >>> starts, ends = sides(ts, torch.tensor([False, True, False]), 1e-7)
+        >>> bool(ends[0] < 0.5 < starts[1])
+        True
+    """
+    hair = kinks * ts.abs() * 16 * precision
+    return ts[:-1] + hair[:-1], ts[1:] - hair[1:]
+
+
 class Progress:
     """Times by how far one has come along a grid, 0 at its start and 1 at its end.
 

@@ -10,7 +10,7 @@ state, so that any solver takes it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, finite, instance, validator, whole
+from scoresde.derivatives import PullBack, batched, vjp
 from scoresde.estimator import ScoreEstimator, expect_estimator
+from scoresde.flows import ProbabilityFlow
 from scoresde.grid import within
+from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
 from scoresde.precise import replaced
 from scoresde.quadrature import Quadrature
-from scoresde.sde import SDE, Forcing, ProbabilityFlow, Propagator
-
-PullBack = Callable[[Tensor], Tensor]
-"""``v -> J^T v`` for states ``(*batch, n)``."""
+from scoresde.sde import SDE, Forcing, Propagator
 
 
 class Trace(ABC):
@@ -110,8 +110,7 @@ class ExactTrace(Trace):
         def entry(unit: Tensor) -> Tensor:
             return (pull_back(unit.expand_as(z)) * unit).sum(-1)
 
-        entries: Tensor = torch.func.vmap(entry, chunk_size=self.chunk)(probes)
-        return entries.movedim(0, -1).unsqueeze(-2)
+        return batched(entry, probes, self.chunk).movedim(0, -1).unsqueeze(-2)
 
     def standard_error(self, integrals: Tensor) -> Tensor:
         """Zero."""
@@ -157,8 +156,7 @@ class Hutchinson(Trace):
         def product(probe: Tensor) -> Tensor:
             return pull_back(probe) * probe
 
-        products: Tensor = torch.func.vmap(product)(probes)
-        return products.movedim(0, -2)
+        return batched(product, probes).movedim(0, -2)
 
 
 @attrs.frozen
@@ -208,12 +206,12 @@ class HutchPlusPlus(Trace):
 
     def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
         """See the class."""
-        products: Tensor = torch.func.vmap(pull_back)(probes)
+        products = batched(pull_back, probes)
         s, a_s = probes[: self.rank], products[: self.rank]
         # any guess and any basis are right on average
         guess = (s * a_s).mean(0).mean(-1, keepdim=True).detach()
         q = torch.linalg.qr((a_s - guess * s).detach().movedim(0, -1)).Q.movedim(-1, 0)
-        a_q = torch.func.vmap(pull_back)(q)
+        a_q = batched(pull_back, q)
         known = guess + ((a_q - guess * q) * q).sum(0)
         g, a_g = probes[self.rank :], products[self.rank :]
         along = torch.einsum("k...n,m...n->km...", q, g).unsqueeze(-1)
@@ -289,16 +287,17 @@ class DensityFlow(SDE):
         self._count[0] += z.shape[:-1].numel()
 
         def both(z: Tensor) -> tuple[Tensor, Tensor]:
-            found: tuple[Any, ...] = torch.func.vjp(force, z)
-            forcing, pull_back = found
-            return forcing, self.trace(lambda v: pull_back(v)[0], z, self.probes)
+            forcing, pull_back = vjp(force, z, self._known())
+            return forcing, self.trace(pull_back, z, self.probes)
 
         if not (self.frugal and torch.is_grad_enabled()):
             return both(z)
-        known: list[Tensor] = [p for p in self.flow.estimator.parameters() if p.requires_grad]
-        if isinstance(self.flow.condition, Tensor) and self.flow.condition.requires_grad:
-            known.append(self.flow.condition)
-        forcing, diagonal = _Again.apply(both, z, *known)  # type: ignore[no-untyped-call]
+
+        def again(z: Tensor) -> tuple[Tensor, Tensor]:
+            with asked(self.flow.estimator):  # gradients may come when nobody asks any more
+                return both(z)
+
+        forcing, diagonal = _Again.apply(again, z, *self._known())  # type: ignore[no-untyped-call]
         return forcing, diagonal
 
     def breakpoints(self) -> list[float]:
@@ -332,6 +331,12 @@ class DensityFlow(SDE):
         z = self._state(y)
         integrals = y[..., z.shape[-1] :].reshape(*z.shape[:-1], self.trace.estimates, -1)
         return z, integrals.sum(-1)
+
+    def _known(self) -> Iterator[Tensor]:
+        """What the score depends on besides the state, if gradients are wanted."""
+        yield from (p for p in self.flow.estimator.parameters() if p.requires_grad)
+        if isinstance(self.flow.condition, Tensor) and self.flow.condition.requires_grad:
+            yield self.flow.condition
 
     def _state(self, y: Tensor) -> Tensor:
         return y[..., : y.shape[-1] // (1 + self.trace.estimates)]
@@ -465,26 +470,40 @@ def log_prob(
         tensor([-0.9200, -1.4200])
     """
     expect_estimator(estimator)
-    sde, noise = estimator.sde, Noise.of(generator)
     trace = ExactTrace() if trace is None else trace
     method = Quadrature() if method is None else method
     instance("trace", trace, Trace)
     instance("method", method, Method)
-    z, times, evaluations = sde.basis(x), method.times(sde), 0.0
+    with asked(estimator):
+        x, condition = _usable(x), _usable(condition)
+        z = estimator.sde.basis(x)
+        if checked:
+            finite("x", x)
+        flow = estimator.sde.probability_flow(estimator, condition)
+        value, integrals, evaluations = _ascend(flow, z, method, trace, Noise.of(generator), frugal)
+    value = value + integrals.mean(-1)
     if checked:
-        finite("x", x)
+        finite("log_prob", value, f"from {method!r}")
+    error = trace.standard_error(integrals)
+    return LogProb(value, error, evaluations, f"probability flow, {trace!r}, {method!r}")
+
+
+def _usable(value: Any) -> Any:
+    """Tensors made in inference mode cannot be differentiated; copies of them can."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _ascend(
+    flow: ProbabilityFlow, z: Tensor, method: Method, trace: Trace, noise: Noise, frugal: bool
+) -> tuple[Tensor, Tensor, float]:
+    """What enters on the way down, integrals of the divergence, evaluations per event."""
+    sde, times, evaluations = flow.sde, method.times(flow.sde), 0.0
     value, integrals = z.new_zeros(()), z.new_zeros(())
-    flow = sde.probability_flow(estimator, condition)
     upward = sde.stages()[::-1]
     for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
         density = DensityFlow(flow, trace, trace.probes(z, noise), frugal)
-        ts = within(times, stage).flip(0)
-        z, gained = method.transport(density, z, ts, noise)
+        z, gained = method.transport(density, z, within(times, stage).flip(0), noise)
         z, entered = sde.leave(z, stage, dim)
         value, integrals = value + entered, integrals + gained
         evaluations += density.evaluated / max(1, z.shape[:-1].numel())
-    value = value + integrals.mean(-1)
-    bad = int((~torch.isfinite(value)).sum()) if checked else 0
-    expect(bad == 0, "log_prob", f"finite numbers from {method!r}", f"{bad} NaN or infinite")
-    error = trace.standard_error(integrals)
-    return LogProb(value, error, evaluations, f"probability flow, {trace!r}, {method!r}")
+    return value, integrals, evaluations

@@ -22,10 +22,11 @@ from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, finite
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
+from scoresde.grid import jumps
 from scoresde.noise import Noise
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE
-from scoresde.solver import Solver, jumps
+from scoresde.solver import Solver
 
 _WORTH = 0.002  # logarithm of the error that a full-resolution evaluation must buy
 

@@ -15,7 +15,7 @@ from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.files import replacing
-from scoresde.grid import within
+from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
 from scoresde.solver import Solver
 
@@ -155,14 +155,14 @@ def trajectory(
     """States and their denoised means along a solver's way from noise to data.
 
     Args:
-        estimator: Of images ``(C, H, W)``.
+        estimator: Of images ``(C, H, W)``; bands that have not entered yet are left out.
         solver: Walks.
         count: How many paths.
         moments: How many times are shown, equally spaced in steps.
         generator: Of the noise.
 
     Raises:
-        ValueError: If the SDE drops blocks, or events are no images.
+        ValueError: If events are no images.
 
     Example:
         >>> import torch
@@ -175,33 +175,28 @@ def trajectory(
         >>> len(plots.trajectory(model, DDIM(8), count=2, moments=3).axes)
         12
     """
-    sde, noise = estimator.sde, Noise.of(generator)
-    reverse, times = sde.reverse(estimator, solver.eta), solver.times(sde)
-    z = torch.empty(count, 0)
-    states: list[tuple[float, Tensor]] = []
-    with torch.no_grad():
-        for stage in sde.stages():
-            expect(stage.dim == sde.basis.dim, "sde", "one that drops no blocks", stage)
-            z, ts = sde.enter(z, stage, noise), within(times, stage)
-            states.append((stage.start, z))
-            states += [
-                (float(t), y)
-                for t, y in zip(ts[1:], solver.path(reverse, z, -ts, noise), strict=True)
-            ]
-        places = torch.linspace(0, len(states) - 1, moments).round().int().tolist()
-        shown = [states[i] for i in places]
-        means = [sde.basis.inverse(estimator.denoise(y, t)) for t, y in shown]
+    # of two at a time, that with what enters
+    states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
+    places = torch.linspace(0, len(states) - 1, moments).round().int().tolist()
+    with asked(estimator), torch.no_grad():
+        shown = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
+    basis = estimator.sde.basis
+
+    def event(z: Tensor) -> Tensor:
+        """With what has not entered left out."""
+        return basis.inverse(torch.nn.functional.pad(z, (0, basis.dim - z.shape[-1])))
+
     figure = _figure(0.75 * moments + 0.6, 1.5 * count + 0.5)
     figure.suptitle("From noise to data: state (above), its denoised mean (below)", fontsize=9)
     cells = figure.subplots(
         2 * count, moments, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
     )
-    for column, ((t, y), mean) in enumerate(zip(shown, means, strict=True)):
-        x = sde.basis.inverse(y)
+    for column, (t, z, mean) in enumerate(shown):
+        x, clean = event(z), event(mean)
         for i in range(count):
             scale = x[i].abs().amax().clamp(min=1)
             _show(cells[2 * i, column], x[i] / scale)
-            _show(cells[2 * i + 1, column], mean[i])
+            _show(cells[2 * i + 1, column], clean[i])
         cells[0, column].set_title(f"t = {t:.2g}", fontsize=7)
     return figure
 

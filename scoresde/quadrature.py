@@ -23,11 +23,12 @@ from torch import Tensor
 
 from scoresde import grid as grids
 from scoresde.checks import real, validator, whole
-from scoresde.grid import Grid
+from scoresde.flows import ProbabilityFlow
+from scoresde.grid import Grid, jumps, sides
 from scoresde.noise import Noise
 from scoresde.precise import precision
-from scoresde.sde import SDE, ProbabilityFlow, Propagator
-from scoresde.solver import grid_field, jumps, sides
+from scoresde.sde import SDE, Propagator
+from scoresde.solver import grid_field
 
 if TYPE_CHECKING:
     from scoresde.likelihood import DensityFlow

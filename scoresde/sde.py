@@ -30,11 +30,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scoresde.bases import Basis, Identity
-from scoresde.checks import expect, real
+from scoresde.checks import expect, readable, real
+from scoresde.derivatives import PullBack, vjp
 from scoresde.noise import Noise
 
 if TYPE_CHECKING:
     from scoresde.estimator import ScoreEstimator
+    from scoresde.flows import ProbabilityFlow, ReverseSDE
 
 
 class Kernel(NamedTuple):
@@ -86,6 +88,9 @@ class Propagator(NamedTuple):
     damping: Tensor
     noise: Tensor | None
 
+
+_ROUNDING = 2e-6
+"""By how much a last time may be late that has been computed in float32."""
 
 Forcing = Callable[[Tensor], Tensor]
 """``F(t, .)`` at one time, with states ``(*batch, n)`` in and out."""
@@ -216,9 +221,18 @@ class SDE(nn.Module, ABC):
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         """Diffusion at a time and a state ``(*batch, n)``, in the shape of the state."""
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The first and the last time, in this equation's clock, at which it is asked: 0 to T."""
+        return 0.0, self.T
+
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """`f`, so that ``torchdiffeq.odeint(sde, y, ts)`` runs."""
-        return self.f(t, y)
+        """`f`, so that ``torchdiffeq.odeint(sde, y, ts)`` runs, with times kept in `span`.
+
+        Adaptive methods look past the ends of time and throw away what they find there, if it is
+        finite: beyond its ends the equation goes on as it is at them.
+        """
+        return self.f(t.clamp(*self.span), y)
 
     def kernel(self, t: Tensor, dim: int | None = None) -> Kernel:
         """The law of the state at ``t`` given the one at 0, where it is Gaussian and known.
@@ -232,13 +246,20 @@ class SDE(nn.Module, ABC):
         )
 
     def time(self, t: Tensor | float, z: Tensor) -> Tensor:
-        """Times aligned with a state (`align`); a plain number is checked to be in range.
+        """Times aligned with a state (`align`), checked to be in range.
+
+        Those on a device are not, as looking at them would wait for it.
 
         Raises:
-            ValueError: If a number is not in ``[0, T]``, or a tensor's shape does not fit.
+            ValueError: If a time is not in ``[0, T]``, or a tensor's shape does not fit.
         """
         if isinstance(t, (float, int)):
             expect(0 <= t <= self.T, "t", f"a time from 0 to {self.T}", t)
+        elif readable(t) and t.numel():
+            # NaN is the least, and the largest, of whatever it is among
+            ends = [t.item()] if t.numel() == 1 else [v.item() for v in t.aminmax()]
+            if not (ends[0] >= 0 and ends[-1] <= self.T * (1 + _ROUNDING)):
+                expect(False, "t", f"times from 0 to {self.T}", " to ".join(map(str, ends)))
         return align(t, z)
 
     # What a solver sees.
@@ -355,11 +376,15 @@ class SDE(nn.Module, ABC):
     def reverse(
         self, estimator: ScoreEstimator, eta: float = 1.0, condition: Any = None
     ) -> ReverseSDE:
-        """The equation from prior to data; see `ReverseSDE`."""
+        """The equation from prior to data; see `scoresde.ReverseSDE`."""
+        from scoresde.flows import ReverseSDE
+
         return ReverseSDE(self, estimator, eta, condition)
 
     def probability_flow(self, estimator: ScoreEstimator, condition: Any = None) -> ProbabilityFlow:
-        """The ODE with the same marginals, from data to prior; see `ProbabilityFlow`."""
+        """The ODE with the same marginals, from data to prior; see `scoresde.ProbabilityFlow`."""
+        from scoresde.flows import ProbabilityFlow
+
         return ProbabilityFlow(self, estimator, condition)
 
     def marginal_drift(self, t: Tensor, z: Tensor, forcing: Tensor, eta: float) -> Tensor:
@@ -371,8 +396,8 @@ class SDE(nn.Module, ABC):
 
         0 where nothing diffuses.
         """
-        g2, pull_back = torch.func.vjp(lambda y: self.g(t, y) ** 2, z)[:2]
-        pull = 2 * (self.f(t, z) - forcing) - pull_back(torch.ones_like(z))[0]
+        g2, pull_back = self._spread(t, z)
+        pull = 2 * (self.f(t, z) - forcing) - pull_back(torch.ones_like(z))
         score: Tensor = pull / g2.masked_fill(g2 == 0, torch.inf)
         return score
 
@@ -390,11 +415,14 @@ class SDE(nn.Module, ABC):
         self, t: Tensor, z: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
     ) -> Tensor:
         """`forcing` of `marginal_drift`: all of it, where no linear part is known."""
-        g2, pull_back = torch.func.vjp(lambda y: self.g(t, y) ** 2, z)[:2]
-        (spread,) = pull_back(torch.ones_like(z))
+        g2, pull_back = self._spread(t, z)
         score = estimator.score(z, t, condition)
-        drift: Tensor = self.f(t, z) - (1 + eta**2) / 2 * (g2 * score + spread)
-        return drift
+        pull: Tensor = g2 * score + pull_back(torch.ones_like(z))
+        return self.f(t, z) - (1 + eta**2) / 2 * pull
+
+    def _spread(self, t: Tensor, z: Tensor) -> tuple[Tensor, PullBack]:
+        """``g^2``, and what pulls back through it: of ones, its divergence."""
+        return vjp(lambda y: self.g(t, y) ** 2, z, self.parameters())
 
     def marginal_forcings(
         self, ts: Tensor, like: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
@@ -409,147 +437,3 @@ class SDE(nn.Module, ABC):
     def marginal_kick(self, t: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         """`kick` of `marginal_drift`."""
         return self.g(t, z) * xi
-
-
-class ProbabilityFlow(SDE):
-    """The ODE whose solutions have the marginals of an SDE, in the SDE's own time.
-
-    ``dz/dt = f - (g^2 s + div g^2)/2`` (Song et al. 2021, eq. 13). Runs under
-    ``torchdiffeq.odeint(flow, z, ts)`` in both directions, and, as ``g = 0``, under
-    ``torchsde.sdeint``.
-
-    Args:
-        sde: The equation that diffuses data.
-        estimator: Knows the score.
-        condition: Passed on to the estimator.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> from torchdiffeq import odeint
-        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> flow, ts = model.sde.probability_flow(model), torch.tensor([0.01, 3.0])
-        >>> odeint(flow, torch.ones(1, 1), ts)[-1].round(decimals=2)  # sqrt(1 + 3^2)
-        tensor([[3.1600]])
-    """
-
-    def __init__(self, sde: SDE, estimator: ScoreEstimator, condition: Any = None) -> None:
-        super().__init__(basis=sde.basis, T=sde.T, eps=sde.eps)
-        # an estimator holds its SDE: registering either as a child would make a cycle
-        object.__setattr__(self, "sde", sde)
-        object.__setattr__(self, "estimator", estimator)
-        self.condition = condition
-
-    sde: SDE
-    estimator: ScoreEstimator
-
-    def f(self, t: Tensor, y: Tensor) -> Tensor:
-        """See the class."""
-        return self.sde.marginal_drift(t, y, self.forcing(t, y), 0.0)
-
-    def g(self, t: Tensor, y: Tensor) -> Tensor:
-        """Zero."""
-        return torch.zeros_like(y)
-
-    def breakpoints(self) -> list[float]:
-        """Those of the SDE."""
-        return self.sde.breakpoints()
-
-    def levels(self, t: Tensor) -> Tensor:
-        """Those of the SDE."""
-        return self.sde.levels(t)
-
-    def taken(self, rows: Tensor, batch: Sequence[int]) -> ProbabilityFlow:
-        """With the estimator's and the condition's samples."""
-        estimator = self.estimator.taken(rows, batch)
-        return ProbabilityFlow(self.sde, estimator, samples(self.condition, rows, batch))
-
-    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
-        """That of the SDE, without noise."""
-        return self.sde.marginal_propagator(t, s, like, 0.0)
-
-    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
-        """That of the SDE."""
-        return self.sde.marginal_forcing(t, y, self.estimator, 0.0, self.condition)
-
-    def forcings(self, ts: Tensor, like: Tensor) -> Iterator[Forcing]:
-        """Those of the SDE."""
-        return self.sde.marginal_forcings(ts, like, self.estimator, 0.0, self.condition)
-
-
-class ReverseSDE(SDE):
-    """The equation from prior to data, in time ``r = -t`` from ``-T`` to ``-eps``.
-
-    ``dz = -[f - (1 + eta^2)/2 (g^2 s + div g^2)] dr + eta g dw``. Time is negated, not counted
-    from ``T``: integrators that want increasing times get them, and small times keep their
-    digits.
-
-    Args:
-        sde: The equation that diffuses data.
-        estimator: Knows the score.
-        eta: Amount of noise: 1 for the reverse SDE, 0 for the probability-flow ODE, any other
-            number for what lies between or beyond; the marginals do not depend on it.
-        condition: Passed on to the estimator.
-
-    Raises:
-        ValueError: If ``eta`` is negative.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> reverse, z = model.sde.reverse(model), torch.tensor([[2.0]])
-        >>> reverse.f(torch.tensor(-1.0), z), reverse.g(torch.tensor(-1.0), z)  # g^2 = 2t
-        (tensor([[-2.]]), tensor([[1.4142]]))
-    """
-
-    def __init__(
-        self, sde: SDE, estimator: ScoreEstimator, eta: float = 1.0, condition: Any = None
-    ) -> None:
-        expect(eta >= 0, "eta", "at least 0", eta)
-        super().__init__(basis=sde.basis, T=sde.T, eps=sde.eps)
-        object.__setattr__(self, "sde", sde)
-        object.__setattr__(self, "estimator", estimator)
-        self.eta, self.condition = eta, condition
-
-    sde: SDE
-    estimator: ScoreEstimator
-
-    def f(self, t: Tensor, y: Tensor) -> Tensor:
-        """See the class; ``t`` is the negated time ``r``."""
-        return -self.sde.marginal_drift(-t, y, self.forcing(t, y), self.eta)
-
-    def g(self, t: Tensor, y: Tensor) -> Tensor:
-        """``eta g``."""
-        return self.eta * self.sde.g(-t, y)
-
-    def breakpoints(self) -> list[float]:
-        """Those of the SDE, negated."""
-        return [-t for t in reversed(self.sde.breakpoints())]
-
-    def levels(self, t: Tensor) -> Tensor:
-        """Those of the SDE, negated: they increase with ``r``."""
-        return -self.sde.levels(-t)
-
-    def taken(self, rows: Tensor, batch: Sequence[int]) -> ReverseSDE:
-        """With the estimator's and the condition's samples."""
-        estimator = self.estimator.taken(rows, batch)
-        return ReverseSDE(self.sde, estimator, self.eta, samples(self.condition, rows, batch))
-
-    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
-        """That of the SDE, with time running down."""
-        return self.sde.marginal_propagator(-t, -s, like, self.eta)
-
-    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
-        """That of the SDE."""
-        return self.sde.marginal_forcing(-t, y, self.estimator, self.eta, self.condition)
-
-    def forcings(self, ts: Tensor, like: Tensor) -> Iterator[Forcing]:
-        """Those of the SDE."""
-        return self.sde.marginal_forcings(-ts, like, self.estimator, self.eta, self.condition)
-
-    def kick(self, t: Tensor, y: Tensor, xi: Tensor) -> Tensor:
-        """That of the SDE."""
-        return self.sde.marginal_kick(-t, y, xi)

@@ -6,11 +6,10 @@ A solver walks increasing times, in the SDE's own clock: it does not know whethe
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -18,11 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde import grid as grids
-from scoresde.checks import expect, real, sizes, validator, whole
+from scoresde.checks import finite, real, sizes, validator, whole
 from scoresde.estimator import ScoreEstimator, expect_estimator
+from scoresde.flows import ReverseSDE
 from scoresde.grid import Grid
+from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
-from scoresde.sde import SDE, Forcing, Propagator, ReverseSDE, Stage
+from scoresde.sde import SDE, Stage
 
 if TYPE_CHECKING:
     from scoresde.likelihood import DensityFlow
@@ -233,13 +234,8 @@ class Solver(ABC):
                 dtype=dtype,
                 progress=progress,
             )
-        bad = int((~torch.isfinite(x)).sum())
-        expect(
-            bad == 0,
-            "samples",
-            f"finite numbers from {self!r} (more steps, or an exponential solver, may help)",
-            f"{bad} NaN or infinite of {x.numel()}",
-        )
+        help_ = "more steps, or an exponential solver, may help"
+        finite("samples", x, f"from {self!r} ({help_})")
         return x
 
     def rsample(
@@ -254,26 +250,73 @@ class Solver(ABC):
     ) -> Tensor:
         """As `sample`, differentiable and unchecked."""
         expect_estimator(estimator)
-        sde, noise, shape = estimator.sde, Noise.of(generator), sizes("sample_shape", sample_shape)
+        shape, times = sizes("sample_shape", sample_shape), self.times(estimator.sde)
+        z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
+        every = bool(self.churn) or self.corrector is not None
+        walk = self._descend(estimator, z, times, noise, condition, every)
+        with asked(estimator):
+            count = len(times) - 1 + len(estimator.sde.stages())
+            for _, z in tqdm(walk, desc="sampling", total=count, disable=not progress):  # noqa: B007
+                pass
+            if self.final_denoise:
+                z = estimator.denoise(z, times[-1].to(z), condition)
+            return estimator.sde.basis.inverse(z)
+
+    def trajectory(
+        self,
+        estimator: ScoreEstimator,
+        sample_shape: Sequence[int] = (),
+        *,
+        condition: Any = None,
+        generator: Generators = None,
+        dtype: torch.dtype | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """The states that samples go through, without gradients.
+
+        Takes the arguments of `sample`.
+
+        Yields:
+            Every time of the grid, from ``T`` down, and the state there, ``(*sample_shape, m)``:
+            twice where components enter, without them and with.
+        """
+        expect_estimator(estimator)
+        shape, times = sizes("sample_shape", sample_shape), self.times(estimator.sde)
+        z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
+        walk = self._descend(estimator, z, times, noise, condition, every=True)
+        while True:
+            with asked(estimator), torch.no_grad():
+                found = next(walk, None)
+            if found is None:
+                return
+            yield found
+
+    def _descend(
+        self,
+        estimator: ScoreEstimator,
+        z: Tensor,
+        times: Tensor,
+        noise: Noise,
+        condition: Any,
+        every: bool,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """From noise to data; with ``every``, step by step, else as the solver walks."""
+        sde, memory = estimator.sde, None
         reverse = sde.reverse(estimator, self.eta, condition)
-        z, memory = _like(estimator, dtype).new_empty(*shape, 0), None
-        times = self.times(sde)
-        with tqdm(total=len(times) - 1, desc="sampling", disable=not progress) as bar:
-            for stage in sde.stages():
-                z, ts = sde.enter(z, stage, noise), grids.within(times, stage)
-                whole = self.corrector is None and not self.churn
-                for part in [ts] if whole else ts.unfold(0, 2, 1):
-                    if self.churn:
-                        z, part = _churned(sde, z, part, stage, self.churn, noise)
-                        memory = None
-                    for state in self.walk(reverse, z, -part, noise, memory):
-                        z, memory = state
-                        bar.update()
-                    if self.corrector is not None:
-                        z = self.corrector(reverse, z, part[-1], noise)
-        if self.final_denoise:
-            z = estimator.denoise(z, times[-1].to(z), condition)
-        return sde.basis.inverse(z)
+        for stage in sde.stages():
+            z, ts = sde.enter(z, stage, noise), grids.within(times, stage)
+            yield stage.start, z
+            for part in ts.unfold(0, 2, 1) if every else [ts]:
+                if self.churn:
+                    z, part = _churned(sde, z, part, stage, self.churn, noise)
+                    memory = None
+                for state in self.walk(reverse, z, -part, noise, memory):
+                    z, memory = state
+                    if not every:
+                        yield stage.start, z
+                if self.corrector is not None:
+                    z = self.corrector(reverse, z, part[-1], noise)
+                if every:
+                    yield float(part[-1]), z
 
 
 def _churned(
@@ -296,177 +339,3 @@ def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
     first = next(estimator.parameters(), torch.empty(0))
     device = next((b.device for b in estimator.buffers()), first.device)
     return torch.empty(0, dtype=first.dtype if dtype is None else dtype, device=device)
-
-
-class Step(NamedTuple):
-    """What is known of a step before it is taken.
-
-    Times are 0-dimensional, in the dtype of the state, and a hair inside the step where rates
-    jump at its end. Coefficients are `Propagator`'s, ``(1 | n)``.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> from solvers import DDIM
-        >>> sde, z = DiagonalSDE(EDM(1.0, 4.0), Identity((1,))), torch.zeros(5, 1)
-        >>> reverse = sde.reverse(Gaussian(sde, torch.zeros(1), torch.eye(1)), eta=0.0)
-        >>> step = next(DDIM().prepare(reverse, torch.tensor([-4.0, -1.0]), z))
-        >>> step.t, step.s, step.decay
-        (tensor(-4.), tensor(-1.), tensor([0.2500]))
-    """
-
-    t: Tensor
-    s: Tensor
-    force: Forcing
-    decay: Tensor
-    gain: Tensor
-    noise: Tensor | None
-    weights: Any
-
-
-_AHEAD = 2**18
-"""How many coefficients of a kind are computed at once: many steps, in bounded memory."""
-
-
-@attrs.frozen
-class FixedStep(Solver):
-    """A solver that takes the given steps, one after the other.
-
-    Subclasses implement `step`.
-
-    Takes the arguments of `scoresde.Solver`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, FixedStep, Identity
-        >>> class Exponential(FixedStep):
-        ...     order, weak_order = 1.0, None
-        ...     def step(self, sde, y, step, noise, memory):
-        ...         return step.decay * y + step.gain * step.force(y), None
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> Exponential(steps=20).sample(model, (5,)).shape
-        torch.Size([5, 2])
-    """
-
-    @abstractmethod
-    def step(
-        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
-        """One step.
-
-        Args:
-            sde: What to integrate.
-            y: State at the start of the step.
-            step: What is known of it.
-            noise: Where random numbers come from; not to be asked if ``step.noise`` is None.
-            memory: What the last step returned, None at the first.
-
-        Returns:
-            The state at ``s``, and what the next step is to remember.
-        """
-
-    def walk(
-        self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
-    ) -> Iterator[tuple[Tensor, Any]]:
-        """See `Solver.walk`; yields after every step."""
-        size = max(1, _AHEAD // y.shape[-1])
-        for i in range(0, len(ts) - 1, size):
-            for step in self.prepare(sde, ts[i : i + size + 1], y, memory):
-                y, memory = self.step(sde, y, step, noise, memory)
-                yield y, memory
-
-    def prepare(self, sde: SDE, ts: Tensor, like: Tensor, memory: Any = None) -> Iterator[Step]:
-        """Everything about the steps between times that does not depend on the state.
-
-        Args:
-            sde: What to integrate.
-            ts: Increasing times.
-            like: A state.
-            memory: What the last step returned, None if none was taken.
-        """
-        kinks = jumps(sde, ts)
-        starts, ends = (side.to(like) for side in sides(ts, kinks, torch.finfo(like.dtype).eps))
-        ahead = sde.propagator(ts[:-1].unsqueeze(-1), ts[1:].unsqueeze(-1), like)
-        return map(
-            Step,
-            starts.unbind(),
-            ends.unbind(),
-            sde.forcings(starts, like),
-            ahead.decay.unbind(),
-            ahead.gain.unbind(),
-            itertools.repeat(None) if ahead.noise is None else ahead.noise.unbind(),
-            self.weights(ahead, kinks[:-1], like, memory),
-        )
-
-    def run(self, sde: SDE, y: Tensor, steps: Iterable[Step], noise: Noise) -> Tensor:
-        """The state after steps prepared before: the loop alone, to be compiled as a whole.
-
-        Example:
-            >>> import torch
-            >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-            >>> from estimators import Denoising, ResidualMLP
-            >>> from solvers import DDIM
-            >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-            >>> reverse, solver, z = model.sde.reverse(model, 0.0), DDIM(4), torch.zeros(3, 2)
-            >>> steps = list(solver.prepare(reverse, -solver.times(model.sde), z))
-            >>> def loop(z): return solver.run(reverse, z, steps, Noise())
-            >>> torch.compile(loop, fullgraph=True, backend="eager")(z).shape
-            torch.Size([3, 2])
-        """
-        memory = None
-        for step in steps:
-            y, memory = self.step(sde, y, step, noise, memory)
-        return y
-
-    def weights(self, ahead: Propagator, kinks: Tensor, like: Tensor, memory: Any) -> Iterable[Any]:
-        """What each step needs besides its propagator, from those of many steps at once.
-
-        Args:
-            ahead: Coefficients of the steps to come, ``(steps, 1 | n)``.
-            kinks: At the start of which steps rates jump, ``(steps,)``.
-            like: A state.
-            memory: What the last step returned, None if none was taken.
-
-        Returns:
-            What becomes `Step.weights`, step by step.
-        """
-        return itertools.repeat(None)
-
-
-def jumps(sde: SDE, ts: Tensor) -> Tensor:
-    """Which of some times are breakpoints, where rates jump.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.solver import jumps
-        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
-        >>> jumps(sde, torch.tensor([0.1, 0.5, 1.0]).double())
-        tensor([False,  True, False])
-    """
-    found = torch.zeros(len(ts), dtype=torch.bool)
-    for time in sde.breakpoints():
-        found |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
-    return found
-
-
-def sides(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
-    """Starts and ends of steps; where rates jump, a hair inside the step that looks there.
-
-    Args:
-        ts: Increasing times.
-        kinks: Where rates jump, see `jumps`.
-        precision: Of the numbers in which steps are taken.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.solver import sides
-        >>> ts = torch.tensor([0.1, 0.5, 1.0]).double()
-        >>> starts, ends = sides(ts, torch.tensor([False, True, False]), 1e-7)
-        >>> bool(ends[0] < 0.5 < starts[1])
-        True
-    """
-    hair = kinks * ts.abs() * 16 * precision
-    return ts[:-1] + hair[:-1], ts[1:] - hair[1:]

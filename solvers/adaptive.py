@@ -12,10 +12,10 @@ from torch import Tensor
 
 from scoresde.blocks import folded
 from scoresde.checks import positive, validator, whole
-from scoresde.grid import Progress
+from scoresde.grid import Progress, jumps
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import Solver, jumps
+from scoresde.solver import Solver
 from solvers.rungekutta import deterministic, stages, step
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from scoresde.fixed import FixedStep, Step
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import FixedStep, Step
 
 
 @attrs.frozen

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from scoresde import grid as grids
 from scoresde.checks import choice, validator
+from scoresde.fixed import FixedStep, Step
 from scoresde.grid import Grid
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Propagator
-from scoresde.solver import FixedStep, Step, grid_field
+from scoresde.solver import grid_field
 
 
 @attrs.frozen

@@ -6,8 +6,8 @@ import attrs
 from torch import Tensor
 
 from scoresde.checks import positive, validator, whole
+from scoresde.flows import ReverseSDE
 from scoresde.noise import Noise
-from scoresde.sde import ReverseSDE
 
 
 @attrs.frozen

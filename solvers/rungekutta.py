@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.grid import fractions
+from scoresde.grid import fractions, jumps, sides
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Forcing, Propagator
-from scoresde.solver import Solver, jumps, sides
+from scoresde.solver import Solver
 from solvers.exponential import moments
 
 

@@ -8,9 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde.fixed import FixedStep, Step
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import FixedStep, Step
 
 
 @attrs.frozen

@@ -8,9 +8,10 @@ import torchdiffeq
 from torch import Tensor
 
 from scoresde.checks import choice, expect, positive, validator
+from scoresde.grid import jumps, sides
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import Solver, jumps, sides
+from scoresde.solver import Solver
 
 _ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 _FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
@@ -84,7 +85,7 @@ class TorchDiffEq(Solver):
     def _odeint(self, sde: SDE, y: Tensor, times: Tensor, options: dict[str, Tensor]) -> Tensor:
         try:
             path: Tensor = torchdiffeq.odeint(
-                sde, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options
+                sde.f, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options
             )
         except AssertionError as error:
             raise FloatingPointError(

@@ -10,9 +10,10 @@ import torchsde
 from torch import Tensor, nn
 
 from scoresde.checks import choice, validator
+from scoresde.grid import jumps, sides
 from scoresde.noise import Noise
 from scoresde.sde import SDE
-from scoresde.solver import Solver, jumps, sides
+from scoresde.solver import Solver
 
 
 @attrs.frozen

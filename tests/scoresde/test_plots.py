@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from estimators import Gaussian
+from estimators import Denoising, Gaussian, MultiScale, ResidualMLP
 from scoresde import Cosine, DiagonalSDE, Haar, Identity, plots
-from solvers import DDIM
+from solvers import DDIM, Adaptive
 
 SHAPE = (1, 8, 8)
 SDES = {
@@ -72,3 +72,31 @@ def test_pictures_on_the_way(tmp_path):
 def test_notebooks_show_figures():
     picture = plots.image_grid({"faces": torch.zeros(3, 1, 4, 4)})
     assert picture._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("drop", [None, [1.0, 0.7, 0.4]])
+def test_trajectories_of_networks(drop, dtype, tmp_path):
+    """In either precision, also where bands enter on the way."""
+    sde = DiagonalSDE(Cosine(), Haar(SHAPE, 2), drop=drop)
+    networks = [ResidualMLP((stage.dim,), 8, 1) for stage in sde.stages()]
+    model = MultiScale(sde, networks) if drop else Denoising(sde, ResidualMLP(SHAPE, 8, 1))
+    figure = plots.trajectory(model.to(dtype), DDIM(6), count=2, moments=4)
+    assert [a.get_title()[:4] for a in figure.axes if a.get_title()] == ["t = "] * 4
+    assert pixels(figure, tmp_path / "x.png").std() > 5
+
+
+@pytest.mark.parametrize("solver", [DDIM(6), DDIM(6, eta=1.0, churn=0.3), Adaptive(6)], ids=repr)
+def test_trajectories_end_where_samples_do(solver):
+    sde = DiagonalSDE(Cosine(), Haar(SHAPE, 2), drop=[1.0, 0.7, 0.4])
+    model = Gaussian(sde, torch.zeros(SHAPE), torch.eye(64))
+
+    def seed():
+        return torch.Generator().manual_seed(0)
+
+    *_, (t, z) = walk = list(solver.trajectory(model, (3,), generator=seed()))
+    assert [t for t, _ in walk] == sorted((t for t, _ in walk), reverse=True)
+    assert {z.shape[-1] for _, z in walk} == {4, 16, 64}
+    assert t == sde.eps
+    x = solver.sample(model, (3,), generator=seed())
+    torch.testing.assert_close(sde.basis.inverse(z), x, rtol=1e-3, atol=1e-3)

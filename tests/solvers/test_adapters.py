@@ -1,5 +1,7 @@
 """torchsde and torchdiffeq run on our equations as they are, and ours on theirs."""
 
+import copy
+
 import pytest
 import torch
 import torchdiffeq
@@ -9,7 +11,20 @@ from models import SOLVERS, GeometricBrownianMotion, OrnsteinUhlenbeck, ScoreOnl
 from strategies import gaussian, mixture
 from torch.distributions import Independent, LogNormal
 
-from scoresde import VP, DiagonalSDE, Identity, Noise
+from estimators import Denoising, ResidualMLP
+from scoresde import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    DiagonalSDE,
+    Identity,
+    Learned,
+    LogLinear,
+    Noise,
+    RectifiedFlow,
+    SubVP,
+)
 from scoresde.grid import GRIDS
 from solvers import EulerMaruyama, TorchDiffEq, TorchSDE
 from solvers import torchsde as torchsde_solver
@@ -251,3 +266,152 @@ def test_adaptive_methods_are_told_where_rates_jump(monkeypatch):
     model = gaussian(DiagonalSDE(VP(), Identity((2,)), [1.0, 2.0]), 0)
     TorchDiffEq().sample(model, (1,))
     torch.testing.assert_close(seen["options"]["jump_t"], torch.tensor([-0.5]))
+
+
+def network(sde, dtype):
+    """With weights of some size."""
+    model = Denoising(sde, ResidualMLP((2,), 8, 1)).to(dtype)
+    for p in model.network.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+LEARNT = {
+    "VP": lambda: DiagonalSDE(VP(), Identity((2,))),
+    "learned": lambda: DiagonalSDE(Learned(), Identity((2,))),
+}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def slopes(integrate, model, y):
+    """Of every parameter, and of the start."""
+    y = y.clone().requires_grad_()
+    end = integrate(y)
+    return torch.autograd.grad((end**2).sum(), [y, *model.parameters()])
+
+
+@DTYPES
+@pytest.mark.parametrize("case", LEARNT)
+def test_adjoints_of_the_flow_give_every_parameter_its_gradient(case, dtype):
+    model = network(LEARNT[case](), dtype)
+    flow, y = model.sde.probability_flow(model), torch.tensor([[0.5, -0.3]], dtype=dtype)
+    tolerance, share = (1e-5, 5e-2) if dtype == torch.float32 else (1e-7, 1e-4)
+
+    def run(odeint):
+        ts = torch.tensor([0.3, 0.6], dtype=dtype)
+        return lambda y: odeint(flow, y, ts, rtol=tolerance, atol=tolerance)[-1]
+
+    plain, adjoint = (
+        slopes(run(odeint), model, y) for odeint in (torchdiffeq.odeint, torchdiffeq.odeint_adjoint)
+    )
+    largest = max(float(v.abs().max()) for v in plain)
+    for found, wanted in zip(adjoint, plain, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=share * largest)
+
+
+@DTYPES
+@pytest.mark.parametrize("case", LEARNT)
+def test_adjoints_of_the_reverse_equation_give_every_parameter_its_gradient(case, dtype):
+    """To the order of their own steps: the adjoint walks back along its own path."""
+    model = network(LEARNT[case](), dtype)
+    reverse, y = model.sde.reverse(model), torch.tensor([[0.5, -0.3]], dtype=dtype)
+    ts = torch.tensor([-0.5, -0.3], dtype=dtype)
+
+    def run(sdeint, dt):
+        def integrate(y):
+            bm = torchsde.BrownianInterval(-0.5, -0.3, size=(1, 2), entropy=0, dtype=dtype)
+            return sdeint(reverse, y, ts, bm=bm, dt=dt, method="euler")[-1]
+
+        return integrate
+
+    errors = []
+    for dt in (4e-3, 1e-3):
+        both = [slopes(run(f, dt), model, y) for f in (torchsde.sdeint, torchsde.sdeint_adjoint)]
+        errors.append([float((a - b).norm() / b.norm()) for a, b in zip(*both, strict=True)])
+    assert max(errors[1]) < 0.05
+    assert sum(errors[1]) < 0.5 * sum(errors[0])
+
+
+def test_a_flow_holds_its_estimator_once():
+    """And so its SDE; casting and modes reach them."""
+    model = network(LEARNT["learned"](), torch.float32)
+    for flow in (model.sde.probability_flow(model), model.sde.reverse(model)):
+        assert {id(p) for p in flow.parameters()} == {id(p) for p in model.parameters()}
+        assert len(list(flow.parameters())) == len(list(model.parameters()))
+        flow.eval()
+        assert not model.network.training
+        flow.double().train()
+        assert next(model.network.parameters()).dtype == torch.float64
+        other = copy.deepcopy(flow)
+        other.load_state_dict(flow.state_dict())
+        assert other.sde is other.estimator.sde is not model.sde
+    assert not any(name.startswith("estimator") for name in model.state_dict())
+
+
+def test_another_sdes_estimator_is_refused():
+    model, other = gaussian(bed()), bed()
+    for build in (other.reverse, other.probability_flow):
+        with pytest.raises(ValueError, match="estimator: expected one whose `sde` is this very"):
+            build(model)
+        with pytest.raises(TypeError, match="estimator: expected a ScoreEstimator"):
+            build(torch.nn.Linear(2, 2))
+
+
+SCHEDULES = [VP, SubVP, VE, Cosine, LogLinear, Learned, EDM, RectifiedFlow]
+
+
+@DTYPES
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", ["network", "mixture"])
+def test_odeint_runs_with_its_defaults(kind, schedule, dtype):
+    """Adaptive methods look past the ends of time."""
+    sde = DiagonalSDE(schedule(), Identity((2,)))
+    model = network(sde, dtype) if kind == "network" else mixture(sde, 3, 2)
+    flow, reverse = sde.probability_flow(model), sde.reverse(model, 0.0)
+    ts = torch.tensor([sde.T, sde.eps], dtype=dtype)
+    z = torch.tensor([[0.5, -0.3]], dtype=dtype)
+    start = z * sde.kernel(ts[:1]).sigma
+    down = torchdiffeq.odeint(flow, start, ts)[-1]
+    assert torch.isfinite(down).all()
+    again = torchdiffeq.odeint(reverse, start, -ts)[-1]
+    torch.testing.assert_close(again, down, rtol=1e-3, atol=1e-4)
+    up = torchdiffeq.odeint(flow, down, ts.flip(0))[-1]
+    torch.testing.assert_close(up, start, rtol=1e-2, atol=1e-3 * float(start.detach().abs().max()))
+    # noise apart, data shrink by the signal's factor
+    for first in (0.0, sde.eps):
+        found = torchdiffeq.odeint(sde, z, torch.tensor([first, sde.T], dtype=dtype))[-1]
+        wanted = sde.transition(torch.tensor([first]), torch.tensor([sde.T])).alpha * z
+        torch.testing.assert_close(found, wanted.to(dtype), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1.5, -0.1, float("nan")])
+def test_times_out_of_range_are_refused(t):
+    sde = bed()
+    model, z = gaussian(sde), torch.zeros(2, 2)
+    for time in (t, torch.tensor(t), torch.tensor([0.5, t]), torch.tensor([0.5, t]).float()):
+        uses = [
+            lambda time=time: model.denoise(z, time),
+            lambda time=time: model.score(z, time),
+            lambda time=time: network(sde, torch.float64).noise(z, time),
+            lambda time=time: sde.diffuse(z, time, z),
+        ]
+        if isinstance(time, torch.Tensor):
+            uses += [
+                lambda time=time: sde.f(time, z),
+                lambda time=time: sde.g(time, z),
+                lambda time=time: sde.probability_flow(model).f(time, z),
+                lambda time=time: sde.reverse(model).f(-time, z),
+            ]
+        for use in uses:
+            with pytest.raises(ValueError, match="t: expected"):
+                use()
+
+
+def test_times_are_checked_as_far_as_rounding_goes():
+    sde = DiagonalSDE(RectifiedFlow(T=0.999), Identity((2,)))
+    for t in (torch.tensor(0.999), torch.tensor(0.999).float(), torch.tensor(0), torch.empty(0)):
+        sde.time(t, torch.zeros(len(t) if t.ndim else 2, 2))
+    model, z = gaussian(sde), torch.zeros(2)
+    ts = torch.tensor([0.2, 0.5])
+    mapped = torch.func.vmap(lambda t: model.denoise(z, t))(ts)
+    torch.testing.assert_close(mapped, model.denoise(z.expand(2, 2), ts))

@@ -1,0 +1,53 @@
+"""How networks are to be while they are asked, not trained."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+_lock = threading.Lock()
+_asked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""By how many at a time a module is asked that is otherwise in training."""
+
+
+@contextmanager
+def asked(module: nn.Module) -> Iterator[None]:
+    """Modules are in evaluation mode inside, whatever they are in before and after.
+
+    Samples and densities are those of one function: dropout would add noise to them, and batch
+    statistics mix them. Several threads may ask at a time. Inference mode, under which nothing can
+    be differentiated, becomes ``torch.no_grad``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.modes import asked
+        >>> network = torch.nn.Dropout()
+        >>> with asked(network):
+        ...     print(network.training)
+        False
+        >>> network.training
+        True
+    """
+    with _lock:
+        held = [m for m in module.modules() if m.training or m in _asked]
+        for m in held:
+            _asked[m] = _asked.get(m, 0) + 1
+            m.training = False
+    try:
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                yield
+        else:
+            yield
+    finally:
+        with _lock:
+            for m in held:
+                _asked[m] -= 1
+                if not _asked[m]:
+                    del _asked[m]
+                    m.training = True
