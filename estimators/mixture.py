@@ -133,7 +133,8 @@ class GaussianMixture(Precise, ScoreEstimator):
         """
         means, covariances = self._data(alpha)
         own = covariances.diagonal(dim1=-2, dim2=-1).amax(0)
-        own = own + (means.amax(0) - means.amin(0)) ** 2
+        # means that are no numbers are so in what is answered, not in what is factored
+        own = own + ((means.amax(0) - means.amin(0)) ** 2).nan_to_num()
         number = torch.finfo(alpha.dtype)
         least = 64 * alpha.shape[-1] * number.eps * alpha**2 * own
         return torch.maximum(sigma**2, least.clamp(min=number.tiny**0.5))
