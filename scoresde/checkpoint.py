@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from scoresde import limits
 from scoresde.files import replacing
 from scoresde.lock import held
 
@@ -224,6 +225,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, A
             f"{path}: truncated or altered: its digest is not the one in config.json"
         )
     try:
+        limits.afford(f"{path}, header", limits.JSON * int.from_bytes(weights[:8], "little"))
         return safetensors.load(weights), config
     # beyond its own errors, for what it lets pass that torch refuses
     except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -243,7 +245,7 @@ def _weights_path(folder: Path, digest: str) -> Path:
 
 def _manifest(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / "config.json"
-    content = _read(path)
+    content = _read(path, limits.JSON)
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -273,10 +275,10 @@ def _manifest(folder: Path) -> tuple[str, dict[str, Any]]:
     raise CheckpointError(f"{path}: expected a format, SHA-256 digests and a configuration")
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, factor: int = 1) -> bytes:
     try:
-        if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path}: expected a file")  # a pipe would never end
-        return path.read_bytes()
+        return limits.read(path, factor)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error

@@ -29,7 +29,7 @@ from typing import Any
 
 from torch import nn
 
-from scoresde import plugins
+from scoresde import limits, plugins
 from scoresde.bases import Basis
 from scoresde.checks import instance, nearest, told
 from scoresde.estimator import ScoreEstimator
@@ -112,7 +112,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: If there is no such file, or it cannot be read.
-        ConfigError: If it is not TOML.
+        ConfigError: If it is not TOML, no file, or larger than `scoresde.limits` allows.
 
     Example:
         >>> import tempfile
@@ -123,7 +123,14 @@ def read(path: str | Path) -> dict[str, Any]:
         >>> read(path)
         {'solver': {'name': 'ddim'}}
     """
-    text = Path(path).read_bytes()
+    try:
+        text = limits.read(path, limits.TOML)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for i, line in enumerate(text.splitlines()):
+        if len(line) > limits.TOML_LINE:
+            expected = f"expected at most {limits.TOML_LINE} characters, got {len(line)}"
+            raise ConfigError(f"{path}, line {i + 1}: {expected} (lists may go over several lines)")
     try:
         content: dict[str, Any] = tomllib.loads(text.decode())
     # the parser recurses into nested brackets, and int() refuses numbers of thousands of digits

@@ -31,8 +31,15 @@ AMPLIFICATION = 16
 """Bytes of memory for a byte on the disk: a table's ``0,`` becomes a float64 on its way to float32,
 and twice that while its list grows."""
 
-TEXT = 64
-"""As above, at most, for structured text: ``[],`` in JSON or TOML becomes a Python list."""
+JSON = 64
+"""Bytes of memory for a byte of JSON, at most: ``{},`` becomes a dictionary of 64. A description
+of weights in a checkpoint becomes objects at about the same rate."""
+
+TOML = 4096
+"""The same for TOML, of which little is read slowly: ``[a]`` becomes several dictionaries."""
+
+TOML_LINE = 4096
+"""Most characters of a line of TOML: a key of ``n`` parts, ``a.a.a``, takes ``4 n^2`` bytes."""
 
 VARIABLE = "SCORESDE_MEMORY"
 
@@ -135,7 +142,7 @@ def read(path: str | os.PathLike[str], factor: int = 1) -> bytes:
 
     Args:
         path: A regular file.
-        factor: Bytes of memory for each of its bytes, with what is made of it: `TEXT` for
+        factor: Bytes of memory for each of its bytes, with what is made of it: `JSON` for
             structured text, which may cost `memory` and no more.
 
     Raises:

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde import checkpoint, config
+from scoresde import checkpoint, config, limits
 from scoresde.allocating import AtMost
 from scoresde.bases import PCA
 from scoresde.checkpoint import CheckpointError
@@ -31,6 +31,9 @@ from scoresde.training import History, OnMeasure, Training
 
 _CONSTANTS = 2**22
 """Numbers that a model may have besides its weights while it is built: 32 MB of tables."""
+
+_SQUARES = 56
+"""Bytes for a pair of components while principal ones are found or checked: seven matrices."""
 
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
 _OF_DATA = ("source", "held_out", "seed")
@@ -248,7 +251,9 @@ class Model:
                 raise CheckpointError(f"{folder}: expected a model's settings and facts")
         try:
             # four times: a module may replace its parameters while it is built
-            with AtMost(4 * sum(value.numel() for value in state.values()) + _CONSTANTS):
+            most = AtMost(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
+            held = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
+            with most, limits.allow(max(held, limits.memory())):
                 model = cls.build(settings, facts, imports=imports)
             model.estimator.load_state_dict(state)
         except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -334,6 +339,8 @@ def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:
     """Principal components; when loading, a place for the saved ones."""
+    dim = math.prod(facts["event_shape"])
+    limits.afford("event_shape", _SQUARES * dim**2)
     if data is not None:
         return PCA.fit(data).components
-    return torch.eye(math.prod(facts["event_shape"]))
+    return torch.eye(dim)

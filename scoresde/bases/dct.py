@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scoresde import limits
 from scoresde.bases.basis import Basis, checked_shape, transformed
 from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
@@ -38,8 +39,9 @@ class DCT(Basis):
         frequencies: ``f`` of every component, ``(n,)``.
 
     Raises:
-        ValueError: If there are more bands than different frequencies, or the event has fewer
-            axes than ``spatial``.
+        ValueError: If there are more bands than different frequencies, the event has fewer
+            axes than ``spatial``, or the matrices, ``N^2`` numbers for an axis, take more memory
+            than `scoresde.limits` allows.
 
     Source:
         Ahmed, Natarajan and Rao 1974, *Discrete Cosine Transform*; in diffusion, Rissanen et al.
@@ -67,6 +69,9 @@ class DCT(Basis):
         shape = checked_shape(event_shape)
         whole("bands", bands, 0)
         axes = range(-spatial_axes(shape, spatial), 0)
+        sides = [shape[axis] ** 2 for axis in axes]
+        # a matrix for every axis, two of one while it is made; a few numbers for every component
+        limits.afford("event_shape", 8 * (sum(sides) + max(sides)) + 128 * shape.numel())
         # In units of pi / common, squares are integers and equal frequencies are found equal.
         common = math.lcm(*(shape[axis] for axis in axes))
         square = torch.zeros(shape, dtype=torch.int64)
@@ -105,8 +110,8 @@ def _matrix(size: int) -> Tensor:
     """The orthonormal DCT-II of ``size`` points, frequencies along rows."""
     k, m = torch.arange(size)[:, None], torch.arange(size)
     # The angle is reduced while it is an integer, so that large sizes lose no digits.
-    angle = ((2 * m + 1) * k % (4 * size)).double() * (math.pi / (2 * size))
-    matrix = angle.cos() * math.sqrt(2 / size)
+    angle = ((2 * m + 1) * k).remainder_(4 * size).double()
+    matrix = angle.mul_(math.pi / (2 * size)).cos_().mul_(math.sqrt(2 / size))
     matrix[0] /= math.sqrt(2)
     return matrix
 

@@ -1,13 +1,19 @@
 """What files may cost, and which have no end."""
 
+import json
 import os
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from scoresde import limits
+from scoresde import DCT, checkpoint, config, limits
+from scoresde.checkpoint import CheckpointError
+from scoresde.config import ConfigError
+from scoresde.model import Model
 
 
 def test_the_bound_is_settable(monkeypatch):
@@ -96,7 +102,104 @@ def test_what_has_no_end_is_refused(tmp_path, monkeypatch, make):
 def test_text_may_cost_the_bound_alone(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"x" * 10_000)
-    with limits.allow(limits.TEXT * 10_000 - 1), pytest.raises(ValueError, match="x: expected"):
-        limits.read(path, limits.TEXT)
-    with limits.allow(limits.TEXT * 10_000):
-        assert len(limits.read(path, limits.TEXT)) == 10_000
+    with limits.allow(limits.JSON * 10_000 - 1), pytest.raises(ValueError, match="x: expected"):
+        limits.read(path, limits.JSON)
+    with limits.allow(limits.JSON * 10_000):
+        assert len(limits.read(path, limits.JSON)) == 10_000
+
+
+def model(folder, basis, shape, weights=None):
+    """A folder of a few kilobytes that names a large basis, digests and all."""
+    settings = {
+        "sde": {"name": "diagonal", "schedule": "vp", "basis": basis},
+        "estimator": {"name": "denoising", "network": {"name": "residual-mlp", "width": 1}},
+        "solver": "ddim",
+    }
+    content = {"settings": settings, "facts": {"event_shape": shape, "levels": None}}
+    checkpoint.save(folder, weights or {"weight": torch.zeros(4)}, content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("basis", "shape"),
+    [
+        ("dct", [1, 20_000, 1]),
+        ("dct", [100_000]),
+        ("dct", [10**6, 10, 10]),
+        ("pca", [1, 150, 150]),
+        ("pca", [10**6]),
+        ({"name": "dct", "bands": 2}, [9_000]),
+    ],
+)
+def test_a_small_model_may_name_no_large_basis(tmp_path, basis, shape):
+    folder = model(tmp_path, basis, shape)
+    with pytest.raises(CheckpointError, match=r"event_shape: expected at most 1 GiB, got .* GiB"):
+        Model.load(folder)
+
+
+@pytest.mark.parametrize("basis", ["dct", "pca"])
+def test_the_bound_of_a_basis_is_settable(tmp_path, basis):
+    folder = model(tmp_path, basis, [1, 32, 32])
+    with limits.allow(2**17), pytest.raises(CheckpointError, match="event_shape: expected at most"):
+        Model.load(folder)
+    with pytest.raises(CheckpointError, match=r"Missing key|do not fit") as later:
+        Model.load(folder)
+    assert "event_shape" not in str(later.value)
+
+
+def test_weights_allow_a_basis_in_proportion(tmp_path):
+    basis = model(tmp_path, "pca", [1, 16, 16], {"weight": torch.zeros(2**18)})
+    with limits.allow(2**17), pytest.raises(CheckpointError, match="Missing key"):
+        Model.load(basis)
+
+
+def test_a_large_transform_is_refused_in_python_too():
+    with pytest.raises(ValueError, match="event_shape: expected at most 1 GiB"):
+        DCT((20_000,))
+    with limits.allow(2**20), pytest.raises(ValueError, match="SCORESDE_MEMORY="):
+        DCT((256,))
+    assert DCT((256,)).dim == 256
+
+
+@pytest.mark.parametrize("make", ENDLESS, ids=lambda make: make.__name__)
+def test_configurations_and_checkpoints_have_an_end(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    make(Path("x.toml"))
+    with pytest.raises((OSError, ConfigError), match=r"x\.toml"):
+        config.read("x.toml")
+    Path("model").mkdir()
+    make(Path("model/config.json"))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        checkpoint.load("model")
+    (path,) = model(tmp_path / "whole", "dct", [4]).glob("model-*")
+    path.unlink()
+    make(path)
+    with pytest.raises(CheckpointError, match="model-"):
+        checkpoint.load(path.parent)
+
+
+def test_configurations_are_small(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("# a comment\n" * 30_000)
+    with pytest.raises(ConfigError, match=r"x\.toml: expected at most 1 GiB"):
+        config.read(path)
+    path.write_text("\n" + "a." * 4000 + "a = 1\n")
+    with pytest.raises(ConfigError, match=r"x\.toml, line 2: expected at most 4096 characters"):
+        config.read(path)
+
+
+def test_a_manifest_is_small(tmp_path):
+    folder = model(tmp_path, "dct", [4])
+    text = json.loads((folder / "config.json").read_text())
+    text["config"]["settings"]["data"] = [{}] * 2**22
+    (folder / "config.json").write_text(json.dumps(text))
+    with pytest.raises(CheckpointError, match=r"config\.json: expected at most 1 GiB"):
+        checkpoint.load(folder)
+
+
+def test_a_description_of_weights_is_small(tmp_path, monkeypatch):
+    folder = model(tmp_path, "dct", [4], {f"weight {i}": torch.zeros(1) for i in range(100)})
+    assert len(checkpoint.load(folder)[0]) == 100
+    monkeypatch.setenv("SCORESDE_MEMORY", str(limits.JSON * len(save({"a": torch.zeros(100)}))))
+    with pytest.raises(CheckpointError, match=r"expected at most"):
+        checkpoint.load(folder)
