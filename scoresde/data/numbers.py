@@ -80,7 +80,7 @@ def conversion(
         expect(levels is not None, "levels", expected, None)
     if levels is not None:
         expect(dtype is None, "dtype", f"None for data of {levels} levels", dtype)
-        return lambda array: _whole(name, array), levels
+        return lambda array: _whole(name, array, levels), levels
     sample = _sample(arrays)
     if not continuous:
         _warn_of_whole(name, sample, columns)
@@ -103,11 +103,11 @@ def _sample(arrays: Sequence[Array]) -> Array:
     return np.concatenate(runs).reshape(-1, size)
 
 
-def _whole(name: str, array: Array) -> Tensor:
+def _whole(name: str, array: Array, levels: int) -> Tensor:
     """Whole numbers as uint8 or int64."""
     if array.dtype.kind == "f":
         found = array[~(array == np.rint(array))]
-        expect(found.size == 0, name, "whole numbers, as levels are given", found[:1])
+        expect(found.size == 0, name, f"whole numbers of {levels} levels", found[:1])
     small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
     return torch.from_numpy(array.astype("u1" if small else "i8", copy=False))
 

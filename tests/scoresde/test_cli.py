@@ -501,9 +501,9 @@ def test_debug_shows_where(tmp_path):
 
 
 def test_other_data_than_trained_on(model, tmp_path):
-    np.save(tmp_path / "x.npy", np.zeros((4, 1, 8, 8), dtype="f4"))
+    np.save(tmp_path / "x.npy", np.full((4, 1, 8, 8), 0.5))
     result = run("evaluate", model, "--data", tmp_path / "x.npy")
-    assert result.output.startswith("Error: levels: expected None for float32 data, got 17")
+    assert result.output.startswith("Error: x.npy: expected whole numbers of 17 levels, got [0.5]")
     result = run("evaluate", model, "--data", "patches")
     assert result.output.startswith("Error: data: expected 17 levels, as trained on, got 256")
 

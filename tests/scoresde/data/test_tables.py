@@ -252,7 +252,7 @@ def test_whole_numbers_are_read_as_what_the_options_say(tmp_path):
         assert load(path, continuous=True).values[:, 0].tolist() == [3, 0, 2]
         data = load(path, columns=["age"], levels=4)
     assert (data.levels, data.columns, data.values.tolist()) == (4, ("age",), [[3], [0], [2]])
-    with pytest.raises(ValueError, match=r"a\.csv: expected whole numbers, as levels are given"):
+    with pytest.raises(ValueError, match=r"a\.csv: expected whole numbers of 4 levels"):
         load(path, levels=4)
     with pytest.raises(ValueError, match=r"from 0 to 2, got 0 to 3"):
         load(path, columns=["age"], levels=3)
