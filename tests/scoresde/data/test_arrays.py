@@ -70,7 +70,7 @@ def test_arrays_of_an_npz(tmp_path):
         (np.ones((3, 0)), {}, ValueError, r"got \(3, 0\)"),
         (np.array([[1, math.nan]]), {}, ValueError, "a.npy: expected finite.*1 NaN"),
         (np.array([[1, math.inf]]), {}, ValueError, "a.npy: expected finite.*1 NaN"),
-        (np.full((2, 3), 0.5), {"levels": 4}, ValueError, r"expected whole numbers of 4 levels, got \[0.5"),
+        (np.full((2, 3), 0.5), {"levels": 4}, ValueError, r"whole numbers of 4 levels, got \[0.5"),
         (np.array([[1.0, math.nan]]), {"levels": 4}, ValueError, "expected whole numbers"),
         (
             np.ones((2, 3), int),
