@@ -191,7 +191,8 @@ class Denoising(Precise, ScoreEstimator):
             if z.ndim != 2:
                 x = x.reshape(-1, *view.event_shape)
             prediction = network(x, level, *given)
-            if getattr(prediction, "shape", None) != x.shape:  # asked at every step of a solver
+            # asked at every step of a solver
+            if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
                 wanted = f"an output of shape {tuple(x.shape)}, that of its input"
                 expect(False, "network", wanted, _shown(prediction))
             found = view.analyse(prediction.to(x.dtype))
@@ -261,10 +262,10 @@ class Denoising(Precise, ScoreEstimator):
         return value[..., : z.shape[-1]] if value.ndim else value
 
 
-def _shown(output: Any) -> object:
+def _shown(output: Any) -> str:
     """The shape of a network's output, or what it is and what to do about it."""
     if isinstance(output, Tensor):
-        return tuple(output.shape)
+        return f"{tuple(output.shape)}{' of complex numbers' * output.is_complex()}"
     names = [
         name for name, value in getattr(output, "__dict__", {}).items() if torch.is_tensor(value)
     ]

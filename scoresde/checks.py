@@ -280,7 +280,8 @@ def told(error: BaseException, *, kind: bool = False) -> str:
     except BaseException:
         text = ""
     name = type(error).__name__
-    written = isinstance(error, _WRITTEN) or type(error).__module__.startswith("scoresde.")
+    written = isinstance(error, _WRITTEN) and not isinstance(error, RecursionError)
+    written = written or type(error).__module__.startswith("scoresde.")
     return text if text and written and not kind else f"{name}: {text}" if text else name
 
 

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from scoresde.model import Model
     from scoresde.solver import Solver
 
-# What says in a sentence what is wrong; anything else may be a bug, and where it is helps.
-_SENTENCES = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError)
-
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, heard as Ctrl-C is: what is half done is put in order.
@@ -50,14 +47,19 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
+            click.echo("interrupted", err=True)
             ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
-        # whoever exits here, a plugin for instance, has not done what was asked for
-        except (Exception, SystemExit) as error:
+        except SystemExit as error:
+            message = f"something exited on the way, a plugin for instance, with status {error}"
+            raise click.ClickException(message) from error
+        except Exception as error:
             broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
             if ctx.params.get("debug") or broken_pipe:  # which click ends in silence
                 raise
-            where = "" if isinstance(error, _SENTENCES) else " (scoresde --debug shows where)"
-            raise click.ClickException(told(error) + where) from error
+            said = told(error)
+            # no sentence of anybody's for users: perhaps a bug
+            where = " (scoresde --debug shows where)" if said == told(error, kind=True) else ""
+            raise click.ClickException(said + where) from error
 
 
 @contextmanager

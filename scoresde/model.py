@@ -157,6 +157,7 @@ class Model:
         training = config.call(Training, options, "training")
         seed = of_fit.setdefault("seed", 0)
         whole("training.seed", seed, 0, _SEEDS)
+        whole("training.save_every", of_fit.get("save_every", 1), 1)
         train, held_out = data_of(settings)
         facts = {
             "event_shape": list(train.values.shape[1:]),
@@ -190,6 +191,9 @@ class Model:
 
     def expect_times(self) -> None:
         """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""
+        noise = self.solver.eta if self.solver.weak_order is None else 0.0
+        if noise:
+            raise ConfigError(f"solver: eta: expected 0 of what integrates ODEs alone, got {noise}")
         try:
             self.solver.times(self.estimator.sde)
         except (Exception, SystemExit) as error:
@@ -276,7 +280,7 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
     """
     options = config.table(settings, "data")
     source = options.pop("source", None)
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
         expected = "data.source: expected a data set, a file or a folder"
         raise ConfigError(f"{expected}, got {'none' if source is None else repr(source)}")
     share, seed = options.pop("held_out", 0.1), options.pop("seed", 0)

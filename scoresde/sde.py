@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scoresde.bases import Basis, Identity
-from scoresde.checks import expect, readable, real
+from scoresde.checks import expect, instance, readable, real
 from scoresde.derivatives import PullBack, vjp
 from scoresde.noise import Noise
 
@@ -211,6 +211,8 @@ class SDE(nn.Module, ABC):
         expect(0 <= eps < T, "eps, T", "0 <= eps < T", (eps, T))
         self.basis = Identity(event_shape) if basis is None else basis  # type: ignore[arg-type]
         self.T, self.eps = T, eps
+        if prior is not None:
+            instance("prior", prior, Distribution)
         self.prior = prior
 
     @abstractmethod

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde import grid as grids
-from scoresde.checks import finite, real, sizes, validator, whole
+from scoresde.checks import choice, finite, instance, real, sizes, validator, whole
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.flows import ReverseSDE
 from scoresde.grid import Grid
@@ -108,10 +108,12 @@ class Solver(ABC):
     corrector: Corrector | None = attrs.field(
         default=None,
         kw_only=True,
-        validator=attrs.validators.optional(attrs.validators.is_callable()),
+        validator=attrs.validators.optional(validator(instance, Callable)),
     )
     churn: float = attrs.field(default=0.0, kw_only=True, validator=validator(real, 0))
-    final_denoise: bool = attrs.field(default=False, kw_only=True)
+    final_denoise: bool = attrs.field(
+        default=False, kw_only=True, validator=validator(choice, False, True)
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -34,6 +34,9 @@ __all__ = ["History", "OnMeasure", "Pieces", "Training", "events"]
 _LARGEST_BATCH = 2**20
 """Events per update, all in memory at once: more is a slip."""
 
+_LARGEST = 1e30
+"""Of rates and norms, which have to be numbers in single precision, and their squares in double."""
+
 
 @attrs.frozen(kw_only=True)
 class Training:
@@ -79,10 +82,14 @@ class Training:
 
     steps: int = attrs.field(default=2000, validator=validator(whole, 1))
     batch_size: int = attrs.field(default=128, validator=validator(whole, 1, _LARGEST_BATCH))
-    lr: float = attrs.field(default=1e-3, validator=[validator(real), validator(positive)])
+    lr: float = attrs.field(
+        default=1e-3, validator=[validator(real, 0, _LARGEST), validator(positive)]
+    )
     warmup: float = attrs.field(default=0.1, validator=validator(real, 0, 1))
-    weight_decay: float = attrs.field(default=0.01, validator=validator(real, 0))
-    clip: float = attrs.field(default=1.0, validator=[validator(real), validator(positive)])
+    weight_decay: float = attrs.field(default=0.01, validator=validator(real, 0, _LARGEST))
+    clip: float = attrs.field(
+        default=1.0, validator=[validator(real, 0, _LARGEST), validator(positive)]
+    )
     ema: float = attrs.field(default=0.998, validator=validator(real, 0, 1))
     measurements: int = attrs.field(default=10, validator=validator(whole, 1))
     precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))

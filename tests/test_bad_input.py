@@ -94,6 +94,9 @@ CASES = {
     "network with two outputs": (
         lambda: Denoising(SDE_, Returns(lambda x: (x, x))).denoise(Z, 0.5), ValueError,
         r"network: .*\(2, 4\).* got a tuple, no tensor: wrap .*, or the part of it"),
+    "network with complex outputs": (
+        lambda: Denoising(SDE_, Returns(lambda x: x + 0j)).denoise(Z, 0.5), ValueError,
+        r"network: .*\(2, 4\).* got \(2, 4\) of complex numbers"),
     "network without an output": (
         lambda: Denoising(SDE_, Returns(lambda x: None)).denoise(Z, 0.5), ValueError,
         r"network: .*\(2, 4\).* got a NoneType, no tensor"),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from scoresde.checks import expect
+from scoresde.checks import whole
 from scoresde.data.dataset import Dataset
 
 
@@ -58,9 +58,10 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
     photographs = _sklearn_datasets().load_sample_images().images
     images = [np.asarray(Image.fromarray(rgb).convert("L")) for rgb in photographs]
     smallest = min(min(image.shape) for image in images)
-    expect(0 < size <= smallest, "size", f"1 to {smallest} pixels", size)
+    whole("size", size, 1, smallest)
     stride = size if stride is None else stride
-    expect(stride > 0, "stride", "a positive number of pixels", stride)
+    whole("stride", stride, 1)
+    whole("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for image in images:

@@ -173,9 +173,10 @@ def test_numbers_that_are_none_are_null(value):
         (("--solver", "dimm"), "did you mean 'ddim'"),
         (("--solver", "test_cli:nothing", "--allow-imports"), "expected a Solver, got None"),
         (("--solver", "test_cli:exits", "--allow-imports"), "exits .* failed: SystemExit: 0"),
-        (("--solver", "test_cli:Exiting", "--allow-imports"), "SystemExit: 0"),
+        (("--solver", "test_cli:Exiting", "--allow-imports"), "something exited .* status 0"),
         (("--solver", "test_cli:Broken", "--allow-imports"), "AttributeError: .*--debug shows"),
         (("--solver", "test_cli:Full", "--allow-imports"), "MemoryError"),
+        (("--solver", "test_cli:Deep", "--allow-imports"), "RecursionError: .*--debug shows"),
     ],
 )
 def test_samples_that_cannot_be_drawn(model, tmp_path, options, message):
@@ -199,6 +200,11 @@ def exits():
 class Exiting(DDIM):
     def rsample(self, *_, **__):
         raise SystemExit(0)
+
+
+class Deep(DDIM):
+    def rsample(self, *arguments, **options):
+        return self.rsample(*arguments, **options)
 
 
 class Broken(DDIM):
@@ -351,7 +357,7 @@ def test_ctrl_c_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr("scoresde.model.data_of", interrupted)
     result = run("train", config(tmp_path), "--output", tmp_path / "out")
     assert result.exit_code == 130
-    assert result.output == ""
+    assert result.output == "interrupted\n"
     assert not (tmp_path / "out").exists()
 
 
