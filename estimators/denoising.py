@@ -276,7 +276,7 @@ def _shown(output: Any) -> str:
     )
 
 
-def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
+def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) -> dict[str, Tensor]:
     """The data's mean per component and standard deviation per block, in an SDE's basis.
 
     Of vectors in `scoresde.Identity` the standard deviation is per component as well. What is out
@@ -288,6 +288,7 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
     Args:
         sde: Its basis is used.
         data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.training.Pieces`.
+        missing: Whether NaN stands for values that are missing.
 
     Returns:
         ``{"data_mean": (n,), "data_std": (blocks | n,)}``, arguments of `Denoising`; see
@@ -302,7 +303,7 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor]) -> dict[str, Tensor]:
         >>> {name: value.tolist() for name, value in scales.items()}
         {'data_mean': [1.0, 2.0], 'data_std': [1.0, 2.0]}
     """
-    mean, std = sde.basis.moments(data)
+    mean, std = sde.basis.moments(data, missing)
     if isinstance(sde, DiagonalSDE):
         check_range(sde, mean, std, stacklevel=2)
     return {"data_mean": mean, "data_std": std}

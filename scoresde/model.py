@@ -53,7 +53,7 @@ class Model:
         solver: Samples and evaluates.
         settings: The configuration, as read.
         facts: What was learned from the data: ``event_shape``, ``levels``, ``columns`` of a
-            table, ``data_mean``, ``data_std``.
+            table, whether values are ``missing``, ``data_mean``, ``data_std``.
         history: Of the training, if it has been trained here.
 
     Example:
@@ -111,7 +111,7 @@ class Model:
             basis = known["basis"] = build(sde["basis"], "sde.basis", known)
             sde = {**sde, "basis": basis}
             if data is not None:
-                mean, std = basis.moments(data)
+                mean, std = basis.moments(data, missing=facts.get("missing", False))
                 facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
                 known |= _measured(facts)
         known["sde"] = build(sde, "sde", known)
@@ -163,6 +163,7 @@ class Model:
             "event_shape": list(train.values.shape[1:]),
             "levels": train.levels,
             "columns": None if train.columns is None else list(train.columns),
+            "missing": train.missing,
         }
         with DrawnFrom(torch.Generator("cpu").manual_seed(seed)):
             model = cls.build(settings, facts, Pieces(train, seed), imports=imports)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from scoresde.bases.gaps import known_moments
 from scoresde.bases.moments import Units, pieces
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, sizes, trailing_shape
@@ -120,7 +121,9 @@ class Basis(KeepsPrecision, ABC):
         """Components that are measured together, by name: here those of a block."""
         return self.blocks
 
-    def moments(self, data: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, data: Tensor | Iterable[Tensor], missing: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Mean of every coefficient, and a scale of every unit (`units`).
 
         The scale is the standard deviation. Of what is constant it is a share of its size, small
@@ -128,6 +131,7 @@ class Basis(KeepsPrecision, ABC):
 
         Args:
             data: Events, ``(N, *event_shape)``, or pieces of them, one after the other.
+            missing: Whether NaN stands for values that are missing: the others are measured.
 
         Returns:
             ``(n,)`` and ``(blocks,)``, or ``(n,)`` if units are smaller than blocks; in float64.
@@ -144,7 +148,13 @@ class Basis(KeepsPrecision, ABC):
             [0.25, 500.0]
         """
         units = self.units
-        mean, scale = Units(units).measured(pieces(data), lambda x: self(x.to(precision(x.device))))
+
+        def analyse(x: Tensor) -> Tensor:
+            return self(x.to(precision(x.device)))  # type: ignore[no-any-return]
+
+        if missing:
+            return known_moments([data] if isinstance(data, Tensor) else data, analyse, units)
+        mean, scale = Units(units).measured(pieces(data), analyse)
         return mean, scale if len(units) == len(self.blocks) else units.expand(scale)
 
     def extra_repr(self) -> str:
