@@ -179,7 +179,7 @@ def sample(
     own = list(generators[first : first + each])
     # the last processes compute samples that nobody asked for: gathering wants equal shapes
     own += [torch.Generator() for _ in range(each - len(own))]
-    rows = torch.arange(first, first + each).clamp(max=count - 1)
+    rows = torch.arange(first, first + each, device="cpu").clamp(max=count - 1)
     x = solver.sample(
         estimator.taken(rows, (count,)),
         (each,),

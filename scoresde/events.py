@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -25,9 +25,10 @@ def dataset(name: str, value: Any) -> Dataset:
     Args:
         name: What to call it.
         value: A `scoresde.data.Dataset`, as it is; a tensor or an array of floating-point numbers
-            ``(N, *event_shape)``; a map-style `torch.utils.data.Dataset` of such events, each
-            alone or alone in a tuple, which stays where it is; or a ``DataLoader`` of one. Batches
-            are drawn from the loader's data set: its ``batch_size`` and ``shuffle`` are not used.
+            ``(N, *event_shape)``; a map-style `torch.utils.data.Dataset`, or whatever else has a
+            length and items, of such events, each alone or alone in a tuple, which stays where it
+            is; or a ``DataLoader`` of one. Batches are drawn from the loader's data set: its
+            ``batch_size`` and ``shuffle`` are not used.
 
     Raises:
         TypeError: If it is something else, integers that do not say their number of levels, an
@@ -45,26 +46,34 @@ def dataset(name: str, value: Any) -> Dataset:
     if isinstance(value, Dataset):
         return value
     if isinstance(value, torch_data.TensorDataset):
-        return Dataset(name, _real(name, _alone(name, value.tensors)))
-    if isinstance(value, Tensor):
-        return Dataset(name, _real(name, value.detach()))
-    if isinstance(value, (torch_data.IterableDataset, str, bytes)):
-        got = f"{type(value).__name__}; scoresde.data.load reads files"
-        raise TypeError(f"{name}: expected {_KNOWN}, got {got}")
-    if isinstance(value, torch_data.Dataset):
+        value = _alone(name, value.tensors)
+    if isinstance(value, Tensor) or hasattr(value, "__array__"):
+        return Dataset(name, _real(name, value))
+    listed = isinstance(value, (str, bytes, list, tuple, Mapping, torch_data.IterableDataset))
+    if not listed and hasattr(value, "__len__") and hasattr(value, "__getitem__"):
         return Dataset(name, _stored(name, value))
-    if hasattr(value, "__array__"):
-        return Dataset(name, _tensor(name, value))
-    raise TypeError(f"{name}: expected {_KNOWN}, got {type(value).__name__}")
+    kind = type(value).__name__
+    hints = {
+        str: "; scoresde.data.load reads files",
+        list: "; torch.tensor or torch.stack makes one",
+    }
+    raise TypeError(f"{name}: expected {_KNOWN}, got {kind}{hints.get(type(value), '')}")
 
 
 def _of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
     """The data set of a loader that does nothing else to it."""
+    if isinstance(loader.dataset, torch_data.IterableDataset):
+        return loader.dataset
+    collate, batches = loader.collate_fn, loader.batch_sampler
     plain = (torch_data.RandomSampler, torch_data.SequentialSampler)
-    own: Any = type(loader.sampler) if type(loader.sampler) not in plain else None
-    if loader.collate_fn is not torch_data.default_collate:
-        own = loader.collate_fn
-    if own is not None and not isinstance(loader.dataset, torch_data.IterableDataset):
+    own: Any = None
+    if collate not in (torch_data.default_collate, torch_data.default_convert):
+        own = collate
+    if batches is not None and type(batches) is not torch_data.BatchSampler:
+        own = type(batches)
+    for sampler in (loader.sampler, getattr(batches, "sampler", loader.sampler)):
+        own = own if type(sampler) in plain else type(sampler)
+    if own is not None:
         said = getattr(own, "__qualname__", repr(own))
         raise TypeError(
             f"{name}: expected a DataLoader that only batches and shuffles, got one with {said}; "
@@ -75,18 +84,19 @@ def _of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
 
 def _stored(name: str, items: Any) -> Stored:
     """The items of a map-style data set, read as they are asked for."""
-    expect(hasattr(items, "__len__"), name, "a data set with a length", type(items).__name__)
 
     def read(places: Tensor) -> Tensor:
-        return torch.stack([_item(name, items[int(i)]) for i in places])
+        found = [_item(name, items[int(i)]) for i in places]
+        for i, item in zip(places.tolist(), found, strict=True):
+            shape, wanted = tuple(item.shape), tuple(found[0].shape)
+            expect(shape == wanted, name, f"items of one shape {wanted}", f"{shape} of item {i}")
+        return torch.stack(found)
 
     return Stored(len(items), read)
 
 
 def _item(name: str, item: Any) -> Tensor:
-    if isinstance(item, (tuple, list)):
-        item = _alone(name, item)
-    return _real(name, item.detach()) if isinstance(item, Tensor) else _tensor(name, item)
+    return _real(name, _alone(name, item) if isinstance(item, (tuple, list)) else item)
 
 
 def _alone(name: str, parts: Sequence[Any]) -> Any:
@@ -95,26 +105,24 @@ def _alone(name: str, parts: Sequence[Any]) -> Any:
     return parts[0]
 
 
-def _tensor(name: str, value: Any) -> Tensor:
-    """An array's numbers, as wide as they are."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"{name}: expected real numbers, got {type(value).__name__} of {array.dtype}"
-        )
-    if array.dtype.kind == "f" and array.dtype.itemsize not in (2, 4, 8):
-        array = array.astype("f8")
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return _real(name, torch.from_numpy(np.ascontiguousarray(native)))
-
-
-def _real(name: str, values: Tensor) -> Tensor:
-    if not values.is_floating_point():
-        raise TypeError(
-            f"{name}: expected floating-point numbers, got {values.dtype}; of integers say the "
-            "number of levels: scoresde.data.Dataset(name, values, levels=256)"
-        )
-    return values
+def _real(name: str, value: Any) -> Tensor:
+    """Floating-point numbers, as wide as they are."""
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            kind = type(value).__name__
+            raise TypeError(f"{name}: expected real numbers, got {kind} of {array.dtype}")
+        expected = "NaN where values are missing, in a Dataset(..., missing=True)"
+        expect(not np.ma.is_masked(value), name, expected, "a masked array")
+        known = "c16" if array.dtype.kind == "c" else "f8" if array.dtype.itemsize > 8 else None
+        native = array.astype(known or array.dtype.newbyteorder("="), copy=False)
+        value = torch.from_numpy(np.require(native, requirements="CW"))
+    expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
+    if not value.is_floating_point():
+        hint = "; of integers say the number of levels: scoresde.data.Dataset(name, x, levels=256)"
+        said = f"{value.dtype}{'' if value.is_complex() else hint}"
+        raise TypeError(f"{name}: expected real floating-point numbers, got {said}")
+    return value.detach()
 
 
 def events(data: Dataset, generator: Generators = None, rows: Tensor | None = None) -> Tensor:

@@ -111,7 +111,9 @@ class Run:
         own = self.processes.mixed_precision
         expect(own == "no", "processes", "mixed_precision 'no', as Training has its own", own)
         weights = sum(float(p.detach().double().sum()) for p in self.estimator.parameters())
-        found = self._gathered(torch.tensor([weights, self.step], dtype=torch.float64))
+        found = self._gathered(
+            torch.tensor([weights, self.step], dtype=torch.float64, device="cpu")
+        )
         expect(
             torch.allclose(found, found[0].expand_as(found), rtol=1e-6, equal_nan=True),
             "processes",

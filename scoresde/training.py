@@ -14,12 +14,12 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from scoresde import checkpoint
 from scoresde.about import About
-from scoresde.checks import choice, expect, instance, positive, real, validator, whole
+from scoresde.checks import choice, expect, positive, real, validator, whole
 from scoresde.data import Dataset
 from scoresde.distributed import ALONE, Processes
 from scoresde.estimator import ScoreEstimator
@@ -172,8 +172,7 @@ class Training:
         whole("save_every", save_every, 1)
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)
-        estimator = unwrapped(estimator)  # type: ignore[assignment]
-        instance("estimator", estimator, ScoreEstimator)
+        estimator = _itself(estimator)
         train = dataset("data", data)
         measured = None if held_out is None else dataset("held_out", held_out)
         run, about = Run.new(self, estimator, seed, processes), None
@@ -193,6 +192,14 @@ class Training:
             loop.go(progress and processes.is_main_process)
         run.end()
         return run.history
+
+
+def _itself(estimator: Any) -> ScoreEstimator:
+    """An estimator without what wraps it."""
+    found = unwrapped(estimator) if isinstance(estimator, nn.Module) else estimator
+    if not isinstance(found, ScoreEstimator):
+        raise TypeError(f"estimator: expected a ScoreEstimator, got a {type(found).__name__}")
+    return found
 
 
 @attrs.define(eq=False)

@@ -43,7 +43,7 @@ class Stored:
     def __init__(self, count: int, read: Callable[[Tensor], Tensor]) -> None:
         expect(count > 0, "count", "at least one event", count)
         self._read = read
-        first = read(torch.zeros(1, dtype=torch.int64))
+        first = read(torch.zeros(1, dtype=torch.int64, device="cpu"))
         self.shape, self.dtype = torch.Size([count, *first.shape[1:]]), first.dtype
 
     def __len__(self) -> int:
@@ -51,7 +51,9 @@ class Stored:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """The events at some places ``(k,)``, or in a slice."""
-        places = torch.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        places = rows
+        if isinstance(rows, slice):
+            places = torch.arange(*rows.indices(len(self)), device="cpu")
         events = self._read(places)
         wanted = (len(places), *self.shape[1:])
         expect(events.shape == wanted, "read", f"events {wanted}", tuple(events.shape))
