@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from scoresde.dispatch import Seen
 
 
-class AtMost(TorchDispatchMode):
+class AtMost(Seen):
     """Inside, this thread makes new tensors of so many numbers in all, and no more.
 
     They are counted before they are made, so that a few bytes of configuration cannot ask for
@@ -35,7 +36,7 @@ class AtMost(TorchDispatchMode):
     """
 
     def __init__(self, count: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count, self.total = count, 0
 
     def __torch_dispatch__(

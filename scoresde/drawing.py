@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from scoresde.dispatch import Seen
 
 _aten = torch.ops.aten
 
@@ -22,7 +23,7 @@ _LIKE = {
 _SEEDED = {"default": "generator", "low": "low_generator"}
 
 
-class DrawnFrom(TorchDispatchMode):
+class DrawnFrom(Seen):
     """Inside, what this thread draws from torch's global generator comes from another one.
 
     For initial weights and `torch.distributions`, which take no generator. The global one is
@@ -42,7 +43,7 @@ class DrawnFrom(TorchDispatchMode):
     """
 
     def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.generator = generator
 
     def __torch_dispatch__(
@@ -71,7 +72,7 @@ class DrawnFrom(TorchDispatchMode):
             wanted = torch.device(given.get("device") or home)
             return func(*args, **{**given, "device": home}).to(wanted)
         wanted = tensors[0].device
-        if wanted == home:
+        if wanted == home or wanted.type == "meta":  # where there are no numbers
             return func(*args, **given)
         moved = [arg.to(home) if isinstance(arg, Tensor) else arg for arg in args]
         found = func(*moved, **given)

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scoresde.checks import whole
 from scoresde.data import Dataset, bits_per_dim
 from scoresde.estimator import ScoreEstimator
-from scoresde.events import events
+from scoresde.events import dataset, events
 from scoresde.likelihood import Trace, log_prob
 from scoresde.solver import Solver
 
 
 def evaluate(
     estimator: ScoreEstimator,
-    data: Dataset,
+    data: Any,
     solver: Solver,
     trace: Trace | None = None,
     *,
@@ -31,7 +32,8 @@ def evaluate(
 
     Args:
         estimator: Knows the score.
-        data: Integer data are dequantised, once, and reported in bits per dimension as well.
+        data: Integer data are dequantised, once, and reported in bits per dimension as well; what
+            `scoresde.events.dataset` takes.
         solver: Integrates the flow.
         trace: Exact if None.
         count: How many events, the first ones; all if None.
@@ -43,10 +45,13 @@ def evaluate(
         ``data``, ``count``, ``nats`` and ``nats_stderr`` per event, ``trace_stderr`` of that mean
         by random probes alone, ``evaluations`` of the network per event, which ``estimate`` it
         is, and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``. Standard errors are
-        those of a mean over events drawn at random.
+        those of a mean over events drawn at random, NaN of a single event; that by probes is NaN
+        with a single probe.
 
     Raises:
-        ValueError: If the data do not have the model's event shape.
+        FloatingPointError: If a log-density is not finite; the message names the event.
+        ValueError: If the data do not have the model's event shape, or there is nothing to
+            evaluate.
 
     Example:
         >>> import torch
@@ -60,12 +65,18 @@ def evaluate(
         >>> round(report["nats"], 2)  # minus the logarithm of 2 pi
         -1.84
     """
-    parts = []
+    if count is not None:
+        whole("count", count, 1)
+    whole("batch_size", batch_size, 1)
+    parts, data = [], dataset("data", data)
     with torch.no_grad():
-        rows = torch.arange(len(data))[:count]
+        rows = torch.arange(len(data), device="cpu")[:count]
         for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
             x = events(data, generator, batch)
-            parts.append(log_prob(estimator, x, solver, trace=trace, generator=generator))
+            # checked below, where it is known which event is which
+            options: dict[str, Any] = {"generator": generator, "checked": False}
+            parts.append(log_prob(estimator, x, solver, trace=trace, **options))
+            _expect_finite(parts[-1].value, batch, data)
     nats = torch.cat([part.value for part in parts])
     error = torch.cat([part.standard_error for part in parts])
     report = {
@@ -84,5 +95,12 @@ def evaluate(
     return report
 
 
+def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:
+    bad = ~values.isfinite().cpu()
+    if bool(bad.any()):
+        value, row = float(values[bad.to(values.device)][0]), int(rows[bad][0])
+        raise FloatingPointError(f"the log-density of event {row} of {data.name} is {value}")
+
+
 def _standard_error(values: Tensor) -> float:
-    return float(values.std() / len(values) ** 0.5)
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.nan

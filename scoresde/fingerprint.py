@@ -32,8 +32,9 @@ from scoresde.wrappers import unwrapped
 Plain = str | int | float | bool | None
 Fingerprint = dict[str, Plain]
 
-_INHERITED = vars(nn.Module()).keys() | {"_compiled_call_impl"}
-"""Attributes that every module has: its mode, its hooks, its parts, which are gone through."""
+_INHERITED = vars(nn.Module()).keys() | {"_compiled_call_impl", "_is_torch_compile", "forward"}
+"""Attributes that every module has, its mode, its hooks, its parts, which are gone through; and
+those that compiling it, or a wrapper, gives it."""
 
 _LISTED = 64
 """Of so many numbers each has a name; of more there is a digest."""
@@ -42,6 +43,8 @@ _CLOSE = 2e-7
 _BITS = {torch.float64: 20}
 """How close numbers have to be: what two machines compute may differ in the last digits, of single
 precision at the least. Digests take so many bits of numbers, 16 of those in less precision."""
+
+_DIGEST = ", content "
 
 _NUMBERS = 2**24
 _SAMPLE = 1024
@@ -101,13 +104,13 @@ def content(data: Dataset | None) -> str | None:
     said = digest.hexdigest()[:16]
     if data.stored and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
         said = "drawn anew"
-    return f"{count} events {shape} of {kind}, content {said}"
+    return f"{count} events {shape} of {kind}{_DIGEST}{said}"
 
 
 def differences(
     wanted: Mapping[str, Plain], found: Mapping[str, Plain], besides: Iterable[str] = ()
 ) -> list[str]:
-    """What differs between two fingerprints, in words; values of one and the same name first.
+    """What differs between two fingerprints, in words; causes before what follows from them.
 
     Args:
         wanted: What was expected.
@@ -120,7 +123,9 @@ def differences(
         ['lr: expected 0.1, got 0.2']
     """
     names = [name for name in {**wanted, **found} if name not in set(besides)]
-    names.sort(key=lambda name: not (name in wanted and name in found))
+    both = wanted.keys() & found.keys()
+    # what is computed from others has a digest mostly, or is there for them only
+    names.sort(key=lambda name: (name not in both, _DIGEST in f"{wanted.get(name)}"))
     return [
         f"{name}: expected {wanted.get(name, 'nothing')}, got {found.get(name, 'nothing')}"
         for name in names
@@ -278,7 +283,7 @@ def _array(name: str, value: Any) -> Iterator[tuple[str, Plain]]:
             yield key, _leaf(number)
     else:
         digest = hashlib.sha256(_bytes(_rounded(tensor))).hexdigest()[:16]
-        yield name, f"{tuple(tensor.shape)} of {tensor.dtype}, content {digest}"
+        yield name, f"{tuple(tensor.shape)} of {tensor.dtype}{_DIGEST}{digest}"
 
 
 def _rounded(tensor: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -40,27 +39,35 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def matched(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]:
     """Tensors by the names that a module has for them, whatever wraps it or wrapped it.
 
-    A name that is wanted is kept. Of the others two mean the same if they do so without the
-    prefixes of wrappers; where that is not one to one they are left as they are.
+    A part that has nothing of its own but one part, by the name that wrappers give, is taken for a
+    wrapper, on either side. So names stay different from each other, also where a part of
+    somebody's own has such a name.
 
     Args:
         found: Tensors by name, of a module that may have been wrapped.
-        wanted: Names of the module that is to have them.
+        wanted: Names of the module that is to have them; others keep theirs.
 
     Example:
         >>> from scoresde.wrappers import matched
-        >>> matched({"_orig_mod.weight": 1, "bias": 2}, ["module.weight", "bias"])
-        {'module.weight': 1, 'bias': 2}
+        >>> matched({"_orig_mod.weight": 1, "_orig_mod.bias": 2}, ["module.weight", "module.bias"])
+        {'module.weight': 1, 'module.bias': 2}
     """
     wanted = set(wanted)
-    missing = _plain(wanted - found.keys())
-    extra = _plain(found.keys() - wanted)
-    names = {extra[plain]: missing[plain] for plain in extra.keys() & missing.keys()}
-    return {names.get(name, name): value for name, value in found.items()}
+    if found.keys() <= wanted or wanted <= found.keys():
+        return dict(found)
+    names = {plain: name for name, plain in _plain(wanted).items()}
+    return {names.get(plain, name): found[name] for name, plain in _plain(found).items()}
 
 
 def _plain(names: Iterable[str]) -> dict[str, str]:
-    """Names by what they are without prefixes, if no other is the same."""
-    plain = {n: ".".join(p for p in n.split(".") if p not in _PREFIXES) for n in names}
-    count = Counter(plain.values())
-    return {value: name for name, value in plain.items() if count[value] == 1}
+    """What names are without the parts that only wrap others."""
+    parts: dict[tuple[str, ...], set[str]] = {}
+    paths = {name: tuple(name.split(".")) for name in names}
+    for path in paths.values():
+        for i, part in enumerate(path):
+            parts.setdefault(path[:i], set()).add(part)
+    wraps = {path for path, own in parts.items() if len(own) == 1 and own <= {*_PREFIXES}}
+    return {
+        name: ".".join(part for i, part in enumerate(path) if path[:i] not in wraps)
+        for name, path in paths.items()
+    }
