@@ -14,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from scoresde.data import Dataset
 from scoresde.events import some
+from scoresde.streams import Stream
 from scoresde.wrappers import unwrapped
 
 Plain = str | int | float | bool | None
@@ -98,12 +100,13 @@ def content(data: Dataset | None) -> str | None:
     if data.stored and count * size > _NUMBERS:
         least = max(16, min(_SAMPLE, _NUMBERS // size))
         rows = torch.linspace(0, count - 1, least, dtype=torch.float64, device="cpu").long()
-    digest = hashlib.sha256()
-    for part in rows.split(some(data)):
-        digest.update(_bytes(data.read(part)))
-    said = digest.hexdigest()[:16]
-    if data.stored and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
-        said = "drawn anew"
+    with Stream(0).in_place() if data.stored else nullcontext():  # reading may draw
+        digest = hashlib.sha256()
+        for part in rows.split(some(data)):
+            digest.update(_bytes(data.read(part)))
+        said = digest.hexdigest()[:16]
+        if data.stored and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
+            said = "drawn anew"
     return f"{count} events {shape} of {kind}{_DIGEST}{said}"
 
 

@@ -7,6 +7,7 @@ import sys
 import attrs
 import pytest
 import torch
+from runs import DATA, fitted, model, same
 from torch import nn
 
 from estimators import Denoising, ResidualMLP
@@ -17,13 +18,6 @@ from scoresde.distributed import ALONE
 from scoresde.run import Run
 from scoresde.training import Training, events
 from solvers import DDIM
-
-DATA = Dataset("two points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64, 1))
-
-
-def model(seed=0):
-    torch.manual_seed(seed)
-    return Denoising(DiagonalSDE(LogLinear(), Identity((2,))), ResidualMLP((2,), width=16, depth=1))
 
 
 def measured(estimator, average, seed):
@@ -255,36 +249,6 @@ def test_runs_are_not_mixed_up(tmp_path):
         Training(steps=4).fit(other, DATA, progress=False, folder=tmp_path)
     with pytest.raises(ValueError, match="save_every: expected a whole number of at least 1"):
         Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path, save_every=0)
-
-
-class Stop(Exception):
-    pass
-
-
-def fitted(training, stops=(), **options):
-    """A model with dropout and its history, after runs that end at some steps are taken up."""
-    for stop in (*stops, None):
-        torch.manual_seed(0)
-        network = ResidualMLP((2,), width=16, depth=1, dropout=0.1)
-        sde = DiagonalSDE(LogLinear(), DCT((2,)))
-        estimator = Denoising(sde, network, data_std=[1.3])
-
-        def on_step(step, stop=stop):
-            if step == stop:
-                raise Stop
-
-        try:
-            history = training.fit(estimator, DATA, progress=False, on_step=on_step, **options)
-        except Stop:
-            continue
-    return estimator, attrs.evolve(history, seconds=0.0)
-
-
-def same(first, second):
-    """Whether models and histories are, bit for bit."""
-    (one, history), (other, histories) = first, second
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return history == histories and all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
