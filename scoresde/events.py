@@ -54,10 +54,10 @@ def dataset(name: str, value: Any) -> Dataset:
         return Dataset(name, _stored(name, value))
     kind = type(value).__name__
     hints = {
-        str: "; scoresde.data.load reads files",
-        list: "; torch.tensor or torch.stack makes one",
+        "str": "; scoresde.data.load reads files",
+        "list": "; torch.tensor or torch.stack makes one",
     }
-    raise TypeError(f"{name}: expected {_KNOWN}, got {kind}{hints.get(type(value), '')}")
+    raise TypeError(f"{name}: expected {_KNOWN}, got {kind}{hints.get(kind, '')}")
 
 
 def _of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
@@ -116,7 +116,8 @@ def _real(name: str, value: Any) -> Tensor:
         expect(not np.ma.is_masked(value), name, expected, "a masked array")
         known = "c16" if array.dtype.kind == "c" else "f8" if array.dtype.itemsize > 8 else None
         native = array.astype(known or array.dtype.newbyteorder("="), copy=False)
-        value = torch.from_numpy(np.require(native, requirements="CW"))
+        value = torch.from_numpy(np.require(native, requirements=["C", "W"]))
+    assert isinstance(value, Tensor)
     expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
     if not value.is_floating_point():
         hint = "; of integers say the number of levels: scoresde.data.Dataset(name, x, levels=256)"

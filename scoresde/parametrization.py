@@ -156,7 +156,7 @@ def affine(
         Affine(skip=tensor([1., 0.]), out=tensor([0., 1.]))
     """
     clean = sigma == 0
-    std = torch.as_tensor(data_std).to(sigma)
+    std = torch.as_tensor(data_std, device=sigma.device).to(sigma)
     skip, out = form(alpha.clamp(min=_FAINT), sigma.masked_fill(clean, 1.0), std)
     return Affine(torch.where(clean, 1.0, skip), torch.where(clean, 0.0, out))
 

@@ -51,11 +51,10 @@ class Stored:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """The events at some places ``(k,)``, or in a slice."""
-        places = rows
         if isinstance(rows, slice):
-            places = torch.arange(*rows.indices(len(self)), device="cpu")
-        events = self._read(places)
-        wanted = (len(places), *self.shape[1:])
+            rows = torch.arange(*rows.indices(len(self)), device="cpu")
+        events = self._read(rows)
+        wanted = (len(rows), *self.shape[1:])
         expect(events.shape == wanted, "read", f"events {wanted}", tuple(events.shape))
         return events
 
