@@ -170,7 +170,8 @@ class Denoising(Precise, ScoreEstimator):
             level = self.sde.blocks.expand(self.sde.levels(times))[..., : z.shape[-1]]
             level = level.expand(len(times), *z.shape)
         level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
-        level = (level / 4).to(z).reshape(len(times), -1, *level.shape[z.ndim :])
+        rows = z.shape[:-1].numel()
+        level = (level / 4).to(z).reshape(len(times), rows, *level.shape[z.ndim :])
         return _Prepared(settled, form.skip, 1 / scale, -alpha * mean / scale, form.out, level)
 
     def _through(
@@ -189,7 +190,7 @@ class Denoising(Precise, ScoreEstimator):
         def denoise(z: Tensor) -> Tensor:
             x = view.synthesise(torch.addcmul(offset, scale, z))
             if z.ndim != 2:
-                x = x.reshape(-1, *view.event_shape)
+                x = x.reshape(z.shape[:-1].numel(), *view.event_shape)
             prediction = network(x, level, *given)
             # asked at every step of a solver
             if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():

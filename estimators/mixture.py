@@ -155,7 +155,7 @@ class GaussianMixture(Precise, ScoreEstimator):
         log_weights, mean, factor = self._moments(alpha, self._noise(alpha, sigma))
         gap = z.to(mean).unsqueeze(-2) - mean
         if times.ndim == 1:
-            columns = gap.reshape(-1, *gap.shape[-2:]).permute(1, 2, 0)
+            columns = gap.reshape(z.shape[:-1].numel(), *gap.shape[-2:]).permute(1, 2, 0)
             white = torch.linalg.solve_triangular(factor, columns, upper=False)
             pull = torch.linalg.solve_triangular(factor.mT, white, upper=True)
             distance = (white**2).sum(-2).mT.reshape(gap.shape[:-1])

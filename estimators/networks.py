@@ -74,7 +74,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor, condition: Tensor | None = None) -> Tensor:
         """``(batch, *event_shape)``, levels ``(batch,)`` or ``(batch, n)``; the event's shape."""
-        level = level.reshape(len(x), -1)
+        level = level.unsqueeze(-1) if level.ndim == 1 else level
         waves = (level.unsqueeze(-1) * self.frequencies).flatten(1)
         given = [] if condition is None else [condition]
         code = self.embed(torch.cat([level, waves.sin(), waves.cos(), *given], dim=-1))
@@ -119,7 +119,7 @@ class PartNetwork(nn.Module):
         """Joint events ``(batch, n)`` in and out."""
         before, own, after = x.tensor_split([self.part.start, self.part.stop], -1)
         given = torch.cat([before, after], -1)
-        found = self.network(own.reshape(-1, *self.shape), level, given).reshape(own.shape)
+        found = self.network(own.reshape(len(own), *self.shape), level, given).reshape(own.shape)
         return torch.cat([torch.zeros_like(before), found, torch.zeros_like(after)], -1)
 
 

@@ -136,7 +136,7 @@ def bound(
         u = noise.strata(z, draws).flatten()
         t, density = TimeDistribution(within(knots(sde, 1024), stage))(u)
         gap = _gap(estimator, rows, t, noise, condition, moments)
-        total = total + (gap / density.to(gap)).reshape(draws, -1).mean(0)
+        total = total + (gap / density.to(gap)).reshape(draws, len(z)).mean(0)
         total = total + _known(sde, z[..., : stage.dim], stage, moments)
     return total
 

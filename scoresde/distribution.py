@@ -122,7 +122,7 @@ class ScoreDistribution(TorchDistribution):
             ValueError: If arguments are validated and the value has the wrong shape or is NaN; if
                 the density of any other value is not a number.
         """
-        if self._validate_args:
+        if self._validate_args and value.numel():  # torch cannot check what is not there
             self._validate_sample(value)
         lead = value.shape[: value.ndim - len(self.event_shape)]
         batch = torch.broadcast_shapes(lead, self.batch_shape)
@@ -131,7 +131,7 @@ class ScoreDistribution(TorchDistribution):
         there = torch.isfinite(size)
         x = torch.where(there.reshape(*batch, *[1] * len(self.event_shape)), x, 0.0)
         if self.condition is not None:
-            x = x.reshape(-1, *self.event_shape)
+            x = x.reshape(batch.numel(), *self.event_shape)
             condition = self._rows(batch)
         found = log_prob(
             self.estimator,
@@ -168,7 +168,7 @@ class ScoreDistribution(TorchDistribution):
     def _rows(self, batch: Sequence[int]) -> Tensor:
         """As `_conditions`, with the batch flattened, as networks take it."""
         found = self._conditions(batch)
-        return found.reshape(-1, *self._shape(found))
+        return found.reshape(torch.Size(batch).numel(), *self._shape(found))
 
     def _shape(self, condition: Tensor) -> torch.Size:
         return condition.shape[condition.ndim - self.condition_ndim :]

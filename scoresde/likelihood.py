@@ -67,7 +67,7 @@ class Trace(ABC):
 
     def standard_error(self, integrals: Tensor) -> Tensor:
         """Of the mean of independent estimates ``(*batch, estimates)``; NaN if there is one."""
-        if self.estimates == 1:
+        if self.estimates == 1 or not integrals.numel():
             return torch.full_like(integrals[..., 0], torch.nan)
         error: Tensor = integrals.std(-1) / self.estimates**0.5
         return error
@@ -329,7 +329,7 @@ class DensityFlow(SDE):
     def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """``z`` and the integrals of the divergence, ``(*batch, estimates)``."""
         z = self._state(y)
-        integrals = y[..., z.shape[-1] :].reshape(*z.shape[:-1], self.trace.estimates, -1)
+        integrals = y[..., z.shape[-1] :].unflatten(-1, (self.trace.estimates, z.shape[-1]))
         return z, integrals.sum(-1)
 
     def _known(self) -> Iterator[Tensor]:
@@ -498,12 +498,14 @@ def _ascend(
 ) -> tuple[Tensor, Tensor, float]:
     """What enters on the way down, integrals of the divergence, evaluations per event."""
     sde, times, evaluations = flow.sde, method.times(flow.sde), 0.0
-    value, integrals = z.new_zeros(()), z.new_zeros(())
+    value, integrals = z.new_zeros(z.shape[:-1]), z.new_zeros(*z.shape[:-1], trace.estimates)
+    if not value.numel():  # what solvers and priors of others need not know
+        return value, integrals, evaluations
     upward = sde.stages()[::-1]
     for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
         density = DensityFlow(flow, trace, trace.probes(z, noise), frugal)
         z, gained = method.transport(density, z, within(times, stage).flip(0), noise)
         z, entered = sde.leave(z, stage, dim)
         value, integrals = value + entered, integrals + gained
-        evaluations += density.evaluated / max(1, z.shape[:-1].numel())
+        evaluations += density.evaluated / value.numel()
     return value, integrals, evaluations

@@ -72,7 +72,7 @@ class Noise:
         Returns:
             ``(draws, batch)``.
         """
-        start: Tensor = torch.special.ndtr(self(like.new_empty(len(like), 1)))[0]
+        start: Tensor = torch.special.ndtr(self(like.new_empty(len(like), 1)))[:1].sum(0)
         count = draws * len(like)
         u: Tensor = (start + torch.arange(count, device=like.device) / count) % 1
         return u.clamp(max=1 - 1e-6).reshape(draws, len(like))
@@ -87,21 +87,19 @@ class Noise:
         if isinstance(self.generator, torch.Generator):
             with DrawnFrom(self.generator):
                 return distribution.sample(like.shape[:-1]).to(like)
-        rows = like.reshape(-1, like.shape[-1])
-        self._one_each(rows)
-        drawn = []
-        for g in self.generator:
+        rows = self._one_each(like)
+        for row, g in zip(rows, self.generator, strict=True):
             with DrawnFrom(g):
-                drawn.append(distribution.sample().to(like))
-        return torch.stack(drawn).reshape(like.shape)
+                row.copy_(distribution.sample())
+        return rows.reshape(like.shape)
 
     def _numbers(self, source: Callable[..., Tensor], like: Tensor) -> Tensor:
         if self.generator is None or isinstance(self.generator, torch.Generator):
             return self._draw(source, like, self.generator)
-        rows = like.reshape(-1, like.shape[-1])
-        self._one_each(rows)
-        drawn = [self._draw(source, row, g) for row, g in zip(rows, self.generator, strict=True)]
-        return torch.stack(drawn).reshape(like.shape)
+        rows = self._one_each(like)
+        for row, g in zip(rows, self.generator, strict=True):
+            row.copy_(self._draw(source, row, g))
+        return rows.reshape(like.shape)
 
     @staticmethod
     def _draw(
@@ -111,14 +109,13 @@ class Noise:
         drawn = source(like.shape, dtype=like.dtype, device=device, generator=generator)
         return drawn.to(like.device)
 
-    def _one_each(self, rows: Tensor) -> None:
+    def _one_each(self, like: Tensor) -> Tensor:
+        """A row for every sample, and for every generator."""
         assert isinstance(self.generator, Sequence)
-        expect(
-            len(self.generator) == len(rows),
-            "generator",
-            f"one generator, or {len(rows)}: one per sample",
-            len(self.generator),
-        )
+        count, given = like.shape[:-1].numel(), len(self.generator)
+        wanted = f"one generator, or {count}: one per sample"
+        expect(given == count, "generator", wanted, given)
+        return torch.empty(count, like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 class Share(Noise):

@@ -114,7 +114,7 @@ class Quadrature:
                     few = _halved(density, few, rows, batch, len(ts) // 2)
                 better = _integrate(density.flow, few)
                 gained = gained.index_copy(0, rows, better.values.sum(0))
-        return nodes.z[-1].reshape(z.shape).to(z), gained.reshape(*batch, -1).to(z)
+        return nodes.z[-1].reshape(z.shape).to(z), gained.reshape(*batch, gained.shape[-1]).to(z)
 
 
 class _Nodes(NamedTuple):
@@ -154,7 +154,8 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
         states.append(z)
         found.append(density.look(force, z))
     stacked = (torch.stack(list(values)) for values in (states, *zip(*found, strict=True)))
-    flat = (v.reshape(len(ts), -1, *v.shape[z.ndim :]) for v in stacked)
+    rows = z.shape[:-1].numel()
+    flat = (v.reshape(len(ts), rows, *v.shape[z.ndim :]) for v in stacked)
     return _nodes(density, ts.to(like).reshape(-1, 1, 1), times.reshape(-1, 1, 1), *flat)
 
 

@@ -307,6 +307,8 @@ class Solver(ABC):
         for stage in sde.stages():
             z, ts = sde.enter(z, stage, noise), grids.within(times, stage)
             yield stage.start, z
+            if not z.shape[:-1].numel():  # solvers of others need not know what to do with nothing
+                continue
             for part in ts.unfold(0, 2, 1) if every else [ts]:
                 if self.churn:
                     z, part = _churned(sde, z, part, stage, self.churn, noise)

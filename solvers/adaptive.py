@@ -29,6 +29,8 @@ class Outcome:
         finished: Whether a sample has reached the end, ``(*batch,)``.
         steps: Steps taken and refused, ``(*batch,)``; each costs three evaluations.
         worst: The component with the largest error in a sample's last attempt, ``(*batch,)``.
+        lost: Whether a sample was given up, as the field is NaN or infinite where it is or, however
+            short the step, right after, ``(*batch,)``.
 
     Example:
         >>> import torch
@@ -47,10 +49,11 @@ class Outcome:
     finished: Tensor
     steps: Tensor
     worst: Tensor
+    lost: Tensor
 
 
 class StepLimit(RuntimeError):
-    """Some samples did not get to the end within the steps allowed.
+    """Some samples did not arrive: the steps allowed are used up, or the field is no number.
 
     Attributes:
         outcome: What there is of them, and of all the others.
@@ -69,15 +72,20 @@ class StepLimit(RuntimeError):
     """
 
     def __init__(self, outcome: Outcome, limit: int) -> None:
-        stuck = (~outcome.finished).flatten()
-        first = int(stuck.nonzero()[0])
+        stuck, lost = (~outcome.finished).flatten(), outcome.lost.flatten()
+        first = int((lost if bool(lost.any()) else stuck).nonzero()[0])
         state = outcome.states.reshape(len(stuck), -1)[first]
-        what = "is not finite" if not bool(torch.isfinite(state).all()) else "changes too fast"
+        what = "changes too fast"
+        if bool(lost[first]):
+            what = "has a field that is NaN or infinite"
+        elif not bool(torch.isfinite(state).all()):
+            what = "is not finite"
+        flat = (v.flatten()[first].item() for v in (outcome.times, outcome.steps, outcome.worst))
+        time, steps, component = flat
         super().__init__(
-            f"max_steps: {int(stuck.sum())} of {len(stuck)} samples have not arrived after {limit} "
-            f"steps; sample {first} stopped at time {float(outcome.times.flatten()[first]):.6g}, "
-            f"where component {int(outcome.worst.flatten()[first])} {what}; what there is of "
-            "them is in the attribute outcome"
+            f"max_steps: {int(stuck.sum())} of {len(stuck)} samples have not arrived in {limit} "
+            f"steps; sample {first} stopped at time {time:.6g} after {steps}, where component "
+            f"{component} {what}; what there is of them is in the attribute outcome"
         )
         self.outcome = outcome
 
@@ -140,33 +148,23 @@ class Adaptive(Solver):
         return outcome.states
 
     def solve(self, sde: SDE, y: Tensor, ts: Tensor) -> Outcome:
-        """As `integrate`, but returns what there is when a sample runs out of steps."""
-        batch, rows = y.shape[:-1], y.reshape(-1, y.shape[-1]).clone()
-        deterministic(sde.propagator(ts[:1], ts[1:2], rows))
-        count = torch.zeros(len(rows), dtype=torch.long, device=y.device)
-        worst = torch.zeros_like(count)
-        reached = torch.full(count.shape, float(ts[0]), dtype=torch.float64)
-        alive = torch.arange(len(rows), device=y.device)
+        """As `integrate`, but returns what there is when a sample does not arrive."""
+        batch = y.shape[:-1]
+        run = _Run.of(y, float(ts[0]))
+        deterministic(sde.propagator(ts[:1], ts[1:2], run.rows))
+        alive = torch.arange(len(run.rows), device=y.device)
         stops = [0, *(jumps(sde, ts)[1:-1].nonzero().flatten() + 1).tolist(), len(ts) - 1]
         for a, b in itertools.pairwise(stops):
             track = Progress(ts[a : b + 1], (a > 0, b < len(ts) - 1), torch.finfo(y.dtype).eps)
-            arrived = self._advance(sde, track, batch, rows, alive, count, worst, reached)
-            alive = alive[arrived]
-        finished = torch.zeros(len(rows), dtype=torch.bool, device=y.device)
+            alive = alive[self._advance(sde, track, batch, run, alive)]
+        finished = torch.zeros(len(run.rows), dtype=torch.bool, device=y.device)
         finished[alive] = True
-        flat = (reached.to(y.device), finished, count, worst)
-        return Outcome(rows.reshape(y.shape), *(v.reshape(batch) for v in flat))
+        lost = (run.failed > _TRIES) & ~finished
+        flat = (run.reached.to(y.device), finished, run.count, run.worst, lost)
+        return Outcome(run.rows.reshape(y.shape), *(v.reshape(batch) for v in flat))
 
     def _advance(
-        self,
-        sde: SDE,
-        track: Progress,
-        batch: Sequence[int],
-        rows: Tensor,
-        alive: Tensor,
-        count: Tensor,
-        worst: Tensor,
-        reached: Tensor,
+        self, sde: SDE, track: Progress, batch: Sequence[int], run: _Run, alive: Tensor
     ) -> Tensor:
         """Takes the living rows along a track, in place; says which of them have arrived."""
         where = torch.zeros(len(alive), dtype=torch.float64)
@@ -176,24 +174,61 @@ class Adaptive(Solver):
             # processors round what is left over of a group otherwise
             padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
             own = alive[padded.to(alive.device)]
-            y, start, equation = rows[own], where[padded], sde.taken(own, batch)
+            y, start, equation = run.rows[own], where[padded], sde.taken(own, batch)
             reach = torch.minimum(length[padded], 1 - start)
             times = [track(start + reach * part).unsqueeze(-1) for part in (0.0, 1 / 3, 2 / 3, 1.0)]
             forces = [partial(equation.forcing, t.to(y)) for t in times[:3]]
-            end, error = step(y, forces, stages(equation, times, y))
+            here = forces[0](y)
+            end, error = step(y, here, forces[1:], stages(equation, times, y))
             size = self.atol + self.rtol * torch.maximum(y.abs(), end.abs())
             ratios = (error.abs() / size).detach()  # what steps are taken is not differentiated
             ratio = (folded(ratios.square()) / ratios.shape[-1]).sqrt().double().cpu()
+            n, spots = len(busy), alive[busy.to(alive.device)]
+            run.fail(spots, here[:n], ratio[:n])
             ratio = ratio.nan_to_num(torch.inf)
             factor = (0.9 * ratio.clamp(min=1e-6) ** (-1 / 3)).clamp(0.2, 5.0)
-            n, spots = len(busy), alive[busy.to(alive.device)]
             taken = (ratio <= 1)[:n]
-            moved = spots[taken.to(alive.device)]
-            rows[moved] = end[:n][taken.to(alive.device)]
-            reached[moved.cpu()] = times[3][:n, 0][taken]
-            count[spots] += 1
-            worst[spots] = ratios[:n].nan_to_num(torch.inf).argmax(-1)
+            run.move(spots, ratios[:n], end[:n], times[3][:n, 0], taken)
             where[busy[taken]] = (start + reach)[:n][taken]
             length[busy] = (reach * factor)[:n]
-            busy = busy[(where[busy] < 1) & (count[spots].cpu() < self.max_steps)]
+            left = (run.count[spots] < self.max_steps) & (run.failed[spots] <= _TRIES)
+            busy = busy[(where[busy] < 1) & left.cpu()]
         return (where >= 1).to(alive.device)
+
+
+_TRIES = 20
+"""How many attempts of a sample may end nowhere: a fifth of the step each time, 1e-14 in all."""
+
+
+@attrs.frozen(eq=False)
+class _Run:
+    """What is written on by an integration, a row per sample."""
+
+    rows: Tensor
+    count: Tensor
+    worst: Tensor
+    failed: Tensor
+    reached: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor, start: float) -> _Run:
+        """Before the first step."""
+        rows = y.reshape(y.shape[:-1].numel(), y.shape[-1]).clone()
+        count, worst, failed = torch.zeros(3, len(rows), dtype=torch.long, device=y.device)
+        reached = torch.full((len(rows),), start, dtype=torch.float64)
+        return cls(rows, count, worst, failed, reached)
+
+    def fail(self, spots: Tensor, here: Tensor, ratio: Tensor) -> None:
+        """Counts attempts that end nowhere; where the field is nowhere itself, there is no use."""
+        self.failed[spots] += (~torch.isfinite(ratio)).to(spots.device)
+        self.failed[spots] += (_TRIES + 1) * (~torch.isfinite(here.detach()).all(-1))
+
+    def move(
+        self, spots: Tensor, ratios: Tensor, end: Tensor, times: Tensor, taken: Tensor
+    ) -> None:
+        """Goes on where a step is taken."""
+        here = taken.to(spots.device)
+        self.rows[spots[here]] = end[here]
+        self.reached[spots[here].cpu()] = times[taken]
+        self.count[spots] += 1
+        self.worst[spots] = ratios.nan_to_num(torch.inf).argmax(-1)

@@ -83,12 +83,13 @@ def stages(sde: SDE, times: Sequence[Tensor], like: Tensor) -> Stages:
     )
 
 
-def step(y: Tensor, forces: Sequence[Forcing], with_: Stages) -> tuple[Tensor, Tensor]:
+def step(y: Tensor, f0: Tensor, forces: Sequence[Forcing], with_: Stages) -> tuple[Tensor, Tensor]:
     """One step, and how far the second-order result is from it.
 
     Args:
         y: State at its start.
-        forces: The forcing at the start and at both nodes.
+        f0: The forcing there.
+        forces: The forcing at both nodes.
         with_: Its coefficients.
 
     Example:
@@ -99,16 +100,15 @@ def step(y: Tensor, forces: Sequence[Forcing], with_: Stages) -> tuple[Tensor, T
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
         >>> flow, z = model.sde.probability_flow(model), torch.ones(1, 1)
         >>> times = [torch.tensor([t]).double() for t in (0.3, 0.31, 0.32, 0.33)]
-        >>> forces = list(flow.forcings(torch.stack(times[:3]).to(z), z))
-        >>> end, error = step(z, forces, stages(flow, times, z))
+        >>> first, *forces = flow.forcings(torch.stack(times[:3]).to(z), z)
+        >>> end, error = step(z, first(z), forces, stages(flow, times, z))
         >>> end.round(decimals=3)  # standard normal data stay as they are
         tensor([[1.]])
     """
-    f0 = forces[0](y)
     y1 = torch.addcmul(with_.first.decay * y, with_.first.gain, f0)
-    d1 = forces[1](y1) - f0
+    d1 = forces[0](y1) - f0
     y2 = torch.addcmul(with_.second.decay * y, with_.second.gain, f0 + with_.slope * d1)
-    d2 = forces[2](y2) - f0
+    d2 = forces[1](y2) - f0
     change = with_.fine[0] * d1 + with_.fine[1] * d2
     end = torch.addcmul(with_.whole.decay * y, with_.whole.gain, f0 + change)
     return end, with_.whole.gain * (change - with_.rough * d1)
@@ -151,7 +151,8 @@ class ExponentialRungeKutta(Solver):
         for times in zip(starts, one, two, ends, strict=True):
             with_ = stages(sde, [t.reshape(1) for t in times], y)
             deterministic(with_.whole)
-            y, _ = step(y, list(sde.forcings(torch.stack(times[:3]).to(y), y)), with_)
+            first, *forces = sde.forcings(torch.stack(times[:3]).to(y), y)
+            y, _ = step(y, first(y), forces, with_)
             yield y, None
 
 

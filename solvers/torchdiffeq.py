@@ -32,7 +32,8 @@ class TorchDiffEq(Solver):
         atol: Absolute tolerance of adaptive methods.
 
     Raises:
-        FloatingPointError: On integrating, if torchdiffeq gives up: the field is NaN or stiff.
+        FloatingPointError: On integrating with an adaptive method, if the field is NaN or infinite
+            at the start, or torchdiffeq gives up: it is so on the way, or stiff.
         ValueError: If the method is unknown or a tolerance not positive; on integrating, if the
             equation has noise (``eta`` above 0).
 
@@ -64,6 +65,8 @@ class TorchDiffEq(Solver):
 
     def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`."""
+        if not y.numel():  # nothing has no error to be measured
+            return y
         first = sde.propagator(ts[:1], ts[1:2], y)
         expect(first.noise is None, "eta", "0: torchdiffeq integrates ODEs", "an SDE with noise")
         times = ts[[0, -1]].to(y)
@@ -83,13 +86,36 @@ class TorchDiffEq(Solver):
         return y
 
     def _odeint(self, sde: SDE, y: Tensor, times: Tensor, options: dict[str, Tensor]) -> Tensor:
+        field = _Watched(sde) if self.method in _ADAPTIVE else sde.f
         try:
             path: Tensor = torchdiffeq.odeint(
-                sde.f, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options
+                field, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options
             )
         except AssertionError as error:
+            found = getattr(field, "found", None) or "the field may be stiff there"
             raise FloatingPointError(
                 f"torchdiffeq ({self.method}) gave up between times {times[0]:g} and "
-                f"{times[-1]:g}: {error}; the field may be NaN or stiff there"
+                f"{times[-1]:g}: {error}; {found}"
             ) from error
         return path[-1]
+
+
+class _Watched:
+    """A field that remembers where it was last no number, and stops if that is where it starts."""
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde, self.asked, self.found = sde, False, ""
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        value = self.sde.f(t, y)
+        good = torch.isfinite(value)
+        if not bool(good.all()):
+            *sample, component = (~good).nonzero()[0].tolist()
+            self.found = (
+                f"the field is NaN or infinite at time {float(t):g}, of sample "
+                f"{sample[0] if len(sample) == 1 else tuple(sample)} in component {component}"
+            )
+            if not self.asked:
+                raise FloatingPointError(self.found)
+        self.asked = True
+        return value

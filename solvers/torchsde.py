@@ -127,4 +127,4 @@ class _Increments(torchsde.BaseBrownian):  # type: ignore[misc]
 
 def _flat(state: Tensor) -> Tensor:
     """Torchsde's states have two axes."""
-    return state.reshape(-1, state.shape[-1])
+    return state.reshape(state.shape[:-1].numel(), state.shape[-1])

@@ -229,10 +229,24 @@ def test_torchdiffeq_refuses_noise():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torchdiffeq_explains_why_it_gave_up():
-    model = ScoreOnly(bed(), lambda z, t: z * torch.nan)
-    with pytest.raises(FloatingPointError, match=r"torchdiffeq \(dopri5\) gave up between"):
-        TorchDiffEq().sample(model, (2,))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("below", [2.0, 0.5])
+def test_torchdiffeq_explains_why_it_gave_up(below, dtype):
+    """At once where the field is NaN from the start, and where it becomes so."""
+    asked = []
+
+    def score(z, t):
+        asked.append(t)
+        rows = torch.arange(len(z), device=z.device).unsqueeze(-1)
+        bad = (rows == 1) & (torch.arange(2) == 1) & (t < below)
+        return torch.where(bad, torch.nan, -z)
+
+    said = (
+        rf"NaN or infinite at time -{1 if below > 1 else '0.[1-4]'}.*, of sample 1 in component 1"
+    )
+    with pytest.raises(FloatingPointError, match=said):
+        TorchDiffEq().sample(ScoreOnly(bed(), score), (3,), dtype=dtype)
+    assert len(asked) == 1 or below < 1
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
