@@ -19,6 +19,8 @@ _STEPS = "training.steps"
 _SHOWN = 3
 """So many differences are said: the first is mostly the cause of the others."""
 
+_MADE = "estimator"
+
 _SECTIONS = ("sde", "estimator")
 """Those of a configuration that say what is trained; data are judged by their content."""
 
@@ -78,12 +80,12 @@ class About:
         if attrs.has(type(on_step)):  # a schedule, as Shrinking: other callables have no values
             entries |= fingerprint("on_step", on_step)
         known = None if settings is None else dict(_keys("", settings))
-        return cls({**entries, **fingerprint("estimator", estimator)}, settings=known)
+        return cls({**entries, **fingerprint(_MADE, estimator)}, settings=known)
 
     def note(self, estimator: ScoreEstimator) -> None:
         """Notes what training has changed in an estimator by now."""
-        now = fingerprint("estimator", estimator)
-        names = {name for name in self.entries if name.startswith("estimator")} | now.keys()
+        now = fingerprint(_MADE, estimator)
+        names = {name for name in self.entries if name.startswith(_MADE)} | now.keys()
         self.moved |= {name for name in names if self.entries.get(name, now) != now.get(name, now)}
 
     def others(self, found: About) -> list[str]:
@@ -97,7 +99,9 @@ class About:
         keys: list[str] = []
         if self.settings is not None and found.settings is not None:
             keys = differences(self.settings, found.settings)
-        return [key for key in keys if key.startswith(sections)] + changed
+        keys = [key for key in keys if key.startswith(sections)]
+        # what an entry of the configuration has made of the estimator goes without saying
+        return keys + [change for change in changed if not (keys and change.startswith(_MADE))]
 
     def refuse(self, found: About, folder: object) -> None:
         """Raises `OtherRun` that names what differs in another one, if anything does."""

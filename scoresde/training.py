@@ -178,7 +178,7 @@ class Training:
         run, about = Run.new(self, estimator, seed, processes), None
         if folder is not None or processes.num_processes > 1:
             own = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
-            own["seed"] = seed
+            own["training.seed"] = seed
             about = About.of(own, estimator, train, measured, on_step, settings)
             run.check_alike(about)
         with _writing(folder, processes) as write:

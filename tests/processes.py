@@ -5,6 +5,7 @@
 writes the results of process ``i`` to ``FOLDER/i.pt``.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -54,20 +55,26 @@ def others():
     yield Bounded(sde, ResidualMLP(SHAPE, width=8, depth=1))
 
 
-def trained(processes, estimator=None, stop=None, training=TRAINING, **options):
+def trained(
+    processes, estimator=None, stop=None, training=TRAINING, data=DATA, interrupt=0, **options
+):
     """Weights and history of a run, or of one that ends before a step."""
     estimator = model() if estimator is None else estimator
 
     def on_step(step):
         if step == stop:
             raise Stop
+        if interrupt and step == interrupt:
+            signal.raise_signal(signal.SIGINT)
 
     try:
         history = training.fit(
-            estimator, DATA, DATA, progress=False, on_step=on_step, processes=processes, **options
+            estimator, data, DATA, progress=False, on_step=on_step, processes=processes, **options
         )
     except Stop:
         return None
+    except KeyboardInterrupt:
+        return "interrupted"
     return dict(estimator.state_dict()), history.losses, history.held_out, history.best
 
 
@@ -82,6 +89,20 @@ def refused(call):
     except ValueError as error:
         return str(error)
     return None
+
+
+def unlike(index):
+    """Arguments that the processes do not have in common, by what they are called."""
+    other = Dataset("other", (DATA.values + index) % 5, levels=5)
+    rates = Training(steps=24, batch_size=12, measurements=6, lr=5e-3 * (1 + index))
+    estimator = model()
+    estimator.data_std.fill_(1.0 + index)
+    return {
+        "data": {"data": other},
+        "training.lr": {"training": rates},
+        "training.seed": {"seed": index},
+        "estimator": {"estimator": estimator},
+    }
 
 
 def main(folder):
@@ -99,6 +120,13 @@ def main(folder):
         "batch": refused(lambda: trained(processes, training=Training(batch_size=7))),
     }
     saved = {"folder": folder / "dropout", "save_every": 1}
+    results["others' arguments"] = {
+        name: refused(lambda options=options: trained(processes, **options))
+        for name, options in unlike(index).items()
+    }
+    interrupted = {"folder": folder / "interrupted", "save_every": 100}
+    results["interrupted"] = trained(processes, interrupt=index * 7, **interrupted)
+    results["after"] = trained(processes, **interrupted)
     results["dropout"] = trained(processes, model(dropout=0.3))
     trained(processes, model(dropout=0.3), stop=9, **saved)
     results["taken up"] = trained(processes, model(dropout=0.3), **saved)

@@ -283,6 +283,41 @@ def test_damaged_manifests_fail_cleanly_or_not_at_all(folder, data):
         assert isinstance(config, dict)
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_of_a_manifest_flips_unseen(folder, bit):
+    """Nor of what is written otherwise but means the same."""
+    content = (folder / "config.json").read_bytes()
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            damaged(folder / "config.json", bytes(flipped))
+    with pytest.raises(CheckpointError, match="altered"):
+        damaged(folder / "config.json", json.dumps(json.loads(content)).encode())
+
+
+def test_the_first_format_is_read_still(tmp_path):
+    save(tmp_path, {"w": torch.ones(1)}, CONFIG)
+    path = tmp_path / "config.json"
+    manifest = json.loads(path.read_text())
+    del manifest["own_sha256"]
+    path.write_text(json.dumps({**manifest, "format": 1}))
+    assert load(tmp_path) == ({"w": torch.ones(1)}, CONFIG)
+    path.write_text(json.dumps({**manifest, "format": 1, "own_sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match="expected a format"):
+        load(tmp_path)
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    ours = [".config.json.0123456789abcdef.tmp", ".model-0.safetensors.0.tmp", ".config.json.7.tmp"]
+    others = [".config.json", "notes.tmp", ".notes.0123.tmp", "config.json.bak"]
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+    save(tmp_path, {"w": torch.ones(1)}, {})
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {*others, "config.json", weights_of(tmp_path).name}
+
+
 def test_manifest_is_json_for_people(folder):
     manifest = json.loads((folder / "config.json").read_text())
     assert manifest["config"] == CONFIG

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import DATA, model, others, sampled, steps, trained
+from processes import DATA, model, others, sampled, steps, trained, unlike
 
 from scoresde import checkpoint
 from scoresde.distributed import ALONE, sample
@@ -78,6 +78,18 @@ def test_samples_do_not_depend_on_the_number_of_processes(two, count):
     exactly(wanted, DDIM(4, eta=1.0).sample(model(), (count,), generator=generators))
     for result in two[1]:
         to_rounding(result["samples"][count], wanted)
+
+
+@pytest.mark.parametrize("name", unlike(0))
+def test_processes_with_other_arguments_are_refused_before_any_work(two, name):
+    for result in two[1]:
+        assert f"processes: expected the same {name} on all" in result["others' arguments"][name]
+
+
+def test_one_that_is_interrupted_ends_all_and_nothing_is_lost(two):
+    for result in two[1]:
+        assert result["interrupted"] == "interrupted"
+        exactly(result["after"], result["whole"])
 
 
 def test_what_cannot_be_shared(two):

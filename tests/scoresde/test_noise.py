@@ -68,6 +68,19 @@ def test_a_generator_leaves_the_global_one_alone(many):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_nobody_seeds_the_global_one(many, monkeypatch):
+    """Not even for a moment, in which another thread may draw."""
+
+    def forbidden(*_):
+        raise AssertionError("another thread would see it")
+
+    monkeypatch.setattr(torch, "manual_seed", forbidden)
+    monkeypatch.setattr(torch, "set_rng_state", forbidden)
+    monkeypatch.setattr(torch.random, "fork_rng", forbidden)
+    numbers(Noise([torch.Generator(), torch.Generator()] if many else torch.Generator()), 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(3, 2), (2, 2, 2), (4,)])
 def test_shape_and_dtype_are_those_asked_for(shape, dtype):
