@@ -20,7 +20,7 @@ from scoresde.grid import Grid, TimeDistribution, grid, within
 from scoresde.mismatch import check_range, check_standard
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
-from scoresde.precise import Numbers, Precise
+from scoresde.precise import Numbers, Precise, network_dtype
 from scoresde.sde import SDE, Stage
 from scoresde.weighting import Levels, Weighting
 
@@ -183,15 +183,20 @@ class Denoising(Precise, ScoreEstimator):
         out: Tensor,
         level: Tensor,
     ) -> Denoiser:
-        """What the network corrects, and the network between what it needs and what it gives."""
-        network, view = self.network, self.view
-        given = () if condition is None else (condition,)
+        """What the network corrects, and the network between what it needs and what it gives.
+
+        Events, levels and conditions come to it in the dtype of its weights, whatever the state's.
+        """
+        network, view, kind = self.network, self.view, network_dtype(self.network)
+        level, given = level.to(kind or level.dtype), () if condition is None else (condition,)
+        if isinstance(condition, Tensor) and condition.is_floating_point():
+            given = (condition.to(kind or condition.dtype),)
 
         def denoise(z: Tensor) -> Tensor:
             x = view.synthesise(torch.addcmul(offset, scale, z))
             if z.ndim != 2:
                 x = x.reshape(z.shape[:-1].numel(), *view.event_shape)
-            prediction = network(x, level, *given)
+            prediction = network(x.to(kind or x.dtype), level, *given)
             # asked at every step of a solver
             if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
                 wanted = f"an output of shape {tuple(x.shape)}, that of its input"

@@ -16,7 +16,7 @@ from torch import Tensor
 from scoresde.checks import expect, finite, positive
 from scoresde.derivatives import vjp
 from scoresde.estimator import ScoreEstimator
-from scoresde.precise import Numbers, Precise, replaced
+from scoresde.precise import Numbers, Precise, full_precision, replaced
 
 Operator = Callable[[Tensor], Tensor]
 """A linear map of events, ``(*batch, *event_shape)`` to ``(*batch, m)``."""
@@ -108,6 +108,7 @@ class LinearGuidance(Precise, ScoreEstimator):
         y = self.y.expand(*batch, m).reshape(-1, m)[rows]
         return replaced(self, estimator=self.estimator.taken(rows, batch), y=y)
 
+    @full_precision  # conjugate gradients need the digits
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         n = z.shape[-1]

@@ -17,7 +17,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from scoresde.checks import expect, finite, instance, numbers, positive
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import noiseless
-from scoresde.precise import Precise, precision
+from scoresde.precise import Precise, full_precision, precision
 from scoresde.sde import SDE
 
 
@@ -99,6 +99,7 @@ class GaussianMixture(Precise, ScoreEstimator):
         components = MultivariateNormal(mean, scale_tril=factor)
         return MixtureSameFamily(Categorical(logits=weights.expand(mean.shape[:-1])), components)
 
+    @full_precision
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         responsibility, pull, alpha, sigma = self._pull(z, t)

@@ -13,7 +13,7 @@ from scoresde.checks import expect, instance, numbers
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import noiseless
-from scoresde.precise import Numbers, Precise
+from scoresde.precise import Numbers, Precise, full_precision
 
 if TYPE_CHECKING:  # it imports Pyro
     from scoresde.inference import Coordinates
@@ -125,6 +125,7 @@ class Truncated(Precise, ScoreEstimator):
         std = torch.cat([torch.ones_like(free), share.rsqrt()])
         return cls(sde, torch.cat([-free, low]), torch.cat([free, high]), std=std, slope=slope)
 
+    @full_precision
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         m = z.shape[-1]

@@ -25,7 +25,7 @@ from scoresde.flows import ProbabilityFlow
 from scoresde.grid import within
 from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
-from scoresde.precise import replaced
+from scoresde.precise import full_precision, replaced
 from scoresde.quadrature import Quadrature
 from scoresde.sde import SDE, Forcing, Propagator
 
@@ -428,6 +428,7 @@ class LogProb:
     estimate: str
 
 
+@full_precision
 def log_prob(
     estimator: ScoreEstimator,
     x: Tensor,
@@ -442,7 +443,8 @@ def log_prob(
     """Log-density of events under a diffusion model, by its probability flow.
 
     The density is that of data diffused for the first instant ``eps``, as everywhere in the
-    field. Differentiable in ``x`` and in the estimator's parameters.
+    field. Differentiable in ``x`` and in the estimator's parameters. Within `torch.autocast` it is
+    what it is without: traces of Jacobians are lost in half precision.
 
     Args:
         estimator: Knows the score and its SDE.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ Numbers = float | Sequence[float] | Tensor
 
 
 M = TypeVar("M", bound=nn.Module)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def replaced(module: M, **values: object) -> M:
@@ -49,6 +52,43 @@ def precision(device: torch.device) -> torch.dtype:
         torch.float64
     """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
+    """A formula that `torch.autocast` leaves alone: that is for networks.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precise import full_precision
+        >>> product = full_precision(torch.matmul)
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     product(torch.ones(1, 2), torch.ones(2, 1)).dtype
+        torch.float32
+    """
+
+    @functools.wraps(formula)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        kind = next((v.device.type for v in given), "cpu")
+        if not torch.amp.is_autocast_available(kind):
+            return formula(*args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return formula(*args, **kwargs)
+
+    return whole
+
+
+def network_dtype(network: object) -> torch.dtype | None:
+    """That of a network's weights, None where it has none.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precise import network_dtype
+        >>> network_dtype(torch.nn.Linear(1, 1).double()), network_dtype(torch.sin)
+        (torch.float64, None)
+    """
+    weights = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((w.dtype for w in weights if w.is_floating_point()), None)
 
 
 class KeepsPrecision(nn.Module):

@@ -17,7 +17,7 @@ from scoresde.bases.gaps import known_moments
 from scoresde.bases.moments import Units, pieces
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, sizes, trailing_shape
-from scoresde.precise import KeepsPrecision, precision
+from scoresde.precise import KeepsPrecision, full_precision, precision
 
 
 class Basis(KeepsPrecision, ABC):
@@ -162,8 +162,9 @@ class Basis(KeepsPrecision, ABC):
         return f"event_shape={tuple(self.event_shape)}, blocks={self.blocks.sizes}"
 
 
+@full_precision
 def transformed(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix`` in the precision of ``x``, within `torch.autocast` too.
+    """``x @ matrix`` in the precision of ``x``.
 
     Example:
         >>> import torch
@@ -171,10 +172,7 @@ def transformed(x: Tensor, matrix: Tensor) -> Tensor:
         >>> transformed(torch.ones(1, 2), torch.eye(2, dtype=torch.float64))
         tensor([[1., 1.]])
     """
-    if not torch.amp.is_autocast_available(x.device.type):
-        return x @ matrix.to(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return x @ matrix.to(x)
+    return x @ matrix.to(x)
 
 
 def checked_shape(event_shape: Sequence[int]) -> torch.Size:

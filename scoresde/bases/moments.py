@@ -94,6 +94,10 @@ class Units:
     Args:
         blocks: What is measured together, by name.
 
+    Attributes:
+        constant: Which units are, ``(units,)``, once they are measured.
+        outlying: Of which the deviation is that of outliers.
+
     Example:
         >>> import torch
         >>> from scoresde import Blocks
@@ -105,6 +109,8 @@ class Units:
     """
 
     blocks: Blocks
+    constant: Tensor = attrs.field(init=False)
+    outlying: Tensor = attrs.field(init=False)
     _middle: Tensor | None = attrs.field(default=None, init=False)
     _count: Tensor = attrs.field(init=False)
     _logs: Tensor = attrs.field(init=False)
@@ -126,11 +132,11 @@ class Units:
         rows = (self._seen(analyse(piece), piece.dtype) for piece in data)
         mean, square = spread(rows, lambda z: (z**2).sum(0))
         own, std = self._rms(mean), self._mean(square).sqrt()
-        for name in self._named(~std.isfinite()).values():
+        for name in self.names(~std.isfinite()):
             expect(False, "data", f"numbers whose squares are finite in {name!r}", "larger ones")
-        constant = std <= _ROUNDED * own
-        self._doubt(own, std, constant)
-        return mean, torch.where(constant, CONSTANT * torch.where(own > 0, own, 1.0), std)
+        self.constant = std <= _ROUNDED * own
+        self._doubt(own, std)
+        return mean, torch.where(self.constant, CONSTANT * torch.where(own > 0, own, 1.0), std)
 
     def _seen(self, z: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows as they are, taken into account."""
@@ -151,14 +157,15 @@ class Units:
         self._most = torch.maximum(self._most, distance.amax(0))
         return z
 
-    def _doubt(self, own: Tensor, std: Tensor, constant: Tensor) -> None:
+    def _doubt(self, own: Tensor, std: Tensor) -> None:
         """Warns of units whose scale is that of outliers, or lost in the rounding of numbers."""
-        most, kind = self._most, self._kind
+        most, kind, constant = self._most, self._kind, self.constant
         assert kind is not None
         typical = (self._logs / self._count.clamp(min=1)).exp()
         apart, square = kind.eps * own, std**2
+        self.outlying = ~constant & (typical < _NARROW * std)
         self._warn(
-            ~constant & (typical < _NARROW * std),
+            self.outlying,
             lambda i: (
                 f"outliers {most[i]:.3g} from the middle, where events are typically "
                 f"{typical[i]:.3g} from it: by a standard deviation of {std[i]:.3g} the others "
@@ -181,16 +188,16 @@ class Units:
             ),
         )
 
+    def names(self, which: Tensor) -> list[str]:
+        """Of some units, ``(units,)`` of booleans."""
+        return [n for n, wanted in zip(self.blocks.sizes, which.tolist(), strict=True) if wanted]
+
     def _warn(self, which: Tensor, what: Callable[[int], str]) -> None:
         """One warning of all units of a kind, with the numbers of the first."""
-        names = self._named(which)
-        if names:
-            message = f"data: in {some([*names.values()])}: {what(min(names))}"
+        if bool(which.any()):
+            first = int(which.int().argmax())
+            message = f"data: in {some(self.names(which))}: {what(first)}"
             warnings.warn(message, stacklevel=5)
-
-    def _named(self, which: Tensor) -> dict[int, str]:
-        names = [*self.blocks.sizes]
-        return {i: names[i] for i in which.nonzero().flatten().tolist()}
 
     def _rms(self, z: Tensor) -> Tensor:
         return self._mean(z**2).sqrt()
