@@ -139,7 +139,7 @@ class Denoising(Precise, ScoreEstimator):
         for name in ("data_mean", "data_std"):
             sde.basis.blocks.check(name, getattr(self, name))
         if stage is None:
-            check_range(sde, self.data_mean, self.data_std, stacklevel=2)
+            check_range(sde, self.data_mean, self.data_std)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
@@ -232,7 +232,7 @@ class Denoising(Precise, ScoreEstimator):
         noise, z = Noise.of(generator), self.sde.basis(x)[..., : self.stage.dim]
         if not (self._met or torch.compiler.is_compiling()):
             self._met = True  # the first events only: looking at them waits for the device
-            check_standard(self.sde, x, z, self.data_mean, self.data_std, stacklevel=3)
+            check_standard(self.sde, x, z, self.data_mean, self.data_std)
         u = noise.strata(z).squeeze(0)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
         times, learned = t.unsqueeze(-1), torch.ones_like(z, dtype=torch.bool)
@@ -311,5 +311,5 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) ->
     """
     mean, std = sde.basis.moments(data, missing)
     if isinstance(sde, DiagonalSDE):
-        check_range(sde, mean, std, stacklevel=2)
+        check_range(sde, mean, std)
     return {"data_mean": mean, "data_std": std}

@@ -65,7 +65,7 @@ class MultiScale(ScoreEstimator):
             for network, stage, view in zip(networks, stages, views, strict=True)
         ]
         self.stages = nn.ModuleList(models)
-        check_range(sde, models[0].data_mean, models[0].data_std, stacklevel=2)
+        check_range(sde, models[0].data_mean, models[0].data_std)
         self._place = {stage.dim: i for i, stage in enumerate(stages)}
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:

@@ -11,6 +11,7 @@ import difflib
 import math
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -287,6 +288,28 @@ def told(error: BaseException, *, kind: bool = False) -> str:
 
 _WRITTEN = (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError)
 """Errors whose messages are sentences, of this package and of its libraries."""
+
+
+def warn(message: str) -> None:
+    """A warning at the line of a user: the first that is in none of this project's packages.
+
+    Example:
+        >>> import warnings
+        >>> from scoresde.checks import warn
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     warn("data: far from 0")
+        >>> str(found[0].message)
+        'data: far from 0'
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and _own(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def _own(module: str) -> bool:
+    return module.partition(".")[0] in ("scoresde", "estimators", "solvers")
 
 
 def some(names: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.distributions import (
 from scoresde.bases import Joint
 from scoresde.bases.moments import Units
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, some, trailing_shape
+from scoresde.checks import expect, finite, some, trailing_shape, warn
 from scoresde.precise import full_precision
 
 
@@ -113,7 +112,7 @@ class Coordinates(nn.Module):
         """To simulations.
 
         Observed numbers that are the same in all of them say nothing, and are left out; those with
-        outliers are measured and clipped by the bulk of them. A warning names both.
+        few outliers are measured, and clipped, by the bulk of them. A warning names both.
 
         Args:
             prior: Of parameters, no batch.
@@ -132,7 +131,8 @@ class Coordinates(nn.Module):
         expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
         values = observations if observations.is_floating_point() else observations.double()
         mean, spread, reach = (
-            v.reshape(values.shape[1:]).to(values) for v in _measured(values.reshape(count, -1))
+            v.reshape(values.shape[1:]).to(values)
+            for v in _measured(values.reshape(count, -1), ranks)
         )
         centre, variance = _varying(real)
         found = cls(
@@ -217,35 +217,43 @@ _REACH = 5.0
 """Deviations of the bulk of observations at which outliers are clipped: beyond what normal numbers
 reach, and so near that one in a thousand has no say in a regression."""
 
-
-def _measured(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres, scales and reaches of observed numbers ``(N, n)``, in float64."""
-    units = Units(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
-    mean, scale = units.measured(x.split(4096))
-    same = units.names(units.constant)
-    if same:
-        message = f"{some(same)}: the same in all simulations, which says nothing; left out"
-        warnings.warn(message, stacklevel=3)
-    ordered = x.double().sort(0).values
-    low, middle, high = (ordered[round(q * (len(x) - 1))] for q in _BULK)
-    bulk = (high - low) / 2
-    outlying = units.outlying & (bulk > 0)
-    mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
-    scale = scale.masked_fill(units.constant, torch.inf)
-    return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _REACH)
-
+_FEW = 0.01
+"""The share of observations that may be clipped: more of them are a long tail, which says something
+(for `ranks`, or a logarithm)."""
 
 _BULK = (0.15866, 0.5, 0.84134)
 """Quantiles that are a deviation from the mean of normal numbers, and the median."""
+
+
+def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres, scales and reaches of observed numbers ``(N, n)``, in float64.
+
+    Ranks see what outliers hide, which then needs no warning.
+    """
+    units = Units(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
+    mean, scale = units.measured(x.split(4096))
+    units.warn(outliers=not ranks)
+    same = units.names(units.constant)
+    if same:
+        warn(f"{some(same)}: the same in all simulations, which says nothing; left out")
+    ordered = x.double().sort(0).values
+    low, middle, high = (ordered[round(q * (len(x) - 1))] for q in _BULK)
+    bulk = (high - low) / 2
+    few = ((ordered - middle).abs() > _REACH * bulk).double().mean(0) < _FEW
+    outlying = units.outlying & few & (bulk > 0)
+    scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(units.constant, torch.inf)
+    mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
+    return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _REACH)
 
 
 def _varying(real: Tensor) -> tuple[Tensor, Tensor]:
     """Means and variances of parameters ``(N, m)``, in float64; raises if one is constant."""
     units = Units(Blocks({f"parameter[{i}]": 1 for i in range(real.shape[1])}))
     mean, std = units.measured(real.split(4096))
+    units.warn()
     same = units.names(units.constant)
     expect(not same, "parameters", "numbers that vary", f"the same {some(same)} in all simulations")
-    return mean, std**2
+    return mean, std**2 * (len(real) / (len(real) - 1))
 
 
 def unbatched(prior: Distribution) -> None:

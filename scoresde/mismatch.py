@@ -16,14 +16,13 @@ others fade at ``log s`` in units of that.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from scoresde.bases.moments import CONSTANT
-from scoresde.checks import some
+from scoresde.checks import some, warn
 from scoresde.diagonal import DiagonalSDE
 
 TOLERANCE = 0.05
@@ -86,7 +85,7 @@ class Mismatch(NamedTuple):
         return cls((1 + ratio**2).rsqrt(), shift, noise, bias, s / scale)
 
 
-def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor, stacklevel: int = 1) -> None:
+def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     """Warns of blocks, or columns, that are out of an SDE's range, by their names.
 
     A mean of 0 and a deviation of 1 throughout are what is said of data that nobody has measured:
@@ -96,7 +95,6 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor, stacklevel: int = 1
         sde: How data are diffused.
         mean: Of the data, along the component axis.
         std: Of the data, along the component axis.
-        stacklevel: As of `warnings.warn`, of the caller.
 
     Example:
         >>> import warnings
@@ -123,13 +121,11 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor, stacklevel: int = 1
     )
     left = torch.ones_like(kinds[0][0])
     for wrong, text in kinds:
-        _warn(sde, wrong & left, text, {**found._asdict(), "mean": m, "std": s}, stacklevel + 1)
+        _warn(sde, wrong & left, text, {**found._asdict(), "mean": m, "std": s})
         left = left & ~wrong
 
 
-def check_standard(
-    sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Tensor, stacklevel: int = 1
-) -> None:
+def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Tensor) -> None:
     """Warns of events that are far from where their mean and deviation say.
 
     By the median event's distance, block by block or column by column, ten deviations or more: an
@@ -141,7 +137,6 @@ def check_standard(
         z: Their coefficients, or a prefix of them; NaN where they are missing.
         mean: What is said of them, along the component axis.
         std: Likewise.
-        stacklevel: As of `warnings.warn`, of the caller.
 
     Example:
         >>> import warnings
@@ -168,19 +163,17 @@ def check_standard(
     except RuntimeError:  # under torch.func.vmap, or on meta, no number can be read
         return
     values = {"far": far, "mean": m, "std": s, "low": low.expand(dim), "high": high.expand(dim)}
-    _warn(sde, far > _FAR, _STANDARD + hint, values, stacklevel + 1)
+    _warn(sde, far > _FAR, _STANDARD + hint, values)
 
 
-def _warn(
-    sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor], stacklevel: int
-) -> None:
+def _warn(sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor]) -> None:
     """Of the units that components of a kind are in, with the numbers of the first."""
     slices = sde.basis.units.slices.items()
     names = [name for name, part in slices if bool(wrong[part].any())]
     if names:
         first = int(wrong.int().argmax())
         numbers = {name: float(value[first]) for name, value in values.items()}
-        warnings.warn(text.format(names=some(names), **numbers), stacklevel=stacklevel + 1)
+        warn(text.format(names=some(names), **numbers))
 
 
 _FAR = 10

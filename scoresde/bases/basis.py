@@ -147,15 +147,17 @@ class Basis(KeepsPrecision, ABC):
             >>> Identity((2,)).moments(metres_and_grams)[1].tolist()
             [0.25, 500.0]
         """
-        units = self.units
+        units = Units(self.units)
 
         def analyse(x: Tensor) -> Tensor:
             return self(x.to(precision(x.device)))  # type: ignore[no-any-return]
 
         if missing:
-            return known_moments([data] if isinstance(data, Tensor) else data, analyse, units)
-        mean, scale = Units(units).measured(pieces(data), analyse)
-        return mean, scale if len(units) == len(self.blocks) else units.expand(scale)
+            return known_moments([data] if isinstance(data, Tensor) else data, analyse, self.units)
+        mean, scale = units.measured(pieces(data), analyse)
+        units.warn()
+        coarse = len(units.blocks) == len(self.blocks)
+        return mean, scale if coarse else units.blocks.expand(scale)
 
     def extra_repr(self) -> str:
         """Shape and blocks, for ``print(basis)``."""

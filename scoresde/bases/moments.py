@@ -7,7 +7,6 @@ it is *constant* if ``s <= 8 u |m|``, and then its scale is ``2^-12 |m|``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import attrs
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, floating, some
+from scoresde.checks import expect, finite, floating, some, warn
 
 _ROUNDED = 8 * torch.finfo(torch.float64).eps
 """Deviation by the mean up to which there is nothing but the rounding of sums."""
@@ -86,7 +85,7 @@ def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple
 
 @attrs.define(eq=False)
 class Units:
-    """Means, and the scale of every unit; what makes a scale doubtful is said in a warning.
+    """Means, and the scale of every unit; `warn` says what makes a scale doubtful.
 
     Beside the deviation they keep how far an event typically is from a middle one, the geometric
     mean over events of their distance: a few outliers set the one and leave the other.
@@ -115,6 +114,9 @@ class Units:
     _count: Tensor = attrs.field(init=False)
     _logs: Tensor = attrs.field(init=False)
     _most: Tensor = attrs.field(init=False)
+    _own: Tensor = attrs.field(init=False)
+    _std: Tensor = attrs.field(init=False)
+    _typical: Tensor = attrs.field(init=False)
     _kind: torch.finfo | None = attrs.field(default=None, init=False)
 
     def measured(
@@ -134,8 +136,9 @@ class Units:
         own, std = self._rms(mean), self._mean(square).sqrt()
         for name in self.names(~std.isfinite()):
             expect(False, "data", f"numbers whose squares are finite in {name!r}", "larger ones")
-        self.constant = std <= _ROUNDED * own
-        self._doubt(own, std)
+        self.constant, self._own, self._std = std <= _ROUNDED * own, own, std
+        typical = (self._logs / self._count.clamp(min=1)).exp()
+        self.outlying, self._typical = ~self.constant & (typical < _NARROW * std), typical
         return mean, torch.where(self.constant, CONSTANT * torch.where(own > 0, own, 1.0), std)
 
     def _seen(self, z: Tensor, dtype: torch.dtype) -> Tensor:
@@ -157,21 +160,24 @@ class Units:
         self._most = torch.maximum(self._most, distance.amax(0))
         return z
 
-    def _doubt(self, own: Tensor, std: Tensor) -> None:
-        """Warns of units whose scale is that of outliers, or lost in the rounding of numbers."""
-        most, kind, constant = self._most, self._kind, self.constant
+    def warn(self, outliers: bool = True) -> None:
+        """Names units whose scale is that of outliers, or lost in the rounding of numbers.
+
+        Args:
+            outliers: Whether to name the first.
+        """
+        most, typical, kind = self._most, self._typical, self._kind
+        own, std, constant = self._own, self._std, self.constant
         assert kind is not None
-        typical = (self._logs / self._count.clamp(min=1)).exp()
-        apart, square = kind.eps * own, std**2
-        self.outlying = ~constant & (typical < _NARROW * std)
         self._warn(
-            self.outlying,
+            self.outlying & outliers,
             lambda i: (
                 f"outliers {most[i]:.3g} from the middle, where events are typically "
                 f"{typical[i]:.3g} from it: by a standard deviation of {std[i]:.3g} the others "
                 "look all alike; leave them out, clip them, or take logarithms"
             ),
         )
+        apart, square = kind.eps * own, std**2
         self._warn(
             torch.where(constant, apart > 1, apart * _STEPS > std),
             lambda i: (
@@ -196,8 +202,7 @@ class Units:
         """One warning of all units of a kind, with the numbers of the first."""
         if bool(which.any()):
             first = int(which.int().argmax())
-            message = f"data: in {some(self.names(which))}: {what(first)}"
-            warnings.warn(message, stacklevel=5)
+            warn(f"data: in {some(self.names(which))}: {what(first)}")
 
     def _rms(self, z: Tensor) -> Tensor:
         return self._mean(z**2).sqrt()

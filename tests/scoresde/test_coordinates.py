@@ -114,6 +114,14 @@ def test_outliers_are_named_and_hide_nothing(outlier, count, dtype):
     assert seen[count:].std(0).tolist() == pytest.approx([1, 1], abs=0.1)
 
 
+def test_a_long_tail_keeps_what_it_says():
+    """A tenth of all numbers beyond any bulk is no outlier."""
+    to, x, said = fitted(lambda t: (20 * t).exp(), torch.float64)
+    assert "outliers" in said
+    order = x[:, 0].argsort()
+    assert (to.observation(x)[order, 0].diff() > 0).all()
+
+
 @both
 def test_parameters_that_never_change_are_refused_by_name(dtype):
     prior = Independent(Normal(torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)), 1)
