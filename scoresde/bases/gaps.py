@@ -49,6 +49,8 @@ def known_moments(
         known = column[~column.isnan()].unsqueeze(-1)
         expect(len(known) > 0, "data", f"values of {name!r}", "none")
         # in the precision of the data, of which rounding is judged
-        found.append(Units(Blocks({name: 1})).measured([known.to(dtype)]))
+        unit = Units(Blocks({name: 1}))
+        found.append(unit.measured([known.to(dtype)]))
+        unit.warn()
     mean, scale = zip(*found, strict=True)
     return torch.cat(mean), torch.cat(scale)

@@ -172,6 +172,13 @@ def test_squares_that_a_dtype_has_no_number_for_are_named(std):
     says(said, Identity((1,)), (std * normal(3000, 1)).float())
 
 
+def test_outliers_among_what_is_known_are_named():
+    x = normal(3000, 2)
+    x[::3, 1], x[4, 1] = torch.nan, 1e20
+    with pytest.warns(UserWarning, match=r"in 'all\[1\]': outliers 1e\+20"):
+        Identity((2,)).moments(x, missing=True)
+
+
 def test_all_units_of_a_kind_are_in_one_warning():
     x = normal(3000, 5)
     x[0] = 1e12
