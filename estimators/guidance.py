@@ -17,9 +17,10 @@ from scoresde.checks import expect, finite, positive
 from scoresde.derivatives import vjp
 from scoresde.estimator import ScoreEstimator
 from scoresde.precise import Numbers, Precise, full_precision, replaced
+from scoresde.rows import broadcast, per_sample, samples
 
 Operator = Callable[[Tensor], Tensor]
-"""A linear map of events, ``(*batch, *event_shape)`` to ``(*batch, m)``."""
+"""An affine map of events, ``(*batch, *event_shape)`` to ``(*batch, m)``."""
 
 
 class LinearGuidance(Precise, ScoreEstimator):
@@ -41,12 +42,13 @@ class LinearGuidance(Precise, ScoreEstimator):
     - ``"point"``: inside, nothing: the model's outside alone, with a step of ``1/|y - B D|``
       in the place of the inverse (Chung et al. 2023, "DPS"), not exact for anything.
 
+    An operator, or a basis, that adds something is one of ``y`` less that: ``B`` is the derivative.
     Components that a multi-scale SDE has not let in yet are independent of the others, with
-    ``data_mean`` and ``data_std``.
+    ``data_mean`` and ``data_std``; what is observed of an estimator that is conditioned stays.
 
     Args:
         estimator: Of the data without ``y``; differentiable in its state.
-        operator: ``A``, linear.
+        operator: ``A``, linear or affine; twice differentiable by `torch.func`.
         y: What was observed, ``(*batch, m)``.
         noise_std: ``s``.
         method: See above.
@@ -56,7 +58,8 @@ class LinearGuidance(Precise, ScoreEstimator):
         data_std: Of the coefficients, along the component axis.
 
     Raises:
-        ValueError: If the method is unknown, ``y`` is not finite, or a scale is not positive.
+        ValueError: If the method is unknown, ``y`` is not finite, its batch does not fit that of
+            the estimator, or a scale is not positive.
 
     Example:
         >>> import torch
@@ -101,12 +104,17 @@ class LinearGuidance(Precise, ScoreEstimator):
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         self.register_buffer("y", y)
+        broadcast("y", y.shape[:-1], estimator.batch_shape)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """That of ``y`` and of the estimator."""
+        return broadcast("y", self.y.shape[:-1], super().batch_shape)
 
     def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
         """With the observations of some samples."""
-        m = self.y.shape[-1]
-        y = self.y.expand(*batch, m).reshape(-1, m)[rows]
-        return replaced(self, estimator=self.estimator.taken(rows, batch), y=y)
+        y = samples(per_sample("y", self.y, batch), rows, batch)
+        return replaced(super().taken(rows, batch), y=y)
 
     @full_precision  # conjugate gradients need the digits
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
@@ -122,9 +130,13 @@ class LinearGuidance(Precise, ScoreEstimator):
             lambda z: self.estimator.denoise(z, t, condition), z, self.parameters()
         )
         whole = torch.cat([clean, mean[n:].expand(*z.shape[:-1], -1)], -1)
-        guess, back = vjp(see, whole)
+        with torch.enable_grad():  # the pull-back is differentiated in turn
+            guess, back = vjp(see, whole)
+            # a linear map is the transpose of its transpose, whatever see adds to it
+            along = vjp(back, torch.zeros_like(guess))[1]
         left = self.y.to(z) - guess
-        spread = torch.where(sigma == 0, 0.0, sigma**2 / alpha)
+        still = (sigma == 0) | self.sde.observed[:n].to(z.device)
+        spread = torch.where(still, 0.0, sigma**2 / alpha)
 
         def covary(v: Tensor) -> Tensor:
             """``C v``; what has not entered keeps its own variance."""
@@ -142,7 +154,7 @@ class LinearGuidance(Precise, ScoreEstimator):
         else:
             inside = covary if self.method == "moments" else independent
             power = self.noise_std.to(z) ** 2
-            pull = _solve(lambda v: see(inside(back(v))) + power * v, left, self.iterations)
+            pull = _solve(lambda v: along(inside(back(v))) + power * v, left, self.iterations)
         guided: Tensor = clean + covary(back(pull))[..., :n]
         return guided
 

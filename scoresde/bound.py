@@ -6,6 +6,14 @@
 
 The first sum is over the prior and, in a multi-scale model, the handovers; the last term is
 denoising score matching with the likelihood weighting. Sums and interval lengths count: nats.
+
+``p`` is the law of what the reverse SDE (``eta = 1``) makes of its prior, in infinitely many steps;
+a block that was dropped enters as noise that knows nothing of the others. The density of the
+probability flow, `scoresde.log_prob`, is that of another model unless scores are exact and what
+enters has lost its signal: where a block is dropped at a finite SNR, the bound holds of the SDE's
+law and may be above or below the flow's ``-log p``.
+
+Components that are observed are no part of ``x``: they count as infinitely noisy, in every term.
 """
 
 from __future__ import annotations
@@ -17,11 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, finite
+from scoresde.checks import expect, finite, whole
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid, within
 from scoresde.noise import Generators, Noise
+from scoresde.rows import samples
 from scoresde.sde import SDE, Stage
 
 Moments = tuple[Tensor | float, Tensor | float]
@@ -36,10 +45,13 @@ def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
 
     Args:
         sde: Its blocks enter when they do.
-        x: Events, ``(batch, *event_shape)``.
+        x: Events, ``(*batch, *event_shape)``.
 
     Returns:
-        ``(batch,)``, in nats.
+        ``(*batch,)``, in nats.
+
+    Raises:
+        ValueError: If there is no density, see `scoresde.DiagonalSDE.free`.
 
     Example:
         >>> import torch
@@ -49,19 +61,23 @@ def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
         >>> float(entering(sde, torch.ones(1, 2))) < 1e-4  # there is hardly a signal left
         True
     """
+    sde.free()
     z = sde.basis(x)
     z = z - sde.blocks.expand(sde.mean).to(z)
     total: Tensor = z.new_zeros(z.shape[:-1])
     known = 0
     for stage in sde.stages():
-        alpha, sigma = sde.kernel(z.new_full((1,), stage.start), stage.dim)
-        fresh = (alpha / sigma * z[..., : stage.dim])[..., known:]
+        alpha, level = _levels(sde, sde.scale.new_full((1,), stage.start), stage.dim)
+        fresh = ((alpha / level).to(z) * z[..., : stage.dim])[..., known:]
         total, known = total + (fresh**2).sum(-1) / 2, stage.dim
     return total
 
 
 def reconstruction(sde: DiagonalSDE) -> Tensor:
     """``-E log N(z_0; z_eps / alpha, sigma^2 / alpha^2)``: the cost of starting at ``eps``.
+
+    Raises:
+        ValueError: If there is no density, see `scoresde.DiagonalSDE.free`.
 
     Example:
         >>> from scoresde import VP, DiagonalSDE, Identity
@@ -70,7 +86,7 @@ def reconstruction(sde: DiagonalSDE) -> Tensor:
         tensor(-6.2800, dtype=torch.float64)
     """
     alpha, sigma = sde.kernel(sde.scale.new_full((1,), sde.eps))
-    spread = (sigma / alpha).expand(sde.basis.dim)
+    spread = (sigma / alpha).expand(sde.basis.dim)[sde.free()]
     entropy: Tensor = spread.log() + 0.5 * math.log(2 * math.pi * math.e)
     return entropy.sum()
 
@@ -85,10 +101,12 @@ def bound(
     draws: int = 1,
     moments: Moments | None = None,
 ) -> Tensor:
-    """An unbiased estimate of an upper bound on ``-log p(x)``.
+    """An unbiased estimate of an upper bound on ``-log p(x)``, the SDE's law of ``x``.
 
-    Holds for priors ``N(alpha_T mean, sigma_T^2)``. Differentiable in the estimator's parameters
-    and those of its SDE: minimising its mean trains both, learned schedules included.
+    That is the law of what the reverse SDE makes of ``N(alpha_T mean, sigma_T^2)``, see
+    `scoresde.bound`; of an estimator that is conditioned, the law of what is not observed.
+    Differentiable in the estimator's parameters and those of its SDE: minimising its mean trains
+    both, learned schedules included.
 
     Two things keep its variance low. Times are stratified, over the batch and for every event,
     and weighted by their density. And with ``D'`` the linear denoiser of independent Gaussians
@@ -99,21 +117,23 @@ def bound(
 
     Args:
         estimator: Of a `scoresde.DiagonalSDE`.
-        x: Events, ``(batch, *event_shape)``.
-        condition: Passed on to the estimator, ``(batch, ...)``.
-        generator: Seeds times and noise.
+        x: Events, ``(*batch, *event_shape)``.
+        condition: Passed on to the estimator with its batch flattened, see `scoresde.rows.samples`.
+        generator: Seeds times and noise. With one generator per event, its value is the same in
+            any company, and times are stratified over its draws alone.
         times: Density of the times: a grid's name or function; `importance` makes one.
         draws: Times per event.
         moments: Of the data, the SDE's mean and scale if None. The mean of the bound does not
             depend on them.
 
     Returns:
-        ``(batch,)``, in nats; average over events and draws.
+        ``(*batch,)``, in nats; average over events and draws.
 
     Raises:
         TypeError: If the estimator's SDE is not a `scoresde.DiagonalSDE`.
-        ValueError: If ``x`` has the wrong shape or is not finite, ``draws`` is not positive, or
-            the SDE has another prior.
+        ValueError: If ``x`` has the wrong shape or is not finite, ``draws`` is not a whole number
+            of at least 1, the SDE has another prior, there is no density (observed components
+            diffuse, or others stand still), or the result is not finite.
 
     Example:
         >>> import torch
@@ -125,20 +145,23 @@ def bound(
         True
     """
     finite("x", x)
-    expect(draws >= 1, "draws", "at least 1", draws)
-    sde, noise = _linear(estimator), Noise.of(generator)
+    whole("draws", draws, 1)
+    sde, noise, knots = _linear(estimator), Noise.of(generator), grid(times)
     expect(sde.prior is None, "prior", "None, the normal one", "one of your own")
-    total, z, knots = entering(sde, x) + reconstruction(sde).to(x), sde.basis(x), grid(times)
-    if condition is not None:
-        condition = condition.repeat(draws, *[1] * (condition.ndim - 1))
+    start, (z, batch) = entering(sde, x) + reconstruction(sde).to(x), _flat(estimator, x)
+    total = start.expand(batch).reshape(-1)
+    rows = torch.arange(len(z), device=z.device).repeat(draws)
+    model, told = estimator.taken(rows, batch), samples(condition, rows, batch)
     for stage in sde.stages():
-        rows = z[..., : stage.dim].repeat(draws, 1)
-        u = noise.strata(z, draws).flatten()
-        t, density = TimeDistribution(within(knots(sde, 1024), stage))(u)
-        gap = _gap(estimator, rows, t, noise, condition, moments)
-        total = total + (gap / density.to(gap)).reshape(draws, len(z)).mean(0)
-        total = total + _known(sde, z[..., : stage.dim], stage, moments)
-    return total
+        own = z[..., : stage.dim]
+        t, density = TimeDistribution(within(knots(sde, 1024), stage))(noise.strata(z, draws))
+        xi = torch.cat([noise(own) for _ in range(draws)])
+        gap = _gap(model, own.repeat(draws, 1), t.flatten(), xi, told, moments)
+        total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
+        total = total + _known(sde, own, stage, moments)
+    bad = int((~torch.isfinite(total)).sum())
+    expect(bad == 0, "bound", f"finite numbers from {len(total)} events", f"{bad} NaN or infinite")
+    return total.reshape(batch)
 
 
 def importance(
@@ -157,15 +180,16 @@ def importance(
 
     Args:
         estimator: Of a `scoresde.DiagonalSDE`.
-        x: Events, ``(batch, *event_shape)``.
-        condition: Passed on to the estimator.
+        x: Events, ``(*batch, *event_shape)``, one at least.
+        condition: Passed on to the estimator with its batch flattened, see `scoresde.rows.samples`.
         generator: Seeds noise.
         moments: Those that `bound` will be given.
         strata: Number of times tried, in every stage at least two.
 
     Raises:
         TypeError: If the estimator's SDE is not a `scoresde.DiagonalSDE`.
-        ValueError: If ``x`` is not finite.
+        ValueError: If ``x`` has the wrong shape, is not finite or empty, or there is no density,
+            see `bound`.
 
     Example:
         >>> import torch
@@ -179,19 +203,23 @@ def importance(
     """
     finite("x", x)
     sde, noise = _linear(estimator), Noise.of(generator)
-    z, found = sde.basis(x), []
+    sde.free()
+    (z, batch), found = _flat(estimator, x), []
+    expect(len(z) > 0, "x", "at least one event", tuple(x.shape))
+    rows = torch.arange(len(z), device=z.device)
+    model, told = estimator.taken(rows, batch), samples(condition, rows, batch)
     base = grid("log_snr")(sde, strata)
     for stage in sde.stages():
         knots = within(base, stage)
-        middles = (knots[1:] + knots[:-1]) / 2
+        middles, own = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
         with torch.no_grad():
             sizes = [
-                _gap(estimator, z[..., : stage.dim], t.expand(len(z)), noise, condition, moments)
-                for t in middles.to(z)
+                _gap(model, own, t.expand(len(z)), noise(own), told, moments) for t in middles.to(z)
             ]
         power = torch.stack([v.double().square().mean().sqrt().cpu() for v in sizes])
         share = power * -knots.diff()
-        share = 0.8 * share / share.sum() + 0.2 / len(share)
+        # nothing is left to chance where the control is exact
+        share = 0.8 * share / share.sum().clamp(min=1e-300) + 0.2 / len(share)
         found.append((knots.numpy(), np.concatenate([[0.0], share.cumsum(0).numpy()])))
 
     def chosen(sde: SDE, steps: int) -> Tensor:
@@ -212,6 +240,18 @@ def _linear(estimator: ScoreEstimator) -> DiagonalSDE:
     return estimator.sde
 
 
+def _flat(estimator: ScoreEstimator, x: Tensor) -> tuple[Tensor, torch.Size]:
+    """States ``(N, n)``, and their batch."""
+    z = estimator.states(x)
+    return z.reshape(-1, z.shape[-1]), z.shape[:-1]
+
+
+def _levels(sde: DiagonalSDE, t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """As `scoresde.DiagonalSDE.kernel`, with infinite noise on what is observed."""
+    alpha, sigma = sde.kernel(t, dim)
+    return alpha, torch.where(sde.observed[:dim].to(sigma.device), torch.inf, sigma)
+
+
 def _normal(sde: DiagonalSDE, moments: Moments | None, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the components of a state."""
     mean, std = (sde.mean, sde.scale) if moments is None else moments
@@ -224,30 +264,27 @@ def _gap(
     estimator: ScoreEstimator,
     z: Tensor,
     t: Tensor,
-    noise: Noise,
+    xi: Tensor,
     condition: Any,
     moments: Moments | None,
 ) -> Tensor:
     """``sum_i (-SNR_i'/2) [(z_i - D_i)^2 - (z_i - D'_i)^2]`` at random states, ``(batch,)``."""
-    sde, times = _linear(estimator), t.unsqueeze(-1)
-    alpha, sigma = (v.to(z) for v in sde.kernel(times, z.shape[-1]))
-    g2 = sde.rates(times, z.shape[-1])[1].to(z)
-    weight = (alpha / sigma) ** 2 * g2 / sigma**2 / 2
-    z_t = alpha * z + sigma * noise(z)
+    sde, times, dim = _linear(estimator), t.unsqueeze(-1), z.shape[-1]
+    alpha, sigma = (v.to(z) for v in sde.kernel(times, dim))
+    level, g2 = _levels(sde, times, dim)[1].to(z), sde.rates(times, dim)[1].to(z)
+    weight = (alpha / level) ** 2 * g2 / level**2 / 2
+    z_t = alpha * z + sigma * xi
     mean, variance = _normal(sde, moments, z)
     shrunk = mean + alpha * variance / (alpha**2 * variance + sigma**2) * (z_t - alpha * mean)
     better = (z - estimator.denoise(z_t, t, condition)) ** 2 - (z - shrunk) ** 2
-    # clean components have nothing to be learned
-    return torch.where(sigma == 0, 0.0, weight * better).sum(-1)
+    return (weight * better).sum(-1)
 
 
 def _known(sde: DiagonalSDE, z: Tensor, stage: Stage, moments: Moments | None) -> Tensor:
     """The integral of ``sum_i (-SNR_i'/2) E(z_i - D'_i)^2`` over a stage, ``(batch,)``."""
     mean, variance = _normal(sde, moments, z)
-    start, end = (
-        sde.log_snr(sde.scale.new_full((1,), t), stage.dim).exp().to(z)
-        for t in (stage.start, stage.end)
-    )
+    ends = (_levels(sde, sde.scale.new_full((1,), t), stage.dim) for t in (stage.start, stage.end))
+    start, end = (((alpha / level) ** 2).to(z) for alpha, level in ends)
     low, high = 1 + start * variance, 1 + end * variance
     # 1/low - 1/high, divided by the variance, which may be small
     fall = (end - start) / (low * high)

@@ -9,23 +9,23 @@ components from the bridge between prior and observation, with ``eta = 0`` they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal
 
-from scoresde.bases import Basis, Joint
-from scoresde.checks import expect, finite, named, positive
+from scoresde.bases import Basis
+from scoresde.checks import expect, named, positive
 from scoresde.clock import Clock
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.flows import ReverseSDE
 from scoresde.noise import Noise
-from scoresde.precise import replaced
+from scoresde.observation import Given, Observation
 from scoresde.sde import Stage
 
 Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
@@ -87,109 +87,6 @@ def _share(z: Tensor, count: int, noise: Noise) -> Tensor:
     return shown
 
 
-class Observation(nn.Module):
-    """Values of some components of a state.
-
-    Args:
-        mask: Which components are observed, ``(n,)``.
-        values: ``(*batch, n)``; entries that are not observed do not matter.
-
-    Raises:
-        ValueError: If a value that is observed is not finite.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.conditioning import Observation
-        >>> known = Observation(torch.tensor([True, False]), torch.tensor([3.0, 0.0]))
-        >>> known.pin(torch.ones(1, 2))
-        tensor([[3., 1.]])
-    """
-
-    mask: Tensor
-    values: Tensor
-
-    def __init__(self, mask: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mask", mask)
-        self.register_buffer("values", torch.where(mask, values, 0.0))
-        finite("observed", self.values)
-
-    @classmethod
-    def of_parts(cls, basis: Joint, parts: dict[str, Tensor]) -> Observation:
-        """Of some parts of a joint event, ``(*batch, *part_shape)`` each.
-
-        Raises:
-            ValueError: If a name is unknown, no or every part is given, or a shape is wrong.
-        """
-        basis.check(parts)
-        expect(0 < len(parts) < len(basis.parts), "observed", f"some of {[*basis.parts]}", [*parts])
-        batch = torch.broadcast_shapes(
-            *(v.shape[: v.ndim - len(basis.shapes[k])] for k, v in parts.items())
-        )
-        first = next(iter(parts.values()))
-        others = {k: first.new_zeros(*batch, *s) for k, s in basis.shapes.items()}
-        mask = torch.zeros(basis.dim, dtype=torch.bool, device=first.device)
-        for name in parts:
-            mask[basis.slices[name]] = True
-        return cls(mask, basis(basis.join(**{**others, **parts})))
-
-    def taken(self, rows: Tensor, batch: Sequence[int]) -> Observation:
-        """Of some samples of a batch; see `scoresde.SDE.taken`."""
-        n = self.values.shape[-1]
-        return Observation(self.mask, self.values.expand(*batch, n).reshape(-1, n)[rows])
-
-    def pin(self, z: Tensor) -> Tensor:
-        """A state, or a prefix of one, with the values in the place of its own."""
-        n = z.shape[-1]
-        pinned: Tensor = torch.where(self.mask[:n], self.values[..., :n].to(z), z)
-        return pinned
-
-
-class Given(Basis):
-    """A basis some of whose coefficients are known.
-
-    Its events are the parts of a `Joint` that are not observed; elsewhere they are whole, with
-    what is observed filled in. The others' coefficients are orthonormal coordinates of them, so
-    that densities are densities of what is not observed.
-
-    Args:
-        basis: Of all components.
-        observation: What is known.
-        rest: The basis of the parts that are not, None if events are whole.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Joint
-        >>> from scoresde.conditioning import Given, Observation
-        >>> joint = Joint(y=(1,), x=(2,))
-        >>> basis = Given(joint, Observation.of_parts(joint, {"y": torch.ones(1)}), None)
-        >>> basis(torch.zeros(1, 3))
-        tensor([[1., 0., 0.]])
-    """
-
-    def __init__(self, basis: Basis, observation: Observation, rest: Basis | None) -> None:
-        nn.Module.__init__(self)
-        self.event_shape = (basis if rest is None else rest).event_shape
-        self.blocks = basis.blocks
-        self.whole, self.rest, self.observation = basis, rest, observation
-        # where in the rest's coefficients a component is
-        place = torch.cumsum(~observation.mask, 0) - 1
-        self.register_buffer("place", place.clamp(min=0))
-
-    place: Tensor
-
-    def analyse(self, x: Tensor) -> Tensor:
-        """The state of events, what is observed included."""
-        z = self.whole.analyse(x) if self.rest is None else self.rest.analyse(x)[..., self.place]
-        return self.observation.pin(z)
-
-    def synthesise(self, z: Tensor) -> Tensor:
-        """The events of a state, whatever it holds of what is observed."""
-        if self.rest is None:
-            return self.whole.synthesise(self.observation.pin(z))
-        return self.rest.synthesise(z[..., ~self.observation.mask])
-
-
 class _Held(Clock):
     """A clock that is at 0 for some components."""
 
@@ -218,13 +115,14 @@ class Conditioned(DiagonalSDE):
     ``alpha_T y + sigma_T xi``, and others from the prior.
 
     Args:
-        sde: The joint diffusion.
+        sde: The joint diffusion; what it knows already, it knows still.
         observation: What is known.
         held: Whether observed components are kept from diffusing, whatever their speed.
         rest: See `Given`.
 
     Raises:
-        ValueError: If the SDE has a prior of its own.
+        ValueError: If the SDE has a prior of its own, or drops components that are observed and do
+            not diffuse.
 
     Example:
         >>> import torch
@@ -246,16 +144,33 @@ class Conditioned(DiagonalSDE):
     ) -> None:
         clock = sde.clock.per_component(sde.blocks) if held else sde.clock
         basis = Given(sde.basis, observation, rest)
+        known = basis.observation.mask
         super().__init__(
             sde.schedule,
             basis,
-            _Held(clock, ~observation.mask) if held else clock,
+            _Held(clock, ~known) if held else clock,
             sde.scale,
             sde.drop,
             mean=sde.mean,
         )
         expect(sde.prior is None, "prior", "none: observed components need the kernel", sde.prior)
-        self.observation = observation
+        sigma = self.kernel(self.scale.new_full((1,), self.T)).sigma.expand(self.blocks.dim)
+        late = self.blocks.expand(torch.tensor(self.drop, device=sigma.device)) < self.T
+        blind = int((late & known & (sigma == 0)).sum())
+        wanted = "that the state has from T on: what is clean says nothing before it enters"
+        expect(blind == 0, "observed", f"components {wanted}", f"{blind} dropped before")
+
+    basis: Given
+
+    @property
+    def observation(self) -> Observation:
+        """What is known, by the SDE that was given included."""
+        return self.basis.observation
+
+    @property
+    def observed(self) -> Tensor:
+        """The observation's mask."""
+        return self.observation.mask
 
     def observe(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """A state with its observed components replaced by ``alpha y + sigma noise``."""
@@ -281,16 +196,10 @@ class Conditioned(DiagonalSDE):
             ValueError: If observed components diffuse: then there is no density.
         """
         mean, sigma = self.entering(stage.start, dim, stage.dim)
-        mask = self.observation.mask[dim : stage.dim]
-        expect(
-            bool((sigma[mask] == 0).all()),
-            "observed",
-            "components that do not diffuse (CDE, or held): others give samples but no density",
-            f"sigma up to {float(sigma.masked_fill(~mask, 0).amax()):.3g} at {stage.start}",
-        )
-        free = sigma.masked_fill(mask, 1.0).to(z)
-        each = Normal(mean.to(z), free, validate_args=False).log_prob(z[..., dim:])
-        return z[..., :dim], each.masked_fill(mask, 0.0).sum(-1)
+        free = self.free()[dim : stage.dim]
+        sigma = sigma.masked_fill(~free, 1.0).to(z)
+        each = Normal(mean.to(z), sigma, validate_args=False).log_prob(z[..., dim:])
+        return z[..., :dim], each.masked_fill(~free, 0.0).sum(-1)
 
 
 class Conditional(ScoreEstimator):
@@ -307,7 +216,9 @@ class Conditional(ScoreEstimator):
         rest: See `Given`.
 
     Raises:
-        ValueError: If the SDE of ``joint`` has a prior of its own.
+        TypeError: If the SDE of ``joint`` is not a `scoresde.DiagonalSDE`.
+        ValueError: If it has a prior of its own, or drops components that are observed and do not
+            diffuse; if nothing is left to estimate, or what is observed is known already.
 
     Example:
         >>> import torch
@@ -333,19 +244,21 @@ class Conditional(ScoreEstimator):
         if not isinstance(sde, DiagonalSDE):
             raise TypeError(f"joint: expected the estimator of a DiagonalSDE, got {type(sde)}")
         super().__init__(Conditioned(sde, observation, held, rest))
-        self.joint, self.observation, self.held = joint, observation, held
+        self.joint, self.held = joint, held
 
-    def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
-        """With the observations of some samples."""
-        known = self.observation.taken(rows, batch)
-        return replaced(self, joint=self.joint.taken(rows, batch), observation=known)
+    sde: Conditioned
+
+    @property
+    def observation(self) -> Observation:
+        """What is known, by the joint estimator included."""
+        return self.sde.observation
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         if self.held:
             times = self.sde.time(t, z)
-            moves = ~self.observation.mask[: z.shape[-1]]
-            times = self.sde.basis.blocks.expand(times)[..., : z.shape[-1]] * moves
+            # of all components, also where the state is a prefix of them: so kernels want it
+            times = self.sde.basis.blocks.expand(times) * ~self.observation.mask
             t = times.reshape(*[1] * (z.ndim - times.ndim), *times.shape)
         return self.observation.pin(self.joint.denoise(z, t, condition))
 

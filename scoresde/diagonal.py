@@ -260,6 +260,26 @@ class DiagonalSDE(Precise, SDE):
         each = Normal(*self.entering(t, first, last), validate_args=False)
         return Independent(each, 1, validate_args=False)
 
+    def free(self) -> Tensor:
+        """Which components have a density, ``(n,)``: those that are not observed.
+
+        Raises:
+            ValueError: If there is none: observed components diffuse, or others do not.
+        """
+        t = self.scale.new_full((1,), self.T)
+        sigma = self.kernel(t).sigma.detach().expand(self.blocks.dim)
+        known = self.observed.to(sigma.device)
+        expect(
+            bool((sigma[known] == 0).all()),
+            "observed",
+            "components that do not diffuse (CDE, or held): others give samples but no density",
+            f"sigma up to {float(sigma.masked_fill(~known, 0).amax()):.3g} at {self.T}",
+        )
+        still = int((sigma[~known] == 0).sum())
+        wanted = "components that diffuse: others have a density only if they are observed"
+        expect(still == 0, "speeds", wanted, f"{still} that stand still")
+        return ~known
+
     # What solvers see.
 
     def levels(self, t: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators, Share
-from scoresde.sde import samples
+from scoresde.rows import samples
 from scoresde.solver import Solver
 
 

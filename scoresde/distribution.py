@@ -78,17 +78,14 @@ class ScoreDistribution(TorchDistribution):
         expect_estimator(estimator)
         self.estimator, self.solver, self.method, self.trace = estimator, solver, method, trace
         self.condition, self.condition_ndim, self.seed = condition, condition_ndim, seed
-        basis = estimator.sde.basis
-        device = next((b.device for b in basis.buffers()), None)
-        # one event has as many states as there are conditions in the basis
-        batch = basis(torch.zeros(basis.event_shape, device=device)).shape[:-1]
+        batch = estimator.batch_shape
         if condition is not None:
             lead = condition.ndim - condition_ndim
             wanted = f"at least {condition_ndim} axes, of a single condition"
             expect(lead >= 0, "condition", wanted, tuple(condition.shape))
             expect(not batch, "condition", f"None beside the estimator's own {tuple(batch)}", "one")
             batch = condition.shape[:lead]
-        super().__init__(batch, basis.event_shape, validate_args=validate_args)
+        super().__init__(batch, estimator.sde.basis.event_shape, validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from scoresde import parametrization
-from scoresde.bases import Joint
 from scoresde.checks import instance
 from scoresde.noise import Generators
+from scoresde.observation import Observation, observing
 from scoresde.parametrization import Affine
-from scoresde.precise import replaced
+from scoresde.rows import broadcast, taken
 from scoresde.sde import SDE
 from scoresde.wrappers import matched, unwrapped
 
@@ -95,15 +95,36 @@ class ScoreEstimator(nn.Module, ABC):
     def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
         """The same estimator of some samples only; see `scoresde.SDE.taken`.
 
-        Estimators that know something of every sample override it; the others ask those that
-        they are made of.
+        Estimators that know something of every sample override it, and ``batch_shape``; the others
+        ask the SDE and the estimators that they are made of.
         """
-        inner = {
-            name: child.taken(rows, batch)
-            for name, child in self.named_children()
-            if isinstance(child, ScoreEstimator)
-        }
-        return replaced(self, **inner) if inner else self
+        return taken(self, rows, batch)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch of what is known of single samples, by parts: empty if there is no such thing.
+
+        Samples have it as their last batch axes.
+        """
+        parts = [m for m in self.modules() if m is not self]
+        known = [m.batch_shape for m in parts if isinstance(m, Observation | ScoreEstimator)]
+        return broadcast("batch_shape", *known)
+
+    def states(self, x: Tensor) -> Tensor:
+        """Coefficients of events, of as many as there are samples of which something is known.
+
+        Args:
+            x: ``(*batch, *event_shape)``.
+
+        Returns:
+            ``(*batch, n)``, where ``batch`` is that of ``x`` and ``batch_shape``, broadcast.
+
+        Raises:
+            TypeError: If ``x`` is not a floating-point tensor.
+            ValueError: If it has the wrong shape.
+        """
+        z: Tensor = self.sde.basis(x)
+        return z.expand(*broadcast("x", z.shape[:-1], self.batch_shape), -1)
 
     def condition(self, *, held: bool = False, **observed: Tensor) -> Conditional:
         """``p(rest | observed)``: the estimator of what is not observed, given what is.
@@ -121,13 +142,10 @@ class ScoreEstimator(nn.Module, ABC):
             TypeError: If the SDE is not a `scoresde.DiagonalSDE` with a `scoresde.Joint` basis.
             ValueError: If a name is unknown, or a shape is wrong.
         """
-        from scoresde.conditioning import Conditional, Observation
+        from scoresde.conditioning import Conditional
 
-        basis = self.sde.basis
-        if not isinstance(basis, Joint):
-            raise TypeError(f"basis: expected a Joint one, whose parts have names, got {basis}")
-        known = Observation.of_parts(basis, observed)
-        return Conditional(self, known, held, basis.without(observed))
+        known, rest = observing(self.sde.basis, observed)
+        return Conditional(self, known, held, rest)
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``.

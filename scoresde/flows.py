@@ -16,7 +16,8 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.sde import SDE, Forcing, Propagator, samples
+from scoresde.rows import samples
+from scoresde.sde import SDE, Forcing, Propagator
 
 
 class _ByScore(SDE):

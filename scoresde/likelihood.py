@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from scoresde.checks import expect, finite, instance, validator, whole
 from scoresde.derivatives import PullBack, batched, vjp
@@ -334,9 +335,9 @@ class DensityFlow(SDE):
 
     def _known(self) -> Iterator[Tensor]:
         """What the score depends on besides the state, if gradients are wanted."""
-        yield from (p for p in self.flow.estimator.parameters() if p.requires_grad)
-        if isinstance(self.flow.condition, Tensor) and self.flow.condition.requires_grad:
-            yield self.flow.condition
+        model = self.flow.estimator
+        given = (*model.parameters(), *model.buffers(), *tree_leaves(self.flow.condition))
+        yield from (v for v in given if isinstance(v, Tensor) and v.requires_grad)
 
     def _state(self, y: Tensor) -> Tensor:
         return y[..., : y.shape[-1] // (1 + self.trace.estimates)]
@@ -478,7 +479,7 @@ def log_prob(
     instance("method", method, Method)
     with asked(estimator):
         x, condition = _usable(x), _usable(condition)
-        z = estimator.sde.basis(x)
+        z = estimator.states(x)
         if checked:
             finite("x", x)
         flow = estimator.sde.probability_flow(estimator, condition)

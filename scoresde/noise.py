@@ -65,6 +65,9 @@ class Noise:
     def strata(self, like: Tensor, draws: int = 1) -> Tensor:
         """Uniform numbers on ``[0, 1)``, evenly spaced over the batch (Kingma et al. 2021, I.1).
 
+        With one generator per sample, those of every sample are evenly spaced by themselves: they
+        do not depend on its company, and one draw per event is not spaced at all.
+
         Args:
             like: One row per event, ``(batch, n)``.
             draws: Numbers per event; they are all evenly spaced together.
@@ -72,10 +75,14 @@ class Noise:
         Returns:
             ``(draws, batch)``.
         """
-        start: Tensor = torch.special.ndtr(self(like.new_empty(len(like), 1)))[:1].sum(0)
-        count = draws * len(like)
-        u: Tensor = (start + torch.arange(count, device=like.device) / count) % 1
-        return u.clamp(max=1 - 1e-6).reshape(draws, len(like))
+        start = torch.special.ndtr(self(like.new_empty(len(like), 1)))
+        if isinstance(self.generator, Sequence):
+            spaced = start.mT + torch.arange(draws, device=like.device).unsqueeze(-1) / draws
+        else:
+            count = draws * len(like)
+            spaced = start[:1] + torch.arange(count, device=like.device) / count
+        u: Tensor = (spaced % 1).clamp(max=1 - 1e-6)
+        return u.reshape(draws, len(like))
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """Samples of a distribution over one state ``(n,)``, in the shape of ``like``.

@@ -19,7 +19,6 @@ not leaves ``decay = 1``, ``gain = h = s - t``, ``k = 0`` and ``F = f``.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -33,6 +32,7 @@ from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance, readable, real
 from scoresde.derivatives import PullBack, vjp
 from scoresde.noise import Noise
+from scoresde.rows import taken
 
 if TYPE_CHECKING:
     from scoresde.estimator import ScoreEstimator
@@ -132,30 +132,6 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         given,
     )
     return t
-
-
-def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
-    """What a condition says of some samples of a batch.
-
-    Args:
-        condition: A tensor with the batch in front, as it is or flattened; anything else is of
-            all samples.
-        rows: Places in the flattened batch, ``(k,)``.
-        batch: Shape of the batch.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sde import samples
-        >>> labels = torch.tensor([[0, 1], [2, 3]])
-        >>> samples(labels, torch.tensor([3, 0]), (2, 2))
-        tensor([3, 0])
-    """
-    count = math.prod(batch)
-    if not isinstance(condition, Tensor):
-        return condition
-    if condition.shape[: len(batch)] == tuple(batch):
-        condition = condition.reshape(-1, *condition.shape[len(batch) :])
-    return condition[rows] if condition.ndim and len(condition) == count else condition
 
 
 class SDE(nn.Module, ABC):
@@ -304,9 +280,14 @@ class SDE(nn.Module, ABC):
             batch: The batch so far.
 
         Returns:
-            An equation of states ``(k, n)``.
+            An equation of states ``(k, n)``; itself, if no part of it knows of single samples.
         """
-        return self
+        return taken(self, rows, batch)
+
+    @property
+    def observed(self) -> Tensor:
+        """Which components are known, whatever the state: ``(n,)``, none here."""
+        return torch.zeros(self.basis.dim, dtype=torch.bool)
 
     # What runs back in time.
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde import grid as grids
-from scoresde.checks import choice, finite, instance, real, sizes, validator, whole
+from scoresde.checks import choice, expect, finite, instance, real, sizes, validator, whole
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.flows import ReverseSDE
 from scoresde.grid import Grid
 from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
+from scoresde.rows import broadcast
 from scoresde.sde import SDE, Stage
 
 if TYPE_CHECKING:
@@ -251,8 +252,7 @@ class Solver(ABC):
         progress: bool = False,
     ) -> Tensor:
         """As `sample`, differentiable and unchecked."""
-        expect_estimator(estimator)
-        shape, times = sizes("sample_shape", sample_shape), self.times(estimator.sde)
+        shape, times = _shape(estimator, sample_shape), self.times(estimator.sde)
         z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
         every = bool(self.churn) or self.corrector is not None
         walk = self._descend(estimator, z, times, noise, condition, every)
@@ -281,8 +281,7 @@ class Solver(ABC):
             Every time of the grid, from ``T`` down, and the state there, ``(*sample_shape, m)``:
             twice where components enter, without them and with.
         """
-        expect_estimator(estimator)
-        shape, times = sizes("sample_shape", sample_shape), self.times(estimator.sde)
+        shape, times = _shape(estimator, sample_shape), self.times(estimator.sde)
         z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
         walk = self._descend(estimator, z, times, noise, condition, every=True)
         while True:
@@ -335,6 +334,16 @@ def _churned(
     assert diffuse.noise is not None
     kicked = torch.addcmul(drift, diffuse.noise, sde.kick(step[0].to(z), z, noise(z)))
     return kicked, torch.stack([back, step[1]])
+
+
+def _shape(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size:
+    """The shape of samples, which ends with the batch of what is known of them."""
+    expect_estimator(estimator)
+    shape, own = sizes("sample_shape", sample_shape), estimator.batch_shape
+    wanted = f"a shape that ends with {tuple(own)}, the batch of what is known"
+    fits = broadcast("sample_shape", shape, own) == shape
+    expect(fits, "sample_shape", wanted, tuple(shape))
+    return shape
 
 
 def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
