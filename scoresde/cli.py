@@ -333,7 +333,10 @@ def _processes() -> Processes:
     except ImportError as error:
         message = "several processes need accelerate: pip install 'scoresde[distributed]'"
         raise ImportError(message) from error
-    processes: Processes = Accelerator()
+    import torch
+
+    devices = torch.cuda.is_available() or torch.backends.mps.is_available()
+    processes: Processes = Accelerator(cpu=not devices)  # else each would be alone
     count = processes.num_processes
     if processes.is_main_process:
         click.echo(f"--distributed: {count} process{'es' * (count > 1)}", err=True)

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -403,6 +404,21 @@ def test_one_process_is_said_to_be_alone(tmp_path):
     assert result.exit_code == 0, result.output
     assert "--distributed: 1 process\n" in result.output
     assert "Warning: --distributed: one process trains alone; " in result.output
+
+
+def test_two_processes_train_as_one(tmp_path):
+    pytest.importorskip("accelerate")
+    path = config(tmp_path)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, command, options in (("one", [], []), ("two", launch, ["--distributed"])):
+        train = ["-m", "scoresde", "train", path, "--output", tmp_path / name, *options]
+        done = subprocess.run(
+            [sys.executable, *command, *train], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.count("trained in") == 1
+    assert "--distributed: 2 processes\n" in done.stderr
+    models = [Model.load(tmp_path / name).estimator.state_dict() for name in ("one", "two")]
+    torch.testing.assert_close(*models)
 
 
 def test_pictures_have_a_place_before_training(tmp_path):
