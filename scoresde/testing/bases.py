@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde.bases import Basis
-from scoresde.testing.measures import holds, random, same
+from scoresde.testing.measures import DOUBLE, holds, random, same
+from scoresde.testing.precision import single
 
 
 class BasisLaws(ABC):
@@ -33,8 +35,8 @@ class BasisLaws(ABC):
         return basis, random(*batch, *basis.event_shape, seed=seed)
 
     def test_events_come_back(self) -> None:
-        """``inverse(basis(x)) = x``, whatever the batch."""
-        for batch in ((), (3,), (2, 3)):
+        """``inverse(basis(x)) = x``, whatever the batch, an empty one as well."""
+        for batch in ((), (3,), (2, 3), (0,)):
             basis, x = self._events(*batch)
             z = basis(x)
             holds("coefficients are (*batch, n)", z.shape == (*batch, basis.dim), tuple(z.shape))
@@ -62,8 +64,16 @@ class BasisLaws(ABC):
         holds("blocks share out all components", total == (basis.dim, basis.dim), total)
 
     def test_single_precision(self) -> None:
-        """float32 in, float32 out, right to its digits."""
+        """float32 in, float32 out, right to its digits, near and far, and so are gradients."""
         basis, x = self._events(3)
         z, small = basis(x), self.make()(x.float())
         holds("coefficients have the dtype of events", small.dtype == torch.float32, small.dtype)
         same("float32 is accurate", small.double(), z, rtol=1e-4, atol=1e-4)
+
+        def find(basis: Any, x: Tensor) -> dict[str, Tensor]:
+            z = basis(x)
+            return {"coefficients": z, "events": basis.inverse(z).flatten(1)}
+
+        far = torch.tensor([1.0, 1e3, 1e6], dtype=DOUBLE)
+        scaled = far.reshape(-1, *[1] * len(basis.event_shape)) * x
+        single("a basis", basis, find, scaled, size=far.unsqueeze(-1))

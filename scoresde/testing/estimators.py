@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from scoresde.derivatives import vjp
+from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
+from scoresde.likelihood import log_prob
 from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
+from scoresde.testing.precision import single
 
 
 class EstimatorLaws(ABC):
@@ -59,10 +62,10 @@ class EstimatorLaws(ABC):
         return model, z, low * (last.start / low) ** u, self.condition((count,))
 
     def test_answers_have_the_shape_of_the_state(self) -> None:
-        """Any batch; either precision; the state is not written on."""
+        """Any batch, an empty one as well; either precision; the state is not written on."""
         for dtype in (torch.float32, DOUBLE):
             model = self.make().to(dtype).eval()
-            for batch in ((3,), (2, 3)):
+            for batch in ((3,), (2, 3), (0,)):
                 z, condition = random(*batch, model.sde.basis.dim).to(dtype), self.condition(batch)
                 given = z.clone()
                 score = model.score(z, model.sde.T / 2, condition)
@@ -166,16 +169,102 @@ class EstimatorLaws(ABC):
             law = "exact scores obey the Fokker-Planck equation ds/dt = -grad(div v + v.s)"
             same(law, found, -torch.func.grad(outflow)(row), rtol=1e-5, atol=1e-6)
 
+    def _throughout(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For every stage, states ``(k, n)`` that data diffuse to, near and far, times and sizes.
+
+        From the first time to the last; sizes are those of denoised means.
+        """
+        model, found = self._model(), []
+        sde = model.sde
+        unit = sde.scale.amax() if isinstance(sde, DiagonalSDE) else torch.ones((), dtype=DOUBLE)
+        for stage in sde.stages():
+            low = max(stage.end, 1e-3 * stage.start)
+            u = torch.linspace(0, 1, 8, dtype=DOUBLE)
+            ts = (low * (stage.start / low) ** u).clamp(low, stage.start).repeat(3).float().double()
+            data = unit * torch.tensor([1.0, 30.0, 1e3], dtype=DOUBLE).repeat_interleave(8)
+            z, power = sde.basis(data.unsqueeze(-1) * self._data(24)), torch.ones(24, 1)
+            z = z[..., : stage.dim]
+            if has_kernel(sde):
+                alpha, sigma = sde.kernel(ts.clamp(max=sde.T).unsqueeze(-1), stage.dim)
+                z = alpha * z + sigma * random(24, stage.dim, seed=1)
+                power = (alpha**2 + (sigma / unit) ** 2).sqrt().amin(-1, keepdim=True)
+            z = z.detach()
+            found.append((z, ts, (unit + z.abs().amax(-1, keepdim=True) / power).detach()))
+        return found
+
+    def _data(self, count: int) -> Tensor:
+        """Flat events are events of a state; a basis that knows some fills them in."""
+        return random(count, *self._model().sde.basis.event_shape)
+
+    def test_single_precision(self) -> None:
+        """At all times and in all states, near and far: finite, and what float64 says.
+
+        Denoised mean, noise and velocity, and their gradients in the state, the condition and the
+        parameters.
+        """
+        model, batch = self._model(), (24,)
+
+        def find(model: Any, z: Tensor, condition: Any, t: Tensor) -> dict[str, Tensor]:
+            t = t.detach()  # no law of what is learned of time
+            names = ("denoise", "noise", "velocity") if has_kernel(model.sde) else ("score",)
+            return {name: getattr(model, name)(z, t, condition) for name in names}
+
+        for z, ts, size in self._throughout():
+            single("an estimator", model, find, z, self.condition(batch), ts, size=size)
+
+    def test_densities_in_single_precision(self) -> None:
+        """`scoresde.log_prob`, where there is one: finite, and that of float64, with gradients."""
+        model, batch = self._model(), (3,)
+        x = self._data(3)
+
+        def find(model: Any, x: Tensor, condition: Any) -> dict[str, Tensor]:
+            return {"log_prob": log_prob(model, x, condition=condition).value}
+
+        try:
+            find(model, x, self.condition(batch))
+        except (NotImplementedError, ValueError):  # no prior, or observed components diffuse
+            return
+        single("densities", model, find, x, self.condition(batch), tolerance=1e-2)
+
+    def test_where_there_is_no_noise(self) -> None:
+        """At time 0, and in components that do not diffuse: see `scoresde.parametrization`.
+
+        The noise is 0, and with it score and velocity; the denoised mean is the state, if scores
+        are `exact`, and finite.
+        """
+        law = "where there is no noise, "
+        for dtype in (torch.float32, DOUBLE):
+            model, batch = self.make().to(dtype).eval(), (4,)
+            if not has_kernel(model.sde):
+                return
+            z, condition = model.sde.basis(self._data(4).to(dtype)), self.condition(batch)
+            for t in (0.0, torch.zeros(4, dtype=dtype), model.sde.T / 2):
+                state = z.detach().clone().requires_grad_()
+                clean = model.sde.kernel(model.sde.time(t, z)).sigma.expand_as(z) == 0
+                for name in ("noise", "score", "velocity", "denoise"):
+                    found = getattr(model, name)(state, t, condition)
+                    (slope,) = torch.autograd.grad(found.sum(), state, allow_unused=True)
+                    told, slope = found[clean], torch.zeros(()) if slope is None else slope
+                    holds(f"{law}{name} is finite", found.isfinite(), found)
+                    holds(f"{law}the gradient of {name} is finite", slope.isfinite(), slope)
+                    if name != "denoise":
+                        same(f"{law}{name} is 0", told, torch.zeros_like(told))
+                    elif self.exact:
+                        close = {"rtol": 1e-5, "atol": 1e-5}
+                        same(f"{law}the denoised mean is the state", told, z[clean], **close)
+
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""
         model, z, ts, condition = self._states(3)
         law = "a state_dict is the whole estimator"
         saved(law, model, lambda m: m.score(z, ts, condition).detach())
 
-    def _loss(self) -> tuple[ScoreEstimator, Tensor, Any] | None:
+    def _loss(self, dtype: torch.dtype = DOUBLE) -> tuple[ScoreEstimator, Tensor, Any] | None:
         """An estimator, events and their condition, if it learns."""
-        model = self.make().double()
-        x, condition = random(64, *model.sde.basis.event_shape), self.condition((64,))
+        model = self.make().to(dtype)
+        x, condition = random(64, *model.sde.basis.event_shape).to(dtype), self.condition((64,))
+        if isinstance(condition, Tensor) and condition.is_floating_point():
+            condition = condition.to(dtype)
         try:
             model.loss(x, condition, generator=torch.Generator())
         except NotImplementedError:
@@ -184,16 +273,25 @@ class EstimatorLaws(ABC):
 
     def test_its_loss_hears_its_generator_only(self) -> None:
         """The same seed, the same loss; dropout, which is torch's own, is off here."""
-        if (found := self._loss()) is None:
-            return
-        model, x, condition = found
+        for dtype in (torch.float32, DOUBLE):
+            if (found := self._loss(dtype)) is not None:
+                self._is_heard(*found)
+
+    @staticmethod
+    def _is_heard(model: ScoreEstimator, x: Tensor, condition: Any) -> None:
         model.eval()
 
         def loss(seed: int) -> Tensor:
             torch.manual_seed(seed)
             return model.loss(x, condition, generator=torch.Generator().manual_seed(0)).detach()
 
-        first = loss(0)
+        slopes = torch.autograd.grad(
+            model.loss(x, condition, generator=torch.Generator().manual_seed(0)),
+            [p for p in model.parameters() if p.requires_grad],
+            allow_unused=True,
+        )
+        first, bad = loss(0), [s for s in slopes if s is not None and not s.isfinite().all()]
+        holds("the gradients of a loss are finite", not bad, bad)
         holds("a loss is one finite number", first.isfinite() & (first.ndim == 0), first)
         same("a loss draws from the generator that is given, only", loss(1), first, rtol=0, atol=0)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scoresde.schedules import Schedule
 from scoresde.testing.measures import DOUBLE, holds, same, saved
+from scoresde.testing.precision import single
 
 
 class ScheduleLaws(ABC):
@@ -67,13 +68,22 @@ class ScheduleLaws(ABC):
         same("g^2 = (sigma^2)' - 2 f sigma^2", g2, wanted.expand_as(g2), rtol=1e-5, atol=1e-7)
 
     def test_single_precision(self) -> None:
-        """Right to the digits of float32 over the whole range."""
+        """Right to the digits of float32 over the whole range, gradients in parameters as well."""
         schedule, t = self._times()
         for name in ("alpha", "sigma"):
             small = getattr(schedule, name)(t.float())
             holds(f"{name} has the dtype of times", small.dtype == torch.float32, small.dtype)
             wanted = getattr(schedule, name)(t.float().double())
             same(f"{name} is accurate in float32", small.double(), wanted, rtol=1e-4, atol=1e-7)
+
+        def find(schedule: Any, t: Tensor) -> dict[str, Tensor]:
+            f, g2 = schedule.rates(t.detach())
+            levels = (schedule.alpha, schedule.sigma, schedule.log_snr)
+            return {"f": f, "g^2": g2, **{v.__name__: v(t.detach()) for v in levels}}
+
+        u = torch.linspace(0, 1, 40, dtype=DOUBLE).unsqueeze(-1)
+        ts = (schedule.eps * (schedule.T / schedule.eps) ** u).clamp(schedule.eps, schedule.T)
+        single("a schedule", schedule, find, ts)
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""

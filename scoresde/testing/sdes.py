@@ -14,6 +14,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
+from scoresde.testing.precision import single
 
 
 class _Pull(ScoreEstimator):
@@ -53,9 +54,9 @@ class SDELaws(ABC):
         return sde, random(3, sde.basis.dim).abs(), ts
 
     def test_drift_and_diffusion_have_the_shape_of_the_state(self) -> None:
-        """Any batch, either precision."""
+        """Any batch, an empty one as well, either precision."""
         sde = self.make()
-        for batch in ((3,), (2, 3)):
+        for batch in ((3,), (2, 3), (0,)):
             for dtype in (torch.float32, DOUBLE):
                 z = random(*batch, sde.basis.dim).abs().to(dtype)
                 t = torch.tensor(sde.T / 2, dtype=dtype)
@@ -128,6 +129,30 @@ class SDELaws(ABC):
             kick = 0.0 if step.noise is None else step.noise * equation.kick(start[0], row, xi)
             found, wanted = kick / h**0.5, equation.g(start[0], row) * xi
             same(f"{law}g sqrt(h) xi (noise, kick)", found.expand_as(row), wanted, **tolerance)
+
+    def test_single_precision(self) -> None:
+        """From the first to the last time, near and far: finite, and what float64 says.
+
+        Drift, diffusion, the probability flow, kernels and steps, and their gradients in the state
+        and the parameters.
+        """
+        sde, u = self.make(), torch.linspace(0, 1, 8, dtype=DOUBLE).repeat(3)
+        low = max(sde.eps, 1e-4 * sde.T)
+        ts = (low * (sde.T / low) ** u).clamp(low, sde.T).unsqueeze(-1)
+        far = torch.tensor([1.0, 30.0, 1e3], dtype=DOUBLE).repeat_interleave(8).unsqueeze(-1)
+        z = far * random(24, sde.basis.dim).abs()
+        kinks = torch.tensor([0.0, *sde.breakpoints()], dtype=DOUBLE)
+        ts = torch.where(((ts - kinks).abs() < 1e-4 * sde.T).any(-1, keepdim=True), low, ts)
+
+        def find(sde: Any, z: Tensor, t: Tensor) -> dict[str, Tensor]:
+            t = t.detach()
+            flow, end = sde.probability_flow(_Pull(sde)), (t + sde.T) / 2
+            step = sde.marginal_propagator(end, t, z, 0.7)
+            found = {"f": sde.f(t, z), "g": sde.g(t, z), "the flow": flow.f(t, z)}
+            found |= {name: v for name, v in step._asdict().items() if v is not None}
+            return found | (sde.kernel(t)._asdict() if has_kernel(sde) else {})
+
+        single("an SDE", sde, find, z, ts, size=far)
 
     def test_data_are_clean_at_time_0(self) -> None:
         """The kernel there is the identity, if it has one."""

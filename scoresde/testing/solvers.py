@@ -28,6 +28,7 @@ from scoresde.testing.measures import (
     same,
     slope,
 )
+from scoresde.testing.precision import single
 
 
 class _Decay(SDE):
@@ -46,6 +47,16 @@ class _Decay(SDE):
     def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
         step = super().propagator(t, s, like)
         return step if self.eta else step._replace(noise=None)
+
+
+class _Same(Noise):
+    """The same numbers in either precision."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.Generator().manual_seed(0))
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return super().__call__(like.double()).to(like)
 
 
 class SolverLaws(ABC):
@@ -264,13 +275,30 @@ class SolverLaws(ABC):
             for i in range(5):
                 same(law, ends(i)[0], together[i], rtol=1e-6, atol=atol)
 
+    def test_single_precision(self) -> None:
+        """From prior to data, near and far: finite, and where float64 ends, with gradients."""
+        _, sde = self._bed()
+        far = torch.tensor([1.0, 10.0, 100.0], dtype=DOUBLE).unsqueeze(-1)
+        for eta in self._kinds():
+            solver, ts = self.make(20, eta), -GRIDS["log_snr"](sde, 20)
+
+            def find(model: Any, y: Tensor) -> dict[str, Tensor]:
+                reverse = model.sde.reverse(model, eta)  # noqa: B023
+                return {"the end": solver.integrate(reverse, y, ts, _Same())}  # noqa: B023
+
+            tolerance = self.tolerance if self.adaptive else 1e-3
+            law = f"with eta = {eta:g} an integration"
+            single(law, self._bed()[0], find, far * random(3, 2), size=far, tolerance=tolerance)
+
     def test_batches_and_precision(self) -> None:
-        """``(2, 3)`` samples; float32 stays float32; the start is not written on."""
+        """``(2, 3)`` samples, or none; float32 stays float32; the start is not written on."""
         model, sde = self._bed()
         for eta in self._kinds():
             solver = self.make(6, eta)
             x = solver.sample(model, (2, 3), generator=torch.Generator().manual_seed(0))
             holds("samples are (*batch, *event_shape)", x.shape == (2, 3, 2), tuple(x.shape))
+            none = solver.sample(model, (0,), generator=torch.Generator())
+            holds("no samples are (0, *event_shape)", none.shape == (0, 2), tuple(none.shape))
             start = random(4, 2).float()
             y = start.clone()
             ts = -GRIDS["log_snr"](sde, 6)

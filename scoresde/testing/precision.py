@@ -1,0 +1,95 @@
+"""How laws are asked in float32: values and gradients are finite, and those of float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.testing.measures import DOUBLE, holds, random
+
+Find = Callable[..., Mapping[str, Tensor]]
+"""``(module, *inputs) -> values`` by name, in the dtype of the inputs."""
+
+
+def single(
+    law: str,
+    module: nn.Module,
+    find: Find,
+    *inputs: Any,
+    size: Tensor | float = 1.0,
+    tolerance: float = 1e-3,
+) -> None:
+    """Raises ``AssertionError`` unless float32 finds what float64 finds, and its gradients.
+
+    Gradients are those of a random sum of each value, in the inputs and in the module's
+    parameters. An error is one of more than ``tolerance`` of the float64 number and its natural
+    size: for gradients that of an event's, or of a parameter's, largest.
+
+    Args:
+        law: Its words.
+        module: Copied and cast.
+        find: What is found.
+        inputs: In float64; what is no floating-point tensor is passed on.
+        size: Of values, broadcast.
+        tolerance: See above.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.testing.precision import single
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> def find(layer, x): return {"softplus": (1 + layer(x).exp()).log()}
+        >>> single("float32 is accurate", layer, find, torch.ones(1, 2))
+        >>> single("float32 is accurate", layer, find, torch.full((1, 2), 999.0))
+        Traceback (most recent call last):
+            ...
+        AssertionError: float32 is accurate: softplus is finite in float32: found ...
+    """
+    rounded = [v.to(torch.float32, copy=True) if _real(v) else v for v in inputs]
+    found, wanted = (_look(module, find, rounded, dtype) for dtype in (torch.float32, DOUBLE))
+    for name, values in found.items():
+        for what, value in values.items():
+            exact = wanted[name][what]
+            holds(f"{law}: {what} is finite in float64", exact.isfinite(), exact)
+            holds(f"{law}: {what} is finite in float32", value.isfinite(), value)
+            if what == name:
+                natural = exact.abs() + torch.as_tensor(size, dtype=DOUBLE)
+            elif " in input " in what and exact.ndim:
+                natural = 1 + exact.abs().amax(-1, keepdim=True)
+            else:
+                natural = 1e-12 + exact.abs().amax()
+            error = (value.double() - exact).abs() / natural
+            worst = f"an error of {float(error.max()):.2g} of its size" if error.numel() else ""
+            holds(f"{law}: {what} in float32 is that in float64", error <= tolerance, worst)
+
+
+def _look(
+    module: nn.Module, find: Find, inputs: list[Any], dtype: torch.dtype
+) -> dict[str, dict[str, Tensor]]:
+    """Values by name, and beside each its gradients."""
+    own = copy.deepcopy(module).to(dtype)
+    given = [v.to(dtype).requires_grad_() if _real(v) else v for v in inputs]
+    leaves = {f"input {i}": v for i, v in enumerate(given) if _real(v)}
+    leaves |= {n: p for n, p in own.named_parameters() if p.requires_grad}
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in find(own, *given).items():
+        found[name] = {name: value.detach()}
+        if not value.requires_grad:
+            continue
+        total = (value * random(*value.shape, seed=5).to(value)).sum()
+        slopes = torch.autograd.grad(
+            total, [*leaves.values()], retain_graph=True, allow_unused=True
+        )
+        found[name] |= {
+            f"the gradient of {name} in {leaf}": slope.detach()
+            for leaf, slope in zip(leaves, slopes, strict=True)
+            if slope is not None
+        }
+    return found
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
