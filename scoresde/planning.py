@@ -24,6 +24,7 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import jumps
 from scoresde.noise import Noise
+from scoresde.parametrization import noiseless
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE
 from scoresde.solver import Solver
@@ -395,13 +396,16 @@ class _Independent(ScoreEstimator):
 
     def __init__(self, sde: SDE, variances: Tensor) -> None:
         super().__init__(sde)
-        self.variances = variances
+        self.register_buffer("variances", variances)
+
+    variances: Tensor
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``alpha v / (alpha^2 v + sigma^2) z``."""
-        alpha, sigma = self.sde.kernel(self.sde.time(t, z), z.shape[-1])
-        variance = self.variances[: z.shape[-1]]
-        return alpha * variance / (alpha**2 * variance + sigma**2) * z
+        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+        variance = self.variances[: z.shape[-1]].to(z)
+        power = (alpha**2 * variance + sigma**2).masked_fill(sigma == 0, 1.0)
+        return noiseless(sigma, z, alpha * variance / power * z)
 
 
 class _Ones(Noise):

@@ -47,6 +47,7 @@ class Packed(Basis):
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
         low, details = z.tensor_split([self.low.dim], dim=-1)
-        space = self.event_shape[1:]
-        parts = (self.low.synthesise(low), details)
-        return torch.cat([p.reshape(*z.shape[:-1], -1, *space) for p in parts], -len(space) - 1)
+        batch, (channels, *space) = z.shape[:-1], self.event_shape
+        coarse = self.low.synthesise(low).reshape(*batch, self._channels, *space)
+        rest = details.reshape(*batch, channels - self._channels, *space)
+        return torch.cat([coarse, rest], -len(space) - 1)

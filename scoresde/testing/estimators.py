@@ -50,6 +50,12 @@ class EstimatorLaws(ABC):
         """What it is conditioned on, if anything."""
         return None
 
+    def _condition(self, batch: Sequence[int], dtype: torch.dtype) -> Any:
+        """In a precision, if it is a matter of precision."""
+        given = self.condition(batch)
+        real = isinstance(given, Tensor) and given.is_floating_point()
+        return given.to(dtype) if real else given
+
     def _model(self) -> ScoreEstimator:
         return self.make().double().eval()
 
@@ -66,7 +72,8 @@ class EstimatorLaws(ABC):
         for dtype in (torch.float32, DOUBLE):
             model = self.make().to(dtype).eval()
             for batch in ((3,), (2, 3), (0,)):
-                z, condition = random(*batch, model.sde.basis.dim).to(dtype), self.condition(batch)
+                z = random(*batch, model.sde.basis.dim).to(dtype)
+                condition = self._condition(batch, dtype)
                 given = z.clone()
                 score = model.score(z, model.sde.T / 2, condition)
                 found = (tuple(score.shape), score.dtype)
@@ -181,8 +188,9 @@ class EstimatorLaws(ABC):
             low = max(stage.end, 1e-3 * stage.start)
             u = torch.linspace(0, 1, 8, dtype=DOUBLE)
             ts = (low * (stage.start / low) ** u).clamp(low, stage.start).repeat(3).float().double()
-            data = unit * torch.tensor([1.0, 30.0, 1e3], dtype=DOUBLE).repeat_interleave(8)
-            z, power = sde.basis(data.unsqueeze(-1) * self._data(24)), torch.ones(24, 1)
+            far = unit * torch.tensor([1.0, 30.0, 1e3], dtype=DOUBLE).repeat_interleave(8)
+            x = far.reshape(-1, *[1] * len(sde.basis.event_shape)) * self._data(24)
+            z, power = sde.basis(x), torch.ones(24, 1)
             z = z[..., : stage.dim]
             if has_kernel(sde):
                 alpha, sigma = sde.kernel(ts.clamp(max=sde.T).unsqueeze(-1), stage.dim)
@@ -193,7 +201,7 @@ class EstimatorLaws(ABC):
         return found
 
     def _data(self, count: int) -> Tensor:
-        """Flat events are events of a state; a basis that knows some fills them in."""
+        """Events."""
         return random(count, *self._model().sde.basis.event_shape)
 
     def test_single_precision(self) -> None:
@@ -237,7 +245,8 @@ class EstimatorLaws(ABC):
             model, batch = self.make().to(dtype).eval(), (4,)
             if not has_kernel(model.sde):
                 return
-            z, condition = model.sde.basis(self._data(4).to(dtype)), self.condition(batch)
+            z = model.sde.basis(self._data(4).to(dtype))
+            condition = self._condition(batch, dtype)
             for t in (0.0, torch.zeros(4, dtype=dtype), model.sde.T / 2):
                 state = z.detach().clone().requires_grad_()
                 clean = model.sde.kernel(model.sde.time(t, z)).sigma.expand_as(z) == 0
@@ -262,9 +271,7 @@ class EstimatorLaws(ABC):
     def _loss(self, dtype: torch.dtype = DOUBLE) -> tuple[ScoreEstimator, Tensor, Any] | None:
         """An estimator, events and their condition, if it learns."""
         model = self.make().to(dtype)
-        x, condition = random(64, *model.sde.basis.event_shape).to(dtype), self.condition((64,))
-        if isinstance(condition, Tensor) and condition.is_floating_point():
-            condition = condition.to(dtype)
+        x, condition = self._data(64).to(dtype), self._condition((64,), dtype)
         try:
             model.loss(x, condition, generator=torch.Generator())
         except NotImplementedError:
