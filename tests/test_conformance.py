@@ -422,6 +422,48 @@ class Detached(Gaussian):
     score = ScoreEstimator.score
 
 
+class Overflowing(Gaussian):
+    """Right to the last digit, and in float32 its derivative is inf/inf beside the branch taken."""
+
+    def denoise(self, z, t, condition=None):
+        plain = torch.where(z > 20, z, (1 + z.exp()).log())
+        return super().denoise(z, t, condition) + plain - torch.nn.functional.softplus(z)
+
+    score = ScoreEstimator.score
+
+
+class Undefined(Gaussian):
+    """As the formula has it, 0/0 where there is no noise."""
+
+    def noise(self, z, t, condition=None):
+        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z)))
+        return (z - alpha * self.denoise(z, t)) / sigma
+
+
+class Shrunk(Gaussian):
+    """Says something else of data that are known."""
+
+    def denoise(self, z, t, condition=None):
+        return 0.9 * super().denoise(z, t, condition)
+
+    score = ScoreEstimator.score
+
+
+class SlowRoot(Cosine):
+    """``sigma^2 = 1 - alpha^2``, of which float32 leaves nothing at first."""
+
+    def sigma(self, t):
+        return (1 - self.alpha(t) ** 2).sqrt()
+
+
+class Stopped(VP):
+    """Its noise is a root whose slope is not a number where it is 0."""
+
+    def rates(self, t):
+        f, g2 = super().rates(t)
+        return f, g2 + (self.beta_max.to(t) * (t - self.T) ** 2).sqrt() * 0
+
+
 class OneTime(Gaussian):
     def score(self, z, t, condition=None):
         return super().score(z, torch.as_tensor(t).flatten()[0], condition)
@@ -500,6 +542,13 @@ class Alarmed(FixedStep):
 
 
 @attrs.frozen
+class Coarse(DDIM):
+    def step(self, sde, y, step, noise, memory):
+        end, memory = super().step(sde, y, step, noise, memory)
+        return end + 1e5 - 1e5, memory
+
+
+@attrs.frozen
 class Boastful(DDIM):
     order = 2.0
 
@@ -561,6 +610,32 @@ def gaussian(kind):
             "its_derivative_is_that_of_its_values",
             "derivative of the score",
         ),
+        (
+            EstimatorLaws,
+            lambda: gaussian(Overflowing),
+            "single_precision",
+            "gradient of denoise in input 0 is finite",
+        ),
+        (
+            EstimatorLaws,
+            lambda: gaussian(Undefined),
+            "where_there_is_no_noise",
+            "no noise, noise is finite",
+        ),
+        (
+            EstimatorLaws,
+            lambda: gaussian(Shrunk),
+            "where_there_is_no_noise",
+            "no noise, the denoised mean is the state",
+        ),
+        (ScheduleLaws, SlowRoot, "single_precision", "sigma is accurate in float32"),
+        (
+            ScheduleLaws,
+            lambda: Stopped(beta_max=learned(20.0)),
+            "single_precision",
+            "gradient of g\\^2 in beta_max is finite",
+        ),
+        (SolverLaws, Coarse, "single_precision", "an integration: the end in float32"),
         (EstimatorLaws, lambda: gaussian(OneTime), "one_time_is_one_per_sample", "own time"),
         (EstimatorLaws, lambda: gaussian(Hidden), "saved_and_loaded", "buffers.*shift"),
         (

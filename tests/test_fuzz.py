@@ -28,7 +28,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from estimators import Gaussian, ResidualMLP
-from scoresde import VP, DiagonalSDE, Haar, Solver, checkpoint, config, log_prob, plugins
+from scoresde import (
+    VP,
+    Basis,
+    DiagonalSDE,
+    Haar,
+    Schedule,
+    ScoreEstimator,
+    Solver,
+    checkpoint,
+    config,
+    log_prob,
+    plugins,
+)
 from scoresde.checkpoint import CheckpointError
 from scoresde.cli import main
 from scoresde.config import ConfigError
@@ -403,6 +415,7 @@ GIVEN = {
     "low": -1.0,
     "high": 1.0,
 }
+PRECISIONS = st.sampled_from([torch.float32, torch.float64])
 NAMED = {f"{group}/{name}" for group in plugins.GROUPS for name in plugins.available(group)}
 
 
@@ -411,11 +424,38 @@ def wrong(error):
     assert re.match(r"[A-Za-z_][\w, ]*(\[.*\])?: .|'\w+' must ", str(error)), repr(error)
 
 
-@fuzz(200, st.sampled_from(sorted(NAMED)), st.data())
-def test_arguments(name, data):
+def in_precision(value, dtype):
+    """What is given, a real tensor in a precision."""
+    real = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.to(dtype) if real else value
+
+
+def asked(made, dtype):
+    """Something that was made answers in the precision that it is asked in, if it can."""
+    with contextlib.suppress(ArithmeticError, StepLimit, ValueError):
+        if isinstance(made, Solver):
+            assert made.sample(MODEL, (2,), dtype=dtype).dtype == dtype
+        elif isinstance(made, ScoreEstimator):
+            z = torch.zeros(2, made.sde.basis.dim, dtype=dtype)
+            for t in (0, 0.5, made.sde.T):
+                answers = [getattr(made, q)(z, t) for q in ("denoise", "score", "noise")]
+                assert {(v.dtype, v.shape) for v in answers} == {(dtype, z.shape)}
+        elif isinstance(made, Basis):
+            assert made(torch.zeros(made.event_shape, dtype=dtype)).dtype == dtype
+        elif isinstance(made, Schedule):
+            answers = [v for t in (0.0, 0.5, made.T) for v in made(torch.tensor([t], dtype=dtype))]
+            assert all(v.dtype == dtype for v in answers)
+
+
+@fuzz(250, st.sampled_from(sorted(NAMED)), PRECISIONS, st.data())
+def test_arguments(name, dtype, data):
     factory = plugins.get(*name.split("/"))
     parameters = inspect.signature(factory).parameters
-    arguments = {k: GIVEN[k] for k, p in parameters.items() if k in GIVEN and p.default is p.empty}
+    arguments = {
+        k: in_precision(GIVEN[k], dtype)
+        for k, p in parameters.items()
+        if k in GIVEN and p.default is p.empty
+    }
     # a billion layers are built if one asks for them
     changeable = sorted(set(parameters) - {"depth", "width", "hidden", "prior"})
     for key in data.draw(st.lists(st.sampled_from(changeable), min_size=1, max_size=2)):
@@ -425,21 +465,32 @@ def test_arguments(name, data):
     except (TypeError, ValueError) as error:
         wrong(error)
         return
-    if isinstance(made, Solver) and made.steps < 10 and not {"grid", "corrector"} & set(arguments):
-        with contextlib.suppress(ArithmeticError, StepLimit, ValueError):
-            assert made.sample(MODEL, (2,)).shape == (2, 1, 4, 4)
+    if isinstance(made, torch.nn.Module):
+        made = made.to(dtype)
+    functions = {"grid", "corrector", "parametrization", "weighting", "around", "view", "observe"}
+    if not functions & set(arguments) and getattr(made, "steps", 0) < 10:
+        asked(made, dtype)
 
 
-@fuzz(80, st.sampled_from(["sample_shape", "generator", "x", "method", "trace"]), OBJECTS)
-def test_calls(argument, value):
+CALLS = ["sample_shape", "generator", "x", "method", "trace", "z", "t"]
+
+
+@fuzz(120, st.sampled_from(CALLS), PRECISIONS, OBJECTS)
+def test_calls(argument, dtype, value):
     if argument == "sample_shape" and isinstance(value, (list, tuple)) and len(value) > 0:
         return  # as many samples as one asks for
-    x = {} if argument == "x" else {"x": torch.zeros(2, 1, 4, 4)}
+    x = {} if argument == "x" else {"x": torch.zeros(2, 1, 4, 4, dtype=dtype)}
+    value = in_precision(value, dtype)
     try:
         if argument in ("sample_shape", "generator"):
-            assert DDIM(2).sample(MODEL, **{"sample_shape": (2,), argument: value}).numel()
+            arguments = {"sample_shape": (2,), argument: value}
+            assert DDIM(2).sample(MODEL, dtype=dtype, **arguments).dtype == dtype
+        elif argument in ("z", "t"):
+            arguments = {"z": torch.zeros(2, 16, dtype=dtype), "t": 0.5, argument: value}
+            assert MODEL.denoise(**arguments).isfinite().all()
         else:
-            assert log_prob(MODEL, **{**x, argument: value}).value.numel()
+            found = log_prob(MODEL, **{**x, argument: value}).value
+            assert found.dtype == dtype or argument == "x"
     except (TypeError, ValueError) as error:
         wrong(error)
 
