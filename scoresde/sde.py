@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scoresde.bases import Basis, Identity
-from scoresde.checks import expect, instance, readable, real
+from scoresde.checks import expect, floating, instance, numbers, readable, real
 from scoresde.derivatives import PullBack, vjp
 from scoresde.noise import Noise
 from scoresde.rows import taken
@@ -116,7 +116,7 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
         (torch.Size([1]), torch.Size([3, 1]))
     """
-    t = torch.as_tensor(t, device=z.device)
+    t = torch.as_tensor(t if isinstance(t, (float, int)) else numbers("t", t), device=z.device)
     given = tuple(t.shape)
     t = t.to(torch.promote_types(t.dtype if t.is_floating_point() else z.dtype, torch.float32))
     if t.ndim == 0:
@@ -229,11 +229,16 @@ class SDE(nn.Module, ABC):
         Those on a device are not, as looking at them would wait for it.
 
         Raises:
+            TypeError: If a state is no floating-point tensor, or a time no number.
             ValueError: If a time is not in ``[0, T]``, or a tensor's shape does not fit.
         """
+        floating("z", z)
+        n, length = self.basis.dim, z.shape[-1] if z.ndim else 0
+        if not 0 < length <= n:  # asked at every step of a solver
+            expect(False, "z", f"states (*batch, {n}), or the first of that many", tuple(z.shape))
         if isinstance(t, (float, int)):
             expect(0 <= t <= self.T, "t", f"a time from 0 to {self.T}", t)
-        elif readable(t) and t.numel():
+        elif readable(t := numbers("t", t)) and t.numel():
             # NaN is the least, and the largest, of whatever it is among
             ends = [t.item()] if t.numel() == 1 else [v.item() for v in t.aminmax()]
             if not (ends[0] >= 0 and ends[-1] <= self.T * (1 + _ROUNDING)):

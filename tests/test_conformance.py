@@ -381,6 +381,32 @@ class WideBridge(DiagonalSDE):
         return found._replace(sigma=1.1 * found.sigma)
 
 
+class Forgetful(DiagonalSDE):
+    """Its equations keep the estimator where no integrator looks for weights."""
+
+    def probability_flow(self, estimator, condition=None):
+        flow = super().probability_flow(estimator, condition)
+        flow._modules.pop("estimator")
+        object.__setattr__(flow, "estimator", estimator)
+        return flow
+
+    def reverse(self, estimator, eta=1.0, condition=None):
+        equation = super().reverse(estimator, eta, condition)
+        equation._modules.pop("estimator")
+        object.__setattr__(equation, "estimator", estimator)
+        return equation
+
+
+class Brittle(OrnsteinUhlenbeck):
+    """Has no rates after ``T``."""
+
+    def forward(self, t, y):
+        return self.f(t, y)
+
+    def f(self, t, y):
+        return -y * (1 + (self.T - t).sqrt())
+
+
 class LateLaw(DiagonalSDE):
     def marginal_propagator(self, t, s, like, eta):
         found = super().marginal_propagator(t, s, like, eta)
@@ -596,6 +622,18 @@ def gaussian(kind):
         (SDELaws, lambda: Entangled((2,)), "noise_is_diagonal", "i-th component only"),
         (SDELaws, lambda: Crowd((2,)), "samples_stand_alone", "f of a sample"),
         (SDELaws, lambda: Forgotten((2,)), "a_short_step_is_the_equation", "decay, gain"),
+        (
+            SDELaws,
+            lambda: Forgetful(VP(), Identity((2,))),
+            "adjoints_find_the_weights",
+            "odeint_adjoint gives the weights",
+        ),
+        (
+            SDELaws,
+            lambda: Brittle((2,)),
+            "integrators_may_look_past_the_ends_of_time",
+            "past the ends of time is finite .forward, after T",
+        ),
         (SDELaws, lambda: WideBridge(VP(), Identity((2,))), "transitions_compose", "bridge"),
         (EstimatorLaws, lambda: gaussian(Twice), "exact_scores_obey_fokker_planck", "Fokker"),
         (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
@@ -22,6 +23,17 @@ class _Pull(ScoreEstimator):
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         return -0.7 * z - 0.3 * z.sin()
+
+
+class _Learned(_Pull):
+    """With a weight."""
+
+    def __init__(self, sde: SDE) -> None:
+        super().__init__(sde)
+        self.weight = nn.Parameter(torch.tensor(0.8, dtype=DOUBLE))
+
+    def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        return self.weight * super().score(z, t)
 
 
 class SDELaws(ABC):
@@ -280,6 +292,54 @@ class SDELaws(ABC):
         }
         for name, path in paths.items():
             holds(f"{name} runs on it", torch.isfinite(path) & (path.shape == (3, *z.shape)), path)
+
+    def test_integrators_may_look_past_the_ends_of_time(self) -> None:
+        """As adaptive ones do; what they find there has to be finite."""
+        sde, z = self.make(), random(3, self.make().basis.dim).abs()
+        flow, reverse = sde.probability_flow(_Pull(sde)), sde.reverse(_Pull(sde), 0.0)
+        past = 0.1 * sde.T
+        looks = {
+            "forward, after T": (sde, sde.T + past),
+            "the probability flow, after T": (flow, sde.T + past),
+            "the probability flow, before eps": (flow, sde.eps - past),
+            "the reverse equation, before -T": (reverse, -sde.T - past),
+            "the reverse equation, after -eps": (reverse, -sde.eps + past),
+        }
+        for way, (equation, t) in looks.items():
+            state = z.clone().requires_grad_()
+            found = equation(torch.tensor(t, dtype=DOUBLE), state)
+            (slope,) = torch.autograd.grad(found.sum(), state)
+            both = found.isfinite() & slope.isfinite()
+            holds(f"what is seen past the ends of time is finite ({way})", both, found)
+
+    def test_adjoints_find_the_weights(self) -> None:
+        """``odeint_adjoint`` and ``sdeint_adjoint`` give those of a score their gradients."""
+        import torchdiffeq
+        import torchsde
+
+        sde, z = self.make(), random(3, self.make().basis.dim).abs()
+        model, ends = _Learned(sde), torch.tensor([0.45, 0.55], dtype=DOUBLE) * sde.T
+        flow, reverse = sde.probability_flow(model), sde.reverse(model)
+        path = torchsde.BrownianInterval(
+            -float(ends[1]), -float(ends[0]), size=z.shape, entropy=0, dtype=DOUBLE
+        )
+        grid = {"method": "rk4", "options": {"step_size": sde.T / 200}}
+        noisy = {"method": "euler", "bm": path, "dt": sde.T / 2000}
+        runs: dict[str, Callable[[str], Any]] = {
+            "odeint": lambda name: getattr(torchdiffeq, name)(flow, z, ends, **grid),
+            "sdeint": lambda name: getattr(torchsde, name)(reverse, z, -ends.flip(0), **noisy),
+        }
+        for name, run in runs.items():
+            slopes: list[Tensor] = []
+            for adjoint in ("", "_adjoint"):
+                end = run(name + adjoint)[-1]
+                law = f"{name}{adjoint} gives the weights of a score their gradient"
+                holds(law, end.requires_grad, "none")
+                (found,) = torch.autograd.grad(end.sum(), model.weight, allow_unused=True)
+                holds(law, found is not None, found)
+                slopes.append(found)
+            law = f"the gradient of {name}_adjoint is that of {name}"
+            same(law, slopes[1], slopes[0], rtol=0.1)
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""
