@@ -69,8 +69,6 @@ class TorchDiffEq(Solver):
             return y
         first = sde.propagator(ts[:1], ts[1:2], y)
         expect(first.noise is None, "eta", "0: torchdiffeq integrates ODEs", "an SDE with noise")
-        if y.numel() == 0:
-            return y  # of nothing, no error can be small
         times = ts[[0, -1]].to(y)
         # left alone, an adaptive method looks past the end, where the SDE may not exist: with
         # its last step, and when it tries out its first
