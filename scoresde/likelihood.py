@@ -256,6 +256,8 @@ class DensityFlow(SDE):
         super().__init__((flow.basis.dim * (1 + trace.estimates),), T=flow.T, eps=flow.eps)
         self.flow, self.trace, self.probes = flow, trace, probes
         self.frugal, self._count = frugal, [0]  # shared with what is taken of it
+        self.error = probes.new_tensor(torch.nan)
+        """What a method says of its own error in the integrals, ``(*batch,)``."""
 
     @property
     def evaluated(self) -> int:
@@ -409,7 +411,9 @@ class LogProb:
     Attributes:
         value: ``(*batch,)``, in nats.
         standard_error: Of ``value`` by the trace's randomness, ``(*batch,)``: 0 for an exact
-            trace, NaN for a single probe. The solver's error is not part of it.
+            trace, NaN for a single probe. The method's error is not part of it.
+        error: Of ``value`` by the method, ``(*batch,)``, in nats, as it says of itself: see
+            `Quadrature`; NaN for solvers, which say nothing.
         evaluations: How often the score was evaluated, per event on average.
         estimate: Which estimate it is.
 
@@ -425,6 +429,7 @@ class LogProb:
 
     value: Tensor
     standard_error: Tensor
+    error: Tensor
     evaluations: float
     estimate: str
 
@@ -483,12 +488,14 @@ def log_prob(
         if checked:
             finite("x", x)
         flow = estimator.sde.probability_flow(estimator, condition)
-        value, integrals, evaluations = _ascend(flow, z, method, trace, Noise.of(generator), frugal)
+        value, integrals, missed, evaluations = _ascend(
+            flow, z, method, trace, Noise.of(generator), frugal
+        )
     value = value + integrals.mean(-1)
     if checked:
         finite("log_prob", value, f"from {method!r}")
     error = trace.standard_error(integrals)
-    return LogProb(value, error, evaluations, f"probability flow, {trace!r}, {method!r}")
+    return LogProb(value, error, missed, evaluations, f"probability flow, {trace!r}, {method!r}")
 
 
 def _usable(value: Any) -> Any:
@@ -498,17 +505,18 @@ def _usable(value: Any) -> Any:
 
 def _ascend(
     flow: ProbabilityFlow, z: Tensor, method: Method, trace: Trace, noise: Noise, frugal: bool
-) -> tuple[Tensor, Tensor, float]:
-    """What enters on the way down, integrals of the divergence, evaluations per event."""
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """What enters on the way down, integrals of the divergence, their errors, evaluations."""
     sde, times, evaluations = flow.sde, method.times(flow.sde), 0.0
     value, integrals = z.new_zeros(z.shape[:-1]), z.new_zeros(*z.shape[:-1], trace.estimates)
     if not value.numel():  # what solvers and priors of others need not know
-        return value, integrals, evaluations
+        return value, integrals, value, evaluations
+    missed = value
     upward = sde.stages()[::-1]
     for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
         density = DensityFlow(flow, trace, trace.probes(z, noise), frugal)
         z, gained = method.transport(density, z, within(times, stage).flip(0), noise)
         z, entered = sde.leave(z, stage, dim)
-        value, integrals = value + entered, integrals + gained
+        value, integrals, missed = value + entered, integrals + gained, missed + density.error
         evaluations += density.evaluated / value.numel()
-    return value, integrals, evaluations
+    return value, integrals, missed, evaluations

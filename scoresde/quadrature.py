@@ -52,6 +52,10 @@ class Quadrature:
     if polynomials were parabolas tells where: twice, the half of an event's steps that would
     change most is halved, all at once, at states between those of the path.
 
+    Twice the sum of what they would still change is what is said of an event's error
+    (`scoresde.LogProb`). On Gaussian mixtures it is mostly ten times the error, and never below two
+    fifths of it, also where so few steps are off by hundreds of nats: far between narrow modes.
+
     Args:
         steps: Number of steps.
         grid: Where they are: a name or a function, as for a `scoresde.Solver`.
@@ -90,31 +94,38 @@ class Quadrature:
         self, density: DensityFlow, z: Tensor, ts: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """See `scoresde.Solver.transport`."""
-        kinks, gained = jumps(density, ts), z.new_zeros(())
+        kinks, gained, doubts = jumps(density, ts), z.new_zeros(()), z.new_zeros(())
         ends = [0, *(kinks[1:-1].nonzero().flatten() + 1).tolist(), len(ts) - 1]
         for a, b in itertools.pairwise(ends):
-            z, more = self._smooth(density, z, ts[a : b + 1], kinks[a : b + 1])
-            gained = gained + more
+            z, more, left = self._smooth(density, z, ts[a : b + 1], kinks[a : b + 1])
+            gained, doubts = gained + more, doubts + left
+        density.error = _CAUTION * doubts
         return z, gained
 
     def _smooth(
         self, density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Between two times at which rates jump."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Between two times at which rates jump: with doubts that are left, ``(*batch,)``."""
         batch, dim = z.shape[:-1], z.shape[-1]
         nodes = _walk(density, z, ts, kinks)
         steps = _integrate(density.flow, nodes)
         gained = steps.values.sum(0)
-        if self.tolerance is not None:
-            doubts = _doubts(density.flow, nodes, steps).sum(0)
-            (rows,) = (doubts > self.tolerance * dim**0.5).nonzero(as_tuple=True)
-            if len(rows):
-                few = _Nodes(nodes.t.expand(-1, len(rows), -1), *(v[:, rows] for v in nodes[1:]))
-                for _ in range(2):
-                    few = _halved(density, few, rows, batch, len(ts) // 2)
-                better = _integrate(density.flow, few)
-                gained = gained.index_copy(0, rows, better.values.sum(0))
-        return nodes.z[-1].reshape(z.shape).to(z), gained.reshape(*batch, gained.shape[-1]).to(z)
+        doubts = _doubts(density.flow, nodes, steps).sum(0)
+        allowed = torch.inf if self.tolerance is None else self.tolerance * dim**0.5
+        (rows,) = (doubts > allowed).nonzero(as_tuple=True)
+        if len(rows):
+            few = _Nodes(nodes.t.expand(-1, len(rows), -1), *(v[:, rows] for v in nodes[1:]))
+            for _ in range(2):
+                few = _halved(density, few, rows, batch, len(ts) // 2)
+            better = _integrate(density.flow, few)
+            gained = gained.index_copy(0, rows, better.values.sum(0))
+            doubts = doubts.index_copy(0, rows, _doubts(density.flow, few, better).sum(0))
+        gained = gained.reshape(*batch, gained.shape[-1])
+        return nodes.z[-1].reshape(z.shape).to(z), gained.to(z), doubts.reshape(batch).to(z)
+
+
+_CAUTION = 2.0
+"""Errors in units of the doubts that are left: more than almost any, where they are below a nat."""
 
 
 class _Nodes(NamedTuple):

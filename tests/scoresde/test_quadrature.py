@@ -8,7 +8,9 @@ from strategies import gaussian, mixture, sdes
 
 from estimators import Gaussian, GaussianMixture
 from scoresde import (
+    EDM,
     VP,
+    Cosine,
     DiagonalSDE,
     ExactTrace,
     Haar,
@@ -198,3 +200,67 @@ def test_steps_are_checked():
     for tolerance in (-1.0, float("nan"), "0.1"):
         with pytest.raises(ValueError, match="tolerance"):
             Quadrature(tolerance=tolerance)
+
+
+def between(schedule, distance, variance, dim=2):
+    """Two modes, with the exact prior."""
+    sde = DiagonalSDE(schedule, Identity((dim,)))
+    means = distance * torch.stack([-torch.ones(dim), torch.ones(dim)])
+    model = GaussianMixture(sde, [0.5, 0.5], means, [variance * torch.eye(dim)] * 2)
+    model.sde.prior = model.marginal(torch.tensor([sde.T]))
+    return model, model.marginal(torch.tensor([sde.eps]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tolerance", [None, 0.07])
+@pytest.mark.parametrize("width", [0.0, 1.0, 10.0], ids="events {}".format)
+@pytest.mark.parametrize(
+    ("schedule", "distance", "variance", "dim"),
+    [
+        (VP, 1.0, 0.25, 2),
+        (VP, 1.0, 0.01, 2),
+        (Cosine, 2.0, 0.04, 2),
+        (EDM, 3.0, 0.01, 2),
+        (VP, 1.0, 0.25, 8),
+    ],
+)
+def test_the_error_of_every_event_is_told(
+    schedule, distance, variance, dim, width, tolerance, dtype
+):
+    """Within the factor that the class states, whether events are data or far from both modes."""
+    model, law = between(schedule(), distance, variance, dim)
+    x = width * torch.randn(100, dim) if width else law.sample((100,))
+    found = log_prob(model, x.to(dtype), Quadrature(30, tolerance=tolerance))
+    assert found.error.dtype == dtype
+    error = (found.value - law.log_prob(x.to(dtype).double())).abs()
+    rounding = 1e-5 * found.value.abs() if dtype == torch.float32 else 0.0
+    assert (error <= 2.5 * found.error + rounding + 2e-3).all()
+
+
+def test_errors_are_small_where_data_are():
+    """And those who are told of one get more nodes only if it is large."""
+    model, law = between(VP(), 1.0, 0.25)
+    found = log_prob(model, law.sample((100,)), Quadrature(30))
+    assert found.evaluations == 31
+    assert found.error.max() < 0.05
+    far = log_prob(model, 10 * torch.randn(100, 2), Quadrature(30))
+    assert far.error.max() > 0.1
+    finer = log_prob(model, 10 * torch.randn(100, 2), Quadrature(120))
+    assert finer.error.max() < far.error.max() / 3
+
+
+def test_solvers_say_nothing_of_their_errors():
+    model, law = between(VP(), 1.0, 0.25)
+    found = log_prob(model, law.sample((3,)), ExponentialMultistep(10))
+    assert found.error.shape == (3,)
+    assert found.error.isnan().all()
+
+
+def test_errors_of_stages_add_up():
+    basis = Haar((1, 2, 2), levels=1)
+    sde = DiagonalSDE(LogLinear(5.0, -5.0), basis, [1.0, 2.0], drop=[1.0, 0.5])
+    model, x = gaussian(sde, 3), torch.randn(2, 4, 1, 2, 2)
+    found = log_prob(model, x, Quadrature(16, tolerance=None))
+    truth = log_prob(model, x, FINE).value
+    assert found.error.shape == (2, 4)
+    assert ((found.value - truth).abs() <= 2.5 * found.error + 1e-3).all()
