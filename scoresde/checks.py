@@ -248,6 +248,29 @@ def trailing_shape(name: str, value: Tensor, shape: torch.Size) -> None:
     expect(tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape))
 
 
+def samples_wanted(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
+    """A shape of samples; warns if it seems to be that of the result, event and all.
+
+    Example:
+        >>> import warnings
+        >>> import torch
+        >>> from scoresde.checks import samples_wanted
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     shape = samples_wanted((4, 3, 8, 8), torch.Size([3, 8, 8]))
+        >>> shape.numel(), str(found[0].message)[:51]
+        (768, 'sample_shape: (4, 3, 8, 8) are 768 samples of shape')
+    """
+    shape, axes = sizes("sample_shape", value), len(event_shape)
+    if event_shape.numel() > 1 and shape[-axes:] == event_shape:
+        few = tuple(shape[:-axes])
+        warn(
+            f"sample_shape: {tuple(shape)} are {shape.numel()} samples of shape "
+            f"{tuple(event_shape)} each; for {math.prod(few)} of them, give {few}"
+        )
+    return shape
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Says which known names are closest to an unknown one, for error messages.
 

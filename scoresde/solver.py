@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde import grid as grids
-from scoresde.checks import choice, expect, finite, instance, real, sizes, validator, whole
+from scoresde.checks import choice, expect, finite, instance, real, samples_wanted, validator, whole
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.flows import ReverseSDE
 from scoresde.grid import Grid
@@ -339,7 +339,8 @@ def _churned(
 def _shape(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size:
     """The shape of samples, which ends with the batch of what is known of them."""
     expect_estimator(estimator)
-    shape, own = sizes("sample_shape", sample_shape), estimator.batch_shape
+    event, own = estimator.sde.basis.event_shape, estimator.batch_shape
+    shape = samples_wanted(sample_shape, event)
     wanted = f"a shape that ends with {tuple(own)}, the batch of what is known"
     fits = broadcast("sample_shape", shape, own) == shape
     expect(fits, "sample_shape", wanted, tuple(shape))

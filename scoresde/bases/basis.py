@@ -16,7 +16,7 @@ from torch import Tensor
 from scoresde.bases.gaps import known_moments
 from scoresde.bases.moments import Units, pieces
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, floating, sizes, trailing_shape
+from scoresde.checks import expect, floating, sizes, trailing_shape, warn
 from scoresde.precise import KeepsPrecision, full_precision, precision
 
 
@@ -49,6 +49,12 @@ class Basis(KeepsPrecision, ABC):
     def __init__(self, event_shape: Sequence[int], blocks: Blocks) -> None:
         super().__init__()
         self.event_shape = checked_shape(event_shape)
+        if _channels_last(self.event_shape):
+            moved = (self.event_shape[2], *self.event_shape[:2])
+            warn(
+                f"event_shape: {tuple(event_shape)} looks like an image with its channels last; "
+                f"here they come first, {moved}: use numpy.moveaxis(values, -1, 1)"
+            )
         expect(
             blocks.dim == self.event_shape.numel(),
             "blocks",
@@ -175,6 +181,11 @@ def transformed(x: Tensor, matrix: Tensor) -> Tensor:
         tensor([[1., 1.]])
     """
     return x @ matrix.to(x)
+
+
+def _channels_last(shape: torch.Size) -> bool:
+    """Whether the last of three axes has as many entries as there are colours, as no other."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) >= 8
 
 
 def checked_shape(event_shape: Sequence[int]) -> torch.Size:
