@@ -262,7 +262,8 @@ def samples_wanted(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
         (768, 'sample_shape: (4, 3, 8, 8) are 768 samples of shape')
     """
     shape, axes = sizes("sample_shape", value), len(event_shape)
-    if event_shape.numel() > 1 and shape[-axes:] == event_shape:
+    several = event_shape.numel() > 1 and len(shape) > (axes == 1)  # (n,) may be n samples
+    if several and shape[-axes:] == event_shape:
         few = tuple(shape[:-axes])
         warn(
             f"sample_shape: {tuple(shape)} are {shape.numel()} samples of shape "

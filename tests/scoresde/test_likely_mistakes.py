@@ -48,6 +48,7 @@ def test_shapes_of_samples_are_no_mistake(shape):
     assert not said(lambda: DDIM(1).sample(gaussian(3, 8, 8), shape))
     assert not said(lambda: ScoreDistribution(gaussian(3, 8, 8), DDIM(1)).sample(shape))
     assert not said(lambda: DDIM(1).sample(gaussian(1), (5, 1)))
+    assert not said(lambda: DDIM(1).sample(gaussian(2), (2,)))
 
 
 @pytest.mark.parametrize(
