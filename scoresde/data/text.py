@@ -23,8 +23,8 @@ from scoresde.checks import choice, expect
 from scoresde.data.dataset import Dataset
 from scoresde.data.tables import MISSING, RECIPE, Missing, check_missing, chosen, dataset
 
-RECORD = 2**24
-"""Most characters of a line: as numbers of two digits they take 0.4 GiB while they are split."""
+CHARACTER = 64
+"""Bytes of memory for a character of a line, while it is split: three make a string of 51 bytes."""
 
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -128,9 +128,10 @@ def _decoded(file: io.BufferedReader, encoding: str | None) -> io.TextIOWrapper:
 
 @define
 class _Lines:
-    """Lines of a table, counted, without comments; a record may have `RECORD` characters.
+    """Lines of a table, counted, without comments; a record has a bound.
 
     Attributes:
+        most: Characters of a record.
         number: How many have been read.
         length: Characters of the record so far: cells in quotes go over several lines.
         begun: Whether there has been a record.
@@ -139,6 +140,7 @@ class _Lines:
     path: str
     text: TextIO
     comment: str | None
+    most: int = field(factory=lambda: limits.memory() // CHARACTER)
     number: int = 0
     length: int = 0
     begun: bool = False
@@ -152,12 +154,12 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        while line := self.text.readline(RECORD + 1):
+        while line := self.text.readline(self.most + 1):
             self.number += 1
             if self.length == 0 and self.comment and line.startswith(self.comment):
                 continue
             self.length += len(line)
-            expect(self.length <= RECORD, self.place, f"at most {RECORD} characters", "more")
+            expect(self.length <= self.most, self.place, f"at most {self.most} characters", "more")
             return line
         raise StopIteration
 

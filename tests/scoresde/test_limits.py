@@ -3,11 +3,17 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import save
 
 from scoresde import DCT, checkpoint, config, limits
@@ -203,3 +209,77 @@ def test_a_description_of_weights_is_small(tmp_path, monkeypatch):
     monkeypatch.setenv("SCORESDE_MEMORY", str(limits.JSON * len(save({"a": torch.zeros(100)}))))
     with pytest.raises(CheckpointError, match=r"expected at most"):
         checkpoint.load(folder)
+
+
+READ = """
+import resource, sys, warnings
+import PIL.Image, pyarrow.parquet, torch
+from scoresde import checkpoint, config, limits
+from scoresde.data import load
+from scoresde.model import Model
+warnings.simplefilter("ignore")
+def held():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+reader = {"load": load, "config": config.read, "model": Model.load}[sys.argv[1]]
+before = held()
+try:
+    reader(sys.argv[2])
+except Exception as error:
+    print(held() - before, type(error).__name__, str(error).replace(chr(10), " "))
+"""
+
+
+def packed(path):
+    np.savez_compressed(path, x=np.zeros((40_000_000, 1)))
+
+
+def line(path):
+    path.write_bytes(b"12," * 1_300_000)
+
+
+def pixels(path):
+    path.mkdir()
+    Image.new("RGB", (8000, 8000)).save(path / "0.png")
+
+
+def repeated(path):
+    parquet.write_table(pyarrow.table({"a": np.full(20_000_000, 0.5)}), path)
+
+
+def transform(path):
+    model(path, "dct", [1, 6000, 1])
+
+
+def components(path):
+    model(path, "pca", [1, 80, 80])
+
+
+def parts(path):
+    path.write_bytes((b"a." * 4000 + b"a=1\n") * 3)
+
+
+HOSTILE = {
+    packed: ("load", "x.npz"),
+    line: ("load", "x.csv"),
+    pixels: ("load", "x"),
+    repeated: ("load", "x.parquet"),
+    transform: ("model", "x"),
+    components: ("model", "x"),
+    parts: ("config", "x.toml"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures what a process has had")
+@pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
+def test_a_process_takes_no_more_than_the_bound(tmp_path, make):
+    """Each would take 5 to 20 times as much if it were read."""
+    reader, name = HOSTILE[make]
+    make(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, reader, str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, limits.VARIABLE: str(2**26)},
+    )
+    assert "Error" in done.stdout, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) < 2**26, done.stdout

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoresde.data import load, read_csv, text
+from scoresde import limits
+from scoresde.data import load, text
 
 NAMES = ["a", "b b", "c"]
 
@@ -305,13 +306,13 @@ def test_a_wide_table_takes_as_long_as_a_long_one(tmp_path):
 
 
 @pytest.mark.parametrize("record", ["1.5," * 40, '"\n",' * 60], ids=["long", "of many lines"])
-def test_a_record_has_an_end(monkeypatch, tmp_path, record):
-    monkeypatch.setattr(text, "RECORD", 100)
+def test_a_record_has_an_end(tmp_path, record):
     path = write(tmp_path, "a,b\n" + record)
-    with pytest.raises(ValueError, match=r"a\.csv, line \d+: expected at most 100 characters"):
-        read_csv(path)
-    path = write(tmp_path, "a,b\n" + "1.5,2\n" * 40)
-    assert len(read_csv(path)) == 40
+    with limits.allow(100 * text.CHARACTER):
+        with pytest.raises(ValueError, match=r"a\.csv, line \d+: expected at most 100 characters"):
+            load(path)
+        path = write(tmp_path, "a,b\n" + "1.5,2.5\n" * 40)
+        assert len(load(path, continuous=True)) == 40
 
 
 def test_text_of_numpy_is_read(tmp_path):
