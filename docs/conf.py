@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from sphinx.application import Sphinx
 from sphinx.ext import intersphinx
 from sphinx.util import logging
 
+sys.path.insert(0, str(Path(__file__).parent))  # for what is written for this site
+
 PACKAGES = ("scoresde", "estimators", "solvers")
 
 project = "scoresde"
@@ -26,6 +29,7 @@ copyright = author
 release = metadata.version("scoresde")
 
 extensions = [
+    "figures",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
@@ -73,6 +77,7 @@ napoleon_custom_sections = [("Source", "References")]
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_execution_in_temp = True  # as a reader does, without the files of this project beside it
 nb_output_stderr = "remove"  # progress bars
 nb_merge_streams = True
 nb_code_prompt_show = "Code"

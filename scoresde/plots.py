@@ -36,7 +36,7 @@ def _figure(width: float, height: float) -> Figure:
 
         def _repr_png_(self) -> bytes:
             buffer = io.BytesIO()
-            self.savefig(buffer, format="png", facecolor="white")
+            self.savefig(buffer, format="png")
             return buffer.getvalue()
 
     return Shown(figsize=(width, height), layout="constrained", dpi=150)
