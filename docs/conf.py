@@ -46,6 +46,11 @@ toc_object_entries_show_parents = "hide"
 # names that lead nowhere stop the build; those of other projects are in lists of our own, as the
 # build asks no network
 nitpicky = True
+nitpick_ignore = [
+    ("py:class", name)
+    for name in ("numpy.ndarray", "numpy.dtype", "torch.utils._python_dispatch.TorchDispatchMode")
+]
+nitpick_ignore_regex = [("py:class", r".*\._T")]  # type variables
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", "inventories/python.inv"),
     "torch": ("https://docs.pytorch.org/docs/stable", "inventories/torch.inv"),
@@ -112,7 +117,8 @@ def literal_formulas(
 
 def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
     """Leaves out fields of named tuples, and overrides that only refer to their class."""
-    text = getattr(obj, "__doc__", None) or ""
+    text = getattr(obj, "__doc__", None)
+    text = text if isinstance(text, str) else ""  # of slots it is a descriptor
     field = isinstance(obj, type(collections.namedtuple("_", "a").a))
     return True if field or re.match(r"See (the (class|module)|`[\w.]+`)\b", text) else None
 

@@ -19,7 +19,7 @@ class History:
         held_out: Held-out loss of the averaged weights.
         best: The step whose averaged weights were kept.
         seconds: Wall-clock time.
-        stopped: Whether it has ended early, for want of `Training.patience`.
+        stopped: Whether it has ended early, for want of ``Training.patience``.
 
     Example:
         >>> import torch

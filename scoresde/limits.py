@@ -28,18 +28,18 @@ MEMORY = 2**30
 """Bytes, where nothing else is said."""
 
 AMPLIFICATION = 16
-"""Bytes of memory for a byte on the disk: a table's ``0,`` becomes a float64 on its way to float32,
-and twice that while its list grows."""
+"""How many bytes of memory a byte on the disk becomes, as a table's ``0,`` does: a float64 on its
+way to float32, and twice that while its list grows."""
 
 JSON = 64
-"""Bytes of memory for a byte of JSON, at most: ``{},`` becomes a dictionary of 64. A description
+"""Bytes of memory for a byte of JSON, at most, as ``{},`` becomes a dictionary of 64. A description
 of weights in a checkpoint becomes objects at about the same rate."""
 
 TOML = 4096
-"""The same for TOML, of which little is read slowly: ``[a]`` becomes several dictionaries."""
+"""The same for TOML, of which little is read slowly, as ``[a]`` becomes several dictionaries."""
 
 TOML_LINE = 4096
-"""Most characters of a line of TOML: a key of ``n`` parts, ``a.a.a``, takes ``4 n^2`` bytes."""
+"""Most characters of a line of TOML, as a key of ``n`` parts, ``a.a.a``, takes ``4 n^2`` bytes."""
 
 VARIABLE = "SCORESDE_MEMORY"
 

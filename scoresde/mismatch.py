@@ -26,8 +26,10 @@ from scoresde.checks import some, warn
 from scoresde.diagonal import DiagonalSDE
 
 TOLERANCE = 0.05
-"""Error of a width, or shift in deviations, that a few hundred samples show: their standard errors
-are ``1/sqrt(2N)`` and ``1/sqrt(N)``."""
+"""The error of a width, or shift in deviations, that a few hundred samples show.
+
+Their standard errors are ``1/sqrt(2N)`` and ``1/sqrt(N)``.
+"""
 
 SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
 """Deviations in units of the scale, 0.015 and 15, at whose levels `scoresde.grid.central` has a

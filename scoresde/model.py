@@ -184,7 +184,7 @@ class Model:
 
     @property
     def export(self) -> Export:
-        """How samples are written: as the data were, in the units and names of a table."""
+        """Writes samples as the data were, in the units and names of a table."""
         options = config.table(self.settings, "data")
         given = {name: options[name] for name in _OF_TEXT if name in options}
         facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "levels", "columns")}

@@ -40,7 +40,8 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
     Args:
         size: Width and height of a patch.
         stride: Distance between neighbours. By default ``size``: patches are disjoint, so that a
-            `split` shares no pixels. Smaller strides give more patches, which overlap.
+            `scoresde.data.split` shares no pixels. Smaller strides give more patches, which
+            overlap.
         seed: Seed of the order, and of where the grid of patches starts.
 
     Returns:

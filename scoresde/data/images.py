@@ -20,7 +20,7 @@ from scoresde.data.numbers import Array
 from scoresde.data.stored import Stored
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is read: formats of which Pillow tells depth, frames and transparency."""
+"""The formats that are read, of which Pillow tells depth, frames and transparency."""
 
 SUFFIXES = {
     *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),

@@ -56,6 +56,18 @@ def test_log_q_is_the_density_of_what_is_drawn():
             assert abs(float(value.mean()) - truth) < 5 * float(value.std()) / len(v) ** 0.5
 
 
+def test_the_network_hears_the_centres_of_cells():
+    heard = []
+
+    class Told(torch.nn.Module):
+        def forward(self, centre):
+            heard.append(centre)
+            return torch.zeros_like(centre), torch.zeros_like(centre)
+
+    VariationalDequantization(4, Told())(torch.tensor([[0, 1, 2, 3]]))
+    torch.testing.assert_close(heard[0], torch.tensor([[-0.75, -0.25, 0.25, 0.75]]))
+
+
 def test_training_tightens_the_bound_which_holds():
     law = torch.distributions.Normal(0.2, 0.15)
     edges = torch.linspace(-1, 1, LEVELS + 1)

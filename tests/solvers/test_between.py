@@ -30,6 +30,30 @@ def test_langevin_asks_the_estimator_as_the_solver_does():
     assert asked == [(torch.float32, "told")]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_langevin_is_its_formula(steps, dtype):
+    """Sample by sample, of lengths that differ, with every component's own noise."""
+    sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
+    model = Gaussian(sde, torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.5], [0.5, 2.0]]))
+    t, snr = torch.tensor(0.3), 0.2
+    z = torch.tensor([[0.1, 0.2], [-30.0, 4.0], [2.0, 50.0]], dtype=dtype)
+    drawn = torch.randn(2, 3, 2, dtype=dtype)
+
+    class Known(Noise):
+        queue = iter(drawn)
+
+        def __call__(self, like):
+            return next(self.queue)
+
+    found = Langevin(steps, snr)(sde.reverse(model), z, t, Known())
+    alpha, sigma = (v.to(dtype) for v in sde.kernel(t.reshape(1)))
+    for xi in drawn[:steps]:
+        pull = alpha * model.denoise(z, t) - z
+        z = z + 2 * snr**2 * pull + 2 * snr * sigma * xi
+    torch.testing.assert_close(found, z, rtol=1e-5, atol=1e-5)
+
+
 def bed(eps=0.05):
     sde = DiagonalSDE(VP(0.1, 9.0, eps=eps), Identity((3,)), [1.0, 0.6, 2.0])
     return with_true_prior(gaussian(sde, 3))

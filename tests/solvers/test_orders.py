@@ -11,7 +11,7 @@ from laws import marginal, push, with_true_prior
 from models import SOLVERS, ScoreOnly
 from strategies import gaussian, mixture
 
-from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise, log_prob
+from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise, Quadrature, log_prob
 from scoresde.grid import GRIDS
 from solvers import (
     SRA,
@@ -116,6 +116,22 @@ def test_densities_have_the_order_of_the_solver(name):
         for n in counts
     ]
     assert slope(counts, errors) == pytest.approx(METHODS[name].order, abs=0.25)
+
+
+@pytest.mark.parametrize("case", ["VP", "stopping", "log-linear"])
+def test_the_error_of_a_quadratures_path_enters_squared(case):
+    """The path is of second order, densities are of more: of every event, from its true prior."""
+    model = mixture(SDES[case](), 3)
+    start, end = (model.marginal(torch.tensor([t])) for t in (model.sde.T, model.sde.eps))
+    model.sde.prior = start
+    x, counts = end.sample((24,)), [16, 32, 64, 128]
+    errors = [
+        float(
+            (log_prob(model, x, Quadrature(n, tolerance=None)).value - end.log_prob(x)).abs().mean()
+        )
+        for n in counts
+    ]
+    assert slope(counts, errors) > 3
 
 
 @each_sde
