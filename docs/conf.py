@@ -17,6 +17,7 @@ from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.ext import intersphinx
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what is written for this site
@@ -50,7 +51,7 @@ nitpick_ignore = [
     ("py:class", name)
     for name in ("numpy.ndarray", "numpy.dtype", "torch.utils._python_dispatch.TorchDispatchMode")
 ]
-nitpick_ignore_regex = [("py:class", r".*\._T")]  # type variables
+nitpick_ignore_regex = [("py:class", r".*\._\w+")]  # private names
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", "inventories/python.inv"),
     "torch": ("https://docs.pytorch.org/docs/stable", "inventories/torch.inv"),
@@ -76,6 +77,8 @@ napoleon_numpy_docstring = False
 # annotated attributes are members already: a second entry would be a duplicate
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+# what precedes a colon in the first line of a variable's is no type
+GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
 napoleon_custom_sections = [("Source", "References")]
 
 # tutorials run while the site is built, and stop it where they fail

@@ -1,8 +1,8 @@
 """Derivatives of what may be anybody's network.
 
-`torch.func` differentiates without leaving traces and many directions at a time, but does not take
-networks that checkpoint their activations or hold a `torch.autograd.Function` of the old style.
-Those are recorded and differentiated as `torch.autograd` does it: the values are the same.
+``torch.func`` differentiates without leaving traces and many directions at a time, but does not take
+networks that checkpoint their activations or hold a ``torch.autograd.Function`` of the old style.
+Those are recorded and differentiated as ``torch.autograd`` does it: the values are the same.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def batched(function: PullBack, vectors: Tensor, chunk: int | None = None) -> Te
 def _recorded(
     function: Callable[[Tensor], Any], at: Tensor, weights: Sequence[Tensor]
 ) -> tuple[Any, PullBack]:
-    """As `vjp`, by `torch.autograd`."""
+    """As `vjp`, by ``torch.autograd``."""
     graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         # a name of its own: what else depends on the same tensor is held
