@@ -1,7 +1,7 @@
 """Trainings that are killed at random moments, by a signal that nothing can catch, and go on.
 
 Every one of them must end with the files of a training that was left alone, byte for byte but for
-the seconds it took.
+the seconds it took. What else can happen to them is in `benchmarks.accidents`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import accidents
 from estimators import Denoising, ResidualMLP
 from scoresde import DCT, Cosine, DiagonalSDE, checkpoint
 from scoresde.data import Dataset, digits, split
@@ -52,10 +53,12 @@ def run(quick: bool = False) -> dict[str, Any]:
             found = _killed(folder / str(i), precision, data, update, delay, wanted)
             rows.append({"precision": precision, "update": update, "delay_s": delay, **found})
             print(json.dumps(rows[-1]), flush=True)
+        others = accidents.run(folder / "accidents", quick)
     return {
         "killed": sum(row["killed"] for row in rows),
         "while_writing": sum(row["leftovers"] > 0 for row in rows),
         "the_same": sum(row["the_same"] for row in rows),
+        "accidents": others,
         "rows": rows,
     }
 

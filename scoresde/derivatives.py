@@ -1,8 +1,8 @@
 """Derivatives of what may be anybody's network.
 
-``torch.func`` differentiates without leaving traces and many directions at a time, but does not take
-networks that checkpoint their activations or hold a ``torch.autograd.Function`` of the old style.
-Those are recorded and differentiated as ``torch.autograd`` does it: the values are the same.
+``torch.func`` differentiates without leaving traces and many directions at a time, but does not
+take networks that checkpoint their activations or hold a ``torch.autograd.Function`` of the old
+style. Those are recorded and differentiated as ``torch.autograd`` does it: the values are the same.
 """
 
 from __future__ import annotations
