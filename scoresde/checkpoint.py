@@ -134,7 +134,10 @@ def _write(folder: Path, state_dict: Mapping[str, Tensor], config: Mapping[str, 
         raise TypeError(f"state_dict: expected dense tensors by name, got {error!r}") from error
     digest = hashlib.sha256(weights).hexdigest()
     content = {"format": FORMAT, "sha256": digest, "own_sha256": _HIDDEN, "config": dict(config)}
-    manifest = json.dumps(content, indent=2).encode()
+    try:
+        manifest = json.dumps(content, indent=2, allow_nan=False).encode()
+    except ValueError as error:  # other programs could not read it
+        raise TypeError(f"config: expected what JSON can hold: {error}") from error
     own = hashlib.sha256(manifest).hexdigest()
     manifest = manifest.replace(_HIDDEN.encode(), own.encode(), 1)
 

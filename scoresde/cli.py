@@ -247,12 +247,15 @@ def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> 
     size = math.prod(model.facts["event_shape"])
     parts = torch.arange(count).split(max(1, min(4096, 2**22 // size)))
     alone = len(parts) == 1
-    return torch.cat(
+    x = torch.cat(
         [
             solver.sample(model.estimator, (len(part),), generator=generator, progress=alone)
             for part in tqdm(parts, desc="sampling", disable=alone)
         ]
     )
+    wanted = (count, *model.facts["event_shape"])
+    expect(x.shape == wanted, "samples", f"a tensor of shape {wanted} from {solver!r}", x.shape)
+    return x
 
 
 @main.command()

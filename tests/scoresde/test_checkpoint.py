@@ -76,6 +76,8 @@ def test_a_save_replaces_the_last_and_leaves_other_files_alone(tmp_path):
         ({"w": torch.ones(2).to_sparse()}, {}),
         ({"w": torch.ones(2, dtype=torch.complex128)}, {}),
         ({"w": torch.ones(1)}, {"x": torch.ones(1)}),
+        ({"w": torch.ones(1)}, {"x": float("nan")}),
+        ({"w": torch.ones(1)}, {"x": [float("inf")]}),
     ],
 )
 def test_what_cannot_be_saved_leaves_the_last_pair(tmp_path, state, config):

@@ -177,6 +177,10 @@ def test_numbers_that_are_none_are_null(value):
         (("--solver", "test_cli:Exiting", "--allow-imports"), "something exited .* status 0"),
         (("--solver", "test_cli:Broken", "--allow-imports"), "AttributeError: .*--debug shows"),
         (("--solver", "test_cli:Full", "--allow-imports"), "MemoryError"),
+        (
+            ("--solver", "test_cli:Short", "--allow-imports"),
+            r"samples: .*\(64, 1, 8, 8\) from Short",
+        ),
         (("--solver", "test_cli:Deep", "--allow-imports"), "RecursionError: .*--debug shows"),
     ],
 )
@@ -201,6 +205,11 @@ def exits():
 class Exiting(DDIM):
     def rsample(self, *_, **__):
         raise SystemExit(0)
+
+
+class Short(DDIM):
+    def rsample(self, *arguments, **options):
+        return super().rsample(*arguments, **options)[..., 1:]
 
 
 class Deep(DDIM):
