@@ -100,8 +100,9 @@ class About:
         if self.settings is not None and found.settings is not None:
             keys = differences(self.settings, found.settings)
         keys = [key for key in keys if key.startswith(sections)]
-        # what an entry of the configuration has made of the estimator goes without saying
-        return keys + [change for change in changed if not (keys and change.startswith(_MADE))]
+        # what an entry of a configuration or its data make of the estimator goes without saying
+        caused = bool(keys) or (data and self.settings is not None)
+        return keys + [change for change in changed if not (caused and change.startswith(_MADE))]
 
     def refuse(self, found: About, folder: object) -> None:
         """Raises `OtherRun` that names what differs in another one, if anything does."""

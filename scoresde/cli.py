@@ -296,7 +296,8 @@ def evaluate(
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
     generator = torch.Generator().manual_seed(seed)
-    expect(events.levels == levels, "data", f"{levels} levels, as trained on", events.levels)
+    wanted, found = (f"{n} levels" if n else "real numbers" for n in (levels, events.levels))
+    expect(wanted == found, "data", f"{wanted}, as trained on", found)
     report = measure(
         model.estimator, events, chosen, trace, count=count, generator=generator, progress=True
     )

@@ -536,7 +536,9 @@ def test_other_data_than_trained_on(model, tmp_path):
     result = run("evaluate", model, "--data", tmp_path / "x.npy")
     assert result.output.startswith("Error: x.npy: expected whole numbers of 17 levels, got [0.5]")
     result = run("evaluate", model, "--data", "patches")
-    assert result.output.startswith("Error: data: expected 17 levels, as trained on, got 256")
+    assert result.output.startswith(
+        "Error: data: expected 17 levels, as trained on, got 256 levels"
+    )
 
 
 def test_installed_command():
@@ -599,6 +601,21 @@ def test_other_data_are_read_as_the_model_s_own(table):
     other.write_text((table / "flowers.csv").read_text())
     result = run("evaluate", table / "model", "--data", other, "--count", 5)
     assert result.exit_code == 0, result.output
+
+
+def test_a_table_that_has_changed_is_another_run(table, tmp_path):
+    """Named as the data, not by what has been measured of them."""
+    text = (table / "table.toml").read_text()
+    path, numbers = tmp_path / "table.toml", tmp_path / "numbers.csv"
+    path.write_text(text.replace(str(table), str(tmp_path)))
+    numbers.write_text((table / "numbers.csv").read_text())
+    assert run("train", path, "--output", tmp_path / "out").exit_code == 0
+    numbers.write_text(numbers.read_text().replace("9", "8"))
+    result = run("train", path, "--output", tmp_path / "out")
+    assert "is another one: data: expected 450 events (2,) of torch.float32" in result.output
+    assert "data_mean" not in result.output
+    result = run("evaluate", table / "model", "--data", "digits")
+    assert result.output.startswith("Error: data: expected real numbers, as trained on, got 17")
 
 
 def test_columns_are_known_by_name(table):
