@@ -20,12 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 from estimators import Gaussian, ResidualMLP
 from scoresde import (
@@ -344,6 +346,8 @@ def data_files():
         "bytes.npy": lambda file: np.save(file, array),
         "x.npz": lambda file: np.savez_compressed(file, x=array),
         "x.csv": lambda file: file.write(b"a,b\n1,-2e3\n.5,'0'\n"),
+        "x.tsv": lambda file: file.write("a\tb\n1.5\t\nNA\t2\n".encode("utf-16")),
+        "x.parquet": lambda file: parquet.write_table(pyarrow.table({"a": [0.5, None]}), file),
         **{
             f"x.{kind}": functools.partial(image.save, format=kind)
             for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "eps")
@@ -359,8 +363,9 @@ def data_files():
 def load_file(name, content):
     """Data from a file, in memory and from the disk."""
     with folder_with({name: content}) as folder, nothing_runs():
-        array = name.endswith(("npy", "npz", "csv"))
-        for options in ({}, {} if name.endswith("csv") else {"lazy": True}):
+        table = name.endswith(("csv", "tsv", "parquet"))
+        array = table or name.endswith(("npy", "npz"))
+        for options in ({}, {"missing": "nan"} if table else {"lazy": True}):
             try:
                 found = load_data(folder / name if array else folder, **options)
                 assert isinstance(found, Dataset)
