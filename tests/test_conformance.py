@@ -495,6 +495,27 @@ class OneTime(Gaussian):
         return super().score(z, torch.as_tensor(t).flatten()[0], condition)
 
 
+class OneClock(Gaussian):
+    """Takes what is clean for as noisy as the rest."""
+
+    def denoise(self, z, t, condition=None):
+        times = self.sde.time(t, z)
+        return super().denoise(z, times.amax(-1, keepdim=True), condition)
+
+
+class StraightThrough(Gaussian):
+    """With gradients of something else, as networks that round have them."""
+
+    def denoise(self, z, t, condition=None):
+        mean = super().denoise(z, t, condition)
+        return mean + 0.2 * (z - z.detach())
+
+
+class Crowded(Gaussian):
+    def denoise(self, z, t, condition=None):
+        return super().denoise(z, t, condition) + 0.1 * z.mean(0)
+
+
 class Hidden(Gaussian):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -675,6 +696,24 @@ def gaussian(kind):
         ),
         (SolverLaws, Coarse, "single_precision", "an integration: the end in float32"),
         (EstimatorLaws, lambda: gaussian(OneTime), "one_time_is_one_per_sample", "own time"),
+        (
+            EstimatorLaws,
+            lambda: gaussian(Crowded),
+            "what_is_observed_goes_with_its_samples",
+            "some samples of a conditional",
+        ),
+        (
+            EstimatorLaws,
+            lambda: gaussian(OneClock),
+            "conditionals_of_exact_scores_are_exact",
+            "Fokker",
+        ),
+        (
+            EstimatorLaws,
+            lambda: gaussian(StraightThrough),
+            "the_bound_is_no_density_above",
+            "bound >= ",
+        ),
         (EstimatorLaws, lambda: gaussian(Hidden), "saved_and_loaded", "buffers.*shift"),
         (
             EstimatorLaws,

@@ -1,0 +1,123 @@
+"""Laws of estimators that others are made of."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.bound import bound, entering
+from scoresde.conditioning import Conditional
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.likelihood import log_prob
+from scoresde.noise import Noise
+from scoresde.observation import Observation
+from scoresde.rows import samples
+from scoresde.testing.measures import DOUBLE, holds, random, same
+
+_BATCH = (5,)
+
+
+class CompositionLaws(ABC):
+    """What holds of an estimator that is conditioned on some components of its state.
+
+    Asked of estimators whose SDE can be conditioned, as a part of `EstimatorLaws`.
+
+    Example:
+        >>> from scoresde.testing import EstimatorLaws
+        >>> from scoresde.testing.compositions import CompositionLaws
+        >>> issubclass(EstimatorLaws, CompositionLaws)
+        True
+    """
+
+    exact = False
+
+    @abstractmethod
+    def make(self) -> ScoreEstimator:
+        """One of them."""
+
+    @abstractmethod
+    def condition(self, batch: Sequence[int]) -> Any:
+        """What it is conditioned on, if anything."""
+
+    def _conditional(self, batch: Sequence[int]) -> Conditional | None:
+        """Given its first component, of every sample another value, if there is such a thing."""
+        model = self.make().double().eval()
+        sde, n = model.sde, model.sde.basis.dim
+        free = (~sde.observed).nonzero().flatten()
+        if not isinstance(sde, DiagonalSDE) or sde.prior is not None or len(free) < 2:
+            return None
+        # vector time, in which what is observed is clean, is nothing that all have learned
+        known = Observation(torch.arange(n) == free[0], random(*batch, n, seed=3))
+        return Conditional(model, known, held=self.exact)
+
+    def test_what_is_observed_goes_with_its_samples(self) -> None:
+        """Some samples of a conditional are the conditional of some samples."""
+        if (whole := self._conditional(_BATCH)) is None:
+            return
+        rows, told = torch.tensor([3, 1, 3]), self.condition(_BATCH)
+        few, part = whole.taken(rows, _BATCH), samples(told, rows, _BATCH)
+        own = whole.observation.mask & ~whole.joint.sde.observed
+        known = Observation(own, whole.observation.values[rows])
+        alone = Conditional(whole.joint.taken(rows, _BATCH), known, whole.held)
+        z, t = random(*_BATCH, whole.sde.basis.dim), whole.sde.T / 2
+
+        def entered(model: ScoreEstimator, seeds: Tensor) -> Tensor:
+            noise = Noise([torch.Generator().manual_seed(int(seed)) for seed in seeds])
+            empty, first = z.new_empty(len(seeds), 0), model.sde.stages()[0]
+            return model.sde.enter(empty, first, noise)
+
+        every = torch.arange(*_BATCH)
+        with torch.no_grad():
+            for model in (few, alone):
+                law = "a conditional of some samples is some samples of a conditional"
+                wanted = whole.denoise(z, t, told)[rows]
+                same(law, model.denoise(z[rows], t, part), wanted, rtol=1e-6, atol=1e-8)
+                law = "samples start from what is observed of them"
+                same(law, entered(model, rows), entered(whole, every)[rows])
+                law = "samples end as what is observed of them"
+                wanted = whole.sde.basis.inverse(z)[rows]
+                same(law, model.sde.basis.inverse(z[rows]), wanted)
+
+    def test_conditionals_of_exact_scores_are_exact(self) -> None:
+        """What is observed is clean while the rest diffuses: they obey Fokker-Planck still."""
+        if not self.exact or self._conditional(()) is None:
+            return
+        of_conditionals: Any = copy.copy(self)
+        of_conditionals.make = lambda: self._conditional(())
+        of_conditionals.test_exact_scores_obey_fokker_planck()
+
+    def test_the_bound_is_no_density_above(self) -> None:
+        """``bound >= -log_prob`` of exact scores, for every event, conditioned or not.
+
+        As far as what enters has lost its signal: the bound is that of the SDE's law.
+        """
+        if not self.exact or (conditional := self._conditional(())) is None:
+            return
+        for model in (conditional.joint, conditional):
+            self._is_bounded(model)
+
+    def _is_bounded(self, model: ScoreEstimator) -> None:
+        sde, told = model.sde, self.condition((4,))
+        assert isinstance(sde, DiagonalSDE)
+        if bool((sde.kernel(torch.tensor([sde.T])).sigma[~sde.observed] == 0).any()):
+            return  # what stands still has no density
+        with torch.no_grad():
+            # denoised means are no events that the data exclude
+            last = sde.stages()[-1]
+            z = model.denoise(random(4, sde.basis.dim), (last.start + last.end) / 2, told)
+            x, count = sde.basis.inverse(z).to(DOUBLE), 16
+            wanted = -log_prob(model, x, condition=told).value
+            every = x.expand(count, *x.shape)
+            again = samples(told, torch.arange(4).repeat(count), (4,))
+            found = bound(
+                model, every, condition=again, draws=100, generator=torch.Generator().manual_seed(0)
+            )
+            slack = 0.05 + entering(sde, x).sqrt() + 5 * found.std(0) / count**0.5
+        law = "bound >= -log_prob, for every event and to the error of the estimate"
+        holds(law, found.mean(0) > wanted - slack, (found.mean(0), wanted, slack))
