@@ -197,7 +197,7 @@ class Run:
         self.step += 1
         self.recent += float(loss)
         self.whole = True
-        return bool(end > 0)
+        return asked if self.processes.num_processes == 1 else bool(end > 0)
 
     def measure(
         self, data: Dataset, held_out: Dataset | None, on_measure: OnMeasure | None

@@ -14,7 +14,7 @@ from torch import nn
 from estimators import Denoising, ResidualMLP
 from scoresde import DCT, DiagonalSDE, LogLinear, checkpoint
 from scoresde.about import About
-from scoresde.data import Dataset
+from scoresde.data import Dataset, Stored
 from scoresde.distributed import ALONE
 from scoresde.lock import Held
 from scoresde.run import Run
@@ -93,6 +93,28 @@ def test_ctrl_c_is_heard_where_nothing_is_half_done(tmp_path, where, monkeypatch
     assert checkpoint.load(tmp_path / "broken")[1]["step"] == {"update": 12}.get(where, 10)
     whole = fitted(training, folder=tmp_path / "whole", **options)
     assert same(whole, fitted(training, folder=tmp_path / "broken", **options))
+
+
+def test_an_interrupt_in_the_middle_of_an_update_is_not_written(tmp_path):
+    """What is read raises it by itself, after numbers have been drawn."""
+    training, reads = Training(steps=12, batch_size=8), []
+
+    def read(places):
+        reads.append(len(places))
+        if len(places) == 8 and reads.count(8) == 6:
+            raise KeyboardInterrupt
+        return DATA.values[places]
+
+    data = Dataset("stored", Stored(len(DATA), read))
+    options = {"progress": False, "save_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(edited(), data, folder=tmp_path, **options)
+    assert checkpoint.load(tmp_path)[1]["step"] == 4
+    found, wanted = edited(), edited()
+    training.fit(found, data, folder=tmp_path, **options)
+    training.fit(wanted, DATA, **options)
+    for a, b in zip(found.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_two_do_not_train_in_one_folder(tmp_path):
