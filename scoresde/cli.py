@@ -9,7 +9,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,29 +135,17 @@ def train(
     more steps in the file.
     """
     from scoresde import checkpoint
-    from scoresde.about import OtherRun
     from scoresde.config import read
     from scoresde.distributed import ALONE
-    from scoresde.model import Model
 
     checkpoint.check(output)
     settings, run = read(config), output / "training"
     processes = _processes() if distributed else ALONE
     _begin(output, run, replace, processes)
-
-    def trained() -> Model:
-        return Model.train(
-            settings, folder=run, pictures=pictures, processes=processes, imports=imports
-        )
-
     try:
-        model = trained()
-    except OtherRun as error:
-        if not replace:
-            different = str(error).removeprefix("folder: ")
-            raise click.ClickException(f"--output: {different}; --replace trains anew") from error
-        _forget(run, processes)
-        model = trained()
+        model = _trained(
+            settings, replace, folder=run, pictures=pictures, processes=processes, imports=imports
+        )
     except KeyboardInterrupt:
         if (run / "config.json").exists():
             click.echo(f"{run}: saved; the same command goes on from there", err=True)
@@ -166,6 +154,27 @@ def train(
         model.save(output)
         seconds, best = model.history.seconds, model.history.best
         click.echo(f"{output}: trained in {seconds:.0f} s, best step {best}")
+
+
+def _trained(
+    settings: dict[str, Any], replace: bool, folder: Path, processes: Processes, **options: Any
+) -> Model:
+    """A model, in place of what another run has left if it may be replaced."""
+    from scoresde.about import OtherRun
+    from scoresde.checkpoint import CheckpointError
+    from scoresde.model import Model
+
+    def trained() -> Model:
+        return Model.train(settings, folder=folder, processes=processes, **options)
+
+    try:
+        return trained()
+    except (CheckpointError, OtherRun) as error:
+        if not replace:
+            other = str(error).removeprefix("folder: ")
+            raise click.ClickException(f"--output: {other}; --replace trains anew") from error
+    _forget(folder, processes)
+    return trained()
 
 
 def _begin(output: Path, run: Path, replace: bool, processes: Processes) -> None:
@@ -178,7 +187,10 @@ def _begin(output: Path, run: Path, replace: bool, processes: Processes) -> None
             f"--output: {output} holds a finished model, and nothing of its training to go on "
             "from; --replace trains anew"
         )
-    over = replace and finished and begun and checkpoint.load(run)[1].get("over", False)
+    over = False
+    if replace and finished and begun:
+        with suppress(checkpoint.CheckpointError):  # a damaged one is not gone on with either
+            over = checkpoint.load(run)[1].get("over", False)
     processes.wait_for_everyone()  # all have looked
     if over:
         _forget(run, processes)

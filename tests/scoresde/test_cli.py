@@ -308,6 +308,20 @@ def test_replace_trains_anew_where_nothing_has_changed(tmp_path):
     assert state(out / "training")["seconds"] != seconds
 
 
+def test_a_damaged_run_is_replaced_when_told_to(tmp_path):
+    path, out = config(tmp_path), tmp_path / "out"
+    assert run("train", path, "--output", out).exit_code == 0
+    weights = next((out / "training").glob("model-*"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    result = run("train", path, "--output", out)
+    assert result.exit_code == 1
+    assert "truncated or altered" in result.output
+    assert result.output.endswith("; --replace trains anew\n")
+    result = run("train", path, "--output", out, "--replace")
+    assert result.exit_code == 0, result.output
+    assert state(out / "training")["step"] == 3
+
+
 def test_a_finished_model_without_its_run(tmp_path):
     """As models of others are, or when disk space was short."""
     path, out = config(tmp_path), tmp_path / "out"
@@ -344,8 +358,10 @@ def test_what_was_interrupted_is_saved_and_goes_on(tmp_path, number, replace):
     path = edited(config(tmp_path), ("steps = 3\n", "steps = 6\n"))
     assert run("train", path, "--output", tmp_path / "whole").exit_code == 0
     out = tmp_path / "out"
-    if replace:
+    if replace:  # of another run, that is over
+        edited(path, ("width = 16", "width = 8"))
         assert run("train", path, "--output", out).exit_code == 0
+        edited(path, ("width = 8", "width = 16"))
     command = [sys.executable, "-c", TRAIN, str(int(number)), "train", path, "--output", out]
     done = subprocess.run([*command, *replace], capture_output=True, text=True)
     assert done.returncode == 128 + number, done.stderr
