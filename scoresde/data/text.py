@@ -181,7 +181,9 @@ def _read(
     values: array[float] = array("d")
     for cells in records if named else itertools.chain([first], records):
         if len(cells) != len(names):
-            expect(False, lines.place, f"{len(names)} columns", len(cells))
+            mark = next((mark for mark in ";\t|" if mark in first[0] and mark != delimiter), None)
+            hint = f" (delimiter={mark!r} may separate them)" if mark else ""
+            expect(False, lines.place, f"{len(names)} columns", f"{len(cells)}{hint}")
         for i in places:
             try:
                 values.append(numbers(cells[i]))
@@ -215,13 +217,22 @@ def _is_header(place: str, first: Sequence[str], numbers: Numbers, header: bool 
     said = "header=True takes them for names, header=False for numbers"
     remark = f"'#' at its start (comment='#' leaves such lines out, {said})"
     expect(not first[0].startswith("#"), place, "names or numbers", remark)
-    count = sum(map(numbers.is_one, first))
-    whole = len(set(first)) == len(first) and all(cell.strip().isdecimal() for cell in first)
-    mixed = 0 < count < len(first) and not all(map(numbers.knows, first))
-    if whole or mixed:
-        kind = "words and numbers" if mixed else "whole numbers, all different"
-        expect(False, place, "either names or numbers", f"{kind} ({said})")
-    return count == 0
+    expect("\0" not in "".join(first), place, "text", "null characters (encoding= may help)")
+    if all(map(numbers.knows, first)) and any(map(numbers.is_one, first)):
+        whole = len(set(first)) == len(first) and all(cell.strip().isdecimal() for cell in first)
+        got = f"whole numbers, all different ({said})"
+        expect(not whole, place, "either names or numbers", got)
+        return False
+    for cell in map(str.strip, first):
+        got = f"{_short(cell)} beside others ({said})"
+        expect(cell == "" or _is_name(cell), place, "either names or numbers", got)
+    return True
+
+
+def _is_name(cell: str) -> bool:
+    """Whether a cell has letters, and does not stand for a value."""
+    value = cell.lower().lstrip("+-")
+    return any(map(str.isalpha, cell)) and value not in {*MISSING, "inf", "infinity"}
 
 
 @frozen
