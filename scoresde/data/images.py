@@ -162,9 +162,11 @@ class _Picture:
             try:
                 with Image.open(content, formats=FORMATS) as file:
                     self._check(path, file)
-                    image = self._opaque(ImageOps.exif_transpose(file)).convert(self.mode)
+                    image = self._opaque(path, ImageOps.exif_transpose(file)).convert(self.mode)
             # decoders of damaged files raise errors of every kind
             except Exception as error:
+                if str(error).startswith(f"{path}: expected"):
+                    raise
                 raise ValueError(f"{path}: cannot be read as an image: {error}") from error
         image = image if self.size is None else ImageOps.fit(image, (self.size, self.size))
         values: Array = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
@@ -174,24 +176,24 @@ class _Picture:
         """Raises ValueError for what Pillow would drop without a word, or has no memory for."""
         pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS
         expected = f"at most {most} pixels, which is PIL.Image.MAX_IMAGE_PIXELS"
-        expect(most is None or pixels <= most, "image", expected, pixels)
+        expect(most is None or pixels <= most, str(path), expected, pixels)
         tags = getattr(file, "tag_v2", {})
         tile = int(tags.get(322, 0)) * int(tags.get(323, 0))  # a TIFF file's own, of any size
         made = 0 if self.size is None else self.size**2
-        limits.afford("image", _PIXEL * max(pixels, tile, made), limits.size_on_disk(path))
+        limits.afford(str(path), _PIXEL * max(pixels, tile, made), limits.size_on_disk(path))
         several = getattr(file, "is_animated", False) and not self.first
-        expect(not several, "image", "one frame (frames='first' reads the first)", "several")
+        expect(not several, str(path), "one frame (frames='first' reads the first)", "several")
         layouts = list(_layouts(file))
         deep = file.mode[0] in "IF" or any(";16" in layout for layout in layouts)
         as_array = "8 bits per channel (an array of whole numbers with levels=65536 has more)"
-        expect(not deep, "image", as_array, ", ".join([file.mode, *layouts]))
+        expect(not deep, str(path), as_array, ", ".join([file.mode, *layouts]))
         signed = 2 in np.atleast_1d(tags.get(339, 1))
         extra = any(layout.startswith(("LX", "RGBX", "RGBaX", "RGBAX")) for layout in layouts)
-        expect(not (signed or extra), "image", "grey or RGB", ", ".join([file.mode, *layouts]))
+        expect(not (signed or extra), str(path), "grey or RGB", ", ".join([file.mode, *layouts]))
         known = file.mode in ("1", "L", "P", "RGB", *_ALPHA)
-        expect(known, "image", "grey or RGB (convert it before)", file.mode)
+        expect(known, str(path), "grey or RGB (convert it before)", file.mode)
 
-    def _opaque(self, image: Image.Image) -> Image.Image:
+    def _opaque(self, path: Path, image: Image.Image) -> Image.Image:
         """In front of the background, if anything shows through."""
         if (
             image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
@@ -204,7 +206,7 @@ class _Picture:
         if least == 255:
             return image
         expected = "no transparency, or background= to be put behind it"
-        expect(self.background is not None, "image", expected, f"alpha down to {least}")
+        expect(self.background is not None, str(path), expected, f"alpha down to {least}")
         behind = Image.new("RGBA", image.size, (*(self.background or ()), 255))
         return Image.alpha_composite(behind, image)
 

@@ -280,11 +280,11 @@ def test_images_together_may_cost_so_much(tmp_path):
         pytest.raises(ValueError, match=r"0\.png: .*expected at most"),
     ):
         load(tmp_path, lazy=True)
-    with pytest.raises(ValueError, match=r"image: expected at most 1 GiB"):
+    with pytest.raises(ValueError, match=r"expected at most 1 GiB"):
         load(tmp_path, size=100_000)
 
 
 def test_a_tile_may_claim_no_more_than_an_image(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(DEEP.astype("u1"), t322=60_000, t323=60_000, t324=8))
-    with pytest.raises(ValueError, match=r"a\.tif: .*image: expected at most 1 GiB"):
+    with pytest.raises(ValueError, match=r"a\.tif: expected at most 1 GiB"):
         load(tmp_path)
