@@ -83,9 +83,9 @@ class StepLimit(RuntimeError):
         flat = (v.flatten()[first].item() for v in (outcome.times, outcome.steps, outcome.worst))
         time, steps, component = flat
         super().__init__(
-            f"max_steps: {int(stuck.sum())} of {len(stuck)} samples have not arrived in {limit} "
-            f"steps; sample {first} stopped at time {time:.6g} after {steps}, where component "
-            f"{component} {what}; what there is of them is in the attribute outcome"
+            f"max_steps: {int(stuck.sum())} of {len(stuck)} samples have not arrived, {limit} "
+            f"steps being allowed; sample {first} stopped at time {time:.6g} after {steps}, where "
+            f"component {component} {what}; what there is of them is in the attribute outcome"
         )
         self.outcome = outcome
 
