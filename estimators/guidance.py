@@ -16,6 +16,7 @@ from torch import Tensor
 from scoresde.checks import expect, finite, positive
 from scoresde.derivatives import vjp
 from scoresde.estimator import ScoreEstimator
+from scoresde.parametrization import FAINT
 from scoresde.precise import Numbers, Precise, full_precision, replaced
 from scoresde.rows import broadcast, per_sample, samples
 
@@ -136,7 +137,7 @@ class LinearGuidance(Precise, ScoreEstimator):
             along = vjp(back, torch.zeros_like(guess))[1]
         left = self.y.to(z) - guess
         still = (sigma == 0) | self.sde.observed[:n].to(z.device)
-        spread = torch.where(still, 0.0, sigma**2 / alpha)
+        spread = torch.where(still, 0.0, sigma**2 / alpha.clamp(min=FAINT))
 
         def covary(v: Tensor) -> Tensor:
             """``C v``; what has not entered keeps its own variance."""

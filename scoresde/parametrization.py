@@ -140,7 +140,7 @@ def parametrization(name: str | Parametrization) -> Parametrization:
     return named("parametrization", name, PARAMETRIZATIONS)
 
 
-_FAINT = 1e-30
+FAINT = 1e-30
 """A signal that float32 need not tell from none: its inverse is still a number."""
 
 
@@ -157,7 +157,7 @@ def affine(
     """
     clean = sigma == 0
     std = torch.as_tensor(data_std, device=sigma.device).to(sigma)
-    skip, out = form(alpha.clamp(min=_FAINT), sigma.masked_fill(clean, 1.0), std)
+    skip, out = form(alpha.clamp(min=FAINT), sigma.masked_fill(clean, 1.0), std)
     return Affine(torch.where(clean, 1.0, skip), torch.where(clean, 0.0, out))
 
 

@@ -410,10 +410,17 @@ class Learned(LogLinear):
         )
         u = ((t - self.eps) / (1 - self.eps)).clamp(min=0).unsqueeze(-2)
         a = slope.exp()
-        now, first, last = (torch.sigmoid(a * (v - centre)) for v in (u, 0 * u, 0 * u + 1))
         one = torch.ones_like(u)
-        units = torch.cat([u, (now - first) / (last - first)], -2)
-        rates = torch.cat([one, a * now * (1 - now) / (last - first)], -2)
+
+        def risen(v: Tensor) -> Tensor:
+            """``s(v) - s(0)`` as a product: near 0 a difference has no digits, nor slopes."""
+            ends = torch.sigmoid(a * (v - centre)) * torch.sigmoid(a * centre)
+            return ends * -torch.expm1(-a * v)
+
+        x = a * (u - centre)
+        units = torch.cat([u, risen(u) / risen(one)], -2)
+        slopes = a * torch.sigmoid(x) * torch.sigmoid(-x)
+        rates = torch.cat([one, slopes / risen(one)], -2)
         share = weight.softmax(0)
         gamma, rate = (share * units).sum(-2), (share * rates).sum(-2)
         fall = low - high

@@ -229,6 +229,10 @@ def _finite(weight: Tensor) -> Tensor:
     return weight.nan_to_num(0.0, 0.0, 0.0)
 
 
+_LARGE = 80.0
+"""An exponent of which float32 has the exponential."""
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Means of ``v`` and ``v^2`` over ``[0, 1]`` under a density that grows as ``e^(x v)``.
 
@@ -243,8 +247,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([0.5000]), tensor([0.3333]))
     """
     near = x.abs() < 0.3  # where the closed forms cancel
-    y = torch.where(near, 1.0, x)
-    whole = -1 / torch.expm1(-y)
+    y, x = torch.where(near, 1.0, x), torch.where(near, x, 0.0)  # gradients want numbers in both
+    whole = -1 / torch.expm1((-y).clamp(max=_LARGE))
     first = whole - 1 / y
     second = whole - 2 * first / y
     first_near = 1 / 2 + x / 12 - x**3 / 720 + x**5 / 30240

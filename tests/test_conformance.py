@@ -71,11 +71,15 @@ def bed(**settings):
     return DiagonalSDE(VP(), Identity((3,), {"a": 2, "b": 1}), [1.0, 0.6], **settings)
 
 
-def denoising():
+def network():
     torch.manual_seed(0)
-    network = ResidualMLP((3,), 16, 1)
-    torch.nn.init.normal_(network.leave[1].weight, std=0.3)
-    return Denoising(bed(), network)
+    found = ResidualMLP((3,), 16, 1)
+    torch.nn.init.normal_(found.leave[1].weight, std=0.3)
+    return found
+
+
+def denoising():
+    return Denoising(bed(), network())
 
 
 def trained_gaussian():
@@ -180,6 +184,7 @@ MORE = {
             trained_gaussian(), lambda x: x[..., :1], torch.linspace(-1, 1, 1).double(), 0.5
         ),
         "classifier-free": lambda: ClassifierFree(Labelled(), 1.5, torch.zeros(2)),
+        "on a learned schedule": lambda: Denoising(MORE["sdes"]["learned"](), network()),
         "conditional": lambda: conditional(held=False),
         "held": lambda: conditional(held=True),
         "independent": lambda: _Independent(bed(), torch.tensor([1.0, 0.5, 0.1])),

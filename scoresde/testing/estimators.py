@@ -320,6 +320,7 @@ class EstimatorLaws(CompositionLaws):
             x = torch.randn(64, *shape, generator=generator, dtype=DOUBLE)
             return center + 0.5 * x
 
+        @torch.no_grad()
         def error() -> float:
             """Mean square, from the last time at which all components are there."""
             _, z, ts, _ = self._states(64)
@@ -328,8 +329,7 @@ class EstimatorLaws(CompositionLaws):
             noisy = alpha * (mean + 0.5 * z) + sigma * random(*z.shape, seed=2)
             gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
             wanted = mean + gain * (noisy - alpha * mean)
-            with torch.no_grad():
-                answers = model.eval().denoise(noisy, ts, condition)
+            answers = model.eval().denoise(noisy, ts, condition)
             return float((answers - wanted).square().mean())
 
         before = error()

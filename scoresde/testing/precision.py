@@ -27,7 +27,7 @@ def single(
 
     Gradients are those of a random sum of each value, in the inputs and in the module's
     parameters. An error is one of more than ``tolerance`` of the float64 number and its natural
-    size: for gradients that of an event's, or of a parameter's, largest.
+    size: for gradients that of an event's largest, or of the parameters', and 1.
 
     Args:
         law: Its words.
@@ -60,7 +60,8 @@ def single(
             elif " in input " in what and exact.ndim:
                 natural = 1 + exact.abs().amax(-1, keepdim=True)
             else:
-                natural = 1e-12 + exact.abs().amax()
+                slopes = [v for w, v in wanted[name].items() if w != name and " in input " not in w]
+                natural = 1 + torch.stack([v.abs().amax() for v in slopes]).amax()
             error = (value.double() - exact).abs() / natural
             worst = f"an error of {float(error.max()):.2g} of its size" if error.numel() else ""
             holds(f"{law}: {what} in float32 is that in float64", error <= tolerance, worst)

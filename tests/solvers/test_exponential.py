@@ -141,3 +141,13 @@ def test_a_component_that_stood_still_starts_anew():
 
 def test_the_third_order_is_corrected_unless_told_otherwise():
     assert ExponentialMultistep() == ExponentialMultistep(order=3, corrected=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments_have_derivatives_however_long_a_step_is(dtype):
+    """``dv_1/dx = v_2 - v_1^2``; steps to clean data are infinitely long."""
+    x = torch.tensor([-1e4, -100.0, -2.0, 0.1, 3.0, 100.0, 1e30, torch.inf], dtype=dtype)
+    x.requires_grad_()
+    first, second = moments(x)
+    (slope,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close(slope, (second - first**2).detach(), rtol=0, atol=1e-5)
