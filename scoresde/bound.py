@@ -255,7 +255,7 @@ def _levels(sde: DiagonalSDE, t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _normal(sde: DiagonalSDE, moments: Moments | None, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the components of a state."""
     mean, std = (sde.mean, sde.scale) if moments is None else moments
-    both = (sde.blocks.expand(torch.as_tensor(v)).to(z) for v in (mean, std))
+    both = (sde.blocks.expand(torch.as_tensor(v, device=z.device)).to(z) for v in (mean, std))
     mean, std = (v[..., : z.shape[-1]] if v.ndim else v for v in both)
     return mean, std**2
 

@@ -228,7 +228,8 @@ def positive(name: str, value: Tensor | float) -> None:
             ...
         ValueError: lr: expected positive finite numbers, got 0.0
     """
-    tensor = numbers(name, value)
+    with torch.device("cpu"):  # numbers need no other
+        tensor = numbers(name, value)
     good = bool((torch.isfinite(tensor) & (tensor > 0)).all())
     expect(good, name, "positive finite numbers", value)
 

@@ -257,7 +257,7 @@ def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> 
     from tqdm.auto import tqdm
 
     size = math.prod(model.facts["event_shape"])
-    parts = torch.arange(count).split(max(1, min(4096, 2**22 // size)))
+    parts = torch.arange(count, device="cpu").split(max(1, min(4096, 2**22 // size)))
     alone = len(parts) == 1
     x = torch.cat(
         [

@@ -182,7 +182,7 @@ def within(times: Tensor, stage: Stage) -> Tensor:
 
 def _read(sde: SDE, coordinate: Callable[[Tensor], Tensor], times: Tensor) -> Tensor:
     """A function of times, on the SDE's device in as many digits as it has; to float64."""
-    device = next(iter([*sde.buffers(), *sde.parameters()]), torch.empty(0)).device
+    device = next(iter([*sde.buffers(), *sde.parameters()]), torch.empty(0, device="cpu")).device
     with torch.no_grad():
         return coordinate(times.to(device, precision(device))).double().cpu()
 
@@ -240,7 +240,7 @@ def fractions(sde: SDE, starts: Tensor, ends: Tensor, parts: Sequence[float]) ->
         >>> fractions(sde, start, end, (0.5,))[0].round(decimals=3)
         tensor([0.7880], dtype=torch.float64)
     """
-    u = torch.linspace(0, 1, 65, dtype=starts.dtype)
+    u = torch.linspace(0, 1, 65, dtype=starts.dtype, device=starts.device)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
     levels = _read(sde, sde.level, times.reshape(-1, 1)).reshape(times.shape)
     share = (levels - levels[:, :1]) / (levels[:, -1:] - levels[:, :1])
@@ -261,10 +261,10 @@ def raised(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
         >>> (levels[1] - levels[0]).round(decimals=3)
         tensor([0.1000], dtype=torch.float64)
     """
-    times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype) ** 2
+    times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
     level = _read(sde, sde.level, times.unsqueeze(-1))
     found = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
-    return torch.tensor(found, dtype=t.dtype)
+    return t.new_tensor(found)
 
 
 def jumps(sde: SDE, ts: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ def jumps(sde: SDE, ts: Tensor) -> Tensor:
         >>> jumps(sde, torch.tensor([0.1, 0.5, 1.0]).double())
         tensor([False,  True, False])
     """
-    found = torch.zeros(len(ts), dtype=torch.bool)
+    found = torch.zeros_like(ts, dtype=torch.bool)
     for time in sde.breakpoints():
         found |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
     return found
@@ -321,7 +321,7 @@ class Progress:
     """
 
     def __init__(self, times: Tensor, kinks: tuple[bool, bool], precision: float) -> None:
-        hair = 16 * precision * times[[0, -1]].abs() * torch.tensor(kinks)
+        hair = 16 * precision * times[[0, -1]].abs() * times.new_tensor(kinks)
         self.times = times.clone()
         self.times[0] += hair[0] * (times[1] - times[0]).sign()
         self.times[-1] -= hair[1] * (times[1] - times[0]).sign()

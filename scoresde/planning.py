@@ -199,10 +199,10 @@ def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Pla
     sde = DiagonalSDE(schedule, basis, [schedule.T / t for t in drop], scale, drop)
     edges = [*drop, schedule.eps]
     pieces = [
-        torch.linspace(a, b, steps + 1, dtype=torch.float64)[:-1]
+        torch.linspace(a, b, steps + 1, dtype=torch.float64, device="cpu")[:-1]
         for a, b in itertools.pairwise(edges)
     ]
-    times = torch.cat([*pieces, torch.tensor([schedule.eps], dtype=torch.float64)])
+    times = torch.cat([*pieces, torch.tensor([schedule.eps], dtype=torch.float64, device="cpu")])
     sizes = list(itertools.accumulate(basis.blocks.sizes.values()))
     cost = steps * sum(sizes) / sizes[-1]
     return Plan(sde, times, (steps,) * count, cost, math.nan, math.nan)

@@ -177,7 +177,7 @@ def trajectory(
     """
     # of two at a time, that with what enters
     states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
-    places = torch.linspace(0, len(states) - 1, moments).round().int().tolist()
+    places = torch.linspace(0, len(states) - 1, moments, device="cpu").round().int().tolist()
     with asked(estimator), torch.no_grad():
         shown = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
     basis = estimator.sde.basis
@@ -224,7 +224,7 @@ def forward_noising(
         >>> len(plots.forward_noising({"uniform": sde}, x, times=(0.0, 0.5)).axes)
         2
     """
-    noise = Noise.of(generator)(torch.empty(x.shape.numel()))
+    noise = Noise.of(generator)(torch.empty(x.shape.numel(), device=x.device))
     figure = _figure(0.95 * len(times) + 1.2, 0.95 * len(sdes) + 0.6)
     figure.suptitle("Forward noising", fontsize=10)
     cells = figure.subplots(

@@ -292,7 +292,8 @@ class SDE(nn.Module, ABC):
     @property
     def observed(self) -> Tensor:
         """Which components are known, whatever the state: ``(n,)``, none here."""
-        return torch.zeros(self.basis.dim, dtype=torch.bool)
+        device = next((b.device for b in self.buffers()), "cpu")
+        return torch.zeros(self.basis.dim, dtype=torch.bool, device=device)
 
     # What runs back in time.
 

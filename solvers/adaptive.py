@@ -167,9 +167,9 @@ class Adaptive(Solver):
         self, sde: SDE, track: Progress, batch: Sequence[int], run: _Run, alive: Tensor
     ) -> Tensor:
         """Takes the living rows along a track, in place; says which of them have arrived."""
-        where = torch.zeros(len(alive), dtype=torch.float64)
+        where = torch.zeros(len(alive), dtype=torch.float64, device="cpu")
         length = torch.full_like(where, 1 / self.steps)
-        busy = torch.arange(len(alive))
+        busy = torch.arange(len(alive), device="cpu")
         while len(busy):
             # processors round what is left over of a group otherwise
             padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
@@ -215,7 +215,7 @@ class _Run:
         """Before the first step."""
         rows = y.reshape(y.shape[:-1].numel(), y.shape[-1]).clone()
         count, worst, failed = torch.zeros(3, len(rows), dtype=torch.long, device=y.device)
-        reached = torch.full((len(rows),), start, dtype=torch.float64)
+        reached = torch.full((len(rows),), start, dtype=torch.float64, device="cpu")
         return cls(rows, count, worst, failed, reached)
 
     def fail(self, spots: Tensor, here: Tensor, ratio: Tensor) -> None:

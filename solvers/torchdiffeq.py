@@ -73,7 +73,7 @@ class TorchDiffEq(Solver):
         # left alone, an adaptive method looks past the end, where the SDE may not exist: with
         # its last step, and when it tries out its first
         options = {"step_t": times[-1:], "first_step": (times[-1] - times[0]) / 100}
-        inside = torch.tensor(sde.breakpoints(), dtype=torch.float64).to(times)
+        inside = times.new_tensor(sde.breakpoints())
         inside = inside[(inside > times[0]) & (inside < times[-1])]
         if len(inside):
             options["jump_t"] = inside

@@ -64,7 +64,7 @@ class TorchSDE(Solver):
         path: Tensor = torchsde.sdeint(
             steps,
             _flat(y),
-            torch.tensor([0, len(ts) - 1]).to(y),
+            y.new_tensor([0, len(ts) - 1]),
             bm=_Increments(steps, noise, y),
             method=self.method,
             dt=1.0,

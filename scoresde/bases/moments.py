@@ -70,7 +70,7 @@ def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple
         >>> spread(rows.split(2), lambda z: (z**2).sum(0))
         (tensor([3.]), tensor([3.5000]))
     """
-    count, mean, total = 0, torch.zeros(()), torch.zeros(())
+    count, mean, total = 0, *torch.zeros(2, device="cpu")
     for piece in rows:
         if not len(piece):
             continue

@@ -66,12 +66,18 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
     generator = torch.Generator().manual_seed(seed)
     found = []
     for image in images:
-        room = torch.tensor(image.shape) - size + 1
-        top, left = (torch.rand(2, generator=generator) * room.clamp(max=stride)).int().tolist()
-        grid = torch.tensor(image)[top:, left:].unfold(0, size, stride).unfold(1, size, stride)
+        room = torch.tensor(image.shape, device="cpu") - size + 1
+        start = torch.rand(2, generator=generator, device="cpu") * room.clamp(max=stride)
+        top, left = start.int().tolist()
+        grid = (
+            torch.tensor(image, device="cpu")[top:, left:]
+            .unfold(0, size, stride)
+            .unfold(1, size, stride)
+        )
         found.append(grid.reshape(-1, 1, size, size))
     values = torch.cat(found)
-    return Dataset("patches", values[torch.randperm(len(values), generator=generator)], levels=256)
+    order = torch.randperm(len(values), generator=generator, device="cpu")
+    return Dataset("patches", values[order], levels=256)
 
 
 BUILT_IN: dict[str, Callable[..., Dataset]] = {"digits": digits, "patches": patches}
