@@ -260,6 +260,7 @@ KNOWN = {
     "data_mean": torch.arange(3.0),
     "data_std": torch.arange(1.0, 4.0),
     "data_components": torch.eye(3),
+    "sde": DiagonalSDE(VP(), Identity((3,))),
 }
 
 
