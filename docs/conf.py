@@ -51,7 +51,7 @@ nitpick_ignore = [
     ("py:class", name)
     for name in ("numpy.ndarray", "numpy.dtype", "torch.utils._python_dispatch.TorchDispatchMode")
 ]
-nitpick_ignore_regex = [("py:class", r".*\._\w+")]  # private names
+nitpick_ignore_regex = [("py:class", r".*\.(_\w+|[A-Z])")]  # private names, type variables
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", "inventories/python.inv"),
     "torch": ("https://docs.pytorch.org/docs/stable", "inventories/torch.inv"),

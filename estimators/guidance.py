@@ -49,7 +49,7 @@ class LinearGuidance(Precise, ScoreEstimator):
 
     Args:
         estimator: Of the data without ``y``; differentiable in its state.
-        operator: ``A``, linear or affine; twice differentiable by `torch.func`.
+        operator: ``A``, linear or affine; twice differentiable by ``torch.func``.
         y: What was observed, ``(*batch, m)``.
         noise_std: ``s``.
         method: See above.

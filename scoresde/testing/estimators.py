@@ -241,7 +241,7 @@ class EstimatorLaws(CompositionLaws):
         """At time 0, and in components that do not diffuse: see `scoresde.parametrization`.
 
         The noise is 0, and with it score and velocity; the denoised mean is the state, if scores
-        are `exact`, and finite.
+        are ``exact``, and finite.
         """
         law = "where there is no noise, "
         for dtype in (torch.float32, DOUBLE):
