@@ -228,6 +228,13 @@ def test_probes_are_at_least_one(build):
         build(0)
 
 
+@pytest.mark.parametrize("trace", [Hutchinson(3), HutchPlusPlus(3, 1)])
+def test_the_standard_error_is_that_of_a_mean(trace):
+    """Of every event, from few estimates: their variance is the unbiased one."""
+    found = trace.standard_error(torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([(7 / 3) ** 0.5, 0.0]))
+
+
 def test_one_probe_has_no_standard_error():
     model = diagonal(UNIFORM_OR_NOT["uniform"]())
     found = log_prob(model, torch.randn(2, 3), DDIM(3), trace=Hutchinson(1))
