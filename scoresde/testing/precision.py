@@ -40,13 +40,13 @@ def single(
     Example:
         >>> import torch
         >>> from scoresde.testing.precision import single
-        >>> layer = torch.nn.Linear(2, 1)
-        >>> def find(layer, x): return {"softplus": (1 + layer(x).exp()).log()}
-        >>> single("float32 is accurate", layer, find, torch.ones(1, 2))
-        >>> single("float32 is accurate", layer, find, torch.full((1, 2), 999.0))
+        >>> same = torch.nn.Identity()
+        >>> def find(same, x): return {"softplus": (1 + same(x).exp()).log()}
+        >>> single("float32 is accurate", same, find, torch.ones(1, 2))
+        >>> single("float32 is accurate", same, find, torch.full((1, 1), 99.0))
         Traceback (most recent call last):
             ...
-        AssertionError: float32 is accurate: softplus is finite in float32: found ...
+        AssertionError: float32 is accurate: softplus is finite in float32: found tensor([[inf]])
     """
     rounded = [v.to(torch.float32, copy=True) if _real(v) else v for v in inputs]
     found, wanted = (_look(module, find, rounded, dtype) for dtype in (torch.float32, DOUBLE))
