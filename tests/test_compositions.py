@@ -316,11 +316,10 @@ def test_samples_have_the_law_of_the_posterior(name, dtype, solver):
 
 
 METHODS = {
-    "quadrature32": (Quadrature(30), ExactTrace(), torch.float32),
-    "quadrature64": (Quadrature(30), ExactTrace(chunk=1), torch.float64),
-    "multistep": (ExponentialMultistep(80), ExactTrace(), torch.float64),
-    "adaptive": (Adaptive(rtol=1e-4, atol=1e-4), Hutchinson(20), torch.float32),
-    "hutch++": (Quadrature(30), HutchPlusPlus(4, 3), torch.float64),
+    "quadrature": (Quadrature(24), ExactTrace(chunk=1), torch.float32),
+    "multistep": (ExponentialMultistep(50), ExactTrace(), torch.float64),
+    "adaptive": (Adaptive(rtol=1e-3, atol=1e-3), Hutchinson(20), torch.float32),
+    "hutch++": (Quadrature(24), HutchPlusPlus(4, 3), torch.float64),
 }
 
 
@@ -337,7 +336,7 @@ def test_densities_are_those_of_the_posterior(name, how):
         )
     wanted = made.law.log_prob(free)
     assert found.value.shape == (2, BATCH)
-    doubt = 5 * found.standard_error.double() + 5e-3
+    doubt = 5 * found.standard_error.double() + 2e-2
     assert ((found.value - wanted).abs() < doubt).all()
 
 
@@ -481,3 +480,114 @@ def test_gradients_are_those_of_the_posterior(name, dtype, frugal):
         error = (mine.double() - truth.double()).abs().amax()
         assert error < 2e-3 * (1 + size) * (10 if key == "shift" else 1), key
     assert used >= 2
+
+
+def test_bounds_that_hold_are_no_numbers_below():
+    """Observed components count nowhere: the truth is .408 nats."""
+    sde = DiagonalSDE(LogLinear(), Joint(y=(1,), x=(1,)))
+    model = Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
+    posterior = model.condition(held=True, y=torch.ones(1))
+    found = bound(posterior, torch.full((4, 1), 0.8), moments=(0.8, 0.6))
+    torch.testing.assert_close(found, torch.full((4,), 0.4081), rtol=0, atol=1e-3)
+
+
+def wide(batch, **options):
+    return joint(problem(torch.float32), torch.float32).condition(
+        held=True, y=torch.zeros(*batch, 1), **options
+    )
+
+
+def noisy():
+    return joint(problem(torch.float32), torch.float32).condition(y=torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: bound(noisy(), torch.zeros(2, 3)), "observed: .* that do not diffuse .*density"),
+        (lambda: importance(noisy(), torch.zeros(2, 3)), "observed: .* that do not diffuse"),
+        (
+            lambda: bound(
+                joint(problem(torch.float32), torch.float32, BASIS.spread(y=0, w=1, x=1)),
+                torch.zeros(2, 4),
+            ),
+            "speeds: expected components that diffuse: .* got 1 that stand still",
+        ),
+        (lambda: DDIM(2).sample(wide((3, 5))), r"sample_shape: .* ends with \(3, 5\)"),
+        (lambda: DDIM(2).sample(wide((3, 5)), (2, 3, 4)), "sample_shape: .* fit each other"),
+        (lambda: bound(wide((3,)), torch.zeros(4, 3)), r"x: .* got \(4,\) and \(3,\)"),
+        (lambda: log_prob(wide((3,)), torch.zeros(4, 3)), r"x: .* got \(4,\) and \(3,\)"),
+        (lambda: importance(wide((3,)), torch.zeros(0, 3, 3)), "x: expected at least one event"),
+        (lambda: wide((3,)).condition(w=torch.zeros(4, 1)), "observed: .* fit each other"),
+        (
+            lambda: sample(DDIM(2), wide((3,)), [torch.Generator() for _ in range(7)]),
+            r"observed: .* got \(3,\) and \(7,\)",
+        ),
+        (lambda: guided(wide((3,)), last, torch.zeros(7, 1)), r"y: .*\(7,\) and \(3,\)"),
+        (
+            lambda: Conditional(wide(()), Observation(UNIT[0].bool(), torch.zeros(4)), held=True),
+            r"observed: .* not observed yet, got \[0\] again",
+        ),
+        (
+            lambda: Conditional(
+                scales(problem(torch.float32), torch.float32),
+                Observation(UNIT[3].bool(), torch.zeros(4)),
+                held=True,
+            ),
+            "observed: .* from T on: .* got 1 dropped before",
+        ),
+        (
+            lambda: Conditional(wide(()), Observation(~UNIT[0].bool(), torch.zeros(4)), held=True),
+            "observed: expected some components that are not, got all 4",
+        ),
+        (
+            lambda: Conditional(wide(()), Observation(torch.ones(3) > 0, torch.zeros(3))),
+            "observed: expected a mask of 4 components, got one of 3",
+        ),
+        (lambda: Observation(torch.ones(3) > 0, torch.zeros(2)), r"values: .*\(3,\), got \(2,\)"),
+    ],
+)
+def test_what_cannot_be_composed_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+@every_dtype
+def test_batches_of_any_shape(dtype):
+    """Observations ``(3, 5)``, samples in front of them, one event under all, no event at all."""
+    posterior = joint(problem(dtype), dtype).condition(
+        held=True, y=torch.randn(3, 5, 1, dtype=dtype)
+    )
+    x = DDIM(4).sample(posterior, (2, 3, 5))
+    with torch.no_grad():
+        assert x.shape == (2, 3, 5, 3)
+        assert bound(posterior, x, draws=2).shape == (2, 3, 5)
+        assert bound(posterior, x[0, 0, 0]).shape == (3, 5)
+        assert bound(posterior, x[:0]).shape == (0, 3, 5)
+        assert log_prob(posterior, x[0, 0, 0]).value.shape == (3, 5)
+
+
+def test_nothing_observed_is_the_model_itself():
+    model = joint(problem(torch.float64), torch.float64)
+    same = Conditional(model, Observation(torch.zeros(N) > 0, torch.zeros(N)), held=True)
+    z = torch.randn(5, N, dtype=torch.float64)
+    torch.testing.assert_close(same.denoise(z, 0.3), model.denoise(z, 0.3))
+
+
+@every_dtype
+def test_what_is_observed_stays_under_guidance_where_it_diffuses(dtype):
+    model = guided(noisy().to(dtype), last, torch.zeros(1, dtype=dtype))
+    assert (model.denoise(torch.randn(5, N, dtype=dtype), 0.5)[:, 0] == 0).all()
+
+
+def test_conditions_that_are_no_tensors_go_with_their_events():
+    class Told(ScoreEstimator):
+        def denoise(self, z, t, condition=None):
+            return condition["mean"] + 0 * z
+
+    told = {"mean": torch.randn(9, 2), "name": "mine"}
+    model = Told(DiagonalSDE(LogLinear(), Joint(y=(1,), x=(1,))))
+    x = Adaptive(group=16).sample(model, (9,), condition=told)
+    torch.testing.assert_close(x, told["mean"], rtol=0, atol=0.05)
+    close = bound(model, told["mean"], condition=told, draws=3)
+    assert (close < bound(model, told["mean"] + 1, condition=told, draws=3)).all()
