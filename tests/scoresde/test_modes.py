@@ -101,13 +101,14 @@ def test_the_last_of_several_threads_gives_modes_back():
             first.set()
             second.wait()
 
-    thread = threading.Thread(target=late)
+    thread = threading.Thread(target=late, daemon=True)
     with asked(network):
         thread.start()
         first.wait()
-    assert not network.training
+    found = network.training
     second.set()
     thread.join()
+    assert not found
     assert network.training
 
 
