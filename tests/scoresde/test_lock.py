@@ -11,7 +11,7 @@ import threading
 import pytest
 import torch
 
-from scoresde import checkpoint
+from scoresde import checkpoint, lock
 from scoresde.lock import Held, held
 
 HOLDS = """
@@ -116,6 +116,21 @@ def test_what_is_no_lock_is_left_alone(tmp_path, kind):
     assert not isinstance(error.value, Held)
     assert victim.read_text() == "kept"
     assert os.path.lexists(path)
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """By one that ended between opening and locking: another may have made a new one since."""
+    real, calls = lock._lock, []
+
+    def late(descriptor):
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(descriptor)
+        return real(descriptor)
+
+    monkeypatch.setattr(lock, "_lock", late)
+    with held(tmp_path), pytest.raises(Held), held(tmp_path):
+        pass
 
 
 def test_a_lock_without_a_word_is_one(tmp_path):

@@ -212,16 +212,13 @@ def test_a_wrapped_estimator_is_trained_itself(name):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("held_out", [None, DATA])
 @pytest.mark.parametrize("steps", [1, 40])
-def test_a_rate_beyond_all_measure_ends_without_a_model(tmp_path, dtype, held_out, steps):
-    lr = {torch.float32: 1e30, torch.float64: 1e300}[dtype]
-    training = Training(steps=steps, lr=lr, weight_decay=0.0)
+def test_a_rate_beyond_all_measure_ends_without_a_model(tmp_path, held_out, steps):
+    """The largest that there may be; in float64 what it leads to is still a number."""
+    training = Training(steps=steps, lr=1e30, weight_decay=0.0)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf) (after|at) step [12]\b"):
-        training.fit(
-            edited().to(dtype), DATA, held_out, progress=False, folder=tmp_path, save_every=1
-        )
+        training.fit(edited(), DATA, held_out, progress=False, folder=tmp_path, save_every=1)
     if (tmp_path / "config.json").exists():
         state, _ = checkpoint.load(tmp_path)
         assert all(bool(value.isfinite().all()) for value in state.values())
