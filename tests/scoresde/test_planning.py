@@ -85,6 +85,9 @@ def test_handover_is_half_the_snr_times_the_power():
     planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), evaluations=5)
     snr = torch.tensor(-10.0).exp()  # in units of each band's power, at the end of its clock
     assert planned.handover == pytest.approx(float(snr) * (12 + 48) / 2, rel=1e-6)
+    # a step costs what is there by then
+    active = zip(planned.steps, (4, 16, 64), strict=True)
+    assert planned.cost == pytest.approx(sum(n * a for n, a in active) / 64)
 
 
 def test_spectra_are_eigenvalues():
