@@ -187,7 +187,7 @@ class Counted(Cliff):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("below", [2.0, 0.5])
+@pytest.mark.parametrize("below", [2.0, 1.0, 0.5])
 def test_fields_that_are_no_numbers_stop_it_at_once(below, value, dtype):
     """From the start, or from some time on."""
     sde = SDES["VP"]()
