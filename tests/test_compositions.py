@@ -316,10 +316,10 @@ def test_samples_have_the_law_of_the_posterior(name, dtype, solver):
 
 
 METHODS = {
-    "quadrature": (Quadrature(24), ExactTrace(chunk=1), torch.float32),
+    "quadrature": (Quadrature(40), ExactTrace(chunk=1), torch.float32),
     "multistep": (ExponentialMultistep(50), ExactTrace(), torch.float64),
     "adaptive": (Adaptive(rtol=1e-3, atol=1e-3), Hutchinson(20), torch.float32),
-    "hutch++": (Quadrature(24), HutchPlusPlus(100, 3), torch.float64),
+    "hutch++": (Quadrature(40), HutchPlusPlus(100, 3), torch.float64),
 }
 
 
