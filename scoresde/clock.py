@@ -66,8 +66,8 @@ class Reading(NamedTuple):
     """A schedule at the times at which components read it.
 
     At time 0 the derivatives of a standard deviation and of the log-SNR are infinite, and a
-    component that stays there would make those of a learned schedule NaN: what every schedule says
-    of clean data is said here, and it is not asked.
+    component that stays there would make those of a learned schedule NaN: what the schedule says
+    of that time has no derivatives here.
 
     Example:
         >>> import torch
@@ -85,21 +85,23 @@ class Reading(NamedTuple):
 
     def alpha(self) -> Tensor:
         """``alpha(tau)``."""
-        return self._read(self.schedule.alpha, 1.0)
+        return self._read(self.schedule.alpha)
 
     def log_alpha(self) -> Tensor:
         """``log alpha(tau)``."""
-        return self._read(self.schedule.log_alpha, 0.0)
+        return self._read(self.schedule.log_alpha)
 
     def sigma(self) -> Tensor:
         """``sigma(tau)``."""
-        return self._read(self.schedule.sigma, 0.0)
+        return self._read(self.schedule.sigma)
 
     def log_snr(self) -> Tensor:
         """``lambda(tau)``."""
-        return self._read(self.schedule.log_snr, torch.inf)
+        return self._read(self.schedule.log_snr)
 
-    def _read(self, function: Callable[[Tensor], Tensor], clean: float) -> Tensor:
+    def _read(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         start = self.tau == 0
         value = function(self.tau.masked_fill(start, self.schedule.eps))
-        return torch.where(start, clean, value)
+        with torch.no_grad():
+            first = function(self.tau.new_zeros(1))
+        return torch.where(start, first, value)
