@@ -71,6 +71,15 @@ def test_who_interrupts_loses_nothing(tmp_path, error):
     assert same(whole, fitted(training, folder=tmp_path / "broken"))
 
 
+@pytest.fixture
+def keyboard():
+    """Ctrl-C raises, also where the tests run in the background and nobody can press it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize("where", ["update", "measure", "save"])
 def test_ctrl_c_is_heard_where_nothing_is_half_done(tmp_path, where, monkeypatch):
     training, sent = Training(steps=20, measurements=4), []
