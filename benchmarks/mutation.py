@@ -1,13 +1,15 @@
 """Mutation run over the mathematical core: mutmut's operators, tried in one warm process.
 
     python -m benchmarks.mutation [MODULE ...] [--sample 20] [--seed 0] [--seconds 12] [--again]
+        [--blind]
 
 `mutmut run` forks from a process that has imported everything, but leaves decorated functions and
 class bodies as they are, and offers survivors the whole suite, which takes too long here. This
 runner takes mutmut's operators, draws a sample per module, and gives each mutant the tests that
 reach its line, those of its module first, the fastest first, until one fails or its time is up.
 What tests reach, and all verdicts, are kept in ``build/mutation``: delete it after a change to the
-code, which must not change meanwhile either; after a change to tests, ``--again`` will do.
+code, which must not change meanwhile either; after a change to tests, ``--again`` will do. To
+measure first what tests reach takes a run of them all; ``--blind``, every test may reach all lines.
 """
 
 from __future__ import annotations
@@ -36,17 +38,33 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "blocks bound clock conditioning diagonal grid likelihood noise parametrization "
-    "precise quadrature schedules sde weighting",
-    "scoresde/bases": "basis dct haar identity joint packed pca spatial",
+    "scoresde": "blocks bound clock conditioning coordinates dequantization derivatives diagonal "
+    "distribution estimator evaluation fixed flows grid inference likelihood mismatch noise "
+    "observation parametrization planning precise quadrature rows schedules sde solver weighting",
+    "scoresde/bases": "basis dct gaps haar identity joint moments packed pca spatial",
     "solvers": "adaptive euler exponential heun langevin rungekutta sra",
-    "estimators": "denoising guidance mixture multiscale",
+    "estimators": "denoising guidance mixture multiscale truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
+ELSEWHERE = {
+    "bound": ("prior_mean", "multiscale"),
+    "diagonal": ("sde",),
+    "estimator": ("parametrization", "no_noise", "wrappers", "undefined"),
+    "fixed": ("solver", "loop", "orders"),
+    "flows": ("sde", "diagonal", "adapters", "between"),
+    "observation": ("conditioning", "compositions"),
+    "rows": ("conditioning", "compositions", "wrappers"),
+}
+"""Test files of what has none of its own name, or more than one."""
 TESTS = [
-    *(f"tests/scoresde/test_{name}.py" for name in MODULES["scoresde"].split()),
-    *("tests/scoresde/bases", "tests/scoresde/test_solver.py", "tests/scoresde/test_planning.py"),
-    *("tests/solvers", "tests/estimators", "tests/test_conformance.py", "tests/test_bad_input.py"),
+    str(path.relative_to(ROOT))
+    for name in (
+        *(f"scoresde/test_{name}.py" for name in MODULES["scoresde"].split()),
+        *("scoresde/test_prior_mean.py", "scoresde/test_undefined.py", "scoresde/test_wrappers.py"),
+        *("scoresde/bases", "solvers", "estimators", "test_conformance.py", "test_bad_input.py"),
+        *("test_no_noise.py", "test_dtypes.py", "test_compositions.py"),
+    )
+    if (path := ROOT / "tests" / name).exists()
 ]
 CHECKS = ("instance", "named", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")
 """Calls that are no mathematics: they refuse bad input or speak to the type checker."""
@@ -166,7 +184,8 @@ class Loop:
 
     def __init__(self, tried: list[Mutant], seconds: float, report: Callable[[Mutant, str], None]):
         self.tried, self.seconds, self.report = tried, seconds, report
-        self.reach = json.loads((STATE / "reach.json").read_text())
+        known = STATE / "reach.json"
+        self.reach = json.loads(known.read_text()) if known.exists() else {}
 
     def pytest_sessionstart(self) -> None:
         """Counterexamples need not be small."""
@@ -186,14 +205,15 @@ class Loop:
     def chosen(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
         """Tests that reach a mutant: of its module first, fast first."""
         touched = set(range(mutant.lines[0], mutant.lines[1] + 1))
-        own, costs = f"test_{Path(mutant.module).name}.py", {}
+        name, costs = Path(mutant.module).name, {}
+        own = tuple(f"test_{known}.py" for known in (name, *ELSEWHERE.get(name, ())))
         # what runs on import is reached by all tests of the module
         for narrow in (True, False) if mutant.warm else (False,):
             for item in items:
                 cost, reached = self.reach.get(item.nodeid, (2.0, {mutant.module: [*touched]}))
                 here = reached.get(mutant.module, ())
                 if touched.intersection(here) if narrow else here:
-                    costs[item] = (own not in item.nodeid, cost)
+                    costs[item] = (item.path.name not in own, cost)
             if costs:
                 break
         return sorted(costs, key=lambda item: costs[item])
@@ -286,7 +306,6 @@ class Reach:
             for line, names in lines.items():
                 for name in {*names} - {"", *self.unsound}:
                     reached[name][1].setdefault(module, []).append(line)
-        STATE.mkdir(parents=True, exist_ok=True)
         (STATE / "reach.json").write_text(json.dumps(reached))
 
 
@@ -310,11 +329,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=12.0, help="tests of a mutant, CPU time")
     parser.add_argument("--again", action="store_true", help="try what survived once more")
+    parser.add_argument("--blind", action="store_true", help="without what tests reach")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     for name in ("pyro.distributions", "scipy.stats", "sklearn.mixture", "torchdiffeq", "torchsde"):
         importlib.import_module(name)
-    if not (STATE / "reach.json").exists():
+    STATE.mkdir(parents=True, exist_ok=True)
+    if not arguments.blind and not (STATE / "reach.json").exists():
         pytest_in_a_child(Reach())
     journal = STATE / "verdicts.jsonl"
     lines = journal.read_text().splitlines() if journal.exists() else []

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.polynomial.legendre import leggauss
 from strategies import gaussian, mixture
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from estimators import Gaussian
 from scoresde import (
@@ -108,6 +108,20 @@ def test_the_bound_holds_and_is_tight_for_exact_scores():  # invariant 26
     error = float(values.std() / values.numel() ** 0.5)
     gap = float(values.mean() + law.log_prob(x).mean())
     assert -5 * error < gap < 0.1 + 5 * error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_enters_costs_every_event_the_divergence_of_its_blocks(dtype):
+    """Each from noise around the mean that is known, at the time at which it enters."""
+    basis = Haar((1, 2, 2), 1)
+    sde = DiagonalSDE(LogLinear(1.0, -1.0), basis, drop=[1.0, 0.4], scale=[1.0, 0.7], mean=[2, -3])
+    x = torch.tensor([[0.1, 0.2, -3.0, 1.0], [5.0, -1.0, 0.0, 2.0]]).reshape(2, 1, 2, 2)
+    z, truth = basis(x), torch.zeros(2)
+    for block, t, mean in zip(basis.blocks.slices.values(), sde.drop, (2.0, -3.0), strict=True):
+        alpha, sigma = (v.expand(4)[block] for v in sde.kernel(torch.tensor([t])))
+        entered, law = Normal(alpha * z[:, block], sigma), Normal(alpha * mean, sigma)
+        truth = truth + kl_divergence(entered, law).sum(-1)
+    torch.testing.assert_close(entering(sde, x.to(dtype)), truth.to(dtype))
 
 
 def test_starting_late_costs_the_entropy_of_what_is_left():

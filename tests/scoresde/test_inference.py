@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from torch.distributions import Independent, LogNormal, MultivariateNormal, Normal, Uniform
+from torch.distributions import (
+    Exponential,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    Normal,
+    Uniform,
+)
 
 from estimators import Denoising, Gaussian, PartNetwork, ResidualMLP, Truncated
 from scoresde import VP, DiagonalSDE, Joint, LogLinear
@@ -20,16 +27,16 @@ def standard(n=2):
     return Independent(Normal(torch.zeros(n), torch.ones(n)), 1)
 
 
-def exact(prior):
+def exact(prior, observation=0.0, **settings):
     """``x = A u + e`` with ``u`` standard normal: an exact joint estimator, and ``u``'s law."""
     A = torch.tensor([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]])
     spread = A @ A.mT + 0.25 * torch.eye(3)
     joint = torch.cat([torch.cat([spread, A], 1), torch.cat([A.mT, torch.eye(2)], 1)])
     none, one = torch.zeros(2), torch.ones(2)
     same = Coordinates(prior, torch.zeros(3), torch.ones(3), none, torch.zeros(3, 2), one, none)
-    sde = DiagonalSDE(VP(), same.joint, same.joint.spread(observation=0, parameter=1))
+    sde = DiagonalSDE(VP(), same.joint, same.joint.spread(observation=observation, parameter=1))
     gain = A.mT @ torch.linalg.inv(spread)
-    posterior = Posterior(Gaussian(sde, torch.zeros(5), joint), same, SOLVER)
+    posterior = Posterior(Gaussian(sde, torch.zeros(5), joint), same, SOLVER, **settings)
     return posterior, lambda x: MultivariateNormal(x @ gain.mT, torch.eye(2) - gain @ A)
 
 
@@ -44,6 +51,12 @@ def test_the_posterior_of_every_observation():
     torch.testing.assert_close(
         found.log_prob(samples[:3]), law(x).log_prob(samples[:3]), rtol=0, atol=0.04
     )
+
+
+def test_observations_that_diffuse_may_be_held():
+    posterior, law = exact(standard(), observation=1.0, held=True)
+    x, u = torch.tensor([[0.5, -1.0, 0.3], [2.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.1], [1.0, 0.3]])
+    torch.testing.assert_close(posterior(x).log_prob(u), law(x).log_prob(u), rtol=0, atol=0.04)
 
 
 def test_bounded_parameters_keep_their_support_and_the_density_its_jacobian():
@@ -71,6 +84,41 @@ def test_failed_simulations_are_left_out():
     theta, x = simulate(standard(1), failing, 1000)
     assert 800 < len(theta) < 900
     assert torch.equal(theta, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pair_is_left_out_for_one_number_that_is_not_finite(dtype):
+    """As long as no more than half of them are."""
+    drawn = []
+
+    def failing(share):
+        def simulator(theta):
+            drawn.append(theta)
+            bad = torch.arange(len(theta)) % 10 < share
+            return torch.stack([theta[:, 0], torch.where(bad, torch.inf, theta[:, 0])], 1)
+
+        return simulator
+
+    zero = torch.zeros(1, dtype=dtype)
+    theta, x = simulate(Independent(Normal(zero, zero + 1), 1), failing(4), 30, batch_size=20)
+    assert [len(part) for part in drawn] == [20, 10]
+    kept = torch.cat(drawn)[torch.arange(30) % 10 >= 4]
+    assert torch.equal(theta, kept)
+    assert torch.equal(x, torch.cat([kept, kept], 1))
+    with pytest.raises(ValueError, match="60% that are not"):
+        simulate(Independent(Normal(zero, zero + 1), 1), failing(6), 10)
+
+
+def test_the_border_of_a_half_bounded_support_has_no_density():
+    """Its events are infinite in one component, whatever the others are."""
+    prior = Independent(Exponential(torch.ones(2)), 1)
+    posterior, law = exact(prior)
+    x = torch.tensor([0.5, -1.0, 0.3])
+    value = torch.tensor([[0.0, 1.0], [2.0, 0.7], [0.0, 0.0]])
+    found = posterior(x).log_prob(value)
+    wanted = law(x).log_prob(value[1].log()) - value[1].log().sum()
+    torch.testing.assert_close(found[1], wanted, rtol=0, atol=0.04)
+    assert found[[0, 2]].tolist() == [-torch.inf, -torch.inf]
 
 
 def box(low, high):

@@ -20,6 +20,7 @@ from scoresde import (
     LogLinear,
     Quadrature,
     log_prob,
+    quadrature,
 )
 from scoresde.quadrature import averages, responses
 from scoresde.sde import Propagator
@@ -264,3 +265,100 @@ def test_errors_of_stages_add_up():
     truth = log_prob(model, x, FINE).value
     assert found.error.shape == (2, 4)
     assert ((found.value - truth).abs() <= 2.5 * found.error + 1e-3).all()
+
+
+class Clockwork:
+    """A density of which everything is given: ``dz/dt = F(t)``, ``F`` a cubic per component.
+
+    Of the trace and of the score, too, nothing but cubics.
+    """
+
+    cubics = ([0.3, -1.0, 0.8, 1.5], [-0.6, 0.4, -1.2, 2.0])
+    probes = torch.zeros((), dtype=torch.float64)
+
+    def __init__(self):
+        self.flow = self.sde = self
+
+    def propagator(self, t, s, like):
+        h = s - t
+        return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), None)
+
+    def forcing(self, t, z):
+        return self.all(t).expand_as(z)
+
+    def all(self, t, integrated=0):
+        found = [np.polynomial.Polynomial(c).integ(integrated)(t.numpy()) for c in self.cubics]
+        return torch.cat([torch.from_numpy(values) for values in found], -1)
+
+    def marginal_score(self, t, z, forcing):
+        return forcing.flip(-1)
+
+    def taken(self, rows, batch):
+        return self
+
+    def look(self, force, z):
+        found = force(z)
+        return found, 2 * found.unsqueeze(-2)
+
+    def nodes(self, t, missed):
+        """Of two events, one on the flow, and one that leaves it by so much at every step."""
+        t = t.reshape(-1, 1, 1).expand(-1, 2, -1)
+        off = torch.cat([torch.zeros(1), missed.cumsum(0)]).reshape(-1, 1, 1)
+        z = self.all(t, 1) + off * torch.tensor([0.0, 1.0]).reshape(1, 2, 1)
+        seen = self.look(lambda z: self.forcing(t, z), z)
+        return quadrature._Nodes(t, z, seen[0], seen[0].flip(-1), seen[1])
+
+
+def test_integrals_along_a_path_are_those_of_cubics():
+    """Step by step, and what misses the flow is counted once, at the scores met there."""
+    field, t = Clockwork(), torch.tensor([0.0, 0.4, 1.1, 1.6, 2.2])
+    missed = torch.tensor([0.1, -0.3, 0.2, 0.5])
+    found = quadrature._integrate(field, field.nodes(t, missed))
+    off = missed.reshape(-1, 1, 1) * torch.tensor([0.0, 1.0]).reshape(1, 2, 1)
+    torch.testing.assert_close(found.missed, off.expand_as(found.missed))
+    whole = field.all(t.unsqueeze(-1), 1).diff(dim=0).sum(-1).unsqueeze(-1)
+    work = off.squeeze(-1) * whole / t.diff().unsqueeze(-1)
+    torch.testing.assert_close(found.values.squeeze(-1), 2 * whole - work)
+
+
+def test_nodes_between_others_are_on_the_path():
+    field, t = Clockwork(), torch.tensor([0.0, 0.4, 1.1, 1.6, 2.2])
+    missed, rows = torch.tensor([0.1, -0.3, 0.2, 0.5]), torch.arange(2)
+    few = quadrature._halved(field, field.nodes(t, missed), rows, (2,), 4)
+    middle = (t[1:] + t[:-1]) / 2
+    wanted = field.nodes(torch.cat([t, middle]).sort().values, missed.repeat_interleave(2) / 2)
+    for name, values in few._asdict().items():
+        torch.testing.assert_close(values, getattr(wanted, name), msg=name)
+
+
+def test_every_event_is_halved_where_it_is_in_doubt_itself():
+    field, t = Clockwork(), torch.linspace(0, 1, 9)
+    nodes = field.nodes(t, torch.zeros(8))
+    diagonal = torch.zeros_like(nodes.diagonal)
+    diagonal[1, 0], diagonal[7, 1] = 1.0, 1.0
+    few = quadrature._halved(field, nodes._replace(diagonal=diagonal), torch.arange(2), (2,), 3)
+    new = [sorted({*few.t[:, i, 0].tolist()} - {*t.tolist()}) for i in (0, 1)]
+    assert [len(times) for times in new] == [3, 3]
+    assert new[0][-1] < 0.5 < new[1][0]
+
+
+def test_the_error_told_is_twice_what_parabolas_would_change():
+    """Of all steps, the halved ones included, event by event."""
+    model, _ = between(VP(), 1.0, 0.01)
+    x = torch.tensor([[0.1, 0.0], [1.0, 1.1], [3.0, -2.0]])
+    told = {
+        tolerance: log_prob(model, x, Quadrature(12, tolerance=tolerance)).error
+        for tolerance in (None, 0.0)
+    }
+    seen = []
+    original = quadrature._doubts
+
+    def doubts(flow, nodes, steps):
+        seen.append(original(flow, nodes, steps))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quadrature, "_doubts", doubts)
+        log_prob(model, x, Quadrature(12, tolerance=0.0))
+    torch.testing.assert_close(told[None], 2 * seen[0].sum(0))
+    torch.testing.assert_close(told[0.0], 2 * seen[-1].sum(0))

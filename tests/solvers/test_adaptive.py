@@ -162,6 +162,30 @@ def test_relative_errors_do_not_depend_on_units():
     assert torch.equal(unit * small.states, large.states)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("ratio", "factor"),
+    [(100.0, 0.2), (1.01, 0.9 * 1.01 ** (-1 / 3)), (0.99, 0.9 * 0.99 ** (-1 / 3)),
+     (0.3, 0.9 * 0.3 ** (-1 / 3)), (1e-4, 5.0)],
+)  # fmt: skip
+def test_a_step_is_taken_and_the_next_one_chosen_by_its_error(ratio, factor, dtype):
+    """``y' = q t^2`` in one step from 0: the end is ``y + q h^3/3``, its error ``q h^3/6``."""
+    h = 1 / 8
+    y, q = torch.tensor([[2.0, -3.0, 0.1]], dtype=dtype), 900 * torch.tensor([1.0, 2.0, -0.5])
+    # the first grows, the second shrinks, and the third changes its sign
+    larger = torch.maximum(y.abs(), (y + q * h**3 / 3).abs())
+    ratios = (q.abs() * h**3 / 6 / (0.2 + 0.7 * larger))[0]
+    unit = float(ratios.double().square().mean().sqrt()) / ratio
+    solver = Adaptive(8, atol=0.2 * unit, rtol=0.7 * unit, max_steps=2)
+    equation = Equation(3, lambda t, y: (q * t**2).to(y).expand_as(y))
+    found = solver.solve(equation, y, torch.tensor([0.0, 1.0]))
+    reached = h * factor if ratio > 1 else h + h * factor
+    close = {"rtol": 1e-5, "atol": 0}
+    torch.testing.assert_close(found.times, torch.tensor([reached]), **close)
+    torch.testing.assert_close(found.states.double(), y + q * reached**3 / 3, **close)
+    assert found.steps.tolist() == [2]
+
+
 def test_it_starts_anew_where_rates_jump():
     reverse, z = flow("stopping")
     ends = [-reverse.sde.T, *sorted(-t for t in reverse.sde.breakpoints()), -reverse.sde.eps]
