@@ -52,6 +52,7 @@ ELSEWHERE = {
     "estimator": ("parametrization", "no_noise", "wrappers", "undefined"),
     "fixed": ("solver", "loop", "orders"),
     "flows": ("sde", "diagonal", "adapters", "between"),
+    "parametrization": ("no_noise",),
     "observation": ("conditioning", "compositions"),
     "rows": ("conditioning", "compositions", "wrappers"),
 }

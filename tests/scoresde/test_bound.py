@@ -182,14 +182,16 @@ def test_tuned_times_have_the_density_they_should():
     """Four fifths in proportion to an integrand that is known, one fifth as ``log_snr``."""
     sde = DiagonalSDE(VP(), Haar((2,), 1), [1.0, 2.0], drop=[1.0, 0.5])
 
-    class Constant(ScoreEstimator):
+    class Told(ScoreEstimator):
+        """Events differ by what they are told, at some times more than at others."""
+
         def denoise(self, z, t, condition=None):
-            return torch.full_like(z, 0.3)
+            return (0.3 + t.unsqueeze(-1) * torch.arange(len(z)).unsqueeze(-1)).expand_as(z)
 
     x = torch.randn(5, 2)
     z = sde.basis(x)
     # of a control without variance the denoised mean is constant, too
-    times = importance(Constant(sde), x, moments=(-0.5, 0.0))(sde, 2000)
+    times = importance(Told(sde), x, moments=(-0.5, 0.0))(sde, 2000)
     base = grid("log_snr")(sde, 64)
     for stage, part in zip(sde.stages(), (times[:1001], times[1000:]), strict=True):
         knots = base[(base <= stage.start + 1e-9) & (base >= stage.end - 1e-9)]
@@ -198,8 +200,9 @@ def test_tuned_times_have_the_density_they_should():
         middles = ((knots[1:] + knots[:-1]) / 2).unsqueeze(-1)
         alpha, sigma = sde.kernel(middles, stage.dim)
         weight = (alpha / sigma) ** 2 * sde.rates(middles, stage.dim)[1] / sigma**2 / 2
-        error = (z[:, : stage.dim] - 0.3) ** 2 - (z[:, : stage.dim] + 0.5) ** 2
-        size = (weight.expand(-1, stage.dim) @ error.mT).square().mean(-1).sqrt()
+        told = 0.3 + torch.arange(5).unsqueeze(-1) * middles.unsqueeze(1)
+        error = (z[:, : stage.dim] - told) ** 2 - (z[:, : stage.dim] + 0.5) ** 2
+        size = (weight.unsqueeze(1) * error).sum(-1).square().mean(-1).sqrt()
         share = size * -knots.diff()
         share = 0.8 * share / share.sum() + 0.2 / len(share)
         mass = torch.cat([torch.zeros(1), share.cumsum(0)])

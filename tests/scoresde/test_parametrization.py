@@ -93,3 +93,13 @@ def test_an_unknown_name_suggests_the_nearest():
 
 def test_a_function_of_ones_own_passes_through():
     assert forms.parametrization(forms.noise) is forms.noise
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_form
+def test_a_clean_component_is_what_it_is_beside_noisy_ones(name, dtype):
+    alpha, sigma = torch.tensor([[1.0, 0.8], [0.0, 0.6]], dtype=dtype)
+    found = forms.affine(forms.parametrization(name), alpha, sigma, 2.0)
+    noisy = forms.parametrization(name)(alpha[1], sigma[1], torch.tensor(2.0, dtype=dtype))
+    assert (float(found.skip[0]), float(found.out[0])) == (1.0, 0.0)
+    torch.testing.assert_close((found.skip[1], found.out[1]), tuple(noisy))

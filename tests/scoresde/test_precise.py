@@ -7,6 +7,7 @@ from torch import nn
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import DCT, PCA, VP, Blocks, Clock, DiagonalSDE, Haar, Identity, Joint, Learned
+from scoresde.precise import network_dtype, replaced
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -154,3 +155,19 @@ def test_modules_go_to_meta_and_are_made_again(make):
     for name, value in module.state_dict().items():
         again = other.state_dict()[name]
         torch.testing.assert_close(again, value, atol=0, rtol=0, equal_nan=True)
+
+
+def test_a_view_has_what_is_replaced_and_the_rest():
+    layer, other = nn.Linear(2, 1), nn.Parameter(torch.zeros(1))
+    weight, bias = layer.weight, layer.bias
+    view = replaced(layer, bias=other)
+    assert view.weight is weight
+    assert view.bias is other
+    assert layer.bias is bias
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_dtype_of_a_network_is_that_of_its_weights(dtype):
+    assert network_dtype(nn.Sequential(nn.ReLU(), nn.Linear(1, 1)).to(dtype)) == dtype
+    assert network_dtype(nn.ReLU()) is None
+    assert network_dtype(torch.sin) is None
