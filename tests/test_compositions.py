@@ -412,7 +412,7 @@ def test_distributions_are_of_the_posterior(name, dtype):
             ScoreDistribution(made.model, solver, condition=made.condition)
         return
     distribution = ScoreDistribution(
-        made.model, solver, condition=made.condition, method=Quadrature(16)
+        made.model, solver, condition=made.condition, method=Quadrature(40)
     )
     assert distribution.batch_shape == (own if made.condition is None else (BATCH,))
     assert own == (BATCH,) or name in ("alone", "scales", "free")
@@ -428,7 +428,11 @@ def test_distributions_are_of_the_posterior(name, dtype):
 
 @every_dtype
 @every_composition
-@pytest.mark.parametrize("solver", [DDIM(6, eta=1.0), Adaptive()], ids=["ddim", "adaptive"])
+@pytest.mark.parametrize(
+    "solver",  # however rough: every sample has its own noise, and its own steps
+    [DDIM(6, eta=1.0), Adaptive(rtol=0.1, atol=0.1)],
+    ids=["ddim", "adaptive"],
+)
 def test_processes_share_samples_of_the_posterior(name, dtype, solver):
     made = composed(name, dtype)
 
@@ -438,19 +442,18 @@ def test_processes_share_samples_of_the_posterior(name, dtype, solver):
     whole = solver.sample(
         made.model, (BATCH,), condition=made.condition, generator=generators(), dtype=dtype
     )
-    for count in (1, 4):
-        parts = [
-            sample(
-                solver,
-                made.model,
-                generators(),
-                Alone(count, i),
-                condition=made.condition,
-                dtype=dtype,
-            )
-            for i in range(count)
-        ]
-        torch.testing.assert_close(torch.cat(parts)[:BATCH], whole, rtol=1e-3, atol=1e-3)
+    parts = [
+        sample(
+            solver,
+            made.model,
+            generators(),
+            Alone(4, i),
+            condition=made.condition,
+            dtype=dtype,
+        )
+        for i in range(4)
+    ]
+    torch.testing.assert_close(torch.cat(parts)[:BATCH], whole, rtol=1e-3, atol=1e-3)
 
 
 @every_composition
@@ -464,7 +467,7 @@ def test_gradients_are_those_of_the_posterior(name, dtype, frugal):
     x.requires_grad_()
     free = made.model.sde.basis(x)[..., made.left].double()
     wanted = made.law.log_prob(free)
-    found = log_prob(made.model, x, Quadrature(24), condition=made.condition, frugal=frugal).value
+    found = log_prob(made.model, x, Quadrature(40), condition=made.condition, frugal=frugal).value
     leaves = {"x": x, **made.leaves}
     slopes = [
         torch.autograd.grad(value.sum(), leaves.values(), allow_unused=True, retain_graph=True)
