@@ -177,7 +177,7 @@ def test_configurations_and_checkpoints_have_an_end(tmp_path, monkeypatch, make)
     make(Path("model/config.json"))
     with pytest.raises(CheckpointError, match=r"config\.json"):
         checkpoint.load("model")
-    (path,) = model(tmp_path / "whole", "dct", [4]).glob("model-*")
+    (path,) = model(Path("whole"), "dct", [4]).glob("model-*")
     path.unlink()
     make(path)
     with pytest.raises(CheckpointError, match="model-"):
