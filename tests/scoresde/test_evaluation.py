@@ -6,6 +6,7 @@ import pytest
 import torch
 from strategies import gaussian
 
+from estimators import Gaussian
 from scoresde import VP, DiagonalSDE, Hutchinson, Identity, Quadrature, log_prob
 from scoresde.data import Dataset, dequantize
 from scoresde.evaluation import evaluate
@@ -77,3 +78,18 @@ def test_evaluations_are_means_over_events(model):
     parts = [log_prob(model, part, method).evaluations for part in (x[:3], x[3:])]
     assert parts[0] != parts[1]
     assert report["evaluations"] == pytest.approx((3 * parts[0] + parts[1]) / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_event_without_a_density_is_named(dtype):
+    """By its place in the data, not in its batch."""
+
+    class Torn(Gaussian):
+        def denoise(self, z, t, condition=None):
+            return super().denoise(z, t).masked_fill(z.abs() > 50, torch.nan)
+
+    model = Torn(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+    x = torch.zeros(7, 1, dtype=dtype)
+    x[5] = 100
+    with pytest.raises(FloatingPointError, match="log-density of event 5 of torn is nan"):
+        evaluate(model, Dataset("torn", x), SOLVER, batch_size=4)
