@@ -314,6 +314,8 @@ def test_every_stage_hears_the_condition():
         z = torch.zeros(2, stage.dim)
         wanted = denoising.view(condition[:, :, None, None].expand(2, *denoising.view.event_shape))
         torch.testing.assert_close(model.denoise(z, stage.end, condition), wanted)
+        (denoiser,) = model.denoisers(torch.tensor([stage.end]), z, condition)
+        torch.testing.assert_close(denoiser(z), wanted)
     with pytest.raises(TypeError, match="condition"):
         model.losses(torch.zeros(2, 3, 8, 8))
     assert model.losses(torch.zeros(2, 3, 8, 8), condition).shape == (2,)
