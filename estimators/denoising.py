@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -116,6 +118,7 @@ class Denoising(Precise, ScoreEstimator):
     ) -> None:
         super().__init__(sde)
         instance("network", network, Callable)  # type: ignore[arg-type]
+        _expect_arguments(network)
         self.network = network
         self.parametrization = forms.parametrization(parametrization)
         self.weighting = weightings.weighting(weighting)
@@ -266,6 +269,20 @@ class Denoising(Precise, ScoreEstimator):
     def _data(self, value: Tensor, z: Tensor) -> Tensor:
         value = self.sde.basis.blocks.expand(value).to(z)
         return value[..., : z.shape[-1]] if value.ndim else value
+
+
+def _expect_arguments(network: nn.Module) -> None:
+    """Raises ``TypeError`` if a network takes neither events and level, nor a condition besides."""
+    try:
+        signature = inspect.signature(getattr(network, "forward", network))
+    except (TypeError, ValueError):  # compiled by others
+        return
+    for arguments in ((0, 0), (0, 0, 0)):
+        with suppress(TypeError):
+            signature.bind(*arguments)
+            return
+    expected = "network: expected one that is called as network(x, level)"
+    raise TypeError(f"{expected}, got {type(network).__name__}.forward{signature}")
 
 
 def _shown(output: Any) -> str:

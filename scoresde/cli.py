@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scoresde import plugins
+from scoresde import options, plugins
 from scoresde.checks import expect, told
+from scoresde.options import NamedPath
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -91,18 +92,6 @@ def _warned() -> Iterator[None]:
         yield
 
 
-_seed = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."
-)
-
-_allow_imports = click.option(
-    "--allow-imports",
-    "imports",
-    is_flag=True,
-    help="Let names in the file be import paths: they can run any code, so only if you trust it.",
-)
-
-
 @click.group(cls=_Group)
 @click.version_option(package_name="scoresde", prog_name="scoresde")
 @click.option("--debug", is_flag=True, help="Show the traceback of errors.")
@@ -111,16 +100,16 @@ def main(debug: bool) -> None:
 
 
 @main.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Model folder.")
+@click.argument("config", type=NamedPath(path_type=Path))
+@click.option("--output", type=NamedPath(path_type=Path), required=True, help="Model folder.")
 @click.option(
-    "--pictures", type=click.Path(path_type=Path), help="Folder for samples on the way, of images."
+    "--pictures", type=NamedPath(path_type=Path), help="Folder for samples on the way, of images."
 )
 @click.option(
     "--distributed", is_flag=True, help="As one of the processes that accelerate launch starts."
 )
 @click.option("--replace", is_flag=True, help="Train anew where another or a finished model is.")
-@_allow_imports
+@options.allow_imports
 def train(
     config: Path,
     output: Path,
@@ -157,7 +146,7 @@ def train(
 
 
 def _trained(
-    settings: dict[str, Any], replace: bool, folder: Path, processes: Processes, **options: Any
+    settings: dict[str, Any], replace: bool, folder: Path, processes: Processes, **given: Any
 ) -> Model:
     """A model, in place of what another run has left if it may be replaced."""
     from scoresde.about import OtherRun
@@ -165,7 +154,7 @@ def _trained(
     from scoresde.model import Model
 
     def trained() -> Model:
-        return Model.train(settings, folder=folder, processes=processes, **options)
+        return Model.train(settings, folder=folder, processes=processes, **given)
 
     try:
         return trained()
@@ -205,8 +194,14 @@ def _forget(run: Path, processes: Processes) -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", default=64, show_default=True, type=click.IntRange(1, 2**63 - 1))
+@click.argument("folder", type=NamedPath(path_type=Path))
+@click.option(
+    "--count",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 2**63 - 1),
+    help="How many samples.",
+)
 @click.option(
     "--output",
     default="samples.npy",
@@ -217,8 +212,8 @@ def _forget(run: Path, processes: Processes) -> None:
 @click.option("--solver", help="A solver's name, instead of the model's own.")
 @click.option("--steps", type=int, help="Its steps.")
 @click.option("--eta", type=float, help="Its noise.")
-@_seed
-@_allow_imports
+@options.seed
+@options.allow_imports
 def sample(
     folder: Path,
     count: int,
@@ -271,7 +266,7 @@ def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> 
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=NamedPath(path_type=Path))
 @click.option("--data", help="A data set, file or folder; the model's held-out part if omitted.")
 @click.option("--count", type=click.IntRange(min=2), help="Events to evaluate; all if omitted.")
 @click.option(
@@ -279,9 +274,9 @@ def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> 
 )
 @click.option("--solver", help="A solver's name, instead of the model's own.")
 @click.option("--steps", type=int, help="Its steps.")
-@_seed
+@options.seed
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_allow_imports
+@options.allow_imports
 def evaluate(
     folder: Path,
     data: str | None,
@@ -317,8 +312,8 @@ def evaluate(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@_allow_imports
+@click.argument("folder", type=NamedPath(path_type=Path))
+@options.allow_imports
 def cite(folder: Path, imports: bool) -> None:
     """Print BibTeX of the works that the model in FOLDER stands on."""
     from scoresde.model import Model
@@ -365,10 +360,11 @@ def _processes() -> Processes:
     return processes
 
 
-def _solver(model: Model, name: str | None, imports: bool, **options: Any) -> Solver:
+def _solver(model: Model, name: str | None, imports: bool, **chosen: Any) -> Solver:
     """The model's solver or another one, with options that were given."""
-    given = {key: value for key, value in options.items() if value is not None}
-    return model.solver_like(name, imports=imports, **given) if given or name else model.solver
+    given = {key: value for key, value in chosen.items() if value is not None}
+    other = bool(given) or name is not None
+    return model.solver_like(name, imports=imports, **given) if other else model.solver
 
 
 def _json(report: dict[str, Any]) -> str:

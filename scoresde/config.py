@@ -24,6 +24,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,24 +211,13 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
         >>> build({"name": "ddim", "steps": 5}, "solver", {}).steps
         5
     """
-    match table:
-        case str(name):
-            table = {}
-        case {"name": str(name), **table}:
-            pass
-        case {"name": other}:
-            raise ConfigError(f"{key}.name: expected a name, got {other!r}")
-        case Mapping():
-            raise ConfigError(f"{key}.name: expected a name, got none")
-        case _:
-            raise ConfigError(f"{key}: expected a name or a table with one, got {table!r}")
+    name, given = _named(table, key)
     group = _GROUPS[key.rpartition(".")[2]]
-    factory = plugins.get(group, name, imports=imports)
-    if not callable(factory):
-        raise ConfigError(f"{key}: expected something that can be called, got {factory!r}")
+    factory = _factory(name, key, imports)
     parameters = _parameters(factory, key)
-    arguments = _supplied(factory, group, parameters, known)
-    for argument, value in table.items():
+    meanings = _meanings(factory, group, parameters)
+    arguments = {one: _known(known, what) for one, what in meanings.items() if what in known}
+    for argument, value in given.items():
         part = _GROUPS.get(argument)
         if part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
             value = build(value, f"{key}.{argument}", known, imports=imports)
@@ -240,6 +230,62 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     except TypeError as error:
         raise ConfigError(str(error)) from error
     return built
+
+
+def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
+    """A table with what it leaves out, so that tables that say the same are the same.
+
+    Args:
+        table: As of `build`, which has taken it.
+        key: As there.
+        imports: As there.
+
+    Returns:
+        Beside what is given, the defaults that a file could say, and the names of what is measured
+        and supplied.
+
+    Example:
+        >>> from scoresde.config import complete
+        >>> complete("vp", "schedule")
+        {'name': 'vp', 'beta_min': 0.1, 'beta_max': 20.0, 'eps': 0.001}
+    """
+    name, given = _named(table, key)
+    factory = _factory(name, key, imports)
+    parameters = _parameters(factory, key)
+    full: dict[str, Any] = {"name": name}
+    for argument, parameter in parameters.items():
+        with suppress(ConfigError):  # an object: no file can say that
+            if parameter.default is not inspect.Parameter.empty:
+                full[argument] = plain(parameter.default, argument)
+    meanings = _meanings(factory, _GROUPS[key.rpartition(".")[2]], parameters)
+    full |= {argument: what for argument, what in meanings.items() if what in MEASURED}
+    full |= given
+    for argument, value in given.items():
+        if argument in _GROUPS and argument in parameters and isinstance(value, (str, Mapping)):
+            full[argument] = complete(value, f"{key}.{argument}", imports=imports)
+    return full
+
+
+def _named(table: Any, key: str) -> tuple[str, Mapping[str, Any]]:
+    """A table's name, and what else is in it."""
+    match table:
+        case str(name):
+            return name, {}
+        case {"name": str(name)}:
+            return name, {one: value for one, value in table.items() if one != "name"}
+        case {"name": other}:
+            raise ConfigError(f"{key}.name: expected a name, got {other!r}")
+        case Mapping():
+            raise ConfigError(f"{key}.name: expected a name, got none")
+    raise ConfigError(f"{key}: expected a name or a table with one, got {table!r}")
+
+
+def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
+    factory = plugins.get(_GROUPS[key.rpartition(".")[2]], name, imports=imports)
+    if not callable(factory):
+        expected = f"{key}: {name!r}: expected something that can be called"
+        raise ConfigError(f"{expected}, got {factory!r}")
+    return factory
 
 
 def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
@@ -265,7 +311,8 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) ->
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise ConfigError(f"{key}: {factory!r} failed: {told(error, kind=True)}") from error
+        name = f"{factory.__module__}:{getattr(factory, '__qualname__', type(factory).__name__)}"
+        raise ConfigError(f"{key}: {name} failed: {told(error, kind=True)}") from error
 
 
 def expect_known(
@@ -296,17 +343,11 @@ def expect_known(
             raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")
 
 
-def _supplied(
-    factory: Any, group: str, parameters: Iterable[str], known: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Arguments of a factory that are known, by what they are said to mean."""
+def _meanings(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
+    """Arguments of a factory that are supplied, and what they are said to mean."""
     own = getattr(factory, "supplied", None)
     meanings = {name: name for name in SUPPLIED[group]} | (own if isinstance(own, dict) else {})
-    return {
-        argument: _known(known, meaning)
-        for argument, meaning in meanings.items()
-        if argument in parameters and meaning in known
-    }
+    return {argument: what for argument, what in meanings.items() if argument in parameters}
 
 
 def _parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Parameter]:

@@ -188,5 +188,8 @@ def _expect_room(target: Path) -> None:
     parent = target.resolve().parent
     if not parent.is_dir():
         raise FileNotFoundError(f"{target}: no such folder: {parent}")
-    with tempfile.TemporaryFile(dir=parent):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:  # which names a file that nobody has asked for
+        raise OSError(error.errno, error.strerror, str(target)) from error

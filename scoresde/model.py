@@ -36,6 +36,7 @@ _SQUARES = 56
 """Bytes for a pair of components while principal ones are found or checked: seven matrices."""
 
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
+_TRAINED = ("sde", "estimator")
 _OF_DATA = ("source", "held_out", "seed")
 _OF_FIT = ("seed", "save_every")
 _OF_TEXT = ("delimiter", "decimal", "header", "encoding")
@@ -168,6 +169,8 @@ class Model:
         with DrawnFrom(torch.Generator("cpu").manual_seed(seed)):
             model = cls.build(settings, facts, Pieces(train, seed), imports=imports)
         model.expect_times()
+        said = {name: config.complete(settings[name], name, imports=imports) for name in _TRAINED}
+        said["data"] = config.table(settings, "data")
         model.estimator.to(processes.device)
         model.history = training.fit(
             model.estimator,
@@ -178,7 +181,7 @@ class Model:
             on_measure=None if pictures is None else model._pictures(pictures, processes),
             folder=folder,
             processes=processes,
-            settings=settings,
+            settings=said,
         )
         return model
 

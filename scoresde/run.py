@@ -243,6 +243,8 @@ class Run:
             generator = torch.Generator("cpu").manual_seed(self.seed)
             if not math.isfinite(self._loss(data, row.unsqueeze(0), generator)):
                 said = f"{said}, as that of event {int(row)} of {data.name} is by itself"
+                if bool(data.read(row.unsqueeze(0)).isnan().any()):
+                    said += ", of which values are missing: only estimators with observe= take such"
                 break
         raise FloatingPointError(said)
 

@@ -16,6 +16,7 @@ from attrs import frozen
 from scoresde import limits
 from scoresde.checks import choice, expect, listed
 from scoresde.data.dataset import Dataset
+from scoresde.data.folders import files
 from scoresde.data.numbers import Array, conversion
 from scoresde.data.stored import joined
 from scoresde.data.tables import Missing, check_missing
@@ -71,8 +72,11 @@ def read_array(
     choice("lazy", lazy, False, True)
     check_missing(missing)
     if path.is_dir():
-        paths = sorted(one for one in path.glob("*.npy") if not one.name.startswith("."))
+        found = [one for one in files(path) if one.suffix.lower() in (".npy", ".npz")]
+        paths = [one for one in found if one.parent == path and one.suffix.lower() == ".npy"]
         expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
+        others = [str(one.relative_to(path)) for one in found if one not in paths]
+        expect(not others, str(path), "no .npz file and no array in a subfolder", listed(others))
         expect(key is None, "key", "None for a folder", key)
     else:
         paths = [path]
@@ -113,7 +117,9 @@ def _packed(path: Path, file: IO[bytes], key: str | None) -> Array:
     with contextlib.ExitStack() as stack:
         with _garbled(path):
             archive = stack.enter_context(zipfile.ZipFile(file))
-            members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+            parts = archive.infolist()
+            members = {one.filename.removesuffix(".npy"): one for one in parts}
+        expect(len(members) == len(parts), str(path), "arrays of different names", listed(members))
         key = next(iter(members)) if key is None and len(members) == 1 else key
         expect(key in members, "key", f"one of {listed(members)}", key)
         member = members[str(key)]

@@ -10,6 +10,8 @@ from scoresde.checks import expect, finite, floating
 from scoresde.data.levels import check_levels
 from scoresde.data.stored import Stored
 
+_HINT = "(missing= lets NaN stand for missing values)"
+
 
 @frozen(eq=False)
 class Dataset:
@@ -84,7 +86,9 @@ class Dataset:
             if self.missing:
                 whole = values.isnan().flatten(1).all(1).sum().item()
                 expect(whole == 0, self.name, "a value in every event", f"{whole} without any")
-            finite(self.name, values[~values.isnan()] if self.missing else values)
+            hint = "" if self.missing or not bool(values.isnan().any()) else _HINT
+            known = values.masked_fill(values.isnan(), 0.0) if self.missing else values
+            finite(self.name, known, hint)
             return
         if values.is_floating_point() or values.is_complex():
             raise TypeError(f"{self.name}: expected integers, got {values.dtype}")

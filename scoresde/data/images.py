@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import frozen
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from scoresde import limits
@@ -163,6 +163,11 @@ class _Picture:
                 with Image.open(content, formats=FORMATS) as file:
                     self._check(path, file)
                     image = self._opaque(path, ImageOps.exif_transpose(file)).convert(self.mode)
+            except UnidentifiedImageError as error:
+                known = f"an image of {', '.join(FORMATS)}"
+                raise ValueError(
+                    f"{path}: expected {known}, got another file, or a damaged one"
+                ) from error
             # decoders of damaged files raise errors of every kind
             except Exception as error:
                 if str(error).startswith(f"{path}: expected"):

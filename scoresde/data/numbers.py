@@ -87,7 +87,7 @@ def conversion(
     wanted = torch.get_default_dtype() if dtype is None else FLOATS[dtype]
     if dtype is None and wanted != torch.float64:
         _expect_apart(name, sample, wanted, columns)
-    return lambda array: _real(name, array).to(wanted), None
+    return lambda array: _narrowed(name, _real(name, array), wanted), None
 
 
 def _sample(arrays: Sequence[Array]) -> Array:
@@ -119,6 +119,15 @@ def _real(name: str, array: Array) -> Tensor:
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         expect(bool((np.abs(wide) < 2**53).all()), name, "whole numbers below 2**53", "larger ones")
     return torch.from_numpy(wide)
+
+
+def _narrowed(name: str, wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """In another type, if that has no infinity in place of a number."""
+    narrow = wide.to(dtype)
+    held = bool((narrow.isfinite() | ~wide.isfinite()).all())
+    expected = f"numbers that {str(dtype).removeprefix('torch.')} holds (dtype='float64' may)"
+    expect(held, name, expected, f"{float(wide[wide.isfinite()].abs().max()):.2g}")
+    return narrow
 
 
 def _warn_of_whole(name: str, sample: Array, columns: Sequence[str] | None) -> None:

@@ -13,6 +13,7 @@ from scoresde.checks import expect, listed, nearest
 from scoresde.data.arrays import read_array
 from scoresde.data.builtin import BUILT_IN
 from scoresde.data.dataset import Dataset
+from scoresde.data.folders import files
 from scoresde.data.images import SUFFIXES, read_images
 from scoresde.data.parquet import read_parquet
 from scoresde.data.text import read_csv
@@ -75,6 +76,7 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
     """
     if isinstance(source, str) and source in BUILT_IN:
         return BUILT_IN[source]
+    expect(os.fspath(source) != "", "source", "a data set, a file or a folder", "an empty name")
     path = Path(source)
     if path.is_dir():
         return partial(_reader_of_folder(path), path)
@@ -91,9 +93,9 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
 
 
 def _reader_of_folder(path: Path) -> Callable[..., Dataset]:
-    names = sorted(one.name for one in path.iterdir() if not one.name.startswith("."))
-    arrays = [name for name in names if name.lower().endswith(".npy")]
-    images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    found = list(files(path))
+    arrays = [one.name for one in found if one.parent == path and one.suffix.lower() == ".npy"]
+    images = [str(one.relative_to(path)) for one in found if one.suffix.lower() in SUFFIXES]
     both = f"{listed(arrays, 1)} beside {listed(images, 1)}"
     expect(not (arrays and images), str(path), "a folder of arrays or of images", both)
     return read_array if arrays else read_images

@@ -26,6 +26,9 @@ from scoresde.data.tables import MISSING, RECIPE, Missing, check_missing, chosen
 CHARACTER = 64
 """Bytes of memory for a character of a line, while it is split: three make a string of 51 bytes."""
 
+_INFINITE = {"inf", "infinity"}
+"""Cells that stand for what no event can have, in small letters."""
+
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -232,7 +235,7 @@ def _is_header(place: str, first: Sequence[str], numbers: Numbers, header: bool 
 def _is_name(cell: str) -> bool:
     """Whether a cell has letters, and does not stand for a value."""
     value = cell.lower().lstrip("+-")
-    return any(map(str.isalpha, cell)) and value not in {*MISSING, "inf", "infinity"}
+    return any(map(str.isalpha, cell)) and value not in {*MISSING, *_INFINITE}
 
 
 @frozen
@@ -295,7 +298,10 @@ class Numbers:
         """What would help."""
         if cell.lower() in MISSING:
             return " (missing='nan' reads it as a missing value)"
-        between = next((mark for mark in ";\t|," if mark in cell and mark != self.delimiter), None)
+        if cell.lower().lstrip("+-") in _INFINITE:
+            return ""
+        marks = (mark for mark in ";\t|," if mark in cell)
+        between = next((m for m in marks if m not in (self.delimiter, self.decimal)), None)
         other = Numbers(",", False, "") if self.decimal == "." else Numbers(".", False, "")
         if re.search(r"[^\W\d_]|\d[-/:]\d|^\d\d?\.\d\d?\.\d\d", cell):
             return f" ({RECIPE})"

@@ -368,3 +368,38 @@ def test_a_network_of_the_wrong_shape_is_refused():
 
     with pytest.raises(ValueError, match="network: expected an output of shape"):
         Denoising(bed().sde, Short()).denoise(torch.zeros(2, 3), 0.5)
+
+
+class Taking(torch.nn.Module):
+    """Called with one, two or three arguments."""
+
+    def forward(self, x):
+        """One."""
+        return x
+
+
+class TakingTwo(Taking):
+    def forward(self, x, level, condition=None):
+        """Two, or three."""
+        return x
+
+
+class TakingThree(Taking):
+    def forward(self, x, level, condition):
+        """Three."""
+        return x
+
+
+def test_networks_that_cannot_be_called_are_refused_at_once():
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    with pytest.raises(
+        TypeError, match=r"network: .* network\(x, level\), got Taking\.forward\(x\)"
+    ):
+        Denoising(sde, Taking())
+    for network in (
+        TakingTwo(),
+        TakingThree(),
+        torch.nn.DataParallel(TakingTwo()),
+        TakingTwo().forward,
+    ):
+        Denoising(sde, network)

@@ -134,7 +134,12 @@ def test_numbers_that_are_none_are_null(value):
         (("--solver", "torchdiffeq", "--eta", 1), "eta: expected 0"),
         (("--solver", "dimm"), "did you mean 'ddim'"),
         (("--solver", "test_cli:nothing", "--allow-imports"), "expected a Solver, got None"),
-        (("--solver", "test_cli:exits", "--allow-imports"), "exits .* failed: SystemExit: 0"),
+        (
+            ("--solver", "test_cli:exits", "--allow-imports"),
+            r"solver: test_cli:exits failed: SystemExit: 0",
+        ),
+        (("--solver", ""), "no plugin ''"),
+        (("--solver", "test_cli:SHELF", "--allow-imports"), "solver: 'test_cli:SHELF': .* called"),
         (("--solver", "test_cli:Exiting", "--allow-imports"), "something exited .* status 0"),
         (("--solver", "test_cli:Broken", "--allow-imports"), "AttributeError: .*--debug shows"),
         (("--solver", "test_cli:Full", "--allow-imports"), "MemoryError"),
@@ -153,6 +158,9 @@ def test_samples_that_cannot_be_drawn(model, tmp_path, options, message):
     assert re.match(rf"Error: .*{message}", last), result.output
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+SHELF = 3
 
 
 def nothing():
@@ -375,3 +383,21 @@ def test_help_is_no_error(command):
     assert result.exit_code == 0
     assert result.output.startswith("Usage")
     assert "Error" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "", "--output", "x"),
+        ("train", "x", "--output", ""),
+        ("evaluate", ""),
+        ("cite", ""),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch, arguments):
+    """As that of a script's variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "expected a path, got an empty one" in result.output
+    assert list(tmp_path.iterdir()) == []

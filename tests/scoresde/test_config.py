@@ -11,7 +11,7 @@ import torch
 
 from scoresde import PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Learned, checkpoint, log_prob
 from scoresde.checkpoint import CheckpointError
-from scoresde.config import SUPPLIED, ConfigError, build, call, read
+from scoresde.config import SUPPLIED, ConfigError, build, call, complete, read
 from scoresde.model import Model
 from scoresde.plugins import UnknownPlugin
 from scoresde.training import Training
@@ -378,9 +378,9 @@ def runs_out():
         ("sde", "Whatever", "Whatever': expected an? SDE, got Whatever"),
         ("estimator", "arguments", "arguments': expected a ScoreEstimator, got {}"),
         ("network", "arguments", "arguments': expected a Module, got {}"),
-        ("solver", "Exits", r"Exits'> failed: SystemExit: 0"),
-        ("solver", "Fails", r"Fails'> failed: Mute"),
-        ("solver", "misses", "misses at .* failed: KeyError: 'weights'"),
+        ("solver", "Exits", r":Exits failed: SystemExit: 0"),
+        ("solver", "Fails", r":Fails failed: Mute"),
+        ("solver", "misses", ":misses failed: KeyError: 'weights'"),
         ("solver", "misses_a_file", "failed: FileNotFoundError: .*weights.pt"),
         ("solver", "runs_out", "failed: MemoryError"),
         ("solver", "KNOWN", "expected something that can be called"),
@@ -451,3 +451,21 @@ def test_paths_are_remembered_as_strings(tmp_path):
     model = Model.train(settings, progress=False)
     model.save(tmp_path / "model")
     assert Model.load(tmp_path / "model").settings["data"]["source"] == str(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"name": "diagonal", "schedule": "vp", "basis": "identity"},
+        {"name": "diagonal", "schedule": {"name": "vp", "beta_max": 20}, "basis": "identity"},
+        {"name": "diagonal", "schedule": "vp", "basis": {"name": "identity"}, "scale": "data_std"},
+    ],
+)
+def test_tables_that_say_the_same_are_the_same_when_complete(table):
+    full = complete(table, "sde")
+    assert full == complete(full, "sde")
+    assert full["schedule"] == {"name": "vp", "beta_min": 0.1, "beta_max": 20.0, "eps": 0.001}
+    assert full["basis"] == {"name": "identity", "blocks": None, "event_shape": "event_shape"}
+    assert (full["scale"], full["mean"]) == ("data_std", "data_mean")
+    other = {**table, "schedule": {"name": "vp", "beta_max": 10.0}}
+    assert complete(other, "sde") != full

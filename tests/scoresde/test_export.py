@@ -1,9 +1,11 @@
 """Samples as files: what was data comes back as data."""
 
 import csv
+import errno
 import math
 import os
 import stat
+import tempfile
 
 import numpy as np
 import pytest
@@ -209,3 +211,12 @@ def test_what_fails_leaves_nothing_behind(tmp_path, monkeypatch):
         write(torch.zeros(5, 1, 2, 2))
     assert len(saved) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_is_named(tmp_path, monkeypatch):
+    def full(dir):
+        raise OSError(errno.ENOSPC, "No space left on device", f"{dir}/tmpabc")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/x\.npy'$"):
+        Export(event_shape=(2,)).writer(tmp_path / "x.npy")

@@ -1,5 +1,6 @@
 """Files are whole or not there, and no link leads a writer elsewhere."""
 
+import errno
 import os
 import threading
 
@@ -71,3 +72,20 @@ def test_an_error_leaves_what_was_there(tmp_path):
         file.write(b"new" * (1 // 0))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError("9 requested and 5 written")],
+)
+def test_a_full_disk_says_where(tmp_path, error):
+    path = tmp_path / "x.npy"
+
+    def fill():
+        with replacing(path):
+            raise error
+
+    with pytest.raises(OSError, match=rf"{error.strerror or error}: '.*x\.npy'") as caught:
+        fill()
+    assert caught.value.errno == (error.errno or errno.EIO)
+    assert not list(tmp_path.iterdir())

@@ -119,7 +119,11 @@ def test_another_source_is_named(settings, files, begun):
         ("data.lazy", True),
         ("solver.steps", 8),
         ("training.save_every", 2),
-        ("training.lr", 1e-3),  # what it is anyway
+        ("training.lr", 1e-3),  # what it is anyway, as the following
+        ("sde.schedule.beta_min", 0.1),
+        ("sde.scale", "data_std"),
+        ("sde.basis", {"name": "identity"}),
+        ("estimator.network.event_shape", "event_shape"),
     ],
 )
 def test_what_does_not_change_the_run_may_be_edited(settings, files, begun, path, value):

@@ -245,6 +245,15 @@ def test_the_event_whose_loss_is_no_number_is_named(tmp_path, part, dtype):
     assert not (tmp_path / "config.json").exists()
 
 
+def test_missing_values_where_nobody_takes_them_are_named(tmp_path):
+    values = DATA.values.clone()
+    values[3, 0] = float("nan")
+    gaps = Dataset("gaps", values, missing=True)
+    said = r"event 3 of gaps is by itself, of which values are missing: only estimators with obs"
+    with pytest.raises(FloatingPointError, match=said):
+        Training(steps=1, batch_size=512).fit(edited(), gaps, progress=False)
+
+
 class Cliff(torch.autograd.Function):
     """Finite, with a gradient that is not."""
 

@@ -188,3 +188,34 @@ def test_integers_as_real_numbers(tmp_path):
         load(tmp_path / "a.npy", continuous=True)
     np.save(tmp_path / "a.npy", np.array([[0.0, 3.0], [1.0, 2.0]]))
     assert load(tmp_path / "a.npy", levels=4).values.tolist() == [[0, 3], [1, 2]]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_npz_with_two_arrays_of_one_name_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((2, 3), 0.5))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for _ in range(2):
+            archive.write(tmp_path / "x.npy", "x.npy")
+    with pytest.raises(ValueError, match=r"a\.npz: expected arrays of different names, got x"):
+        load(tmp_path / "a.npz", key="x")
+
+
+@pytest.mark.parametrize("missing", [None, "nan"])
+@pytest.mark.parametrize("value", [1e39, -1e300])
+def test_numbers_that_float32_has_no_room_for(tmp_path, value, missing):
+    np.save(tmp_path / "a.npy", np.array([[value, 0.5], [2.5, 1.5]]))
+    with pytest.raises(ValueError, match=r"float32 holds \(dtype='float64' may\), got 1e\+"):
+        load(tmp_path / "a.npy", missing=missing)
+    assert load(tmp_path / "a.npy", dtype="float64", missing=missing).values[0, 0] == value
+
+
+def test_nan_is_told_what_reads_it(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[math.nan, 0.5], [2.5, 1.5]]))
+    with pytest.raises(ValueError, match=r"missing= lets NaN stand for missing values.* \[0, 0\]"):
+        load(tmp_path / "a.npy")
+
+
+def test_infinity_is_no_missing_value_and_has_its_place(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[math.nan, 0.5], [2.5, math.inf]]))
+    with pytest.raises(ValueError, match=r"1 NaN or infinite of 4, the first at \[1, 1\]"):
+        load(tmp_path / "a.npy", missing="nan")

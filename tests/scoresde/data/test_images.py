@@ -288,3 +288,10 @@ def test_a_tile_may_claim_no_more_than_an_image(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(DEEP.astype("u1"), t322=60_000, t323=60_000, t324=8))
     with pytest.raises(ValueError, match=r"a\.tif: expected at most 1 GiB"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_told_what_is(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png: expected an image of BMP, .* got another"):
+        load(tmp_path)

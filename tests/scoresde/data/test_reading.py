@@ -77,3 +77,34 @@ def test_what_has_no_end_is_refused_in_a_folder(tmp_path, name, make):
     make(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name}: expected a file, got a (pipe|device)"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("b.npz", r"no \.npz file and no array in a subfolder, got b\.npz"),
+        ("below/b.npy", "no array in a subfolder, got below/b.npy"),
+        ("below/b.png", r"of arrays or of images, got a\.npy beside below/b\.png"),
+    ],
+)
+def test_nothing_beside_arrays_is_left_out(tmp_path, other, message):
+    np.save(tmp_path / "a.npy", np.full((2, 3), 0.5, "f4"))
+    (tmp_path / "below").mkdir()
+    (tmp_path / other).touch()
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+def test_capitals_make_no_difference(tmp_path):
+    for name in ("a.npy", "B.NPY"):
+        np.save(tmp_path / "new.npy", np.full((2, 3), 0.5, "f4"))
+        (tmp_path / "new.npy").rename(tmp_path / name)
+    assert load(tmp_path).values.shape == (4, 3)
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.full((2, 3), 0.5, "f4"))
+    monkeypatch.chdir(tmp_path)
+    assert len(load(".")) == 2
+    with pytest.raises(ValueError, match=r"source: expected a data set, .* got an empty name"):
+        load("")

@@ -329,3 +329,19 @@ def test_text_of_numpy_is_read(tmp_path):
         path = write(tmp_path, file.getvalue())
     found = load(path, comment="#", dtype="float64").values.numpy()
     assert np.array_equal(found, values)
+
+
+@pytest.mark.parametrize(
+    ("options", "cell", "hint"),
+    [
+        ({"delimiter": ";", "decimal": ","}, "1.234,5", "without separators of thousands"),
+        ({"delimiter": ";", "decimal": ","}, "1.234.567,5", "without separators of thousands"),
+        ({}, "inf", "got 'inf'$"),
+        ({"missing": "nan"}, "-Infinity", "got '-Infinity'$"),
+    ],
+)
+def test_hints_that_help(tmp_path, options, cell, hint):
+    path = tmp_path / "x.csv"
+    path.write_text(f"a\n{cell}\n")
+    with pytest.raises(ValueError, match=hint):
+        load(path, **options)
