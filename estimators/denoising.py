@@ -257,7 +257,9 @@ class Denoising(Precise, ScoreEstimator):
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component: with the likelihood weighting, nats per dimension."""
-        return self.losses(x, condition, generator).mean() / self.sde.basis.dim
+        losses = self.losses(x, condition, generator)
+        expect(len(losses) > 0, "x", "at least one event", tuple(x.shape))
+        return losses.mean() / self.sde.basis.dim
 
     def _coefficients(self, times: Tensor, z: Tensor) -> tuple[Affine, Tensor, Tensor]:
         """The parametrisation, ``alpha`` and ``sqrt(V)``."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, finite, positive
+from scoresde.checks import expect, finite, instance, positive, real, whole
 from scoresde.derivatives import vjp
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.parametrization import FAINT
 from scoresde.precise import Numbers, Precise, full_precision, replaced
 from scoresde.rows import broadcast, per_sample, samples
@@ -59,8 +59,10 @@ class LinearGuidance(Precise, ScoreEstimator):
         data_std: Of the coefficients, along the component axis.
 
     Raises:
-        ValueError: If the method is unknown, ``y`` is not finite, its batch does not fit that of
-            the estimator, or a scale is not positive.
+        TypeError: If the estimator, the operator or ``y`` is none.
+        ValueError: If the method is unknown, a number is out of its range, ``y`` is not finite, or
+            its batch does not fit that of the estimator; on asking, if the operator does not give
+            what ``y`` has.
 
     Example:
         >>> import torch
@@ -94,7 +96,12 @@ class LinearGuidance(Precise, ScoreEstimator):
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
     ) -> None:
+        expect_estimator(estimator)
         super().__init__(estimator.sde)
+        instance("operator", operator, Callable)  # type: ignore[arg-type]
+        instance("y", y, Tensor)
+        whole("iterations", iterations, 1)
+        real("strength", strength)
         known = ("moments", "isotropic", "point")
         expect(method in known, "method", f"one of {', '.join(known)}", repr(method))
         finite("y", y)
@@ -133,6 +140,10 @@ class LinearGuidance(Precise, ScoreEstimator):
         whole = torch.cat([clean, mean[n:].expand(*z.shape[:-1], -1)], -1)
         with torch.enable_grad():  # the pull-back is differentiated in turn
             guess, back = vjp(see, whole)
+            # asked at every step of a solver
+            if guess.shape != (*z.shape[:-1], *self.y.shape[-1:]):
+                wanted = f"one to shape (*batch, m), m = {tuple(self.y.shape[-1:])} as y has"
+                expect(False, "operator", wanted, f"{tuple(guess.shape)} of {tuple(z.shape)}")
             # a linear map is the transpose of its transpose, whatever see adds to it
             along = vjp(back, torch.zeros_like(guess))[1]
         left = self.y.to(z) - guess
@@ -172,7 +183,8 @@ class ClassifierFree(ScoreEstimator):
         none: What stands for no condition; expanded to the shape of the condition.
 
     Raises:
-        ValueError: If ``weight`` is negative.
+        TypeError: If the estimator is none, or ``none`` no tensor.
+        ValueError: If ``weight`` is negative or not finite.
 
     Example:
         >>> import torch
@@ -189,8 +201,10 @@ class ClassifierFree(ScoreEstimator):
     sources = "ho2022"
 
     def __init__(self, estimator: ScoreEstimator, weight: float, none: Tensor) -> None:
+        expect_estimator(estimator)
         super().__init__(estimator.sde)
-        expect(weight >= 0, "weight", "at least 0", weight)
+        real("weight", weight, 0)
+        instance("none", none, Tensor)
         self.estimator, self.weight = estimator, weight
         self.register_buffer("none", none)
 
@@ -209,13 +223,18 @@ class ClassifierFree(ScoreEstimator):
 
 
 def _solve(apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:
-    """Conjugate gradients on positive definite systems ``(*batch, m)``, each by itself."""
+    """Conjugate gradients on positive definite systems ``(*batch, m)``, each by itself.
+
+    Directions along which one is not, as a learned Jacobian may be none of a covariance, are left:
+    the minimum is sought among the others (Steihaug 1983, with a boundary at the start).
+    """
     solution, residual = torch.zeros_like(right), right
     direction, power = right, _dot(right, right)
     tiny = torch.finfo(right.dtype).tiny
     for _ in range(min(iterations, right.shape[-1])):
         image = apply(direction)
-        length = power / _dot(direction, image).clamp(min=tiny)
+        curvature = _dot(direction, image)
+        length = torch.where(curvature > 0, power / curvature.clamp(min=tiny), 0.0)
         solution = solution + length * direction
         residual = residual - length * image
         left = _dot(residual, residual)

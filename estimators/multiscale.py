@@ -108,4 +108,6 @@ class MultiScale(ScoreEstimator):
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component of the data."""
-        return self.losses(x, condition, generator).mean() / self.sde.basis.dim
+        losses = self.losses(x, condition, generator)
+        expect(len(losses) > 0, "x", "at least one event", tuple(x.shape))
+        return losses.mean() / self.sde.basis.dim

@@ -19,6 +19,7 @@ Components that are observed are no part of ``x``: they count as infinitely nois
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from torch import Tensor
 
 from scoresde.checks import expect, finite, whole
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid, TimeDistribution, grid, within
+from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
 from scoresde.rows import samples
 from scoresde.sde import SDE, Stage
@@ -106,7 +108,8 @@ def bound(
     That is the law of what the reverse SDE makes of ``N(alpha_T mean, sigma_T^2)``, see
     `scoresde.bound`; of an estimator that is conditioned, the law of what is not observed.
     Differentiable in the estimator's parameters and those of its SDE: minimising its mean trains
-    both, learned schedules included.
+    both, learned schedules included. Where there are no gradients, nobody trains: networks are in
+    evaluation mode, as for `scoresde.log_prob`.
 
     Two things keep its variance low. Times are stratified, over the batch and for every event,
     and weighted by their density. And with ``D'`` the linear denoiser of independent Gaussians
@@ -144,21 +147,22 @@ def bound(
         >>> torch.allclose(bound(model, x), -log_prob(model, x).value, atol=1e-2)
         True
     """
-    finite("x", x)
     whole("draws", draws, 1)
     sde, noise, knots = _linear(estimator), Noise.of(generator), grid(times)
     expect(sde.prior is None, "prior", "None, the normal one", "one of your own")
     start, (z, batch) = entering(sde, x) + reconstruction(sde).to(x), _flat(estimator, x)
+    finite("x", x)
     total = start.expand(batch).reshape(-1)
     rows = torch.arange(len(z), device=z.device).repeat(draws)
     model, told = estimator.taken(rows, batch), samples(condition, rows, batch)
-    for stage in sde.stages():
-        own = z[..., : stage.dim]
-        t, density = TimeDistribution(within(knots(sde, 1024), stage))(noise.strata(z, draws))
-        xi = torch.cat([noise(own) for _ in range(draws)])
-        gap = _gap(model, own.repeat(draws, 1), t.flatten(), xi, told, moments)
-        total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
-        total = total + _known(sde, own, stage, moments)
+    with nullcontext() if torch.is_grad_enabled() else asked(estimator):
+        for stage in sde.stages():
+            own = z[..., : stage.dim]
+            t, density = TimeDistribution(within(knots(sde, 1024), stage))(noise.strata(z, draws))
+            xi = torch.cat([noise(own) for _ in range(draws)])
+            gap = _gap(model, own.repeat(draws, 1), t.flatten(), xi, told, moments)
+            total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
+            total = total + _known(sde, own, stage, moments)
     bad = int((~torch.isfinite(total)).sum())
     expect(bad == 0, "bound", f"finite numbers from {len(total)} events", f"{bad} NaN or infinite")
     return total.reshape(batch)
@@ -201,10 +205,10 @@ def importance(
         >>> bound(model, x, times=times).shape, times(model.sde, 4).shape
         (torch.Size([9]), torch.Size([5]))
     """
-    finite("x", x)
     sde, noise = _linear(estimator), Noise.of(generator)
     sde.free()
     (z, batch), found = _flat(estimator, x), []
+    finite("x", x)
     expect(len(z) > 0, "x", "at least one event", tuple(x.shape))
     rows = torch.arange(len(z), device=z.device)
     model, told = estimator.taken(rows, batch), samples(condition, rows, batch)
@@ -212,10 +216,12 @@ def importance(
     for stage in sde.stages():
         knots = within(base, stage)
         middles, own = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
-        with torch.no_grad():
+        with torch.no_grad(), asked(estimator):
             sizes = [
                 _gap(model, own, t.expand(len(z)), noise(own), told, moments) for t in middles.to(z)
             ]
+        for size in sizes:
+            finite("importance", size, "from the estimator")
         power = torch.stack([v.double().square().mean().sqrt().cpu() for v in sizes])
         share = power * -knots.diff()
         # nothing is left to chance where the control is exact
@@ -235,6 +241,7 @@ def importance(
 
 
 def _linear(estimator: ScoreEstimator) -> DiagonalSDE:
+    expect_estimator(estimator)
     if not isinstance(estimator.sde, DiagonalSDE):
         raise TypeError(f"estimator: expected one of a DiagonalSDE, got {type(estimator.sde)}")
     return estimator.sde

@@ -166,7 +166,7 @@ def sizes(name: str, value: Iterable[int]) -> torch.Size:
 
 
 def floating(name: str, value: Tensor) -> None:
-    """Raises ``TypeError`` unless ``value`` is a real floating-point tensor.
+    """Raises ``TypeError`` unless ``value`` is a dense tensor of real floating-point numbers.
 
     Example:
         >>> import torch
@@ -180,6 +180,10 @@ def floating(name: str, value: Tensor) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(
+            f"{name}: expected a dense tensor, got {value.layout}; to_dense() makes one"
+        )
 
 
 def readable(value: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from typing_extensions import Self
 
-from scoresde.checks import expect
+from scoresde.checks import expect, floating, instance
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.likelihood import Method, Trace, log_prob
 from scoresde.solver import Solver
@@ -43,6 +43,7 @@ class ScoreDistribution(TorchDistribution):
         validate_args: As everywhere in `torch.distributions`.
 
     Raises:
+        TypeError: If the estimator, the solver or the condition is none.
         ValueError: If the condition has too few axes, or there are two.
 
     Example:
@@ -76,10 +77,12 @@ class ScoreDistribution(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         expect_estimator(estimator)
+        instance("solver", solver, Solver)
         self.estimator, self.solver, self.method, self.trace = estimator, solver, method, trace
         self.condition, self.condition_ndim, self.seed = condition, condition_ndim, seed
         batch = estimator.batch_shape
         if condition is not None:
+            instance("condition", condition, Tensor)
             lead = condition.ndim - condition_ndim
             wanted = f"at least {condition_ndim} axes, of a single condition"
             expect(lead >= 0, "condition", wanted, tuple(condition.shape))
@@ -116,9 +119,11 @@ class ScoreDistribution(TorchDistribution):
         model's answer is NaN for it: Hamiltonian trajectories that diverge are refused by that.
 
         Raises:
+            TypeError: If the value is not a floating-point tensor.
             ValueError: If arguments are validated and the value has the wrong shape or is NaN; if
                 the density of any other value is not a number.
         """
+        floating("value", value)
         if self._validate_args and value.numel():  # torch cannot check what is not there
             self._validate_sample(value)
         lead = value.shape[: value.ndim - len(self.event_shape)]

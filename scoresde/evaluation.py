@@ -43,10 +43,11 @@ def evaluate(
 
     Returns:
         ``data``, ``count``, ``nats`` and ``nats_stderr`` per event, ``trace_stderr`` of that mean
-        by random probes alone, ``evaluations`` of the network per event, which ``estimate`` it
-        is, and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``. Standard errors are
-        those of a mean over events drawn at random, NaN of a single event; that by probes is NaN
-        with a single probe.
+        by random probes alone, ``solver_error``, the mean of what the solver says of its own
+        (`scoresde.LogProb`; NaN where it says nothing), ``evaluations`` of the network per event,
+        which ``estimate`` it is, and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``.
+        Standard errors are those of a mean over events drawn at random, NaN of a single event; that
+        by probes is NaN with a single probe.
 
     Raises:
         FloatingPointError: If a log-density is not finite; the message names the event.
@@ -79,12 +80,14 @@ def evaluate(
             _expect_finite(parts[-1].value, batch, data)
     nats = torch.cat([part.value for part in parts])
     error = torch.cat([part.standard_error for part in parts])
+    missed = torch.cat([part.error.expand_as(part.value) for part in parts])
     report = {
         "data": data.name,
         "count": len(nats),
         "nats": float(nats.mean()),
         "nats_stderr": _standard_error(nats),
         "trace_stderr": float(error.square().sum().sqrt()) / len(nats),
+        "solver_error": float(missed.mean()),
         "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
         "estimate": parts[0].estimate,
     }

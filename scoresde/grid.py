@@ -198,6 +198,8 @@ def _equal(sde: SDE, steps: int, coordinate: Callable[[Tensor], Tensor]) -> Tens
     if len(knots) - 1 > steps:
         knots = [sde.eps, sde.T]
     spans = np.diff(read(np.array(knots)))
+    wanted = f"an SDE whose noise levels are numbers from {sde.eps} to {sde.T}"
+    expect(bool(np.isfinite(spans).all()), "grid", wanted, "NaN or infinite ones")
     pieces = [np.array([sde.eps])]
     for a, b, count in zip(knots, knots[1:], _apportion(spans, steps), strict=False):
         # dense at both ends, where levels change fastest

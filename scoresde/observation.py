@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.bases import Basis, Joint
-from scoresde.checks import expect, finite, instance
+from scoresde.checks import expect, finite, floating, instance
 from scoresde.precise import replaced
 from scoresde.rows import broadcast, per_sample, samples
 
@@ -55,9 +55,12 @@ class Observation(nn.Module):
         """Of some parts of a joint event, ``(*batch, *part_shape)`` each.
 
         Raises:
+            TypeError: If a part is not a floating-point tensor.
             ValueError: If a name is unknown, no or every part is given, or a shape is wrong.
         """
         basis.check(parts)
+        for name, value in parts.items():
+            floating(name, value)
         expect(0 < len(parts) < len(basis.parts), "observed", f"some of {[*basis.parts]}", [*parts])
         leads = (v.shape[: max(0, v.ndim - len(basis.shapes[k]))] for k, v in parts.items())
         batch, first = broadcast("observed", *leads), next(iter(parts.values()))

@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from scoresde.checks import expect, real, whole
 from scoresde.precise import Numbers, Precise
@@ -354,6 +355,10 @@ class LogLinear(Schedule):
         return -g2 / 2, g2
 
 
+_EXTREME = 30.0
+"""The logarithm of slopes beyond which a unit is a step, or a straight line, to all digits."""
+
+
 class Learned(LogLinear):
     """Log-SNR along a learned path (Kingma et al. 2021; per component, Sahoo et al. 2023).
 
@@ -409,18 +414,15 @@ class Learned(LogLinear):
             t, "log_snr_max", "log_snr_min", "centre", "log_slope", "weight"
         )
         u = ((t - self.eps) / (1 - self.eps)).clamp(min=0).unsqueeze(-2)
-        a = slope.exp()
-        one = torch.ones_like(u)
+        a = slope.clamp(-_EXTREME, _EXTREME).exp()
 
-        def risen(v: Tensor) -> Tensor:
-            """``s(v) - s(0)`` as a product: near 0 a difference has no digits, nor slopes."""
-            ends = torch.sigmoid(a * (v - centre)) * torch.sigmoid(a * centre)
-            return ends * -torch.expm1(-a * v)
-
-        x = a * (u - centre)
-        units = torch.cat([u, risen(u) / risen(one)], -2)
-        slopes = a * torch.sigmoid(x) * torch.sigmoid(-x)
-        rates = torch.cat([one, slopes / risen(one)], -2)
+        # s(v) - s(0) = s(x) s(a b) (1 - e^(-a v)), a product: near 0 a difference has no digits,
+        # nor slopes. By logarithms: of a step far outside quotients are 0/0
+        x, last, full = a * (u - centre), logsigmoid(a * (1 - centre)), -torch.expm1(-a)
+        risen = (logsigmoid(x) - last).exp() * -torch.expm1(-a * u) / full
+        falling = logsigmoid(x) + logsigmoid(-x) - last - logsigmoid(a * centre)
+        units = torch.cat([u, risen], -2)
+        rates = torch.cat([torch.ones_like(u), a * falling.exp() / full], -2)
         share = weight.softmax(0)
         gamma, rate = (share * units).sum(-2), (share * rates).sum(-2)
         fall = low - high

@@ -105,7 +105,7 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         z: State, ``(*batch, n)``.
 
     Returns:
-        ``(*batch or 1s, 1 | blocks | n)``, in float32 at least.
+        ``(*batch or 1s, 1 | blocks | n)``, in float32 at least: numbers in the dtype of the state.
 
     Raises:
         ValueError: If the axes of ``t`` match neither, or its batch is not that of ``z``.
@@ -116,9 +116,11 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
         (torch.Size([1]), torch.Size([3, 1]))
     """
-    t = torch.as_tensor(t if isinstance(t, (float, int)) else numbers("t", t), device=z.device)
+    own = isinstance(t, Tensor) and t.is_floating_point()
+    t = numbers("t", t).to(z.device)
     given = tuple(t.shape)
-    t = t.to(torch.promote_types(t.dtype if t.is_floating_point() else z.dtype, torch.float32))
+    # a number has as many digits as the state it is for
+    t = t.to(torch.promote_types(t.dtype if own else z.dtype, torch.float32))
     if t.ndim == 0:
         return t.reshape(1)
     if t.ndim == z.ndim - 1:

@@ -349,6 +349,9 @@ def _shape(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size
 
 def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
     """An empty tensor with the dtype and on the device that samples are to have."""
+    if dtype is not None:
+        instance("dtype", dtype, torch.dtype)
+        expect(dtype.is_floating_point, "dtype", "a floating-point one", dtype)
     # constants are in float64 whatever the network is: only parameters say
     first = next(estimator.parameters(), torch.empty(0))
     device = next((b.device for b in estimator.buffers()), first.device)

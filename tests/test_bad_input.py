@@ -240,6 +240,16 @@ CASES = {
     "a plan for other bands": (
         lambda: plan(BASIS, VP(), {"c": torch.ones(1)}, ExponentialMultistep(), cost=4),
         ValueError, r"bands: .*\['c'\]"),
+    "distribution int": (lambda: ScoreDistribution(MODEL, DDIM(2)).log_prob(Z.long()), TypeError, "value: expected a floating-point tensor, got torch.int64"),
+    "distribution list": (lambda: ScoreDistribution(MODEL, DDIM(2)).log_prob([0.0] * 4), TypeError, "value: expected a torch.Tensor, got list"),
+    "distribution solver": (lambda: ScoreDistribution(MODEL, MODEL), TypeError, "solver: expected a Solver"),
+    "distribution condition": (lambda: ScoreDistribution(MODEL, DDIM(2), condition=[1.0]), TypeError, "condition: expected a Tensor"),
+    "sample dtype int": (lambda: DDIM(2).sample(MODEL, dtype=torch.long), ValueError, "dtype: expected a floating-point one, got torch.int64"),
+    "sample dtype complex": (lambda: DDIM(2).sample(MODEL, dtype=torch.complex64), ValueError, "dtype: expected a floating-point one"),
+    "sample dtype str": (lambda: DDIM(2).sample(MODEL, dtype="float32"), TypeError, "dtype: expected a dtype, got 'float32'"),
+    "sparse": (lambda: log_prob(MODEL, Z.to_sparse()), TypeError, "x: expected a dense tensor, got torch.sparse_coo"),
+    "loss of nothing": (lambda: Denoising(SDE_, ResidualMLP((4,), 8, 1)).loss(Z[:0]), ValueError, "x: expected at least one event"),
+    "stages' loss of nothing": (lambda: MultiScale(SDE_, [ResidualMLP((4,), 8, 1)]).loss(Z[:0]), ValueError, "x: expected at least one event"),
 }  # fmt: skip
 
 

@@ -118,7 +118,8 @@ class Joint(Basis):
     def check(self, names: Mapping[str, object]) -> None:
         """Raises ``ValueError`` if one of the names is no part."""
         for name in names:
-            expect(name in self.parts, "parts", nearest(name, self.parts).strip(), repr(name))
+            if name not in self.parts:
+                raise ValueError(f"parts: unknown name {name!r}{nearest(name, self.parts)}")
 
     def analyse(self, x: Tensor) -> Tensor:
         """Every part in its basis."""

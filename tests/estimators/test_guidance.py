@@ -213,18 +213,58 @@ def test_classifier_free_guidance_goes_on_in_a_line(weight):
         ({"y": torch.tensor([torch.nan])}, "y: expected finite"),
         ({"noise_std": 0.0}, "noise_std: expected positive"),
         ({"data_std": 0.0}, "data_std: expected positive"),
+        ({"iterations": 0}, "iterations: expected a whole number of at least 1"),
+        ({"strength": torch.nan}, "strength: expected a finite number"),
+        ({"estimator": None}, "estimator: expected a ScoreEstimator, got None"),
+        ({"operator": None}, "operator: expected a Callable, got None"),
+        ({"y": [1.0]}, "y: expected a Tensor"),
     ],
 )
 def test_bad_guidance(wrong, message):
     prior, _, operator, y = problem(DiagonalSDE(VP(), Identity((3,))), 0)
     arguments = {"estimator": prior, "operator": operator, "y": y, "noise_std": 0.1, **wrong}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         LinearGuidance(**arguments)
 
 
-def test_guidance_without_a_condition_or_with_a_negative_weight():
+@pytest.mark.parametrize(
+    "operator",
+    [lambda x: x.sum(-1), lambda x: x[..., :2].sum(-1, keepdim=True), lambda x: x.sum()],
+    ids=["no axis of its own", "too few", "of the batch"],
+)
+def test_operators_that_do_not_give_what_was_observed_are_refused(operator):
+    """Broadcasting would make something of a batch of as many as there are observations."""
+    prior, *_ = problem(DiagonalSDE(VP(), Identity((3,))), 0)
+    guided = LinearGuidance(prior, operator, torch.ones(4), 0.1)
+    with pytest.raises(ValueError, match=r"operator: expected one to shape .* m = \(4,\)"):
+        guided.denoise(torch.zeros(4, 3), 0.5)
+
+
+class Turning(ScoreEstimator):
+    """What a network may say: its Jacobian is no covariance, but for one direction."""
+
+    def denoise(self, z, t, condition=None):
+        return z * torch.tensor([-1.0, 0.5]).to(z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_directions_that_are_no_covariance_are_left(dtype):
+    model = Turning(DiagonalSDE(VP(), Identity((2,))))
+    z = torch.tensor([[0.3, -0.2]], dtype=dtype)
+    guided = LinearGuidance(model, lambda x: x[..., :1], torch.ones(1), 0.1)
+    assert torch.equal(guided.denoise(z, 0.9), model.denoise(z, 0.9))
+    guided = LinearGuidance(model, lambda x: x[..., 1:], torch.ones(1), 1e-3)
+    torch.testing.assert_close(
+        guided.denoise(z, 0.9), torch.tensor([[-0.3, 1.0]], dtype=dtype), atol=1e-4, rtol=0
+    )
+    both = LinearGuidance(model, lambda x: x, torch.ones(2), 0.1).denoise(z, 0.9)
+    assert (both - model.denoise(z, 0.9)).norm() < 3
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
+def test_guidance_without_a_condition_or_with_a_senseless_weight(weight):
     model = Denoising(DiagonalSDE(VP(), Identity((2,))), Two(), parametrization="denoised")
-    with pytest.raises(ValueError, match="weight: expected at least 0"):
-        ClassifierFree(model, -1.0, torch.zeros(1))
+    with pytest.raises(ValueError, match="weight: expected a finite number of at least 0"):
+        ClassifierFree(model, weight, torch.zeros(1))
     with pytest.raises(ValueError, match="condition: expected a tensor"):
         ClassifierFree(model, 1.0, torch.zeros(1)).denoise(torch.zeros(1, 2), 0.5)

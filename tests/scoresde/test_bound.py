@@ -22,6 +22,7 @@ from scoresde import (
     LogLinear,
     Quadrature,
     ScoreEstimator,
+    align,
     bound,
     importance,
     log_prob,
@@ -334,3 +335,38 @@ def test_other_sdes_and_draws_are_refused():
 
     with pytest.raises(TypeError, match="DiagonalSDE"):
         bound(Zero(OrnsteinUhlenbeck((2,))), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("ask", [bound, importance])
+@pytest.mark.parametrize(
+    ("x", "kind", "message"),
+    [
+        ([0.0, 0.0], TypeError, "x: expected a torch.Tensor, got list"),
+        (torch.zeros(2, 2).to_sparse(), TypeError, "x: expected a dense tensor, got torch.sparse"),
+        (torch.tensor([[0.0, torch.inf]]), ValueError, "x: expected finite numbers"),
+    ],
+)
+def test_what_is_no_data_is_refused(ask, x, kind, message):
+    model = wrong(DiagonalSDE(VP(), Identity((2,))))
+    with pytest.raises(kind, match=message):
+        ask(model, x)
+    with pytest.raises(TypeError, match="estimator: expected a ScoreEstimator"):
+        ask((2,), torch.zeros(1, 2))
+
+
+def test_times_are_not_tuned_to_what_is_no_number():
+    class Late(ScoreEstimator):
+        def denoise(self, z, t, condition=None):
+            return torch.where(align(t, z) < 0.1, torch.nan, z)
+
+    with pytest.raises(ValueError, match="importance: expected finite numbers from the estimator"):
+        importance(Late(DiagonalSDE(VP(), Identity((2,)))), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("name", ["log_snr", "broad", "karras"])
+def test_grids_of_a_path_that_has_diverged_are_refused(name):
+    schedule = Learned()
+    torch.nn.init.constant_(schedule.weight, torch.nan)
+    sde = DiagonalSDE(schedule, Identity((2,)))
+    with pytest.raises(ValueError, match=r"grid: expected an SDE whose noise levels are numbers"):
+        grid(name)(sde, 8)

@@ -55,6 +55,7 @@ def test_evaluate(model, trace):
     assert report["evaluations"] == 4
     assert 3 < report["bits_per_dim"] < 10  # of a model hardly trained, in four steps
     assert (report["trace_stderr"] > 0) == bool(trace)
+    assert report["solver_error"] is None  # DDIM says nothing of its own
 
 
 def test_a_folder_of_images(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -433,7 +434,10 @@ def joint():
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (lambda: joint().condition(z=torch.ones(1)), ValueError, "parts: .*Available: x, y"),
+        (lambda: joint().condition(z=torch.ones(1)), ValueError, "parts: unknown name 'z'. Avail"),
+        (lambda: joint().condition(y=[1.0]), TypeError, "y: expected a torch.Tensor, got list"),
+        (lambda: joint().condition(y=np.ones(1)), TypeError, "y: expected a torch.Tensor, got nd"),
+        (lambda: joint().condition(y=torch.ones(1).long()), TypeError, "y: expected a floating"),
         (lambda: joint().condition(), ValueError, "observed: expected some of"),
         (lambda: joint().condition(x=torch.ones(1), y=torch.ones(1)), ValueError, "observed"),
         (lambda: joint().condition(y=torch.ones(2)), ValueError, r"y: expected shape \(\*batch, "),

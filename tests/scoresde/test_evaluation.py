@@ -39,7 +39,18 @@ def test_means_and_standard_errors(model, dtype):
     errors = sum(e**2 for e in found.standard_error.tolist()) ** 0.5 / 4
     assert report["trace_stderr"] == pytest.approx(errors)
     assert report["evaluations"] == 5
+    assert math.isnan(report["solver_error"])  # of solvers that say nothing of it
     assert "bits_per_dim" not in report
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_a_method_says_of_its_error_is_reported(model, dtype):
+    """Its mean over events, so at least that of their mean."""
+    x = 5 * torch.randn(5, 3, dtype=dtype)
+    found = log_prob(model, x, Quadrature(6)).error
+    report = evaluate(model, Dataset("five", x), Quadrature(6), batch_size=2)
+    assert found.min() < found.max()
+    assert report["solver_error"] == pytest.approx(sum(found.tolist()) / 5, rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])

@@ -8,7 +8,16 @@ from torch import nn
 from torch.nn import functional
 
 from estimators import Denoising, ResidualMLP
-from scoresde import VP, DiagonalSDE, Identity, Quadrature, ScoreDistribution, log_prob
+from scoresde import (
+    VP,
+    DiagonalSDE,
+    Identity,
+    Quadrature,
+    ScoreDistribution,
+    bound,
+    importance,
+    log_prob,
+)
 from scoresde.data import Dataset
 from scoresde.evaluation import evaluate
 from scoresde.modes import asked
@@ -52,6 +61,8 @@ USES = {
     )[-1][1],
     "log_prob": lambda m: log_prob(m, X, Quadrature(5)).value,
     "distribution": lambda m: ScoreDistribution(m, DDIM(3)).log_prob(X),
+    "bound": lambda m: torch.no_grad()(bound)(m, X, generator=torch.Generator().manual_seed(0)),
+    "importance": lambda m: importance(m, X, generator=torch.Generator().manual_seed(0))(m.sde, 9),
     "evaluate": lambda m: torch.tensor(evaluate(m, Dataset("x", X), DDIM(3))["nats"]),
 }
 
@@ -118,3 +129,16 @@ def test_a_trajectory_that_is_not_followed_holds_nothing():
     next(walk)
     assert one.network.training
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", ["layers", "function"])
+def test_a_bound_to_be_minimised_is_one_of_training(name):
+    """As any loss: dropout is what regularises it."""
+
+    one = model(name)
+    found = [
+        bound(one.train(mode), X, generator=torch.Generator().manual_seed(0))
+        for mode in (True, False)
+    ]
+    assert all(value.requires_grad for value in found)
+    assert not torch.equal(*found)

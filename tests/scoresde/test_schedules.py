@@ -1,4 +1,5 @@
 import math
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 
 import pytest
 import torch
@@ -266,3 +267,39 @@ def test_time_runs_from_a_thousandth_to_one_unless_told_otherwise():
             return (-torch.expm1(-2 * t)).sqrt()
 
     assert (Decay().eps, Decay().T) == (1e-3, 1.0)
+
+
+def risen(u, slope, centre):
+    """The share of its rise that a logistic function has made, in numbers of any size."""
+    with localcontext(Context(prec=90, Emax=MAX_EMAX, Emin=MIN_EMIN)):
+
+        def e(v):
+            return (Decimal(slope).exp() * (Decimal(centre) - Decimal(v))).exp()
+
+        return float((e(0) - e(u)) * (1 + e(1)) / ((e(0) - e(1)) * (1 + e(u))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("centre", [-3.0, -0.125, 0.5, 1.125, 3.0])
+@pytest.mark.parametrize("slope", [-100.0, -20.0, 0.0, 6.0, 12.0, 100.0])
+def test_a_learned_path_is_a_path_wherever_its_units_are(slope, centre, dtype):
+    """Of steps far outside, ends and slopes are no quotients of what underflows."""
+    schedule = Learned(1, 1, log_snr_max=7.0, log_snr_min=-6.0)
+    with torch.no_grad():
+        schedule.centre.fill_(centre)
+        schedule.log_slope.fill_(slope)
+    t = torch.linspace(schedule.eps, 1, 9, dtype=dtype).unsqueeze(-1)
+    log_snr, rates = schedule.log_snr(t), schedule.rates(t)
+    learned = [schedule.centre, schedule.log_slope, schedule.weight]
+    slopes = torch.autograd.grad(log_snr.sum() + rates[1].sum(), learned)
+    assert all(bool(v.isfinite().all()) for v in (*rates, *slopes))
+    share, u = (
+        schedule.weight.softmax(0).flatten().tolist(),
+        (t - schedule.eps) / (1 - schedule.eps),
+    )
+    unit = [risen(v, min(slope, 30.0), centre) for v in u.flatten().tolist()]
+    exact = 7 - 13 * (share[0] * u.flatten() + share[1] * torch.tensor(unit).to(u))
+    close = 1e-4 if dtype == torch.float32 else 1e-9
+    # in the middle of a step a rounding error of time is the step itself
+    there = ((u.flatten() - centre).abs() > 1e-6) | (slope < 10)
+    torch.testing.assert_close(log_snr.flatten()[there], exact[there], atol=close, rtol=0)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -185,6 +186,21 @@ def test_an_estimator_must_answer_something():
 )
 def test_times_are_told_apart_by_their_axes(t, shape):
     assert align(t, torch.zeros(4, 3)).shape == shape
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("t", [0.3, [0.3] * 4, np.float32(0.3), 1])
+def test_a_number_has_the_digits_of_the_state(t, dtype, default):
+    """Whatever torch's default is: ``0.3`` in float32 is 1e-8 off."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = align(t, torch.zeros(4, 3, dtype=dtype))
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == dtype
+    assert (found == torch.tensor(t, dtype=torch.float64).to(dtype)).all()
 
 
 @pytest.mark.parametrize("t", [torch.ones(5), torch.ones(5, 1), torch.ones(2, 4, 3)])

@@ -57,7 +57,7 @@ def test_a_single_part_is_a_basis_too():
             lambda j: j.join(y=torch.zeros(2), c=torch.zeros(3), x=torch.zeros(1, 4, 4)),
             "y: .*shape",
         ),
-        (lambda j: j.spread(y=1.0, z=2.0), "parts: .*Available: c, x, y"),
+        (lambda j: j.spread(y=1.0, z=2.0), "parts: unknown name 'z'. Available: c, x, y"),
         (lambda j: j.spread(y=1.0), "values: expected one for each"),
         (lambda j: Joint(), "parts: expected at least one"),
     ],
