@@ -116,11 +116,11 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
         (torch.Size([1]), torch.Size([3, 1]))
     """
-    own = isinstance(t, Tensor) and t.is_floating_point()
-    t = numbers("t", t).to(z.device)
+    own = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else z.dtype
+    own = torch.promote_types(own, torch.float32)  # numbers have as many digits as the state
+    t = t if isinstance(t, (float, int)) else numbers("t", t)
+    t = torch.as_tensor(t, dtype=own, device=z.device)
     given = tuple(t.shape)
-    # a number has as many digits as the state it is for
-    t = t.to(torch.promote_types(t.dtype if own else z.dtype, torch.float32))
     if t.ndim == 0:
         return t.reshape(1)
     if t.ndim == z.ndim - 1:
