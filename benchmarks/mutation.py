@@ -47,6 +47,7 @@ MODULES = {
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {
+    **dict.fromkeys(("euler", "heun", "langevin", "rungekutta", "sra"), ("orders", "between")),
     "bound": ("prior_mean", "multiscale"),
     "diagonal": ("sde",),
     "estimator": ("parametrization", "no_noise", "wrappers", "undefined"),

@@ -13,6 +13,7 @@ from scoresde import (
     Haar,
     Hutchinson,
     Identity,
+    Joint,
     LogLinear,
     Noise,
     ScoreEstimator,
@@ -268,3 +269,11 @@ def test_guidance_without_a_condition_or_with_a_senseless_weight(weight):
         ClassifierFree(model, weight, torch.zeros(1))
     with pytest.raises(ValueError, match="condition: expected a tensor"):
         ClassifierFree(model, 1.0, torch.zeros(1)).denoise(torch.zeros(1, 2), 0.5)
+
+
+def test_what_is_seen_has_a_batch_that_fits_what_is_known():
+    joint = Joint(a=(1,), b=(2,))
+    model = Gaussian(DiagonalSDE(VP(), joint, joint.spread(a=0, b=1)), torch.zeros(3), torch.eye(3))
+    known = model.condition(a=torch.zeros(3, 1))
+    with pytest.raises(ValueError, match=r"y: expected batches that fit each other, got \(2,\)"):
+        LinearGuidance(known, lambda x: x[..., :1], torch.zeros(2, 1), 0.1)

@@ -227,3 +227,9 @@ def test_negative_noise_is_refused(eta):
     sde = DiagonalSDE(VP(), Identity((2,)))
     with pytest.raises(ValueError, match="eta"):
         sde.reverse(ScoreOnly(sde, lambda z, t: -z), eta)
+
+
+def test_an_sde_may_start_at_time_zero_and_no_earlier():
+    assert OrnsteinUhlenbeck((2,), eps=0.0).eps == 0
+    with pytest.raises(ValueError, match="eps, T: expected 0 <= eps < T"):
+        OrnsteinUhlenbeck((2,), eps=-1e-9)
