@@ -261,7 +261,8 @@ class Model:
             # four times: a module may replace its parameters while it is built
             most = AtMost(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
             held = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
-            with most, limits.allow(max(held, limits.memory())):
+            none = DrawnFrom(torch.Generator("cpu").manual_seed(0))  # for weights that are replaced
+            with most, none, limits.allow(max(held, limits.memory())):
                 model = cls.build(settings, facts, imports=imports)
             model.estimator.load_state_dict(state)
         except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:

@@ -213,3 +213,10 @@ def test_a_wrapped_model_is_saved_as_it_is_loaded(settings, tmp_path, wrap, whol
     found = Model.load(tmp_path)
     assert torch.equal(parameters(found), wanted)
     assert not any("_orig_mod" in name or "module" in name for name in found.estimator.state_dict())
+
+
+def test_loading_draws_nothing_from_the_global_generator(settings, tmp_path):
+    Model.train(settings, progress=False).save(tmp_path)
+    before = torch.get_rng_state()
+    Model.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
