@@ -173,8 +173,8 @@ def resolve(app: Sphinx, env: Any, node: pending_xref, contents: nodes.Node) -> 
 def read(app: Sphinx) -> None:
     """Warns of public modules that no page of the reference shows; mends types of arguments."""
     pages = "\n".join(page.read_text() for page in Path(app.srcdir, "reference").glob("*.md"))
-    # the command line is no module to import: it has a page of its own
-    shown = {"scoresde.cli", *re.findall(r"automodule:: (\S+)", pages)}
+    # the command line and its options are no modules to import: they have a page of their own
+    shown = {"scoresde.cli", "scoresde.options", *re.findall(r"automodule:: (\S+)", pages)}
     for package in map(importlib.import_module, PACKAGES):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             private = any(part.startswith("_") for part in found.name.split("."))
