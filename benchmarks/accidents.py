@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from scoresde import checkpoint
+from scoresde.app.model import Model
 from scoresde.data import digits
-from scoresde.lock import Held
-from scoresde.model import Model
+from scoresde.training import checkpoint
+from scoresde.training.lock import Held
 
 Settings = dict[str, Any]
 

@@ -73,9 +73,9 @@ def run(quick: bool = False) -> dict[str, Any]:
                 "ours: order 2": ExponentialMultistep(budget, order=2),
                 "ours: DDIM": DDIM(budget),
                 "ours: exponential Runge-Kutta": ExponentialRungeKutta(
-                    max(1, budget // 3), grid="central"
+                    max(1, budget // 3), grid="arctan_log_snr"
                 ),
-                "ours: Heun": Heun(max(1, budget // 2), grid="central"),
+                "ours: Heun": Heun(max(1, budget // 2), grid="arctan_log_snr"),
             }
             errors = {k: _error(_ours(v, model, start), truth) for k, v in found.items()}
             if uniform:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from estimators import GaussianMixture, LinearGuidance
-from scoresde import VE, DiagonalSDE, Identity, Joint, Redraw, ScoreEstimator, Solver
+from scoresde import VE, DiagonalSDE, Identity, Joint, ResampleObserved, ScoreEstimator, Solver
 from solvers import DDIM, ExponentialMultistep
 
 SIGMA = 50.0
@@ -88,7 +88,7 @@ def _methods(
         return GaussianMixture(sde, weights, both, spread).condition(held=held, y=y)
 
     flow, once = ExponentialMultistep(steps), DDIM(steps, eta=1.0)
-    fresh = DDIM(steps, eta=1.0, corrector=Redraw())
+    fresh = DDIM(steps, eta=1.0, corrector=ResampleObserved())
     prior = GaussianMixture(
         DiagonalSDE(VE(0.005, SIGMA), Identity((n,))), weights, means, covariances
     )

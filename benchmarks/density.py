@@ -211,7 +211,7 @@ def patch_model(
     mean, std = moments
     if name != "around a mixture":
         network, view = ResidualMLP((63,), width=256, depth=3), Identity((63,))
-        return Denoising(sde, network, data_mean=mean, data_std=std, view=view), 0.0
+        return Denoising(sde, network, data_mean=mean, data_std=std, network_basis=view), 0.0
     start = time.process_time()
     white = ((sde.basis(train) - mean) / std).float()
     kinds = expectation_maximisation(white, 128, 0.8 * seconds, turned=True, seed=seed)

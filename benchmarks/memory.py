@@ -2,7 +2,7 @@
 
 Every file is made, then read by a process of its own, which says the most memory it has had (as
 ``/usr/bin/time -v`` does) beyond what importing takes. All of it must stay below
-`scoresde.limits.memory`, whatever a file claims.
+`scoresde.internals.limits.memory`, whatever a file claims.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from scoresde import checkpoint, limits
+from scoresde.internals import limits
+from scoresde.training import checkpoint
 
 READ = """
 import contextlib, sys, warnings
 warnings.simplefilter("ignore")
-from scoresde import checkpoint, config
+from scoresde.training import checkpoint
+from scoresde.app import config
 from scoresde.data import load
-from scoresde.model import Model
+from scoresde.app.model import Model
 import pyarrow.parquet, PIL.Image
 def held(kind):
     text = open("/proc/self/status").read()

@@ -101,7 +101,7 @@ def _multiscale(made: Plan, levels: int) -> MultiScale:
         UNet(view.event_shape, widths)
         for view, widths in zip(views, STAGES[levels + 1], strict=True)
     ]
-    return MultiScale(made.sde, networks, views=views)
+    return MultiScale(made.sde, networks, network_bases=views)
 
 
 def _walk(made: Plan) -> Solver:

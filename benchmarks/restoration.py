@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from benchmarks.images import frechet, kid
 from benchmarks.unets import UNet, parameters
 from estimators import Denoising, measure
-from scoresde import VE, DiagonalSDE, Haar, Joint, Redraw, Shrinking, plots
+from scoresde import VE, ConditionNoiseAnnealing, DiagonalSDE, Haar, Joint, ResampleObserved
+from scoresde.app import plots
 from scoresde.data import Dataset
 from scoresde.training import History, Training
 from scoresde.weighting import Levels
@@ -231,15 +232,15 @@ def _model(
     speeds = joint.spread(y=0.0 if method == "CDE" else 1.0, x=1.0)
     sde = DiagonalSDE(schedule, joint, speeds)
     scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
-    model = Denoising(sde, _Pair(joint), times="central", weighting=_errors, **scales)
+    model = Denoising(sde, _Pair(joint), times="arctan_log_snr", weighting=_errors, **scales)
     shrinking = method == "VS-CMDE"
-    hook = Shrinking(sde, "y", sigma_x, sigma_y, updates // 2) if shrinking else None
+    hook = ConditionNoiseAnnealing(sde, "y", sigma_x, sigma_y, updates // 2) if shrinking else None
     return model, joint, hook
 
 
 def _sample(model: Denoising, y: Tensor, seed: int) -> Tensor:
     """One image for each ``y``."""
-    solver = ExponentialMultistep(32, order=2, eta=1.0, corrector=Redraw())
+    solver = ExponentialMultistep(32, order=2, eta=1.0, corrector=ResampleObserved())
     parts = [
         solver.sample(
             model.condition(y=part), (len(part),), generator=torch.Generator().manual_seed(seed)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.posteriors import TASKS, Task, c2st, coverage, find
 from estimators import Denoising, ResidualMLP, Truncated
-from scoresde import VE, DiagonalSDE, LogLinear, Redraw, Shrinking, Solver
+from scoresde import VE, ConditionNoiseAnnealing, DiagonalSDE, LogLinear, ResampleObserved, Solver
 from scoresde.data import Dataset
 from scoresde.inference import Coordinates, Posterior
 from scoresde.training import Training
@@ -110,12 +110,14 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
         largest = SIGMA_Y if method == "CMDE" else SIGMA[1]
         schedule = VE(SIGMA[0], joint.spread(observation=largest, parameter=SIGMA[1]))
         sde = DiagonalSDE(schedule, joint)
-        solver = ExponentialMultistep(32, corrector=Redraw())
+        solver = ExponentialMultistep(32, corrector=ResampleObserved())
         if method == "VS-CMDE":
-            hook = Shrinking(sde, "observation", SIGMA[1], SIGMA_Y, training.steps // 2)
+            hook = ConditionNoiseAnnealing(
+                sde, "observation", SIGMA[1], SIGMA_Y, training.steps // 2
+            )
     network = ResidualMLP((joint.dim,), WIDTH, DEPTH, levels=joint.dim if held else 1)
     known = Truncated.knowing(to, sde)
-    model = Denoising(sde, network, observe="blocks" if held else None, around=known)
+    model = Denoising(sde, network, observe="blocks" if held else None, baseline=known)
     pairs = to.pairs(theta, x)
     training.fit(
         model,

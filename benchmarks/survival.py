@@ -19,9 +19,9 @@ import torch
 
 from benchmarks import accidents
 from estimators import Denoising, ResidualMLP
-from scoresde import DCT, Cosine, DiagonalSDE, checkpoint
+from scoresde import DCT, Cosine, DiagonalSDE
 from scoresde.data import Dataset, digits, split
-from scoresde.training import Training
+from scoresde.training import Training, checkpoint
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 

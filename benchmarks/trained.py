@@ -27,18 +27,10 @@ from torch import Tensor
 from benchmarks.images import FASHION, Classifier, fashion, frechet
 from benchmarks.unets import UNet, parameters
 from estimators import Denoising, MultiScale, measure
-from scoresde import (
-    Basis,
-    DiagonalSDE,
-    Haar,
-    Hutchinson,
-    LogLinear,
-    Packed,
-    log_prob,
-    plots,
-)
-from scoresde.bound import bound
+from scoresde import Basis, DiagonalSDE, Haar, Hutchinson, LogLinear, Packed, log_prob
+from scoresde.app import plots
 from scoresde.data import Dataset, bits_per_dim, dequantize, quantize
+from scoresde.likelihood.variational import bound
 from scoresde.planning import Plan, plan, spectra
 from scoresde.training import Training
 from solvers import ExponentialMultistep
@@ -136,12 +128,12 @@ def _arms(
 
     def multiscale() -> MultiScale:
         networks = [UNet(v.event_shape, w) for v, w in zip(views, STAGES, strict=True)]
-        return MultiScale(made.sde, networks, views=views, **scales)
+        return MultiScale(made.sde, networks, network_bases=views, **scales)
 
     return {
         "uniform": lambda: Denoising(flat, UNet((1, 32, 32), UNIFORM), **scales),
         "uniform, packed": lambda: Denoising(
-            flat, UNet(packed.event_shape, PACKED), view=packed, **scales
+            flat, UNet(packed.event_shape, PACKED), network_basis=packed, **scales
         ),
         "multi-scale": multiscale,
     }

@@ -174,7 +174,7 @@ def read(app: Sphinx) -> None:
     """Warns of public modules that no page of the reference shows; mends types of arguments."""
     pages = "\n".join(page.read_text() for page in Path(app.srcdir, "reference").glob("*.md"))
     # the command line and its options are no modules to import: they have a page of their own
-    shown = {"scoresde.cli", "scoresde.options", *re.findall(r"automodule:: (\S+)", pages)}
+    shown = {"scoresde.app.cli", "scoresde.app.options", *re.findall(r"automodule:: (\S+)", pages)}
     for package in map(importlib.import_module, PACKAGES):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             private = any(part.startswith("_") for part in found.name.split("."))

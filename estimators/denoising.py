@@ -18,11 +18,11 @@ from scoresde.checks import expect, instance
 from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
-from scoresde.grid import Grid, TimeDistribution, grid, within
+from scoresde.grid import Grid, TimeDistribution, grid, restrict
 from scoresde.mismatch import check_range, check_standard
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
-from scoresde.precise import Numbers, Precise, network_dtype
+from scoresde.precision import Float64Constants, Numbers, network_dtype
 from scoresde.sde import SDE, Stage
 from scoresde.weighting import Levels, Weighting
 
@@ -31,9 +31,9 @@ _CLEAN = -8.0
 
 
 class _Prepared(NamedTuple):
-    """``D = settled + skip z + out F(scale z + offset, level)``."""
+    """``D = constant + skip z + out F(scale z + offset, level)``."""
 
-    settled: Tensor
+    constant: Tensor
     skip: Tensor
     scale: Tensor
     offset: Tensor
@@ -41,7 +41,7 @@ class _Prepared(NamedTuple):
     level: Tensor
 
 
-class Denoising(Precise, ScoreEstimator):
+class Denoising(Float64Constants, ScoreEstimator):
     """A network trained by denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
 
     The network sees events, whatever the basis: with ``m`` and ``sd`` the data's mean and
@@ -54,7 +54,7 @@ class Denoising(Precise, ScoreEstimator):
     matter more than anything else: measure them with `measure`.
 
     What precedes the network is all that is known of a Gaussian. Where more is known, an estimator
-    ``around`` which to learn takes its place, ``D = D_around + c_out F``: a network that says
+    a ``baseline`` takes its place, ``D = D_baseline + c_out F``: a network that says
     nothing is then as good as that.
 
     Args:
@@ -68,21 +68,22 @@ class Denoising(Precise, ScoreEstimator):
         data_std: ``sd``, along the component axis.
         stage: Where and on how many components the network works; throughout and on all of
             them if None.
-        view: The basis whose events the network sees instead of the SDE's, with the stage's
-            components as coefficients; for fewer than all, the coefficients themselves if None.
+        network_basis: The basis whose events the network sees instead of the SDE's, with the
+            stage's components as coefficients; for fewer than all, the coefficients themselves if
+            None.
         observe: Which components are shown clean in training, drawn anew for every event:
             a name in `scoresde.conditioning.OBSERVED` or a function. Given it, the estimator has
             vector time: the network hears a level of every component, ``(batch, n)``, and one
             network learns every conditional; components that are NaN in the data are missing,
             shown as noise and no part of the loss.
-        around: What the network corrects, an estimator under the same SDE; the best linear guess
+        baseline: What the network corrects, an estimator under the same SDE; the best linear guess
             if None.
 
     Raises:
-        TypeError: If the network cannot be called, or a stage, a view or what to learn around is
+        TypeError: If the network cannot be called, or a stage, a basis or the baseline is
             none.
-        ValueError: If a name is unknown, a scale or the view does not fit the basis, or what to
-            learn around has another SDE.
+        ValueError: If a name is unknown, a scale or the network's basis does not fit the SDE's, or
+            the baseline has another SDE.
 
     Example:
         >>> import torch
@@ -95,7 +96,7 @@ class Denoising(Precise, ScoreEstimator):
         tensor([[0.5000, 0.5000]])
     """
 
-    sources = "vincent2011 song2021 karras2022 kingma2021"
+    references = "vincent2011 song2021 karras2022 kingma2021"
 
     sde: DiagonalSDE
     data_mean: Tensor
@@ -112,9 +113,9 @@ class Denoising(Precise, ScoreEstimator):
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
         stage: Stage | None = None,
-        view: Basis | None = None,
+        network_basis: Basis | None = None,
         observe: str | Observed | None = None,
-        around: ScoreEstimator | None = None,
+        baseline: ScoreEstimator | None = None,
     ) -> None:
         super().__init__(sde)
         instance("network", network, Callable)  # type: ignore[arg-type]
@@ -124,19 +125,25 @@ class Denoising(Precise, ScoreEstimator):
         self.weighting = weightings.weighting(weighting)
         self.stage = Stage(sde.T, sde.eps, sde.basis.dim) if stage is None else stage
         instance("stage", self.stage, Stage)
-        if view is None:
+        if network_basis is None:
             whole = self.stage.dim == sde.basis.dim
-            view = sde.basis if whole else Identity((self.stage.dim,))
-        instance("view", view, Basis)
-        expect(view.dim == self.stage.dim, "view", f"{self.stage.dim} components", view.dim)
-        self.view = view
+            network_basis = sde.basis if whole else Identity((self.stage.dim,))
+        instance("network_basis", network_basis, Basis)
+        expect(
+            network_basis.dim == self.stage.dim,
+            "network_basis",
+            f"{self.stage.dim} components",
+            network_basis.dim,
+        )
+        self.network_basis = network_basis
         self.observe = None if observe is None else observed(observe)
-        if around is not None:
-            instance("around", around, ScoreEstimator)
-            expect(around.sde is sde, "around", "an estimator with this very SDE", around.sde)
-        self.around = around
+        if baseline is not None:
+            instance("baseline", baseline, ScoreEstimator)
+            wanted = "an estimator with this very SDE"
+            expect(baseline.sde is sde, "baseline", wanted, baseline.sde)
+        self.baseline = baseline
         self._met = False
-        self.draw_times = TimeDistribution(within(grid(times)(sde, 1024), self.stage))
+        self.draw_times = TimeDistribution(restrict(grid(times)(sde, 1024), self.stage))
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):
@@ -147,26 +154,26 @@ class Denoising(Precise, ScoreEstimator):
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         prepared = self._prepare(self.sde.time(t, z).unsqueeze(0), z)
-        settled, skip, *rest = (v[0] for v in prepared)
-        first = partial(torch.addcmul, settled, skip)
-        if self.around is not None:
-            first = partial(self.around.denoise, t=t)
+        constant, skip, *rest = (v[0] for v in prepared)
+        first = partial(torch.addcmul, constant, skip)
+        if self.baseline is not None:
+            first = partial(self.baseline.denoise, t=t)
         return self._through(condition, first, *rest)(z)
 
     def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
         """See `scoresde.ScoreEstimator.denoisers`."""
         prepared = self._prepare(ts.reshape(-1, *[1] * like.ndim), like)
-        settled, skip, *rest = (v.unbind() for v in prepared)
-        firsts: Iterator[Denoiser] = map(partial(partial, torch.addcmul), settled, skip)
-        if self.around is not None:
-            firsts = self.around.denoisers(ts, like)
+        constant, skip, *rest = (v.unbind() for v in prepared)
+        firsts: Iterator[Denoiser] = map(partial(partial, torch.addcmul), constant, skip)
+        if self.baseline is not None:
+            firsts = self.baseline.denoisers(ts, like)
         return map(partial(self._through, condition), firsts, *rest)
 
     def _prepare(self, times: Tensor, z: Tensor) -> _Prepared:
         """What depends on times alone, ``(k, *batch | 1, 1)``, with ``k`` of each in front."""
         form, alpha, scale = self._coefficients(times, z)
         mean = self._data(self.data_mean, z)
-        settled = mean - form.skip * alpha * mean
+        constant = mean - form.skip * alpha * mean
         if self.observe is None:
             level = self.sde.level(times).expand(len(times), *z.shape[:-1])
         else:
@@ -175,7 +182,7 @@ class Denoising(Precise, ScoreEstimator):
         level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
         rows = z.shape[:-1].numel()
         level = (level / 4).to(z).reshape(len(times), rows, *level.shape[z.ndim :])
-        return _Prepared(settled, form.skip, 1 / scale, -alpha * mean / scale, form.out, level)
+        return _Prepared(constant, form.skip, 1 / scale, -alpha * mean / scale, form.out, level)
 
     def _through(
         self,
@@ -190,7 +197,7 @@ class Denoising(Precise, ScoreEstimator):
 
         Events, levels and conditions come to it in the dtype of its weights, whatever the state's.
         """
-        network, view, kind = self.network, self.view, network_dtype(self.network)
+        network, view, kind = self.network, self.network_basis, network_dtype(self.network)
         level, given = level.to(kind or level.dtype), () if condition is None else (condition,)
         if isinstance(condition, Tensor) and condition.is_floating_point():
             given = (condition.to(kind or condition.dtype),)
@@ -312,7 +319,7 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) ->
 
     Args:
         sde: Its basis is used.
-        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.training.Pieces`.
+        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.training.Batches`.
         missing: Whether NaN stands for values that are missing.
 
     Returns:

@@ -17,14 +17,14 @@ from scoresde.checks import expect, finite, instance, positive, real, whole
 from scoresde.derivatives import vjp
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.parametrization import FAINT
-from scoresde.precise import Numbers, Precise, full_precision, replaced
-from scoresde.rows import broadcast, per_sample, samples
+from scoresde.precision import Float64Constants, Numbers, full_precision, replaced
+from scoresde.selection import broadcast, per_sample, samples
 
 Operator = Callable[[Tensor], Tensor]
 """An affine map of events, ``(*batch, *event_shape)`` to ``(*batch, m)``."""
 
 
-class LinearGuidance(Precise, ScoreEstimator):
+class LinearGuidance(Float64Constants, ScoreEstimator):
     """Posterior of ``y = A x + e``, ``e ~ N(0, s^2)``, under an unconditional model.
 
     With ``D`` and ``C`` mean and covariance of ``z_0`` given ``z_t`` (in the basis's
@@ -76,7 +76,7 @@ class LinearGuidance(Precise, ScoreEstimator):
         True
     """
 
-    sources = "boys2023 rozet2024 song2023 chung2023"
+    references = "boys2023 rozet2024 song2023 chung2023"
 
     y: Tensor
     noise_std: Tensor
@@ -119,10 +119,10 @@ class LinearGuidance(Precise, ScoreEstimator):
         """That of ``y`` and of the estimator."""
         return broadcast("y", self.y.shape[:-1], super().batch_shape)
 
-    def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
+    def select(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
         """With the observations of some samples."""
         y = samples(per_sample("y", self.y, batch), rows, batch)
-        return replaced(super().taken(rows, batch), y=y)
+        return replaced(super().select(rows, batch), y=y)
 
     @full_precision  # conjugate gradients need the digits
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
@@ -198,7 +198,7 @@ class ClassifierFree(ScoreEstimator):
         tensor([[3.]])
     """
 
-    sources = "ho2022"
+    references = "ho2022"
 
     def __init__(self, estimator: ScoreEstimator, weight: float, none: Tensor) -> None:
         expect_estimator(estimator)

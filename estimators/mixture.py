@@ -17,11 +17,11 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from scoresde.checks import expect, finite, instance, numbers, positive
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import noiseless
-from scoresde.precise import Precise, full_precision, precision
+from scoresde.precision import Float64Constants, full_precision, precision
 from scoresde.sde import SDE
 
 
-class GaussianMixture(Precise, ScoreEstimator):
+class GaussianMixture(Float64Constants, ScoreEstimator):
     """The exact estimator of a Gaussian mixture, under any SDE with a Gaussian kernel.
 
     ``D(z_t) = sum_k r_k(z_t) [mu_k + C_k A (A C_k A + S)^-1 (z_t - A mu_k)]`` with the

@@ -28,12 +28,12 @@ class MultiScale(ScoreEstimator):
         sde: Drops blocks, see `scoresde.DiagonalSDE`.
         networks: One for every stage, coarse first (the order of ``sde.stages()``); the same
             object several times for a shared network.
-        views: The basis whose events each network sees, for instance `scoresde.Packed`; see
+        network_bases: The basis whose events each network sees, for instance `scoresde.Packed`; see
             `Denoising`.
         options: Further arguments of every `Denoising`; scales are those of the whole SDE.
 
     Raises:
-        ValueError: If there is not one network, or not one view, per stage.
+        ValueError: If there is not one network, or not one basis of them, per stage.
 
     Example:
         >>> from estimators import MultiScale, ResidualMLP
@@ -45,24 +45,24 @@ class MultiScale(ScoreEstimator):
         torch.Size([5, 1, 4, 4])
     """
 
-    sources = "batzolis2022"
+    references = "batzolis2022"
 
     def __init__(
         self,
         sde: DiagonalSDE,
         networks: Sequence[nn.Module],
         *,
-        views: Sequence[Basis | None] | None = None,
+        network_bases: Sequence[Basis | None] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(sde)
         stages = sde.stages()
-        views = [None] * len(stages) if views is None else views
+        bases = [None] * len(stages) if network_bases is None else network_bases
         expect(len(networks) == len(stages), "networks", f"{len(stages)}", len(networks))
-        expect(len(views) == len(stages), "views", f"{len(stages)}", len(views))
+        expect(len(bases) == len(stages), "network_bases", f"{len(stages)}", len(bases))
         models = [
-            Denoising(sde, network, stage=stage, view=view, **options)
-            for network, stage, view in zip(networks, stages, views, strict=True)
+            Denoising(sde, network, stage=stage, network_basis=basis, **options)
+            for network, stage, basis in zip(networks, stages, bases, strict=True)
         ]
         self.stages = nn.ModuleList(models)
         check_range(sde, models[0].data_mean, models[0].data_std)

@@ -39,7 +39,7 @@ class ResidualMLP(nn.Module):
         torch.Size([7, 1, 4, 4])
     """
 
-    sources = "he2016 perez2018"
+    references = "he2016 perez2018"
 
     def __init__(
         self,

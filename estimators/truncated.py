@@ -13,7 +13,7 @@ from scoresde.checks import expect, instance, numbers
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import noiseless
-from scoresde.precise import Numbers, Precise, full_precision
+from scoresde.precision import Float64Constants, Numbers, full_precision
 
 if TYPE_CHECKING:  # it imports Pyro
     from scoresde.inference import Coordinates
@@ -22,7 +22,7 @@ _FAR = 1e30
 """Where a bound is that there is not: a number of float32, too."""
 
 
-class Truncated(Precise, ScoreEstimator):
+class Truncated(Float64Constants, ScoreEstimator):
     """Independent Gaussians ``N(mean_i, std_i^2)`` on ``[low_i, high_i]``: exact.
 
     What is known of a component after diffusion is again a Gaussian, between the same bounds:
@@ -66,7 +66,7 @@ class Truncated(Precise, ScoreEstimator):
                 [0.9900]])
     """
 
-    sources = "barr1999"
+    references = "barr1999"
 
     sde: DiagonalSDE
     low: Tensor

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from estimators import Gaussian
 from scoresde import DCT, Cosine, DiagonalSDE, Schedule
-from scoresde.precise import Numbers
+from scoresde.precision import Numbers
 from solvers import ExponentialMultistep
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Denoising, ResidualMLP, measure
-from scoresde import Cosine, DiagonalSDE, Haar, Identity, Solver, plots
+from scoresde import Cosine, DiagonalSDE, Haar, Identity, Solver
+from scoresde.app import plots
+from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset, dequantize, load, quantize, split
-from scoresde.evaluation import evaluate
 from scoresde.training import Training, events
 from solvers import DDIM, ExponentialMultistep
 

@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from estimators import Gaussian
 from scoresde import DCT, SDE, DiagonalSDE, Schedule
-from scoresde.precise import Numbers
+from scoresde.precision import Numbers
 from solvers import ExponentialMultistep
 
 

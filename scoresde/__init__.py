@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed
 from scoresde.blocks import Blocks
-from scoresde.bound import bound, importance
 from scoresde.clock import Clock
-from scoresde.conditioning import Conditional, Redraw, Shrinking
-from scoresde.dequantization import VariationalDequantization
+from scoresde.conditioning import ConditionalEstimator, ConditionNoiseAnnealing, ResampleObserved
+from scoresde.data.dequantization import VariationalDequantization
 from scoresde.diagonal import Bridge, DiagonalSDE
 from scoresde.estimator import ScoreEstimator
-from scoresde.fixed import FixedStep, Step
-from scoresde.flows import ProbabilityFlow, ReverseSDE
-from scoresde.lazy import lazy
+from scoresde.fixed_step import FixedStep, Step
+from scoresde.internals.lazy import lazy
 from scoresde.likelihood import (
     ExactTrace,
     Hutchinson,
@@ -27,8 +25,11 @@ from scoresde.likelihood import (
     Trace,
     log_prob,
 )
+from scoresde.likelihood.quadrature import Quadrature
+from scoresde.likelihood.variational import bound, importance
 from scoresde.noise import Noise
-from scoresde.quadrature import Quadrature
+from scoresde.references import citation
+from scoresde.reverse import ProbabilityFlow, ReverseSDE
 from scoresde.schedules import (
     EDM,
     VE,
@@ -42,13 +43,15 @@ from scoresde.schedules import (
 )
 from scoresde.sde import SDE, Kernel, Propagator, Stage, align
 from scoresde.solver import Solver
-from scoresde.sources import citation
 
 if TYPE_CHECKING:
     from scoresde._version import __version__ as __version__
-    from scoresde.distribution import ScoreDistribution
+    from scoresde.likelihood.distribution import ScoreDistribution
 else:  # Pyro takes longer to import than all of this
-    _HOMES = {"ScoreDistribution": "scoresde.distribution", "__version__": "scoresde._version"}
+    _HOMES = {
+        "ScoreDistribution": "scoresde.likelihood.distribution",
+        "__version__": "scoresde._version",
+    }
     __getattr__ = lazy(__name__, _HOMES)
 
 __all__ = [
@@ -62,7 +65,8 @@ __all__ = [
     "Blocks",
     "Bridge",
     "Clock",
-    "Conditional",
+    "ConditionNoiseAnnealing",
+    "ConditionalEstimator",
     "Cosine",
     "DiagonalSDE",
     "ExactTrace",
@@ -82,12 +86,11 @@ __all__ = [
     "Propagator",
     "Quadrature",
     "RectifiedFlow",
-    "Redraw",
+    "ResampleObserved",
     "ReverseSDE",
     "Schedule",
     "ScoreDistribution",
     "ScoreEstimator",
-    "Shrinking",
     "Solver",
     "Stage",
     "Step",

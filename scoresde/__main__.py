@@ -1,6 +1,6 @@
 """``python -m scoresde``: the command line."""
 
-from scoresde.cli import main
+from scoresde.app.cli import main
 
 if __name__ == "__main__":
     main(prog_name="scoresde")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.precise import Numbers, Precise
+from scoresde.precision import Float64Constants, Numbers
 from scoresde.schedules import Schedule
 
 
-class Clock(Precise):
+class Clock(Float64Constants):
     """One clock per component: ``tau_i(u) = min(1, speed_i u)``, both in units of ``T``.
 
     A clock at 0 is clean data, a clock at 1 is prior noise. Speed 1 everywhere is uniform
@@ -37,7 +37,7 @@ class Clock(Precise):
         [0.25, 0.5]
     """
 
-    sources = "batzolis2022"
+    references = "batzolis2022"
 
     speeds: Tensor
 

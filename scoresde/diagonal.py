@@ -23,7 +23,7 @@ from scoresde.bases import Basis
 from scoresde.checks import expect, instance, numbers
 from scoresde.clock import Clock, Reading
 from scoresde.noise import Noise
-from scoresde.precise import Numbers, Precise
+from scoresde.precision import Float64Constants, Numbers
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE, Forcing, Kernel, Propagator, Stage, align
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scoresde.estimator import ScoreEstimator
 
 
-_P = TypeVar("_P", bound=Precise)
+_P = TypeVar("_P", bound=Float64Constants)
 
 
 class Bridge(NamedTuple):
@@ -53,7 +53,7 @@ class Bridge(NamedTuple):
     sigma: Tensor
 
 
-class DiagonalSDE(Precise, SDE):
+class DiagonalSDE(Float64Constants, SDE):
     """Schedule x orthonormal basis x speeds (Batzolis et al. 2022, section 3).
 
     Methods without a state take times with a component axis last, ``(*, 1 | blocks | n)``; a
@@ -88,7 +88,7 @@ class DiagonalSDE(Precise, SDE):
         torch.Size([3])
     """
 
-    sources = "batzolis2022"
+    references = "batzolis2022"
     supplied: ClassVar = {"scale": "data_std", "mean": "data_mean"}  # by a configuration
 
     scale: Tensor

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from scoresde import parametrization
 from scoresde.checks import instance
+from scoresde.conditioning.observation import Observation, observing
 from scoresde.noise import Generators
-from scoresde.observation import Observation, observing
 from scoresde.parametrization import Affine
-from scoresde.rows import broadcast, taken
 from scoresde.sde import SDE
+from scoresde.selection import broadcast, select
 from scoresde.wrappers import matched, unwrapped
 
 if TYPE_CHECKING:
-    from scoresde.conditioning import Conditional
+    from scoresde.conditioning import ConditionalEstimator
 
 Denoiser = Callable[[Tensor], Tensor]
 """``z_t -> E[z_0 | z_t]`` at one time, with states ``(*batch, n)`` in and out."""
@@ -92,13 +92,13 @@ class ScoreEstimator(nn.Module, ABC):
         """
         return (partial(self.denoise, t=t, condition=condition) for t in ts)
 
-    def taken(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
-        """The same estimator of some samples only; see `scoresde.SDE.taken`.
+    def select(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
+        """The same estimator of some samples only; see `scoresde.SDE.select`.
 
         Estimators that know something of every sample override it, and ``batch_shape``; the others
         ask the SDE and the estimators that they are made of.
         """
-        return taken(self, rows, batch)
+        return select(self, rows, batch)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -126,7 +126,7 @@ class ScoreEstimator(nn.Module, ABC):
         z: Tensor = self.sde.basis(x)
         return z.expand(*broadcast("x", z.shape[:-1], self.batch_shape), -1)
 
-    def condition(self, *, held: bool = False, **observed: Tensor) -> Conditional:
+    def condition(self, *, held: bool = False, **observed: Tensor) -> ConditionalEstimator:
         """``p(rest | observed)``: the estimator of what is not observed, given what is.
 
         Args:
@@ -142,10 +142,10 @@ class ScoreEstimator(nn.Module, ABC):
             TypeError: If the SDE is not a `scoresde.DiagonalSDE` with a `scoresde.Joint` basis.
             ValueError: If a name is unknown, or a shape is wrong.
         """
-        from scoresde.conditioning import Conditional
+        from scoresde.conditioning import ConditionalEstimator
 
         known, rest = observing(self.sde.basis, observed)
-        return Conditional(self, known, held, rest)
+        return ConditionalEstimator(self, known, held, rest)
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``.

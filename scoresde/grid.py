@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, named
-from scoresde.precise import precision
+from scoresde.precision import precision
 from scoresde.sde import SDE, Stage
 
 Grid = Callable[[SDE, int], Tensor]
@@ -73,7 +73,7 @@ def karras(sde: SDE, steps: int) -> Tensor:
     return _equal(sde, steps, lambda t: (sde.level(t) / 7).exp())
 
 
-def central(sde: SDE, steps: int) -> Tensor:
+def arctan_log_snr(sde: SDE, steps: int) -> Tensor:
     """Equal steps in ``arctan((log(sigma/alpha) + 3/4) / 2)``: dense where samples are decided.
 
     At noise far above the data's scale the denoised mean hardly moves, far below it has
@@ -84,8 +84,8 @@ def central(sde: SDE, steps: int) -> Tensor:
     Example:
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.grid import central
-        >>> central(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
+        >>> from scoresde.grid import arctan_log_snr
+        >>> arctan_log_snr(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
         [1.0, 0.417, 0.158, 0.044, 0.001]
     """
 
@@ -95,16 +95,16 @@ def central(sde: SDE, steps: int) -> Tensor:
     return _equal(sde, steps, turns)
 
 
-def broad(sde: SDE, steps: int) -> Tensor:
-    """As `central`, with ``arctan((log(sigma/alpha) + 1) / 3)``: for densities.
+def wide_arctan_log_snr(sde: SDE, steps: int) -> Tensor:
+    """As `arctan_log_snr`, with ``arctan((log(sigma/alpha) + 1) / 3)``: for densities.
 
     A density is decided down to the noise at which data stop to look smooth.
 
     Example:
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.grid import broad
-        >>> broad(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
+        >>> from scoresde.grid import wide_arctan_log_snr
+        >>> wide_arctan_log_snr(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
         [1.0, 0.479, 0.152, 0.031, 0.001]
     """
 
@@ -116,7 +116,9 @@ def broad(sde: SDE, steps: int) -> Tensor:
 
 _TINY = 1e-12
 
-GRIDS: dict[str, Grid] = {f.__name__: f for f in (uniform_time, log_snr, karras, central, broad)}
+GRIDS: dict[str, Grid] = {
+    f.__name__: f for f in (uniform_time, log_snr, karras, arctan_log_snr, wide_arctan_log_snr)
+}
 """The grids above, by name."""
 
 
@@ -166,14 +168,14 @@ def check(sde: SDE, times: Tensor) -> Tensor:
     return times
 
 
-def within(times: Tensor, stage: Stage) -> Tensor:
+def restrict(times: Tensor, stage: Stage) -> Tensor:
     """The part of a grid that belongs to a stage.
 
     Example:
         >>> import torch
-        >>> from scoresde.grid import within
+        >>> from scoresde.grid import restrict
         >>> from scoresde.sde import Stage
-        >>> within(torch.tensor([1.0, 0.6, 0.5, 0.2, 0.0]), Stage(start=0.5, end=0.0, dim=8))
+        >>> restrict(torch.tensor([1.0, 0.6, 0.5, 0.2, 0.0]), Stage(start=0.5, end=0.0, dim=8))
         tensor([0.5000, 0.2000, 0.0000])
     """
     inside = (times <= stage.start + _TINY) & (times >= stage.end - _TINY)
@@ -250,15 +252,15 @@ def fractions(sde: SDE, starts: Tensor, ends: Tensor, parts: Sequence[float]) ->
     return list(torch.from_numpy(np.array(rows)).unbind(-1))
 
 
-def raised(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
+def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
     """The time at which the noise level is higher by so much than at ``t``, or the ``last``.
 
     Example:
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.grid import raised
+        >>> from scoresde.grid import time_at_level
         >>> sde, t = DiagonalSDE(VP(), Identity((2,))), torch.tensor(0.5).double()
-        >>> time = raised(sde, t, levels=0.1, last=1.0)
+        >>> time = time_at_level(sde, t, levels=0.1, last=1.0)
         >>> levels = [sde.level(v.reshape(1, 1)) for v in (t, time)]
         >>> (levels[1] - levels[0]).round(decimals=3)
         tensor([0.1000], dtype=torch.float64)
@@ -269,15 +271,15 @@ def raised(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
     return t.new_tensor(found)
 
 
-def jumps(sde: SDE, ts: Tensor) -> Tensor:
+def at_discontinuity(sde: SDE, ts: Tensor) -> Tensor:
     """Which of some times are breakpoints, where rates jump.
 
     Example:
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.grid import jumps
+        >>> from scoresde.grid import at_discontinuity
         >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
-        >>> jumps(sde, torch.tensor([0.1, 0.5, 1.0]).double())
+        >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
         tensor([False,  True, False])
     """
     found = torch.zeros_like(ts, dtype=torch.bool)
@@ -286,19 +288,19 @@ def jumps(sde: SDE, ts: Tensor) -> Tensor:
     return found
 
 
-def sides(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+def one_sided(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
     """Starts and ends of steps; where rates jump, a hair inside the step that looks there.
 
     Args:
         ts: Increasing times.
-        kinks: Where rates jump, see `jumps`.
+        kinks: Where rates jump, see `at_discontinuity`.
         precision: Of the numbers in which steps are taken.
 
     Example:
         >>> import torch
-        >>> from scoresde.grid import sides
+        >>> from scoresde.grid import one_sided
         >>> ts = torch.tensor([0.1, 0.5, 1.0]).double()
-        >>> starts, ends = sides(ts, torch.tensor([False, True, False]), 1e-7)
+        >>> starts, ends = one_sided(ts, torch.tensor([False, True, False]), 1e-7)
         >>> bool(ends[0] < 0.5 < starts[1])
         True
     """
@@ -306,7 +308,7 @@ def sides(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
     return ts[:-1] + hair[:-1], ts[1:] - hair[1:]
 
 
-class Progress:
+class TimeWarp:
     """Times by how far one has come along a grid, 0 at its start and 1 at its end.
 
     Args:
@@ -316,8 +318,8 @@ class Progress:
 
     Example:
         >>> import torch
-        >>> from scoresde.grid import Progress
-        >>> along = Progress(torch.tensor([1.0, 0.5, 0.4]).double(), (False, False), 1e-16)
+        >>> from scoresde.grid import TimeWarp
+        >>> along = TimeWarp(torch.tensor([1.0, 0.5, 0.4]).double(), (False, False), 1e-16)
         >>> along(torch.tensor([0.0, 0.25, 1.0]).double())
         tensor([1.0000, 0.7500, 0.4000], dtype=torch.float64)
     """

@@ -32,8 +32,8 @@ Their standard errors are ``1/sqrt(2N)`` and ``1/sqrt(N)``.
 """
 
 SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
-"""Deviations in units of the scale, 0.015 and 15, at whose levels `scoresde.grid.central` has a
-quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
+"""Deviations in units of the scale, 0.015 and 15, at whose levels `scoresde.grid.arctan_log_snr`
+has a quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
 
 
 class Mismatch(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scoresde.checks import expect, instance
-from scoresde.drawing import DrawnFrom
+from scoresde.internals.drawing import DrawnFrom
 
 
 class Noise:
@@ -125,7 +125,7 @@ class Noise:
         return torch.empty(count, like.shape[-1], dtype=like.dtype, device=like.device)
 
 
-class Share(Noise):
+class NoiseShard(Noise):
     """A part of a batch's noise: what one of several processes needs of it.
 
     Every process draws the whole batch's numbers, from generators in the same state, and keeps
@@ -139,9 +139,9 @@ class Share(Noise):
 
     Example:
         >>> import torch
-        >>> from scoresde.noise import Noise, Share
+        >>> from scoresde.noise import Noise, NoiseShard
         >>> def whole(): return Noise(torch.Generator().manual_seed(0))
-        >>> part = Share(whole(), 1, 2)(torch.empty(3, 2))
+        >>> part = NoiseShard(whole(), 1, 2)(torch.empty(3, 2))
         >>> torch.equal(part, whole()(torch.empty(6, 2))[1::2])
         True
     """

@@ -32,11 +32,11 @@ from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, floating, instance, numbers, readable, real
 from scoresde.derivatives import PullBack, vjp
 from scoresde.noise import Noise
-from scoresde.rows import taken
+from scoresde.selection import select
 
 if TYPE_CHECKING:
     from scoresde.estimator import ScoreEstimator
-    from scoresde.flows import ProbabilityFlow, ReverseSDE
+    from scoresde.reverse import ProbabilityFlow, ReverseSDE
 
 
 class Kernel(NamedTuple):
@@ -163,7 +163,7 @@ class SDE(nn.Module, ABC):
         tensor([[-1., -1., -1.]])
     """
 
-    sources = "anderson1982 song2021"
+    references = "anderson1982 song2021"
 
     noise_type = "diagonal"
     sde_type = "ito"
@@ -279,7 +279,7 @@ class SDE(nn.Module, ABC):
         """Times, in the SDE's own clock, at which its rates jump; increasing."""
         return []
 
-    def taken(self, rows: Tensor, batch: Sequence[int]) -> SDE:
+    def select(self, rows: Tensor, batch: Sequence[int]) -> SDE:
         """The same equation of some samples only, for solvers that go on without the others.
 
         Args:
@@ -289,7 +289,7 @@ class SDE(nn.Module, ABC):
         Returns:
             An equation of states ``(k, n)``; itself, if no part of it knows of single samples.
         """
-        return taken(self, rows, batch)
+        return select(self, rows, batch)
 
     @property
     def observed(self) -> Tensor:
@@ -368,13 +368,13 @@ class SDE(nn.Module, ABC):
         self, estimator: ScoreEstimator, eta: float = 1.0, condition: Any = None
     ) -> ReverseSDE:
         """The equation from prior to data; see `scoresde.ReverseSDE`."""
-        from scoresde.flows import ReverseSDE
+        from scoresde.reverse import ReverseSDE
 
         return ReverseSDE(self, estimator, eta, condition)
 
     def probability_flow(self, estimator: ScoreEstimator, condition: Any = None) -> ProbabilityFlow:
         """The ODE with the same marginals, from data to prior; see `scoresde.ProbabilityFlow`."""
-        from scoresde.flows import ProbabilityFlow
+        from scoresde.reverse import ProbabilityFlow
 
         return ProbabilityFlow(self, estimator, condition)
 

@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 from scoresde import grid as grids
 from scoresde.checks import choice, expect, finite, instance, real, samples_wanted, validator, whole
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.flows import ReverseSDE
 from scoresde.grid import Grid
 from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
-from scoresde.rows import broadcast
+from scoresde.reverse import ReverseSDE
 from scoresde.sde import SDE, Stage
+from scoresde.selection import broadcast
 
 if TYPE_CHECKING:
     from scoresde.likelihood import DensityFlow
@@ -304,7 +304,7 @@ class Solver(ABC):
         sde, memory = estimator.sde, None
         reverse = sde.reverse(estimator, self.eta, condition)
         for stage in sde.stages():
-            z, ts = sde.enter(z, stage, noise), grids.within(times, stage)
+            z, ts = sde.enter(z, stage, noise), grids.restrict(times, stage)
             yield stage.start, z
             if not z.shape[:-1].numel():  # solvers of others need not know what to do with nothing
                 continue
@@ -326,7 +326,7 @@ def _churned(
     sde: SDE, z: Tensor, step: Tensor, stage: Stage, share: float, noise: Noise
 ) -> tuple[Tensor, Tensor]:
     """A state diffused to more noise, as far as its stage goes, and the longer step from there."""
-    back = grids.raised(sde, step[0], math.log1p(share), stage.start)
+    back = grids.time_at_level(sde, step[0], math.log1p(share), stage.start)
     if back <= step[0]:
         return z, step
     diffuse = sde.propagator(step[:1], back.reshape(1), z)

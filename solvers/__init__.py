@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from scoresde.lazy import lazy
+from scoresde.internals.lazy import lazy
 from solvers.adaptive import Adaptive, Outcome, StepLimit
 from solvers.euler import EulerMaruyama
 from solvers.exponential import DDIM, ExponentialMultistep

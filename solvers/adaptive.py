@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scoresde.blocks import folded
 from scoresde.checks import positive, validator, whole
-from scoresde.grid import Progress, jumps
+from scoresde.grid import TimeWarp, at_discontinuity
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 from scoresde.solver import Solver
@@ -130,7 +130,7 @@ class Adaptive(Solver):
         tensor(2.)
     """
 
-    sources = "lu2022 martineau2021"
+    references = "lu2022 martineau2021"
 
     order = 3.0
     weak_order = None
@@ -153,9 +153,13 @@ class Adaptive(Solver):
         run = _Run.of(y, float(ts[0]))
         deterministic(sde.propagator(ts[:1], ts[1:2], run.rows))
         alive = torch.arange(len(run.rows), device=y.device)
-        stops = [0, *(jumps(sde, ts)[1:-1].nonzero().flatten() + 1).tolist(), len(ts) - 1]
+        stops = [
+            0,
+            *(at_discontinuity(sde, ts)[1:-1].nonzero().flatten() + 1).tolist(),
+            len(ts) - 1,
+        ]
         for a, b in itertools.pairwise(stops):
-            track = Progress(ts[a : b + 1], (a > 0, b < len(ts) - 1), torch.finfo(y.dtype).eps)
+            track = TimeWarp(ts[a : b + 1], (a > 0, b < len(ts) - 1), torch.finfo(y.dtype).eps)
             alive = alive[self._advance(sde, track, batch, run, alive)]
         finished = torch.zeros(len(run.rows), dtype=torch.bool, device=y.device)
         finished[alive] = True
@@ -164,7 +168,7 @@ class Adaptive(Solver):
         return Outcome(run.rows.reshape(y.shape), *(v.reshape(batch) for v in flat))
 
     def _advance(
-        self, sde: SDE, track: Progress, batch: Sequence[int], run: _Run, alive: Tensor
+        self, sde: SDE, track: TimeWarp, batch: Sequence[int], run: _Run, alive: Tensor
     ) -> Tensor:
         """Takes the living rows along a track, in place; says which of them have arrived."""
         where = torch.zeros(len(alive), dtype=torch.float64, device="cpu")
@@ -174,7 +178,7 @@ class Adaptive(Solver):
             # processors round what is left over of a group otherwise
             padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
             own = alive[padded.to(alive.device)]
-            y, start, equation = run.rows[own], where[padded], sde.taken(own, batch)
+            y, start, equation = run.rows[own], where[padded], sde.select(own, batch)
             reach = torch.minimum(length[padded], 1 - start)
             times = [track(start + reach * part).unsqueeze(-1) for part in (0.0, 1 / 3, 2 / 3, 1.0)]
             forces = [partial(equation.forcing, t.to(y)) for t in times[:3]]

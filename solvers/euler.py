@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from scoresde.fixed import FixedStep, Step
+from scoresde.fixed_step import FixedStep, Step
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 
@@ -34,7 +34,7 @@ class EulerMaruyama(FixedStep):
         tensor(0.9000)
     """
 
-    sources = "maruyama1955"
+    references = "maruyama1955"
 
     order = 1.0
     weak_order = 1.0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scoresde import grid as grids
 from scoresde.checks import choice, validator
-from scoresde.fixed import FixedStep, Step
+from scoresde.fixed_step import FixedStep, Step
 from scoresde.grid import Grid
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Propagator
@@ -45,7 +45,7 @@ class DDIM(FixedStep):
         tensor([ 3., -1.])
     """
 
-    sources = "song2020 lu2022"
+    references = "song2020 lu2022"
 
     order = 1.0
     weak_order = 1.0
@@ -136,11 +136,11 @@ class ExponentialMultistep(FixedStep):
         tensor(2.)
     """
 
-    sources = "lu2022b zhao2023"
+    references = "lu2022b zhao2023"
 
     order: int = attrs.field(default=3, kw_only=True, validator=validator(choice, 1, 2, 3))
     corrected: bool = attrs.field(default=True, kw_only=True)
-    grid: Grid = grid_field(grids.central)
+    grid: Grid = grid_field(grids.arctan_log_snr)
 
     @property
     def weak_order(self) -> float:

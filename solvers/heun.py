@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from scoresde.fixed import FixedStep, Step
+from scoresde.fixed_step import FixedStep, Step
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 
@@ -32,7 +32,7 @@ class Heun(FixedStep):
         tensor(2.)
     """
 
-    sources = "karras2022"
+    references = "karras2022"
 
     order = 2.0
     weak_order = 2.0

@@ -6,8 +6,8 @@ import attrs
 from torch import Tensor
 
 from scoresde.checks import positive, validator, whole
-from scoresde.flows import ReverseSDE
 from scoresde.noise import Noise
+from scoresde.reverse import ReverseSDE
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Langevin:
         Langevin(steps=1, snr=0.16)
     """
 
-    sources = "song2021"
+    references = "song2021"
 
     steps: int = attrs.field(default=1, validator=validator(whole, 1))
     snr: float = attrs.field(default=0.16, validator=validator(positive))

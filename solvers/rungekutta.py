@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.grid import fractions, jumps, sides
+from scoresde.grid import at_discontinuity, fractions, one_sided
 from scoresde.noise import Noise
 from scoresde.sde import SDE, Forcing, Propagator
 from scoresde.solver import Solver
@@ -137,7 +137,7 @@ class ExponentialRungeKutta(Solver):
         tensor(2.)
     """
 
-    sources = "lu2022"
+    references = "lu2022"
 
     order = 3.0
     weak_order = None
@@ -146,7 +146,7 @@ class ExponentialRungeKutta(Solver):
         self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, None]]:
         """See `scoresde.Solver.walk`; yields after every step."""
-        starts, ends = sides(ts, jumps(sde, ts), torch.finfo(y.dtype).eps)
+        starts, ends = one_sided(ts, at_discontinuity(sde, ts), torch.finfo(y.dtype).eps)
         one, two = fractions(sde, starts, ends, (1 / 3, 2 / 3))
         for times in zip(starts, one, two, ends, strict=True):
             with_ = stages(sde, [t.reshape(1) for t in times], y)

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.fixed import FixedStep, Step
+from scoresde.fixed_step import FixedStep, Step
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 
@@ -39,7 +39,7 @@ class SRA(FixedStep):
         tensor(2.)
     """
 
-    sources = "roessler2010"
+    references = "roessler2010"
 
     order = 2.0
     weak_order = 2.0

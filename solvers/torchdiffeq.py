@@ -8,7 +8,7 @@ import torchdiffeq
 from torch import Tensor
 
 from scoresde.checks import choice, expect, positive, validator
-from scoresde.grid import jumps, sides
+from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 from scoresde.solver import Solver
@@ -48,7 +48,7 @@ class TorchDiffEq(Solver):
         tensor(2.)
     """
 
-    sources = "chen2018"
+    references = "chen2018"
 
     weak_order = None
 
@@ -80,7 +80,7 @@ class TorchDiffEq(Solver):
         if self.method in _ADAPTIVE:
             return self._odeint(sde, y, times, options)
         # step by step: no step looks across a time at which rates jump
-        ends = sides(ts, jumps(sde, ts), torch.finfo(y.dtype).eps)
+        ends = one_sided(ts, at_discontinuity(sde, ts), torch.finfo(y.dtype).eps)
         for step in torch.stack(ends, -1).to(y):
             y = self._odeint(sde, y, step, {})
         return y

@@ -10,7 +10,7 @@ import torchsde
 from torch import Tensor, nn
 
 from scoresde.checks import choice, validator
-from scoresde.grid import jumps, sides
+from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
 from scoresde.sde import SDE
 from scoresde.solver import Solver
@@ -42,7 +42,7 @@ class TorchSDE(Solver):
         tensor(2.)
     """
 
-    sources = "li2020"
+    references = "li2020"
 
     method: str = attrs.field(
         default="euler", kw_only=True, validator=validator(choice, "euler", "milstein", "srk")
@@ -80,7 +80,8 @@ class _UnitSteps(nn.Module):
         self.sde, self.shape = sde, state.shape
         self.noise_type, self.sde_type = sde.noise_type, sde.sde_type
         starts, ends = (
-            v.to(state) for v in sides(ts, jumps(sde, ts), torch.finfo(state.dtype).eps)
+            v.to(state)
+            for v in one_sided(ts, at_discontinuity(sde, ts), torch.finfo(state.dtype).eps)
         )
         self.starts, self.lengths = starts, ends - starts
         self.current = 0  # a whole number is the end of one step and the start of the next

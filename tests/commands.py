@@ -2,8 +2,8 @@
 
 from click.testing import CliRunner
 
-from scoresde import checkpoint
-from scoresde.cli import main
+from scoresde.app.cli import main
+from scoresde.training import checkpoint
 
 CONFIG = """
 [data]

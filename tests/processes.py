@@ -14,8 +14,8 @@ import torch
 from estimators import Denoising, MultiScale, ResidualMLP
 from scoresde import DiagonalSDE, Haar, LogLinear, Noise, VariationalDequantization, bound
 from scoresde.data import Dataset
-from scoresde.distributed import sample
 from scoresde.training import Training
+from scoresde.training.distributed import sample
 from solvers import DDIM
 
 SHAPE = (1, 4, 4)

@@ -29,8 +29,8 @@ from scoresde import (
     importance,
     log_prob,
 )
-from scoresde.conditioning import Conditional, Observation
-from scoresde.distributed import Alone, sample
+from scoresde.conditioning import ConditionalEstimator, Observation
+from scoresde.training.distributed import SingleProcess, sample
 from solvers import DDIM, Adaptive, ExponentialMultistep
 
 BATCH, N = 18, 4
@@ -102,7 +102,7 @@ def seen(*values):
 def scales(known, dtype):
     basis_speeds = torch.tensor([1.0, 1.0, 1.0, 2.0])
     around = joint(known, dtype, basis_speeds, [1.0, 1.0, 1.0, 0.5])
-    return MultiScale(around.sde, [Silent(), Silent()], around=around)
+    return MultiScale(around.sde, [Silent(), Silent()], baseline=around)
 
 
 # Each: what is made of a model, and what of the state is said to be known: rows of a matrix, what
@@ -126,7 +126,7 @@ COMPOSITIONS = {
     "alone": lambda m, k: (m, []),
     "part": lambda m, k: (m.condition(held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
     "mask": lambda m, k: (
-        Conditional(m, seen((0, k.y), (3, k.detail)), held=True),
+        ConditionalEstimator(m, seen((0, k.y), (3, k.detail)), held=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "guided": lambda m, k: (guided(m, total, k.one), [(row(total), k.one - 3, 0.4)]),
@@ -135,7 +135,7 @@ COMPOSITIONS = {
         [(UNIT[:1], k.y, 0.0), (row(total, 0), k.one - 3, 0.4)],
     ),
     "guided mask": lambda m, k: (
-        guided(Conditional(m, seen((0, k.y), (3, k.detail)), held=True), total, k.one),
+        guided(ConditionalEstimator(m, seen((0, k.y), (3, k.detail)), held=True), total, k.one),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0), (row(total), k.one - 3, 0.4)],
     ),
     "part of guided": lambda m, k: (
@@ -143,7 +143,7 @@ COMPOSITIONS = {
         [(row(total), k.one - 3, 0.4), (UNIT[:1], k.y, 0.0)],
     ),
     "mask of guided": lambda m, k: (
-        Conditional(guided(m, total, k.one), seen((3, k.detail)), held=True),
+        ConditionalEstimator(guided(m, total, k.one), seen((3, k.detail)), held=True),
         [(row(total), k.one - 3, 0.4), (UNIT[3:], k.detail, 0.0)],
     ),
     "part of part": lambda m, k: (
@@ -151,19 +151,23 @@ COMPOSITIONS = {
         [(UNIT[:1], k.y, 0.0), (UNIT[1:2], k.w, 0.0)],
     ),
     "mask of part": lambda m, k: (
-        Conditional(m.condition(held=True, y=k.y), seen((3, k.detail)), held=True),
+        ConditionalEstimator(m.condition(held=True, y=k.y), seen((3, k.detail)), held=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "mask of mask": lambda m, k: (
-        Conditional(Conditional(m, seen((1, k.w)), held=True), seen((3, k.detail)), held=True),
+        ConditionalEstimator(
+            ConditionalEstimator(m, seen((1, k.w)), held=True), seen((3, k.detail)), held=True
+        ),
         [(UNIT[1:2], k.w, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "guided guided mask": lambda m, k: (
-        guided(guided(Conditional(m, seen((0, k.y)), held=True), total, k.one), last, k.other),
+        guided(
+            guided(ConditionalEstimator(m, seen((0, k.y)), held=True), total, k.one), last, k.other
+        ),
         [(UNIT[:1], k.y, 0.0), (row(total), k.one - 3, 0.4), (row(last), k.other, 0.4)],
     ),
     "mask of guided part": lambda m, k: (
-        Conditional(
+        ConditionalEstimator(
             guided(m.condition(held=True, y=k.y), last, k.other), seen((1, k.w)), held=True
         ),
         [(UNIT[:1], k.y, 0.0), (row(last, 0), k.other, 0.4), (UNIT[1:2], k.w, 0.0)],
@@ -184,7 +188,7 @@ MADE = {
         [(UNIT[:1], k.y, 0.0)],
     ),
     "mask of scales": lambda k, dtype: (
-        Conditional(scales(k, dtype), seen((0, k.y), (1, k.w)), held=True),
+        ConditionalEstimator(scales(k, dtype), seen((0, k.y), (1, k.w)), held=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[1:2], k.w, 0.0)],
     ),
 }
@@ -192,7 +196,7 @@ TOLD = {
     "free": lambda m, k: (m, []),
     "free part": lambda m, k: (m.condition(held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
     "guided free mask": lambda m, k: (
-        guided(Conditional(m, seen((0, k.y)), held=True), total, k.one),
+        guided(ConditionalEstimator(m, seen((0, k.y)), held=True), total, k.one),
         [(UNIT[:1], k.y, 0.0), (row(total), k.one - 3, 0.4)],
     ),
 }
@@ -252,7 +256,7 @@ def test_denoised_means_are_those_of_the_posterior(name, dtype):
     made = composed(name, dtype)
     sde, law, left = made.model.sde, made.law, made.left
     rows = torch.tensor([3, 17, 3, 0])
-    few = made.model.taken(rows, (BATCH,))
+    few = made.model.select(rows, (BATCH,))
     told = None if made.condition is None else made.condition[rows]
     for t in torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64):
         stage = next(s for s in sde.stages() if s.end <= float(t) <= s.start)
@@ -390,7 +394,7 @@ def test_a_bound_has_its_own_generator(name, dtype):
 
     rows = [17, 2, 5]
     told = made.condition
-    few = made.model.taken(torch.tensor(rows), (BATCH,))
+    few = made.model.select(torch.tensor(rows), (BATCH,))
     with torch.no_grad():
         all_of_them = bound(
             made.model, x[0], draws=3, condition=told, generator=generators(range(BATCH))
@@ -447,7 +451,7 @@ def test_processes_share_samples_of_the_posterior(name, dtype, solver):
             solver,
             made.model,
             generators(),
-            Alone(4, i),
+            SingleProcess(4, i),
             condition=made.condition,
             dtype=dtype,
         )
@@ -458,16 +462,18 @@ def test_processes_share_samples_of_the_posterior(name, dtype, solver):
 
 @every_composition
 @pytest.mark.parametrize(
-    ("dtype", "frugal"), [(torch.float32, True), (torch.float64, False)], ids=["32", "64"]
+    ("dtype", "checkpointing"), [(torch.float32, True), (torch.float64, False)], ids=["32", "64"]
 )
-def test_gradients_are_those_of_the_posterior(name, dtype, frugal):
+def test_gradients_are_those_of_the_posterior(name, dtype, checkpointing):
     """In events, in what is observed, in what is told and in what is learned."""
     made = composed(name, dtype)
     x, free = events(made, 1)
     x.requires_grad_()
     free = made.model.sde.basis(x)[..., made.left].double()
     wanted = made.law.log_prob(free)
-    found = log_prob(made.model, x, Quadrature(40), condition=made.condition, frugal=frugal).value
+    found = log_prob(
+        made.model, x, Quadrature(40), condition=made.condition, checkpointing=checkpointing
+    ).value
     leaves = {"x": x, **made.leaves}
     slopes = [
         torch.autograd.grad(value.sum(), leaves.values(), allow_unused=True, retain_graph=True)
@@ -528,11 +534,13 @@ def noisy():
         ),
         (lambda: guided(wide((3,)), last, torch.zeros(7, 1)), r"y: .*\(7,\) and \(3,\)"),
         (
-            lambda: Conditional(wide(()), Observation(UNIT[0].bool(), torch.zeros(4)), held=True),
+            lambda: ConditionalEstimator(
+                wide(()), Observation(UNIT[0].bool(), torch.zeros(4)), held=True
+            ),
             r"observed: .* not observed yet, got \[0\] again",
         ),
         (
-            lambda: Conditional(
+            lambda: ConditionalEstimator(
                 scales(problem(torch.float32), torch.float32),
                 Observation(UNIT[3].bool(), torch.zeros(4)),
                 held=True,
@@ -540,11 +548,13 @@ def noisy():
             "observed: .* from T on: .* got 1 dropped before",
         ),
         (
-            lambda: Conditional(wide(()), Observation(~UNIT[0].bool(), torch.zeros(4)), held=True),
+            lambda: ConditionalEstimator(
+                wide(()), Observation(~UNIT[0].bool(), torch.zeros(4)), held=True
+            ),
             "observed: expected some components that are not, got all 4",
         ),
         (
-            lambda: Conditional(wide(()), Observation(torch.ones(3) > 0, torch.zeros(3))),
+            lambda: ConditionalEstimator(wide(()), Observation(torch.ones(3) > 0, torch.zeros(3))),
             "observed: expected a mask of 4 components, got one of 3",
         ),
         (lambda: Observation(torch.ones(3) > 0, torch.zeros(2)), r"values: .*\(3,\), got \(2,\)"),
@@ -572,7 +582,7 @@ def test_batches_of_any_shape(dtype):
 
 def test_nothing_observed_is_the_model_itself():
     model = joint(problem(torch.float64), torch.float64)
-    same = Conditional(model, Observation(torch.zeros(N) > 0, torch.zeros(N)), held=True)
+    same = ConditionalEstimator(model, Observation(torch.zeros(N) > 0, torch.zeros(N)), held=True)
     z = torch.randn(5, N, dtype=torch.float64)
     torch.testing.assert_close(same.denoise(z, 0.3), model.denoise(z, 0.3))
 

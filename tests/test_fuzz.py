@@ -38,18 +38,18 @@ from scoresde import (
     Schedule,
     ScoreEstimator,
     Solver,
-    checkpoint,
-    config,
     log_prob,
     plugins,
 )
-from scoresde.checkpoint import CheckpointError
-from scoresde.cli import main
-from scoresde.config import ConfigError
+from scoresde.app import config
+from scoresde.app.cli import main
+from scoresde.app.config import ConfigError
+from scoresde.app.model import Model
 from scoresde.data import Dataset
 from scoresde.data import load as load_data
-from scoresde.model import Model
 from scoresde.plugins import PluginError, UnknownPlugin
+from scoresde.training import checkpoint
+from scoresde.training.checkpoint import CheckpointError
 from solvers import DDIM, StepLimit
 
 SETTINGS = {
@@ -472,7 +472,15 @@ def test_arguments(name, dtype, data):
         return
     if isinstance(made, torch.nn.Module):
         made = made.to(dtype)
-    functions = {"grid", "corrector", "parametrization", "weighting", "around", "view", "observe"}
+    functions = {
+        "grid",
+        "corrector",
+        "parametrization",
+        "weighting",
+        "baseline",
+        "network_basis",
+        "observe",
+    }
     if not functions & set(arguments) and getattr(made, "steps", 0) < 10:
         asked(made, dtype)
 

@@ -93,7 +93,7 @@ MAKE = {
         Gaussian(s, torch.zeros(2), torch.eye(2)), lambda x: x.sum(-1, True), torch.ones(1), 0.1
     ),
     "vector time": lambda s: Denoising(s, network(levels=2), observe="blocks"),
-    "around": lambda s: Denoising(s, network(), around=Truncated(s, -1.0, 1.0)),
+    "baseline": lambda s: Denoising(s, network(), baseline=Truncated(s, -1.0, 1.0)),
     "a form of one's own": lambda s: Denoising(s, network(), parametrization=own_form),
     "denoise only": DenoiseOnly,
     "score only": ScoreOnly,
@@ -186,7 +186,10 @@ def test_conditions_are_the_answer(held, dtype):
 
 @every_precision
 def test_classifier_free_and_multi_scale_answers(dtype):
-    free, c = ClassifierFree(Conditioned(sde()), 2.0, torch.zeros(1)), torch.ones(3, 1, dtype=dtype)
+    free, c = (
+        ClassifierFree(Conditioned(sde()), 2.0, torch.zeros(1)),
+        torch.ones(3, 1, dtype=dtype),
+    )
     for question in QUESTIONS[1:]:
         assert answered(free, question, STATES.to(dtype), 0.0, c).eq(0).all()
     bands = DiagonalSDE(Cosine(), Haar((4,), 1), drop=[1.0, 0.5])

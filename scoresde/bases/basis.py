@@ -17,10 +17,10 @@ from scoresde.bases.gaps import known_moments
 from scoresde.bases.moments import Units, pieces
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, sizes, trailing_shape, warn
-from scoresde.precise import KeepsPrecision, full_precision, precision
+from scoresde.precision import KeepsFloat64, full_precision, precision
 
 
-class Basis(KeepsPrecision, ABC):
+class Basis(KeepsFloat64, ABC):
     """An orthonormal change of coordinates between events and flat coefficients.
 
     Subclasses implement `analyse` and `synthesise`; calling the basis and `inverse` add the

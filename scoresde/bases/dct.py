@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scoresde import limits
 from scoresde.bases.basis import Basis, checked_shape, transformed
 from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, whole
+from scoresde.internals import limits
 
 
 class DCT(Basis):
@@ -41,7 +41,7 @@ class DCT(Basis):
     Raises:
         ValueError: If there are more bands than different frequencies, the event has fewer
             axes than ``spatial``, or the matrices, ``N^2`` numbers for an axis, take more memory
-            than `scoresde.limits` allows.
+            than `scoresde.internals.limits` allows.
 
     Source:
         Ahmed, Natarajan and Rao 1974, *Discrete Cosine Transform*; in diffusion, Rissanen et al.
@@ -57,7 +57,7 @@ class DCT(Basis):
         (tensor(2.), tensor(True))
     """
 
-    sources = "ahmed1974 rissanen2023 hoogeboom2023"
+    references = "ahmed1974 rissanen2023 hoogeboom2023"
 
     frequencies: Tensor
     order: Tensor

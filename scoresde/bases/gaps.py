@@ -18,7 +18,7 @@ def known_moments(
     """As `scoresde.bases.moments.Units`, of every component where it is not NaN.
 
     Args:
-        data: Pieces of events, which are kept until all have been seen.
+        data: Batches of events, which are kept until all have been seen.
         analyse: To coefficients, ``(N, n)``; a missing value may leave others as they are alone.
         units: Of single components.
 

@@ -53,7 +53,7 @@ class Haar(Basis):
         tensor([ 5., 10., -1.,  0., -2.,  0.,  0.,  0.])
     """
 
-    sources = "mallat1989 batzolis2022"
+    references = "mallat1989 batzolis2022"
 
     def __init__(self, event_shape: Sequence[int], levels: int, spatial: int | None = None) -> None:
         shape = checked_shape(event_shape)

@@ -33,7 +33,7 @@ class Identity(Basis):
         tensor([3., 4.])
     """
 
-    sources = "batzolis2022"
+    references = "batzolis2022"
 
     def __init__(self, event_shape: Sequence[int], blocks: Mapping[str, int] | None = None) -> None:
         size = checked_shape(event_shape).numel()

@@ -44,7 +44,7 @@ class Joint(Basis):
         tensor([0.5000, 1.0000, 1.0000], dtype=torch.float64)
     """
 
-    sources = "batzolis2022"
+    references = "batzolis2022"
 
     def __init__(self, **parts: Basis | tuple[int, ...]) -> None:
         expect(len(parts) > 0, "parts", "at least one", parts)

@@ -57,7 +57,7 @@ def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple
         Chan, Golub and LeVeque 1983, *Algorithms for Computing the Sample Variance*.
 
     Args:
-        rows: Pieces ``(N_i, n)``.
+        rows: Batches ``(N_i, n)``.
         product: Of centred rows, summed over them: squares ``(n,)`` or a matrix ``(n, n)``.
 
     Raises:
@@ -125,7 +125,7 @@ class Units:
         """Means ``(n,)`` and scales ``(units,)`` of events that are gone through once.
 
         Args:
-            data: Pieces of events.
+            data: Batches of events.
             analyse: To coefficients, ``(N, n)``, in float64.
 
         Raises:

@@ -29,7 +29,7 @@ class Packed(Basis):
         torch.Size([12, 4, 4])
     """
 
-    sources = "batzolis2022"
+    references = "batzolis2022"
 
     def __init__(self, haar: Haar) -> None:
         self._channels = haar.event_shape[: -len(haar.axes)].numel()

@@ -14,7 +14,7 @@ from scoresde.bases.basis import Basis, checked_shape, transformed
 from scoresde.bases.moments import pieces, spread
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating
-from scoresde.precise import precision
+from scoresde.precision import precision
 
 
 class PCA(Basis):
@@ -54,7 +54,7 @@ class PCA(Basis):
         tensor([10.,  0.])
     """
 
-    sources = "pearson1901 jing2022"
+    references = "pearson1901 jing2022"
     supplied: ClassVar = {"components": "data_components"}  # by a configuration, see SUPPLIED there
 
     components: Tensor

@@ -1,23 +1,23 @@
 """Data sets: a user's arrays, tables and images, or a built-in one, checked on the way in.
 
 A data set is ``(N, *event_shape)``: floating-point numbers, or integers of ``0..levels-1``. It is
-in memory, or stays on the disk and is read as it is needed (``lazy=True``, `Stored`).
+in memory, or stays on the disk and is read as it is needed (``lazy=True``, `LazyArray`).
 """
 
 from scoresde.data.arrays import read_array
 from scoresde.data.builtin import BUILT_IN, digits, patches
 from scoresde.data.dataset import Dataset, split
 from scoresde.data.images import read_images
+from scoresde.data.lazy_array import LazyArray, joined
 from scoresde.data.levels import bits_per_dim, dequantize, quantize
 from scoresde.data.parquet import read_parquet
 from scoresde.data.reading import load, reader
-from scoresde.data.stored import Stored, joined
 from scoresde.data.text import read_csv
 
 __all__ = [
     "BUILT_IN",
     "Dataset",
-    "Stored",
+    "LazyArray",
     "bits_per_dim",
     "dequantize",
     "digits",

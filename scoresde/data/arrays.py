@@ -13,13 +13,13 @@ from typing import IO, Any, Literal
 import numpy as np
 from attrs import frozen
 
-from scoresde import limits
 from scoresde.checks import choice, expect, listed
 from scoresde.data.dataset import Dataset
 from scoresde.data.folders import files
+from scoresde.data.lazy_array import joined
 from scoresde.data.numbers import Array, conversion
-from scoresde.data.stored import joined
 from scoresde.data.tables import Missing, check_missing
+from scoresde.internals import limits
 
 
 def read_array(
@@ -52,8 +52,8 @@ def read_array(
     Raises:
         FileNotFoundError: If there is no such file.
         TypeError: If the data are not real numbers.
-        ValueError: If a file cannot be read, takes more memory than `scoresde.limits` allows, or
-            the data are not as `Dataset` expects.
+        ValueError: If a file cannot be read, takes more memory than `scoresde.internals.limits`
+            allows, or the data are not as `Dataset` expects.
 
     Warns:
         UserWarning: If components hold whole numbers alone and ``levels`` is not given.

@@ -7,8 +7,8 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 
 from scoresde.checks import expect, finite, floating
+from scoresde.data.lazy_array import LazyArray
 from scoresde.data.levels import check_levels
-from scoresde.data.stored import Stored
 
 _HINT = "(missing= lets NaN stand for missing values)"
 
@@ -19,7 +19,7 @@ class Dataset:
 
     Args:
         name: Where they come from.
-        values: ``(N, *event_shape)``: all of them, or `Stored` ones, which are checked as they
+        values: ``(N, *event_shape)``: all of them, or `LazyArray` ones, which are checked as they
             are read.
         levels: Number of levels of integer values; ``None`` for floating-point ones.
         missing: Whether NaN stands for values that are missing, as `estimators.Denoising` with
@@ -40,7 +40,9 @@ class Dataset:
     """
 
     name: str
-    values: Tensor | Stored = field(repr=lambda values: f"{tuple(values.shape)} of {values.dtype}")
+    values: Tensor | LazyArray = field(
+        repr=lambda values: f"{tuple(values.shape)} of {values.dtype}"
+    )
     levels: int | None = None
     missing: bool = field(default=False, repr=False)
     columns: tuple[str, ...] | None = field(default=None, repr=False)
@@ -65,10 +67,10 @@ class Dataset:
     @property
     def stored(self) -> bool:
         """Whether events are read as they are needed."""
-        return isinstance(self.values, Stored)
+        return isinstance(self.values, LazyArray)
 
     def read(self, rows: Tensor | slice) -> Tensor:
-        """The events at some places ``(k,)``, or in a slice; `Stored` ones are checked now."""
+        """The events at some places ``(k,)``, or in a slice; `LazyArray` ones are checked now."""
         values = self.values[rows]
         if self.stored:
             self._check(values)
@@ -77,7 +79,9 @@ class Dataset:
     def part(self, name: str, rows: Tensor) -> Dataset:
         """A data set of some events only, read as late as these."""
         values = self.values
-        only = values.only(rows) if isinstance(values, Stored) else values[rows.to(values.device)]
+        only = (
+            values.only(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]
+        )
         return evolve(self, name=f"{self.name}/{name}", values=only)
 
     def _check(self, values: Tensor) -> None:

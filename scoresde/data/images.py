@@ -13,11 +13,11 @@ from attrs import frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from scoresde import limits
 from scoresde.checks import choice, expect, listed, whole
 from scoresde.data.dataset import Dataset
+from scoresde.data.lazy_array import LazyArray
 from scoresde.data.numbers import Array
-from scoresde.data.stored import Stored
+from scoresde.internals import limits
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, of which Pillow tells depth, frames and transparency."""
@@ -75,7 +75,7 @@ def read_images(
     Raises:
         OSError: If there is no such folder.
         ValueError: If there is no image, or one is unreadable, of another size than the first, of
-            a kind that is refused, or takes more memory than `scoresde.limits` allows.
+            a kind that is refused, or takes more memory than `scoresde.internals.limits` allows.
 
     Example:
         >>> import tempfile
@@ -107,7 +107,7 @@ def read_images(
             images[i] = image
         return torch.from_numpy(images)
 
-    stored = Stored(len(paths), read)
+    stored = LazyArray(len(paths), read)
     if not lazy:
         size_of_all = len(paths) * wanted[0] * wanted[1] * wanted[2]
         limits.afford(str(folder), size_of_all, sum(map(limits.size_on_disk, paths)))

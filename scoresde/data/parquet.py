@@ -11,11 +11,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from scoresde import limits
 from scoresde.checks import expect, listed
 from scoresde.data.dataset import Dataset
 from scoresde.data.numbers import Array
 from scoresde.data.tables import RECIPE, Missing, check_missing, chosen, dataset
+from scoresde.internals import limits
 
 FOOTER = 256
 """Bytes of memory for a byte of a file's description: of three that describe a piece of a column
@@ -50,7 +50,7 @@ def read_parquet(
         OSError: If there is no such file, or it cannot be opened.
         ValueError: If it is garbled or has no rows, a column is unknown, is no column of numbers
             or has the name of another, values are missing where they may not be, or it takes more
-            memory than `scoresde.limits` allows.
+            memory than `scoresde.internals.limits` allows.
 
     Warns:
         UserWarning: If columns hold whole numbers alone.

@@ -18,10 +18,10 @@ from typing import TextIO
 import numpy as np
 from attrs import define, field, frozen
 
-from scoresde import limits
 from scoresde.checks import choice, expect
 from scoresde.data.dataset import Dataset
 from scoresde.data.tables import MISSING, RECIPE, Missing, check_missing, chosen, dataset
+from scoresde.internals import limits
 
 CHARACTER = 64
 """Bytes of memory for a character of a line, while it is split: three make a string of 51 bytes."""

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.bound import bound, entering
-from scoresde.conditioning import Conditional
+from scoresde.conditioning import ConditionalEstimator
+from scoresde.conditioning.observation import Observation
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import log_prob
+from scoresde.likelihood.variational import bound, entering
 from scoresde.noise import Noise
-from scoresde.observation import Observation
-from scoresde.rows import samples
+from scoresde.selection import samples
 from scoresde.testing.measures import DOUBLE, holds, random, same
 
 _BATCH = (5,)
@@ -45,7 +45,7 @@ class CompositionLaws(ABC):
     def condition(self, batch: Sequence[int]) -> Any:
         """What it is conditioned on, if anything."""
 
-    def _conditional(self, batch: Sequence[int]) -> Conditional | None:
+    def _conditional(self, batch: Sequence[int]) -> ConditionalEstimator | None:
         """Given its first component, of every sample another value, if there is such a thing."""
         model = self.make().double().eval()
         sde, n = model.sde, model.sde.basis.dim
@@ -54,17 +54,17 @@ class CompositionLaws(ABC):
             return None
         # vector time, in which what is observed is clean, is nothing that all have learned
         known = Observation(torch.arange(n) == free[0], random(*batch, n, seed=3))
-        return Conditional(model, known, held=self.exact)
+        return ConditionalEstimator(model, known, held=self.exact)
 
     def test_what_is_observed_goes_with_its_samples(self) -> None:
         """Some samples of a conditional are the conditional of some samples."""
         if (whole := self._conditional(_BATCH)) is None:
             return
         rows, told = torch.tensor([3, 1, 3]), self.condition(_BATCH)
-        few, part = whole.taken(rows, _BATCH), samples(told, rows, _BATCH)
+        few, part = whole.select(rows, _BATCH), samples(told, rows, _BATCH)
         own = whole.observation.mask & ~whole.joint.sde.observed
         known = Observation(own, whole.observation.values[rows])
-        alone = Conditional(whole.joint.taken(rows, _BATCH), known, whole.held)
+        alone = ConditionalEstimator(whole.joint.select(rows, _BATCH), known, whole.held)
         z, t = random(*_BATCH, whole.sde.basis.dim), whole.sde.T / 2
 
         def entered(model: ScoreEstimator, seeds: Tensor) -> Tensor:

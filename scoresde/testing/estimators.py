@@ -132,7 +132,7 @@ class EstimatorLaws(CompositionLaws):
         model, batch = self._model(), (5,)
         z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
         rows = torch.tensor([3, 1])
-        few = model.taken(rows, batch)
+        few = model.select(rows, batch)
         part = condition[rows] if isinstance(condition, Tensor) else condition
         with torch.no_grad():
             together = model.score(z, model.sde.T / 2, condition)[rows]

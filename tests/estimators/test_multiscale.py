@@ -25,8 +25,8 @@ from scoresde import (
     bound,
     log_prob,
 )
-from scoresde.bound import entering
-from scoresde.grid import within
+from scoresde.grid import restrict
+from scoresde.likelihood.variational import entering
 from solvers import DDIM, ExponentialMultistep, Heun, TorchDiffEq
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -80,7 +80,7 @@ def test_a_handover_keeps_the_retained_groups(basis):  # invariant 37
         z = sde.enter(z, stage, Noise(torch.Generator().manual_seed(stage.dim)))
         # the noisy state is handed over as it is, and what enters is independent noise
         assert torch.equal(z[:, : before.shape[-1]], before)
-        z = solver.integrate(reverse, z, -within(times, stage), Noise())
+        z = solver.integrate(reverse, z, -restrict(times, stage), Noise())
         truth = marginal(model, stage.end, stage.dim).variance
         amplification = z.pow(2).mean(0) / truth
         assert (amplification - 1).abs().max() < 5 * (2 / 200) ** 0.5
@@ -290,7 +290,7 @@ def test_networks_see_coefficients_at_their_own_resolution():
     sde = staged(basis)
     views = [basis.coarse(2), Packed(basis.coarse(1)), Packed(basis)]
     assert [tuple(view.event_shape) for view in views] == [(3, 2, 2), (12, 2, 2), (12, 4, 4)]
-    model = MultiScale(sde, [_Net(view.dim) for view in views], views=views)
+    model = MultiScale(sde, [_Net(view.dim) for view in views], network_bases=views)
     x = torch.randn(2, 3, 8, 8)
     model.loss(x).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
@@ -306,13 +306,15 @@ def test_every_stage_hears_the_condition():
     model = MultiScale(
         staged(basis),
         [Told(1)] * 3,
-        views=[basis.coarse(2), Packed(basis.coarse(1)), Packed(basis)],
+        network_bases=[basis.coarse(2), Packed(basis.coarse(1)), Packed(basis)],
         parametrization="denoised",
     )
     condition = torch.randn(2, 1)
     for stage, denoising in zip(model.sde.stages(), model.stages, strict=True):
         z = torch.zeros(2, stage.dim)
-        wanted = denoising.view(condition[:, :, None, None].expand(2, *denoising.view.event_shape))
+        wanted = denoising.network_basis(
+            condition[:, :, None, None].expand(2, *denoising.network_basis.event_shape)
+        )
         torch.testing.assert_close(model.denoise(z, stage.end, condition), wanted)
         (denoiser,) = model.denoisers(torch.tensor([stage.end]), z, condition)
         torch.testing.assert_close(denoiser(z), wanted)
@@ -324,7 +326,7 @@ def test_every_stage_hears_the_condition():
 def test_stages_train_by_themselves():
     basis = Haar((1, 4, 4), 2)
     views = [basis.coarse(2), Packed(basis.coarse(1)), Packed(basis)]
-    model = MultiScale(staged(basis), [_Net(view.dim) for view in views], views=views)
+    model = MultiScale(staged(basis), [_Net(view.dim) for view in views], network_bases=views)
     model.stages[1].loss(torch.randn(4, 1, 4, 4)).backward()
     trained = [any(p.grad is not None for p in stage.parameters()) for stage in model.stages]
     assert trained == [False, True, False]

@@ -235,7 +235,7 @@ def around(sde, **settings):
 def test_an_untrained_network_is_what_it_learns_around():
     sde = DiagonalSDE(VP(), Identity((1,)))
     known = Truncated(sde, -1.0, 2.0)
-    model, z = around(sde, around=known), torch.randn(6, 1)
+    model, z = around(sde, baseline=known), torch.randn(6, 1)
     torch.testing.assert_close(model.denoise(z, 0.5), known.denoise(z, 0.5))
     model.network.leave[1].bias.data.fill_(0.7)
     alpha, sigma = sde.kernel(torch.tensor([0.5]))
@@ -250,7 +250,9 @@ def test_learning_around_the_best_linear_guess_is_learning():
     sde = DiagonalSDE(VE(), Identity((1,)))
     scales = {"data_mean": 0.4, "data_std": 2.0}
     plain = around(sde, **scales)
-    known = around(sde, **scales, around=Gaussian(sde, torch.tensor([0.4]), torch.tensor([[4.0]])))
+    known = around(
+        sde, **scales, baseline=Gaussian(sde, torch.tensor([0.4]), torch.tensor([[4.0]]))
+    )
     for model in (plain, known):
         torch.nn.init.normal_(model.network.leave[1].weight, generator=torch.Generator())
     x = torch.randn(32, 1)
@@ -262,7 +264,7 @@ def test_what_is_left_is_learned():
     """Two peaks between bounds, around one flat law."""
     sde = DiagonalSDE(VP(), Identity((1,)))
     peaks = torch.where(torch.rand(4000, 1) < 0.5, 0.2, 0.8) + 0.05 * torch.randn(4000, 1)
-    model = around(sde, around=Truncated(sde, 0.0, 1.0, std=100.0), data_mean=0.5, data_std=0.3)
+    model = around(sde, baseline=Truncated(sde, 0.0, 1.0, std=100.0), data_mean=0.5, data_std=0.3)
     Training(steps=500, lr=1e-2, batch_size=256, ema=0.98).fit(
         model, Dataset("peaks", peaks.clamp(0, 1)), progress=False
     )
@@ -302,9 +304,9 @@ SDE = DiagonalSDE(VP(), Identity((2,)))
         (lambda: Truncated(SDE, 0.0, 1.0, std=torch.inf), ValueError, "std: expected finite"),
         (lambda: Truncated(SDE, 0.0, 1.0, std=0.0), ValueError, "std: expected positive"),
         (lambda: Truncated(SDE, 0.0, 1.0, slope=torch.zeros(2)), ValueError, r"slope: .*\(2, 2\)"),
-        (lambda: around(SDE, around=7), TypeError, "around: expected a.* ScoreEstimator"),
+        (lambda: around(SDE, baseline=7), TypeError, "around: expected a.* ScoreEstimator"),
         (
-            lambda: around(SDE, around=Truncated(DiagonalSDE(VP(), Identity((2,))), 0.0, 1.0)),
+            lambda: around(SDE, baseline=Truncated(DiagonalSDE(VP(), Identity((2,))), 0.0, 1.0)),
             ValueError,
             "around: expected an estimator with this very SDE",
         ),

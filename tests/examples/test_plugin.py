@@ -79,7 +79,7 @@ def test_installed_it_is_listed_loaded_and_sampled_from_by_name(installed):
 
 
 def test_the_command_line_trains_and_samples_what_a_file_names(installed, tmp_path):
-    run = "from scoresde.cli import main; main()"
+    run = "from scoresde.app.cli import main; main()"
     listing = installed("-c", run, "list").split()
     assert set(NAMES.values()) <= set(listing)
     folder, array, numbers = (str(tmp_path / name) for name in ("model", "x.npy", "numbers.npy"))
@@ -90,7 +90,7 @@ def test_the_command_line_trains_and_samples_what_a_file_names(installed, tmp_pa
     # quantised, a Gaussian is cut off at the ends of the scale: its moments are seen before that
     draw = f"""
 import numpy as np
-from scoresde.model import Model
+from scoresde.app.model import Model
 model = Model.load({folder!r})
 np.save({numbers!r}, model.solver.sample(model.estimator, (2000,)).numpy())
 """

@@ -19,9 +19,9 @@ from scoresde import (
     ScoreEstimator,
     log_prob,
 )
+from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
 from scoresde.derivatives import batched, vjp
-from scoresde.evaluation import evaluate
 from solvers import DDIM, Adaptive
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -123,12 +123,12 @@ def test_so_are_evaluations_adaptive_densities_and_inference_mode(kind, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("frugal", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", TWICE)
-def test_gradients_of_densities_are_those_of_a_plain_network(kind, frugal, dtype):
+def test_gradients_of_densities_are_those_of_a_plain_network(kind, checkpointing, dtype):
     x, slopes = events(dtype).requires_grad_(), []
     for one in (model(kind, dtype), model("plain", dtype)):
-        value = log_prob(one, x, Quadrature(6), frugal=frugal).value.sum()
+        value = log_prob(one, x, Quadrature(6), checkpointing=checkpointing).value.sum()
         slopes.append(torch.autograd.grad(value, [x, *one.parameters()]))
     for found, wanted in zip(*slopes, strict=True):
         torch.testing.assert_close(found, wanted, **close(dtype))

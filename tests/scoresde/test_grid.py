@@ -39,8 +39,8 @@ COORDINATES = {
     "uniform_time": lambda sde, t: t.squeeze(-1),
     "log_snr": lambda sde, t: sde.level(t),
     "karras": lambda sde, t: (sde.level(t) / 7).exp(),
-    "central": lambda sde, t: ((sde.level(t) + 0.75) / 2).arctan(),
-    "broad": lambda sde, t: ((sde.level(t) + 1) / 3).arctan(),
+    "arctan_log_snr": lambda sde, t: ((sde.level(t) + 0.75) / 2).arctan(),
+    "wide_arctan_log_snr": lambda sde, t: ((sde.level(t) + 1) / 3).arctan(),
 }
 
 
@@ -113,7 +113,7 @@ def test_fractions_divide_a_step_by_noise_level(data):
 @given(sde=uniform_sdes(), more=st.floats(0.01, 0.5))
 def test_raised_finds_the_time_of_a_higher_level(sde, more):
     t = torch.tensor(sde.eps + 0.3 * (sde.T - sde.eps))
-    found = grids.raised(sde, t, more, sde.T)
+    found = grids.time_at_level(sde, t, more, sde.T)
     top = float(sde.level(torch.tensor([[sde.T]])))
     wanted = min(float(sde.level(t.reshape(1, 1))) + more, top)
     assert float(sde.level(found.reshape(1, 1))) == pytest.approx(wanted, abs=5e-3)
@@ -125,7 +125,11 @@ def test_times_have_the_same_digits_whatever_the_default_dtype():
 
     def found():
         times = [grid(sde, 5) for grid in GRIDS.values()]
-        return [*times, *grids.fractions(sde, t[:1], t[1:], (0.4,)), grids.raised(sde, t[0], 1, 1)]
+        return [
+            *times,
+            *grids.fractions(sde, t[:1], t[1:], (0.4,)),
+            grids.time_at_level(sde, t[0], 1, 1),
+        ]
 
     wide = found()
     torch.set_default_dtype(torch.float32)
@@ -139,11 +143,11 @@ def test_times_have_the_same_digits_whatever_the_default_dtype():
 
 def test_progress_runs_along_a_grid_and_keeps_off_kinks():
     times = torch.tensor([-1.0, -0.5, -0.4])
-    track = grids.Progress(times, (False, True), 1e-7)
+    track = grids.TimeWarp(times, (False, True), 1e-7)
     found = track(torch.tensor([0.0, 0.25, 0.5, 1.0]))
     torch.testing.assert_close(
         found, torch.tensor([-1.0, -0.75, -0.5, -0.4 - 6.4e-7]), rtol=0, atol=1e-9
     )
     assert found[-1] < -0.4
-    start = grids.Progress(times, (True, False), 1e-7)(torch.tensor([0.0, 1.0]))
+    start = grids.TimeWarp(times, (True, False), 1e-7)(torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(start, torch.tensor([-1.0 + 1.6e-6, -0.4]), rtol=0, atol=1e-9)

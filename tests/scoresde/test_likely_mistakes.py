@@ -9,7 +9,7 @@ import torch
 
 from estimators import Gaussian
 from scoresde import DCT, VP, DiagonalSDE, Haar, Identity, Joint, Packed, ScoreDistribution
-from scoresde.model import Model
+from scoresde.app.model import Model
 from solvers import DDIM
 
 

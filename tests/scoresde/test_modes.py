@@ -18,8 +18,8 @@ from scoresde import (
     importance,
     log_prob,
 )
+from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
-from scoresde.evaluation import evaluate
 from scoresde.modes import asked
 from solvers import DDIM, Langevin
 
@@ -91,7 +91,7 @@ def test_gradients_that_ask_anew_ask_the_same():
     slopes = []
     for train in (True, False):
         one.train(train)
-        value = log_prob(one, X, DDIM(3), frugal=True).value.sum()
+        value = log_prob(one, X, DDIM(3), checkpointing=True).value.sum()
         slopes.append(torch.autograd.grad(value, list(one.network.parameters())))
     for found, wanted in zip(*slopes, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)

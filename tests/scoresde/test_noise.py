@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
 from scoresde import Noise
-from scoresde.noise import Share
+from scoresde.noise import NoiseShard
 
 DISTRIBUTION = Independent(Normal(torch.tensor([3.0, -1.0]), torch.tensor([0.1, 2.0])), 1)
 
@@ -116,7 +116,7 @@ def test_shares_are_the_whole(count, rows, draws, data):
         return torch.Generator().manual_seed(7)
 
     whole = numbers(Noise(source()), count * rows)
-    parts = [numbers(Share(source(), i, count), rows) for i in range(count)]
+    parts = [numbers(NoiseShard(source(), i, count), rows) for i in range(count)]
     for i, part in enumerate(parts):
         for found, wanted in zip(part, whole, strict=True):
             assert torch.equal(found, wanted[i::count])

@@ -57,7 +57,7 @@ def guided(method):
 
 MODELS = {
     "network": network,
-    "around": lambda: network(around=Truncated(SDE, 0.0, 1.0)),
+    "baseline": lambda: network(baseline=Truncated(SDE, 0.0, 1.0)),
     "any conditional": lambda: network(levels=2, observe="components"),
     "part": lambda: Denoising(
         JOINT, PartNetwork(JOINT.basis, "x", ResidualMLP((1,), 8, 1, condition_dim=1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoresde import Basis, DiagonalSDE, Schedule
-from scoresde.precise import Numbers
+from scoresde.precision import Numbers
 
 
 class ConstantRate(Schedule):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde import limits
 from scoresde.data import load
+from scoresde.internals import limits
 
 
 def test_float_arrays_come_in_the_default_dtype(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scoresde import limits
 from scoresde.data import load, read_images
+from scoresde.internals import limits
 
 
 def paint(path, size=(6, 4), mode="RGB"):

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 from pyarrow import parquet
 
-from scoresde.cli import main
+from scoresde.app.cli import main
 
 CONFIG = """
 [data]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from scoresde import limits
 from scoresde.data import load
+from scoresde.internals import limits
 
 
 def write(folder, columns, **options):

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoresde import limits
 from scoresde.data import load, text
+from scoresde.internals import limits
 
 NAMES = ["a", "b b", "c"]
 

@@ -1,0 +1,1 @@
+"""The command line, and the models that it trains, saves and loads."""

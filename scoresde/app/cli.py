@@ -1,0 +1,385 @@
+"""The command line: ``scoresde train``, ``sample``, ``evaluate``, ``cite``, ``list``."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scoresde import plugins
+from scoresde.app import options
+from scoresde.app.options import NamedPath
+from scoresde.checks import expect, told
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from scoresde.app.model import Model
+    from scoresde.solver import Solver
+    from scoresde.training.distributed import Processes
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, heard as Ctrl-C is: what is half done is put in order.
+
+    Example:
+        >>> from scoresde.app.cli import Terminated
+        >>> try:
+        ...     raise Terminated
+        ... except KeyboardInterrupt:
+        ...     print("saved")
+        saved
+    """
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _heard(), _warned():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt as error:
+            click.echo("interrupted", err=True)
+            ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+        except SystemExit as error:
+            message = f"something exited on the way, a plugin for instance, with status {error}"
+            raise click.ClickException(message) from error
+        except Exception as error:
+            broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
+            if ctx.params.get("debug") or broken_pipe:  # which click ends in silence
+                raise
+            said = told(error)
+            # no sentence of anybody's for users: perhaps a bug
+            where = " (scoresde --debug shows where)" if said == told(error, kind=True) else ""
+            raise click.ClickException(said + where) from error
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """SIGTERM raises `Terminated` inside."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals do not come there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """Warnings are a line each, without the place in the code."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+@click.group(cls=_Group)
+@click.version_option(package_name="scoresde", prog_name="scoresde")
+@click.option("--debug", is_flag=True, help="Show the traceback of errors.")
+def main(debug: bool) -> None:
+    """Train, sample and evaluate diffusion models."""
+
+
+@main.command()
+@click.argument("config", type=NamedPath(path_type=Path))
+@click.option("--output", type=NamedPath(path_type=Path), required=True, help="Model folder.")
+@click.option(
+    "--pictures", type=NamedPath(path_type=Path), help="Folder for samples on the way, of images."
+)
+@click.option(
+    "--distributed", is_flag=True, help="As one of the processes that accelerate launch starts."
+)
+@click.option("--replace", is_flag=True, help="Train anew where another or a finished model is.")
+@options.allow_imports
+def train(
+    config: Path,
+    output: Path,
+    pictures: Path | None,
+    distributed: bool,
+    replace: bool,
+    imports: bool,
+) -> None:
+    """Train the model that CONFIG, a TOML file, describes.
+
+    The same command goes on with a run that was interrupted, and with a finished one if there are
+    more steps in the file.
+    """
+    from scoresde.app.config import read
+    from scoresde.training import checkpoint
+    from scoresde.training.distributed import SINGLE_PROCESS
+
+    checkpoint.check(output)
+    settings, run = read(config), output / "training"
+    processes = _processes() if distributed else SINGLE_PROCESS
+    _begin(output, run, replace, processes)
+    try:
+        model = _trained(
+            settings, replace, folder=run, pictures=pictures, processes=processes, imports=imports
+        )
+    except KeyboardInterrupt:
+        if (run / "config.json").exists():
+            click.echo(f"{run}: saved; the same command goes on from there", err=True)
+        raise
+    if processes.is_main_process and model.history is not None:
+        model.save(output)
+        seconds, best = model.history.seconds, model.history.best
+        click.echo(f"{output}: trained in {seconds:.0f} s, best step {best}")
+
+
+def _trained(
+    settings: dict[str, Any], replace: bool, folder: Path, processes: Processes, **given: Any
+) -> Model:
+    """A model, in place of what another run has left if it may be replaced."""
+    from scoresde.app.model import Model
+    from scoresde.training.about import OtherRun
+    from scoresde.training.checkpoint import CheckpointError
+
+    def trained() -> Model:
+        return Model.train(settings, folder=folder, processes=processes, **given)
+
+    try:
+        return trained()
+    except (CheckpointError, OtherRun) as error:
+        if not replace:
+            other = str(error).removeprefix("folder: ")
+            raise click.ClickException(f"--output: {other}; --replace trains anew") from error
+    _forget(folder, processes)
+    return trained()
+
+
+def _begin(output: Path, run: Path, replace: bool, processes: Processes) -> None:
+    """Forgets a finished run that is to be replaced; one that is not over goes on."""
+    from scoresde.training import checkpoint
+
+    finished, begun = ((folder / "config.json").exists() for folder in (output, run))
+    if finished and not begun and not replace:
+        raise FileExistsError(
+            f"--output: {output} holds a finished model, and nothing of its training to go on "
+            "from; --replace trains anew"
+        )
+    over = False
+    if replace and finished and begun:
+        with suppress(checkpoint.CheckpointError):  # a damaged one is not gone on with either
+            over = checkpoint.load(run)[1].get("over", False)
+    processes.wait_for_everyone()  # all have looked
+    if over:
+        _forget(run, processes)
+
+
+def _forget(run: Path, processes: Processes) -> None:
+    from scoresde.training import checkpoint
+
+    if processes.is_main_process:
+        checkpoint.remove(run)
+    processes.wait_for_everyone()
+
+
+@main.command()
+@click.argument("folder", type=NamedPath(path_type=Path))
+@click.option(
+    "--count",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 2**63 - 1),
+    help="How many samples.",
+)
+@click.option(
+    "--output",
+    default="samples.npy",
+    show_default=True,
+    help="A .npy, .csv or .png file, or a folder/ of PNG files.",
+)
+@click.option("--png", help="Also a picture, of images.")
+@click.option("--solver", help="A solver's name, instead of the model's own.")
+@click.option("--steps", type=int, help="Its steps.")
+@click.option("--eta", type=float, help="Its noise.")
+@options.seed
+@options.allow_imports
+def sample(
+    folder: Path,
+    count: int,
+    output: str,
+    png: str | None,
+    solver: str | None,
+    steps: int | None,
+    eta: float | None,
+    seed: int,
+    imports: bool,
+) -> None:
+    """Sample from the model in FOLDER into a file or a folder, as the data were."""
+    import torch
+
+    from scoresde.app.model import Model
+    from scoresde.internals.limits import afford
+
+    model = Model.load(folder, imports=imports)
+    writers = [model.export.writer(output, "--output")]
+    if png is not None:
+        expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)
+        expect(Path(png).resolve() != Path(output).resolve(), "--png", "another file", png)
+        writers.append(model.export.writer(png, "--png"))
+    chosen = _solver(model, solver, imports, steps=steps, eta=eta)
+    size = math.prod(model.facts["event_shape"])
+    afford("--count", 4 * count * size)
+    x = _samples(model, chosen, count, torch.Generator().manual_seed(seed))
+    for write in writers:
+        write(x)
+    click.echo(f"{output}: {tuple(x.shape)}")
+
+
+def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> Tensor:
+    """So many at a time that networks have the memory they need, 4096 or fewer large ones."""
+    import torch
+    from tqdm.auto import tqdm
+
+    size = math.prod(model.facts["event_shape"])
+    parts = torch.arange(count, device="cpu").split(max(1, min(4096, 2**22 // size)))
+    alone = len(parts) == 1
+    x = torch.cat(
+        [
+            solver.sample(model.estimator, (len(part),), generator=generator, progress=alone)
+            for part in tqdm(parts, desc="sampling", disable=alone)
+        ]
+    )
+    wanted = (count, *model.facts["event_shape"])
+    expect(x.shape == wanted, "samples", f"a tensor of shape {wanted} from {solver!r}", x.shape)
+    return x
+
+
+@main.command()
+@click.argument("folder", type=NamedPath(path_type=Path))
+@click.option("--data", help="A data set, file or folder; the model's held-out part if omitted.")
+@click.option("--count", type=click.IntRange(min=2), help="Events to evaluate; all if omitted.")
+@click.option(
+    "--hutchinson", type=click.IntRange(min=1), help="Probes, instead of the exact trace."
+)
+@click.option("--solver", help="A solver's name, instead of the model's own.")
+@click.option("--steps", type=int, help="Its steps.")
+@options.seed
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.allow_imports
+def evaluate(
+    folder: Path,
+    data: str | None,
+    count: int | None,
+    hutchinson: int | None,
+    solver: str | None,
+    steps: int | None,
+    seed: int,
+    as_json: bool,
+    imports: bool,
+) -> None:
+    """Evaluate the log-density of data under the model in FOLDER."""
+    import torch
+
+    from scoresde.app.evaluation import evaluate as measure
+    from scoresde.app.model import Model, data_like, data_of
+    from scoresde.internals.limits import afford
+    from scoresde.likelihood import ExactTrace, Hutchinson
+
+    model = Model.load(folder, imports=imports)
+    own, levels = model.settings, model.facts["levels"]
+    chosen = _solver(model, solver, imports, steps=steps)
+    events = data_of(own)[1] if data is None else data_like(own, data, model.facts)
+    trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
+    afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
+    generator = torch.Generator().manual_seed(seed)
+    wanted, found = (f"{n} levels" if n else "real numbers" for n in (levels, events.levels))
+    expect(wanted == found, "data", f"{wanted}, as trained on", found)
+    report = measure(
+        model.estimator, events, chosen, trace, count=count, generator=generator, progress=True
+    )
+    click.echo(_json(report) if as_json else _lines(report))
+
+
+@main.command()
+@click.argument("folder", type=NamedPath(path_type=Path))
+@options.allow_imports
+def cite(folder: Path, imports: bool) -> None:
+    """Print BibTeX of the works that the model in FOLDER stands on."""
+    from scoresde.app.model import Model
+    from scoresde.references import citation
+
+    click.echo(citation(Model.load(folder, imports=imports)))
+
+
+@main.command("list")
+def list_plugins() -> None:
+    """List what is installed, built in or not."""
+    for group in plugins.GROUPS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            broken = plugins.check(group)
+        click.echo(group)
+        for name, plugin in plugins.available(group).items():
+            origin = f"{plugin.distribution} {plugin.version}"
+            click.echo(f"  {name:24} {plugin.value:40} {origin}")
+            if name in broken:
+                click.echo(f"    broken: {broken[name]}")
+
+
+def _processes() -> Processes:
+    """Those that accelerate or torchrun has started, of which this is one."""
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        message = "several processes need accelerate: pip install 'scoresde[distributed]'"
+        raise ImportError(message) from error
+    import torch
+
+    devices = torch.cuda.is_available() or torch.backends.mps.is_available()
+    processes: Processes = Accelerator(cpu=not devices)  # else each would be alone
+    count = processes.num_processes
+    if processes.is_main_process:
+        click.echo(f"--distributed: {count} process{'es' * (count > 1)}", err=True)
+    if count == 1:
+        click.echo(
+            "Warning: --distributed: one process trains alone; accelerate launch starts one for "
+            "each GPU, torchrun --nproc_per_node 2 --no-python scoresde train ... two on CPUs",
+            err=True,
+        )
+    return processes
+
+
+def _solver(model: Model, name: str | None, imports: bool, **chosen: Any) -> Solver:
+    """The model's solver or another one, with options that were given."""
+    given = {key: value for key, value in chosen.items() if value is not None}
+    other = bool(given) or name is not None
+    return model.solver_like(name, imports=imports, **given) if other else model.solver
+
+
+def _json(report: dict[str, Any]) -> str:
+    """JSON, in which numbers that are not finite are null."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in report.items()
+    }
+    return json.dumps(finite, indent=2, allow_nan=False)
+
+
+def _lines(report: dict[str, Any]) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in report.items())
+
+
+if __name__ == "__main__":
+    main(prog_name="scoresde")

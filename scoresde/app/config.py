@@ -1,0 +1,366 @@
+"""From a TOML file to objects, through the plugin registry.
+
+A table with a ``name`` is an object of the group that its key stands for (``sde``, ``schedule``,
+``basis``, ``estimator``, ``network``, ``solver``); its other entries are keyword arguments, and
+tables among them are objects in turn. A name with a colon is an import path, if those are allowed;
+otherwise a file runs nothing but what is installed as a plugin.
+
+Arguments that a factory takes and the file leaves out are supplied with what is known, if that is
+what they mean: `SUPPLIED` says of every group which names mean what. A factory that calls a known
+thing by another name has an attribute ``supplied``, as `scoresde.PCA` has.
+
+    [sde]
+    name = "diagonal"
+    scale = "data_std"                 # a string that names something `MEASURED` stands for it
+    [sde.schedule]
+    name = "cosine"
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scoresde import plugins
+from scoresde.bases import Basis
+from scoresde.checks import instance, nearest, told
+from scoresde.estimator import ScoreEstimator
+from scoresde.internals import limits
+from scoresde.schedules import Schedule
+from scoresde.sde import SDE
+from scoresde.solver import Solver
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+_GROUPS = {
+    "sde": "sdes",
+    "schedule": "schedules",
+    "basis": "bases",
+    "estimator": "estimators",
+    "network": "networks",
+    "solver": "solvers",
+}
+
+_KINDS: dict[str, type] = {
+    "sdes": SDE,
+    "schedules": Schedule,
+    "bases": Basis,
+    "estimators": ScoreEstimator,
+    "networks": nn.Module,
+    "solvers": Solver,
+}
+
+SUPPLIED: dict[str, tuple[str, ...]] = {
+    "sdes": ("event_shape", "data_mean", "data_std"),
+    "schedules": (),
+    "bases": ("event_shape",),
+    "estimators": ("sde", "basis", "event_shape", "data_mean", "data_std"),
+    "networks": ("event_shape",),
+    "solvers": (),
+}
+"""Arguments that factories of a group are given where the file says nothing of them."""
+
+MEASURED = ("event_shape", "data_mean", "data_std", "data_components")
+"""What is known of the data, and what a string in the file may stand for."""
+
+_INSTEAD = {
+    "epochs": ("steps", "an epoch is as many as there are events over batch_size"),
+    "iterations": ("steps", "updates are counted"),
+    "learning_rate": ("lr", "the largest learning rate"),
+}
+"""What people write, what it is called here, and what that is."""
+
+
+class Lazy:
+    """Something known that is computed when it is first asked for.
+
+    Example:
+        >>> from scoresde.app.config import Later
+        >>> Lazy(lambda: 6 * 7).value()
+        42
+    """
+
+    def __init__(self, compute: Callable[[], Any]) -> None:
+        self.value = functools.cache(compute)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key.
+
+    Example:
+        >>> from scoresde.app.config import ConfigError, build
+        >>> try:
+        ...     build({"name": "ddim", "stepz": 5}, "solver", {})
+        ... except ConfigError as error:
+        ...     print(str(error)[:43])
+        solver.stepz: unknown; did you mean 'steps'
+    """
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    r"""Reads a TOML file.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be read.
+        ConfigError: If it is not TOML, no file, or larger than `scoresde.internals.limits` allows.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.app.config import read
+        >>> path = Path(tempfile.mkdtemp(), "x.toml")
+        >>> _ = path.write_text('[solver]\nname = "ddim"')
+        >>> read(path)
+        {'solver': {'name': 'ddim'}}
+    """
+    try:
+        text = limits.read(path, limits.TOML)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for i, line in enumerate(text.splitlines()):
+        if len(line) > limits.TOML_LINE:
+            expected = f"expected at most {limits.TOML_LINE} characters, got {len(line)}"
+            raise ConfigError(f"{path}, line {i + 1}: {expected} (lists may go over several lines)")
+    try:
+        content: dict[str, Any] = tomllib.loads(text.decode())
+    # the parser recurses into nested brackets, and int() refuses numbers of thousands of digits
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    return content
+
+
+def table(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """A section of a configuration, empty if it is not there.
+
+    Raises:
+        ConfigError: If it is no table.
+
+    Example:
+        >>> from scoresde.app.config import table
+        >>> table({"training": {"steps": 5}}, "training"), table({}, "data")
+        ({'steps': 5}, {})
+    """
+    found = settings.get(section, {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{section}: expected a table, [{section}] in a file, got {found!r}")
+    return dict(found)
+
+
+def plain(value: Any, key: str) -> Any:
+    """A configuration as JSON will hold it, which is how a model remembers it.
+
+    Args:
+        value: Numbers, strings and truth values, and lists and tables of them; paths become
+            strings.
+        key: Where it stands in the file.
+
+    Raises:
+        ConfigError: For anything else, dates and infinite numbers for instance.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from scoresde.app.config import plain
+        >>> plain({"source": Path("x.csv"), "columns": ("a", "b")}, "data")
+        {'source': 'x.csv', 'columns': ['a', 'b']}
+    """
+    match value:
+        case bool() | int() | str() | None:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case os.PathLike():
+            return os.fspath(value)
+        case Mapping():
+            return {str(name): plain(v, f"{key}.{name}") for name, v in value.items()}
+        case list() | tuple():
+            return [plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
+    raise ConfigError(
+        f"{key}: expected a finite number, a string, a list or a table, got {value!r}"
+    )
+
+
+def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = False) -> Any:
+    """The object that a table describes.
+
+    Args:
+        table: A name, or a table with a name and keyword arguments.
+        key: Where it stands in the file, as ``"estimator.network"``: the last part says what it
+            is.
+        known: Things that arguments may be supplied with, see `SUPPLIED`.
+        imports: Whether names may be import paths, see `scoresde.plugins.get`.
+
+    Raises:
+        ConfigError: If a key is unknown or missing, the factory refuses its arguments, or what
+            it returns is not of the kind that the key says.
+        UnknownPlugin: If nothing has the name.
+        PluginError: If the plugin cannot be imported.
+
+    Example:
+        >>> from scoresde.app.config import build
+        >>> build({"name": "ddim", "steps": 5}, "solver", {}).steps
+        5
+    """
+    name, given = _named(table, key)
+    group = _GROUPS[key.rpartition(".")[2]]
+    factory = _factory(name, key, imports)
+    parameters = _parameters(factory, key)
+    meanings = _meanings(factory, group, parameters)
+    arguments = {one: _known(known, what) for one, what in meanings.items() if what in known}
+    for argument, value in given.items():
+        part = _GROUPS.get(argument)
+        if part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
+            value = build(value, f"{key}.{argument}", known, imports=imports)
+        elif isinstance(value, str) and value in MEASURED and value in known:
+            value = _known(known, value)
+        arguments[argument] = value
+    built = call(factory, arguments, key)
+    try:
+        instance(f"{key}: {name!r}", built, _KINDS[group])
+    except TypeError as error:
+        raise ConfigError(str(error)) from error
+    return built
+
+
+def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
+    """A table with what it leaves out, so that tables that say the same are the same.
+
+    Args:
+        table: As of `build`, which has taken it.
+        key: As there.
+        imports: As there.
+
+    Returns:
+        Beside what is given, the defaults that a file could say, and the names of what is measured
+        and supplied.
+
+    Example:
+        >>> from scoresde.app.config import complete
+        >>> complete("vp", "schedule")
+        {'name': 'vp', 'beta_min': 0.1, 'beta_max': 20.0, 'eps': 0.001}
+    """
+    name, given = _named(table, key)
+    factory = _factory(name, key, imports)
+    parameters = _parameters(factory, key)
+    full: dict[str, Any] = {"name": name}
+    for argument, parameter in parameters.items():
+        with suppress(ConfigError):  # an object: no file can say that
+            if parameter.default is not inspect.Parameter.empty:
+                full[argument] = plain(parameter.default, argument)
+    meanings = _meanings(factory, _GROUPS[key.rpartition(".")[2]], parameters)
+    full |= {argument: what for argument, what in meanings.items() if what in MEASURED}
+    full |= given
+    for argument, value in given.items():
+        if argument in _GROUPS and argument in parameters and isinstance(value, (str, Mapping)):
+            full[argument] = complete(value, f"{key}.{argument}", imports=imports)
+    return full
+
+
+def _named(table: Any, key: str) -> tuple[str, Mapping[str, Any]]:
+    """A table's name, and what else is in it."""
+    match table:
+        case str(name):
+            return name, {}
+        case {"name": str(name)}:
+            return name, {one: value for one, value in table.items() if one != "name"}
+        case {"name": other}:
+            raise ConfigError(f"{key}.name: expected a name, got {other!r}")
+        case Mapping():
+            raise ConfigError(f"{key}.name: expected a name, got none")
+    raise ConfigError(f"{key}: expected a name or a table with one, got {table!r}")
+
+
+def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
+    factory = plugins.get(_GROUPS[key.rpartition(".")[2]], name, imports=imports)
+    if not callable(factory):
+        expected = f"{key}: {name!r}: expected something that can be called"
+        raise ConfigError(f"{expected}, got {factory!r}")
+    return factory
+
+
+def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
+    """What a factory makes of arguments.
+
+    Raises:
+        ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
+
+    Example:
+        >>> from scoresde.app.config import call
+        >>> call(complex, {"real": 1.0}, "number")
+        (1+0j)
+    """
+    expect_known(factory, arguments, key)
+    for name, parameter in _parameters(factory, key).items():
+        if parameter.default is inspect.Parameter.empty and name not in arguments:
+            raise ConfigError(f"{key}.{name}: expected a value, got none")
+    try:
+        return factory(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {told(error)}") from error
+    # what else a factory raises, or whether it tries to exit, is up to its author
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        name = f"{factory.__module__}:{getattr(factory, '__qualname__', type(factory).__name__)}"
+        raise ConfigError(f"{key}: {name} failed: {told(error, kind=True)}") from error
+
+
+def expect_known(
+    factory: Callable[..., Any], arguments: Iterable[str], key: str, others: Iterable[str] = ()
+) -> None:
+    """Raises `ConfigError` if a factory does not take an argument.
+
+    Args:
+        factory: Whatever can be called by keywords.
+        arguments: Their names.
+        key: Of the section they stand in.
+        others: Names that may stand there besides.
+
+    Example:
+        >>> from scoresde.app.config import ConfigError, expect_known
+        >>> from scoresde.training import Training
+        >>> try:
+        ...     expect_known(Training, ["epochs"], "training")
+        ... except ConfigError as error:
+        ...     print(str(error)[:36])
+        training.epochs: unknown; write step
+    """
+    possible = [*_parameters(factory, key), *others]
+    for name in arguments:
+        if name not in possible:
+            instead, why = _INSTEAD.get(name, ("", ""))
+            write = f"; write {instead} ({why})" if instead in possible else ""
+            raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")
+
+
+def _meanings(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
+    """Arguments of a factory that are supplied, and what they are said to mean."""
+    own = getattr(factory, "supplied", None)
+    meanings = {name: name for name in SUPPLIED[group]} | (own if isinstance(own, dict) else {})
+    return {argument: what for argument, what in meanings.items() if argument in parameters}
+
+
+def _parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Parameter]:
+    """What a factory can be given by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {factory!r} does not say what arguments it takes") from error
+    return {name: p for name, p in signature.parameters.items() if p.kind in by_name}
+
+
+def _known(known: Mapping[str, Any], name: str) -> Any:
+    value = known[name]
+    return value.value() if isinstance(value, Lazy) else value

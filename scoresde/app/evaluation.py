@@ -1,0 +1,109 @@
+"""How likely a model finds data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from scoresde.checks import whole
+from scoresde.data import Dataset, bits_per_dim
+from scoresde.data.events import dataset, events
+from scoresde.estimator import ScoreEstimator
+from scoresde.likelihood import Trace, log_prob
+from scoresde.solver import Solver
+
+
+def evaluate(
+    estimator: ScoreEstimator,
+    data: Any,
+    solver: Solver,
+    trace: Trace | None = None,
+    *,
+    count: int | None = None,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Log-density of data by the probability flow, averaged over events.
+
+    Args:
+        estimator: Knows the score.
+        data: Integer data are dequantised, once, and reported in bits per dimension as well; what
+            `scoresde.data.events.dataset` takes.
+        solver: Integrates the flow.
+        trace: Exact if None.
+        count: How many events, the first ones; all if None.
+        batch_size: Events at a time.
+        generator: Of dequantisation and probes.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        ``data``, ``count``, ``nats`` and ``nats_stderr`` per event, ``trace_stderr`` of that mean
+        by random probes alone, ``solver_error``, the mean of what the solver says of its own
+        (`scoresde.LogProb`; NaN where it says nothing), ``evaluations`` of the network per event,
+        which ``estimate`` it is, and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``.
+        Standard errors are those of a mean over events drawn at random, NaN of a single event; that
+        by probes is NaN with a single probe.
+
+    Raises:
+        FloatingPointError: If a log-density is not finite; the message names the event.
+        ValueError: If the data do not have the model's event shape, or there is nothing to
+            evaluate.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.data import Dataset
+        >>> from scoresde.app.evaluation import evaluate
+        >>> from solvers import DDIM
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> report = evaluate(model, Dataset("mine", torch.zeros(3, 2)), DDIM(20))
+        >>> round(report["nats"], 2)  # minus the logarithm of 2 pi
+        -1.84
+    """
+    if count is not None:
+        whole("count", count, 1)
+    whole("batch_size", batch_size, 1)
+    parts, data = [], dataset("data", data)
+    with torch.no_grad():
+        rows = torch.arange(len(data), device="cpu")[:count]
+        for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
+            x = events(data, generator, batch)
+            # checked below, where it is known which event is which
+            options: dict[str, Any] = {"generator": generator, "checked": False}
+            parts.append(log_prob(estimator, x, solver, trace=trace, **options))
+            _expect_finite(parts[-1].value, batch, data)
+    nats = torch.cat([part.value for part in parts])
+    error = torch.cat([part.standard_error for part in parts])
+    missed = torch.cat([part.error.expand_as(part.value) for part in parts])
+    report = {
+        "data": data.name,
+        "count": len(nats),
+        "nats": float(nats.mean()),
+        "nats_stderr": _standard_error(nats),
+        "trace_stderr": float(error.square().sum().sqrt()) / len(nats),
+        "solver_error": float(missed.mean()),
+        "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
+        "estimate": parts[0].estimate,
+    }
+    if data.levels is not None:
+        bits = bits_per_dim(nats, math.prod(data.values.shape[1:]), data.levels)
+        report["bits_per_dim"] = float(bits.mean())
+        report["bits_per_dim_stderr"] = _standard_error(bits)
+    return report
+
+
+def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:
+    bad = ~values.isfinite().cpu()
+    if bool(bad.any()):
+        value, row = float(values[bad.to(values.device)][0]), int(rows[bad][0])
+        raise FloatingPointError(f"the log-density of event {row} of {data.name} is {value}")
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.nan

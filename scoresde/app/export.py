@@ -1,0 +1,195 @@
+"""Samples as files, as the data were: integers as integers, tables under their header."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scoresde.app import plots
+from scoresde.checks import expect
+from scoresde.data import quantize
+from scoresde.internals.atomic import replacing
+
+WRITTEN = ".npy, .csv, .png (one picture of all), or a folder of PNG files, which ends in /"
+"""What `Export.writer` knows."""
+
+Write = Callable[[Tensor], None]
+"""Writes samples ``(N, *event_shape)``, whole or not at all."""
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether events are grey or colour images.
+
+    Example:
+        >>> from scoresde.app.export import is_image
+        >>> is_image((3, 8, 8)), is_image((8,))
+        (True, False)
+    """
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+@attrs.frozen(kw_only=True)
+class Export:
+    """How samples of a model are written: as the data were that it has learned from.
+
+    Where data were integers, samples are integers, of the levels in whose cells they lie
+    (`scoresde.data.quantize`).
+
+    Args:
+        event_shape: Of the samples.
+        levels: Of integer data; None for real numbers.
+        columns: Names of a table's columns.
+        delimiter: What stands between two cells, as of `scoresde.data.read_csv`.
+        decimal: What begins the fraction of a number, as there.
+        header: Whether the first line names the columns; by default, if they have names and not
+            their places alone.
+        encoding: Of the text; UTF-8 by default.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from scoresde.app.export import Export
+        >>> path = Path(tempfile.mkdtemp(), "x.csv")
+        >>> write = Export(event_shape=(2,), columns=("a", "b")).writer(path)
+        >>> write(torch.tensor([[0.5, 2.0]]))
+        >>> path.read_text().split()
+        ['a,b', '0.5,2.0']
+    """
+
+    event_shape: tuple[int, ...] = attrs.field(converter=tuple)
+    levels: int | None = None
+    columns: Sequence[str] | None = None
+    delimiter: str | None = None
+    decimal: str = "."
+    header: bool | None = None
+    encoding: str | None = None
+
+    def writer(self, path: str | os.PathLike[str], name: str = "path") -> Write:
+        """What writes samples to a path, of the kind that its suffix says.
+
+            x.npy     an array, integers in uint8, or in uint16 if there are more levels
+            x.csv     a table, of events that are vectors
+            x.png     one picture with all of them, of images
+            folder/   a PNG file for each, of images that were integers: black is the lowest
+                      level and white the highest, in 8 bits, or 16 of grey ones with more levels
+
+        Args:
+            path: Where. A folder ends in a slash or exists, and is new or empty.
+            name: Of the argument, for messages.
+
+        Raises:
+            OSError: If nothing can be written there.
+            ValueError: If samples like these are not written so; the message says how they are.
+            ImportError: If a picture is asked for and matplotlib is not installed.
+        """
+        text, target = os.fspath(path), Path(path)
+        expect(text != "", name, WRITTEN, "an empty path")
+        suffix = target.suffix.lower()
+        if target.is_dir() or text.endswith(("/", os.sep)):
+            self._check_folder(target, name)
+            return partial(self._folder, target)
+        kinds = {".npy": self._npy, ".csv": self._csv, ".png": self._picture}
+        expect(suffix in kinds, name, WRITTEN, text)
+        if suffix == ".csv":
+            vector = len(self.event_shape) == 1
+            expect(vector, name, "events that are vectors for .csv (.npy takes all)", self._kind)
+        if suffix == ".png":
+            self.expect_images(name)
+            plots.image_grid({"": torch.zeros(1, *self.event_shape)})  # fails now, if it does
+        _expect_room(target)
+        return partial(kinds[suffix], target)
+
+    def expect_images(self, name: str) -> None:
+        """Raises ``ValueError`` with an argument's name unless events are images."""
+        expected = "events that are images, (1 | 3, height, width)"
+        expect(is_image(self.event_shape), name, expected, self.event_shape)
+
+    @property
+    def _kind(self) -> str:
+        numbers = "real numbers" if self.levels is None else f"integers of {self.levels} levels"
+        return f"{self.event_shape} of {numbers}"
+
+    def _check_folder(self, target: Path, name: str) -> None:
+        self.expect_images(name)
+        deep = 256 if self.event_shape[0] == 3 else 2**16
+        expected = f"images of at most {deep} levels for PNG files (.npy takes all)"
+        expect(self.levels is not None and self.levels <= deep, name, expected, self._kind)
+        if target.exists():
+            full = not target.is_dir() or any(target.iterdir())
+            if full:
+                raise FileExistsError(f"{name}: expected a new or an empty folder, got {target}")
+        _expect_room(target)
+
+    def _values(self, x: Tensor) -> Any:
+        """Samples as an array of what the data were."""
+        if self.levels is None:
+            return x.detach().cpu().numpy()
+        small = self.levels <= 256
+        return quantize(x, self.levels).cpu().numpy().astype(np.uint8 if small else np.uint16)
+
+    def _npy(self, target: Path, x: Tensor) -> None:
+        with replacing(target) as file:
+            np.save(file, self._values(x))
+
+    def _csv(self, target: Path, x: Tensor) -> None:
+        with replacing(target) as file:
+            text = io.TextIOWrapper(file, encoding=self.encoding or "utf-8", newline="")
+            rows = csv.writer(text, delimiter=self.delimiter or ",", lineterminator="\n")
+            names = self.columns or ()
+            places = [str(i + 1) for i in range(len(names))]
+            if list(names) != places if self.header is None else self.header:
+                rows.writerow(names)
+            # the shortest numbers that are read as the same ones
+            cells = self._values(x).astype(str)
+            rows.writerows([cell.replace(".", self.decimal) for cell in row] for row in cells)
+            text.detach()
+
+    def _picture(self, target: Path, x: Tensor) -> None:
+        plots.save(plots.image_grid({f"{len(x)} samples": x}), target)
+
+    def _folder(self, target: Path, x: Tensor) -> None:
+        assert self.levels is not None
+        white = 255 if self.levels <= 256 else 2**16 - 1
+        shades = np.rint(self._values(x).astype(np.float64) * white / (self.levels - 1))
+        pixels = np.moveaxis(shades.astype(np.uint8 if white == 255 else np.uint16), 1, -1)
+        digits = len(str(len(x) - 1))
+        # beside its place, which it takes as a whole
+        target = target.resolve()
+        whole = target.with_name(f".{target.name[:48]}.{secrets.token_hex(8)}.tmp")
+        whole.mkdir()
+        try:
+            for i, image in enumerate(pixels):
+                grey = image.shape[-1] == 1
+                Image.fromarray(image[..., 0] if grey else image).save(whole / f"{i:0{digits}}.png")
+            if target.exists():
+                target.rmdir()
+            whole.rename(target)
+        finally:
+            shutil.rmtree(whole, ignore_errors=True)
+
+
+def _expect_room(target: Path) -> None:
+    """Raises OSError where nothing could be written, before there is something to write."""
+    parent = target.resolve().parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"{target}: no such folder: {parent}")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:  # which names a file that nobody has asked for
+        raise OSError(error.errno, error.strerror, str(target)) from error

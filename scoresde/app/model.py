@@ -1,0 +1,356 @@
+"""A trained model with its configuration: what the command line trains, saves and loads."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.app import config
+from scoresde.app.config import ConfigError
+from scoresde.app.export import Export
+from scoresde.bases import PCA
+from scoresde.checks import expect, nearest, real, told, whole
+from scoresde.data import Dataset, reader, split
+from scoresde.data.events import Batches
+from scoresde.estimator import ScoreEstimator
+from scoresde.internals import limits
+from scoresde.internals.allocation import AtMost
+from scoresde.internals.drawing import DrawnFrom
+from scoresde.solver import Solver
+from scoresde.training import History, OnMeasure, Training, checkpoint
+from scoresde.training.checkpoint import CheckpointError
+from scoresde.training.distributed import SINGLE_PROCESS, Processes
+
+_CONSTANTS = 2**22
+"""Numbers that a model may have besides its weights while it is built: 32 MB of tables."""
+
+_SQUARES = 56
+"""Bytes for a pair of components while principal ones are found or checked: seven matrices."""
+
+_SECTIONS = ("data", "sde", "estimator", "solver", "training")
+_TRAINED = ("sde", "estimator")
+_OF_DATA = ("source", "held_out", "seed")
+_OF_FIT = ("seed", "save_every")
+_OF_TEXT = ("delimiter", "decimal", "header", "encoding")
+
+_SEEDS = 2**63 - 1
+"""The largest seed: torch's are 64 bits, with a sign."""
+
+
+@attrs.define(eq=False)
+class Model:
+    """An estimator, a solver to use it with, and how both were made.
+
+    Attributes:
+        estimator: Knows the score.
+        solver: Samples and evaluates.
+        settings: The configuration, as read.
+        facts: What was learned from the data: ``event_shape``, ``levels``, ``columns`` of a
+            table, whether values are ``missing``, ``data_mean``, ``data_std``.
+        history: Of the training, if it has been trained here.
+
+    Example:
+        >>> from scoresde.app.model import Model
+        >>> model = Model.train(
+        ...     {
+        ...         "data": {"source": "digits"},
+        ...         "sde": {"name": "diagonal", "schedule": "cosine", "basis": "identity"},
+        ...         "estimator": {"name": "denoising", "network": "residual-mlp"},
+        ...         "solver": {"name": "ddim", "steps": 4},
+        ...         "training": {"steps": 2},
+        ...     },
+        ...     progress=False,
+        ... )
+        >>> model.solver.sample(model.estimator, (3,)).shape
+        torch.Size([3, 1, 8, 8])
+    """
+
+    estimator: ScoreEstimator
+    solver: Solver
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    history: History | None = None
+
+    @classmethod
+    def build(
+        cls,
+        settings: Mapping[str, Any],
+        facts: dict[str, Any],
+        data: Iterable[Tensor] | None = None,
+        *,
+        imports: bool = False,
+    ) -> Model:
+        """Untrained, from a configuration (`scoresde.app.config`) and what is known of the data.
+
+        Args:
+            settings: The configuration.
+            facts: As in the attribute.
+            data: To measure what is not known yet: pieces of events, that can be gone through
+                several times.
+            imports: Whether names may be import paths.
+
+        Raises:
+            ConfigError: If a section is unknown or missing, or an object cannot be built.
+            UnknownPlugin: If a name is of nothing that is installed; import paths are names
+                only with ``imports``.
+            PluginError: If a plugin cannot be imported.
+        """
+        build = partial(config.build, imports=imports)
+        _expect_sections(settings)
+        known = _measured(facts)
+        known["data_components"] = config.Lazy(lambda: _components(facts, data))
+        sde = settings["sde"]
+        if isinstance(sde, Mapping) and "basis" in sde:
+            basis = known["basis"] = build(sde["basis"], "sde.basis", known)
+            sde = {**sde, "basis": basis}
+            if data is not None:
+                mean, std = basis.moments(data, missing=facts.get("missing", False))
+                facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
+                known |= _measured(facts)
+        known["sde"] = build(sde, "sde", known)
+        estimator = build(settings["estimator"], "estimator", known)
+        solver = build(settings["solver"], "solver", known)
+        return cls(estimator, solver, dict(settings), facts)
+
+    @classmethod
+    def train(
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        progress: bool = True,
+        folder: str | Path | None = None,
+        pictures: str | Path | None = None,
+        processes: Processes = SINGLE_PROCESS,
+        imports: bool = False,
+    ) -> Model:
+        """Built and trained as a configuration says.
+
+        Section ``data`` has a ``source`` (see `scoresde.data.load`), its options, and
+        optionally ``held_out`` (a share, default 0.1) and ``seed``; ``training`` has the
+        arguments of `Training`, and ``seed`` and ``save_every`` of `Training.fit`. With a
+        ``folder`` a run that was interrupted goes on, see there.
+
+        Args:
+            settings: The configuration.
+            progress: Whether to show a progress bar.
+            folder: Where the run is written while it goes on.
+            pictures: A folder for samples on the way, of images; see `scoresde.app.plots.Pictures`.
+            processes: That train together, see `Training.fit`.
+            imports: Whether names may be import paths.
+
+        Raises:
+            ConfigError, UnknownPlugin, PluginError: See `build`.
+            ValueError: If there are to be pictures of what are not images.
+        """
+        settings = {name: config.plain(value, name) for name, value in settings.items()}
+        _expect_sections(settings)
+        options = config.table(settings, "training")
+        config.expect_known(Training, options, "training", _OF_FIT)
+        of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
+        training = config.call(Training, options, "training")
+        seed = of_fit.setdefault("seed", 0)
+        whole("training.seed", seed, 0, _SEEDS)
+        whole("training.save_every", of_fit.get("save_every", 1), 1)
+        train, held_out = data_of(settings)
+        facts = {
+            "event_shape": list(train.values.shape[1:]),
+            "levels": train.levels,
+            "columns": None if train.columns is None else list(train.columns),
+            "missing": train.missing,
+        }
+        with DrawnFrom(torch.Generator("cpu").manual_seed(seed)):
+            model = cls.build(settings, facts, Batches(train, seed), imports=imports)
+        model.expect_times()
+        said = {name: config.complete(settings[name], name, imports=imports) for name in _TRAINED}
+        said["data"] = config.table(settings, "data")
+        model.estimator.to(processes.device)
+        model.history = training.fit(
+            model.estimator,
+            train,
+            held_out,
+            **of_fit,
+            progress=progress,
+            on_measure=None if pictures is None else model._pictures(pictures, processes),
+            folder=folder,
+            processes=processes,
+            settings=said,
+        )
+        return model
+
+    @property
+    def export(self) -> Export:
+        """Writes samples as the data were, in the units and names of a table."""
+        options = config.table(self.settings, "data")
+        given = {name: options[name] for name in _OF_TEXT if name in options}
+        facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "levels", "columns")}
+        return Export(**facts, **given)
+
+    def expect_times(self) -> None:
+        """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""
+        noise = self.solver.eta if self.solver.weak_order is None else 0.0
+        if noise:
+            raise ConfigError(f"solver: eta: expected 0 of what integrates ODEs alone, got {noise}")
+        try:
+            self.solver.times(self.estimator.sde)
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"solver: {told(error)}") from error
+
+    def solver_like(
+        self, name: str | None = None, *, imports: bool = False, **options: Any
+    ) -> Solver:
+        """The solver, or another one by its name, with other options.
+
+        Args:
+            name: Of a plugin; the model's own if None, with its options where none are given.
+            imports: Whether the name may be an import path.
+            options: Arguments of the solver.
+
+        Raises:
+            ConfigError, UnknownPlugin, PluginError: See `build`.
+        """
+        own = self.settings["solver"]
+        own = own if isinstance(own, Mapping) else {"name": own}
+        table = {**(own if name is None else {"name": name}), **options}
+        solver: Solver = config.build(table, "solver", _measured(self.facts), imports=imports)
+        return solver
+
+    def _pictures(self, folder: str | Path, processes: Processes) -> OnMeasure:
+        from scoresde.app.plots import Pictures
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.export.writer(Path(folder, "0.png"), "pictures")
+        return Pictures(Path(folder), self.solver, draws=processes.is_main_process)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``config.json`` and the weights as safetensors, whole or not at all."""
+        content = {"settings": self.settings, "facts": self.facts}
+        checkpoint.save(folder, self.estimator.state_dict(), content)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, imports: bool = False) -> Model:
+        """What `save` has written.
+
+        Args:
+            folder: Where.
+            imports: Whether the names in it may be import paths (`scoresde.plugins.get`). A
+                folder from someone else is safe to load without.
+
+        Raises:
+            CheckpointError: If the files are damaged or do not fit together.
+            UnknownPlugin: If the model uses a plugin that is not installed.
+            PluginError: If that cannot be imported.
+        """
+        state, content = checkpoint.load(folder)
+        match content:
+            case {
+                "settings": dict(settings),
+                "facts": {"event_shape": list(), "levels": int() | None} as facts,
+            }:
+                pass
+            case _:
+                raise CheckpointError(f"{folder}: expected a model's settings and facts")
+        try:
+            # four times: a module may replace its parameters while it is built
+            most = AtMost(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
+            held = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
+            none = DrawnFrom(torch.Generator("cpu").manual_seed(0))  # for weights that are replaced
+            with most, none, limits.allow(max(held, limits.memory())):
+                model = cls.build(settings, facts, imports=imports)
+            model.estimator.load_state_dict(state)
+        except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: weights and config do not fit: {error}") from error
+        model.estimator.eval()
+        return model
+
+
+def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
+    """The training and held-out parts of a configuration's data.
+
+    Raises:
+        ConfigError: If the section is missing or an option is wrong.
+
+    Example:
+        >>> from scoresde.app.model import data_of
+        >>> train, held_out = data_of({"data": {"source": "digits", "held_out": 0.2}})
+        >>> len(train), len(held_out)
+        (1438, 359)
+    """
+    options = config.table(settings, "data")
+    source = options.pop("source", None)
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        expected = "data.source: expected a data set, a file or a folder"
+        raise ConfigError(f"{expected}, got {'none' if source is None else repr(source)}")
+    share, seed = options.pop("held_out", 0.1), options.pop("seed", 0)
+    real("data.held_out", share)
+    expect(0 < share < 1, "data.held_out", "a share between 0 and 1", share)
+    whole("data.seed", seed, 0, _SEEDS)
+    read = reader(source)
+    config.expect_known(read, options, "data", _OF_DATA)
+    try:
+        return split(read(**options), 1 - share, seed)
+    except TypeError as error:
+        raise ConfigError(f"data: {error}") from error
+
+
+def data_like(
+    settings: Mapping[str, Any], source: str, facts: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Other data, read with those options of a configuration's data that apply to them.
+
+    Args:
+        settings: The configuration.
+        source: A built-in set, a file or a folder.
+        facts: Of the model that was trained: columns are those it knows, wherever they stand
+            in the file, and levels of an array as many.
+
+    Raises:
+        FileNotFoundError: If ``source`` is neither a built-in set nor a path.
+        ValueError: If the data cannot be read or used.
+
+    Example:
+        >>> from scoresde.app.model import data_like
+        >>> data_like({"data": {"source": "digits", "held_out": 0.2}}, "digits").values.shape
+        torch.Size([1797, 1, 8, 8])
+    """
+    read = reader(source)
+    allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
+    known = {name: (facts or {}).get(name) for name in ("levels", "columns")}
+    options = {name: value for name, value in known.items() if value is not None}
+    options |= config.table(settings, "data")
+    return read(**{key: options[key] for key in allowed & options.keys()})
+
+
+def _expect_sections(settings: Mapping[str, Any]) -> None:
+    for section in settings:
+        if section not in _SECTIONS:
+            raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
+    for section in ("sde", "estimator", "solver"):
+        if section not in settings:
+            raise ConfigError(f"{section}: expected a table with a name, got none")
+
+
+def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the data while objects are built, see `scoresde.app.config.SUPPLIED`."""
+    known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"])}
+    for key in ("data_mean", "data_std"):
+        if key in facts:
+            known[key] = torch.tensor(facts[key], dtype=torch.float64)
+    return known
+
+
+def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:
+    """Principal components; when loading, a place for the saved ones."""
+    dim = math.prod(facts["event_shape"])
+    limits.afford("event_shape", _SQUARES * dim**2)
+    if data is not None:
+        return PCA.fit(data).components
+    return torch.eye(dim)

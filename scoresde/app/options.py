@@ -1,0 +1,39 @@
+"""Options that several commands of the command line have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class NamedPath(click.Path):
+    """A path with a name: an empty one, of a script's variable that is not set, is no folder.
+
+    Example:
+        >>> import click
+        >>> from scoresde.app.options import NamedPath
+        >>> try:
+        ...     NamedPath().convert("", None, None)
+        ... except click.BadParameter as error:
+        ...     print(error.message)
+        expected a path, got an empty one
+    """
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Fails for what is empty, else as `click.Path` does."""
+        if value == "":
+            self.fail("expected a path, got an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+seed = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."
+)
+
+allow_imports = click.option(
+    "--allow-imports",
+    "imports",
+    is_flag=True,
+    help="Let names in the file be import paths: they can run any code, so only if you trust it.",
+)

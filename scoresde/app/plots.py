@@ -1,0 +1,290 @@
+"""Pictures: samples, schedules, and what happens on the way. Needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.internals.atomic import replacing
+from scoresde.modes import asked
+from scoresde.noise import Generators, Noise
+from scoresde.solver import Solver
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from scoresde.training.history import History
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'scoresde[plots]'") from error
+
+    class Shown(Figure):
+        """Notebooks show it without pyplot, which would keep every figure alive."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    return Shown(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a figure as PNG, whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from scoresde.app import plots
+        >>> path = Path(tempfile.mkdtemp(), "x.png")
+        >>> plots.save(plots.image_grid({"noise": torch.randn(4, 1, 8, 8)}), path)
+        >>> path.exists()
+        True
+    """
+    with replacing(path) as file:
+        figure.savefig(file, format="png", facecolor="white")
+
+
+def _pixels(x: Tensor) -> Any:
+    """An image ``(H, W)``, ``(1, H, W)`` or ``(3, H, W)`` in [-1, 1] for matplotlib."""
+    x = x.squeeze(0) if x.ndim == 3 and x.shape[0] == 1 else x
+    x = x.movedim(0, -1) if x.ndim == 3 else x
+    expect(x.ndim == 2 or x.shape[-1] == 3, "x", "an image with 1 or 3 channels", tuple(x.shape))
+    return ((x.detach().float().cpu() + 1) / 2).clamp(0, 1).numpy()
+
+
+def _show(axes: Any, x: Tensor) -> None:
+    axes.imshow(_pixels(x), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
+    """Grids of images side by side, each under its title.
+
+    Args:
+        panels: Images ``(N, C, H, W)`` in [-1, 1] by title.
+        columns: Images per row of a grid.
+
+    Raises:
+        ValueError: If they are of another shape.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app import plots
+        >>> grey, colour = torch.zeros(4, 1, 8, 8), torch.zeros(4, 3, 8, 8)
+        >>> figure = plots.image_grid({"grey": grey, "colour": colour})
+        >>> [axes.get_title() for axes in figure.axes]
+        ['grey', 'colour']
+    """
+    for title, images in panels.items():
+        grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
+        expect(grey_or_colour, title, "images (N, 1 | 3, height, width)", tuple(images.shape))
+    rows = max(-(-len(images) // columns) for images in panels.values())
+    figure = _figure(0.32 * columns * len(panels) + 0.3, 0.32 * rows + 0.5)
+    cells = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, images) in zip(cells, panels.items(), strict=True):
+        _show(axes, _mosaic(images, columns))
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def _mosaic(images: Tensor, columns: int) -> Tensor:
+    """Images ``(N, C, H, W)`` as one, in rows, with white lines between them."""
+    framed = torch.nn.functional.pad(images.detach().float().cpu(), (1, 0, 1, 0), value=1.0)
+    rows = -(-len(framed) // columns)
+    blank = framed.new_ones(rows * columns - len(framed), *framed.shape[1:])
+    tiles = torch.cat([framed, blank]).unflatten(0, (rows, columns))
+    mosaic: Tensor = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return mosaic[:, 1:, 1:]
+
+
+def schedules(sde: DiagonalSDE, title: str = "") -> Figure:
+    """Signal, noise and log-SNR of every block over time.
+
+    Example:
+        >>> from scoresde import VP, DiagonalSDE, Haar
+        >>> from scoresde.app import plots
+        >>> figure = plots.schedules(DiagonalSDE(VP(), Haar((1, 4, 4), 1), [1.0, 2.0]))
+        >>> len(figure.axes[0].lines)
+        2
+    """
+    t = torch.linspace(sde.eps, sde.T, 400, dtype=torch.float64)
+    alpha, sigma = (v.expand(len(t), sde.basis.dim) for v in sde.kernel(t.unsqueeze(-1)))
+    log_snr = sde.log_snr(t.unsqueeze(-1)).expand(len(t), sde.basis.dim)
+    figure = _figure(9, 2.8)
+    figure.suptitle(title or "Schedules", fontsize=10)
+    panels = (
+        (alpha, r"signal $\alpha_i(t)$"),
+        (sigma, r"noise $\sigma_i(t)$"),
+        (log_snr, r"log-SNR $\lambda_i(t)$"),
+    )
+    for axes, (values, label) in zip(figure.subplots(1, 3), panels, strict=True):
+        for i, (name, block) in enumerate(sde.blocks.slices.items()):
+            mean = sde.blocks.mean(values)[:, i]
+            color = f"C{i}"
+            axes.plot(t, mean, color=color, label=f"{name} ({block.stop - block.start})", lw=1.8)
+        axes.set_xlabel("time $t$", fontsize=8)
+        axes.set_title(label, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, lw=0.5)
+    axes.legend(title="block (size)", fontsize=7, title_fontsize=7, frameon=False)
+    return figure
+
+
+def trajectory(
+    estimator: ScoreEstimator,
+    solver: Solver,
+    count: int = 4,
+    moments: int = 9,
+    generator: Generators = None,
+) -> Figure:
+    """States and their denoised means along a solver's way from noise to data.
+
+    Args:
+        estimator: Of images ``(C, H, W)``; bands that have not entered yet are left out.
+        solver: Walks.
+        count: How many paths.
+        moments: How many times are shown, equally spaced in steps.
+        generator: Of the noise.
+
+    Raises:
+        ValueError: If events are no images.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.app import plots
+        >>> from solvers import DDIM
+        >>> sde = DiagonalSDE(VP(), Identity((1, 4, 4)))
+        >>> model = Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16))
+        >>> len(plots.trajectory(model, DDIM(8), count=2, moments=3).axes)
+        12
+    """
+    # of two at a time, that with what enters
+    states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
+    places = torch.linspace(0, len(states) - 1, moments, device="cpu").round().int().tolist()
+    with asked(estimator), torch.no_grad():
+        shown = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
+    basis = estimator.sde.basis
+
+    def event(z: Tensor) -> Tensor:
+        """With what has not entered left out."""
+        return basis.inverse(torch.nn.functional.pad(z, (0, basis.dim - z.shape[-1])))
+
+    figure = _figure(0.75 * moments + 0.6, 1.5 * count + 0.5)
+    figure.suptitle("From noise to data: state (above), its denoised mean (below)", fontsize=9)
+    cells = figure.subplots(
+        2 * count, moments, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
+    )
+    for column, (t, z, mean) in enumerate(shown):
+        x, clean = event(z), event(mean)
+        for i in range(count):
+            scale = x[i].abs().amax().clamp(min=1)
+            _show(cells[2 * i, column], x[i] / scale)
+            _show(cells[2 * i + 1, column], clean[i])
+        cells[0, column].set_title(f"t = {t:.2g}", fontsize=7)
+    return figure
+
+
+def forward_noising(
+    sdes: Mapping[str, DiagonalSDE],
+    x: Tensor,
+    times: Sequence[float] = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0),
+    generator: Generators = None,
+) -> Figure:
+    """One event, diffused by several SDEs with the same noise.
+
+    Args:
+        sdes: By title; all with events like ``x``.
+        x: ``(C, H, W)`` in [-1, 1].
+        times: In units of each SDE's ``T``.
+        generator: Of the noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.app import plots
+        >>> sde = DiagonalSDE(VP(), Identity((1, 8, 8)))
+        >>> x = torch.zeros(1, 8, 8)
+        >>> len(plots.forward_noising({"uniform": sde}, x, times=(0.0, 0.5)).axes)
+        2
+    """
+    noise = Noise.of(generator)(torch.empty(x.shape.numel(), device=x.device))
+    figure = _figure(0.95 * len(times) + 1.2, 0.95 * len(sdes) + 0.6)
+    figure.suptitle("Forward noising", fontsize=10)
+    cells = figure.subplots(
+        len(sdes), len(times), squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.08}
+    )
+    for row, (title, sde) in zip(cells, sdes.items(), strict=True):
+        # the same noise in pixels, whatever the basis
+        xi = sde.basis(noise.reshape(x.shape))
+        for axes, time in zip(row, times, strict=True):
+            _show(axes, sde.basis.inverse(sde.diffuse(sde.basis(x), time * sde.T, xi)))
+            axes.set_title(f"t = {time * sde.T:.3g}", fontsize=7)
+        row[0].text(
+            -0.12, 0.5, title, transform=row[0].transAxes, ha="right", va="center", fontsize=8
+        )
+    return figure
+
+
+@attrs.frozen
+class Pictures:
+    """Samples on the way of a training, one PNG file at every measurement.
+
+    They start from the same noise every time. To be given to `scoresde.training.Training.fit` as
+    ``on_measure``.
+
+    Args:
+        folder: Created if missing; files are named by the step, ``00000200.png``.
+        solver: Samples images ``(C, H, W)``.
+        count: Of samples.
+        seed: Of their noise.
+        draws: Whether this process draws, as one of several does.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.app.plots import Pictures
+        >>> from solvers import DDIM
+        >>> sde = DiagonalSDE(VP(), Identity((1, 4, 4)))
+        >>> draw = Pictures(Path(tempfile.mkdtemp()), DDIM(4), count=4)
+        >>> model = Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16))
+        >>> draw(100, model, None)  # Training.fit does so
+        >>> [path.name for path in draw.folder.iterdir()]
+        ['00000100.png']
+    """
+
+    folder: Path = attrs.field(converter=Path)
+    solver: Solver
+    count: int = 64
+    seed: int = 0
+    draws: bool = True
+
+    def __call__(self, step: int, estimator: ScoreEstimator, history: History) -> None:
+        """Draws one."""
+        if not self.draws:
+            return
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad():  # unchecked: a model that diverges is worth a look
+            x = self.solver.rsample(estimator, (self.count,), generator=generator)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save(image_grid({f"after {step} updates": x}), self.folder / f"{step:08}.png")

@@ -1,0 +1,29 @@
+"""Conditional diffusion: what is observed, and estimators of the rest."""
+
+from scoresde.conditioning.conditional import (
+    OBSERVED,
+    ConditionalEstimator,
+    ConditionalSDE,
+    ConditionNoiseAnnealing,
+    Observed,
+    ResampleObserved,
+    blocks,
+    components,
+    observed,
+)
+from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
+
+__all__ = [
+    "OBSERVED",
+    "ConditionNoiseAnnealing",
+    "ConditionalEstimator",
+    "ConditionalSDE",
+    "ConditionedBasis",
+    "Observation",
+    "Observed",
+    "ResampleObserved",
+    "blocks",
+    "components",
+    "observed",
+    "observing",
+]

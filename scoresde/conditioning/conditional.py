@@ -1,0 +1,365 @@
+"""What is known of a state: a diffusion whose observed components are held.
+
+Every conditional method is one setting of a joint diffusion over all components (Batzolis et
+al. 2022, section 4): the observed ones diffuse like the others (CDiffE), more slowly (CMDE) or
+not at all (CDE), and on the way back their denoised mean is what was observed. Nothing else
+changes, so every solver runs: with ``eta = 1`` the exponential ones then draw observed
+components from the bridge between prior and observation, with ``eta = 0`` they keep one noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from scoresde.bases import Basis
+from scoresde.checks import expect, named, positive
+from scoresde.clock import Clock
+from scoresde.conditioning.observation import ConditionedBasis, Observation
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.noise import Noise
+from scoresde.reverse import ReverseSDE
+from scoresde.sde import Stage
+
+Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
+"""``(sde, states (batch, n), noise) -> (batch, n)``, True where shown clean."""
+
+
+def blocks(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+    """Every block or none: a share drawn uniformly for each event.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> from scoresde.conditioning import blocks
+        >>> sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}))
+        >>> blocks(sde, torch.zeros(2, 3), Noise(torch.Generator().manual_seed(3)))
+        tensor([[ True,  True,  True],
+                [False,  True,  True]])
+    """
+    return sde.blocks.expand(_share(z, len(sde.blocks), noise))[..., : z.shape[-1]]
+
+
+def components(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+    """As `blocks`, of components.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> from scoresde.conditioning import components
+        >>> sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}))
+        >>> components(sde, torch.zeros(2, 3), Noise(torch.Generator().manual_seed(3)))
+        tensor([[ True,  True,  True],
+                [ True, False, False]])
+    """
+    return _share(z, z.shape[-1], noise)
+
+
+OBSERVED: dict[str, Observed] = {f.__name__: f for f in (blocks, components)}
+"""The two above, by name."""
+
+
+def observed(name: str | Observed) -> Observed:
+    """A way of choosing what is observed by name; a function of one's own passes through.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> from scoresde.conditioning import observed
+        >>> observed("blocks").__name__
+        'blocks'
+    """
+    return named("observe", name, OBSERVED)
+
+
+def _share(z: Tensor, count: int, noise: Noise) -> Tensor:
+    """True with a probability of its own for each event."""
+    u = torch.special.ndtr(noise(z.new_empty(len(z), 1 + count)))
+    shown: Tensor = u[:, 1:] < u[:, :1]
+    return shown
+
+
+class _Held(Clock):
+    """A clock that is at 0 for some components."""
+
+    def __init__(self, clock: Clock, moves: Tensor) -> None:
+        super().__init__(moves.to(torch.float64))
+        self.clock = clock
+
+    def forward(self, u: Tensor) -> Tensor:
+        """See the class."""
+        tau: Tensor = self.at(u, "speeds")[0] * self.clock(u)
+        return tau
+
+    def rate(self, u: Tensor) -> Tensor:
+        """See the class."""
+        return self.at(u, "speeds")[0] * self.clock.rate(u)
+
+    def breakpoints(self) -> list[float]:
+        """Those of the clock."""
+        return self.clock.breakpoints()
+
+
+class ConditionalSDE(DiagonalSDE):
+    """A diffusion given some components of its data.
+
+    It starts with observed components diffused from what they are,
+    ``alpha_T y + sigma_T xi``, and others from the prior.
+
+    Args:
+        sde: The joint diffusion; what it knows already, it knows still.
+        observation: What is known.
+        held: Whether observed components are kept from diffusing, whatever their speed.
+        rest: See `ConditionedBasis`.
+
+    Raises:
+        ValueError: If the SDE has a prior of its own, or drops components that are observed and do
+            not diffuse.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Joint
+        >>> from scoresde.conditioning import ConditionalSDE, Observation
+        >>> joint = Joint(y=(1,), x=(2,))
+        >>> seen = Observation.of_parts(joint, {"y": torch.ones(1)})
+        >>> sde = ConditionalSDE(DiagonalSDE(VP(), joint), seen, held=True)
+        >>> sde.kernel(torch.tensor([[0.5]])).sigma[0].round(decimals=2)
+        tensor([0.0000, 0.9600, 0.9600])
+    """
+
+    def __init__(
+        self,
+        sde: DiagonalSDE,
+        observation: Observation,
+        held: bool = False,
+        rest: Basis | None = None,
+    ) -> None:
+        clock = sde.clock.per_component(sde.blocks) if held else sde.clock
+        basis = ConditionedBasis(sde.basis, observation, rest)
+        known = basis.observation.mask
+        super().__init__(
+            sde.schedule,
+            basis,
+            _Held(clock, ~known) if held else clock,
+            sde.scale,
+            sde.drop,
+            mean=sde.mean,
+        )
+        expect(sde.prior is None, "prior", "none: observed components need the kernel", sde.prior)
+        sigma = self.kernel(self.scale.new_full((1,), self.T)).sigma.expand(self.blocks.dim)
+        late = self.blocks.expand(torch.tensor(self.drop, device=sigma.device)) < self.T
+        blind = int((late & known & (sigma == 0)).sum())
+        wanted = "that the state has from T on: what is clean says nothing before it enters"
+        expect(blind == 0, "observed", f"components {wanted}", f"{blind} dropped before")
+
+    basis: ConditionedBasis
+
+    @property
+    def observation(self) -> Observation:
+        """What is known, by the SDE that was given included."""
+        return self.basis.observation
+
+    @property
+    def observed(self) -> Tensor:
+        """The observation's mask."""
+        return self.observation.mask
+
+    def observe(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """A state with its observed components replaced by ``alpha y + sigma noise``."""
+        return torch.where(
+            self.observation.mask[: z.shape[-1]],
+            self.diffuse(self.observation.values[..., : z.shape[-1]].to(z), t, noise),
+            z,
+        )
+
+    def enter(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+        """See the class."""
+        t = self.scale.new_full((1,), stage.start)
+        alpha, sigma = (v.expand(self.blocks.dim)[z.shape[-1] : stage.dim] for v in self.kernel(t))
+        mean = self.blocks.expand(self.mean).expand(self.blocks.dim)
+        known = self.observation.pin(mean)[..., z.shape[-1] : stage.dim]
+        fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
+        return torch.cat([z, (alpha * known).to(z) + sigma.to(z) * fresh], -1)
+
+    def leave(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """As `scoresde.SDE.leave`, of the components that are not observed.
+
+        Raises:
+            ValueError: If observed components diffuse: then there is no density.
+        """
+        mean, sigma = self.entering(stage.start, dim, stage.dim)
+        free = self.free()[dim : stage.dim]
+        sigma = sigma.masked_fill(~free, 1.0).to(z)
+        each = Normal(mean.to(z), sigma, validate_args=False).log_prob(z[..., dim:])
+        return z[..., :dim], each.masked_fill(~free, 0.0).sum(-1)
+
+
+class ConditionalEstimator(ScoreEstimator):
+    """``p(rest | observed)`` from an estimator of both: observed components are pinned.
+
+    The joint estimator sees observed components as diffused as its SDE has them, and what it
+    says of them is replaced by what they are. Made by `scoresde.ScoreEstimator.condition`.
+
+    Args:
+        joint: Estimates the denoised mean of all components.
+        observation: What is known.
+        held: Whether observed components are kept clean, at time 0, while others diffuse: for
+            estimators trained so (vector time), and exact ones.
+        rest: See `ConditionedBasis`.
+
+    Raises:
+        TypeError: If the SDE of ``joint`` is not a `scoresde.DiagonalSDE`.
+        ValueError: If it has a prior of its own, or drops components that are observed and do not
+            diffuse; if nothing is left to estimate, or what is observed is known already.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Joint, log_prob
+        >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+        >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
+        >>> posterior = model.condition(held=True, y=torch.ones(1))  # N(0.8, 0.36)
+        >>> log_prob(posterior, torch.tensor([[0.8]])).value.round(decimals=2)
+        tensor([-0.4100])
+    """
+
+    references = "batzolis2022"
+
+    def __init__(
+        self,
+        joint: ScoreEstimator,
+        observation: Observation,
+        held: bool = False,
+        rest: Basis | None = None,
+    ) -> None:
+        sde = joint.sde
+        if not isinstance(sde, DiagonalSDE):
+            raise TypeError(f"joint: expected the estimator of a DiagonalSDE, got {type(sde)}")
+        super().__init__(ConditionalSDE(sde, observation, held, rest))
+        self.joint, self.held = joint, held
+
+    sde: ConditionalSDE
+
+    @property
+    def observation(self) -> Observation:
+        """What is known, by the joint estimator included."""
+        return self.sde.observation
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        if self.held:
+            times = self.sde.time(t, z)
+            # of all components, also where the state is a prefix of them: so kernels want it
+            times = self.sde.basis.blocks.expand(times) * ~self.observation.mask
+            t = times.reshape(*[1] * (z.ndim - times.ndim), *times.shape)
+        return self.observation.pin(self.joint.denoise(z, t, condition))
+
+    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+        """Those of the joint estimator, where all its components are at one time."""
+        if self.held:
+            yield from super().denoisers(ts, like, condition)
+            return
+
+        def pinned(joint: Denoiser, z: Tensor) -> Tensor:
+            return self.observation.pin(joint(z))
+
+        for joint in self.joint.denoisers(ts, like, condition):
+            yield partial(pinned, joint)
+
+
+@attrs.frozen
+class ResampleObserved:
+    """A corrector that draws observed components anew after every step.
+
+    ``y_t = alpha y + sigma xi`` with a fresh ``xi``, instead of one path of the bridge
+    (Batzolis et al. 2022, section 4.3, draw it so). For estimators of which something is observed:
+    on others, a ``TypeError``.
+
+    Example:
+        >>> from scoresde import ResampleObserved
+        >>> from solvers import DDIM
+        >>> DDIM(50, eta=1.0, corrector=ResampleObserved()).corrector
+        ResampleObserved()
+    """
+
+    references = "batzolis2022"
+
+    def __call__(self, reverse: ReverseSDE, z: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """The state ``z`` at a time ``t`` of the SDE itself.
+
+        Raises:
+            TypeError: If nothing is observed.
+        """
+        sde = reverse.sde
+        if not isinstance(sde, ConditionalSDE):
+            raise TypeError(f"corrector: expected a conditioned SDE to redraw, got {type(sde)}")
+        return sde.observe(z, t.to(z.device), noise(z))
+
+
+@attrs.frozen
+class ConditionNoiseAnnealing:
+    """Lets the noise on a condition shrink while an estimator is trained (VS-CMDE).
+
+    After ``n`` updates of ``N`` its largest ``sigma`` is
+    ``N end start / (n (start - end) + N end)``: ``1/sigma`` grows linearly from ``1/start`` to
+    ``1/end``, and stays (Batzolis et al. 2022, section 4.4). Call it before every update.
+
+    Args:
+        sde: Its schedule has a ``sigma_max`` per block, as `scoresde.VE`.
+        part: The name of the condition.
+        start: At the first update, for instance that of the target.
+        end: After ``updates``.
+        updates: ``N``.
+
+    Raises:
+        ValueError: If a number is not positive, or the part or its ``sigma_max`` is unknown.
+
+    Example:
+        >>> from scoresde import VE, DiagonalSDE, Joint, ConditionNoiseAnnealing
+        >>> sde = DiagonalSDE(VE(0.01, [50.0, 50.0]), Joint(y=(2,), x=(3,)))
+        >>> shrink = ConditionNoiseAnnealing(sde, "y", start=50.0, end=1.0, updates=1000)
+        >>> shrink(1000)
+        >>> sde.schedule.sigma_max.tolist()
+        [1.0, 50.0]
+    """
+
+    references = "batzolis2022"
+
+    sde: DiagonalSDE
+    part: str
+    start: float
+    end: float
+    updates: int
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("start", "end", "updates"):
+            positive(name, getattr(self, name))
+        largest = getattr(self.sde.schedule, "sigma_max", torch.empty(()))
+        expect(
+            largest.ndim > 0 and largest.shape[-1] == len(self.sde.blocks),
+            "sde",
+            f"a schedule whose sigma_max has {len(self.sde.blocks)} entries, one per block",
+            tuple(largest.shape),
+        )
+        expect(bool(self._own().any()), "part", f"one of {self.sde.blocks}", self.part)
+
+    def __call__(self, update: int) -> None:
+        """Sets ``sigma_max`` for the update after ``update`` ones."""
+        n = min(update, self.updates)
+        value = self.start - self.end
+        value = self.updates * self.end * self.start / (n * value + self.updates * self.end)
+        with torch.no_grad():
+            largest: Tensor = self.sde.schedule.get_buffer("sigma_max")
+            largest[self._own()] = value
+
+    def _own(self) -> Tensor:
+        names = self.sde.blocks.sizes
+        return torch.tensor([name.split(".")[0] == self.part for name in names])

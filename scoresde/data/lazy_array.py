@@ -1,0 +1,101 @@
+"""Events that stay where they are until they are asked for: data larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+from scoresde.data.numbers import Array
+
+
+class LazyArray:
+    """Rows of a data set that are read when they are asked for.
+
+    Args:
+        count: How many there are.
+        read: Reads some of them: places ``(k,)``, int64, to events ``(k, *event_shape)``.
+
+    Attributes:
+        shape: ``(count, *event_shape)``.
+        dtype: Of the events.
+
+    Raises:
+        ValueError: If ``count`` is not positive, or ``read`` returns another shape.
+
+    Example:
+        Whatever has a length and items, as a `torch.utils.data.Dataset` has:
+
+        >>> import torch
+        >>> from scoresde.data import LazyArray
+        >>> items = [torch.zeros(2), torch.ones(2), torch.full((2,), 2.0)]
+        >>> stored = LazyArray(len(items), lambda rows: torch.stack([items[i] for i in rows]))
+        >>> stored.shape
+        torch.Size([3, 2])
+        >>> stored[torch.tensor([2, 0])]
+        tensor([[2., 2.],
+                [0., 0.]])
+    """
+
+    def __init__(self, count: int, read: Callable[[Tensor], Tensor]) -> None:
+        expect(count > 0, "count", "at least one event", count)
+        self._read = read
+        first = read(torch.zeros(1, dtype=torch.int64, device="cpu"))
+        self.shape, self.dtype = torch.Size([count, *first.shape[1:]]), first.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """The events at some places ``(k,)``, or in a slice."""
+        if isinstance(rows, slice):
+            rows = torch.arange(*rows.indices(len(self)), device="cpu")
+        events = self._read(rows)
+        wanted = (len(rows), *self.shape[1:])
+        expect(events.shape == wanted, "read", f"events {wanted}", tuple(events.shape))
+        return events
+
+    def only(self, rows: Tensor) -> LazyArray:
+        """Those at some places, read as late as these."""
+        return LazyArray(len(rows), lambda places: self._read(rows[places]))
+
+
+def joined(
+    arrays: Sequence[Array], convert: Callable[[Array], Tensor] = torch.from_numpy
+) -> LazyArray:
+    """Arrays ``(N_i, *event_shape)``, memory-mapped for instance, as one after the other.
+
+    Args:
+        arrays: Of one dtype and event shape.
+        convert: What makes a tensor of some events.
+
+    Raises:
+        ValueError: If they differ in event shape or dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from scoresde.data.lazy_array import joined
+        >>> joined([np.zeros((2, 3), "f4"), np.ones((4, 3), "f4")])[1:4]
+        tensor([[0., 0., 0.],
+                [1., 1., 1.],
+                [1., 1., 1.]])
+    """
+    first = arrays[0]
+    for i, array in enumerate(arrays):
+        wanted = f"{first.dtype} of shape (N, {', '.join(map(str, first.shape[1:]))})"
+        alike = array.dtype == first.dtype and array.shape[1:] == first.shape[1:]
+        expect(alike, f"array {i}", wanted, f"{array.dtype} of shape {array.shape}")
+    starts = np.cumsum([0, *map(len, arrays)])
+
+    def read(places: Tensor) -> Tensor:
+        rows = places.numpy()
+        events = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        home = np.searchsorted(starts, rows, side="right") - 1
+        for i in np.unique(home):
+            events[home == i] = arrays[i][rows[home == i] - starts[i]]
+        return convert(events)
+
+    return LazyArray(int(starts[-1]), read)

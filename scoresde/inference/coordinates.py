@@ -1,0 +1,299 @@
+"""Coordinates of simulations in which a posterior is easy to learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    AffineTransform,
+    ComposeTransform,
+    Distribution,
+    Transform,
+    biject_to,
+    constraints,
+    identity_transform,
+)
+
+from scoresde.bases import Joint
+from scoresde.bases.moments import Units
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, finite, some, trailing_shape, warn
+from scoresde.precision import full_precision
+
+
+class Coordinates(nn.Module):
+    """Coordinates of simulated pairs in which a posterior is easy to learn.
+
+    Observations are standardised; with ``ranks`` their normal scores come beside them, which long
+    tails do not reach: ``ndtri`` of a number's rank among those simulated.
+
+    Parameters are what a linear regression on the observation leaves of them, in units of its
+    standard deviation: narrow posteriors are then as wide as wide ones, and alike wherever they
+    are. Those of half-bounded support are first mapped to the real line (``biject_to``: the
+    logarithm of a positive one).
+
+    Those between two bounds keep them. A network would have to learn where they are, in coordinates
+    that move with the observation; `estimators.Truncated.knowing` knows, and networks learn the
+    rest around it.
+
+    Coordinates are in the dtype of the parameters, whatever observations come in.
+
+    Args:
+        prior: Of parameters, no batch.
+        seen_mean: Of observations, ``(*observation_shape,)``.
+        seen_std: Of observations; infinite for those that say nothing.
+        mean: Of parameters on the real line, ``(m,)``.
+        slope: Of the regression on standardised observations, ``(n, m)``.
+        std: Of what it leaves, ``(m,)``.
+        explained: The share of the parameters' variance that it explains, ``(m,)``, below 1.
+        ranked: Observations in order, ``(*observation_shape, N)``, for normal scores; none if None.
+        reach: Where standardised observations are clipped, ``(*observation_shape,)``; nowhere if
+            None.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference import Coordinates, simulate
+        >>> from torch.distributions import Independent, Uniform
+        >>> prior = Independent(Uniform(torch.zeros(1), torch.ones(1)), 1)
+        >>> _ = torch.manual_seed(0)
+        >>> theta, x = simulate(prior, lambda theta: 5 * theta + torch.randn_like(theta), 10_000)
+        >>> to = Coordinates.fitted(prior, theta, x)
+        >>> to.explained.round(decimals=1)  # 25/12 of 25/12 + 1
+        tensor([0.7000])
+        >>> to.pairs(theta, x).std(0).round(decimals=2)
+        tensor([1., 1.])
+    """
+
+    seen_mean: Tensor
+    seen_std: Tensor
+    mean: Tensor
+    slope: Tensor
+    std: Tensor
+    explained: Tensor
+    ranked: Tensor | None
+    reach: Tensor
+
+    def __init__(
+        self,
+        prior: Distribution,
+        seen_mean: Tensor,
+        seen_std: Tensor,
+        mean: Tensor,
+        slope: Tensor,
+        std: Tensor,
+        explained: Tensor,
+        ranked: Tensor | None = None,
+        reach: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        unbatched(prior)
+        self.prior = prior
+        self.register_buffer("seen_mean", seen_mean)
+        self.register_buffer("seen_std", seen_std)
+        self.register_buffer("mean", mean)
+        self.register_buffer("slope", slope)
+        self.register_buffer("std", std)
+        self.register_buffer("explained", explained)
+        self.register_buffer("ranked", ranked)
+        endless = torch.full_like(seen_mean, torch.inf)
+        self.register_buffer("reach", endless if reach is None else reach)
+
+    @classmethod
+    def fitted(
+        cls,
+        prior: Distribution,
+        parameters: Tensor,
+        observations: Tensor,
+        *,
+        ranks: bool = False,
+    ) -> Coordinates:
+        """To simulations.
+
+        Observed numbers that are the same in all of them say nothing, and are left out; those with
+        few outliers are measured, and clipped, by the bulk of them. A warning names both.
+
+        Args:
+            prior: Of parameters, no batch.
+            parameters: ``(N, *parameter_shape)``.
+            observations: ``(N, *observation_shape)``.
+            ranks: Whether to have normal scores.
+
+        Raises:
+            ValueError: If numbers are not finite, an observation has as many as there are
+                simulations or more, or a parameter is the same in all of them.
+        """
+        count = len(observations)
+        finite("observations", observations)
+        real = _real(prior).inv(parameters).reshape(len(parameters), -1)
+        finite("parameters", real)
+        expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
+        values = observations if observations.is_floating_point() else observations.double()
+        mean, spread, reach = (
+            v.reshape(values.shape[1:]).to(values)
+            for v in _measured(values.reshape(count, -1), ranks)
+        )
+        centre, variance = _varying(real)
+        found = cls(
+            prior,
+            mean,
+            spread,
+            centre.to(real),
+            real.new_zeros(0),
+            variance.sqrt().to(real),
+            torch.zeros_like(variance).to(real),
+            values.movedim(0, -1).sort(-1).values.contiguous() if ranks else None,
+            reach,
+        )
+        seen = found.observation(observations).reshape(count, -1).double()
+        fewest = f"more simulations than the {seen.shape[1]} numbers that an observation is seen as"
+        expect(count > seen.shape[1] + 1, "observations", fewest, count)
+        centred = real.double() - centre
+        # gelsd, as numbers in an observation may repeat each other
+        slope = torch.linalg.lstsq(seen.cpu(), centred.cpu(), driver="gelsd").solution.to(seen)
+        left = (centred - seen @ slope).var(0).clamp(min=1e-12 * variance)
+        found.slope, found.std = slope.to(real), left.sqrt().to(real)
+        found.explained = (1 - left / variance).to(real)
+        return found
+
+    @property
+    def joint(self) -> Joint:
+        """The basis of pairs, with the parts ``"observation"`` and ``"parameter"``."""
+        seen = self.observation(self.seen_mean)
+        return Joint(observation=tuple(seen.shape), parameter=tuple(self.prior.event_shape))
+
+    def observation(self, x: Tensor) -> Tensor:
+        """Observations ``(*batch, *observation_shape)``, standardised.
+
+        With normal scores, of all numbers one after the other: ``(*batch, 2 n)``.
+
+        Raises:
+            ValueError: If their shape is another one.
+        """
+        trailing_shape("observation", x, self.seen_mean.shape)
+        plain: Tensor = (x.to(self.seen_mean) - self.seen_mean) / self.seen_std
+        plain = torch.minimum(torch.maximum(plain, -self.reach), self.reach).to(self.mean.dtype)
+        if self.ranked is None:
+            return plain
+        batch, count = x.shape[: x.ndim - self.seen_mean.ndim], self.ranked.shape[-1]
+        table = self.ranked.reshape(-1, count)
+        values = x.reshape(-1, len(table)).mT.contiguous().to(table)
+        below, upto = (torch.searchsorted(table, values, right=right) for right in (False, True))
+        # those equal share their ranks
+        scores = torch.special.ndtri((below + upto + 1).double() / (2 * (count + 1)))
+        both = torch.cat([plain.reshape(-1, len(table)), scores.mT.to(plain)], 1)
+        return both.reshape(*batch, -1)
+
+    def pairs(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        """Joint events ``(N, n + m)``, what an estimator is trained on."""
+        event = self.at(observations).inv(parameters)
+        return self.joint.join(observation=self.observation(observations), parameter=event)
+
+    @full_precision
+    def at(self, observation: Tensor) -> Transform:
+        """From these coordinates to parameters, given observations ``(*batch, *shape)``."""
+        shape = self.prior.event_shape
+        batch = observation.shape[: observation.ndim - self.seen_mean.ndim]
+        seen = self.observation(observation).reshape(*batch, -1)
+        centre = (self.mean + seen @ self.slope).reshape(*batch, *shape)
+        affine = AffineTransform(centre, self.std.reshape(shape), event_dim=len(shape))
+        return ComposeTransform([affine, _real(self.prior)])
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of parameters less their mean, in units of ``std``, ``(m,)``.
+
+        Infinite where there are none.
+        """
+        low, high = (
+            (v.expand(self.prior.event_shape).flatten().to(self.mean) - self.mean) / self.std
+            for v in bounds(self.prior)
+        )
+        return low, high
+
+
+_REACH = 5.0
+"""Deviations of the bulk of observations at which outliers are clipped: beyond what normal numbers
+reach, and so near that one in a thousand has no say in a regression."""
+
+_FEW = 0.01
+"""The share of observations that may be clipped: more of them are a long tail, which says something
+(for `ranks`, or a logarithm)."""
+
+_BULK = (0.15866, 0.5, 0.84134)
+"""Quantiles that are a deviation from the mean of normal numbers, and the median."""
+
+
+def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres, scales and reaches of observed numbers ``(N, n)``, in float64.
+
+    Ranks see what outliers hide, which then needs no warning.
+    """
+    units = Units(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
+    mean, scale = units.measured(x.split(4096))
+    units.warn(outliers=not ranks)
+    same = units.names(units.constant)
+    if same:
+        warn(f"{some(same)}: the same in all simulations, which says nothing; left out")
+    ordered = x.double().sort(0).values
+    low, middle, high = (ordered[round(q * (len(x) - 1))] for q in _BULK)
+    bulk = (high - low) / 2
+    few = ((ordered - middle).abs() > _REACH * bulk).double().mean(0) < _FEW
+    outlying = units.outlying & few & (bulk > 0)
+    scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(units.constant, torch.inf)
+    mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
+    return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _REACH)
+
+
+def _varying(real: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and variances of parameters ``(N, m)``, in float64; raises if one is constant."""
+    units = Units(Blocks({f"parameter[{i}]": 1 for i in range(real.shape[1])}))
+    mean, std = units.measured(real.split(4096))
+    units.warn()
+    same = units.names(units.constant)
+    expect(not same, "parameters", "numbers that vary", f"the same {some(same)} in all simulations")
+    return mean, std**2 * (len(real) / (len(real) - 1))
+
+
+def unbatched(prior: Distribution) -> None:
+    """Raises ``ValueError`` if a prior has a batch shape.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.coordinates import unbatched
+        >>> from torch.distributions import Normal
+        >>> unbatched(Normal(torch.zeros(2), 1.0))
+        Traceback (most recent call last):
+            ...
+        ValueError: prior: expected no batch shape (Independent), got torch.Size([2])
+    """
+    expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
+
+
+def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of parameters that have both; infinite ones of others.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.coordinates import bounds
+        >>> from torch.distributions import Exponential, Uniform
+        >>> bounds(Uniform(0.0, 2.0)), bounds(Exponential(1.0))
+        ((tensor(0.), tensor(2.)), (tensor(-inf), tensor(inf)))
+    """
+    support: Any = prior.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    ends = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
+    low, high = (None if end is None else torch.as_tensor(end) for end in ends)
+    if low is None or high is None:
+        return torch.tensor(-torch.inf), torch.tensor(torch.inf)
+    return low, high
+
+
+def _real(prior: Distribution) -> Transform:
+    """From the real line, or what has two bounds, to parameters."""
+    if bounds(prior)[0].isfinite().all():
+        return identity_transform
+    found: Transform = biject_to(prior.support)
+    return found

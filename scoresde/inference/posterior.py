@@ -1,0 +1,238 @@
+"""Simulation-based inference: a posterior from a prior and a simulator.
+
+Parameters and observations make one joint event; a conditional estimator trained on simulated
+pairs holds the posterior of every observation (neural posterior score estimation; Sharrock et
+al. 2022, Geffner et al. 2023).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from tqdm.auto import tqdm
+from typing_extensions import Self
+
+from scoresde.checks import expect
+from scoresde.estimator import ScoreEstimator
+from scoresde.inference.coordinates import Coordinates, bounds, unbatched
+from scoresde.likelihood.distribution import ScoreDistribution
+from scoresde.solver import Solver
+
+__all__ = ["Coordinates", "Posterior", "PosteriorDistribution", "Simulator", "simulate"]
+
+Simulator = Callable[[Tensor], Tensor]
+"""Parameters ``(batch, *parameter_shape)`` to observations ``(batch, *observation_shape)``.
+
+Observations are real numbers of any kind, integers and booleans too, in a tensor or an array."""
+
+
+def simulate(
+    prior: Distribution,
+    simulator: Simulator,
+    count: int,
+    *,
+    batch_size: int = 1000,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Draws of the prior and what the simulator makes of them.
+
+    Pairs whose observation is not finite are left out, as simulators may fail.
+
+    Args:
+        prior: Of parameters: an event of any shape, no batch.
+        simulator: See `Simulator`.
+        count: How many draws.
+        batch_size: How many at a time.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        ``(N, *parameter_shape)`` and ``(N, *observation_shape)``, ``N`` at most ``count``, in the
+        dtypes of the prior and of the simulator.
+
+    Raises:
+        ValueError: If the prior has a batch shape, the simulator returns another number of
+            observations, or more than half of them are not finite.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from scoresde.inference import simulate
+        >>> prior = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+        >>> theta, x = simulate(prior, lambda theta: theta.sum(1, keepdim=True), 100)
+        >>> theta.shape, x.shape
+        (torch.Size([100, 2]), torch.Size([100, 1]))
+    """
+    unbatched(prior)
+    parameters: list[Tensor] = []
+    observations: list[Tensor] = []
+    with torch.no_grad(), tqdm(total=count, desc="simulating", disable=not progress) as bar:
+        for start in range(0, count, batch_size):
+            drawn = prior.sample((min(batch_size, count - start),))
+            seen = torch.as_tensor(simulator(drawn))
+            expect(len(seen) == len(drawn), "simulator", f"{len(drawn)} observations", len(seen))
+            parameters.append(drawn)
+            observations.append(seen)
+            bar.update(len(drawn))
+    theta, x = torch.cat(parameters), torch.cat(observations)
+    good = torch.isfinite(x.flatten(1)).all(1)
+    share = float(good.double().mean())
+    expect(share > 0.5, "simulator", "finite observations", f"{1 - share:.0%} that are not")
+    return theta[good], x[good]
+
+
+@attrs.frozen(eq=False)
+class Posterior:
+    """Posteriors of a simulator's parameters, one for every observation.
+
+    Args:
+        estimator: Of joint events with the parts ``"observation"`` and ``"parameter"``, in
+            coordinates.
+        coordinates: Where they are.
+        solver: Draws samples.
+        held: Whether observations are kept clean, see `scoresde.ScoreEstimator.condition`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Truncated
+        >>> from scoresde import VP, DiagonalSDE
+        >>> from scoresde.inference import Coordinates, Posterior, simulate
+        >>> from solvers import ExponentialMultistep
+        >>> from torch.distributions import Independent, Uniform
+        >>> prior = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
+        >>> _ = torch.manual_seed(0)
+        >>> theta, x = simulate(prior, lambda theta: theta + torch.randn_like(theta), 10_000)
+        >>> to = Coordinates.fitted(prior, theta, x)
+        >>> sde = DiagonalSDE(VP(), to.joint, to.joint.spread(observation=0.0, parameter=1.0))
+        >>> exact = Truncated.knowing(to, sde)  # this once there is nothing to learn
+        >>> posterior = Posterior(exact, to, ExponentialMultistep(20))
+        >>> posterior(torch.tensor([0.5, 5.0])).sample((1000,)).mean(0).round(decimals=1)
+        tensor([0.5000, 0.8000])
+    """
+
+    references = "sharrock2022 geffner2023"
+
+    estimator: ScoreEstimator
+    coordinates: Coordinates
+    solver: Solver
+    held: bool = False
+
+    def __call__(self, observation: Tensor) -> PosteriorDistribution:
+        """The posterior of one observation, or of a batch of them, ``(*batch, *shape)``."""
+        return PosteriorDistribution(self, torch.as_tensor(observation))
+
+    def residual(self, observation: Tensor) -> ScoreDistribution:
+        """Its law in coordinates."""
+        seen = self.coordinates.observation(observation)
+        known = self.estimator.condition(held=self.held, observation=seen)
+        return ScoreDistribution(known, self.solver)
+
+
+class PosteriorDistribution(TorchDistribution):
+    """A posterior, inside the prior's support.
+
+    Samples outside are drawn again. Densities are those of the probability flow, and 0 outside: the
+    less of it is there, the more exactly they are normalised.
+
+    Args:
+        posterior: Of every observation.
+        observation: ``(*batch_shape, *observation_shape)``.
+        validate_args: As everywhere in `torch.distributions`.
+
+    Example:
+        >>> from scoresde.inference import PosteriorDistribution
+        >>> PosteriorDistribution.has_rsample
+        False
+    """
+
+    arg_constraints = {}  # noqa: RUF012 (torch's contract)
+    has_rsample = False
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        observation: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.posterior, self.observation = posterior, observation
+        self.base, self.prior = posterior.residual(observation), posterior.coordinates.prior
+        super().__init__(self.base.batch_shape, self.prior.event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The prior's."""
+        found = self.prior.support
+        assert found is not None  # said so by torch for distributions without one
+        return found
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        """The same with a larger batch shape."""
+        found: Self = type(self)(self.posterior, self._seen(batch_shape), self._validate_args)
+        return found
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """``(*sample_shape, *batch_shape, *parameter_shape)``.
+
+        Some that are outside the prior's support every time are put on its border, with a
+        ``RuntimeWarning``: of such an observation the estimator has not learned enough.
+        """
+        shape = self._extended_shape(torch.Size(sample_shape))
+        batch = shape[: len(shape) - len(self.event_shape)]
+        seen = self._seen(batch)
+        seen = seen.reshape(-1, *seen.shape[len(batch) :])
+        at = self.posterior.coordinates.at
+        kind = self.posterior.coordinates.mean.dtype
+        drawn = self.base.sample(sample_shape).to(kind)
+        found = at(seen)(drawn.reshape(-1, *self.event_shape))
+        rows = torch.arange(len(found), device=found.device)
+        for _ in range(_TRIES):
+            rows = rows[~self.support.check(found[rows])]
+            if not len(rows):
+                break
+            # a solver takes as long for one sample as for hundreds
+            again = self.posterior.residual(seen[rows]).sample((-(-_AGAIN // len(rows)),))
+            again = at(seen[rows])(again.to(kind))
+            first = self.support.check(again).int().argmax(0)
+            found[rows] = again[first, torch.arange(len(rows), device=first.device)]
+        else:
+            left = f"{len(rows)} of {len(found)} samples stay outside the prior's support"
+            warnings.warn(f"{left}; they are put on its border", RuntimeWarning, stacklevel=3)
+            found[rows] = found[rows].clamp(*(v.to(found) for v in bounds(self.prior)))
+        samples: Tensor = found.reshape(shape)
+        return samples
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*batch)``, in nats; minus infinity outside the support.
+
+        Raises:
+            ValueError: If arguments are validated and the value has the wrong shape, is NaN or
+                outside the support; if the density of any other value is not a number.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        inside, to = self.support.check(value), self.posterior.coordinates.at(self.observation)
+        axes = tuple([...] + [None] * len(self.event_shape))
+        centre = to(torch.zeros_like(value))
+        # on the border of a half-bounded support events are infinite
+        event = to.inv(torch.where(inside[axes], value, centre))
+        inside = inside & event.isfinite().flatten(event.ndim - len(self.event_shape)).all(-1)
+        value = torch.where(inside[axes], value, centre)
+        event = to.inv(value)
+        found = self.base.log_prob(event) - to.log_abs_det_jacobian(event, value)
+        density: Tensor = found.masked_fill(~inside, -torch.inf)
+        return density
+
+    def _seen(self, batch: Sequence[int]) -> Tensor:
+        """Observations with a larger batch."""
+        return self.observation.expand(*batch, *self.posterior.coordinates.seen_mean.shape)
+
+
+_TRIES, _AGAIN = 100, 1000
+"""How often to draw what is outside the prior's support, and how many at least."""

@@ -1,0 +1,1 @@
+"""What has nothing to do with diffusion: files, memory, imports."""

@@ -1,0 +1,62 @@
+"""A bound on the tensors that something unknown may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.internals.dispatch import Seen
+
+
+class AtMost(Seen):
+    """Inside, this thread makes new tensors of so many numbers in all, and no more.
+
+    They are counted before they are made, so that a few bytes of configuration cannot ask for
+    memory without end. What is computed from tensors is not counted.
+
+    Args:
+        count: Numbers.
+
+    Raises:
+        RuntimeError: In the place of the tensor that would be too much.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.allocation import AtMost
+        >>> with AtMost(100):
+        ...     small = torch.nn.Linear(5, 5)
+        ...     try:
+        ...         torch.nn.Linear(10**6, 10**6)
+        ...     except RuntimeError as error:
+        ...         print(error)
+        expected tensors of at most 100 numbers in all, got more with one of (1000000, 1000000)
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count, self.total = count, 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls an operation, if what it makes is not too much."""
+        given = dict(kwargs or {})
+        # what makes a tensor can be told where: without memory it says how large it would be
+        makes = any(argument.name == "device" for argument in func._schema.arguments)
+        if makes and not any(isinstance(arg, Tensor) for arg in args):
+            empty = {**given, "device": torch.device("meta"), "pin_memory": False}
+            shape = tuple(func(*args, **empty).shape)
+            self.total += torch.Size(shape).numel()
+            if self.total > self.count:
+                raise RuntimeError(
+                    f"expected tensors of at most {self.count} numbers in all, got more with one "
+                    f"of {shape}"
+                )
+        return func(*args, **given)

@@ -1,0 +1,31 @@
+"""Operations of this thread, seen before they are done."""
+
+from __future__ import annotations
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Seen(TorchDispatchMode):
+    """A mode of torch's that does not import its compiler, which takes seconds.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.dispatch import Seen
+        >>> class Count(Seen):
+        ...     count = 0
+        ...     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        ...         self.count += 1
+        ...         return func(*args, **(kwargs or {}))
+        >>> with Count() as seen:
+        ...     _ = torch.zeros(2) + torch.zeros(2)
+        >>> seen.count
+        3
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # what is wrapped so as not to be compiled imports the compiler to say so
+        return False

@@ -1,0 +1,80 @@
+"""Random numbers of code that knows torch's global generator only, from one of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.internals.dispatch import Seen
+
+_aten = torch.ops.aten
+
+# Not in all versions of torch do these take a generator; what fills a tensor does.
+_LIKE = {
+    _aten.rand_like.default: _aten.uniform_.default,
+    _aten.randn_like.default: _aten.normal_.default,
+    _aten.randint_like.default: _aten.random_.to,
+    _aten.randint_like.low_dtype: getattr(_aten.random_, "from"),
+}
+# Others do so under another name.
+_SEEDED = {"default": "generator", "low": "low_generator"}
+
+
+class DrawnFrom(Seen):
+    """Inside, what this thread draws from torch's global generator comes from another one.
+
+    For initial weights and `torch.distributions`, which take no generator. The global one is
+    neither read nor seeded: other threads notice nothing.
+
+    Args:
+        generator: On any device; numbers for another one are drawn there and moved.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.drawing import DrawnFrom
+        >>> def layer():
+        ...     with DrawnFrom(torch.Generator().manual_seed(0)):
+        ...         return torch.nn.Linear(2, 2)
+        >>> torch.equal(layer().weight, layer().weight)
+        True
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls an operation, with our generator if it draws."""
+        given = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded not in func.tags or given.get("generator"):
+            return func(*args, **given)
+        if func in _LIKE:
+            func, args, given = _LIKE[func], (torch.empty_like(args[0], **given), *args[1:]), {}
+        elif not any(argument.name == "generator" for argument in func._schema.arguments):
+            name = _SEEDED.get(func._overloadname)
+            func = getattr(func.overloadpacket, str(name))
+        return self._drawn(func, args, given)
+
+    def _drawn(self, func: Any, args: Sequence[Any], given: dict[str, Any]) -> Any:
+        """An operation's numbers, drawn where the generator is."""
+        home, given = self.generator.device, {**given, "generator": self.generator}
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        if not tensors:
+            wanted = torch.device(given.get("device") or home)
+            return func(*args, **{**given, "device": home}).to(wanted)
+        wanted = tensors[0].device
+        if wanted == home or wanted.type == "meta":  # where there are no numbers
+            return func(*args, **given)
+        moved = [arg.to(home) if isinstance(arg, Tensor) else arg for arg in args]
+        found = func(*moved, **given)
+        in_place = func._schema.arguments[0].alias_info is not None
+        return tensors[0].copy_(found) if in_place else found.to(wanted)

@@ -1,0 +1,36 @@
+"""Names of a package whose module is imported when they are first asked for.
+
+For classes that stand on a library which takes long to import (PEP 562):
+
+    if TYPE_CHECKING:
+        from package.module import Name
+    else:
+        __getattr__ = lazy(__name__, {"Name": "package.module"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__``.
+
+    Args:
+        package: Its ``__name__``.
+        homes: The module of each name.
+
+    Example:
+        >>> from scoresde.internals.lazy import lazy
+        >>> lazy("fractions", {"pi": "math"})("pi")
+        3.141592653589793
+    """
+
+    def getattribute(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return getattribute

@@ -1,0 +1,188 @@
+"""What a file may cost: a bound on memory that holds before anything is allocated.
+
+A few bytes can ask for all the memory there is: a compressed array of zeros, a header that claims
+a size, a configuration that names a large basis. So whatever reads a file, or builds what a file
+describes, asks `afford` first. It allows
+
+    max(memory(), 16 bytes for every byte that the file takes on the disk).
+
+The first is 1 GiB unless the environment variable ``SCORESDE_MEMORY`` or `allow` says otherwise;
+the second lets honest files of any size through, and no sparse ones. What Python and its libraries
+take themselves, about 0.5 GiB, comes on top.
+
+Files are opened by `opened`, which refuses whatever has no end: pipes, devices, and links to such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from contextvars import ContextVar
+from io import BufferedReader
+
+from scoresde.checks import expect
+
+MEMORY = 2**30
+"""Bytes, where nothing else is said."""
+
+AMPLIFICATION = 16
+"""How many bytes of memory a byte on the disk becomes, as a table's ``0,`` does: a float64 on its
+way to float32, and twice that while its list grows."""
+
+JSON = 64
+"""Bytes of memory for a byte of JSON, at most, as ``{},`` becomes a dictionary of 64. A description
+of weights in a checkpoint becomes objects at about the same rate."""
+
+TOML = 4096
+"""The same for TOML, of which little is read slowly, as ``[a]`` becomes several dictionaries."""
+
+TOML_LINE = 4096
+"""Most characters of a line of TOML, as a key of ``n`` parts, ``a.a.a``, takes ``4 n^2`` bytes."""
+
+VARIABLE = "SCORESDE_MEMORY"
+
+_allowed: ContextVar[int | None] = ContextVar("scoresde.internals.limits", default=None)
+
+
+def memory() -> int:
+    """Bytes that a small file may cost.
+
+    Raises:
+        ValueError: If the environment variable ``SCORESDE_MEMORY`` is not a number of bytes.
+
+    Example:
+        >>> from scoresde.internals import limits
+        >>> limits.memory() == 2**30
+        True
+    """
+    allowed = _allowed.get()
+    if allowed is not None:
+        return allowed
+    text = os.environ.get(VARIABLE, str(MEMORY))
+    good = text.isascii() and text.isdigit()
+    expect(good, VARIABLE, f"a number of bytes, such as {MEMORY}", repr(text))
+    return int(text)
+
+
+@contextlib.contextmanager
+def allow(memory: int) -> Iterator[None]:
+    """Another bound for what is read inside, in this thread.
+
+    Args:
+        memory: Bytes.
+
+    Raises:
+        ValueError: If that is not a positive whole number.
+
+    Example:
+        >>> from scoresde.internals import limits
+        >>> with limits.allow(2**34):
+        ...     limits.memory() == 2**34
+        True
+    """
+    good = isinstance(memory, int) and memory > 0
+    expect(good, "memory", "a positive number of bytes", repr(memory))
+    token = _allowed.set(memory)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def afford(name: str, needed: int, on_disk: int = 0) -> None:
+    """Raises ``ValueError`` if something would take more memory than a file may cost.
+
+    Args:
+        name: What is to be built or read, for the message.
+        needed: Bytes that it would take.
+        on_disk: Bytes of the file that asks for it, see `size_on_disk`.
+
+    Example:
+        >>> from scoresde.internals.limits import afford
+        >>> afford("event_shape", 2**20)
+        >>> afford("n", 2**33)
+        Traceback (most recent call last):
+            ...
+        ValueError: n: expected at most 1 GiB, got 8 GiB; SCORESDE_MEMORY=8589934592 allows it
+    """
+    most = max(memory(), AMPLIFICATION * on_disk)
+    if needed > most:
+        got = f"{needed / 2**30:.3g} GiB; {VARIABLE}={needed} allows it"
+        expect(False, name, f"at most {most / 2**30:.3g} GiB", got)
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
+    """A regular file, to read: a pipe or a device would never end.
+
+    Raises:
+        OSError: If it is missing or cannot be opened.
+        ValueError: If it is no regular file.
+
+    Example:
+        >>> from scoresde.internals.limits import opened
+        >>> with opened("/dev/null") as file:
+        ...     pass
+        Traceback (most recent call last):
+            ...
+        ValueError: /dev/null: expected a file, got a device
+    """
+    # without O_NONBLOCK a pipe that nobody writes to would be waited for while it is opened
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        expect(stat.S_ISREG(mode), str(path), "a file", _kind(mode))
+        yield file
+
+
+def read(path: str | os.PathLike[str], factor: int = 1) -> bytes:
+    """A file's content, if what becomes of it can be afforded.
+
+    Args:
+        path: A regular file.
+        factor: Bytes of memory for each of its bytes, with what is made of it: `JSON` for
+            structured text, which may cost `memory` and no more.
+
+    Raises:
+        OSError, ValueError: As `opened` and `afford`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.internals.limits import read
+        >>> path = Path(tempfile.mkdtemp(), "notes")
+        >>> _ = path.write_bytes(b"abc")
+        >>> read(path)
+        b'abc'
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        afford(str(path), factor * size, size_on_disk(path))
+        return file.read(size)
+
+
+def size_on_disk(path: str | os.PathLike[str]) -> int:
+    """Bytes that a file takes there: few for a sparse one, whatever size it claims.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.internals.limits import size_on_disk
+        >>> path = Path(tempfile.mkdtemp(), "sparse")
+        >>> with path.open("wb") as file:
+        ...     _ = file.truncate(2**40)
+        >>> size_on_disk(path) < 2**20
+        True
+    """
+    found = os.stat(path)
+    # 512 is POSIX's unit, whatever the file system's; a freshly written file may have no blocks yet
+    return (
+        min(found.st_size, 512 * found.st_blocks) if hasattr(found, "st_blocks") else found.st_size
+    )
+
+
+def _kind(mode: int) -> str:
+    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    return next((kind for kind, is_so in kinds.items() if is_so(mode)), "a device")

@@ -1,0 +1,300 @@
+"""The variational bound on ``-log p``, stochastic and cheap (Kingma et al. 2021, eq. 11).
+
+    -log p(x) <= sum of KL(q(entering z | x) || law they enter with)
+                 + E[-log p(x | z_eps)] + diffusion loss,
+    diffusion loss = E int sum_i (-SNR_i'/2) (z_i - D_i(z_t, t))^2 dt
+
+The first sum is over the prior and, in a multi-scale model, the handovers; the last term is
+denoising score matching with the likelihood weighting. Sums and interval lengths count: nats.
+
+``p`` is the law of what the reverse SDE (``eta = 1``) makes of its prior, in infinitely many steps;
+a block that was dropped enters as noise that knows nothing of the others. The density of the
+probability flow, `scoresde.log_prob`, is that of another model unless scores are exact and what
+enters has lost its signal: where a block is dropped at a finite SNR, the bound holds of the SDE's
+law and may be above or below the flow's ``-log p``.
+
+Components that are observed are no part of ``x``: they count as infinitely noisy, in every term.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect, finite, whole
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator, expect_estimator
+from scoresde.grid import Grid, TimeDistribution, grid, restrict
+from scoresde.modes import asked
+from scoresde.noise import Generators, Noise
+from scoresde.sde import SDE, Stage
+from scoresde.selection import samples
+
+Moments = tuple[Tensor | float, Tensor | float]
+"""Mean and standard deviation along the component axis, as of `scoresde.Basis.moments`."""
+
+
+def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
+    """``sum_i SNR_i(t_i) (z_i - mean_i)^2 / 2``, with the time ``t_i`` at which each enters.
+
+    The divergence of ``N(alpha z, sigma^2)`` from ``N(alpha mean, sigma^2)``: of the prior and of
+    every handover (reference: Batzolis et al. 2022, section 5).
+
+    Args:
+        sde: Its blocks enter when they do.
+        x: Events, ``(*batch, *event_shape)``.
+
+    Returns:
+        ``(*batch,)``, in nats.
+
+    Raises:
+        ValueError: If there is no density, see `scoresde.DiagonalSDE.free`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.likelihood.variational import entering
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> float(entering(sde, torch.ones(1, 2))) < 1e-4  # there is hardly a signal left
+        True
+    """
+    sde.free()
+    z = sde.basis(x)
+    z = z - sde.blocks.expand(sde.mean).to(z)
+    total: Tensor = z.new_zeros(z.shape[:-1])
+    known = 0
+    for stage in sde.stages():
+        alpha, level = _levels(sde, sde.scale.new_full((1,), stage.start), stage.dim)
+        fresh = ((alpha / level).to(z) * z[..., : stage.dim])[..., known:]
+        total, known = total + (fresh**2).sum(-1) / 2, stage.dim
+    return total
+
+
+def reconstruction(sde: DiagonalSDE) -> Tensor:
+    """``-E log N(z_0; z_eps / alpha, sigma^2 / alpha^2)``: the cost of starting at ``eps``.
+
+    Raises:
+        ValueError: If there is no density, see `scoresde.DiagonalSDE.free`.
+
+    Example:
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.likelihood.variational import reconstruction
+        >>> reconstruction(DiagonalSDE(VP(), Identity((2,)))).round(decimals=2)
+        tensor(-6.2800, dtype=torch.float64)
+    """
+    alpha, sigma = sde.kernel(sde.scale.new_full((1,), sde.eps))
+    spread = (sigma / alpha).expand(sde.basis.dim)[sde.free()]
+    entropy: Tensor = spread.log() + 0.5 * math.log(2 * math.pi * math.e)
+    return entropy.sum()
+
+
+def bound(
+    estimator: ScoreEstimator,
+    x: Tensor,
+    *,
+    condition: Any = None,
+    generator: Generators = None,
+    times: str | Grid = "log_snr",
+    draws: int = 1,
+    moments: Moments | None = None,
+) -> Tensor:
+    """An unbiased estimate of an upper bound on ``-log p(x)``, the SDE's law of ``x``.
+
+    That is the law of what the reverse SDE makes of ``N(alpha_T mean, sigma_T^2)``, see
+    `scoresde.bound`; of an estimator that is conditioned, the law of what is not observed.
+    Differentiable in the estimator's parameters and those of its SDE: minimising its mean trains
+    both, learned schedules included. Where there are no gradients, nobody trains: networks are in
+    evaluation mode, as for `scoresde.log_prob`.
+
+    Two things keep its variance low. Times are stratified, over the batch and for every event,
+    and weighted by their density. And with ``D'`` the linear denoiser of independent Gaussians
+    with the given moments, only ``(z - D)^2 - (z - D')^2`` is left to chance: the integral of the
+    rest is, with ``y = z - mean`` and ``u = 1 + SNR std^2`` at the ends of a stage,
+
+        1/2 log(u_end / u_start) + 1/2 (y^2/std^2 - 1)(1/u_start - 1/u_end).
+
+    Args:
+        estimator: Of a `scoresde.DiagonalSDE`.
+        x: Events, ``(*batch, *event_shape)``.
+        condition: Passed on to the estimator with its batch flattened, see
+            `scoresde.selection.samples`.
+        generator: Seeds times and noise. With one generator per event, its value is the same in
+            any company, and times are stratified over its draws alone.
+        times: Density of the times: a grid's name or function; `importance` makes one.
+        draws: Times per event.
+        moments: Of the data, the SDE's mean and scale if None. The mean of the bound does not
+            depend on them.
+
+    Returns:
+        ``(*batch,)``, in nats; average over events and draws.
+
+    Raises:
+        TypeError: If the estimator's SDE is not a `scoresde.DiagonalSDE`.
+        ValueError: If ``x`` has the wrong shape or is not finite, ``draws`` is not a whole number
+            of at least 1, the SDE has another prior, there is no density (observed components
+            diffuse, or others stand still), or the result is not finite.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, bound, log_prob
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> torch.allclose(bound(model, x), -log_prob(model, x).value, atol=1e-2)
+        True
+    """
+    whole("draws", draws, 1)
+    sde, noise, knots = _linear(estimator), Noise.of(generator), grid(times)
+    expect(sde.prior is None, "prior", "None, the normal one", "one of your own")
+    start, (z, batch) = entering(sde, x) + reconstruction(sde).to(x), _flat(estimator, x)
+    finite("x", x)
+    total = start.expand(batch).reshape(-1)
+    rows = torch.arange(len(z), device=z.device).repeat(draws)
+    model, told = estimator.select(rows, batch), samples(condition, rows, batch)
+    with nullcontext() if torch.is_grad_enabled() else asked(estimator):
+        for stage in sde.stages():
+            own = z[..., : stage.dim]
+            t, density = TimeDistribution(restrict(knots(sde, 1024), stage))(noise.strata(z, draws))
+            xi = torch.cat([noise(own) for _ in range(draws)])
+            gap = _gap(model, own.repeat(draws, 1), t.flatten(), xi, told, moments)
+            total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
+            total = total + _known(sde, own, stage, moments)
+    bad = int((~torch.isfinite(total)).sum())
+    expect(bad == 0, "bound", f"finite numbers from {len(total)} events", f"{bad} NaN or infinite")
+    return total.reshape(batch)
+
+
+def importance(
+    estimator: ScoreEstimator,
+    x: Tensor,
+    *,
+    condition: Any = None,
+    generator: Generators = None,
+    moments: Moments | None = None,
+    strata: int = 64,
+) -> Grid:
+    """A density of times in proportion to the root mean square of the bound's integrand.
+
+    That of the least variance, estimated on some events, and mixed with a fifth of ``log_snr``'s
+    so that no time is left out. For `bound`, or for training.
+
+    Args:
+        estimator: Of a `scoresde.DiagonalSDE`.
+        x: Events, ``(*batch, *event_shape)``, one at least.
+        condition: Passed on to the estimator with its batch flattened, see
+            `scoresde.selection.samples`.
+        generator: Seeds noise.
+        moments: Those that `bound` will be given.
+        strata: Number of times tried, in every stage at least two.
+
+    Raises:
+        TypeError: If the estimator's SDE is not a `scoresde.DiagonalSDE`.
+        ValueError: If ``x`` has the wrong shape, is not finite or empty, or there is no density,
+            see `bound`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity, bound, importance
+        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        >>> x = torch.randn(9, 2)
+        >>> times = importance(model, x)
+        >>> bound(model, x, times=times).shape, times(model.sde, 4).shape
+        (torch.Size([9]), torch.Size([5]))
+    """
+    sde, noise = _linear(estimator), Noise.of(generator)
+    sde.free()
+    (z, batch), found = _flat(estimator, x), []
+    finite("x", x)
+    expect(len(z) > 0, "x", "at least one event", tuple(x.shape))
+    rows = torch.arange(len(z), device=z.device)
+    model, told = estimator.select(rows, batch), samples(condition, rows, batch)
+    base = grid("log_snr")(sde, strata)
+    for stage in sde.stages():
+        knots = restrict(base, stage)
+        middles, own = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
+        with torch.no_grad(), asked(estimator):
+            sizes = [
+                _gap(model, own, t.expand(len(z)), noise(own), told, moments) for t in middles.to(z)
+            ]
+        for size in sizes:
+            finite("importance", size, "from the estimator")
+        power = torch.stack([v.double().square().mean().sqrt().cpu() for v in sizes])
+        share = power * -knots.diff()
+        # nothing is left to chance where the control is exact
+        share = 0.8 * share / share.sum().clamp(min=1e-300) + 0.2 / len(share)
+        found.append((knots.numpy(), np.concatenate([[0.0], share.cumsum(0).numpy()])))
+
+    def chosen(sde: SDE, steps: int) -> Tensor:
+        each = max(1, steps // len(found))
+        parts = []
+        for knots, mass in found:
+            part = np.interp(np.linspace(0, mass[-1], each + 1), mass, knots)
+            part[-1] = knots[-1]
+            parts.append(torch.from_numpy(part))
+        return torch.cat([parts[0], *(part[1:] for part in parts[1:])])
+
+    return chosen
+
+
+def _linear(estimator: ScoreEstimator) -> DiagonalSDE:
+    expect_estimator(estimator)
+    if not isinstance(estimator.sde, DiagonalSDE):
+        raise TypeError(f"estimator: expected one of a DiagonalSDE, got {type(estimator.sde)}")
+    return estimator.sde
+
+
+def _flat(estimator: ScoreEstimator, x: Tensor) -> tuple[Tensor, torch.Size]:
+    """States ``(N, n)``, and their batch."""
+    z = estimator.states(x)
+    return z.reshape(-1, z.shape[-1]), z.shape[:-1]
+
+
+def _levels(sde: DiagonalSDE, t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """As `scoresde.DiagonalSDE.kernel`, with infinite noise on what is observed."""
+    alpha, sigma = sde.kernel(t, dim)
+    return alpha, torch.where(sde.observed[:dim].to(sigma.device), torch.inf, sigma)
+
+
+def _normal(sde: DiagonalSDE, moments: Moments | None, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the components of a state."""
+    mean, std = (sde.mean, sde.scale) if moments is None else moments
+    both = (sde.blocks.expand(torch.as_tensor(v, device=z.device)).to(z) for v in (mean, std))
+    mean, std = (v[..., : z.shape[-1]] if v.ndim else v for v in both)
+    return mean, std**2
+
+
+def _gap(
+    estimator: ScoreEstimator,
+    z: Tensor,
+    t: Tensor,
+    xi: Tensor,
+    condition: Any,
+    moments: Moments | None,
+) -> Tensor:
+    """``sum_i (-SNR_i'/2) [(z_i - D_i)^2 - (z_i - D'_i)^2]`` at random states, ``(batch,)``."""
+    sde, times, dim = _linear(estimator), t.unsqueeze(-1), z.shape[-1]
+    alpha, sigma = (v.to(z) for v in sde.kernel(times, dim))
+    level, g2 = _levels(sde, times, dim)[1].to(z), sde.rates(times, dim)[1].to(z)
+    weight = (alpha / level) ** 2 * g2 / level**2 / 2
+    z_t = alpha * z + sigma * xi
+    mean, variance = _normal(sde, moments, z)
+    shrunk = mean + alpha * variance / (alpha**2 * variance + sigma**2) * (z_t - alpha * mean)
+    better = (z - estimator.denoise(z_t, t, condition)) ** 2 - (z - shrunk) ** 2
+    return (weight * better).sum(-1)
+
+
+def _known(sde: DiagonalSDE, z: Tensor, stage: Stage, moments: Moments | None) -> Tensor:
+    """The integral of ``sum_i (-SNR_i'/2) E(z_i - D'_i)^2`` over a stage, ``(batch,)``."""
+    mean, variance = _normal(sde, moments, z)
+    ends = (_levels(sde, sde.scale.new_full((1,), t), stage.dim) for t in (stage.start, stage.end))
+    start, end = (((alpha / level) ** 2).to(z) for alpha, level in ends)
+    low, high = 1 + start * variance, 1 + end * variance
+    # 1/low - 1/high, divided by the variance, which may be small
+    fall = (end - start) / (low * high)
+    return ((high / low).log() + ((z - mean) ** 2 - variance) * fall).sum(-1) / 2

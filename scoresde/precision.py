@@ -1,0 +1,176 @@
+"""Modules whose constants keep their precision."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, numbers
+
+Numbers = float | Sequence[float] | Tensor
+"""A shared number, or one per block or component (the component axis of `scoresde.blocks`)."""
+
+
+M = TypeVar("M", bound=nn.Module)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def replaced(module: M, **values: object) -> M:
+    """A view of a module with some attributes, buffers or children of its own.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import replaced
+        >>> layer = torch.nn.Linear(1, 1)
+        >>> view = replaced(layer, bias=torch.nn.Parameter(torch.zeros(1)))
+        >>> view.weight is layer.weight, view.bias is layer.bias
+        (True, False)
+    """
+    view = copy.copy(module)
+    for registry in ("_parameters", "_buffers", "_modules"):
+        view.__dict__[registry] = dict(view.__dict__[registry])
+    for name, value in values.items():
+        setattr(view, name, value)
+    return view
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """The widest floating-point type of a device: float64, but float32 on MPS.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import precision
+        >>> precision(torch.device("cpu"))
+        torch.float64
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
+    """A formula that `torch.autocast` leaves alone: that is for networks.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import full_precision
+        >>> product = full_precision(torch.matmul)
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     product(torch.ones(1, 2), torch.ones(2, 1)).dtype
+        torch.float32
+    """
+
+    @functools.wraps(formula)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        kind = next((v.device.type for v in given), "cpu")
+        if not torch.amp.is_autocast_available(kind):
+            return formula(*args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return formula(*args, **kwargs)
+
+    return whole
+
+
+def network_dtype(network: object) -> torch.dtype | None:
+    """That of a network's weights, None where it has none.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import network_dtype
+        >>> network_dtype(torch.nn.Linear(1, 1).double()), network_dtype(torch.sin)
+        (torch.float64, None)
+    """
+    weights = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((w.dtype for w in weights if w.is_floating_point()), None)
+
+
+class KeepsFloat64(nn.Module):
+    """A module whose floating-point buffers are in float64 whatever it is cast to.
+
+    They follow its device alone, and are float32 on one without float64 (MPS).
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import KeepsFloat64
+        >>> module = KeepsFloat64()
+        >>> module.register_buffer("rate", torch.tensor(0.1, dtype=torch.float64))
+        >>> module.to(torch.bfloat16).rate
+        tensor(0.1000, dtype=torch.float64)
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = {id(b) for b in self._buffers.values() if b is not None and b.is_floating_point()}
+
+        def move(tensor: Tensor) -> Tensor:
+            if id(tensor) not in kept or tensor.is_meta:
+                return fn(tensor)
+            device = fn(tensor.new_empty(0, dtype=torch.float32)).device
+            return tensor.to(device, precision(device))
+
+        # torch's own replaces a tensor once it has been moved: what fails leaves all as it was
+        return super()._apply(move, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class Float64Constants(KeepsFloat64):
+    """A module with constants along the component axis that no cast rounds.
+
+    Casting a network to float32 or bfloat16 must not round ``beta_min = 0.1`` or a speed of
+    1/3: step coefficients are computed in float64 and cast last.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import Float64Constants
+        >>> class Rate(Float64Constants):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.constant("rate", 0.1, positive=True)
+        >>> Rate().to(torch.bfloat16).rate
+        tensor(0.1000, dtype=torch.float64)
+    """
+
+    def constant(self, name: str, value: Numbers, positive: bool = False) -> None:
+        """Registers a float64 buffer, or a learned ``nn.Parameter`` as it is.
+
+        Raises:
+            TypeError: If ``value`` is neither a number nor several.
+            ValueError: If it is empty, not finite, or not positive where that is asked for.
+        """
+        tensor = numbers(name, value)
+        expect(tensor.numel() > 0, name, "a number or a vector of numbers", value)
+        expect(bool(torch.isfinite(tensor).all()), name, "finite numbers", value)
+        if positive:
+            expect(bool((tensor > 0).all()), name, "positive numbers", value)
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, tensor.to(torch.float64))
+
+    def at(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
+        """The named constants in the dtype and on the device of ``t``."""
+        return tuple(getattr(self, name).to(t) for name in names)
+
+    @property
+    def width(self) -> int:
+        """The length of the constants' component axis, 1 if all are shared."""
+        own = [v for v in (*self._parameters.values(), *self._buffers.values()) if v is not None]
+        inner = [m.width for m in self._modules.values() if isinstance(m, Float64Constants)]
+        return max([1, *(v.shape[-1] for v in own if v.ndim), *inner])
+
+    def per_component(self, blocks: Blocks) -> Self:
+        """A view of the module with per-block constants repeated over their components."""
+        view = copy.copy(self)
+        own = {**self._parameters, **self._buffers}
+        view._parameters = {}
+        view._buffers = {k: None if v is None else blocks.expand(v) for k, v in own.items()}
+        view._modules = {
+            k: m.per_component(blocks) if isinstance(m, Float64Constants) else m
+            for k, m in self._modules.items()
+        }
+        return view

@@ -1,0 +1,104 @@
+"""Some samples of a batch: what is known of them, and modules that know it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from scoresde.checks import expect
+from scoresde.precision import replaced
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
+    """What a condition says of some samples of a batch.
+
+    Args:
+        condition: A tensor with the batch in front, as it is or flattened, or lists, tuples and
+            dictionaries of such; anything else is of all samples.
+        rows: Places in the flattened batch, ``(k,)``.
+        batch: Shape of the batch.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.selection import samples
+        >>> labels = torch.tensor([[0, 1], [2, 3]])
+        >>> samples({"label": labels, "scale": 2.0}, torch.tensor([3, 0]), (2, 2))
+        {'label': tensor([3, 0]), 'scale': 2.0}
+    """
+    count = math.prod(batch)
+
+    def of(value: Tensor) -> Tensor:
+        if value.shape[: len(batch)] == tuple(batch):
+            value = value.reshape(count, *value.shape[len(batch) :])
+        return value[rows.to(value.device)] if value.ndim and len(value) == count else value
+
+    return tree_map_only(Tensor, of, condition)
+
+
+def broadcast(name: str, *shapes: Sequence[int]) -> torch.Size:
+    """The batch of several; raises ``ValueError`` if they do not fit.
+
+    Example:
+        >>> from scoresde.selection import broadcast
+        >>> broadcast("x", (5, 1), (3,))
+        torch.Size([5, 3])
+    """
+    try:
+        return torch.Size(torch.broadcast_shapes(*shapes))
+    except RuntimeError as error:
+        found = " and ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{name}: expected batches that fit each other, got {found}") from error
+
+
+def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
+    """Vectors ``(*own, n)``, one for every sample: ``(*batch, n)``.
+
+    Raises:
+        ValueError: If there are others than those of the batch.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.selection import per_sample
+        >>> per_sample("y", torch.zeros(3), (2,)).shape
+        torch.Size([2, 3])
+    """
+    own = values.shape[:-1]
+    wanted = f"a batch whose last axes are {tuple(own)}"
+    expect(broadcast(name, own, batch) == tuple(batch), name, wanted, tuple(batch))
+    return values.expand(*batch, values.shape[-1])
+
+
+def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
+    """A view of a module all of whose parts are of some samples only.
+
+    Parts with a method ``select`` are asked for theirs; others are looked into.
+
+    Args:
+        module: Itself, if none of its parts knows anything of single samples.
+        rows: Places in the flattened batch, ``(k,)``; a sample may come twice.
+        batch: Shape of the batch.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.conditioning import Observation
+        >>> from scoresde.selection import select
+        >>> known = Observation(torch.tensor([True]), torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> select(torch.nn.ModuleList([known]), torch.tensor([2, 2]), (3,))[0].values.tolist()
+        [[3.0], [3.0]]
+    """
+    inner: dict[str, nn.Module] = {}
+    for name, part in module._modules.items():
+        if part is None:
+            continue
+        own: Any = getattr(part, "select", None)
+        new = select(part, rows, batch) if own is None else own(rows, batch)
+        if new is not part:
+            inner[name] = new
+    return replaced(module, **inner) if inner else module

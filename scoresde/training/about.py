@@ -1,0 +1,137 @@
+"""What a training run is of: its configuration and its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from scoresde.data import Dataset
+from scoresde.estimator import ScoreEstimator
+from scoresde.training.fingerprint import Fingerprint, Plain, content, differences, fingerprint
+
+_STEPS = "training.steps"
+"""The one setting that may grow: a run is extended."""
+
+_SHOWN = 3
+"""So many differences are said: the first is mostly the cause of the others."""
+
+_MADE = "estimator"
+
+_SECTIONS = ("sde", "estimator")
+"""Those of a configuration that say what is trained; data are judged by their content."""
+
+
+class OtherRun(ValueError):
+    """A run is of something else than what was asked for; the message names what differs.
+
+    Example:
+        >>> from scoresde.training.about import About, OtherRun
+        >>> try:
+        ...     About({"seed": 0}).refuse(About({"seed": 1}), "model")
+        ... except OtherRun as error:
+        ...     print(error)
+        folder: the run in model is another one: seed: expected 0, got 1
+    """
+
+
+@attrs.define
+class About:
+    """What a run is of, as plain values by name.
+
+    Attributes:
+        entries: What it depends on, as it was before the first update.
+        moved: Names in that whose values training itself changes.
+        settings: The configuration that estimator and data were built from, by key, if there is
+            one.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.training.about import About
+        >>> from scoresde.data import Dataset
+        >>> def about(x):
+        ...     model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        ...     return About.of({"seed": 0}, model, Dataset("mine", x))
+        >>> about(torch.zeros(3, 2)).others(about(torch.ones(3, 2)))[0][:38]
+        'data: expected 3 events (2,) of torch.'
+    """
+
+    entries: Fingerprint
+    moved: set[str] = attrs.field(factory=set)
+    settings: Fingerprint | None = None
+
+    @classmethod
+    def of(
+        cls,
+        training: Fingerprint,
+        estimator: ScoreEstimator,
+        data: Dataset,
+        held_out: Dataset | None = None,
+        on_step: object = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> About:
+        """A run's, before its first update; see `scoresde.training.Training.fit`."""
+        entries = {**training, "data": content(data), "held_out": content(held_out)}
+        if attrs.has(
+            type(on_step)
+        ):  # a schedule, as ConditionNoiseAnnealing: other callables have no values
+            entries |= fingerprint("on_step", on_step)
+        known = None if settings is None else dict(_keys("", settings))
+        return cls({**entries, **fingerprint(_MADE, estimator)}, settings=known)
+
+    def note(self, estimator: ScoreEstimator) -> None:
+        """Notes what training has changed in an estimator by now."""
+        now = fingerprint(_MADE, estimator)
+        names = {name for name in self.entries if name.startswith(_MADE)} | now.keys()
+        self.moved |= {name for name in names if self.entries.get(name, now) != now.get(name, now)}
+
+    def others(self, found: About) -> list[str]:
+        """What differs in another one, in words; keys of the configuration first."""
+        changed = differences(self.entries, found.entries, {*self.moved, _STEPS})
+        steps, wanted = (about.entries.get(_STEPS, 0) for about in (found, self))
+        if int(steps or 0) < int(wanted or 0):
+            changed.insert(0, f"{_STEPS}: expected {wanted} or more, got {steps}")
+        data = any(change.startswith(("data:", "held_out:")) for change in changed)
+        sections = (*_SECTIONS, *(["data"] if data else []))
+        keys: list[str] = []
+        if self.settings is not None and found.settings is not None:
+            keys = differences(self.settings, found.settings)
+        keys = [key for key in keys if key.startswith(sections)]
+        # what an entry of a configuration or its data make of the estimator goes without saying
+        caused = bool(keys) or (data and self.settings is not None)
+        return keys + [change for change in changed if not (caused and change.startswith(_MADE))]
+
+    def refuse(self, found: About, folder: object) -> None:
+        """Raises `OtherRun` that names what differs in another one, if anything does."""
+        changed = self.others(found)
+        if changed:
+            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+            said = "; ".join(changed[:_SHOWN]) + more
+            raise OtherRun(f"folder: the run in {folder} is another one: {said}")
+
+    def digests(self) -> dict[str, int]:
+        """A number for every part that several processes must have alike."""
+        parts: dict[str, Fingerprint] = {"on_step": {}}
+        for name, value in self.entries.items():
+            whole = name.partition(".")[0]
+            parts.setdefault(name if whole == "training" else whole, {})[name] = value
+        hashed = {k: hashlib.sha256(json.dumps(v).encode()).digest() for k, v in parts.items()}
+        return {name: int.from_bytes(digest[:7], "big") for name, digest in sorted(hashed.items())}
+
+
+def _keys(key: str, value: Any) -> Iterator[tuple[str, Plain]]:
+    """A configuration's entries, by where they stand; a name alone is a table with that name."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            known = isinstance(part, str) and name in _NAMED
+            yield from _keys(f"{key}.{name}" if key else name, {"name": part} if known else part)
+    else:
+        yield key, value if isinstance(value, (str, int, float)) else repr(value)
+
+
+_NAMED = ("sde", "schedule", "basis", "estimator", "network")

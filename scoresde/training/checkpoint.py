@@ -1,0 +1,288 @@
+"""Checkpoints: weights as safetensors, configuration as JSON, never a pickle.
+
+A checkpoint is a folder with two files, written whole or not at all:
+
+    model-<digest>.safetensors    the tensors, named by the start of their SHA-256
+    config.json                   {"format": 2, "sha256": <digest>, "own_sha256": <digest>,
+                                   "config": {...}}
+
+Two files cannot be replaced in one step, nor can a folder that is not empty. So new weights get
+a name of their own beside the old, and the one atomic step is the replacement of ``config.json``,
+which names the weights it belongs to. A process killed before that step leaves the old pair,
+after it the new one; leftovers are removed by the next save. The same digest exposes weights
+that were truncated or altered since, and one of ``config.json`` itself, taken with zeros in its
+own place, exposes any other byte in it. One writer at a time has a folder
+(`scoresde.training.lock`); others may load meanwhile. Format 1, which had no second digest, is
+still read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from scoresde.internals import limits
+from scoresde.internals.atomic import replacing
+from scoresde.training.lock import held
+
+FORMAT = 2
+
+_PATIENCE = 60.0
+"""Seconds that a save waits for another one: more than any takes, less than a training."""
+
+_HIDDEN = "0" * 64
+"""What stands in ``config.json`` for its digest while that is computed."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read; the message names the file and what is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from scoresde.training.checkpoint import CheckpointError, load
+        >>> try:
+        ...     load(tempfile.mkdtemp())
+        ... except CheckpointError as error:
+        ...     print(str(error).split(": ", 1)[1])
+        cannot be read: No such file or directory
+    """
+
+
+def save(
+    folder: str | os.PathLike[str], state_dict: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint, replacing the one in ``folder`` if any.
+
+    Args:
+        folder: Created if missing.
+        state_dict: Tensors on any device, in any memory layout; shared memory is written out
+            once per name.
+        config: What JSON can hold; tuples come back as lists.
+
+    Raises:
+        FileExistsError: If ``folder`` has a ``config.json`` of another kind, see `check`.
+        Held: If another process has been writing there for a minute (`scoresde.training.lock`).
+        TypeError: If JSON cannot hold ``config``, or safetensors ``state_dict``; nothing is
+            written then.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from scoresde.training.checkpoint import load, save
+        >>> folder = tempfile.mkdtemp()
+        >>> save(folder, {"weight": torch.ones(2)}, {"width": 64})
+        >>> load(folder)
+        ({'weight': tensor([1., 1.])}, {'width': 64})
+    """
+    check(folder)
+    with writer(folder, _PATIENCE) as write:
+        write(state_dict, config)
+
+
+Write = Callable[[Mapping[str, Tensor], Mapping[str, Any]], None]
+"""Writes a checkpoint, as `save` does."""
+
+
+@contextmanager
+def writer(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Write]:
+    """A folder to save into again and again, which nobody else can write meanwhile.
+
+    What is in the way there, `check` says, or `load` if it is read anyway.
+
+    Args:
+        folder: Created if missing.
+        wait: For how many seconds to wait for another writer to end.
+
+    Raises:
+        Held: If there still is one (`scoresde.training.lock`).
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from scoresde.training.checkpoint import load, writer
+        >>> folder = tempfile.mkdtemp()
+        >>> with writer(folder) as write:
+        ...     for step in range(3):
+        ...         write({"weight": torch.ones(2)}, {"step": step})
+        >>> load(folder)[1]
+        {'step': 2}
+    """
+    with held(folder, wait) as path:
+        yield lambda state_dict, config: _write(path, state_dict, config)
+
+
+def _write(folder: Path, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    try:
+        # safetensors refuses tensors that share memory or are not contiguous.
+        weights = safetensors.save(
+            {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in state_dict.items()
+            }
+        )
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"state_dict: expected dense tensors by name, got {error!r}") from error
+    digest = hashlib.sha256(weights).hexdigest()
+    content = {"format": FORMAT, "sha256": digest, "own_sha256": _HIDDEN, "config": dict(config)}
+    try:
+        manifest = json.dumps(content, indent=2, allow_nan=False).encode()
+    except ValueError as error:  # other programs could not read it
+        raise TypeError(f"config: expected what JSON can hold: {error}") from error
+    own = hashlib.sha256(manifest).hexdigest()
+    manifest = manifest.replace(_HIDDEN.encode(), own.encode(), 1)
+
+    current = _weights_path(folder, digest)
+    for path, written in ((current, weights), (folder / "config.json", manifest)):
+        with replacing(path) as file:
+            file.write(written)
+    for stale in _leftovers(folder):
+        if stale != current:
+            stale.unlink(missing_ok=True)
+
+
+def check(folder: str | os.PathLike[str]) -> None:
+    """Makes sure that a checkpoint in ``folder`` replaces nothing but a checkpoint.
+
+    Raises:
+        FileExistsError: If the folder has a ``config.json`` of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> from scoresde.training.checkpoint import check
+        >>> check(tempfile.mkdtemp())  # nothing there, nothing in the way
+    """
+    path = Path(folder, "config.json")
+    if path.exists():
+        try:
+            _manifest(Path(folder))
+        except CheckpointError as error:
+            raise FileExistsError(f"{path}: in the way, and not a checkpoint's: {error}") from error
+
+
+def remove(folder: str | os.PathLike[str]) -> None:
+    """Removes a checkpoint, if there is one, and its folder if that is empty then.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from scoresde.training.checkpoint import remove, save
+        >>> folder = Path(tempfile.mkdtemp(), "run")
+        >>> save(folder, {"weight": torch.ones(2)}, {})
+        >>> remove(folder)
+        >>> folder.exists()
+        False
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        check(folder)
+        with held(folder, _PATIENCE):
+            (folder / "config.json").unlink(missing_ok=True)
+            for path in _leftovers(folder):
+                path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Returns:
+        The tensors, on the CPU, and the configuration.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or of a newer format.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from scoresde.training.checkpoint import load, save
+        >>> folder = tempfile.mkdtemp()
+        >>> save(folder, {"weight": torch.ones(2)}, {})
+        >>> load(folder)[0]
+        {'weight': tensor([1., 1.])}
+    """
+    folder = Path(folder)
+    while True:
+        digest, config = _manifest(folder)
+        path = _weights_path(folder, digest)
+        try:
+            weights = _read(path)
+            break
+        except CheckpointError:
+            # Unless another process saved a new pair since the manifest was read.
+            if _manifest(folder)[0] == digest:
+                raise
+    if hashlib.sha256(weights).hexdigest() != digest:
+        raise CheckpointError(
+            f"{path}: truncated or altered: its digest is not the one in config.json"
+        )
+    try:
+        limits.afford(f"{path}, header", limits.JSON * int.from_bytes(weights[:8], "little"))
+        return safetensors.load(weights), config
+    # beyond its own errors, for what it lets pass that torch refuses
+    except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    """Weights and what was being written, by names that nobody else uses."""
+    hexadecimal = "[0-9a-f]" * 16
+    for pattern in (f"model-{hexadecimal}.safetensors", ".model-*.tmp", ".config.json.*.tmp"):
+        yield from folder.glob(pattern)
+
+
+def _weights_path(folder: Path, digest: str) -> Path:
+    return folder / f"model-{digest[:16]}.safetensors"
+
+
+def _manifest(folder: Path) -> tuple[str, dict[str, Any]]:
+    path = folder / "config.json"
+    content = _read(path, limits.JSON)
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    match manifest:
+        case {"format": int(version)} if version > FORMAT:
+            raise CheckpointError(
+                f"{path}: format {version} is newer than {FORMAT}, the newest this scoresde reads"
+            )
+        case {"format": 1, "sha256": str(digest), "config": dict(config), **rest}:
+            good = not rest
+        case {
+            "format": 2,
+            "sha256": str(digest),
+            "own_sha256": str(own),
+            "config": dict(config),
+            **rest,
+        }:
+            good = not rest
+            hidden = content.replace(own.encode(), _HIDDEN.encode(), 1)
+            if good and hashlib.sha256(hidden).hexdigest() != own:
+                raise CheckpointError(f"{path}: altered: its digest is another")
+        case _:
+            good = False
+    if good and re.fullmatch("[0-9a-f]{64}", digest):
+        return digest, config
+    raise CheckpointError(f"{path}: expected a format, SHA-256 digests and a configuration")
+
+
+def _read(path: Path, factor: int = 1) -> bytes:
+    try:
+        return limits.read(path, factor)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error

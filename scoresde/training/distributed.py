@@ -1,0 +1,190 @@
+"""One computation on several processes, on as many machines as there are.
+
+Processes are an ``accelerate.Accelerator``, or whatever else looks like `Processes`. Every process
+holds the whole model and calls the same functions; results do not depend on how many there are.
+
+    from accelerate import Accelerator
+
+    processes = Accelerator()
+    model.to(processes.device)
+    Training(steps=100_000).fit(model, data, processes=processes)
+    generators = [torch.Generator().manual_seed(i) for i in range(1000)]
+    x = sample(solver, model, generators, processes)
+
+Run it by ``accelerate launch --num_processes 8 script.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Generators, NoiseShard
+from scoresde.selection import samples
+from scoresde.solver import Solver
+
+
+class Processes(Protocol):
+    """What is asked of several processes; an ``accelerate.Accelerator`` is one of these.
+
+    Example:
+        >>> from scoresde.training.distributed import SINGLE_PROCESS, Processes
+        >>> def share(count: int, processes: Processes) -> int:
+        ...     return -(-count // processes.num_processes)
+        >>> share(10, SINGLE_PROCESS)
+        10
+    """
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+
+    @property
+    def process_index(self) -> int:
+        """Which of them this is."""
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether it is the one that writes files."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this one computes."""
+
+    @property
+    def mixed_precision(self) -> str:
+        """``"no"``; what is computed less precisely, `scoresde.training.Training` says."""
+
+    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
+        """Sum or mean over all processes."""
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Tensors of all processes, of the same shape, along the first axis."""
+
+    def wait_for_everyone(self) -> None:
+        """Returns when all processes have called it."""
+
+
+@attrs.frozen
+class SingleProcess:
+    """One process.
+
+    Example:
+        >>> from scoresde.training.distributed import Alone
+        >>> SingleProcess().is_main_process
+        True
+    """
+
+    num_processes: int = 1
+    process_index: int = 0
+    is_main_process: bool = True
+    device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
+    mixed_precision: str = "no"
+
+    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def wait_for_everyone(self) -> None:
+        """Returns."""
+
+
+SINGLE_PROCESS = SingleProcess()
+
+
+def share(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Tensor, Generators]:
+    """This process's rows of a batch, and the source of their part of the batch's noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.distributed import SingleProcess, share
+        >>> share(torch.arange(6), None, SingleProcess(num_processes=2, process_index=1))[0]
+        tensor([1, 3, 5])
+    """
+    index, count = processes.process_index, processes.num_processes
+    if count == 1:
+        return rows, generator
+    return rows[index::count], NoiseShard(generator, index, count)
+
+
+def average_over(processes: Processes, tensors: Sequence[Tensor]) -> None:
+    """Replaces tensors by their means over all processes, in one exchange.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.distributed import SINGLE_PROCESS, average_over
+        >>> gradients = [torch.ones(2)]
+        >>> average_over(SINGLE_PROCESS, gradients)
+        >>> gradients
+        [tensor([1., 1.])]
+    """
+    if processes.num_processes == 1:
+        return
+    flat = processes.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "mean")
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def sample(
+    solver: Solver,
+    estimator: ScoreEstimator,
+    generators: Sequence[torch.Generator],
+    processes: Processes = SINGLE_PROCESS,
+    *,
+    condition: Any = None,
+    **options: Any,
+) -> Tensor:
+    """Samples, each with a generator of its own, computed by several processes.
+
+    Args:
+        solver: Samples.
+        estimator: Knows the score; the same on every process.
+        generators: One per sample.
+        processes: Each computes as many samples as the others, to one.
+        condition: As of `Solver.sample`, of all samples.
+        options: Further arguments of `Solver.sample`.
+
+    Returns:
+        ``(len(generators), *event_shape)`` on every process: what ``solver.sample`` returns, to
+        rounding, as matrix products may depend on the size of a batch in their last digits.
+
+    Raises:
+        ValueError: If there are no generators, or the samples are not finite.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.training.distributed import sample
+        >>> from solvers import DDIM
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> generators = [torch.Generator().manual_seed(i) for i in range(3)]
+        >>> sample(DDIM(4), model, generators).shape
+        torch.Size([3, 2])
+    """
+    count = len(generators)
+    expect(count > 0, "generators", "one per sample", "none")
+    each = -(-count // processes.num_processes)
+    first = each * processes.process_index
+    own = list(generators[first : first + each])
+    # the last processes compute samples that nobody asked for: gathering wants equal shapes
+    own += [torch.Generator() for _ in range(each - len(own))]
+    rows = torch.arange(first, first + each, device="cpu").clamp(max=count - 1)
+    x = solver.sample(
+        estimator.select(rows, (count,)),
+        (each,),
+        condition=samples(condition, rows, (count,)),
+        generator=own,
+        **options,
+    )
+    return processes.gather(x)[:count]

@@ -1,0 +1,91 @@
+"""Signals that ask a process to end, heard where nothing is half done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Interrupts:
+    """Lets Ctrl-C, and a SIGTERM that somebody handles, wait until a piece of work is done.
+
+    Handlers are what they were, and called as they would be, only later; a second signal is not
+    kept waiting. Where signals do not arrive, in other threads, nothing changes.
+
+    Args:
+        patient: Whether a signal waits until `hear` is called, whenever it comes: of several
+            processes that have to end together, one may be asked earlier than another.
+
+    Example:
+        >>> import signal
+        >>> from scoresde.training.interrupts import Interrupts
+        >>> with Interrupts() as interrupts:
+        ...     try:
+        ...         with interrupts.later():
+        ...             signal.raise_signal(signal.SIGINT)
+        ...             print("done")
+        ...     except KeyboardInterrupt:
+        ...         print("heard")
+        done
+        heard
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self._patient = self._busy = patient
+        self._handlers: dict[int, Handler] = {}
+        self._waiting: tuple[int, FrameType | None] | None = None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                handler = signal.getsignal(number)
+                if callable(handler):  # what the system does by itself cannot wait
+                    self._handlers[number] = handler
+                    signal.signal(number, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._hear:
+                signal.signal(number, handler)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal waits."""
+        return self._waiting is not None
+
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """What comes inside is heard at the end, by the impatient."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = self._patient
+            if not self._patient:
+                self.hear()
+
+    def hear(self) -> None:
+        """Calls the handler of a signal that waits, if one does."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._handlers[waiting[0]](*waiting)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._busy and self._waiting is None:
+            self._waiting = number, frame
+        else:
+            self._handlers[number](number, frame)

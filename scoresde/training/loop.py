@@ -1,0 +1,289 @@
+"""One small training loop for any estimator with a loss."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from scoresde.checks import choice, expect, positive, real, validator, whole
+from scoresde.data import Dataset
+from scoresde.data.events import Batches, dataset, events
+from scoresde.estimator import ScoreEstimator
+from scoresde.training import checkpoint
+from scoresde.training.about import About
+from scoresde.training.distributed import SINGLE_PROCESS, Processes
+from scoresde.training.history import History, OnMeasure
+from scoresde.training.interrupts import Interrupts
+from scoresde.training.run import PRECISIONS, Run
+from scoresde.wrappers import unwrapped
+
+__all__ = ["Batches", "History", "OnMeasure", "Training", "events"]
+
+_LARGEST_BATCH = 2**20
+"""Events per update, all in memory at once: more is a slip."""
+
+_LARGEST = 1e30
+"""Of rates and norms, which have to be numbers in single precision, and their squares in double."""
+
+
+@attrs.frozen(kw_only=True)
+class Training:
+    """Settings of the loop: Adam with decoupled weight decay, warm-up, cosine decay, averaging.
+
+    Source:
+        Loshchilov and Hutter 2019 (arXiv 1711.05101) for AdamW, 2017 (1608.03983) for the decay;
+        Polyak and Juditsky 1992 for averaging.
+
+    Args:
+        steps: Number of updates.
+        batch_size: Events per update, of all processes together.
+        lr: Largest learning rate.
+        warmup: Share of the steps over which the rate rises.
+        weight_decay: Of AdamW.
+        clip: Largest norm of the gradient.
+        ema: Decay of the exponential moving average of the weights, per update; smaller among
+            the first updates, so that the average forgets the untrained weights.
+        measurements: How often the held-out loss is measured.
+        precision: Of the networks' products: ``"float32"``, which is that of the weights,
+            ``"bfloat16"`` or ``"float16"``. Weights, their average and all formulas around the
+            network keep theirs; gradients in float16 are scaled so that small ones survive.
+        patience: After how many measurements without a better held-out loss to stop; never if
+            None.
+
+    Raises:
+        ValueError: If a number is out of its range, a count is not whole or more than 2**31 (a
+            batch 2**20 events), or the precision unknown.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.training import Training
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> model = Denoising(sde, ResidualMLP((2,), width=8, depth=1))
+        >>> history = Training(steps=4, ema=0.9).fit(model, torch.randn(100, 2), progress=False)
+        >>> history.stopped
+        False
+    """
+
+    references = "loshchilov2019 polyak1992"
+
+    steps: int = attrs.field(default=2000, validator=validator(whole, 1))
+    batch_size: int = attrs.field(default=128, validator=validator(whole, 1, _LARGEST_BATCH))
+    lr: float = attrs.field(
+        default=1e-3, validator=[validator(real, 0, _LARGEST), validator(positive)]
+    )
+    warmup: float = attrs.field(default=0.1, validator=validator(real, 0, 1))
+    weight_decay: float = attrs.field(default=0.01, validator=validator(real, 0, _LARGEST))
+    clip: float = attrs.field(
+        default=1.0, validator=[validator(real, 0, _LARGEST), validator(positive)]
+    )
+    ema: float = attrs.field(default=0.998, validator=validator(real, 0, 1))
+    measurements: int = attrs.field(default=10, validator=validator(whole, 1))
+    precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))
+    patience: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(whole, 1))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("ema", "warmup"):
+            expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
+
+    def rate(self, step: int) -> float:
+        """Share of ``lr`` at a step."""
+        warmup = max(1, round(self.warmup * self.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+    def averaged(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        """A weight's moving average, ``count`` updates after the first."""
+        decay = min(self.ema, (1 + int(count)) / (10 + int(count)))
+        return average.lerp(value, 1 - decay)
+
+    def fit(
+        self,
+        estimator: ScoreEstimator,
+        data: Any,
+        held_out: Any = None,
+        *,
+        seed: int = 0,
+        progress: bool = True,
+        on_step: Callable[[int], None] | None = None,
+        on_measure: OnMeasure | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        save_every: int = 500,
+        processes: Processes = SINGLE_PROCESS,
+        settings: Mapping[str, Any] | None = None,
+    ) -> History:
+        """Trains in place: the estimator ends with the best averaged weights, in eval mode.
+
+        Args:
+            estimator: Has a ``loss``. Compiled, or wrapped to be computed by several devices, it
+                is trained itself.
+            data: A `scoresde.data.Dataset`, a tensor, an array, a torch ``Dataset`` or its
+                ``DataLoader``; see `scoresde.data.events.dataset`. Integer data are dequantised
+                anew for every batch; stored ones are read as they are needed.
+            held_out: Measured with the same noise every time; the averaged weights of its lowest
+                loss are kept. The last ones if None.
+            seed: Of batches, times, noise and dropout. Torch's global generators are as before
+                when this ends.
+            progress: Whether to show a progress bar.
+            on_step: Called before every update with the number of updates done, for instance
+                `scoresde.ConditionNoiseAnnealing`.
+            on_measure: Called at every measurement, for instance `scoresde.app.plots.Pictures`.
+            folder: Where the run is written while it goes on, as `scoresde.training.checkpoint`
+                does. A run that is found there is taken up where it was, and ends as if it had
+                never stopped, bit for bit, at whatever moment it was killed. That holds for the
+                same run only: same data, by content, settings, seed and estimator; what differs is
+                refused by name. More ``steps`` extend it: from there on rates and measurements are
+                those of the larger number, whether it had ended or not. One that is over is not
+                repeated: its weights and history are returned.
+            save_every: After how many updates it is written. On Ctrl-C, and whatever else raises
+                ``KeyboardInterrupt`` or ``SystemExit``, it is written after the current update.
+            processes: That share the work, each on its part of every batch, for instance an
+                ``accelerate.Accelerator``; see `scoresde.training.distributed`. The result is that
+                of one process, up to the order of summation, and up to dropout, of which every
+                process has its own. All call this with the same arguments; the first one writes.
+            settings: The configuration that estimator and data were built from, whose keys are
+                named where a run in ``folder`` is of another one.
+
+        Raises:
+            CheckpointError: If what is in ``folder`` is damaged, or no run.
+            FloatingPointError: If a loss, a gradient or a weight is not finite; the message names
+                the step, and the event whose loss it is. What was written before stays.
+            Held: If another process or thread trains in ``folder``.
+            TypeError: If data or the estimator are of a kind that is not taken.
+            ValueError: If the run in ``folder`` is another one, patience has no data to
+                measure, or processes do not share a batch evenly or differ in their arguments.
+        """
+        whole("save_every", save_every, 1)
+        ready = self.patience is None or held_out is not None
+        expect(ready, "held_out", "events, whose loss patience waits for", None)
+        estimator = _itself(estimator)
+        train = dataset("data", data)
+        measured = None if held_out is None else dataset("held_out", held_out)
+        run, about = Run.new(self, estimator, seed, processes), None
+        if folder is not None or processes.num_processes > 1:
+            own = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
+            own["training.seed"] = seed
+            about = About.of(own, estimator, train, measured, on_step, settings)
+            run.check_alike(about)
+        with _writing(folder, processes) as write:
+            if folder is not None and about is not None and Path(folder, "config.json").exists():
+                run.restore(folder, about)
+                if run.over and progress and processes.is_main_process:
+                    tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
+            run.check()
+            save = None if folder is None or about is None else partial(run.save, write, about)
+            loop = _Loop(run, train, measured, on_step, on_measure, save, save_every)
+            loop.go(progress and processes.is_main_process)
+        run.end()
+        return run.history
+
+
+def _itself(estimator: Any) -> ScoreEstimator:
+    """An estimator without what wraps it."""
+    found = unwrapped(estimator) if isinstance(estimator, nn.Module) else estimator
+    if not isinstance(found, ScoreEstimator):
+        raise TypeError(f"estimator: expected a ScoreEstimator, got a {type(found).__name__}")
+    return found
+
+
+@attrs.define(eq=False)
+class _Loop:
+    """Update, measure and save, until a run is over or somebody asks it to end."""
+
+    run: Run
+    data: Dataset
+    held_out: Dataset | None
+    on_step: Callable[[int], None] | None
+    on_measure: OnMeasure | None
+    save: Callable[[], None] | None
+    save_every: int
+    unsaved: bool = False
+    since: float = attrs.field(factory=time.perf_counter)
+
+    def go(self, progress: bool) -> None:
+        run = self.run
+        several = run.processes.num_processes > 1
+        bar = tqdm(
+            desc="training", disable=not progress, initial=run.step, total=run.training.steps
+        )
+        run.estimator.train()
+        with bar, Interrupts(patient=several) as interrupts:
+            try:
+                while self.between(bar):
+                    with interrupts.later():
+                        if self.on_step is not None:
+                            self.on_step(run.step)
+                        ended = run.update(self.data, interrupts.asked)
+                        self.unsaved = True
+                    self.tick()
+                    bar.update()
+                    if ended:
+                        self.write()
+                        interrupts.hear()
+                        raise KeyboardInterrupt
+            except (KeyboardInterrupt, SystemExit):
+                if run.whole and not several:  # those agree on when to end
+                    self.write()
+                raise
+
+    def between(self, bar: tqdm[Any]) -> bool:
+        """What is to be done between two updates; whether there is another one."""
+        run = self.run
+        if run.due:
+            run.measure(self.data, self.held_out, self.on_measure)
+            found = {"held_out": run.measured[-1]} if run.measured else {}
+            bar.set_postfix({"loss": run.losses[-1], **found}, refresh=False)
+            self.unsaved = True
+            self.tick()
+        if run.over or (run.step > 0 and run.step % self.save_every == 0):
+            self.write()
+        return not run.over
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.run.seconds, self.since = self.run.seconds + now - self.since, now
+
+    def write(self) -> None:
+        if self.save is not None and self.unsaved:
+            self.save()
+        self.unsaved = False
+
+
+@contextmanager
+def _writing(
+    folder: str | os.PathLike[str] | None, processes: Processes
+) -> Iterator[checkpoint.Write]:
+    """What the first process writes a folder with; all are refused where it cannot."""
+    with ExitStack() as stack:
+        write: checkpoint.Write = _nowhere
+        error = None
+        if folder is not None and processes.is_main_process:
+            try:
+                write = stack.enter_context(checkpoint.writer(folder))
+            except OSError as found:
+                error = found
+        bad = processes.gather(torch.tensor([error is not None], device=processes.device))
+        if error is not None:
+            raise error
+        expect(not bool(bad.any()), "folder", "one that the first process can write to", folder)
+        yield write
+
+
+def _nowhere(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Writes nothing."""

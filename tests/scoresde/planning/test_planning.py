@@ -1,0 +1,129 @@
+"""Plans keep their promises on the closed-form bed."""
+
+import attrs
+import pytest
+import torch
+from laws import law
+
+from estimators import Gaussian
+from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear
+from scoresde.grid import GRIDS
+from scoresde.planning import OptimisedGrid, equal, plan, spectra
+from solvers import DDIM, ExponentialMultistep
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+BASIS = Haar((1, 8, 8), 2)
+BANDS = {
+    "a2": torch.tensor([40.0, 10.0, 6.0, 3.0]).double(),
+    "d2": torch.linspace(0.6, 0.1, 12).double(),
+    "d1": torch.linspace(0.1, 0.01, 48).double(),
+}
+FULL = torch.cat(list(BANDS.values()))
+
+
+def measured(planned):
+    """``W2^2 / trace`` of the samples of a plan, components being independent."""
+    rotation = BASIS(torch.eye(64).reshape(64, 1, 8, 8)).mT
+    data = Gaussian(planned.sde, torch.zeros(1, 8, 8), rotation.mT @ torch.diag(FULL) @ rotation)
+    solver = ExponentialMultistep(len(planned.times) - 1, grid=planned.grid)
+    _, spread = law(solver, data)
+    own = (rotation @ spread @ rotation.mT).diagonal().sqrt()
+    return float((own - FULL.sqrt()).square().sum() / FULL.sum())
+
+
+def test_predicted_error_is_the_true_one():
+    planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), cost=4.0, quantiles=64)
+    assert planned.cost <= 4.0
+    assert measured(planned) == pytest.approx(planned.error, rel=1e-3)
+
+
+@pytest.mark.parametrize("quantiles", [2, 64])
+def test_a_sample_of_a_spectrum_stands_for_all_of_it(quantiles):
+    """Bands weigh what they have of components, however many eigenvalues are known of each."""
+    known = {"a2": BANDS["a2"], "d2": torch.tensor([0.6, 0.1]), "d1": torch.linspace(0.1, 0.01, 8)}
+    whole = {
+        name: values.repeat_interleave(size // len(values))
+        for (name, values), size in zip(known.items(), BASIS.blocks.sizes.values(), strict=True)
+    }
+    one, other = (
+        plan(BASIS, LogLinear(), bands, DDIM(), evaluations=6, quantiles=quantiles)
+        for bands in (known, whole)
+    )
+    assert one.steps == other.steps
+    assert one.error == pytest.approx(other.error, rel=1e-6)
+    assert one.handover == pytest.approx(other.handover, rel=1e-6)
+    torch.testing.assert_close(one.times, other.times, rtol=0, atol=1e-5)
+
+
+def test_plan_beats_equal_steps_at_no_more_cost():
+    std = torch.stack([band.mean().sqrt() for band in BANDS.values()])
+    even = equal(BASIS, LogLinear(), 3, std)
+    planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), cost=even.cost)
+    assert measured(planned) < measured(even) / 4
+
+
+def test_wanted_error_is_reached_at_less_cost_than_a_smaller_one():
+    loose, tight = (
+        plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), error=error)
+        for error in (3e-2, 1e-3)
+    )
+    assert loose.error <= 3e-2
+    assert tight.error <= 1e-3
+    assert loose.cost < tight.cost
+
+
+def test_the_papers_plan():
+    paper = equal(BASIS, LogLinear(), 5)
+    assert paper.steps == (5, 5, 5)
+    assert [stage.start for stage in paper.sde.stages()] == pytest.approx([1, 2 / 3, 1 / 3])
+    assert paper.cost == pytest.approx(5 * (1 + 1 / 4 + 1 / 16))
+    assert len(ExponentialMultistep(15, grid=paper.grid).times(paper.sde)) == 16
+
+
+def test_handover_is_half_the_snr_times_the_power():
+    planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), evaluations=5)
+    snr = torch.tensor(-10.0).exp()  # in units of each band's power, at the end of its clock
+    assert planned.handover == pytest.approx(float(snr) * (12 + 48) / 2, rel=1e-6)
+    # a step costs what is there by then
+    active = zip(planned.steps, (4, 16, 64), strict=True)
+    assert planned.cost == pytest.approx(sum(n * a for n, a in active) / 64)
+
+
+def test_spectra_are_eigenvalues():
+    x = torch.randn(500, 1, 8, 8) @ torch.randn(8, 8)
+    found = spectra(BASIS, x)
+    z = BASIS(x)
+    for name, block in BASIS.blocks.slices.items():
+        own = torch.linalg.eigvalsh(torch.cov(z[:, block].mT, correction=0)).flip(0)
+        torch.testing.assert_close(found[name], own)
+
+
+@pytest.mark.parametrize("solver", [DDIM(8), ExponentialMultistep(8)])
+@pytest.mark.parametrize("case", ["uniform", "stopping"])
+def test_tuned_times_beat_every_other_grid(solver, case):
+    speeds = [1.0, 1.0, 1.0] if case == "uniform" else [1.0, 2.0, 1.5]
+    sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 1, "c": 1}), speeds)
+    variances = torch.tensor([1.0, 0.1, 0.01])
+    data = Gaussian(sde, torch.zeros(3), torch.diag(variances))
+
+    def error(grid):
+        _, spread = law(attrs.evolve(solver, grid=grid), data)
+        return float((spread.diagonal().sqrt() - variances.sqrt()).square().sum())
+
+    tuned = OptimisedGrid(variances, solver)
+    times = tuned(sde, 8)
+    assert set(sde.breakpoints()) <= set(times.tolist())
+    assert times[0] == sde.T
+    assert float(times[-1]) == pytest.approx(sde.eps)
+    assert error(tuned) < min(error(grid) for grid in GRIDS.values()) / 1.05
+
+
+def test_tuned_times_refuse_what_makes_no_sense():
+    with pytest.raises(ValueError, match="variances: expected finite numbers, at least 0"):
+        OptimisedGrid(torch.tensor([-1.0]), DDIM())
+    with pytest.raises(ValueError, match="solver: expected a deterministic one"):
+        OptimisedGrid(torch.tensor([1.0]), DDIM(eta=1.0))
+    sde = DiagonalSDE(VP(), Identity((3,)))
+    with pytest.raises(ValueError, match="variances: expected a last axis"):
+        OptimisedGrid(torch.ones(2), DDIM())(sde, 5)

@@ -1,0 +1,173 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import every_schedule, sdes, times
+from torch import nn
+
+from estimators import Denoising, Gaussian, ResidualMLP
+from scoresde import DCT, PCA, VP, Blocks, Clock, DiagonalSDE, Haar, Identity, Joint, Learned
+from scoresde.precision import network_dtype, replaced
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@every_schedule
+@given(data=st.data())
+def test_casting_an_sde_does_not_round_it(kind, dtype, data):
+    sde = data.draw(sdes(kind))
+    (t,) = data.draw(times(sde))
+    before = (*sde.kernel(t), *sde.rates(t))
+    after = (*sde.to(dtype).kernel(t), *sde.rates(t))
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
+    assert all(b.dtype == torch.float64 for b in sde.buffers() if b.is_floating_point())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_casting_a_model_casts_the_network_alone(dtype):
+    sde = DiagonalSDE(VP(0.1, 20.0), Identity((2,)), [1 / 3, 1.0])
+    model = Denoising(sde, ResidualMLP((2,), width=8, depth=1), data_std=1 / 3).to(dtype)
+    assert {p.dtype for p in model.network.parameters()} == {dtype}
+    assert model.data_std.dtype == torch.float64
+    assert float(model.data_std) == 1 / 3
+    assert float(sde.clock.speeds[0]) == 1 / 3
+
+
+def test_a_learned_parameter_is_cast_and_trained():
+    schedule = VP(beta_max=nn.Parameter(torch.tensor(20.0)))
+    assert [name for name, _ in schedule.named_parameters()] == ["beta_max"]
+    alpha = schedule.alpha(torch.tensor([0.5]))
+    (slope,) = torch.autograd.grad(alpha, schedule.beta_max)
+    assert slope.item() == pytest.approx(-alpha.item() * 0.5**2 / 4, rel=1e-5)
+    assert schedule.double().beta_max.dtype == torch.float64
+
+
+@given(data=st.data())
+def test_the_state_survives_saving_and_loading(data):
+    sde = data.draw(sdes("VP"))
+    (t,) = data.draw(times(sde))
+    other = DiagonalSDE(VP(), sde.basis, torch.ones_like(sde.clock.speeds))
+    other.scale = torch.ones_like(sde.scale)
+    for name in ("beta_min", "beta_max"):
+        setattr(other.schedule, name, torch.ones_like(getattr(sde.schedule, name)))
+    other.load_state_dict(sde.state_dict())
+    for a, b in zip(
+        (*sde.kernel(t), *sde.rates(t)), (*other.kernel(t), *other.rates(t)), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_what_is_not_precise_stays_as_it_is_per_component():
+    """And what is, is widened at any depth."""
+
+    class Inside(VP):
+        def __init__(self):
+            super().__init__([0.1, 0.2])
+            self.network, self.clock = nn.Linear(2, 2), Clock([1.0, 2.0])
+
+    module = Inside()
+    assert module.width == 2
+    view = module.per_component(Blocks({"a": 1, "b": 2}))
+    assert view.width == 3
+    assert view.network is module.network
+    assert torch.equal(view.clock.speeds, torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64))
+
+
+def test_speeds_of_parts_are_not_rounded():
+    assert float(Joint(y=(1,), x=(1,)).spread(y=1 / 3, x=1.0)[0]) == 1 / 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), [1.0, float("inf")], [], "text"])
+def test_constants_must_be_finite_numbers(bad):
+    with pytest.raises((ValueError, TypeError, RuntimeError)):
+        VP(beta_min=bad)
+
+
+def test_a_module_is_as_wide_as_the_widest_inside():
+    inner = VP(0.1, [10.0, 20.0, 30.0])
+
+    class Outer(VP):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.other = inner, nn.Identity()
+
+    assert (VP().width, inner.width, Outer().width) == (1, 3, 3)
+
+
+MODULES = {
+    "schedule": lambda: VP(),
+    "learned schedule": lambda: Learned(),
+    "basis": lambda: DCT((4,)),
+    "basis with a state": lambda: PCA(torch.eye(2)),
+    "sde": lambda: DiagonalSDE(VP(), DCT((2,)), [1 / 3, 1.0]),
+    "model": lambda: Denoising(
+        DiagonalSDE(VP(), Haar((1, 2, 2), 1)), ResidualMLP((1, 2, 2), width=8, depth=1)
+    ),
+    "known": lambda: Gaussian(DiagonalSDE(VP(), DCT((2,))), torch.zeros(2), torch.eye(2)),
+}
+
+
+class NoSuchDevice(RuntimeError):
+    """As CUDA's, where there is none."""
+
+
+def contents(module):
+    return {n: (v.data_ptr(), v.dtype) for n, v in [*module.named_buffers()]} | {
+        n: (v.data_ptr(), v.dtype) for n, v in [*module.named_parameters()]
+    }
+
+
+@pytest.mark.parametrize("fails", [0, 1, 2], ids="at call {}".format)
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_a_move_that_fails_leaves_a_module_as_it_was(make, fails):
+    module, calls = make(), iter(range(99))
+    before = contents(module)
+
+    def move(tensor):
+        if next(calls) >= fails:
+            raise NoSuchDevice
+        return tensor
+
+    if len(before) > fails:
+        with pytest.raises(NoSuchDevice):
+            module._apply(move)
+    assert contents(module) == before
+    module.double().float()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is none")
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_a_device_that_is_not_there_leaves_a_module_as_it_was(make):
+    module = make()
+    before = contents(module)
+    with pytest.raises((AssertionError, RuntimeError)):
+        module.to("cuda")
+    assert contents(module) == before
+
+
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_modules_go_to_meta_and_are_made_again(make):
+    module, other = make(), make().to("meta")
+    assert all(v.is_meta for v in other.state_dict().values())
+    other.to_empty(device="cpu").load_state_dict(module.state_dict())
+    for name, value in module.state_dict().items():
+        again = other.state_dict()[name]
+        torch.testing.assert_close(again, value, atol=0, rtol=0, equal_nan=True)
+
+
+def test_a_view_has_what_is_replaced_and_the_rest():
+    layer, other = nn.Linear(2, 1), nn.Parameter(torch.zeros(1))
+    weight, bias = layer.weight, layer.bias
+    view = replaced(layer, bias=other)
+    assert view.weight is weight
+    assert view.bias is other
+    assert layer.bias is bias
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_dtype_of_a_network_is_that_of_its_weights(dtype):
+    assert network_dtype(nn.Sequential(nn.ReLU(), nn.Linear(1, 1)).to(dtype)) == dtype
+    assert network_dtype(nn.ReLU()) is None
+    assert network_dtype(torch.sin) is None

@@ -1,0 +1,175 @@
+"""One writer has a folder: among threads and processes, until it ends, however it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from scoresde.training import checkpoint, lock
+from scoresde.training.lock import Held, held
+
+HOLDS = """
+import sys, time
+from scoresde.training.lock import held
+with held(sys.argv[1]):
+    print("mine", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(folder, seconds=600):
+    command = [sys.executable, "-c", HOLDS, str(folder), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "mine\n"
+    return process
+
+
+def test_who_has_it_is_said_and_whoever_is_killed_has_it_no_more(tmp_path):
+    process = holder(tmp_path)
+    said = rf"{re.escape(str(tmp_path))}: process {process.pid} of \S+, since 20\d\d-.*, is writing"
+    with pytest.raises(Held, match=said), held(tmp_path):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / ".lock").exists()  # nobody was left to remove it
+    with held(tmp_path) as folder:
+        assert folder == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_waits_for_another_to_end(tmp_path):
+    process = holder(tmp_path, seconds=0.5)
+    with held(tmp_path, wait=60):
+        assert process.wait() == 0
+
+
+def test_threads_take_turns(tmp_path):
+    inside, seen = [], []
+
+    def work():
+        for _ in range(50):
+            with held(tmp_path, wait=60):
+                inside.append(1)
+                seen.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 300
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_inside_frees_it(tmp_path):
+    with pytest.raises(ZeroDivisionError), held(tmp_path):
+        _ = 1 / 0
+    with held(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_outlives_its_parent_does_not_keep_it(tmp_path):
+    """As a loader's worker may, whose parent was killed."""
+    script = f"""
+import os, sys, time
+from scoresde.training.lock import held
+with held({str(tmp_path)!r}):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(Held), held(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        with held(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "folder", "pipe"])
+def test_what_is_no_lock_is_left_alone(tmp_path, kind):
+    victim, path = tmp_path / "precious", tmp_path / "run" / ".lock"
+    victim.write_text("kept")
+    path.parent.mkdir()
+    {
+        "link": lambda: path.symlink_to(victim),
+        "hard link": lambda: os.link(victim, path),
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+    }[kind]()
+    with pytest.raises(OSError, match=r"\.lock") as error, held(path.parent):
+        pass
+    assert not isinstance(error.value, Held)
+    assert victim.read_text() == "kept"
+    assert os.path.lexists(path)
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """By one that ended between opening and locking: another may have made a new one since."""
+    real, calls = lock._lock, []
+
+    def late(descriptor):
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(descriptor)
+        return real(descriptor)
+
+    monkeypatch.setattr(lock, "_lock", late)
+    with held(tmp_path), pytest.raises(Held), held(tmp_path):
+        pass
+
+
+def test_a_lock_without_a_word_is_one(tmp_path):
+    process = holder(tmp_path)
+    (tmp_path / ".lock").write_text('["nothing"]')
+    with pytest.raises(Held, match="another process is writing"), held(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+
+
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.warns(UserWarning, match="knows no locks .Operation not supported"), held(tmp_path):
+        pass
+
+
+def test_saves_wait_for_each_other_and_a_writer_is_waited_for_no_longer(tmp_path, monkeypatch):
+    def save(step):
+        for _ in range(10):
+            checkpoint.save(tmp_path, {"w": torch.full((100,), float(step))}, {"step": step})
+
+    threads = [threading.Thread(target=save, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    state, config = checkpoint.load(tmp_path)
+    assert (state["w"] == config["step"]).all()
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(checkpoint, "_PATIENCE", 0.1)
+    with checkpoint.writer(tmp_path) as write:
+        with pytest.raises(Held, match=f"process {os.getpid()}"):
+            save(0)
+        with pytest.raises(Held):
+            checkpoint.remove(tmp_path)
+        write({"w": torch.ones(1)}, {"step": "last"})
+    assert checkpoint.load(tmp_path)[1] == {"step": "last"}
+    assert json.loads((tmp_path / "config.json").read_text())["format"] == 2
