@@ -20,7 +20,8 @@ from scoresde import Cosine, DiagonalSDE, Haar, Identity, Solver
 from scoresde.app import plots
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset, dequantize, load, quantize, split
-from scoresde.training import Training, events
+from scoresde.data.events import events
+from scoresde.training import Training
 from solvers import DDIM, ExponentialMultistep
 
 SHAPE = (1, 8, 8)

@@ -3,7 +3,8 @@
 from estimators import Denoising, ResidualMLP, measure
 from scoresde import Cosine, DiagonalSDE, Haar, log_prob
 from scoresde.data import load, split
-from scoresde.training import Training, events
+from scoresde.data.events import events
+from scoresde.training import Training
 from solvers import ExponentialMultistep
 
 train, held_out = split(load("digits"), 0.8)

@@ -87,7 +87,7 @@ class Lazy:
     """Something known that is computed when it is first asked for.
 
     Example:
-        >>> from scoresde.app.config import Later
+        >>> from scoresde.app.config import Lazy
         >>> Lazy(lambda: 6 * 7).value()
         42
     """

@@ -76,7 +76,7 @@ class SingleProcess:
     """One process.
 
     Example:
-        >>> from scoresde.training.distributed import Alone
+        >>> from scoresde.training.distributed import SingleProcess
         >>> SingleProcess().is_main_process
         True
     """

@@ -68,7 +68,7 @@ def fingerprint(name: str, value: object) -> Fingerprint:
         >>> from scoresde.training.fingerprint import fingerprint
         >>> for item in fingerprint("schedule", VP(beta_max=10.0)).items():
         ...     print(*item)
-        schedule scoresde.schedules.VP
+        schedule scoresde.schedules.vp.VP
         schedule.T 1.0
         schedule.eps 0.001
         schedule.beta_min 0.1

@@ -304,11 +304,11 @@ SDE = DiagonalSDE(VP(), Identity((2,)))
         (lambda: Truncated(SDE, 0.0, 1.0, std=torch.inf), ValueError, "std: expected finite"),
         (lambda: Truncated(SDE, 0.0, 1.0, std=0.0), ValueError, "std: expected positive"),
         (lambda: Truncated(SDE, 0.0, 1.0, slope=torch.zeros(2)), ValueError, r"slope: .*\(2, 2\)"),
-        (lambda: around(SDE, baseline=7), TypeError, "around: expected a.* ScoreEstimator"),
+        (lambda: around(SDE, baseline=7), TypeError, "baseline: expected a.* ScoreEstimator"),
         (
             lambda: around(SDE, baseline=Truncated(DiagonalSDE(VP(), Identity((2,))), 0.0, 1.0)),
             ValueError,
-            "around: expected an estimator with this very SDE",
+            "baseline: expected an estimator with this very SDE",
         ),
     ],
 )

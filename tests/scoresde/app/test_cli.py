@@ -271,7 +271,7 @@ def test_pictures_have_a_place_before_training(tmp_path):
 def test_warnings_are_a_line(model, tmp_path):
     code = (
         "import sys, warnings\n"
-        "from scoresde import cli, model\n"
+        "from scoresde.app import cli, model\n"
         "load = model.Model.load.__func__\n"
         "def warned(*args, **kwargs):\n"
         "    warnings.warn('look\\nhere')\n"
