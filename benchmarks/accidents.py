@@ -23,7 +23,7 @@ import torch
 from scoresde.app.model import Model
 from scoresde.data import digits
 from scoresde.training import checkpoint
-from scoresde.training.lock import Held
+from scoresde.training.lock import FolderLocked
 
 Settings = dict[str, Any]
 
@@ -184,7 +184,7 @@ def _two(own: Settings, folder: Path, whole: Any, count: int) -> dict[str, int]:
         try:
             _train(own, place)
             held = False
-        except Held as error:
+        except FolderLocked as error:
             held = str(process.pid) in str(error)
         process.join()
         found.append(

@@ -24,16 +24,16 @@ CASES = {"small": (256, 8, 64), "middle": (256, 128, 256), "large": (64, 3072, 1
 
 
 class Network(nn.Module):
-    """Predicts noise from a state and a level: two hidden layers."""
+    """Predicts noise from a state and a noise level: two hidden layers."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.enter, self.time = nn.Linear(dim, width), nn.Linear(1, width)
         self.middle, self.leave = nn.Linear(width, width), nn.Linear(width, dim)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """``(batch, dim)`` and ``(batch,)`` to ``(batch, dim)``."""
-        hidden = nn.functional.silu(self.enter(x) + self.time(level.reshape(-1, 1)))
+        hidden = nn.functional.silu(self.enter(x) + self.time(noise_level.reshape(-1, 1)))
         out: Tensor = self.leave(nn.functional.silu(self.middle(hidden)))
         return out
 
@@ -103,13 +103,13 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
     several = DiagonalSDE(VP(), Identity((dim,)), torch.linspace(0.5, 1, dim))
     ts = torch.linspace(1, sde.eps, steps + 1, dtype=torch.float64)
     alpha, sigma = (v.squeeze(-1).float() for v in sde.kernel(ts.unsqueeze(-1)))
-    levels = (sigma / alpha).log() / 4
+    noise_levels = (sigma / alpha).log() / 4
 
     def bare(eta: float = 0.0) -> Tensor:
         with torch.no_grad():
             x = start * sigma[0]
             for i in range(steps):
-                noise = network(x, levels[i].expand(len(x)))
+                noise = network(x, noise_levels[i].expand(len(x)))
                 clean = (x - sigma[i] * noise) / alpha[i]
                 if eta:
                     q = sigma[i + 1] / sigma[i] * alpha[i] / alpha[i + 1]
@@ -197,7 +197,7 @@ def _diffusers(
     alpha, sigma = (v.squeeze(-1) for v in sde.kernel(times))
     power = alpha**2
     betas = (1 - torch.cat([power[:1], power[1:] / power[:-1]])).numpy()
-    levels = ((sigma / alpha).log() / 4).float()
+    noise_levels = ((sigma / alpha).log() / 4).float()
 
     def sample() -> Tensor:
         scheduler = getattr(diffusers, name)(trained_betas=betas, prediction_type="epsilon")
@@ -207,7 +207,7 @@ def _diffusers(
         with torch.no_grad():
             x = start * scheduler.init_noise_sigma
             for t in scheduler.timesteps:
-                noise = network(x, levels[int(t)].expand(len(x)))
+                noise = network(x, noise_levels[int(t)].expand(len(x)))
                 x = scheduler.step(noise, t, x, **options).prev_sample
         return x
 

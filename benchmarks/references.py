@@ -2,7 +2,7 @@
 
 A network that corrects such a guess starts where the guess is, not at a single Gaussian:
 
-    D = D_r + c_out F(c_in (z - alpha m), level, ...)
+    D = D_r + c_out F(c_in (z - alpha m), noise_level, ...)
 
 with ``D_r`` the mixture's denoised mean and, for ``(m, v)`` the mean and variance of its kinds
 weighted by what each is responsible for at ``z``, ``c_in = V^(-1/2)``, ``c_out = sigma
@@ -76,8 +76,8 @@ class Around(ScoreEstimator):
 
     Args:
         sde: How data are diffused.
-        network: ``network(x, level, condition)`` on coefficients; the condition given, if any,
-            joined with the responsibilities where kinds are constant.
+        network: ``network(x, noise_level, condition)`` on coefficients; the condition, if there is
+            one, joined with the responsibilities where kinds are constant.
         kinds: A module ``condition -> Kinds`` in the SDE's coefficients over ``scale``. Kinds with
             axes need all components to share their noise level in these units.
         scale: Units of the kinds, ``(n,)``.
@@ -106,7 +106,7 @@ class Around(ScoreEstimator):
         shape, kinds = z.shape, self.kinds(condition)
         times = self.sde.time(t, z)
         alpha, sigma = (v.to(z) for v in self.sde.kernel(times, shape[-1]))
-        level = (self.sde.level(times) / 4).to(z).reshape(-1)
+        noise_level = (self.sde.level(times) / 4).to(z).reshape(-1)
         flat = (z - alpha * self.shift).div(self.scale).reshape(-1, shape[-1])
         sigma = (sigma / self.scale).expand(shape).reshape(flat.shape).unsqueeze(-2)
         alpha = alpha.expand(shape).reshape(flat.shape).unsqueeze(-2)
@@ -125,7 +125,7 @@ class Around(ScoreEstimator):
         width = (alpha**2 * clean + sigma**2).sqrt()
         given = [share] if condition is None else [condition, clean.log()]
         x = (flat - alpha * mean) / width
-        more = self.network(x, level.expand(len(x)), torch.cat(given, -1))
+        more = self.network(x, noise_level.expand(len(x)), torch.cat(given, -1))
         found = found + sigma * clean.sqrt() / width * more
         return found.reshape(shape) * self.scale + self.shift
 
@@ -133,7 +133,7 @@ class Around(ScoreEstimator):
 class Nothing(nn.Module):
     """A network that corrects nothing."""
 
-    def forward(self, x: Tensor, level: Tensor, condition: Any = None) -> Tensor:
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Any = None) -> Tensor:
         """Zeros like ``x``."""
         return torch.zeros_like(x)
 

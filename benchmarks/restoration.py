@@ -199,11 +199,11 @@ class _Pair(nn.Module):
         known = self._pack(torch.zeros(1, *joint.shapes["y"])).shape[1]
         self.body = UNet((12 + known, SIZE // 2, SIZE // 2), WIDTHS)
 
-    def forward(self, event: Tensor, level: Tensor) -> Tensor:
+    def forward(self, event: Tensor, noise_level: Tensor) -> Tensor:
         """Joint events in and out; of ``y`` nobody asks."""
         parts = self.joint.split(event)
         x, y = nn.functional.pixel_unshuffle(parts["x"], 2), self._pack(parts["y"])
-        found = self.body(torch.cat([x, y], 1), level)[:, :12]
+        found = self.body(torch.cat([x, y], 1), noise_level)[:, :12]
         return self.joint.join(
             y=torch.zeros_like(parts["y"]), x=nn.functional.pixel_shuffle(found, 2)
         )

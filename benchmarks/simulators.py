@@ -115,7 +115,7 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
             hook = ConditionNoiseAnnealing(
                 sde, "observation", SIGMA[1], SIGMA_Y, training.steps // 2
             )
-    network = ResidualMLP((joint.dim,), WIDTH, DEPTH, levels=joint.dim if held else 1)
+    network = ResidualMLP((joint.dim,), WIDTH, DEPTH, noise_levels=joint.dim if held else 1)
     known = Truncated.knowing(to, sde)
     model = Denoising(sde, network, observe="blocks" if held else None, baseline=known)
     pairs = to.pairs(theta, x)

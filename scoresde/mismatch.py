@@ -159,9 +159,9 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         m, s = (sde.blocks.expand(v).expand(sde.blocks.dim)[:dim] for v in (mean, std))
         far = ((wide - m) / s).abs().nanmedian(0).values
         low, high = x.amin(), x.amax()
-        levels = (low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()
+        integers = (low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()
     try:
-        hint = "; these look like 8-bit levels, see scoresde.data.dequantize" if levels else ""
+        hint = "; these look like 8-bit integers, see scoresde.data.dequantize" if integers else ""
     except RuntimeError:  # under torch.func.vmap, or on meta, no number can be read
         return
     values = {"far": far, "mean": m, "std": s, "low": low.expand(dim), "high": high.expand(dim)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scoresde.checks import expect, instance
-from scoresde.internals.drawing import DrawnFrom
+from scoresde.internals.default_generator import DefaultGenerator
 
 
 class Noise:
@@ -92,11 +92,11 @@ class Noise:
         if self.generator is None:
             return distribution.sample(like.shape[:-1]).to(like)
         if isinstance(self.generator, torch.Generator):
-            with DrawnFrom(self.generator):
+            with DefaultGenerator(self.generator):
                 return distribution.sample(like.shape[:-1]).to(like)
         rows = self._one_each(like)
         for row, g in zip(rows, self.generator, strict=True):
-            with DrawnFrom(g):
+            with DefaultGenerator(g):
                 row.copy_(distribution.sample())
         return rows.reshape(like.shape)
 

@@ -201,7 +201,7 @@ MORE = {
             slope=torch.tensor([[0.0, 0.0, 1.5], [0.0, 0.0, -0.5], [0.0, 0.0, 0.0]]),
         ),
         "vector time": lambda: Denoising(
-            bed(), ResidualMLP((3,), 8, 1, levels=3), observe="blocks"
+            bed(), ResidualMLP((3,), 8, 1, noise_levels=3), observe="blocks"
         ),
     },
 }

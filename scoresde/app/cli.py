@@ -151,15 +151,15 @@ def _trained(
 ) -> Model:
     """A model, in place of what another run has left if it may be replaced."""
     from scoresde.app.model import Model
-    from scoresde.training.about import OtherRun
     from scoresde.training.checkpoint import CheckpointError
+    from scoresde.training.identity import RunMismatch
 
     def trained() -> Model:
         return Model.train(settings, folder=folder, processes=processes, **given)
 
     try:
         return trained()
-    except (CheckpointError, OtherRun) as error:
+    except (CheckpointError, RunMismatch) as error:
         if not replace:
             other = str(error).removeprefix("folder: ")
             raise click.ClickException(f"--output: {other}; --replace trains anew") from error
@@ -298,13 +298,13 @@ def evaluate(
     from scoresde.likelihood import ExactTrace, Hutchinson
 
     model = Model.load(folder, imports=imports)
-    own, levels = model.settings, model.facts["levels"]
+    own, bins = model.settings, model.facts["bins"]
     chosen = _solver(model, solver, imports, steps=steps)
     events = data_of(own)[1] if data is None else data_like(own, data, model.facts)
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
     generator = torch.Generator().manual_seed(seed)
-    wanted, found = (f"{n} levels" if n else "real numbers" for n in (levels, events.levels))
+    wanted, found = (f"{n} bins" if n else "real numbers" for n in (bins, events.bins))
     expect(wanted == found, "data", f"{wanted}, as trained on", found)
     report = measure(
         model.estimator, events, chosen, trace, count=count, generator=generator, progress=True

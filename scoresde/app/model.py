@@ -23,8 +23,8 @@ from scoresde.data import Dataset, reader, split
 from scoresde.data.events import Batches
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
-from scoresde.internals.allocation import AtMost
-from scoresde.internals.drawing import DrawnFrom
+from scoresde.internals.allocation import AllocationLimit
+from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.solver import Solver
 from scoresde.training import History, OnMeasure, Training, checkpoint
 from scoresde.training.checkpoint import CheckpointError
@@ -54,7 +54,7 @@ class Model:
         estimator: Knows the score.
         solver: Samples and evaluates.
         settings: The configuration, as read.
-        facts: What was learned from the data: ``event_shape``, ``levels``, ``columns`` of a
+        facts: What was learned from the data: ``event_shape``, ``bins``, ``columns`` of a
             table, whether values are ``missing``, ``data_mean``, ``data_std``.
         history: Of the training, if it has been trained here.
 
@@ -163,11 +163,11 @@ class Model:
         train, held_out = data_of(settings)
         facts = {
             "event_shape": list(train.values.shape[1:]),
-            "levels": train.levels,
+            "bins": train.bins,
             "columns": None if train.columns is None else list(train.columns),
             "missing": train.missing,
         }
-        with DrawnFrom(torch.Generator("cpu").manual_seed(seed)):
+        with DefaultGenerator(torch.Generator("cpu").manual_seed(seed)):
             model = cls.build(settings, facts, Batches(train, seed), imports=imports)
         model.expect_times()
         said = {name: config.complete(settings[name], name, imports=imports) for name in _TRAINED}
@@ -191,7 +191,7 @@ class Model:
         """Writes samples as the data were, in the units and names of a table."""
         options = config.table(self.settings, "data")
         given = {name: options[name] for name in _OF_TEXT if name in options}
-        facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "levels", "columns")}
+        facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "bins", "columns")}
         return Export(**facts, **given)
 
     def expect_times(self) -> None:
@@ -253,16 +253,18 @@ class Model:
         match content:
             case {
                 "settings": dict(settings),
-                "facts": {"event_shape": list(), "levels": int() | None} as facts,
+                "facts": {"event_shape": list(), "bins": int() | None} as facts,
             }:
                 pass
             case _:
                 raise CheckpointError(f"{folder}: expected a model's settings and facts")
         try:
             # four times: a module may replace its parameters while it is built
-            most = AtMost(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
+            most = AllocationLimit(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
             held = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
-            none = DrawnFrom(torch.Generator("cpu").manual_seed(0))  # for weights that are replaced
+            none = DefaultGenerator(
+                torch.Generator("cpu").manual_seed(0)
+            )  # for weights that are replaced
             with most, none, limits.allow(max(held, limits.memory())):
                 model = cls.build(settings, facts, imports=imports)
             model.estimator.load_state_dict(state)
@@ -310,7 +312,7 @@ def data_like(
         settings: The configuration.
         source: A built-in set, a file or a folder.
         facts: Of the model that was trained: columns are those it knows, wherever they stand
-            in the file, and levels of an array as many.
+            in the file, and bins of an array as many.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
@@ -323,7 +325,7 @@ def data_like(
     """
     read = reader(source)
     allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
-    known = {name: (facts or {}).get(name) for name in ("levels", "columns")}
+    known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
     options = {name: value for name, value in known.items() if value is not None}
     options |= config.table(settings, "data")
     return read(**{key: options[key] for key in allowed & options.keys()})

@@ -14,7 +14,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
-from scoresde.internals.atomic import replacing
+from scoresde.internals.atomic import atomic_write
 from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
 from scoresde.solver import Solver
@@ -55,7 +55,7 @@ def save(figure: Figure, path: str | Path) -> None:
         >>> path.exists()
         True
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", facecolor="white")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from scoresde.bases.gaps import known_moments
+from scoresde.bases.missing_values import known_moments
 from scoresde.bases.moments import Units, pieces
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, sizes, trailing_shape, warn

@@ -14,10 +14,10 @@ import numpy as np
 from attrs import frozen
 
 from scoresde.checks import choice, expect, listed
+from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 from scoresde.data.folders import files
 from scoresde.data.lazy_array import joined
-from scoresde.data.numbers import Array, conversion
 from scoresde.data.tables import Missing, check_missing
 from scoresde.internals import limits
 
@@ -26,7 +26,7 @@ def read_array(
     path: str | os.PathLike[str],
     *,
     key: str | None = None,
-    levels: int | None = None,
+    bins: int | None = None,
     lazy: bool = False,
     dtype: str | None = None,
     continuous: bool = False,
@@ -39,7 +39,7 @@ def read_array(
             in the order of their names. Arrays of Python objects are refused: reading them can
             run code.
         key: Which array of an ``.npz`` file; may be omitted if it holds one.
-        levels: Number of levels of whole numbers; known for ``uint8`` (256) and booleans (2).
+        bins: Number of bins of whole numbers; known for ``uint8`` (256) and booleans (2).
         lazy: Whether to leave the numbers on the disk, memory-mapped, and read those that are
             asked for.
         dtype: ``"float32"`` or ``"float64"``, for real numbers. By default torch's default dtype,
@@ -56,7 +56,7 @@ def read_array(
             allows, or the data are not as `Dataset` expects.
 
     Warns:
-        UserWarning: If components hold whole numbers alone and ``levels`` is not given.
+        UserWarning: If components hold whole numbers alone and ``bins`` is not given.
 
     Example:
         >>> import tempfile
@@ -90,10 +90,10 @@ def read_array(
     if not lazy:
         kept = sum(array.nbytes + 8 * array.size for array in arrays)
         limits.afford(str(path), kept, sum(map(limits.size_on_disk, paths)))
-    convert, levels = conversion(path.name, arrays, levels, dtype, continuous)
+    convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
     values = joined(arrays, convert) if lazy else convert(np.concatenate(arrays))
-    return Dataset(path.name, values, levels, missing=missing == "nan")
+    return Dataset(path.name, values, bins, missing=missing == "nan")
 
 
 def _array(path: Path, key: str | None, lazy: bool) -> Array:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scoresde.checks import expect, finite, floating
 from scoresde.data.lazy_array import LazyArray
-from scoresde.data.levels import check_levels
+from scoresde.data.quantization import check_bins
 
 _HINT = "(missing= lets NaN stand for missing values)"
 
@@ -21,20 +21,20 @@ class Dataset:
         name: Where they come from.
         values: ``(N, *event_shape)``: all of them, or `LazyArray` ones, which are checked as they
             are read.
-        levels: Number of levels of integer values; ``None`` for floating-point ones.
+        bins: Number of bins of integer values; ``None`` for floating-point ones.
         missing: Whether NaN stands for values that are missing, as `estimators.Denoising` with
             ``observe`` takes them. Every event needs one that is not.
         columns: Names of the columns, if this is a table.
 
     Raises:
-        TypeError: If ``levels`` is ``None`` and the values are not floating-point, or the reverse.
+        TypeError: If ``bins`` is ``None`` and the values are not floating-point, or the reverse.
         ValueError: If there are no events, values are not finite, missing where they may not be,
-            or not in ``0..levels-1``, or there is not one name for a column.
+            or not in ``0..bins-1``, or there is not one name for a column.
 
     Example:
         >>> import torch
         >>> from scoresde.data import Dataset
-        >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), levels=4)
+        >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), bins=4)
         >>> len(data), data.read(slice(1))
         (2, tensor([[0, 3]]))
     """
@@ -43,7 +43,7 @@ class Dataset:
     values: Tensor | LazyArray = field(
         repr=lambda values: f"{tuple(values.shape)} of {values.dtype}"
     )
-    levels: int | None = None
+    bins: int | None = None
     missing: bool = field(default=False, repr=False)
     columns: tuple[str, ...] | None = field(default=None, repr=False)
 
@@ -52,8 +52,8 @@ class Dataset:
         expect(
             len(shape) > 1 and min(shape) > 0, self.name, "a shape (N, *event), no size 0", shape
         )
-        if self.levels is not None:
-            check_levels(self.levels)
+        if self.bins is not None:
+            check_bins(self.bins)
             expect(not self.missing, "missing", "False for integers", self.missing)
         if self.columns is not None:
             names = len(set(self.columns))
@@ -85,7 +85,7 @@ class Dataset:
         return evolve(self, name=f"{self.name}/{name}", values=only)
 
     def _check(self, values: Tensor) -> None:
-        if self.levels is None:
+        if self.bins is None:
             floating(self.name, values)
             if self.missing:
                 whole = values.isnan().flatten(1).all(1).sum().item()
@@ -97,8 +97,8 @@ class Dataset:
         if values.is_floating_point() or values.is_complex():
             raise TypeError(f"{self.name}: expected integers, got {values.dtype}")
         low, high = int(values.min()), int(values.max())
-        expected = f"integers from 0 to {self.levels - 1}"
-        expect(low >= 0 and high < self.levels, self.name, expected, f"{low} to {high}")
+        expected = f"integers from 0 to {self.bins - 1}"
+        expect(low >= 0 and high < self.bins, self.name, expected, f"{low} to {high}")
 
 
 def split(

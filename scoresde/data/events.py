@@ -19,7 +19,7 @@ from scoresde.noise import Generators
 _KNOWN = "a tensor, an array, a scoresde.data.Dataset, a map-style torch Dataset or its DataLoader"
 
 
-def dataset(name: str, value: Any) -> Dataset:
+def as_dataset(name: str, value: Any) -> Dataset:
     """A data set, from whatever can be gone through in any order.
 
     Args:
@@ -31,15 +31,15 @@ def dataset(name: str, value: Any) -> Dataset:
             ``batch_size`` and ``shuffle`` are not used.
 
     Raises:
-        TypeError: If it is something else, integers that do not say their number of levels, an
+        TypeError: If it is something else, integers that do not say their number of bins, an
             iterable data set, or a loader with a sampler or a ``collate_fn`` of its own.
         ValueError: If items are not events alone, or the numbers are not as `Dataset` expects.
 
     Example:
         >>> import torch
-        >>> from scoresde.data.events import dataset
-        >>> dataset("data", torch.utils.data.TensorDataset(torch.zeros(3, 2)))
-        Dataset(name='data', values=(3, 2) of torch.float32, levels=None)
+        >>> from scoresde.data.events import as_dataset
+        >>> as_dataset("data", torch.utils.data.TensorDataset(torch.zeros(3, 2)))
+        Dataset(name='data', values=(3, 2) of torch.float32, bins=None)
     """
     if isinstance(value, torch_data.DataLoader):
         value = _of_loader(name, value)
@@ -120,7 +120,7 @@ def _real(name: str, value: Any) -> Tensor:
     assert isinstance(value, Tensor)
     expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
     if not value.is_floating_point():
-        hint = "; of integers say the number of levels: scoresde.data.Dataset(name, x, levels=256)"
+        hint = "; of integers say the number of bins: scoresde.data.Dataset(name, x, bins=256)"
         said = f"{value.dtype}{'' if value.is_complex() else hint}"
         raise TypeError(f"{name}: expected real floating-point numbers, got {said}")
     return value.detach()
@@ -142,16 +142,16 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
         (torch.Size([1797, 1, 8, 8]), True)
     """
     values = data.read(slice(None) if rows is None else rows)
-    return values if data.levels is None else dequantize(values, data.levels, generator)
+    return values if data.bins is None else dequantize(values, data.bins, generator)
 
 
-def some(data: Dataset) -> int:
+def chunk_size(data: Dataset) -> int:
     """How many events fit into memory for sure: 4096, or fewer large ones.
 
     Example:
         >>> from scoresde.data import load
-        >>> from scoresde.data.events import some
-        >>> some(load("digits"))
+        >>> from scoresde.data.events import chunk_size
+        >>> chunk_size(load("digits"))
         4096
     """
     return max(1, min(4096, 2**22 // math.prod(data.values.shape[1:])))
@@ -181,5 +181,5 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        for rows in torch.arange(len(self.data), device="cpu").split(some(self.data)):
+        for rows in torch.arange(len(self.data), device="cpu").split(chunk_size(self.data)):
             yield events(self.data, generator, rows)

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from scoresde.checks import choice, expect, listed, whole
+from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
 from scoresde.data.lazy_array import LazyArray
-from scoresde.data.numbers import Array
 from scoresde.internals import limits
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -64,13 +64,13 @@ def read_images(
             which colours are ``0.299 R + 0.587 G + 0.114 B`` (ITU-R 601-2).
         size: If given, images are cropped to their central square and resized to it.
         lazy: Whether to read an image every time it is asked for, instead of all of them now.
-        background: A level of 0 to 255, or three of them, behind images with transparency:
-            ``alpha c + (1 - alpha) background``, of levels as they stand.
+        background: A shade of 0 to 255, or three of them, behind images with transparency:
+            ``alpha c + (1 - alpha) background``, of shades as they stand.
         frames: ``"first"`` reads the first one of several.
         subfolders: Whether to read those of subfolders, too; by default there may be none.
 
     Returns:
-        ``(N, channels, height, width)``, 256 levels.
+        ``(N, channels, height, width)``, 256 bins.
 
     Raises:
         OSError: If there is no such folder.
@@ -111,7 +111,7 @@ def read_images(
     if not lazy:
         size_of_all = len(paths) * wanted[0] * wanted[1] * wanted[2]
         limits.afford(str(folder), size_of_all, sum(map(limits.size_on_disk, paths)))
-    return Dataset(folder.name, stored if lazy else stored[:], levels=256)
+    return Dataset(folder.name, stored if lazy else stored[:], bins=256)
 
 
 def _paths(folder: Path, subfolders: bool | None) -> list[Path]:
@@ -140,11 +140,11 @@ def _images(folder: Path, paths: Sequence[Path]) -> list[Path]:
 def _colour(background: int | Sequence[int] | None) -> tuple[int, ...] | None:
     if background is None:
         return None
-    levels = [background] * 3 if isinstance(background, int) else background
-    good = isinstance(levels, (list, tuple)) and len(levels) == 3
-    good = good and all(type(level) is int and 0 <= level <= 255 for level in levels)
-    expect(good, "background", "a level of 0 to 255, or three", repr(background))
-    return tuple(levels)
+    shades = [background] * 3 if isinstance(background, int) else background
+    good = isinstance(shades, (list, tuple)) and len(shades) == 3
+    good = good and all(type(shade) is int and 0 <= shade <= 255 for shade in shades)
+    expect(good, "background", "a shade of 0 to 255, or three", repr(background))
+    return tuple(shades)
 
 
 @frozen
@@ -190,7 +190,7 @@ class _Picture:
         expect(not several, str(path), "one frame (frames='first' reads the first)", "several")
         layouts = list(_layouts(file))
         deep = file.mode[0] in "IF" or any(";16" in layout for layout in layouts)
-        as_array = "8 bits per channel (an array of whole numbers with levels=65536 has more)"
+        as_array = "8 bits per channel (an array of whole numbers with bins=65536 has more)"
         expect(not deep, str(path), as_array, ", ".join([file.mode, *layouts]))
         signed = 2 in np.atleast_1d(tags.get(339, 1))
         extra = any(layout.startswith(("LX", "RGBX", "RGBaX", "RGBAX")) for layout in layouts)

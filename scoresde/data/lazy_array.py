@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.data.numbers import Array
+from scoresde.data.conversion import Array
 
 
 class LazyArray:

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from scoresde.checks import expect, listed
+from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
-from scoresde.data.numbers import Array
 from scoresde.data.tables import RECIPE, Missing, check_missing, chosen, dataset
 from scoresde.internals import limits
 
@@ -27,7 +27,7 @@ def read_parquet(
     *,
     columns: Sequence[str] | None = None,
     missing: Missing = None,
-    levels: int | None = None,
+    bins: int | None = None,
     dtype: str | None = None,
     continuous: bool = False,
 ) -> Dataset:
@@ -39,7 +39,7 @@ def read_parquet(
         path: A file.
         columns: Names of those to read, in this order; all if None.
         missing: ``"nan"`` makes NaN of nulls, and lets NaN be. By default they are refused.
-        levels: Number of levels, if all columns hold whole numbers of ``0..levels-1``.
+        bins: Number of bins, if all columns hold whole numbers of ``0..bins-1``.
         dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
             cannot tell apart is refused.
         continuous: Whether columns of whole numbers are meant to be read as real ones; by default
@@ -89,7 +89,7 @@ def read_parquet(
         expect(found.metadata.num_rows > 0, str(path), "rows of numbers", "none")
         _afford_columns(path, found.metadata, len(wanted))
         values = _values(path, found, wanted, missing)
-    return dataset(path.name, values, wanted, missing, levels, dtype, continuous)
+    return dataset(path.name, values, wanted, missing, bins, dtype, continuous)
 
 
 def _afford_footer(path: Path, file: IO[bytes]) -> None:

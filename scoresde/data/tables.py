@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from scoresde.checks import choice, expect, listed
+from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
-from scoresde.data.numbers import Array, conversion
 
 Missing = Literal["nan"] | None
 
@@ -78,7 +78,7 @@ def dataset(
     values: Array,
     columns: Sequence[str],
     missing: Missing,
-    levels: int | None,
+    bins: int | None,
     dtype: str | None,
     continuous: bool,
 ) -> Dataset:
@@ -89,7 +89,7 @@ def dataset(
         values: ``(N, columns)``, NaN where missing.
         columns: Their names.
         missing: ``"nan"`` if some may be.
-        levels: As of `scoresde.data.numbers.conversion`.
+        bins: As of `scoresde.data.conversion.conversion`.
         dtype: As there.
         continuous: As there.
 
@@ -105,6 +105,6 @@ def dataset(
     if values.dtype.kind == "f":
         empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]
         expect(not empty, f"{name}, columns", "values in every one", f"none in {listed(empty)}")
-    convert, levels = conversion(name, [values], levels, dtype, continuous, columns)
+    convert, bins = conversion(name, [values], bins, dtype, continuous, columns)
     gaps = missing == "nan"
-    return Dataset(name, convert(values), levels, missing=gaps, columns=tuple(columns))
+    return Dataset(name, convert(values), bins, missing=gaps, columns=tuple(columns))

@@ -48,7 +48,7 @@ def read_csv(
     comment: str | None = None,
     encoding: str | None = None,
     missing: Missing = None,
-    levels: int | None = None,
+    bins: int | None = None,
     dtype: str | None = None,
     continuous: bool = False,
 ) -> Dataset:
@@ -69,7 +69,7 @@ def read_csv(
         encoding: Of the text: by default UTF-8, or UTF-16 or UTF-32 if its mark says so.
         missing: ``"nan"`` makes NaN of cells that are empty, ``NA``, ``N/A``, ``NaN``, ``null`` or
             ``None``, in small or large letters. By default they are refused.
-        levels: Number of levels, if all columns hold whole numbers of ``0..levels-1``.
+        bins: Number of bins, if all columns hold whole numbers of ``0..bins-1``.
         dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
             cannot tell apart is refused.
         continuous: Whether columns of whole numbers are meant to be read as real ones; by default
@@ -117,7 +117,7 @@ def read_csv(
             hint = "encoding= says how text is encoded"
             raise ValueError(f"{path}: cannot be read as CSV: {error} ({hint})") from error
     table = np.frombuffer(values).reshape(-1, len(names))
-    return dataset(path.name, table, names, missing, levels, dtype, continuous)
+    return dataset(path.name, table, names, missing, bins, dtype, continuous)
 
 
 def _decoded(file: io.BufferedReader, encoding: str | None) -> io.TextIOWrapper:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.internals.dispatch import Seen
+from scoresde.internals.dispatch_mode import DispatchMode
 
 
-class AtMost(Seen):
+class AllocationLimit(DispatchMode):
     """Inside, this thread makes new tensors of so many numbers in all, and no more.
 
     They are counted before they are made, so that a few bytes of configuration cannot ask for
@@ -25,8 +25,8 @@ class AtMost(Seen):
 
     Example:
         >>> import torch
-        >>> from scoresde.internals.allocation import AtMost
-        >>> with AtMost(100):
+        >>> from scoresde.internals.allocation import AllocationLimit
+        >>> with AllocationLimit(100):
         ...     small = torch.nn.Linear(5, 5)
         ...     try:
         ...         torch.nn.Linear(10**6, 10**6)

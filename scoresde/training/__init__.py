@@ -2,6 +2,6 @@
 
 from scoresde.data.events import Batches
 from scoresde.training.history import History, OnMeasure
-from scoresde.training.loop import Training
+from scoresde.training.training import Training
 
 __all__ = ["Batches", "History", "OnMeasure", "Training"]

@@ -102,13 +102,13 @@ class SingleProcess:
 SINGLE_PROCESS = SingleProcess()
 
 
-def share(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Tensor, Generators]:
+def shard(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Tensor, Generators]:
     """This process's rows of a batch, and the source of their part of the batch's noise.
 
     Example:
         >>> import torch
-        >>> from scoresde.training.distributed import SingleProcess, share
-        >>> share(torch.arange(6), None, SingleProcess(num_processes=2, process_index=1))[0]
+        >>> from scoresde.training.distributed import SingleProcess, shard
+        >>> shard(torch.arange(6), None, SingleProcess(num_processes=2, process_index=1))[0]
         tensor([1, 3, 5])
     """
     index, count = processes.process_index, processes.num_processes

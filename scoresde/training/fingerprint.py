@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.data import Dataset
-from scoresde.data.events import some
-from scoresde.training.streams import Stream
+from scoresde.data.events import chunk_size
+from scoresde.training.rng_state import RNGState
 from scoresde.wrappers import unwrapped
 
 Plain = str | int | float | bool | None
@@ -93,16 +93,16 @@ def content(data: Dataset | None) -> str | None:
     """
     if data is None:
         return None
-    kind = f"{data.values.dtype}" + ("" if data.levels is None else f", {data.levels} levels")
+    kind = f"{data.values.dtype}" + ("" if data.bins is None else f", {data.bins} bins")
     count, shape = len(data), tuple(data.values.shape[1:])
     rows = torch.arange(count, device="cpu")
     size = math.prod(shape)
     if data.stored and count * size > _NUMBERS:
         least = max(16, min(_SAMPLE, _NUMBERS // size))
         rows = torch.linspace(0, count - 1, least, dtype=torch.float64, device="cpu").long()
-    with Stream(0).in_place() if data.stored else nullcontext():  # reading may draw
+    with RNGState(0).installed() if data.stored else nullcontext():  # reading may draw
         digest = hashlib.sha256()
-        for part in rows.split(some(data)):
+        for part in rows.split(chunk_size(data)):
             digest.update(_bytes(data.read(part)))
         said = digest.hexdigest()[:16]
         if data.stored and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from scoresde.internals.atomic import CAREFUL
+from scoresde.internals.atomic import NO_FOLLOW
 
 if sys.platform == "win32":
     import msvcrt
@@ -28,23 +28,23 @@ _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """What systems say of a lock that someone else has; anything else: that there are no locks."""
 
 
-class Held(OSError):
+class FolderLocked(OSError):
     """A folder has a writer already; the message says which, where and since when.
 
     Example:
         >>> import tempfile
-        >>> from scoresde.training.lock import Held, held
-        >>> with held(tempfile.mkdtemp()) as folder:
+        >>> from scoresde.training.lock import FolderLocked, folder_lock
+        >>> with folder_lock(tempfile.mkdtemp()) as folder:
         ...     try:
-        ...         with held(folder): pass
-        ...     except Held as error:
+        ...         with folder_lock(folder): pass
+        ...     except FolderLocked as error:
         ...         print(str(error)[-35:])
         is writing there, one at a time may
     """
 
 
 @contextlib.contextmanager
-def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
+def folder_lock(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
     """A folder for this writer alone, among threads, processes and machines that share its disk.
 
     The lock is the kernel's (``flock``), on a file ``.lock`` that says who has it: whatever ends
@@ -55,7 +55,7 @@ def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
         wait: For how many seconds to wait for another writer to end.
 
     Raises:
-        Held: If there still is one.
+        FolderLocked: If there still is one.
         OSError: If the folder cannot be written, or ``.lock`` is a link or no file.
 
     Warns:
@@ -64,8 +64,8 @@ def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
     Example:
         >>> import os
         >>> import tempfile
-        >>> from scoresde.training.lock import held
-        >>> with held(tempfile.mkdtemp()) as folder:
+        >>> from scoresde.training.lock import folder_lock
+        >>> with folder_lock(tempfile.mkdtemp()) as folder:
         ...     os.listdir(folder)
         ['.lock']
         >>> os.listdir(folder)
@@ -88,7 +88,7 @@ def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
 def _locked(path: Path, until: float) -> int:
     """A descriptor of the file at ``path``, locked, and still at that path."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | CAREFUL, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         try:
             own = os.fstat(descriptor)
             if not stat.S_ISREG(own.st_mode) or own.st_nlink > 1:
@@ -98,7 +98,7 @@ def _locked(path: Path, until: float) -> int:
                     if os.path.samestat(own, os.lstat(path)):
                         return descriptor
             elif time.monotonic() >= until:
-                raise Held(
+                raise FolderLocked(
                     f"{path.parent}: {_holder(descriptor)} is writing there, one at a time may"
                 )
             else:

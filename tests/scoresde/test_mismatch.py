@@ -174,7 +174,7 @@ def test_blocks_are_looked_at_when_they_are_dropped():
     ("x", "hint"),
     [
         (255 * torch.rand(64, 3, 4, 4), "from 0.* to 25"),
-        (torch.randint(256, (64, 3, 4, 4)), "8-bit levels, see scoresde.data.dequantize"),
+        (torch.randint(256, (64, 3, 4, 4)), "8-bit integers, see scoresde.data.dequantize"),
         (2020 + torch.rand(64, 3, 4, 4), "data_mean = 0 and data_std = 1"),
     ],
     ids=["floats", "levels", "far"],

@@ -401,7 +401,7 @@ def test_one_network_learns_every_conditional():
     data = torch.randn(20_000, 2) @ torch.linalg.cholesky(cov).mT
     data[torch.rand(data.shape) < 0.1] = torch.nan
     basis = Joint(a=(1,), b=(1,))
-    network = ResidualMLP((2,), 32, 2, levels=2)
+    network = ResidualMLP((2,), 32, 2, noise_levels=2)
     model = Denoising(DiagonalSDE(VP(), basis), network, observe="components")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(500):

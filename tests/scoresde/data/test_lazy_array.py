@@ -47,10 +47,10 @@ def test_the_same_as_in_memory(tmp_path, dtype, shards):
             np.save(path / f"{i}.npy", part)
     else:
         np.save(path, array)
-    options = {">i4": {"levels": 2}, "uint8": {}, "bool": {}}.get(dtype, {"continuous": True})
+    options = {">i4": {"bins": 2}, "uint8": {}, "bool": {}}.get(dtype, {"continuous": True})
     memory, lazy = load(path, **options), load(path, lazy=True, **options)
     assert (memory.stored, lazy.stored) == (False, True)
-    assert (lazy.levels, lazy.values.dtype) == (memory.levels, memory.values.dtype)
+    assert (lazy.bins, lazy.values.dtype) == (memory.bins, memory.values.dtype)
     assert torch.equal(memory.values.double(), torch.from_numpy(array.astype("f8")))
     for one, other in ((lazy, memory), *zip(split(lazy, 0.7), split(memory, 0.7), strict=True)):
         assert one.stored != other.stored
@@ -84,7 +84,7 @@ def test_values_are_checked_when_they_are_read(tmp_path):
     with pytest.raises(ValueError, match=r"a\.npy: expected finite numbers"):
         data.read(torch.tensor([7]))
     np.save(tmp_path / "b.npy", np.array([[0], [9]]))
-    data = load(tmp_path / "b.npy", lazy=True, levels=4)
+    data = load(tmp_path / "b.npy", lazy=True, bins=4)
     with pytest.raises(ValueError, match=r"integers from 0 to 3, got 9 to 9"):
         data.read(torch.tensor([1]))
 
@@ -170,7 +170,7 @@ def test_measured_in_pieces():
 
 
 def test_pieces_are_all_events_at_every_pass():
-    data = Dataset("levels", torch.arange(2**14)[:, None] % 4, levels=4)
+    data = Dataset("bins", torch.arange(2**14)[:, None] % 4, bins=4)
     pieces = Batches(data, seed=3)
     first, second = torch.cat(list(pieces)), torch.cat(list(pieces))
     assert torch.equal(first, second)

@@ -15,14 +15,14 @@ from scoresde import DCT, DiagonalSDE, Identity, LogLinear, ScoreEstimator
 from scoresde.data import Dataset
 from scoresde.data.events import events
 from scoresde.training import Training, checkpoint
-from scoresde.training.about import About
 from scoresde.training.distributed import SINGLE_PROCESS
-from scoresde.training.run import Run
+from scoresde.training.identity import RunIdentity
+from scoresde.training.state import TrainingState
 from solvers import DDIM
 
 
 def measured(estimator, average, seed):
-    run = Run.new(Training(), estimator, seed, SINGLE_PROCESS)
+    run = TrainingState.new(Training(), estimator, seed, SINGLE_PROCESS)
     run.average = dict(average.named_parameters())
     with run._averaged():
         return run.held_out_loss(DATA)
@@ -134,7 +134,7 @@ def test_the_rate_rises_and_falls():
 
 
 def test_integers_are_dequantised_anew():
-    data = Dataset("levels", torch.tensor([[0], [3]]), levels=4)
+    data = Dataset("levels", torch.tensor([[0], [3]]), bins=4)
     generator = torch.Generator().manual_seed(0)
     first, second = events(data, generator), events(data, generator)
     assert not torch.equal(first, second)
@@ -298,19 +298,19 @@ def test_mixed_precision_goes_on_bit_for_bit(tmp_path, precision):
 
 
 def test_gradient_scales_are_saved(tmp_path):
-    run = Run.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
+    run = TrainingState.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 32.0})
-    about = About.of({}, run.estimator, DATA)
+    about = RunIdentity.of({}, run.estimator, DATA)
     with checkpoint.writer(tmp_path) as write:
         run.save(write, about)
-    other = Run.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
+    other = TrainingState.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
     other.restore(tmp_path, about)
     assert other.scaler.get_scale() == 32.0
 
 
 def test_a_gradient_that_overflows_is_left_out():
     """In float16 the step is skipped and the scale halved; training goes on."""
-    run = Run.new(Training(precision="float16", batch_size=8), model(), 0, SINGLE_PROCESS)
+    run = TrainingState.new(Training(precision="float16", batch_size=8), model(), 0, SINGLE_PROCESS)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
     before = {name: value.clone() for name, value in run.estimator.state_dict().items()}
     run.update(DATA)

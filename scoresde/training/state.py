@@ -14,14 +14,14 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.data import Dataset
-from scoresde.data.events import events, some
+from scoresde.data.events import chunk_size, events
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators
 from scoresde.training import checkpoint
-from scoresde.training.about import About
-from scoresde.training.distributed import Processes, average_over, share
+from scoresde.training.distributed import Processes, average_over, shard
 from scoresde.training.history import History, OnMeasure
-from scoresde.training.streams import Stream
+from scoresde.training.identity import RunIdentity
+from scoresde.training.rng_state import RNGState
 from scoresde.wrappers import matched
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _TRIED = 512
 
 
 @attrs.define(eq=False)
-class Run:
+class TrainingState:
     """What goes on while an estimator is trained; `scoresde.training.Training.fit` drives it.
 
     Attributes:
@@ -50,10 +50,10 @@ class Run:
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.data import Dataset
         >>> from scoresde.training.distributed import SINGLE_PROCESS
-        >>> from scoresde.training.run import Run
+        >>> from scoresde.training.state import TrainingState
         >>> from scoresde.training import Training
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> run = Run.new(Training(steps=2), model, seed=0, processes=SINGLE_PROCESS)
+        >>> run = TrainingState.new(Training(steps=2), model, seed=0, processes=SINGLE_PROCESS)
         >>> run.update(Dataset("mine", torch.randn(10, 2)))
         False
         >>> run.step, run.over
@@ -65,7 +65,7 @@ class Run:
     seed: int
     processes: Processes
     generator: torch.Generator
-    stream: Stream
+    stream: RNGState
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -84,7 +84,7 @@ class Run:
     @classmethod
     def new(
         cls, training: Training, estimator: ScoreEstimator, seed: int, processes: Processes
-    ) -> Run:
+    ) -> TrainingState:
         """A run before its first update."""
         weights = list(estimator.parameters())
         expect(len(weights) > 0, "estimator", "weights to train", type(estimator).__name__)
@@ -95,7 +95,7 @@ class Run:
             seed,
             processes,
             torch.Generator("cpu").manual_seed(seed),
-            Stream(seed, processes.process_index, device),
+            RNGState(seed, processes.process_index, device),
             torch.optim.AdamW(weights, lr=training.lr, weight_decay=training.weight_decay),
             torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
             device,
@@ -121,7 +121,7 @@ class Run:
             f"sums of weights and steps {found.tolist()}",
         )
 
-    def check_alike(self, about: About) -> None:
+    def check_alike(self, about: RunIdentity) -> None:
         """Whether the processes have been called with the same arguments."""
         own = about.digests()
         found = self._gathered(torch.tensor(list(own.values()), dtype=torch.int64, device="cpu"))
@@ -161,7 +161,7 @@ class Run:
 
     def loss(self, data: Dataset, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Of this process's part of some events."""
-        return self._loss(data, *share(rows, generator, self.processes))
+        return self._loss(data, *shard(rows, generator, self.processes))
 
     def _loss(self, data: Dataset, rows: Tensor, generator: Generators) -> Tensor:
         x = events(data, generator, rows).to(self.device, self.dtype)
@@ -172,7 +172,7 @@ class Run:
     def update(self, data: Dataset, asked: bool = False) -> bool:
         """One update, and whether any process has been asked to end."""
         self.whole = False
-        with self.stream.in_place():
+        with self.stream.installed():
             for group in self.optimizer.param_groups:
                 group["lr"] = self.training.lr * self.training.rate(self.step)
             self.optimizer.zero_grad()
@@ -224,8 +224,8 @@ class Run:
         # few events are repeated with other noise, many are not all needed
         count = batch * max(1, 4096 // batch) if all_events else batch
         rows = torch.arange(count, device="cpu") % len(data)
-        parts = rows.split(batch * max(1, some(data) // batch))
-        with Stream(self.seed, device=self.device).in_place():
+        parts = rows.split(batch * max(1, chunk_size(data) // batch))
+        with RNGState(self.seed, device=self.device).installed():
             losses = [self.loss(data, part, generator) * len(part) for part in parts]
         mean = torch.stack(losses).sum() / len(rows)
         average_over(self.processes, [mean])
@@ -279,7 +279,7 @@ class Run:
             self._take_average()
         self.estimator.eval()
 
-    def save(self, write: checkpoint.Write, about: About) -> None:
+    def save(self, write: checkpoint.Write, about: RunIdentity) -> None:
         """Writes it, by the first of the processes.
 
         Raises:
@@ -305,17 +305,17 @@ class Run:
             write(tensors, written)
         self.processes.wait_for_everyone()  # none reads before it is written
 
-    def restore(self, folder: str | os.PathLike[str], about: About) -> None:
+    def restore(self, folder: str | os.PathLike[str], about: RunIdentity) -> None:
         """Takes up what `save` has written, if it is of the same.
 
         Raises:
             CheckpointError: If it is damaged, or no run.
-            OtherRun: If it is of something else; the message names what.
+            RunMismatch: If it is of something else; the message names what.
         """
         tensors, content = checkpoint.load(folder)
         match content.get("about"):
             case {"entries": dict(entries), "moved": list(moved), "settings": settings}:
-                written = About(entries, set(moved), settings)
+                written = RunIdentity(entries, set(moved), settings)
             case _:
                 expected = "expected a run that says what it is of, got none, or an older one"
                 raise checkpoint.CheckpointError(f"{folder}: {expected}")

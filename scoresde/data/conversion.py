@@ -17,7 +17,7 @@ from scoresde.checks import choice, expect, listed
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FLOATS = {"float32": torch.float32, "float64": torch.float64}
-KNOWN_LEVELS = {"bool": 2, "uint8": 256}
+KNOWN_BINS = {"bool": 2, "uint8": 256}
 
 SAMPLE = 4096
 """Events that are looked at before all are converted."""
@@ -34,17 +34,17 @@ below a thousandth of a deviation then."""
 def conversion(
     name: str,
     arrays: Sequence[Array],
-    levels: int | None = None,
+    bins: int | None = None,
     dtype: str | None = None,
     continuous: bool = False,
     columns: Sequence[str] | None = None,
 ) -> tuple[Callable[[Array], Tensor], int | None]:
-    """What turns arrays ``(N, *event_shape)`` of one dtype into tensors, and their levels.
+    """What turns arrays ``(N, *event_shape)`` of one dtype into tensors, and their bins.
 
     Args:
         name: Where they come from, for messages.
         arrays: One after the other; `SAMPLE` of their events are looked at.
-        levels: Number of levels of whole numbers; ``None`` for ``uint8`` (256), booleans (2) and
+        bins: Number of bins of whole numbers; ``None`` for ``uint8`` (256), booleans (2) and
             what is continuous.
         dtype: ``"float32"`` or ``"float64"`` for what is continuous; by default torch's default
             dtype, if that tells the values of every column apart.
@@ -60,10 +60,10 @@ def conversion(
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.data.numbers import conversion
+        >>> from scoresde.data.conversion import conversion
         >>> array = np.array([[0.5], [1.5]])
-        >>> convert, levels = conversion("mine", [array])
-        >>> convert(array), levels
+        >>> convert, bins = conversion("mine", [array])
+        >>> convert(array), bins
         (tensor([[0.5000],
                 [1.5000]]), None)
     """
@@ -73,14 +73,14 @@ def conversion(
     if kind.kind not in "biuf":
         raise TypeError(f"{name}: expected real numbers, got an array of {kind}")
     both = "None for what continuous=True reads as real numbers"
-    expect(levels is None or not continuous, "levels", both, levels)
+    expect(bins is None or not continuous, "bins", both, bins)
     if kind.kind != "f" and not continuous:
-        levels = KNOWN_LEVELS.get(str(kind)) if levels is None else levels
-        expected = f"the number of levels of {kind} data, or continuous=True for real numbers"
-        expect(levels is not None, "levels", expected, None)
-    if levels is not None:
-        expect(dtype is None, "dtype", f"None for data of {levels} levels", dtype)
-        return lambda array: _whole(name, array, levels), levels
+        bins = KNOWN_BINS.get(str(kind)) if bins is None else bins
+        expected = f"the number of bins of {kind} data, or continuous=True for real numbers"
+        expect(bins is not None, "bins", expected, None)
+    if bins is not None:
+        expect(dtype is None, "dtype", f"None for data of {bins} bins", dtype)
+        return lambda array: _whole(name, array, bins), bins
     sample = _sample(arrays)
     if not continuous:
         _warn_of_whole(name, sample, columns)
@@ -103,11 +103,11 @@ def _sample(arrays: Sequence[Array]) -> Array:
     return np.concatenate(runs).reshape(-1, size)
 
 
-def _whole(name: str, array: Array, levels: int) -> Tensor:
+def _whole(name: str, array: Array, bins: int) -> Tensor:
     """Whole numbers as uint8 or int64."""
     if array.dtype.kind == "f":
         found = array[~(array == np.rint(array))]
-        expect(found.size == 0, name, f"whole numbers of {levels} levels", found[:1])
+        expect(found.size == 0, name, f"whole numbers of {bins} bins", found[:1])
     small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
     return torch.from_numpy(array.astype("u1" if small else "i8", copy=False))
 
@@ -139,7 +139,7 @@ def _warn_of_whole(name: str, sample: Array, columns: Sequence[str] | None) -> N
     if found.any():
         warnings.warn(
             f"{name}, {_labels(found, columns)}: whole numbers are read as real ones, whose density"
-            " has no bound; levels= reads them as integers, continuous=True says that this is"
+            " has no bound; bins= reads them as integers, continuous=True says that this is"
             " meant",
             stacklevel=_outside(),
         )

@@ -14,11 +14,11 @@ _GLOBAL = threading.RLock()
 """Who has put a stream in the place of the global generators, which all threads share."""
 
 
-class Stream:
+class RNGState:
     """The numbers that dropout draws, which follow a seed and nothing else.
 
     Dropout, and what recomputes it, know no generator but torch's global ones. Inside
-    `in_place` those give this stream's numbers, and go on after it where they were. Streams take
+    `installed` those give this stream's numbers, and go on after it where they were. Streams take
     turns: of two threads one waits.
 
     Args:
@@ -28,9 +28,9 @@ class Stream:
 
     Example:
         >>> import torch
-        >>> from scoresde.training.streams import Stream
+        >>> from scoresde.training.rng_state import RNGState
         >>> def numbers():
-        ...     with Stream(0).in_place():
+        ...     with RNGState(0).installed():
         ...         return torch.rand(3)
         >>> torch.equal(numbers(), numbers())
         True
@@ -45,7 +45,7 @@ class Stream:
         self.states = {kind: generator.get_state() for kind, generator in generators.items()}
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Puts the stream in the place of the global generators, inside."""
         with _GLOBAL:
             before = self._swap(self.states)

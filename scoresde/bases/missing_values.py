@@ -29,7 +29,7 @@ def known_moments(
     Example:
         >>> import torch
         >>> from scoresde import Blocks
-        >>> from scoresde.bases.gaps import known_moments
+        >>> from scoresde.bases.missing_values import known_moments
         >>> rows = torch.tensor([[0.0, torch.nan], [torch.nan, 3.0], [2.0, 5.0]])
         >>> known_moments([rows], torch.Tensor.double, Blocks({"a": 1, "b": 1}))
         (tensor([1., 4.], dtype=torch.float64), tensor([1., 1.], dtype=torch.float64))

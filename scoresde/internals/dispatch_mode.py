@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Seen(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):
     """A mode of torch's that does not import its compiler, which takes seconds.
 
     Example:
         >>> import torch
-        >>> from scoresde.internals.dispatch import Seen
-        >>> class Count(Seen):
+        >>> from scoresde.internals.dispatch_mode import DispatchMode
+        >>> class Count(DispatchMode):
         ...     count = 0
         ...     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         ...         self.count += 1

@@ -19,14 +19,14 @@ from tqdm.auto import tqdm
 
 from scoresde.checks import choice, expect, positive, real, validator, whole
 from scoresde.data import Dataset
-from scoresde.data.events import Batches, dataset, events
+from scoresde.data.events import Batches, as_dataset, events
 from scoresde.estimator import ScoreEstimator
 from scoresde.training import checkpoint
-from scoresde.training.about import About
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
 from scoresde.training.history import History, OnMeasure
+from scoresde.training.identity import RunIdentity
 from scoresde.training.interrupts import Interrupts
-from scoresde.training.run import PRECISIONS, Run
+from scoresde.training.state import PRECISIONS, TrainingState
 from scoresde.wrappers import unwrapped
 
 __all__ = ["Batches", "History", "OnMeasure", "Training", "events"]
@@ -134,7 +134,7 @@ class Training:
             estimator: Has a ``loss``. Compiled, or wrapped to be computed by several devices, it
                 is trained itself.
             data: A `scoresde.data.Dataset`, a tensor, an array, a torch ``Dataset`` or its
-                ``DataLoader``; see `scoresde.data.events.dataset`. Integer data are dequantised
+                ``DataLoader``; see `scoresde.data.events.as_dataset`. Integer data are dequantised
                 anew for every batch; stored ones are read as they are needed.
             held_out: Measured with the same noise every time; the averaged weights of its lowest
                 loss are kept. The last ones if None.
@@ -164,7 +164,7 @@ class Training:
             CheckpointError: If what is in ``folder`` is damaged, or no run.
             FloatingPointError: If a loss, a gradient or a weight is not finite; the message names
                 the step, and the event whose loss it is. What was written before stays.
-            Held: If another process or thread trains in ``folder``.
+            FolderLocked: If another process or thread trains in ``folder``.
             TypeError: If data or the estimator are of a kind that is not taken.
             ValueError: If the run in ``folder`` is another one, patience has no data to
                 measure, or processes do not share a batch evenly or differ in their arguments.
@@ -173,13 +173,13 @@ class Training:
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)
         estimator = _itself(estimator)
-        train = dataset("data", data)
-        measured = None if held_out is None else dataset("held_out", held_out)
-        run, about = Run.new(self, estimator, seed, processes), None
+        train = as_dataset("data", data)
+        measured = None if held_out is None else as_dataset("held_out", held_out)
+        run, about = TrainingState.new(self, estimator, seed, processes), None
         if folder is not None or processes.num_processes > 1:
             own = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
             own["training.seed"] = seed
-            about = About.of(own, estimator, train, measured, on_step, settings)
+            about = RunIdentity.of(own, estimator, train, measured, on_step, settings)
             run.check_alike(about)
         with _writing(folder, processes) as write:
             if folder is not None and about is not None and Path(folder, "config.json").exists():
@@ -206,7 +206,7 @@ def _itself(estimator: Any) -> ScoreEstimator:
 class _Loop:
     """Update, measure and save, until a run is over or somebody asks it to end."""
 
-    run: Run
+    run: TrainingState
     data: Dataset
     held_out: Dataset | None
     on_step: Callable[[int], None] | None

@@ -25,21 +25,21 @@ _SECTIONS = ("sde", "estimator")
 """Those of a configuration that say what is trained; data are judged by their content."""
 
 
-class OtherRun(ValueError):
+class RunMismatch(ValueError):
     """A run is of something else than what was asked for; the message names what differs.
 
     Example:
-        >>> from scoresde.training.about import About, OtherRun
+        >>> from scoresde.training.identity import RunIdentity, RunMismatch
         >>> try:
-        ...     About({"seed": 0}).refuse(About({"seed": 1}), "model")
-        ... except OtherRun as error:
+        ...     RunIdentity({"seed": 0}).refuse(RunIdentity({"seed": 1}), "model")
+        ... except RunMismatch as error:
         ...     print(error)
         folder: the run in model is another one: seed: expected 0, got 1
     """
 
 
 @attrs.define
-class About:
+class RunIdentity:
     """What a run is of, as plain values by name.
 
     Attributes:
@@ -52,11 +52,11 @@ class About:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.training.about import About
+        >>> from scoresde.training.identity import RunIdentity
         >>> from scoresde.data import Dataset
         >>> def about(x):
         ...     model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        ...     return About.of({"seed": 0}, model, Dataset("mine", x))
+        ...     return RunIdentity.of({"seed": 0}, model, Dataset("mine", x))
         >>> about(torch.zeros(3, 2)).others(about(torch.ones(3, 2)))[0][:38]
         'data: expected 3 events (2,) of torch.'
     """
@@ -74,7 +74,7 @@ class About:
         held_out: Dataset | None = None,
         on_step: object = None,
         settings: Mapping[str, Any] | None = None,
-    ) -> About:
+    ) -> RunIdentity:
         """A run's, before its first update; see `scoresde.training.Training.fit`."""
         entries = {**training, "data": content(data), "held_out": content(held_out)}
         if attrs.has(
@@ -90,7 +90,7 @@ class About:
         names = {name for name in self.entries if name.startswith(_MADE)} | now.keys()
         self.moved |= {name for name in names if self.entries.get(name, now) != now.get(name, now)}
 
-    def others(self, found: About) -> list[str]:
+    def others(self, found: RunIdentity) -> list[str]:
         """What differs in another one, in words; keys of the configuration first."""
         changed = differences(self.entries, found.entries, {*self.moved, _STEPS})
         steps, wanted = (about.entries.get(_STEPS, 0) for about in (found, self))
@@ -106,13 +106,13 @@ class About:
         caused = bool(keys) or (data and self.settings is not None)
         return keys + [change for change in changed if not (caused and change.startswith(_MADE))]
 
-    def refuse(self, found: About, folder: object) -> None:
-        """Raises `OtherRun` that names what differs in another one, if anything does."""
+    def refuse(self, found: RunIdentity, folder: object) -> None:
+        """Raises `RunMismatch` that names what differs in another one, if anything does."""
         changed = self.others(found)
         if changed:
             more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
             said = "; ".join(changed[:_SHOWN]) + more
-            raise OtherRun(f"folder: the run in {folder} is another one: {said}")
+            raise RunMismatch(f"folder: the run in {folder} is another one: {said}")
 
     def digests(self) -> dict[str, int]:
         """A number for every part that several processes must have alike."""

@@ -52,7 +52,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
     Example:
         >>> from scoresde.data import load
         >>> load("digits")
-        Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, levels=17)
+        Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, bins=17)
     """
     read = reader(source)
     known = inspect.signature(read).parameters

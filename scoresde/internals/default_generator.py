@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.internals.dispatch import Seen
+from scoresde.internals.dispatch_mode import DispatchMode
 
 _aten = torch.ops.aten
 
@@ -23,7 +23,7 @@ _LIKE = {
 _SEEDED = {"default": "generator", "low": "low_generator"}
 
 
-class DrawnFrom(Seen):
+class DefaultGenerator(DispatchMode):
     """Inside, what this thread draws from torch's global generator comes from another one.
 
     For initial weights and `torch.distributions`, which take no generator. The global one is
@@ -34,9 +34,9 @@ class DrawnFrom(Seen):
 
     Example:
         >>> import torch
-        >>> from scoresde.internals.drawing import DrawnFrom
+        >>> from scoresde.internals.default_generator import DefaultGenerator
         >>> def layer():
-        ...     with DrawnFrom(torch.Generator().manual_seed(0)):
+        ...     with DefaultGenerator(torch.Generator().manual_seed(0)):
         ...         return torch.nn.Linear(2, 2)
         >>> torch.equal(layer().weight, layer().weight)
         True
