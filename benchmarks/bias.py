@@ -82,8 +82,8 @@ def _methods(
     spread = torch.cat([top, torch.cat([covariances, covariances], -1)], -2)
 
     def given(sigma_y: float, held: bool = False) -> ScoreEstimator:
-        schedule = VE(0.005, joint.spread(y=sigma_y or SIGMA, x=SIGMA))
-        speeds = joint.spread(y=1.0 if sigma_y else 0.0, x=1.0)
+        schedule = VE(0.005, joint.per_block(y=sigma_y or SIGMA, x=SIGMA))
+        speeds = joint.per_block(y=1.0 if sigma_y else 0.0, x=1.0)
         sde = DiagonalSDE(schedule, joint, speeds)
         return GaussianMixture(sde, weights, both, spread).condition(held=held, y=y)
 

@@ -228,8 +228,8 @@ def _model(
     joint = Joint(y=tuple(degrade(x[:1]).shape[1:]), x=Haar((3, SIZE, SIZE), 2))
     sigma_x = x[0].numel() ** 0.5
     start = {"CMDE": sigma_y}.get(method, sigma_x)
-    schedule = VE(SIGMA_MIN, joint.spread(y=start, x=sigma_x))
-    speeds = joint.spread(y=0.0 if method == "CDE" else 1.0, x=1.0)
+    schedule = VE(SIGMA_MIN, joint.per_block(y=start, x=sigma_x))
+    speeds = joint.per_block(y=0.0 if method == "CDE" else 1.0, x=1.0)
     sde = DiagonalSDE(schedule, joint, speeds)
     scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
     model = Denoising(sde, _Pair(joint), times="arctan_log_snr", weighting=_errors, **scales)

@@ -100,15 +100,15 @@ def run(
 
 def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Sampler:
     """Trained."""
-    to = Coordinates.fitted(task.prior, theta, x)
+    to = Coordinates.fit(task.prior, theta, x)
     joint, held, hook = to.joint, method == "any conditional", None
     solver: Solver = ExponentialMultistep(32)
     if method in ("CDE", "any conditional"):
         speed = 0.0 if method == "CDE" else 1.0
-        sde = DiagonalSDE(LogLinear(), joint, joint.spread(observation=speed, parameter=1.0))
+        sde = DiagonalSDE(LogLinear(), joint, joint.per_block(observation=speed, parameter=1.0))
     else:
         largest = SIGMA_Y if method == "CMDE" else SIGMA[1]
-        schedule = VE(SIGMA[0], joint.spread(observation=largest, parameter=SIGMA[1]))
+        schedule = VE(SIGMA[0], joint.per_block(observation=largest, parameter=SIGMA[1]))
         sde = DiagonalSDE(schedule, joint)
         solver = ExponentialMultistep(32, corrector=ResampleObserved())
         if method == "VS-CMDE":
@@ -118,7 +118,7 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
     network = ResidualMLP((joint.dim,), WIDTH, DEPTH, noise_levels=joint.dim if held else 1)
     known = Truncated.knowing(to, sde)
     model = Denoising(sde, network, observe="blocks" if held else None, baseline=known)
-    pairs = to.pairs(theta, x)
+    pairs = to.joint_events(theta, x)
     training.fit(
         model,
         Dataset(task.name, pairs[500:]),

@@ -291,7 +291,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} Available: {', '.join(known) if known else '(none)'}"
 
 
-def told(error: BaseException, *, kind: bool = False) -> str:
+def describe_error(error: BaseException, *, kind: bool = False) -> str:
     """What an error says, in one line.
 
     Args:
@@ -299,10 +299,10 @@ def told(error: BaseException, *, kind: bool = False) -> str:
         kind: Whether to name its type even if the message was written for users.
 
     Example:
-        >>> from scoresde.checks import told
-        >>> told(ValueError("steps: expected at least 1, got 0"))
+        >>> from scoresde.checks import describe_error
+        >>> describe_error(ValueError("steps: expected at least 1, got 0"))
         'steps: expected at least 1, got 0'
-        >>> told(KeyError("steps"))
+        >>> describe_error(KeyError("steps"))
         "KeyError: 'steps'"
     """
     try:
@@ -341,12 +341,12 @@ def _own(module: str) -> bool:
     return module.partition(".")[0] in ("scoresde", "estimators", "solvers")
 
 
-def some(names: Sequence[str]) -> str:
+def quote_names(names: Sequence[str]) -> str:
     """The first three of some names, and how many more there are, for messages.
 
     Example:
         >>> from scoresde.checks import some
-        >>> some(["a", "b", "c", "d", "e"])
+        >>> quote_names(["a", "b", "c", "d", "e"])
         "'a', 'b', 'c' and 2 more"
     """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -373,12 +373,12 @@ def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     return known[value]
 
 
-def listed(names: Iterable[str], most: int = 10) -> str:
+def join_names(names: Iterable[str], most: int = 10) -> str:
     """Names for a message, the first few if there are many.
 
     Example:
-        >>> from scoresde.checks import listed
-        >>> listed(["a", "b", "c"]), listed("abcdef", most=2)
+        >>> from scoresde.checks import join_names
+        >>> join_names(["a", "b", "c"]), join_names("abcdef", most=2)
         ('a, b, c', 'a, b and 4 more')
     """
     names = list(names)

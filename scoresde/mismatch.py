@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.moments import CONSTANT
-from scoresde.checks import some, warn
+from scoresde.checks import quote_names, warn
 from scoresde.diagonal import DiagonalSDE
 
 TOLERANCE = 0.05
@@ -32,7 +32,7 @@ Their standard errors are ``1/sqrt(2N)`` and ``1/sqrt(N)``.
 """
 
 SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
-"""Deviations in units of the scale, 0.015 and 15, at whose levels `scoresde.grid.arctan_log_snr`
+"""Deviations in units of the scale, 0.015 and 15: where they fade `scoresde.grid.arctan_log_snr`
 has a quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
 
 
@@ -67,23 +67,23 @@ class Mismatch(NamedTuple):
             std: Along the component axis.
         """
         blocks, unit = sde.blocks, sde.scale.detach()
-        m, s, own, scale = (
+        m, s, sde_mean, scale = (
             blocks.expand(v.detach().to(unit)).expand(blocks.dim)
             for v in (mean, std, sde.mean, unit)
         )
         drop = blocks.expand(unit.new_tensor(sde.drop))
         with torch.no_grad():
-            (alpha, sigma), (first, least) = (
+            (alpha, sigma), (first_alpha, first_sigma) = (
                 (v.expand(blocks.dim) for v in sde.kernel(t))
                 for t in (drop, unit.new_full((1,), sde.eps))
             )
-            whole = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim) == 1
-        drawn = whole & (sigma > 0) & (sde.prior is None)
+            diffuses_fully = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim) == 1
+        drawn = diffuses_fully & (sigma > 0) & (sde.prior is None)
         ratio = torch.where(drawn, alpha * s / sigma, 0.0)
-        shift = torch.where(drawn, alpha * (own - m) / (alpha * s).hypot(sigma), 0.0)
+        shift = torch.where(drawn, alpha * (sde_mean - m) / (alpha * s).hypot(sigma), 0.0)
         # what is constant has no deviation to be off by
-        bias = torch.where(s == CONSTANT * m.abs(), 0.0, (first - 1) * m / s)
-        noise = (1 + (least / (first * s)) ** 2).sqrt()
+        bias = torch.where(s == CONSTANT * m.abs(), 0.0, (first_alpha - 1) * m / s)
+        noise = (1 + (first_sigma / (first_alpha * s)) ** 2).sqrt()
         return cls((1 + ratio**2).rsqrt(), shift, noise, bias, s / scale)
 
 
@@ -112,19 +112,19 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     """
     if not bool((mean != 0).any() | (std != 1).any()):
         return
-    found = Mismatch.of(sde, mean, std)
+    mismatch = Mismatch.of(sde, mean, std)
     m, s = (sde.blocks.expand(v).expand(sde.blocks.dim) for v in (mean, std))
     low, high = SPARSE
     kinds = (
-        ((1 - found.prior > TOLERANCE) | (found.shift.abs() > TOLERANCE), _PRIOR),
-        (found.noise - 1 > TOLERANCE, _NOISE),
-        (found.bias.abs() > TOLERANCE, _BIAS),
-        ((found.place < low) | (found.place > high), _PLACE),
+        ((1 - mismatch.prior > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE), _PRIOR),
+        (mismatch.noise - 1 > TOLERANCE, _NOISE),
+        (mismatch.bias.abs() > TOLERANCE, _BIAS),
+        ((mismatch.place < low) | (mismatch.place > high), _PLACE),
     )
-    left = torch.ones_like(kinds[0][0])
+    unnamed = torch.ones_like(kinds[0][0])
     for wrong, text in kinds:
-        _warn(sde, wrong & left, text, {**found._asdict(), "mean": m, "std": s})
-        left = left & ~wrong
+        _warn(sde, wrong & unnamed, text, {**mismatch._asdict(), "mean": m, "std": s})
+        unnamed = unnamed & ~wrong
 
 
 def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Tensor) -> None:
@@ -155,9 +155,9 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
     if not len(z):
         return
     with torch.no_grad():
-        dim, wide = z.shape[-1], z.to(std.dtype)
+        dim, coefficients = z.shape[-1], z.to(std.dtype)
         m, s = (sde.blocks.expand(v).expand(sde.blocks.dim)[:dim] for v in (mean, std))
-        far = ((wide - m) / s).abs().nanmedian(0).values
+        far = ((coefficients - m) / s).abs().nanmedian(0).values
         low, high = x.amin(), x.amax()
         integers = (low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()
     try:
@@ -170,12 +170,12 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
 
 def _warn(sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor]) -> None:
     """Of the units that components of a kind are in, with the numbers of the first."""
-    slices = sde.basis.units.slices.items()
+    slices = sde.basis.groups.slices.items()
     names = [name for name, part in slices if bool(wrong[part].any())]
     if names:
         first = int(wrong.int().argmax())
         numbers = {name: float(value[first]) for name, value in values.items()}
-        warn(text.format(names=some(names), **numbers))
+        warn(text.format(names=quote_names(names), **numbers))
 
 
 _FAR = 10

@@ -34,10 +34,10 @@ def asked(module: nn.Module) -> Iterator[None]:
         True
     """
     with _lock:
-        held = [m for m in module.modules() if m.training or m in _asked]
-        for m in held:
-            _asked[m] = _asked.get(m, 0) + 1
-            m.training = False
+        training_modules = [part for part in module.modules() if part.training or part in _asked]
+        for part in training_modules:
+            _asked[part] = _asked.get(part, 0) + 1
+            part.training = False
     try:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
@@ -46,8 +46,8 @@ def asked(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         with _lock:
-            for m in held:
-                _asked[m] -= 1
-                if not _asked[m]:
-                    del _asked[m]
-                    m.training = True
+            for part in training_modules:
+                _asked[part] -= 1
+                if not _asked[part]:
+                    del _asked[part]
+                    part.training = True

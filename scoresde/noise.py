@@ -40,9 +40,9 @@ class Noise:
     def __init__(
         self, generator: torch.Generator | Sequence[torch.Generator] | None = None
     ) -> None:
-        alone = generator is None or isinstance(generator, torch.Generator)
-        for one in () if alone else generator if isinstance(generator, Sequence) else [generator]:
-            instance("generator", one, torch.Generator)
+        single = generator is None or isinstance(generator, torch.Generator)
+        for g in () if single else generator if isinstance(generator, Sequence) else [generator]:
+            instance("generator", g, torch.Generator)
         self.generator = generator
 
     @classmethod

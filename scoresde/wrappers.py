@@ -30,9 +30,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
     # by name: importing the classes of wrappers that nobody has used takes seconds
     parallel = isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel))
     for prefix in _PREFIXES:
-        inner = module._modules.get(prefix)
-        if inner is not None and (parallel or prefix != _COMMON):
-            return unwrapped(inner)
+        wrapped = module._modules.get(prefix)
+        if wrapped is not None and (parallel or prefix != _COMMON):
+            return unwrapped(wrapped)
     return module
 
 
@@ -66,8 +66,10 @@ def _plain(names: Iterable[str]) -> dict[str, str]:
     for path in paths.values():
         for i, part in enumerate(path):
             parts.setdefault(path[:i], set()).add(part)
-    wraps = {path for path, own in parts.items() if len(own) == 1 and own <= {*_PREFIXES}}
+    wrapper_paths = {
+        path for path, children in parts.items() if len(children) == 1 and children <= {*_PREFIXES}
+    }
     return {
-        name: ".".join(part for i, part in enumerate(path) if path[:i] not in wraps)
+        name: ".".join(part for i, part in enumerate(path) if path[:i] not in wrapper_paths)
         for name, path in paths.items()
     }

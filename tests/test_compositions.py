@@ -175,11 +175,11 @@ COMPOSITIONS = {
 }
 MADE = {
     "still": lambda k, dtype: (
-        joint(k, dtype, BASIS.spread(y=0, w=1, x=1)).condition(y=k.y),
+        joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)).condition(y=k.y),
         [(UNIT[:1], k.y, 0.0)],
     ),
     "guided still": lambda k, dtype: (
-        guided(joint(k, dtype, BASIS.spread(y=0, w=1, x=1)).condition(y=k.y), last, k.other),
+        guided(joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)).condition(y=k.y), last, k.other),
         [(UNIT[:1], k.y, 0.0), (row(last, 0), k.other, 0.4)],
     ),
     "scales": lambda k, dtype: (scales(k, dtype), []),
@@ -517,7 +517,7 @@ def noisy():
         (lambda: importance(noisy(), torch.zeros(2, 3)), "observed: .* that do not diffuse"),
         (
             lambda: bound(
-                joint(problem(torch.float32), torch.float32, BASIS.spread(y=0, w=1, x=1)),
+                joint(problem(torch.float32), torch.float32, BASIS.per_block(y=0, w=1, x=1)),
                 torch.zeros(2, 4),
             ),
             "speeds: expected components that diffuse: .* got 1 that stand still",

@@ -95,7 +95,7 @@ KNOWN = {"y": torch.tensor([0.4]).double()}
 
 
 def joint(speed):
-    return DiagonalSDE(VP(), JOINT, JOINT.spread(y=speed, x=1.0))
+    return DiagonalSDE(VP(), JOINT, JOINT.per_block(y=speed, x=1.0))
 
 
 def conditional(held):

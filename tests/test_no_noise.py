@@ -170,7 +170,7 @@ def test_what_is_said_just_before_goes_on_at_time_0(dtype):
 @pytest.mark.parametrize("held", [False, True])
 def test_conditions_are_the_answer(held, dtype):
     joint = Joint(y=(1,), x=(1,))
-    process = DiagonalSDE(VP(), joint, None or joint.spread(y=float(held), x=1.0))
+    process = DiagonalSDE(VP(), joint, None or joint.per_block(y=float(held), x=1.0))
     law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     for model in (
         Gaussian(process, torch.zeros(2), law),

@@ -18,7 +18,7 @@ import click
 from scoresde import plugins
 from scoresde.app import options
 from scoresde.app.options import NamedPath
-from scoresde.checks import expect, told
+from scoresde.checks import describe_error, expect
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -58,9 +58,13 @@ class _Group(click.Group):
             broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
             if ctx.params.get("debug") or broken_pipe:  # which click ends in silence
                 raise
-            said = told(error)
+            said = describe_error(error)
             # no sentence of anybody's for users: perhaps a bug
-            where = " (scoresde --debug shows where)" if said == told(error, kind=True) else ""
+            where = (
+                " (scoresde --debug shows where)"
+                if said == describe_error(error, kind=True)
+                else ""
+            )
             raise click.ClickException(said + where) from error
 
 

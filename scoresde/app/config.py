@@ -32,7 +32,7 @@ from torch import nn
 
 from scoresde import plugins
 from scoresde.bases import Basis
-from scoresde.checks import instance, nearest, told
+from scoresde.checks import describe_error, instance, nearest
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
 from scoresde.schedules import Schedule
@@ -307,13 +307,13 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) ->
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {told(error)}") from error
+        raise ConfigError(f"{key}: {describe_error(error)}") from error
     # what else a factory raises, or whether it tries to exit, is up to its author
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         name = f"{factory.__module__}:{getattr(factory, '__qualname__', type(factory).__name__)}"
-        raise ConfigError(f"{key}: {name} failed: {told(error, kind=True)}") from error
+        raise ConfigError(f"{key}: {name} failed: {describe_error(error, kind=True)}") from error
 
 
 def expect_known(

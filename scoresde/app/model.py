@@ -18,7 +18,7 @@ from scoresde.app import config
 from scoresde.app.config import ConfigError
 from scoresde.app.export import Export
 from scoresde.bases import PCA
-from scoresde.checks import expect, nearest, real, told, whole
+from scoresde.checks import describe_error, expect, nearest, real, whole
 from scoresde.data import Dataset, reader, split
 from scoresde.data.events import Batches
 from scoresde.estimator import ScoreEstimator
@@ -202,7 +202,7 @@ class Model:
         try:
             self.solver.times(self.estimator.sde)
         except (Exception, SystemExit) as error:
-            raise ConfigError(f"solver: {told(error)}") from error
+            raise ConfigError(f"solver: {describe_error(error)}") from error
 
     def solver_like(
         self, name: str | None = None, *, imports: bool = False, **options: Any

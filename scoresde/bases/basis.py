@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.missing_values import known_moments
-from scoresde.bases.moments import Units, pieces
+from scoresde.bases.moments import MomentsByGroup, batches
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, sizes, trailing_shape, warn
 from scoresde.precision import KeepsFloat64, full_precision, precision
@@ -123,14 +123,14 @@ class Basis(KeepsFloat64, ABC):
         return z.reshape(*z.shape[:-1], *self.event_shape)
 
     @property
-    def units(self) -> Blocks:
+    def groups(self) -> Blocks:
         """Components that are measured together, by name: here those of a block."""
         return self.blocks
 
     def moments(
         self, data: Tensor | Iterable[Tensor], missing: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Mean of every coefficient, and a scale of every unit (`units`).
+        """Mean of every coefficient, and a scale of every group (`groups`).
 
         The scale is the standard deviation. Of what is constant it is a share of its size, small
         enough that a model comes back with the constant: see `scoresde.bases.moments`.
@@ -140,7 +140,7 @@ class Basis(KeepsFloat64, ABC):
             missing: Whether NaN stands for values that are missing: the others are measured.
 
         Returns:
-            ``(n,)`` and ``(blocks,)``, or ``(n,)`` if units are smaller than blocks; in float64.
+            ``(n,)`` and ``(blocks,)``, or ``(n,)`` if groups are smaller than blocks; in float64.
 
         Raises:
             TypeError: If ``data`` is not a floating-point tensor.
@@ -153,17 +153,17 @@ class Basis(KeepsFloat64, ABC):
             >>> Identity((2,)).moments(metres_and_grams)[1].tolist()
             [0.25, 500.0]
         """
-        units = Units(self.units)
+        groups = MomentsByGroup(self.groups)
 
         def analyse(x: Tensor) -> Tensor:
             return self(x.to(precision(x.device)))  # type: ignore[no-any-return]
 
         if missing:
-            return known_moments([data] if isinstance(data, Tensor) else data, analyse, self.units)
-        mean, scale = units.measured(pieces(data), analyse)
-        units.warn()
-        coarse = len(units.blocks) == len(self.blocks)
-        return mean, scale if coarse else units.blocks.expand(scale)
+            return known_moments([data] if isinstance(data, Tensor) else data, analyse, self.groups)
+        mean, scale = groups.measured(batches(data), analyse)
+        groups.warn()
+        coarse = len(groups.blocks) == len(self.blocks)
+        return mean, scale if coarse else groups.blocks.expand(scale)
 
     def extra_repr(self) -> str:
         """Shape and blocks, for ``print(basis)``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from scoresde.bases.basis import Basis, checked_shape, transformed
-from scoresde.bases.moments import pieces, spread
+from scoresde.bases.moments import batches, streaming_moments
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating
 from scoresde.precision import precision
@@ -106,8 +106,8 @@ class PCA(Basis):
             TypeError: If ``data`` is not a floating-point tensor.
             ValueError: If it holds no events, or NaN or infinite numbers.
         """
-        found = pieces(data)
-        first = next(found, torch.empty(0))
+        chunks = batches(data)
+        first = next(chunks, torch.empty(0))
         expect(
             first.ndim > 1 and first.numel() > 0,
             "data",
@@ -115,8 +115,8 @@ class PCA(Basis):
             tuple(first.shape),
         )
         dtype = precision(first.device)
-        rows = (piece.flatten(1).to(dtype) for piece in itertools.chain([first], found))
-        _, covariance = spread(rows, lambda row: row.mT @ row)
+        rows = (batch.flatten(1).to(dtype) for batch in itertools.chain([first], chunks))
+        _, covariance = streaming_moments(rows, lambda row: row.mT @ row)
         variances, columns = torch.linalg.eigh(covariance)
         components = columns.mT.flip(0)
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
@@ -125,7 +125,7 @@ class PCA(Basis):
         return basis
 
     @property
-    def units(self) -> Blocks:
+    def groups(self) -> Blocks:
         """As of `scoresde.Identity`: every component of vectors, the blocks of anything else."""
         return self.blocks.singles() if len(self.event_shape) == 1 else self.blocks
 

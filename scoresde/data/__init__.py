@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from scoresde.data.arrays import read_array
 from scoresde.data.dataset import Dataset, split
-from scoresde.data.lazy_array import LazyArray, joined
+from scoresde.data.images import read_images
+from scoresde.data.lazy_array import LazyArray, concatenated
 from scoresde.data.parquet import read_parquet
 from scoresde.data.quantization import bits_per_dim, dequantize, quantize
 from scoresde.data.text import read_csv
@@ -36,9 +37,9 @@ __all__ = [
     "Dataset",
     "LazyArray",
     "bits_per_dim",
+    "concatenated",
     "dequantize",
     "digits",
-    "joined",
     "load",
     "patches",
     "quantize",

@@ -13,11 +13,11 @@ from typing import IO, Any, Literal
 import numpy as np
 from attrs import frozen
 
-from scoresde.checks import choice, expect, listed
+from scoresde.checks import choice, expect, join_names
 from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 from scoresde.data.folders import files
-from scoresde.data.lazy_array import joined
+from scoresde.data.lazy_array import concatenated
 from scoresde.data.tables import Missing, check_missing
 from scoresde.internals import limits
 
@@ -76,7 +76,9 @@ def read_array(
         paths = [one for one in found if one.parent == path and one.suffix.lower() == ".npy"]
         expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
         others = [str(one.relative_to(path)) for one in found if one not in paths]
-        expect(not others, str(path), "no .npz file and no array in a subfolder", listed(others))
+        expect(
+            not others, str(path), "no .npz file and no array in a subfolder", join_names(others)
+        )
         expect(key is None, "key", "None for a folder", key)
     else:
         paths = [path]
@@ -92,7 +94,7 @@ def read_array(
         limits.afford(str(path), kept, sum(map(limits.size_on_disk, paths)))
     convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
-    values = joined(arrays, convert) if lazy else convert(np.concatenate(arrays))
+    values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
     return Dataset(path.name, values, bins, missing=missing == "nan")
 
 
@@ -119,9 +121,11 @@ def _packed(path: Path, file: IO[bytes], key: str | None) -> Array:
             archive = stack.enter_context(zipfile.ZipFile(file))
             parts = archive.infolist()
             members = {one.filename.removesuffix(".npy"): one for one in parts}
-        expect(len(members) == len(parts), str(path), "arrays of different names", listed(members))
+        expect(
+            len(members) == len(parts), str(path), "arrays of different names", join_names(members)
+        )
         key = next(iter(members)) if key is None and len(members) == 1 else key
-        expect(key in members, "key", f"one of {listed(members)}", key)
+        expect(key in members, "key", f"one of {join_names(members)}", key)
         member = members[str(key)]
         place = f"{path}, {key}"
         # what NumPy writes: others may ask for memory on their own

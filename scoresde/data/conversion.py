@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import choice, expect, listed
+from scoresde.checks import choice, expect, join_names
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FLOATS = {"float32": torch.float32, "float64": torch.float64}
-KNOWN_BINS = {"bool": 2, "uint8": 256}
+DEFAULT_BINS = {"bool": 2, "uint8": 256}
 
 SAMPLE = 4096
 """Events that are looked at before all are converted."""
@@ -75,7 +75,7 @@ def conversion(
     both = "None for what continuous=True reads as real numbers"
     expect(bins is None or not continuous, "bins", both, bins)
     if kind.kind != "f" and not continuous:
-        bins = KNOWN_BINS.get(str(kind)) if bins is None else bins
+        bins = DEFAULT_BINS.get(str(kind)) if bins is None else bins
         expected = f"the number of bins of {kind} data, or continuous=True for real numbers"
         expect(bins is not None, "bins", expected, None)
     if bins is not None:
@@ -186,4 +186,4 @@ def _labels(which: Array, columns: Sequence[str] | None) -> str:
         return f"all {len(which)} components"
     names = [str(i) if columns is None else repr(columns[i]) for i in places]
     noun = "component" if columns is None else "column"
-    return f"{noun}{'s' * (len(names) > 1)} {listed(names)}"
+    return f"{noun}{'s' * (len(names) > 1)} {join_names(names)}"

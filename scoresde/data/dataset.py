@@ -59,28 +59,28 @@ class Dataset:
             names = len(set(self.columns))
             expected = f"{', '.join(map(str, shape[1:]))} different names"
             expect(shape[1:] == (names,), "columns", expected, names)
-        self._check(self.values[:1] if self.stored else self.values[:])
+        self._check(self.values[:1] if self.lazy else self.values[:])
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
-    def stored(self) -> bool:
+    def lazy(self) -> bool:
         """Whether events are read as they are needed."""
         return isinstance(self.values, LazyArray)
 
     def read(self, rows: Tensor | slice) -> Tensor:
         """The events at some places ``(k,)``, or in a slice; `LazyArray` ones are checked now."""
         values = self.values[rows]
-        if self.stored:
+        if self.lazy:
             self._check(values)
         return values
 
-    def part(self, name: str, rows: Tensor) -> Dataset:
+    def subset(self, name: str, rows: Tensor) -> Dataset:
         """A data set of some events only, read as late as these."""
         values = self.values
         only = (
-            values.only(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]
+            values.select(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]
         )
         return evolve(self, name=f"{self.name}/{name}", values=only)
 
@@ -127,4 +127,4 @@ def split(
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     order = torch.randperm(count, generator=generator, device=generator.device)
     cut = min(max(round(fraction * count), 1), count - 1)
-    return dataset.part("train", order[:cut]), dataset.part("held_out", order[cut:])
+    return dataset.subset("train", order[:cut]), dataset.subset("held_out", order[cut:])

@@ -13,7 +13,7 @@ from attrs import frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from scoresde.checks import choice, expect, listed, whole
+from scoresde.checks import choice, expect, join_names, whole
 from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
 from scoresde.data.lazy_array import LazyArray
@@ -123,7 +123,7 @@ def _paths(folder: Path, subfolders: bool | None) -> list[Path]:
             if root != str(folder):
                 below += _images(Path(root), [Path(root, name) for name in sorted(names)])
     if below and not subfolders:
-        got = f"{listed([str(below[0].relative_to(folder))])} (subfolders=True reads such, too"
+        got = f"{join_names([str(below[0].relative_to(folder))])} (subfolders=True reads such, too"
         expected = "images in no subfolder"
         expect(False, str(folder), expected, f"{got}, subfolders=False leaves them out)")
     expect(len(paths + below) > 0, str(folder), "a folder with images in it", "none")
@@ -133,7 +133,7 @@ def _paths(folder: Path, subfolders: bool | None) -> list[Path]:
 def _images(folder: Path, paths: Sequence[Path]) -> list[Path]:
     shown = [path for path in paths if not path.name.startswith(".")]
     others = [path.name for path in shown if path.suffix.lower() in _OTHERS]
-    expect(not others, str(folder), f"images of {', '.join(FORMATS)}", listed(others))
+    expect(not others, str(folder), f"images of {', '.join(FORMATS)}", join_names(others))
     return [path for path in shown if path.suffix.lower() in SUFFIXES]
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scoresde.checks import expect, listed, nearest
+from scoresde.checks import expect, join_names, nearest
 from scoresde.data.arrays import read_array
 from scoresde.data.builtin import BUILT_IN
 from scoresde.data.dataset import Dataset
@@ -96,6 +96,6 @@ def _reader_of_folder(path: Path) -> Callable[..., Dataset]:
     found = list(files(path))
     arrays = [one.name for one in found if one.parent == path and one.suffix.lower() == ".npy"]
     images = [str(one.relative_to(path)) for one in found if one.suffix.lower() in SUFFIXES]
-    both = f"{listed(arrays, 1)} beside {listed(images, 1)}"
+    both = f"{join_names(arrays, 1)} beside {join_names(images, 1)}"
     expect(not (arrays and images), str(path), "a folder of arrays or of images", both)
     return read_array if arrays else read_images

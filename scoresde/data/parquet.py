@@ -11,10 +11,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from scoresde.checks import expect, listed
+from scoresde.checks import expect, join_names
 from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
-from scoresde.data.tables import RECIPE, Missing, check_missing, chosen, dataset
+from scoresde.data.tables import RECIPE, Missing, check_missing, column_indices, table_dataset
 from scoresde.internals import limits
 
 FOOTER = 256
@@ -81,7 +81,7 @@ def read_parquet(
             schema = found.schema_arrow
         if columns is None:
             _expect_no_index(path, schema.metadata)
-        wanted = [schema.names[i] for i in chosen(path, schema.names, columns)]
+        wanted = [schema.names[i] for i in column_indices(path, schema.names, columns)]
         for name in wanted:
             kind, types = schema.field(name).type, pyarrow.types
             good = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
@@ -89,7 +89,7 @@ def read_parquet(
         expect(found.metadata.num_rows > 0, str(path), "rows of numbers", "none")
         _afford_columns(path, found.metadata, len(wanted))
         values = _values(path, found, wanted, missing)
-    return dataset(path.name, values, wanted, missing, bins, dtype, continuous)
+    return table_dataset(path.name, values, wanted, missing, bins, dtype, continuous)
 
 
 def _afford_footer(path: Path, file: IO[bytes]) -> None:
@@ -118,7 +118,7 @@ def _expect_no_index(path: Path, metadata: dict[bytes, bytes] | None) -> None:
         index = [name for name in stored if isinstance(name, str)]
     except (KeyError, TypeError, ValueError, RecursionError):
         return
-    got = f"the index {listed(index)} among them (name those to read)"
+    got = f"the index {join_names(index)} among them (name those to read)"
     expect(not index, f"{path}, columns", "columns of data alone", got)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from scoresde.checks import choice, expect, listed
+from scoresde.checks import choice, expect, join_names
 from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 
@@ -23,7 +23,7 @@ RECIPE = (
 """What to do about what is no number."""
 
 
-def chosen(path: object, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
+def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
     """Places of the columns to read.
 
     Args:
@@ -35,15 +35,15 @@ def chosen(path: object, names: Sequence[str], columns: Sequence[str] | None) ->
         ValueError: If one is unknown or has no name, or two to be read have the same.
 
     Example:
-        >>> from scoresde.data.tables import chosen
-        >>> chosen("x.csv", ["a", "b", "c"], ["c", "a"])
+        >>> from scoresde.data.tables import column_indices
+        >>> column_indices("x.csv", ["a", "b", "c"], ["c", "a"])
         [2, 0]
     """
     if columns is not None:
         strings = not isinstance(columns, str) and all(isinstance(name, str) for name in columns)
         expect(strings and len(columns) > 0, "columns", "a list of names", repr(columns))
         unknown = sorted(set(columns) - set(names))
-        expect(not unknown, "columns", f"some of {listed(names)}", listed(unknown))
+        expect(not unknown, "columns", f"some of {join_names(names)}", join_names(unknown))
     wanted = list(names if columns is None else columns)
     places = {name: i for i, name in enumerate(names)}
     if "" in wanted:
@@ -51,7 +51,7 @@ def chosen(path: object, names: Sequence[str], columns: Sequence[str] | None) ->
         expect(False, place, "a name", "none (columns=[...] leaves it out)")
     read = set(wanted)
     twice = _repeated(wanted) or _repeated(name for name in names if name in read)
-    expect(not twice, f"{path}, columns", "different names", f"{listed(twice)} twice or more")
+    expect(not twice, f"{path}, columns", "different names", f"{join_names(twice)} twice or more")
     return [places[name] for name in wanted]
 
 
@@ -61,7 +61,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def check_missing(missing: Missing) -> None:
-    """Raises ``ValueError`` for what `dataset` cannot do about missing values.
+    """Raises ``ValueError`` for what `table_dataset` cannot do about missing values.
 
     Example:
         >>> from scoresde.data.tables import check_missing
@@ -73,7 +73,7 @@ def check_missing(missing: Missing) -> None:
     choice("missing", missing, None, "nan")
 
 
-def dataset(
+def table_dataset(
     name: str,
     values: Array,
     columns: Sequence[str],
@@ -98,13 +98,14 @@ def dataset(
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.data.tables import dataset
-        >>> dataset("mine", np.array([[0.5], [1.5]]), ["length"], None, None, None, False).columns
+        >>> from scoresde.data.tables import table_dataset
+        >>> lengths = np.array([[0.5], [1.5]])
+        >>> table_dataset("mine", lengths, ["length"], None, None, None, False).columns
         ('length',)
     """
     if values.dtype.kind == "f":
         empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]
-        expect(not empty, f"{name}, columns", "values in every one", f"none in {listed(empty)}")
+        expect(not empty, f"{name}, columns", "values in every one", f"none in {join_names(empty)}")
     convert, bins = conversion(name, [values], bins, dtype, continuous, columns)
     gaps = missing == "nan"
     return Dataset(name, convert(values), bins, missing=gaps, columns=tuple(columns))

@@ -97,15 +97,15 @@ def content(data: Dataset | None) -> str | None:
     count, shape = len(data), tuple(data.values.shape[1:])
     rows = torch.arange(count, device="cpu")
     size = math.prod(shape)
-    if data.stored and count * size > _NUMBERS:
+    if data.lazy and count * size > _NUMBERS:
         least = max(16, min(_SAMPLE, _NUMBERS // size))
         rows = torch.linspace(0, count - 1, least, dtype=torch.float64, device="cpu").long()
-    with RNGState(0).installed() if data.stored else nullcontext():  # reading may draw
+    with RNGState(0).installed() if data.lazy else nullcontext():  # reading may draw
         digest = hashlib.sha256()
         for part in rows.split(chunk_size(data)):
             digest.update(_bytes(data.read(part)))
         said = digest.hexdigest()[:16]
-        if data.stored and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
+        if data.lazy and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
             said = "drawn anew"
     return f"{count} events {shape} of {kind}{_DIGEST}{said}"
 

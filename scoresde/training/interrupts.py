@@ -21,7 +21,7 @@ class Interrupts:
     kept waiting. Where signals do not arrive, in other threads, nothing changes.
 
     Args:
-        patient: Whether a signal waits until `hear` is called, whenever it comes: of several
+        hold: Whether a signal waits until `deliver` is called, whenever it comes: of several
             processes that have to end together, one may be asked earlier than another.
 
     Example:
@@ -29,7 +29,7 @@ class Interrupts:
         >>> from scoresde.training.interrupts import Interrupts
         >>> with Interrupts() as interrupts:
         ...     try:
-        ...         with interrupts.later():
+        ...         with interrupts.deferred():
         ...             signal.raise_signal(signal.SIGINT)
         ...             print("done")
         ...     except KeyboardInterrupt:
@@ -38,8 +38,8 @@ class Interrupts:
         heard
     """
 
-    def __init__(self, patient: bool = False) -> None:
-        self._patient = self._busy = patient
+    def __init__(self, hold: bool = False) -> None:
+        self._hold = self._busy = hold
         self._handlers: dict[int, Handler] = {}
         self._waiting: tuple[int, FrameType | None] | None = None
 
@@ -63,22 +63,22 @@ class Interrupts:
                 signal.signal(number, handler)
 
     @property
-    def asked(self) -> bool:
+    def pending(self) -> bool:
         """Whether a signal waits."""
         return self._waiting is not None
 
     @contextmanager
-    def later(self) -> Iterator[None]:
-        """What comes inside is heard at the end, by the impatient."""
+    def deferred(self) -> Iterator[None]:
+        """What comes inside is heard at the end, unless signals are held."""
         self._busy = True
         try:
             yield
         finally:
-            self._busy = self._patient
-            if not self._patient:
-                self.hear()
+            self._busy = self._hold
+            if not self._hold:
+                self.deliver()
 
-    def hear(self) -> None:
+    def deliver(self) -> None:
         """Calls the handler of a signal that waits, if one does."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:

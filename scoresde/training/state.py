@@ -121,7 +121,7 @@ class TrainingState:
             f"sums of weights and steps {found.tolist()}",
         )
 
-    def check_alike(self, about: RunIdentity) -> None:
+    def check_same_arguments(self, about: RunIdentity) -> None:
         """Whether the processes have been called with the same arguments."""
         own = about.digests()
         found = self._gathered(torch.tensor(list(own.values()), dtype=torch.int64, device="cpu"))

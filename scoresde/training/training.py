@@ -180,7 +180,7 @@ class Training:
             own = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
             own["training.seed"] = seed
             about = RunIdentity.of(own, estimator, train, measured, on_step, settings)
-            run.check_alike(about)
+            run.check_same_arguments(about)
         with _writing(folder, processes) as write:
             if folder is not None and about is not None and Path(folder, "config.json").exists():
                 run.restore(folder, about)
@@ -223,19 +223,19 @@ class _Loop:
             desc="training", disable=not progress, initial=run.step, total=run.training.steps
         )
         run.estimator.train()
-        with bar, Interrupts(patient=several) as interrupts:
+        with bar, Interrupts(hold=several) as interrupts:
             try:
                 while self.between(bar):
-                    with interrupts.later():
+                    with interrupts.deferred():
                         if self.on_step is not None:
                             self.on_step(run.step)
-                        ended = run.update(self.data, interrupts.asked)
+                        ended = run.update(self.data, interrupts.pending)
                         self.unsaved = True
                     self.tick()
                     bar.update()
                     if ended:
                         self.write()
-                        interrupts.hear()
+                        interrupts.deliver()
                         raise KeyboardInterrupt
             except (KeyboardInterrupt, SystemExit):
                 if run.whole and not several:  # those agree on when to end

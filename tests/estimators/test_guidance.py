@@ -273,7 +273,9 @@ def test_guidance_without_a_condition_or_with_a_senseless_weight(weight):
 
 def test_what_is_seen_has_a_batch_that_fits_what_is_known():
     joint = Joint(a=(1,), b=(2,))
-    model = Gaussian(DiagonalSDE(VP(), joint, joint.spread(a=0, b=1)), torch.zeros(3), torch.eye(3))
+    model = Gaussian(
+        DiagonalSDE(VP(), joint, joint.per_block(a=0, b=1)), torch.zeros(3), torch.eye(3)
+    )
     known = model.condition(a=torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"y: expected batches that fit each other, got \(2,\)"):
         LinearGuidance(known, lambda x: x[..., :1], torch.zeros(2, 1), 0.1)

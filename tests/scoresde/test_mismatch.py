@@ -153,7 +153,7 @@ def test_conditions_and_priors_of_ones_own_are_let_be():
     joint = Joint(y=(1,), x=(1,))
     mean, std = torch.zeros(2), torch.tensor([10.0, 1.0])
     for speed in (0.0, 0.3):
-        sde = DiagonalSDE(VP(), joint, joint.spread(y=speed, x=1.0))
+        sde = DiagonalSDE(VP(), joint, joint.per_block(y=speed, x=1.0))
         assert not said(lambda sde=sde: check_range(sde, mean, std))
     wide = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 2.0), 1)
     sde = DiagonalSDE(VE(sigma_max=8.0), joint, prior=wide)

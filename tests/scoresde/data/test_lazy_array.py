@@ -17,7 +17,7 @@ from scoresde.app.evaluation import evaluate
 from scoresde.app.model import Model
 from scoresde.data import Dataset, load, split
 from scoresde.data.events import events
-from scoresde.data.lazy_array import LazyArray, joined
+from scoresde.data.lazy_array import LazyArray, concatenated
 from scoresde.training import Batches, Training
 from solvers import DDIM
 
@@ -25,7 +25,7 @@ from solvers import DDIM
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), data=st.data())
 def test_arrays_joined_are_one(sizes, data):
     whole = np.arange(3 * sum(sizes), dtype="f4").reshape(-1, 3)
-    stored = joined(np.split(whole, np.cumsum(sizes)[:-1]))
+    stored = concatenated(np.split(whole, np.cumsum(sizes)[:-1]))
     wanted, place = torch.from_numpy(whole), st.integers(0, sum(sizes) - 1)
     rows = torch.tensor(data.draw(st.lists(place, max_size=9)), dtype=torch.int64)
     assert (stored.shape, stored.dtype, len(stored)) == (wanted.shape, wanted.dtype, len(wanted))
@@ -33,7 +33,7 @@ def test_arrays_joined_are_one(sizes, data):
     assert torch.equal(stored[1:], wanted[1:])
     if len(rows):
         again = torch.randint(len(rows), (4,))
-        assert torch.equal(stored.only(rows)[again], wanted[rows][again])
+        assert torch.equal(stored.select(rows)[again], wanted[rows][again])
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "uint8", "bool", ">i4"])
@@ -49,11 +49,11 @@ def test_the_same_as_in_memory(tmp_path, dtype, shards):
         np.save(path, array)
     options = {">i4": {"bins": 2}, "uint8": {}, "bool": {}}.get(dtype, {"continuous": True})
     memory, lazy = load(path, **options), load(path, lazy=True, **options)
-    assert (memory.stored, lazy.stored) == (False, True)
+    assert (memory.lazy, lazy.lazy) == (False, True)
     assert (lazy.bins, lazy.values.dtype) == (memory.bins, memory.values.dtype)
     assert torch.equal(memory.values.double(), torch.from_numpy(array.astype("f8")))
     for one, other in ((lazy, memory), *zip(split(lazy, 0.7), split(memory, 0.7), strict=True)):
-        assert one.stored != other.stored
+        assert one.lazy != other.lazy
         assert one.values.shape == other.values.shape
         assert torch.equal(one.read(slice(None)), other.values)
         assert torch.equal(events(one, torch.Generator().manual_seed(1)),
