@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from scoresde.data.arrays import read_array
 from scoresde.data.dataset import Dataset, split
-from scoresde.data.images import read_images
 from scoresde.data.lazy_array import LazyArray, concatenated
 from scoresde.data.parquet import read_parquet
 from scoresde.data.quantization import bits_per_dim, dequantize, quantize
