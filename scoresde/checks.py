@@ -105,7 +105,7 @@ def choice(name: str, value: object, *known: object) -> None:
             ...
         ValueError: mode: expected one of 'L', 'RGB', got 'CMYK'
     """
-    good = any(type(value) is type(one) and value == one for one in known)
+    good = any(type(value) is type(option) and value == option for option in known)
     expect(good, name, f"one of {', '.join(map(repr, known))}", reprlib.repr(value))
 
 

@@ -152,10 +152,10 @@ def table(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
         >>> table({"training": {"steps": 5}}, "training"), table({}, "data")
         ({'steps': 5}, {})
     """
-    found = settings.get(section, {})
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{section}: expected a table, [{section}] in a file, got {found!r}")
-    return dict(found)
+    entries = settings.get(section, {})
+    if not isinstance(entries, Mapping):
+        raise ConfigError(f"{section}: expected a table, [{section}] in a file, got {entries!r}")
+    return dict(entries)
 
 
 def plain(value: Any, key: str) -> Any:
@@ -212,13 +212,15 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
         >>> build({"name": "ddim", "steps": 5}, "solver", {}).steps
         5
     """
-    name, given = _named(table, key)
+    name, entries = _named(table, key)
     group = _GROUPS[key.rpartition(".")[2]]
     factory = _factory(name, key, imports)
     parameters = _parameters(factory, key)
-    meanings = _meanings(factory, group, parameters)
-    arguments = {one: _known(known, what) for one, what in meanings.items() if what in known}
-    for argument, value in given.items():
+    meanings = _supplied_arguments(factory, group, parameters)
+    arguments = {
+        argument: _known(known, what) for argument, what in meanings.items() if what in known
+    }
+    for argument, value in entries.items():
         part = _GROUPS.get(argument)
         if part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
             value = build(value, f"{key}.{argument}", known, imports=imports)
@@ -250,7 +252,7 @@ def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
         >>> complete("vp", "schedule")
         {'name': 'vp', 'beta_min': 0.1, 'beta_max': 20.0, 'eps': 0.001}
     """
-    name, given = _named(table, key)
+    name, entries = _named(table, key)
     factory = _factory(name, key, imports)
     parameters = _parameters(factory, key)
     full: dict[str, Any] = {"name": name}
@@ -258,10 +260,10 @@ def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
         with suppress(ConfigError):  # an object: no file can say that
             if parameter.default is not inspect.Parameter.empty:
                 full[argument] = plain(parameter.default, argument)
-    meanings = _meanings(factory, _GROUPS[key.rpartition(".")[2]], parameters)
+    meanings = _supplied_arguments(factory, _GROUPS[key.rpartition(".")[2]], parameters)
     full |= {argument: what for argument, what in meanings.items() if what in MEASURED}
-    full |= given
-    for argument, value in given.items():
+    full |= entries
+    for argument, value in entries.items():
         if argument in _GROUPS and argument in parameters and isinstance(value, (str, Mapping)):
             full[argument] = complete(value, f"{key}.{argument}", imports=imports)
     return full
@@ -273,7 +275,9 @@ def _named(table: Any, key: str) -> tuple[str, Mapping[str, Any]]:
         case str(name):
             return name, {}
         case {"name": str(name)}:
-            return name, {one: value for one, value in table.items() if one != "name"}
+            return name, {
+                argument: value for argument, value in table.items() if argument != "name"
+            }
         case {"name": other}:
             raise ConfigError(f"{key}.name: expected a name, got {other!r}")
         case Mapping():
@@ -344,10 +348,12 @@ def expect_known(
             raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")
 
 
-def _meanings(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
+def _supplied_arguments(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
     """Arguments of a factory that are supplied, and what they are said to mean."""
-    own = getattr(factory, "supplied", None)
-    meanings = {name: name for name in SUPPLIED[group]} | (own if isinstance(own, dict) else {})
+    renamed = getattr(factory, "supplied", None)
+    meanings = {name: name for name in SUPPLIED[group]} | (
+        renamed if isinstance(renamed, dict) else {}
+    )
     return {argument: what for argument, what in meanings.items() if argument in parameters}
 
 

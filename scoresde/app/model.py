@@ -170,8 +170,10 @@ class Model:
         with DefaultGenerator(torch.Generator("cpu").manual_seed(seed)):
             model = cls.build(settings, facts, Batches(train, seed), imports=imports)
         model.expect_times()
-        said = {name: config.complete(settings[name], name, imports=imports) for name in _TRAINED}
-        said["data"] = config.table(settings, "data")
+        recorded = {
+            name: config.complete(settings[name], name, imports=imports) for name in _TRAINED
+        }
+        recorded["data"] = config.table(settings, "data")
         model.estimator.to(processes.device)
         model.history = training.fit(
             model.estimator,
@@ -182,7 +184,7 @@ class Model:
             on_measure=None if pictures is None else model._pictures(pictures, processes),
             folder=folder,
             processes=processes,
-            settings=said,
+            settings=recorded,
         )
         return model
 
@@ -190,9 +192,9 @@ class Model:
     def export(self) -> Export:
         """Writes samples as the data were, in the units and names of a table."""
         options = config.table(self.settings, "data")
-        given = {name: options[name] for name in _OF_TEXT if name in options}
+        text_options = {name: options[name] for name in _OF_TEXT if name in options}
         facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "bins", "columns")}
-        return Export(**facts, **given)
+        return Export(**facts, **text_options)
 
     def expect_times(self) -> None:
         """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""
@@ -217,9 +219,9 @@ class Model:
         Raises:
             ConfigError, UnknownPlugin, PluginError: See `build`.
         """
-        own = self.settings["solver"]
-        own = own if isinstance(own, Mapping) else {"name": own}
-        table = {**(own if name is None else {"name": name}), **options}
+        table = self.settings["solver"]
+        table = table if isinstance(table, Mapping) else {"name": table}
+        table = {**(table if name is None else {"name": name}), **options}
         solver: Solver = config.build(table, "solver", _measured(self.facts), imports=imports)
         return solver
 
@@ -260,12 +262,11 @@ class Model:
                 raise CheckpointError(f"{folder}: expected a model's settings and facts")
         try:
             # four times: a module may replace its parameters while it is built
-            most = AllocationLimit(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
-            held = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
-            none = DefaultGenerator(
-                torch.Generator("cpu").manual_seed(0)
-            )  # for weights that are replaced
-            with most, none, limits.allow(max(held, limits.memory())):
+            limit = AllocationLimit(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
+            weights_memory = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
+            # initial weights are replaced: that they are drawn changes nobody's random numbers
+            drawn = DefaultGenerator(torch.Generator("cpu").manual_seed(0))
+            with limit, drawn, limits.allow(max(weights_memory, limits.memory())):
                 model = cls.build(settings, facts, imports=imports)
             model.estimator.load_state_dict(state)
         except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:

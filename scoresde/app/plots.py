@@ -180,7 +180,7 @@ def trajectory(
     states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
     places = torch.linspace(0, len(states) - 1, moments, device="cpu").round().int().tolist()
     with asked(estimator), torch.no_grad():
-        shown = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
+        frames = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
     basis = estimator.sde.basis
 
     def event(z: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def trajectory(
     cells = figure.subplots(
         2 * count, moments, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
     )
-    for column, (t, z, mean) in enumerate(shown):
+    for column, (t, z, mean) in enumerate(frames):
         x, clean = event(z), event(mean)
         for i in range(count):
             scale = x[i].abs().amax().clamp(min=1)

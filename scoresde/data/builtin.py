@@ -64,18 +64,18 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
     whole("stride", stride, 1)
     whole("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    tiles = []
     for image in images:
-        room = torch.tensor(image.shape, device="cpu") - size + 1
-        start = torch.rand(2, generator=generator, device="cpu") * room.clamp(max=stride)
+        offsets = torch.tensor(image.shape, device="cpu") - size + 1
+        start = torch.rand(2, generator=generator, device="cpu") * offsets.clamp(max=stride)
         top, left = start.int().tolist()
         grid = (
             torch.tensor(image, device="cpu")[top:, left:]
             .unfold(0, size, stride)
             .unfold(1, size, stride)
         )
-        found.append(grid.reshape(-1, 1, size, size))
-    values = torch.cat(found)
+        tiles.append(grid.reshape(-1, 1, size, size))
+    values = torch.cat(tiles)
     order = torch.randperm(len(values), generator=generator, device="cpu")
     return Dataset("patches", values[order], bins=256)
 

@@ -67,16 +67,16 @@ def conversion(
         (tensor([[0.5000],
                 [1.5000]]), None)
     """
-    kind = arrays[0].dtype
+    source = arrays[0].dtype
     choice("continuous", continuous, False, True)
     choice("dtype", dtype, None, *FLOATS)
-    if kind.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got an array of {kind}")
-    both = "None for what continuous=True reads as real numbers"
-    expect(bins is None or not continuous, "bins", both, bins)
-    if kind.kind != "f" and not continuous:
-        bins = DEFAULT_BINS.get(str(kind)) if bins is None else bins
-        expected = f"the number of bins of {kind} data, or continuous=True for real numbers"
+    if source.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got an array of {source}")
+    expected = "None for what continuous=True reads as real numbers"
+    expect(bins is None or not continuous, "bins", expected, bins)
+    if source.kind != "f" and not continuous:
+        bins = DEFAULT_BINS.get(str(source)) if bins is None else bins
+        expected = f"the number of bins of {source} data, or continuous=True for real numbers"
         expect(bins is not None, "bins", expected, None)
     if bins is not None:
         expect(dtype is None, "dtype", f"None for data of {bins} bins", dtype)
@@ -84,10 +84,10 @@ def conversion(
     sample = _sample(arrays)
     if not continuous:
         _warn_of_whole(name, sample, columns)
-    wanted = torch.get_default_dtype() if dtype is None else FLOATS[dtype]
-    if dtype is None and wanted != torch.float64:
-        _expect_apart(name, sample, wanted, columns)
-    return lambda array: _narrowed(name, _real(name, array), wanted), None
+    target = torch.get_default_dtype() if dtype is None else FLOATS[dtype]
+    if dtype is None and target != torch.float64:
+        _expect_apart(name, sample, target, columns)
+    return lambda array: _narrowed(name, _real(name, array), target), None
 
 
 def _sample(arrays: Sequence[Array]) -> Array:
@@ -106,8 +106,8 @@ def _sample(arrays: Sequence[Array]) -> Array:
 def _whole(name: str, array: Array, bins: int) -> Tensor:
     """Whole numbers as uint8 or int64."""
     if array.dtype.kind == "f":
-        found = array[~(array == np.rint(array))]
-        expect(found.size == 0, name, f"whole numbers of {bins} bins", found[:1])
+        fractions = array[~(array == np.rint(array))]
+        expect(fractions.size == 0, name, f"whole numbers of {bins} bins", fractions[:1])
     small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
     return torch.from_numpy(array.astype("u1" if small else "i8", copy=False))
 
@@ -124,22 +124,22 @@ def _real(name: str, array: Array) -> Tensor:
 def _narrowed(name: str, wide: Tensor, dtype: torch.dtype) -> Tensor:
     """In another type, if that has no infinity in place of a number."""
     narrow = wide.to(dtype)
-    held = bool((narrow.isfinite() | ~wide.isfinite()).all())
+    representable = bool((narrow.isfinite() | ~wide.isfinite()).all())
     expected = f"numbers that {str(dtype).removeprefix('torch.')} holds (dtype='float64' may)"
-    expect(held, name, expected, f"{float(wide[wide.isfinite()].abs().max()):.2g}")
+    expect(representable, name, expected, f"{float(wide[wide.isfinite()].abs().max()):.2g}")
     return narrow
 
 
 def _warn_of_whole(name: str, sample: Array, columns: Sequence[str] | None) -> None:
-    gap = np.isnan(sample) if sample.dtype.kind == "f" else np.zeros(sample.shape, bool)
-    known = np.where(gap, 0, sample).astype("f8")
-    varies = np.where(gap, -np.inf, sample).max(0) > np.where(gap, np.inf, sample).min(0)
+    missing = np.isnan(sample) if sample.dtype.kind == "f" else np.zeros(sample.shape, bool)
+    values = np.where(missing, 0, sample).astype("f8")
+    varies = np.where(missing, -np.inf, sample).max(0) > np.where(missing, np.inf, sample).min(0)
     # every float of this size is whole
-    found = varies & ((known == np.rint(known)) & (np.abs(known) < 2**53)).all(0)
-    if found.any():
+    all_whole = varies & ((values == np.rint(values)) & (np.abs(values) < 2**53)).all(0)
+    if all_whole.any():
         warnings.warn(
-            f"{name}, {_labels(found, columns)}: whole numbers are read as real ones, whose density"
-            " has no bound; bins= reads them as integers, continuous=True says that this is"
+            f"{name}, {_labels(all_whole, columns)}: whole numbers are read as real ones, whose"
+            " density has no bound; bins= reads them as integers, continuous=True says that this is"
             " meant",
             stacklevel=_outside(),
         )
@@ -166,10 +166,10 @@ def _expect_apart(
     lost = before - after > MERGED * before
     if lost.any():
         first = int(lost.argmax())
-        kept = "dtype='float64' keeps them; so does subtracting what they have in common"
+        remedy = "dtype='float64' keeps them; so does subtracting what they have in common"
         place = f"{name}, {_labels(np.arange(len(lost)) == first, columns)}"
         expected = f"values that {str(dtype).removeprefix('torch.')} tells apart"
-        expect(False, place, expected, f"{before[first]} that become {after[first]} ({kept})")
+        expect(False, place, expected, f"{before[first]} that become {after[first]} ({remedy})")
 
 
 def _different(keys: Array) -> Array:

@@ -88,11 +88,16 @@ class Dataset:
         if self.bins is None:
             floating(self.name, values)
             if self.missing:
-                whole = values.isnan().flatten(1).all(1).sum().item()
-                expect(whole == 0, self.name, "a value in every event", f"{whole} without any")
+                empty_events = values.isnan().flatten(1).all(1).sum().item()
+                expect(
+                    empty_events == 0,
+                    self.name,
+                    "a value in every event",
+                    f"{empty_events} without any",
+                )
             hint = "" if self.missing or not bool(values.isnan().any()) else _HINT
-            known = values.masked_fill(values.isnan(), 0.0) if self.missing else values
-            finite(self.name, known, hint)
+            present = values.masked_fill(values.isnan(), 0.0) if self.missing else values
+            finite(self.name, present, hint)
             return
         if values.is_floating_point() or values.is_complex():
             raise TypeError(f"{self.name}: expected integers, got {values.dtype}")

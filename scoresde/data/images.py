@@ -36,6 +36,13 @@ _OTHERS = {
 """Ends of names of images that are not read."""
 
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+"""Pillow's modes of images with transparency."""
+
+_TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 322, 323, 339
+"""TIFF 6.0's numbers of the tags that Pillow gives us as they are in the file."""
+
+_SIGNED = 2
+"""The sample format of signed integers, which Pillow would read as unsigned ones."""
 
 _PIXEL = 24
 """Bytes of memory for a pixel, at most: of four each as decoded, turned, composited and converted,
@@ -96,22 +103,22 @@ def read_images(
     folder = Path(folder)
     paths = _paths(folder, subfolders)
     picture = _Picture(mode, size, _colour(background), frames == "first")
-    wanted = picture.read(paths[0]).shape
+    shape = picture.read(paths[0]).shape
 
     def read(places: Tensor) -> Tensor:
-        images = np.empty((len(places), *wanted), np.uint8)
+        images = np.empty((len(places), *shape), np.uint8)
         for i, path in enumerate(paths[place] for place in places):
             image = picture.read(path)
-            expected = f"the size of {paths[0].name} {wanted}, or pass size="
-            expect(image.shape == wanted, str(path), expected, image.shape)
+            expected = f"the size of {paths[0].name} {shape}, or pass size="
+            expect(image.shape == shape, str(path), expected, image.shape)
             images[i] = image
         return torch.from_numpy(images)
 
-    stored = LazyArray(len(paths), read)
+    values = LazyArray(len(paths), read)
     if not lazy:
-        size_of_all = len(paths) * wanted[0] * wanted[1] * wanted[2]
+        size_of_all = len(paths) * shape[0] * shape[1] * shape[2]
         limits.afford(str(folder), size_of_all, sum(map(limits.size_on_disk, paths)))
-    return Dataset(folder.name, stored if lazy else stored[:], bins=256)
+    return Dataset(folder.name, values if lazy else values[:], bins=256)
 
 
 def _paths(folder: Path, subfolders: bool | None) -> list[Path]:
@@ -131,10 +138,10 @@ def _paths(folder: Path, subfolders: bool | None) -> list[Path]:
 
 
 def _images(folder: Path, paths: Sequence[Path]) -> list[Path]:
-    shown = [path for path in paths if not path.name.startswith(".")]
-    others = [path.name for path in shown if path.suffix.lower() in _OTHERS]
+    visible = [path for path in paths if not path.name.startswith(".")]
+    others = [path.name for path in visible if path.suffix.lower() in _OTHERS]
     expect(not others, str(folder), f"images of {', '.join(FORMATS)}", join_names(others))
-    return [path for path in shown if path.suffix.lower() in SUFFIXES]
+    return [path for path in visible if path.suffix.lower() in SUFFIXES]
 
 
 def _colour(background: int | Sequence[int] | None) -> tuple[int, ...] | None:
@@ -179,39 +186,40 @@ class _Picture:
 
     def _check(self, path: Path, file: Any) -> None:
         """Raises ValueError for what Pillow would drop without a word, or has no memory for."""
-        pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS
-        expected = f"at most {most} pixels, which is PIL.Image.MAX_IMAGE_PIXELS"
-        expect(most is None or pixels <= most, str(path), expected, pixels)
+        pixels, limit = file.width * file.height, Image.MAX_IMAGE_PIXELS
+        expected = f"at most {limit} pixels, which is PIL.Image.MAX_IMAGE_PIXELS"
+        expect(limit is None or pixels <= limit, str(path), expected, pixels)
         tags = getattr(file, "tag_v2", {})
-        tile = int(tags.get(322, 0)) * int(tags.get(323, 0))  # a TIFF file's own, of any size
-        made = 0 if self.size is None else self.size**2
-        limits.afford(str(path), _PIXEL * max(pixels, tile, made), limits.size_on_disk(path))
-        several = getattr(file, "is_animated", False) and not self.first
-        expect(not several, str(path), "one frame (frames='first' reads the first)", "several")
+        # a TIFF file says how large its tiles are, whatever the size of the image
+        tile = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
+        resized = 0 if self.size is None else self.size**2
+        needed = _PIXEL * max(pixels, tile, resized)
+        limits.afford(str(path), needed, limits.size_on_disk(path))
+        animated = getattr(file, "is_animated", False) and not self.first
+        expect(not animated, str(path), "one frame (frames='first' reads the first)", "several")
         layouts = list(_layouts(file))
+        got = ", ".join([file.mode, *layouts])
         deep = file.mode[0] in "IF" or any(";16" in layout for layout in layouts)
         as_array = "8 bits per channel (an array of whole numbers with bins=65536 has more)"
-        expect(not deep, str(path), as_array, ", ".join([file.mode, *layouts]))
-        signed = 2 in np.atleast_1d(tags.get(339, 1))
-        extra = any(layout.startswith(("LX", "RGBX", "RGBaX", "RGBAX")) for layout in layouts)
-        expect(not (signed or extra), str(path), "grey or RGB", ", ".join([file.mode, *layouts]))
+        expect(not deep, str(path), as_array, got)
+        signed = _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
+        # Pillow reads the first channels, and drops the others
+        more = any(layout.startswith(("LX", "RGBX", "RGBaX", "RGBAX")) for layout in layouts)
+        expect(not (signed or more), str(path), "grey or RGB", got)
         known = file.mode in ("1", "L", "P", "RGB", *_ALPHA)
         expect(known, str(path), "grey or RGB (convert it before)", file.mode)
 
     def _opaque(self, path: Path, image: Image.Image) -> Image.Image:
         """In front of the background, if anything shows through."""
-        if (
-            image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
-            and "transparency" not in image.info
-        ):
+        if image.mode not in _ALPHA and "transparency" not in image.info:
             return image
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
-        least = image.getchannel("A").getextrema()[0]
-        if least == 255:
+        least_alpha = image.getchannel("A").getextrema()[0]
+        if least_alpha == 255:
             return image
         expected = "no transparency, or background= to be put behind it"
-        expect(self.background is not None, str(path), expected, f"alpha down to {least}")
+        expect(self.background is not None, str(path), expected, f"alpha down to {least_alpha}")
         behind = Image.new("RGBA", image.size, (*(self.background or ()), 255))
         return Image.alpha_composite(behind, image)
 

@@ -86,16 +86,24 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
     if not path.exists():
         hint = nearest(str(source), BUILT_IN)
         raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
-    one = "an image, which is a single event: name its folder"
-    got = one if suffix in SUFFIXES else repr(suffix) if suffix else "a file without a suffix"
+    single_image = "an image, which is a single event: name its folder"
+    got = (
+        single_image
+        if suffix in SUFFIXES
+        else repr(suffix)
+        if suffix
+        else "a file without a suffix"
+    )
     expect(False, str(path), f"{', '.join(READERS)}, or a folder of arrays or images", got)
     raise AssertionError
 
 
 def _reader_of_folder(path: Path) -> Callable[..., Dataset]:
-    found = list(files(path))
-    arrays = [one.name for one in found if one.parent == path and one.suffix.lower() == ".npy"]
-    images = [str(one.relative_to(path)) for one in found if one.suffix.lower() in SUFFIXES]
+    paths = list(files(path))
+    arrays = [
+        entry.name for entry in paths if entry.parent == path and entry.suffix.lower() == ".npy"
+    ]
+    images = [str(entry.relative_to(path)) for entry in paths if entry.suffix.lower() in SUFFIXES]
     both = f"{join_names(arrays, 1)} beside {join_names(images, 1)}"
     expect(not (arrays and images), str(path), "a folder of arrays or of images", both)
     return read_array if arrays else read_images

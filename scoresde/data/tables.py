@@ -44,15 +44,17 @@ def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | 
         expect(strings and len(columns) > 0, "columns", "a list of names", repr(columns))
         unknown = sorted(set(columns) - set(names))
         expect(not unknown, "columns", f"some of {join_names(names)}", join_names(unknown))
-    wanted = list(names if columns is None else columns)
+    requested = list(names if columns is None else columns)
     places = {name: i for i, name in enumerate(names)}
-    if "" in wanted:
+    if "" in requested:
         place = f"{path}, column {names.index('') + 1}"
         expect(False, place, "a name", "none (columns=[...] leaves it out)")
-    read = set(wanted)
-    twice = _repeated(wanted) or _repeated(name for name in names if name in read)
-    expect(not twice, f"{path}, columns", "different names", f"{join_names(twice)} twice or more")
-    return [places[name] for name in wanted]
+    requested_set = set(requested)
+    repeated = _repeated(requested) or _repeated(name for name in names if name in requested_set)
+    expect(
+        not repeated, f"{path}, columns", "different names", f"{join_names(repeated)} twice or more"
+    )
+    return [places[name] for name in requested]
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
@@ -107,5 +109,5 @@ def table_dataset(
         empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]
         expect(not empty, f"{name}, columns", "values in every one", f"none in {join_names(empty)}")
     convert, bins = conversion(name, [values], bins, dtype, continuous, columns)
-    gaps = missing == "nan"
-    return Dataset(name, convert(values), bins, missing=gaps, columns=tuple(columns))
+    has_missing = missing == "nan"
+    return Dataset(name, convert(values), bins, missing=has_missing, columns=tuple(columns))

@@ -36,7 +36,7 @@ CHARACTER = 64
 _INFINITE = {"inf", "infinity"}
 """Cells that stand for what no event can have, in small letters."""
 
-_MARKS = {
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -129,9 +129,11 @@ def read_csv(
 
 def _decoded(file: io.BufferedReader, encoding: str | None) -> io.TextIOWrapper:
     start = file.peek(4)[:4]
-    found = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
+    marked = next(
+        (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8-sig"
+    )
     try:
-        return io.TextIOWrapper(file, encoding or found, newline="")
+        return io.TextIOWrapper(file, encoding or marked, newline="")
     except (LookupError, TypeError) as error:
         raise ValueError(f"encoding: expected one of Python's, got {encoding!r}") from error
 
@@ -226,17 +228,17 @@ def _is_header(
     """Whether the first line names the columns."""
     if header is not None:
         return bool(header)
-    said = "header=True takes them for names, header=False for numbers"
-    remark = f"'#' at its start (comment='#' leaves such lines out, {said})"
+    hint = "header=True takes them for names, header=False for numbers"
+    remark = f"'#' at its start (comment='#' leaves such lines out, {hint})"
     expect(not first[0].startswith("#"), place, "names or numbers", remark)
     expect("\0" not in "".join(first), place, "text", "null characters (encoding= may help)")
     if all(map(numbers.is_number_or_missing, first)) and any(map(numbers.is_number, first)):
         whole = len(set(first)) == len(first) and all(cell.strip().isdecimal() for cell in first)
-        got = f"whole numbers, all different ({said})"
+        got = f"whole numbers, all different ({hint})"
         expect(not whole, place, "either names or numbers", got)
         return False
     for cell in map(str.strip, first):
-        got = f"{_short(cell)} beside others ({said})"
+        got = f"{_short(cell)} beside others ({hint})"
         expect(cell == "" or _is_name(cell), place, "either names or numbers", got)
     return True
 
@@ -288,11 +290,11 @@ class NumberParser:
     def _expect_held(self, value: float, cell: str) -> None:
         """Raises ValueError where a float64 is not what a cell says, but for digits it rounds."""
         if value == 0:
-            held = not re.search("[1-9]", re.split("[eE]", cell)[0])
+            representable = not re.search("[1-9]", re.split("[eE]", cell)[0])
         else:
             exact = not cell.lstrip("+-").isdecimal() or abs(value) < 2**53
-            held = exact and not math.isinf(value)
-        if not held:
+            representable = exact and not math.isinf(value)
+        if not representable:
             raise ValueError(f"expected a number that a float64 holds, got {_short(cell)}")
 
     def is_number(self, cell: str) -> bool:

@@ -47,16 +47,16 @@ class AllocationLimit(DispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Calls an operation, if what it makes is not too much."""
-        given = dict(kwargs or {})
+        keywords = dict(kwargs or {})
         # what makes a tensor can be told where: without memory it says how large it would be
-        makes = any(argument.name == "device" for argument in func._schema.arguments)
-        if makes and not any(isinstance(arg, Tensor) for arg in args):
-            empty = {**given, "device": torch.device("meta"), "pin_memory": False}
-            shape = tuple(func(*args, **empty).shape)
+        is_factory = any(argument.name == "device" for argument in func._schema.arguments)
+        if is_factory and not any(isinstance(arg, Tensor) for arg in args):
+            on_meta = {**keywords, "device": torch.device("meta"), "pin_memory": False}
+            shape = tuple(func(*args, **on_meta).shape)
             self.total += torch.Size(shape).numel()
             if self.total > self.count:
                 raise RuntimeError(
                     f"expected tensors of at most {self.count} numbers in all, got more with one "
                     f"of {shape}"
                 )
-        return func(*args, **given)
+        return func(*args, **keywords)

@@ -176,10 +176,12 @@ def size_on_disk(path: str | os.PathLike[str]) -> int:
         >>> size_on_disk(path) < 2**20
         True
     """
-    found = os.stat(path)
+    status = os.stat(path)
     # 512 is POSIX's unit, whatever the file system's; a freshly written file may have no blocks yet
     return (
-        min(found.st_size, 512 * found.st_blocks) if hasattr(found, "st_blocks") else found.st_size
+        min(status.st_size, 512 * status.st_blocks)
+        if hasattr(status, "st_blocks")
+        else status.st_size
     )
 
 

@@ -140,8 +140,8 @@ def _write(folder: Path, state_dict: Mapping[str, Tensor], config: Mapping[str, 
         manifest = json.dumps(content, indent=2, allow_nan=False).encode()
     except ValueError as error:  # other programs could not read it
         raise TypeError(f"config: expected what JSON can hold: {error}") from error
-    own = hashlib.sha256(manifest).hexdigest()
-    manifest = manifest.replace(_HIDDEN.encode(), own.encode(), 1)
+    manifest_digest = hashlib.sha256(manifest).hexdigest()
+    manifest = manifest.replace(_HIDDEN.encode(), manifest_digest.encode(), 1)
 
     current = _weights_path(folder, digest)
     for path, written in ((current, weights), (folder / "config.json", manifest)):

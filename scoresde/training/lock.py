@@ -77,7 +77,7 @@ def folder_lock(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[P
     _descriptors.add(descriptor)
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_own()).encode())
+        os.write(descriptor, json.dumps(_holder_record()).encode())
         yield path.parent
     finally:
         if descriptor in _descriptors:  # not in a child
@@ -90,12 +90,12 @@ def _locked(path: Path, until: float) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         try:
-            own = os.fstat(descriptor)
-            if not stat.S_ISREG(own.st_mode) or own.st_nlink > 1:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 raise FileExistsError(errno.EEXIST, "in the way, and not a lock", str(path))
             if _lock(descriptor):
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(own, os.lstat(path)):
+                    if os.path.samestat(status, os.lstat(path)):
                         return descriptor
             elif time.monotonic() >= until:
                 raise FolderLocked(
@@ -139,7 +139,7 @@ def _free(path: Path, descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _own() -> dict[str, str | int]:
+def _holder_record() -> dict[str, str | int]:
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return {"process": os.getpid(), "host": socket.gethostname(), "since": now}
 
@@ -158,7 +158,7 @@ def _holder(descriptor: int) -> str:
 _descriptors: set[int] = set()
 
 
-def _forget() -> None:
+def _close_in_child() -> None:
     """A child that outlives its parent does not keep what the parent had."""
     for descriptor in _descriptors:
         os.close(descriptor)
@@ -166,4 +166,4 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_close_in_child)

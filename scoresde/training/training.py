@@ -101,14 +101,14 @@ class Training:
         for name in ("ema", "warmup"):
             expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
 
-    def rate(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """Share of ``lr`` at a step."""
         warmup = max(1, round(self.warmup * self.steps))
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
-    def averaged(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+    def ema_update(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
         """A weight's moving average, ``count`` updates after the first."""
         decay = min(self.ema, (1 + int(count)) / (10 + int(count)))
         return average.lerp(value, 1 - decay)
@@ -172,34 +172,36 @@ class Training:
         whole("save_every", save_every, 1)
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)
-        estimator = _itself(estimator)
+        estimator = _unwrapped_estimator(estimator)
         train = as_dataset("data", data)
         measured = None if held_out is None else as_dataset("held_out", held_out)
-        run, about = TrainingState.new(self, estimator, seed, processes), None
+        run, identity = TrainingState.new(self, estimator, seed, processes), None
         if folder is not None or processes.num_processes > 1:
-            own = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
-            own["training.seed"] = seed
-            about = RunIdentity.of(own, estimator, train, measured, on_step, settings)
-            run.check_same_arguments(about)
+            entries = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
+            entries["training.seed"] = seed
+            identity = RunIdentity.of(entries, estimator, train, measured, on_step, settings)
+            run.check_same_arguments(identity)
         with _writing(folder, processes) as write:
-            if folder is not None and about is not None and Path(folder, "config.json").exists():
-                run.restore(folder, about)
-                if run.over and progress and processes.is_main_process:
+            if folder is not None and identity is not None and Path(folder, "config.json").exists():
+                run.restore(folder, identity)
+                if run.finished and progress and processes.is_main_process:
                     tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
             run.check()
-            save = None if folder is None or about is None else partial(run.save, write, about)
+            save = (
+                None if folder is None or identity is None else partial(run.save, write, identity)
+            )
             loop = _Loop(run, train, measured, on_step, on_measure, save, save_every)
             loop.go(progress and processes.is_main_process)
-        run.end()
+        run.load_best()
         return run.history
 
 
-def _itself(estimator: Any) -> ScoreEstimator:
+def _unwrapped_estimator(estimator: Any) -> ScoreEstimator:
     """An estimator without what wraps it."""
-    found = unwrapped(estimator) if isinstance(estimator, nn.Module) else estimator
-    if not isinstance(found, ScoreEstimator):
-        raise TypeError(f"estimator: expected a ScoreEstimator, got a {type(found).__name__}")
-    return found
+    module = unwrapped(estimator) if isinstance(estimator, nn.Module) else estimator
+    if not isinstance(module, ScoreEstimator):
+        raise TypeError(f"estimator: expected a ScoreEstimator, got a {type(module).__name__}")
+    return module
 
 
 @attrs.define(eq=False)
@@ -238,22 +240,22 @@ class _Loop:
                         interrupts.deliver()
                         raise KeyboardInterrupt
             except (KeyboardInterrupt, SystemExit):
-                if run.whole and not several:  # those agree on when to end
+                if run.between_updates and not several:  # those agree on when to end
                     self.write()
                 raise
 
     def between(self, bar: tqdm[Any]) -> bool:
         """What is to be done between two updates; whether there is another one."""
         run = self.run
-        if run.due:
+        if run.measurement_due:
             run.measure(self.data, self.held_out, self.on_measure)
-            found = {"held_out": run.measured[-1]} if run.measured else {}
-            bar.set_postfix({"loss": run.losses[-1], **found}, refresh=False)
+            held_out = {"held_out": run.measured[-1]} if run.measured else {}
+            bar.set_postfix({"loss": run.losses[-1], **held_out}, refresh=False)
             self.unsaved = True
             self.tick()
-        if run.over or (run.step > 0 and run.step % self.save_every == 0):
+        if run.finished or (run.step > 0 and run.step % self.save_every == 0):
             self.write()
-        return not run.over
+        return not run.finished
 
     def tick(self) -> None:
         now = time.perf_counter()
@@ -276,8 +278,8 @@ def _writing(
         if folder is not None and processes.is_main_process:
             try:
                 write = stack.enter_context(checkpoint.writer(folder))
-            except OSError as found:
-                error = found
+            except OSError as refusal:
+                error = refusal
         bad = processes.gather(torch.tensor([error is not None], device=processes.device))
         if error is not None:
             raise error

@@ -301,9 +301,9 @@ def test_weights_that_are_no_numbers_are_not_written(tmp_path):
     run = TrainingState.new(Training(), edited(), 0, SINGLE_PROCESS)
     name = next(iter(run.average))
     run.average[name].fill_(math.inf)
-    about, said = RunIdentity.of({}, run.estimator, DATA), f"{name} is not finite after step 0"
+    identity, said = RunIdentity.of({}, run.estimator, DATA), f"{name} is not finite after step 0"
     with checkpoint.writer(tmp_path) as write, pytest.raises(FloatingPointError, match=said):
-        run.save(write, about)
+        run.save(write, identity)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -115,7 +115,7 @@ def test_averaging_is_exponential_after_a_while():
     training, average, weight = Training(ema=0.9), torch.zeros(1), torch.ones(1)
     kept = []
     for count in range(200):
-        after = training.averaged(average, weight, torch.tensor(count))
+        after = training.ema_update(average, weight, torch.tensor(count))
         kept.append(float((weight - after) / (weight - average)))
         average = average * 0  # start again from 0, towards 1
     assert kept[0] == pytest.approx(0.1)
@@ -125,7 +125,7 @@ def test_averaging_is_exponential_after_a_while():
 
 def test_the_rate_rises_and_falls():
     training = Training(steps=100, warmup=0.1)
-    rates = [training.rate(step) for step in range(100)]
+    rates = [training.lr_factor(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates.index(max(rates)) in (9, 10)
     assert max(rates) == pytest.approx(1.0)
@@ -300,11 +300,11 @@ def test_mixed_precision_goes_on_bit_for_bit(tmp_path, precision):
 def test_gradient_scales_are_saved(tmp_path):
     run = TrainingState.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 32.0})
-    about = RunIdentity.of({}, run.estimator, DATA)
+    identity = RunIdentity.of({}, run.estimator, DATA)
     with checkpoint.writer(tmp_path) as write:
-        run.save(write, about)
+        run.save(write, identity)
     other = TrainingState.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
-    other.restore(tmp_path, about)
+    other.restore(tmp_path, identity)
     assert other.scaler.get_scale() == 32.0
 
 
