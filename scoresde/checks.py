@@ -345,7 +345,7 @@ def quote_names(names: Sequence[str]) -> str:
     """The first three of some names, and how many more there are, for messages.
 
     Example:
-        >>> from scoresde.checks import some
+        >>> from scoresde.checks import quote_names
         >>> quote_names(["a", "b", "c", "d", "e"])
         "'a', 'b', 'c' and 2 more"
     """
