@@ -68,18 +68,18 @@ def run(quick: bool = False) -> dict[str, Any]:
         _check(samplers)
         times[case] = _interleaved(samplers, seconds)
         bare = times[case]["bare DDIM"]
-        for name, taken in times[case].items():
+        for name, elapsed in times[case].items():
             rows.append(
                 {
                     "case": case,
                     "sampler": name,
                     "steps": steps,
-                    "microseconds_per_step": 1e6 * taken / steps,
-                    "of_bare_ddim": taken / bare,
+                    "microseconds_per_step": 1e6 * elapsed / steps,
+                    "of_bare_ddim": elapsed / bare,
                 }
             )
-            each = 1e6 * taken / steps
-            print(f"{case:7} {name:34} {each:9.1f} us/step {taken / bare:6.2f}", flush=True)
+            each = 1e6 * elapsed / steps
+            print(f"{case:7} {name:34} {each:9.1f} us/step {elapsed / bare:6.2f}", flush=True)
 
     def ratio(case: str, peer: str, ours: str = "ours DDIM") -> float:
         return round(times[case][ours] / times[case][peer], 3)
@@ -113,9 +113,9 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
                 clean = (x - sigma[i] * noise) / alpha[i]
                 if eta:
                     q = sigma[i + 1] / sigma[i] * alpha[i] / alpha[i + 1]
-                    kept = sigma[i + 1] * q
+                    retained = sigma[i + 1] * q
                     drawn = sigma[i + 1] * (1 - q**2).sqrt()
-                    x = alpha[i + 1] * clean + kept * noise + drawn * torch.randn_like(x)
+                    x = alpha[i + 1] * clean + retained * noise + drawn * torch.randn_like(x)
                 else:
                     x = alpha[i + 1] * clean + sigma[i + 1] * noise
             return x
@@ -223,11 +223,11 @@ def _check(samplers: dict[str, Callable[[], Tensor]]) -> None:
 
 def _interleaved(jobs: dict[str, Callable[[], Tensor]], seconds: float) -> dict[str, float]:
     """Median seconds of every job, run in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    elapsed: dict[str, list[float]] = {name: [] for name in jobs}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(taken["bare DDIM"]) < 3:
+    while time.perf_counter() < end or len(elapsed["bare DDIM"]) < 3:
         for name, job in jobs.items():
             start = time.perf_counter()
             job()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+            elapsed[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in elapsed.items()}

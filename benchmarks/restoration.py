@@ -81,12 +81,12 @@ def run(
     train, tests, others = images.split([len(images) - 2 * seeds * count, *[seeds * count] * 2])
     features = Features()
     looked = [features(part) for part in tests.split(count)]
-    real = torch.cat([found for found, _ in looked])
+    real = torch.cat([real_features for real_features, _ in looked])
     floor = frechet(_same, features(others)[0], real)
     print(f"real against real: FD {floor:.1f} at {len(tests)} images", flush=True)
     rows: list[dict[str, Any]] = []
-    found: dict[tuple[str, str], list[Tensor]] = {}
-    shown: dict[str, dict[str, Tensor]] = {
+    generated_features: dict[tuple[str, str], list[Tensor]] = {}
+    panels: dict[str, dict[str, Tensor]] = {
         task: {"observed": _visible(degrade(tests[:8])), "real": _visible(tests[:8])}
         for task, degrade in DEGRADED.items()
     }
@@ -112,8 +112,8 @@ def run(
         samples = _sample(model, y, seed)
         sampled = time.process_time()
         four = torch.stack([_sample(model, y[:16], seed + k) for k in range(1, 5)])
-        own, maps = features(samples)
-        found.setdefault((task, method), []).append(own)
+        generated, maps = features(samples)
+        generated_features.setdefault((task, method), []).append(generated)
         row = {
             "task": task,
             "method": method,
@@ -123,25 +123,28 @@ def run(
             "seconds_sample": round(sampled - trained, 1),
             **_quality(samples, test, y, degrade),
             "perceptual": round(_gap(maps, looked[seed][1]), 4),
-            "kid": round(1e3 * kid(own, real[part]), 3),
+            "kid": round(1e3 * kid(generated, real[part]), 3),
             "diversity": round(float(four.std(0).mean()), 4),
             "curve": curve,
         }
         rows.append(row)
         print(row, flush=True)
         if seed == 0:
-            shown[task][method] = _visible(samples[:8])
-            shown[task][f"{method}, mean of four"] = _visible(four.mean(0)[:8])
-            shown[task][f"{method}, deviation"] = _visible(2 * four.std(0)[:8] - 1)
+            panels[task][method] = _visible(samples[:8])
+            panels[task][f"{method}, mean of four"] = _visible(four.mean(0)[:8])
+            panels[task][f"{method}, deviation"] = _visible(2 * four.std(0)[:8] - 1)
         if pictures is not None:  # a long run shows what there is
             target = pictures.with_stem(f"{pictures.stem}-{task}")
-            plots.save(plots.image_grid(shown[task], columns=1), target)
+            plots.save(plots.image_grid(panels[task], columns=1), target)
     summary = _summary(rows)
-    seen = {task: features(degrade(tests))[0] for task, degrade in DEGRADED.items()}
+    degraded_features = {task: features(degrade(tests))[0] for task, degrade in DEGRADED.items()}
     for entry in summary:
-        own, y = torch.cat(found[entry["task"], entry["method"]]), seen[entry["task"]]
-        entry["fd"] = round(frechet(_same, own, real), 1)
-        pair = torch.cat([own, y], 1), torch.cat([real, y], 1)
+        generated, y = (
+            torch.cat(generated_features[entry["task"], entry["method"]]),
+            degraded_features[entry["task"]],
+        )
+        entry["fd"] = round(frechet(_same, generated, real), 1)
+        pair = torch.cat([generated, y], 1), torch.cat([real, y], 1)
         entry["fd_joint"] = round(frechet(_same, *pair), 1)
         print(entry, flush=True)
     return {"floor": round(floor, 1), "count": len(tests), "summary": summary, "rows": rows}

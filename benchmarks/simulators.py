@@ -61,14 +61,14 @@ def run(
     torch.set_num_threads(1)
     wheel = find(data)
     training = attrs.evolve(TRAINING, steps=steps // 5 if quick else steps)
-    count, shown, checked = (1000, 3, 100) if quick else (draws, 10, 1000)
+    count, pictured, checked = (1000, 3, 100) if quick else (draws, 10, 1000)
     methods = METHODS[:1] if quick else METHODS
     if not quick and importlib.util.find_spec("sbi"):
         methods += PEERS
     rows: list[dict[str, Any]] = []
     for task in (TASKS[name] for name in tasks.split(",")):
         theta, x = task.draw(10_000, seed=0)
-        observations = task.observations(wheel)[:shown]
+        observations = task.observations(wheel)[:pictured]
         reference = torch.stack([o.reference[:count] for o in observations])
         for method in methods:
             torch.manual_seed(0)
@@ -90,8 +90,8 @@ def run(
                 "seconds_sample": round(sampled - trained, 1),
             }
             if method != "NPSE":  # a simulation of thousands takes it hours
-                truth, seen = task.draw(checked, seed=1)
-                found = coverage(sampler(seen, 100), truth, LEVELS)
+                truth, observed = task.draw(checked, seed=1)
+                found = coverage(sampler(observed, 100), truth, LEVELS)
                 row["coverage"] = [round(v, 3) for v in found.tolist()]
             rows.append(row)
             print(row, flush=True)
@@ -128,9 +128,9 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
     )
     posterior = Posterior(model, to, solver, held)
 
-    def sample(seen: Tensor, count: int) -> Tensor:
+    def sample(observed: Tensor, count: int) -> Tensor:
         torch.manual_seed(0)
-        some = seen.split(max(1, 20_000 // count))
+        some = observed.split(max(1, 20_000 // count))
         return torch.cat([posterior(part).sample((count,)).movedim(0, 1) for part in some])
 
     return sample
@@ -149,8 +149,8 @@ def _peer(task: Task, method: str, theta: Tensor, x: Tensor) -> Sampler:
         finally:
             os.chdir(home)
 
-    def sample(seen: Tensor, count: int) -> Tensor:
-        draws = [posterior.sample((count,), x=o[None], show_progress_bars=False) for o in seen]
+    def sample(observed: Tensor, count: int) -> Tensor:
+        draws = [posterior.sample((count,), x=o[None], show_progress_bars=False) for o in observed]
         return torch.stack(draws).detach()
 
     return sample
