@@ -25,8 +25,6 @@ from scoresde.inference.coordinates import Coordinates, bounds, unbatched
 from scoresde.likelihood.distribution import ScoreDistribution
 from scoresde.solver import Solver
 
-__all__ = ["Coordinates", "Posterior", "PosteriorDistribution", "Simulator", "simulate"]
-
 Simulator = Callable[[Tensor], Tensor]
 """Parameters ``(batch, *parameter_shape)`` to observations ``(batch, *observation_shape)``.
 

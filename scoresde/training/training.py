@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from scoresde.checks import choice, expect, positive, real, validator, whole
 from scoresde.data import Dataset
-from scoresde.data.events import Batches, as_dataset, events
+from scoresde.data.events import as_dataset
 from scoresde.estimator import ScoreEstimator
 from scoresde.training import checkpoint
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
@@ -28,8 +28,6 @@ from scoresde.training.identity import RunIdentity
 from scoresde.training.interrupts import Interrupts
 from scoresde.training.state import PRECISIONS, TrainingState
 from scoresde.wrappers import unwrapped
-
-__all__ = ["Batches", "History", "OnMeasure", "Training", "events"]
 
 _LARGEST_BATCH = 2**20
 """Events per update, all in memory at once: more is a slip."""

@@ -16,9 +16,9 @@ from scoresde import PCA, DiagonalSDE, Identity, LogLinear
 from scoresde.app.evaluation import evaluate
 from scoresde.app.model import Model
 from scoresde.data import Dataset, load, split
-from scoresde.data.events import events
+from scoresde.data.events import Batches, events
 from scoresde.data.lazy_array import LazyArray, concatenated
-from scoresde.training import Batches, Training
+from scoresde.training import Training
 from solvers import DDIM
 
 
@@ -169,13 +169,13 @@ def test_measured_in_pieces():
         measure(DiagonalSDE(LogLinear(), basis), [])
 
 
-def test_pieces_are_all_events_at_every_pass():
+def test_batches_are_all_events_at_every_pass():
     data = Dataset("bins", torch.arange(2**14)[:, None] % 4, bins=4)
-    pieces = Batches(data, seed=3)
-    first, second = torch.cat(list(pieces)), torch.cat(list(pieces))
+    batches = Batches(data, seed=3)
+    first, second = torch.cat(list(batches)), torch.cat(list(batches))
     assert torch.equal(first, second)
     assert torch.equal(((first + 1) * 2).floor().long(), data.values)
-    assert len(list(pieces)) == 4
+    assert len(list(batches)) == 4
 
 
 LARGE = """
@@ -184,7 +184,7 @@ import torch
 from estimators import Denoising, ResidualMLP, measure
 from scoresde import DiagonalSDE, Identity, LogLinear
 from scoresde.data import load, split
-from scoresde.training import Batches, Training
+from scoresde.training import Training
 
 def held():
     text = open("/proc/self/status").read()
