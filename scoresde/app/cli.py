@@ -156,7 +156,7 @@ def _trained(
     """A model, in place of what another run has left if it may be replaced."""
     from scoresde.app.model import Model
     from scoresde.training.checkpoint import CheckpointError
-    from scoresde.training.identity import RunMismatch
+    from scoresde.training.run_identity import RunMismatch
 
     def trained() -> Model:
         return Model.train(settings, folder=folder, processes=processes, **options)
@@ -252,12 +252,14 @@ def sample(
 
 
 def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> Tensor:
-    """So many at a time that networks have the memory they need, 4096 or fewer large ones."""
+    """In chunks, so that networks have the memory they need."""
     import torch
     from tqdm.auto import tqdm
 
-    size = math.prod(model.facts["event_shape"])
-    parts = torch.arange(count, device="cpu").split(max(1, min(4096, 2**22 // size)))
+    from scoresde.internals.limits import chunk_size
+
+    size = chunk_size(model.facts["event_shape"])
+    parts = torch.arange(count, device="cpu").split(size)
     one_part = len(parts) == 1
     x = torch.cat(
         [

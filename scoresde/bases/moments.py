@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, finite, floating, quote_names, warn
+from scoresde.internals.limits import chunk_size
 
 _ROUNDED = 8 * torch.finfo(torch.float64).eps
 """Deviation by the mean up to which there is nothing but the rounding of sums."""
@@ -44,7 +45,9 @@ def batches(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         >>> [len(batch) for batch in batches(torch.zeros(5000, 2))]
         [4096, 904]
     """
-    for batch in data.detach().split(4096) if isinstance(data, Tensor) else data:
+    if isinstance(data, Tensor):
+        data = data.detach().split(chunk_size(data.shape[1:]))
+    for batch in data:
         floating("data", batch)
         finite("data", batch)
         yield batch

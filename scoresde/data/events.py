@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils import data as torch_data
 
 from scoresde.checks import expect
 from scoresde.data import Dataset, LazyArray, dequantize
+from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
 
 _KNOWN = "a tensor, an array, a scoresde.data.Dataset, a map-style torch Dataset or its DataLoader"
@@ -149,18 +149,6 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
     return values if data.bins is None else dequantize(values, data.bins, generator)
 
 
-def chunk_size(data: Dataset) -> int:
-    """How many events fit into memory for sure: 4096, or fewer large ones.
-
-    Example:
-        >>> from scoresde.data import load
-        >>> from scoresde.data.events import chunk_size
-        >>> chunk_size(load("digits"))
-        4096
-    """
-    return max(1, min(4096, 2**22 // math.prod(data.values.shape[1:])))
-
-
 @attrs.frozen(eq=False)
 class Batches:
     """All events of a data set in order, some at a time, the same at every pass.
@@ -185,5 +173,6 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        for rows in torch.arange(len(self.data), device="cpu").split(chunk_size(self.data)):
+        size = chunk_size(self.data.values.shape[1:])
+        for rows in torch.arange(len(self.data), device="cpu").split(size):
             yield events(self.data, generator, rows)

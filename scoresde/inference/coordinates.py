@@ -20,6 +20,7 @@ from scoresde.bases import Joint
 from scoresde.bases.moments import MomentsByGroup
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, finite, quote_names, trailing_shape, warn
+from scoresde.internals.limits import chunk_size
 from scoresde.precision import full_precision
 
 
@@ -235,7 +236,7 @@ def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
     Ranks see what outliers hide, which then needs no warning.
     """
     groups = MomentsByGroup(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
-    mean, scale = groups.measured(x.split(4096))
+    mean, scale = groups.measured(x.split(chunk_size(x.shape[1:])))
     groups.warn(outliers=not ranks)
     constant = groups.names(groups.constant)
     if constant:
@@ -253,7 +254,7 @@ def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
 def _varying(real: Tensor) -> tuple[Tensor, Tensor]:
     """Means and variances of parameters ``(N, m)``, in float64; raises if one is constant."""
     groups = MomentsByGroup(Blocks({f"parameter[{i}]": 1 for i in range(real.shape[1])}))
-    mean, std = groups.measured(real.split(4096))
+    mean, std = groups.measured(real.split(chunk_size(real.shape[1:])))
     groups.warn()
     constant = groups.names(groups.constant)
     got = f"the same {quote_names(constant)} in all simulations"

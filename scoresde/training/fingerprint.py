@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.data import Dataset
-from scoresde.data.events import chunk_size
+from scoresde.internals.limits import chunk_size
 from scoresde.training.rng_state import RNGState
 from scoresde.wrappers import unwrapped
 
@@ -102,7 +102,7 @@ def content(data: Dataset | None) -> str | None:
         rows = torch.linspace(0, count - 1, least, dtype=torch.float64, device="cpu").long()
     with RNGState(0).installed() if data.lazy else nullcontext():  # reading may draw
         digest = hashlib.sha256()
-        for part in rows.split(chunk_size(data)):
+        for part in rows.split(chunk_size(shape)):
             digest.update(_bytes(data.read(part)))
         digest_text = digest.hexdigest()[:16]
         if data.lazy and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):

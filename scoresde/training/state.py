@@ -14,14 +14,15 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.data import Dataset
-from scoresde.data.events import chunk_size, events
+from scoresde.data.events import events
 from scoresde.estimator import ScoreEstimator
+from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
 from scoresde.training import checkpoint
 from scoresde.training.distributed import Processes, average_over, shard
 from scoresde.training.history import History, OnMeasure
-from scoresde.training.identity import RunIdentity
 from scoresde.training.rng_state import RNGState
+from scoresde.training.run_identity import RunIdentity
 from scoresde.wrappers import matched
 
 if TYPE_CHECKING:
@@ -31,8 +32,13 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 _WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
 
+_HELD_OUT = 4096
+"""Events, times and noises of which a held-out loss is the mean: its error is a 64th of the
+deviation of one of them, so that the lowest of ten losses is hardly one by chance."""
+
 _TRIED = 512
-"""Among so many events the one whose loss is not finite is looked for."""
+"""Events whose loss is computed one by one to name the first that is not finite: some seconds, when
+all of a large data set would take longer than its training."""
 
 
 @attrs.define(eq=False)
@@ -231,9 +237,10 @@ class TrainingState:
         """With the same events, times and noise at every call; of one batch only if told so."""
         generator, batch = torch.Generator("cpu").manual_seed(self.seed), self.training.batch_size
         # few events are repeated with other noise, many are not all needed
-        count = batch * max(1, 4096 // batch) if all_events else batch
+        count = batch * max(1, _HELD_OUT // batch) if all_events else batch
         rows = torch.arange(count, device="cpu") % len(data)
-        parts = rows.split(batch * max(1, chunk_size(data) // batch))
+        size = chunk_size(data.values.shape[1:])
+        parts = rows.split(batch * max(1, size // batch))
         with RNGState(self.seed, device=self.device).installed():
             losses = [self.loss(data, part, generator) * len(part) for part in parts]
         mean = torch.stack(losses).sum() / len(rows)

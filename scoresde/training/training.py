@@ -24,8 +24,8 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.training import checkpoint
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
 from scoresde.training.history import History, OnMeasure
-from scoresde.training.identity import RunIdentity
 from scoresde.training.interrupts import Interrupts
+from scoresde.training.run_identity import RunIdentity
 from scoresde.training.state import PRECISIONS, TrainingState
 from scoresde.wrappers import unwrapped
 

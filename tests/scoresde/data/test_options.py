@@ -26,7 +26,7 @@ observe = "components"
 name = "residual-mlp"
 width = 8
 depth = 1
-bins = {count}
+noise_levels = {count}
 [solver]
 name = "ddim"
 steps = 2

@@ -341,7 +341,7 @@ def test_what_a_part_network_says_of_the_others_is_nothing():
         ),
         (
             lambda: Coordinates.fit(standard(1), torch.randn(9, 1), torch.randn(9, 8)),
-            "observations: expected more simulations than the 8 numbers",
+            "observations: expected more simulations than the 8 predictors",
         ),
         (
             lambda: Coordinates.fit(standard(1), torch.randn(9, 1), torch.randn(8, 1)),

@@ -16,8 +16,8 @@ from scoresde import DCT, DiagonalSDE, LogLinear
 from scoresde.data import Dataset, LazyArray
 from scoresde.training import Training, checkpoint
 from scoresde.training.distributed import SINGLE_PROCESS
-from scoresde.training.identity import RunIdentity
 from scoresde.training.lock import FolderLocked
+from scoresde.training.run_identity import RunIdentity
 from scoresde.training.state import TrainingState
 
 

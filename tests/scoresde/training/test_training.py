@@ -16,7 +16,7 @@ from scoresde.data import Dataset
 from scoresde.data.events import events
 from scoresde.training import Training, checkpoint
 from scoresde.training.distributed import SINGLE_PROCESS
-from scoresde.training.identity import RunIdentity
+from scoresde.training.run_identity import RunIdentity
 from scoresde.training.state import TrainingState
 from solvers import DDIM
 

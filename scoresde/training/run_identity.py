@@ -29,7 +29,7 @@ class RunMismatch(ValueError):
     """A run is of something else than what was asked for; the message names what differs.
 
     Example:
-        >>> from scoresde.training.identity import RunIdentity, RunMismatch
+        >>> from scoresde.training.run_identity import RunIdentity, RunMismatch
         >>> try:
         ...     RunIdentity({"seed": 0}).check_same(RunIdentity({"seed": 1}), "model")
         ... except RunMismatch as error:
@@ -52,7 +52,7 @@ class RunIdentity:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.training.identity import RunIdentity
+        >>> from scoresde.training.run_identity import RunIdentity
         >>> from scoresde.data import Dataset
         >>> def identity(x):
         ...     model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
