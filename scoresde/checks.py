@@ -260,10 +260,10 @@ def samples_wanted(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
         >>> import warnings
         >>> import torch
         >>> from scoresde.checks import samples_wanted
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     shape = samples_wanted((4, 3, 8, 8), torch.Size([3, 8, 8]))
-        >>> shape.numel(), str(found[0].message)[:51]
+        >>> shape.numel(), str(caught[0].message)[:51]
         (768, 'sample_shape: (4, 3, 8, 8) are 768 samples of shape')
     """
     shape, axes = sizes("sample_shape", value), len(event_shape)
@@ -325,10 +325,10 @@ def warn(message: str) -> None:
     Example:
         >>> import warnings
         >>> from scoresde.checks import warn
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     warn("data: far from 0")
-        >>> str(found[0].message)
+        >>> str(caught[0].message)
         'data: far from 0'
     """
     level, frame = 1, sys._getframe()

@@ -1,4 +1,4 @@
-"""Derivatives of what may be anybody's network.
+"""Derivatives of functions that hold anybody's network.
 
 ``torch.func`` differentiates without leaving traces and many directions at a time, but does not
 take networks that checkpoint their activations or hold a ``torch.autograd.Function`` of the old
@@ -124,7 +124,7 @@ def _accumulated(
 
 
 class _Last(torch.autograd.Function):
-    """A derivative that has no derivatives, and says so where they are asked for."""
+    """Passes a derivative on that cannot be differentiated again, and raises where one tries to."""
 
     @staticmethod
     def forward(ctx: Any, found: Tensor, value: Tensor, error: RuntimeError) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Whether data are in a schedule's range: what a diffusion makes of Gaussians in their place.
+r"""Warnings about data that do not fit an SDE, by what it makes of Gaussians in their place.
 
 Of data ``N(m, s^2)`` the probability flow is affine: with ``V = alpha^2 s^2 + sigma^2`` at any
 time, it takes ``alpha m + sqrt(V) xi`` at the last time ``T`` to the same at the first time
@@ -37,22 +37,30 @@ has a quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) 
 
 
 class Mismatch(NamedTuple):
-    """What becomes of Gaussian data, ``(n,)`` each: see the module.
+    """How samples of Gaussian data differ from them, ``(n,)`` each: see the module.
+
+    Attributes:
+        prior_ratio: Deviation of samples by that of data, as the prior knows nothing of the data.
+        shift: By how many deviations samples are off, for the same reason.
+        noise_ratio: Deviation of samples by that of data, for the noise that is left at the end.
+        bias: By how many deviations samples are off, as they are not yet at time 0.
+        scale_ratio: Deviation of data by the SDE's scale.
 
     Example:
         >>> import torch
         >>> from scoresde import VE, DiagonalSDE, Identity
         >>> from scoresde.mismatch import Mismatch
         >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((1,)))
-        >>> Mismatch.of(sde, torch.zeros(1), torch.full((1,), 100.0)).prior  # 1 / sqrt(1 + 2^2)
+        >>> mean, std = torch.zeros(1), torch.full((1,), 100.0)
+        >>> Mismatch.of(sde, mean, std).prior_ratio  # 1 / sqrt(1 + 2^2)
         tensor([0.4472], dtype=torch.float64)
     """
 
-    prior: Tensor
+    prior_ratio: Tensor
     shift: Tensor
-    noise: Tensor
+    noise_ratio: Tensor
     bias: Tensor
-    place: Tensor
+    scale_ratio: Tensor
 
     @classmethod
     def of(cls, sde: DiagonalSDE, mean: Tensor, std: Tensor) -> Mismatch:
@@ -104,10 +112,10 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
         >>> from scoresde import VE, DiagonalSDE, Identity
         >>> from scoresde.mismatch import check_range
         >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((2,), {"a": 1, "b": 1}))
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     check_range(sde, torch.zeros(2), torch.tensor([1.0, 100.0]))
-        >>> str(found[0].message)[:75]
+        >>> str(caught[0].message)[:75]
         "sde: data of 'b' are not lost in noise at the last time, as the prior says:"
     """
     if not bool((mean != 0).any() | (std != 1).any()):
@@ -116,10 +124,10 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     m, s = (sde.blocks.expand(v).expand(sde.blocks.dim) for v in (mean, std))
     low, high = SPARSE
     kinds = (
-        ((1 - mismatch.prior > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE), _PRIOR),
-        (mismatch.noise - 1 > TOLERANCE, _NOISE),
+        ((1 - mismatch.prior_ratio > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE), _PRIOR),
+        (mismatch.noise_ratio - 1 > TOLERANCE, _NOISE),
         (mismatch.bias.abs() > TOLERANCE, _BIAS),
-        ((mismatch.place < low) | (mismatch.place > high), _PLACE),
+        ((mismatch.scale_ratio < low) | (mismatch.scale_ratio > high), _PLACE),
     )
     unnamed = torch.ones_like(kinds[0][0])
     for wrong, text in kinds:
@@ -146,10 +154,10 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.mismatch import check_standard
         >>> sde, x = DiagonalSDE(VP(), Identity((2,))), 255 * torch.rand(9, 2)
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     check_standard(sde, x, x, torch.zeros(()), torch.ones(()))
-        >>> str(found[0].message)[:40]
+        >>> str(caught[0].message)[:40]
         "x: events of 'all[0]', 'all[1]' are typi"
     """
     if not len(z):
@@ -169,7 +177,7 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
 
 
 def _warn(sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor]) -> None:
-    """Of the units that components of a kind are in, with the numbers of the first."""
+    """One warning of all groups with components of a kind, with the numbers of the first."""
     slices = sde.basis.groups.slices.items()
     names = [name for name, part in slices if bool(wrong[part].any())]
     if names:
@@ -188,13 +196,13 @@ _STANDARD = (
 )
 _PRIOR = (
     "sde: data of {names} are not lost in noise at the last time, as the prior says: a deviation "
-    "of {std:.3g} is sampled with {prior:.3g} of its width, {shift:.3g} deviations off; give the "
+    "of {std:.3g} is sampled with {prior_ratio:.3g} of its width, {shift:.3g} deviations off; give the "
     "SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that ends in "
     "more noise (sigma_max, beta_max, log_snr_min)"
 )
 _NOISE = (
     "sde: data of {names} are narrower than the least noise: a deviation of {std:.3g} is sampled "
-    "with {noise:.3g} times its width; give the SDE the data's scale=, as estimators.measure finds "
+    "with {noise_ratio:.3g} times its width; give the SDE the data's scale=, as estimators.measure finds "
     "it, or a schedule that starts with less noise (sigma_min, eps, log_snr_max)"
 )
 _BIAS = (
@@ -202,7 +210,7 @@ _BIAS = (
     "{std:.3g} off at the first time; subtract their mean, or use final_denoise, or a smaller eps"
 )
 _PLACE = (
-    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is {place:.3g} in "
+    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is {scale_ratio:.3g} in "
     "units of it, where solvers have few steps; give it the data's scale=, as estimators.measure "
     "finds it"
 )

@@ -1,4 +1,4 @@
-"""How networks are to be while they are asked, not trained."""
+"""The mode of networks while they are evaluated, not trained."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import nn
 
 _lock = threading.Lock()
 _asked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""By how many at a time a module is asked that is otherwise in training."""
+"""How many evaluations are going on of each module that is otherwise in training: the last to end
+puts it back."""
 
 
 @contextmanager
 def asked(module: nn.Module) -> Iterator[None]:
-    """Modules are in evaluation mode inside, whatever they are in before and after.
+    """Puts a module into evaluation mode, and back as it was at the end.
 
     Samples and densities are those of one function: dropout would add noise to them, and batch
-    statistics mix them. Several threads may ask at a time. Inference mode, under which nothing can
-    be differentiated, becomes ``torch.no_grad``.
+    statistics mix them. Several threads may evaluate at a time. Inference mode, under which nothing
+    can be differentiated, becomes ``torch.no_grad``.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Where random numbers come from: reproducible, and per sample if asked.
+"""Sources of random numbers: reproducible, with a stream for every sample where one is wanted.
 
 With one `torch.Generator` a batch is drawn as a whole. With a list of them, one per sample,
 every sample has a stream of its own: it is the same alone, in any company and on any number
@@ -18,7 +18,7 @@ from scoresde.internals.default_generator import DefaultGenerator
 
 
 class Noise:
-    """A source of random numbers, above all standard normal ones in the shape of a state.
+    """A source of random numbers in the shape of a state: standard normal ones when called.
 
     Args:
         generator: One generator for all samples, a sequence with one per sample (in the order
@@ -47,7 +47,7 @@ class Noise:
 
     @classmethod
     def of(cls, generator: Generators) -> Noise:
-        """A source from generators, or a source of one's own as it is."""
+        """A source from generators; what is a source already is returned as it is."""
         return generator if isinstance(generator, Noise) else cls(generator)
 
     def __call__(self, like: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Noise:
         return self._numbers(torch.randn, like)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """As a call, but uniform on ``[0, 1)``."""
+        """Numbers uniform on ``[0, 1)``, with shape, dtype and device of ``like``."""
         return self._numbers(torch.rand, like)
 
     def strata(self, like: Tensor, draws: int = 1) -> Tensor:
@@ -75,19 +75,21 @@ class Noise:
         Returns:
             ``(draws, batch)``.
         """
+        # ndtr of a normal number is uniform; without generators per sample all rows share the first
         start = torch.special.ndtr(self(like.new_empty(len(like), 1)))
         if isinstance(self.generator, Sequence):
             spaced = start.mT + torch.arange(draws, device=like.device).unsqueeze(-1) / draws
         else:
             count = draws * len(like)
             spaced = start[:1] + torch.arange(count, device=like.device) / count
+        # float32 rounds a number just below 1 up to it, which is outside of [0, 1)
         u: Tensor = (spaced % 1).clamp(max=1 - 1e-6)
         return u.reshape(draws, len(like))
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """Samples of a distribution over one state ``(n,)``, in the shape of ``like``.
 
-        `torch.distributions` know only the global generator, in whose place ours is put.
+        Distributions take no generator: ours is put in the place of torch's default one.
         """
         if self.generator is None:
             return distribution.sample(like.shape[:-1]).to(like)
@@ -126,7 +128,7 @@ class Noise:
 
 
 class NoiseShard(Noise):
-    """A part of a batch's noise: what one of several processes needs of it.
+    """The noise of one process's shard of a batch.
 
     Every process draws the whole batch's numbers, from generators in the same state, and keeps
     those of its own events: every ``count``-th, from ``index`` on. So together they have the

@@ -1,4 +1,4 @@
-"""The works that a composed model stands on, as BibTeX.
+"""BibTeX of the works that a composed model stands on.
 
 A class names its references in one attribute, by the keys of entries in a file ``citations.bib``:
 

@@ -1,4 +1,4 @@
-"""Modules inside others that only run them: compiled, or computed by several devices."""
+"""Modules inside wrappers that only run them: compiled ones, or those of several devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMON = "module"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself, whatever runs it.
+    """The module inside of whatever wraps it; the module itself if nothing does.
 
     Example:
         >>> import torch
@@ -60,7 +60,7 @@ def matched(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]:
 
 
 def _plain(names: Iterable[str]) -> dict[str, str]:
-    """What names are without the parts that only wrap others."""
+    """Names without the parts that are of wrappers, by name."""
     parts: dict[tuple[str, ...], set[str]] = {}
     paths = {name: tuple(name.split(".")) for name in names}
     for path in paths.values():

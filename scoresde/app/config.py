@@ -1,4 +1,4 @@
-"""From a TOML file to objects, through the plugin registry.
+"""Objects from the tables of a TOML file, through the plugin registry.
 
 A table with a ``name`` is an object of the group that its key stands for (``sde``, ``schedule``,
 ``basis``, ``estimator``, ``network``, ``solver``); its other entries are keyword arguments, and
@@ -84,7 +84,7 @@ _INSTEAD = {
 
 
 class Lazy:
-    """Something known that is computed when it is first asked for.
+    """A value that is computed when it is first used, and then kept.
 
     Example:
         >>> from scoresde.app.config import Lazy
@@ -236,7 +236,7 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
 
 
 def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
-    """A table with what it leaves out, so that tables that say the same are the same.
+    """A table with its defaults filled in, so that tables that mean the same are equal.
 
     Args:
         table: As of `build`, which has taken it.
@@ -294,7 +294,7 @@ def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
 
 
 def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
-    """What a factory makes of arguments.
+    """Calls a factory; whatever goes wrong becomes a `ConfigError` that names the key.
 
     Raises:
         ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
@@ -349,7 +349,7 @@ def expect_known(
 
 
 def _supplied_arguments(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
-    """Arguments of a factory that are supplied, and what they are said to mean."""
+    """Arguments that a factory is supplied with, and the name of what each is given."""
     renamed = getattr(factory, "supplied", None)
     meanings = {name: name for name in SUPPLIED[group]} | (
         renamed if isinstance(renamed, dict) else {}
@@ -358,7 +358,7 @@ def _supplied_arguments(factory: Any, group: str, parameters: Iterable[str]) -> 
 
 
 def _parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Parameter]:
-    """What a factory can be given by name."""
+    """Parameters of a factory that can be given by keyword."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     try:
         signature = inspect.signature(factory)

@@ -1,4 +1,4 @@
-"""How likely a model finds data."""
+"""Evaluation of a model: the log-density of data under it."""
 
 from __future__ import annotations
 

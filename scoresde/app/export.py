@@ -1,4 +1,4 @@
-"""Samples as files, as the data were: integers as integers, tables under their header."""
+"""Files of samples, as the data were: integers as integers, tables under their header."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_image(shape: Sequence[int]) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Export:
-    """How samples of a model are written: as the data were that it has learned from.
+    """Writes samples of a model as the data were that it has learned from.
 
     Where data were integers, samples are integers, of the bins in whose cells they lie
     (`scoresde.data.quantize`).

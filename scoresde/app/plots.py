@@ -94,6 +94,7 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
         grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
         expect(grey_or_colour, title, "images (N, 1 | 3, height, width)", tuple(images.shape))
     rows = max(-(-len(images) // columns) for images in panels.values())
+    # a third of an inch for an image: eight in a row are as wide as a column of text
     figure = _figure(0.32 * columns * len(panels) + 0.3, 0.32 * rows + 0.5)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(cells, panels.items(), strict=True):
@@ -176,7 +177,7 @@ def trajectory(
         >>> len(plots.trajectory(model, DDIM(8), count=2, moments=3).axes)
         12
     """
-    # of two at a time, that with what enters
+    # at the time at which blocks are appended, the state that has them
     states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
     places = torch.linspace(0, len(states) - 1, moments, device="cpu").round().int().tolist()
     with asked(estimator), torch.no_grad():

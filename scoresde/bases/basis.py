@@ -1,4 +1,4 @@
-"""What turns events into coefficients: orthonormal, or not a basis here.
+"""The interface of bases: orthonormal coordinates ``z = U x`` of events.
 
 ``z = U x`` with ``U U^T = 1``: lengths, Gaussian noise and densities are the same on both sides,
 and scores transform as ``score_x = U^T score_z``. Only a basis knows how blocks of coefficients
@@ -184,7 +184,8 @@ def transformed(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _channels_last(shape: torch.Size) -> bool:
-    """Whether the last of three axes has as many entries as there are colours, as no other."""
+    """Whether the last of three axes, and it alone, has as many entries as there are colours."""
+    # 8: an image that small is a thumbnail, while channels are rarely so many
     return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) >= 8
 
 

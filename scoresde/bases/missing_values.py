@@ -15,7 +15,9 @@ from scoresde.checks import expect, floating
 def known_moments(
     data: Iterable[Tensor], analyse: Callable[[Tensor], Tensor], groups: Blocks
 ) -> tuple[Tensor, Tensor]:
-    """As `scoresde.bases.moments.MomentsByGroup`, of every component where it is not NaN.
+    """Mean and scale ``(n,)`` of every component, over the events in which it is not NaN.
+
+    As of `scoresde.bases.moments.MomentsByGroup`, which measures each component by itself.
 
     Args:
         data: Batches of events, which are kept until all have been seen.

@@ -1,4 +1,4 @@
-"""Mean and scale of data, some events at a time: every group by its own magnitude.
+"""Mean and scale of data, a batch at a time: every group by its own magnitude.
 
 A *group* is what is measured together: a column of a table, a band of an image. Nothing about it
 is judged by another's size. With mean ``m`` and deviation ``s``, in the rounding ``u`` of float64,
@@ -33,7 +33,7 @@ _STEPS = 64
 
 
 def batches(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Events some at a time, checked: a float64 copy of all need not fit in memory.
+    """Data as batches, checked: a float64 copy of all need not fit into memory.
 
     Raises:
         TypeError: If they are not floating-point tensors.
@@ -56,7 +56,7 @@ def batches(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
 def streaming_moments(
     rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Mean of rows, and mean product of what is left of them, in one pass.
+    """Mean of rows and mean product of centred rows, in one pass over batches of them.
 
     Source:
         Chan, Golub and LeVeque 1983, *Algorithms for Computing the Sample Variance*.
@@ -147,7 +147,7 @@ class MomentsByGroup:
         return mean, torch.where(self.constant, CONSTANT * torch.where(size > 0, size, 1.0), std)
 
     def _seen(self, z: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows as they are, taken into account."""
+        """Records rows for `warn`, and returns them as they are."""
         if not len(z):
             return z
         if self._middle is None:
@@ -200,7 +200,7 @@ class MomentsByGroup:
         )
 
     def names(self, which: Tensor) -> list[str]:
-        """Of some groups, ``(groups,)`` of booleans."""
+        """Names of the groups where a mask ``(groups,)`` is true."""
         return [n for n, chosen in zip(self.blocks.sizes, which.tolist(), strict=True) if chosen]
 
     def _warn(self, which: Tensor, what: Callable[[int], str]) -> None:

@@ -1,4 +1,4 @@
-"""Arrays of NumPy's files."""
+"""NumPy's files: arrays of events."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def read_array(
 
 
 def _array(path: Path, key: str | None, lazy: bool) -> Array:
-    """An array, in memory if it was packed, else mapped."""
+    """The array of a file: in memory if it was packed, else memory-mapped."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     with limits.opened(path) as file:
@@ -166,7 +166,7 @@ class _Header:
 
 
 def _header(label: Path | str, file: IO[bytes], length: int) -> _Header:
-    """Read and held against the length of the file, before there is memory for what it claims."""
+    """Reads a header, and checks its claims against the file's length before memory is taken."""
     with _garbled(label):
         version = np.lib.format.read_magic(file)
         # headers of later versions have no bound, and are written for records alone
@@ -184,7 +184,7 @@ def _header(label: Path | str, file: IO[bytes], length: int) -> _Header:
 
 @contextlib.contextmanager
 def _garbled(label: Path | str) -> Iterator[None]:
-    """Damage shows in numpy, zipfile or zlib, each with errors of its own."""
+    """Turns errors of damaged files, of numpy, zipfile or zlib, into one ``ValueError``."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""From numbers in files to tensors: nothing is rounded or taken for something else in silence."""
+"""Conversion of numbers in files to tensors: nothing is lost or guessed in silence."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FLOATS = {"float32": torch.float32, "float64": torch.float64}
 DEFAULT_BINS = {"bool": 2, "uint8": 256}
 
 SAMPLE = 4096
-"""Events that are looked at before all are converted."""
+"""Events that are looked at before all are converted: more would be read twice from a disk."""
 
 RUN = 128
-"""How many of them follow each other."""
+"""How many of them follow each other: a disk is asked for few places."""
 
 MERGED = 0.25
 """Largest share of a column's different values that may become equal. Of 4,096 values of a normal
@@ -122,7 +122,7 @@ def _real(name: str, array: Array) -> Tensor:
 
 
 def _narrowed(name: str, wide: Tensor, dtype: torch.dtype) -> Tensor:
-    """In another type, if that has no infinity in place of a number."""
+    """Numbers in a narrower type; raises ``ValueError`` where that has infinity for one."""
     narrow = wide.to(dtype)
     representable = bool((narrow.isfinite() | ~wide.isfinite()).all())
     expected = f"numbers that {str(dtype).removeprefix('torch.')} holds (dtype='float64' may)"

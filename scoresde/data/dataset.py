@@ -1,4 +1,4 @@
-"""A data set: checked events, and parts of it."""
+"""Data sets: events that have been checked, in memory or on a disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HINT = "(missing= lets NaN stand for missing values)"
 
 @frozen(eq=False)
 class Dataset:
-    """Checked data.
+    """Events with a name, checked: what training and evaluation take.
 
     Args:
         name: Where they come from.
@@ -70,14 +70,14 @@ class Dataset:
         return isinstance(self.values, LazyArray)
 
     def read(self, rows: Tensor | slice) -> Tensor:
-        """The events at some places ``(k,)``, or in a slice; `LazyArray` ones are checked now."""
+        """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""
         values = self.values[rows]
         if self.lazy:
             self._check(values)
         return values
 
     def subset(self, name: str, rows: Tensor) -> Dataset:
-        """A data set of some events only, read as late as these."""
+        """A data set of the events at ``rows``, lazy if this one is."""
         values = self.values
         only = (
             values.select(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]

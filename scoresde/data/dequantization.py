@@ -52,7 +52,7 @@ class VariationalDequantization(nn.Module):
         """
         centre = (2 * values + 1) / self.bins - 1
         flat = Noise.of(generator)(centre.flatten(1)).reshape(centre.shape)
-        # two tails, each where it has digits
+        # logit(ndtr(xi)): each of its two tails by the function that has digits there
         logistic = torch.special.log_ndtr(flat) - torch.special.log_ndtr(-flat)
         shift, log_scale = torch.zeros_like(centre), torch.zeros_like(centre)
         if self.network is not None:

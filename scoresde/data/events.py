@@ -1,4 +1,4 @@
-"""Events as training and evaluation take them, from whatever holds them."""
+"""Data sets from whatever holds events, and events of them as networks take them."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
 
 @attrs.frozen(eq=False)
 class Batches:
-    """All events of a data set in order, some at a time, the same at every pass.
+    """All events of a data set in order, in batches, the same at every pass.
 
     For what is measured of data that need not fit in memory: `estimators.measure`,
     `scoresde.PCA.fit`.

@@ -122,7 +122,7 @@ def read_images(
 
 
 def _paths(folder: Path, subfolders: bool | None) -> list[Path]:
-    """Of the images, sorted."""
+    """Paths of the images, sorted; raises ``ValueError`` for what would be left out unsaid."""
     paths, below = _images(folder, sorted(folder.iterdir())), []
     if subfolders is not False:
         for root, folders, names in os.walk(folder):
@@ -156,7 +156,7 @@ def _colour(background: int | Sequence[int] | None) -> tuple[int, ...] | None:
 
 @frozen
 class _Picture:
-    """What becomes of an image."""
+    """How an image becomes numbers."""
 
     mode: str
     size: int | None
@@ -225,7 +225,7 @@ class _Picture:
 
 
 def _layouts(file: Any) -> Iterator[str]:
-    """How samples lie in the file, in Pillow's words; those of 5 bits in BMP count as whole."""
+    """Layouts of samples in a file, in Pillow's words; BMP's with 5 bits count as 8."""
     for tile in file.tile:
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         for argument in arguments:

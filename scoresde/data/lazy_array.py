@@ -1,4 +1,4 @@
-"""Events that stay where they are until they are asked for: data larger than memory."""
+"""Events that stay where they are until they are read: data larger than memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scoresde.data.conversion import Array
 
 
 class LazyArray:
-    """Rows of a data set that are read when they are asked for.
+    """Events that are read when they are indexed, as of a file that is larger than memory.
 
     Args:
         count: How many there are.

@@ -1,4 +1,4 @@
-"""What reads a source."""
+"""Loading of data by name or path: which reader a source needs."""
 
 from __future__ import annotations
 

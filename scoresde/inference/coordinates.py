@@ -1,4 +1,4 @@
-"""Coordinates of simulations in which a posterior is easy to learn."""
+"""Coordinates of parameters and observations in which a posterior is easy to learn."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Coordinates(nn.Module):
         *,
         ranks: bool = False,
     ) -> Coordinates:
-        """To simulations.
+        """Coordinates fitted to simulations.
 
         Observed numbers that are the same in all of them say nothing, and are left out; those with
         few outliers are measured, and clipped, by the bulk of them. A warning names both.
@@ -191,7 +191,7 @@ class Coordinates(nn.Module):
         return both.reshape(*batch, -1)
 
     def joint_events(self, parameters: Tensor, observations: Tensor) -> Tensor:
-        """Joint events ``(N, n + m)``, what an estimator is trained on."""
+        """Pairs in these coordinates as joint events ``(N, n + m)``: what an estimator learns."""
         event = self.transform(observations).inv(parameters)
         return self.joint.join(observation=self.observation(observations), parameter=event)
 

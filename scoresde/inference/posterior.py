@@ -111,6 +111,7 @@ class Posterior:
         >>> sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0.0, parameter=1.0))
         >>> exact = Truncated.knowing(to, sde)  # this once there is nothing to learn
         >>> posterior = Posterior(exact, to, ExponentialMultistep(20))
+        >>> # means of N(x, 1) between 0 and 1: the middle for x = .5, near the bound for x = 5
         >>> posterior(torch.tensor([0.5, 5.0])).sample((1000,)).mean(0).round(decimals=1)
         tensor([0.5000, 0.8000])
     """
@@ -127,7 +128,7 @@ class Posterior:
         return PosteriorDistribution(self, torch.as_tensor(observation))
 
     def residual(self, observation: Tensor) -> ScoreDistribution:
-        """Its law in coordinates."""
+        """The posterior in the coordinates, where the estimator knows it."""
         observed = self.coordinates.observation(observation)
         conditional = self.estimator.condition(held=self.held, observation=observed)
         return ScoreDistribution(conditional, self.solver)

@@ -1,4 +1,4 @@
-"""A bound on the tensors that something unknown may ask for."""
+"""A limit on the tensors that code which is not ours may make."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AllocationLimit(DispatchMode):
     ) -> Any:
         """Calls an operation, if what it makes is not too much."""
         keywords = dict(kwargs or {})
-        # what makes a tensor can be told where: without memory it says how large it would be
+        # factories take a device: on "meta", without memory, they say how large a tensor would be
         is_factory = any(argument.name == "device" for argument in func._schema.arguments)
         if is_factory and not any(isinstance(arg, Tensor) for arg in args):
             on_meta = {**keywords, "device": torch.device("meta"), "pin_memory": False}

@@ -1,4 +1,4 @@
-"""Random numbers of code that knows torch's global generator only, from one of our own."""
+"""A generator in the place of torch's default one, for code that takes none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from scoresde.internals.dispatch_mode import DispatchMode
 
 _aten = torch.ops.aten
 
-# Not in all versions of torch do these take a generator; what fills a tensor does.
+# These take no generator in some versions of torch; what fills a tensor does in all.
 _LIKE = {
     _aten.rand_like.default: _aten.uniform_.default,
     _aten.randn_like.default: _aten.normal_.default,
     _aten.randint_like.default: _aten.random_.to,
     _aten.randint_like.low_dtype: getattr(_aten.random_, "from"),
 }
-# Others do so under another name.
+# Overloads that take a generator, where an operation has some without.
 _SEEDED = {"default": "generator", "low": "low_generator"}
 
 

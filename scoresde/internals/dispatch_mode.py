@@ -1,4 +1,4 @@
-"""Operations of this thread, seen before they are done."""
+"""A base for modes that see this thread's operations before they are done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class DispatchMode(TorchDispatchMode):
-    """A mode of torch's that does not import its compiler, which takes seconds.
+    """`TorchDispatchMode` without the import of torch's compiler, which takes seconds.
 
     Example:
         >>> import torch

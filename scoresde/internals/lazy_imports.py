@@ -1,4 +1,4 @@
-"""Names of a package whose module is imported when they are first asked for.
+"""Names of a package that are imported when they are first used.
 
 For classes that stand on a library which takes long to import (PEP 562):
 

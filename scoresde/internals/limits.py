@@ -1,4 +1,4 @@
-"""What a file may cost: a bound on memory that holds before anything is allocated.
+"""Limits on memory: what a file may cost, before anything is allocated, and chunks of events.
 
 A few bytes can ask for all the memory there is: a compressed array of zeros, a header that claims
 a size, a configuration that names a large basis. So whatever reads a file, or builds what a file

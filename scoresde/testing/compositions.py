@@ -39,14 +39,14 @@ class CompositionLaws(ABC):
 
     @abstractmethod
     def make(self) -> ScoreEstimator:
-        """One of them."""
+        """The estimator that is tested, a new one at every call."""
 
     @abstractmethod
     def condition(self, batch: Sequence[int]) -> Any:
         """What it is conditioned on, if anything."""
 
     def _conditional(self, batch: Sequence[int]) -> ConditionalEstimator | None:
-        """Given its first component, of every sample another value, if there is such a thing."""
+        """The estimator conditioned on its first component; None if it cannot be."""
         model = self.make().double().eval()
         sde, n = model.sde, model.sde.basis.dim
         free = (~sde.observed).nonzero().flatten()
@@ -122,6 +122,7 @@ class CompositionLaws(ABC):
                 draws=100,
                 generator=torch.Generator().manual_seed(0),
             )
+            # of the solver; of blocks that are dropped before their signal is gone; of the mean
             slack = 0.05 + entering(sde, x).sqrt() + 5 * bounds.std(0) / count**0.5
         law = "bound >= -log_prob, for every event and to the error of the estimate"
         holds(law, bounds.mean(0) > neg_log_prob - slack, (bounds.mean(0), neg_log_prob, slack))

@@ -157,7 +157,7 @@ def moments(run: Callable[[int, Impulses], Tensor], numbers: int = 1) -> tuple[T
 
 
 def slope(counts: Sequence[int], errors: Sequence[float]) -> float:
-    """Minus the exponent of the power law that errors follow.
+    """Order of convergence: minus the slope of log errors over log counts of steps.
 
     Example:
         >>> from scoresde.testing import slope

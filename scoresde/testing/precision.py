@@ -1,4 +1,4 @@
-"""How laws are asked in float32: values and gradients are finite, and those of float64."""
+"""Tests in float32: values and gradients are finite, and those of float64."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def single(
         find: What is found.
         inputs: In float64; what is no floating-point tensor is passed on.
         size: Of values, broadcast.
-        tolerance: See above.
+        tolerance: See above; by default three of the seven digits that float32 has.
 
     Example:
         >>> import torch

@@ -27,7 +27,7 @@ class ScheduleLaws(ABC):
 
     @abstractmethod
     def make(self) -> Schedule:
-        """One of them."""
+        """The schedule that is tested, a new one at every call."""
 
     def _times(self) -> tuple[Schedule, Tensor]:
         schedule = self.make()

@@ -1,4 +1,4 @@
-"""Numbers that only torch's global generators give, from a stream of one's own."""
+"""States of torch's global generators, for code that draws from no other: dropout."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 _GLOBAL = threading.RLock()
-"""Who has put a stream in the place of the global generators, which all threads share."""
+"""Held by whoever has put a state in the place of the global ones, which all threads share."""
 
 
 class RNGState:
-    """The numbers that dropout draws, which follow a seed and nothing else.
+    """States of torch's global generators that follow a seed and nothing else.
 
     Dropout, and what recomputes it, know no generator but torch's global ones. Inside
     `installed` those give this stream's numbers, and go on after it where they were. Streams take
@@ -46,7 +46,7 @@ class RNGState:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Puts the stream in the place of the global generators, inside."""
+        """Makes these the states of the global generators, and puts theirs back at the end."""
         with _GLOBAL:
             before = self._swap(self.states)
             try:
@@ -55,7 +55,7 @@ class RNGState:
                 self.states = self._swap(before)
 
     def _swap(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The states of the global generators, which get others."""
+        """Gives the global generators other states, and returns those that they had."""
         before = {"cpu": torch.get_rng_state()}
         torch.set_rng_state(states["cpu"])
         if "cuda" in states:

@@ -1,4 +1,4 @@
-"""What a training run is of: its configuration and its data."""
+"""The identity of a training run: what it must have in common with one that it goes on from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SECTIONS = ("sde", "estimator")
 
 
 class RunMismatch(ValueError):
-    """A run is of something else than what was asked for; the message names what differs.
+    """A run that is to go on is another one; the message names what differs.
 
     Example:
         >>> from scoresde.training.run_identity import RunIdentity, RunMismatch
@@ -40,7 +40,7 @@ class RunMismatch(ValueError):
 
 @attrs.define
 class RunIdentity:
-    """What a run is of, as plain values by name.
+    """Estimator, data and settings of a run, as plain values by name.
 
     Attributes:
         entries: What it depends on, as it was before the first update.
@@ -85,13 +85,13 @@ class RunIdentity:
         return cls({**entries, **fingerprint(_ESTIMATOR, estimator)}, settings=known)
 
     def note_changes(self, estimator: ScoreEstimator) -> None:
-        """Notes what training has changed in an estimator by now."""
+        """Records what training has changed in an estimator by now: that may differ."""
         now = fingerprint(_ESTIMATOR, estimator)
         names = {name for name in self.entries if name.startswith(_ESTIMATOR)} | now.keys()
         self.moved |= {name for name in names if self.entries.get(name, now) != now.get(name, now)}
 
     def differences(self, other: RunIdentity) -> list[str]:
-        """What differs in another one, in words; keys of the configuration first."""
+        """Sentences about what differs in another run; keys of the configuration first."""
         changes = differences(self.entries, other.entries, {*self.moved, _STEPS})
         steps, wanted = (identity.entries.get(_STEPS, 0) for identity in (other, self))
         if int(steps or 0) < int(wanted or 0):

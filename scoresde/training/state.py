@@ -1,4 +1,4 @@
-"""A training run between two updates: all that the rest of it depends on."""
+"""The state of a training run: all that the rest of it depends on, saved and restored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ all of a large data set would take longer than its training."""
 
 @attrs.define(eq=False)
 class TrainingState:
-    """What goes on while an estimator is trained; `scoresde.training.Training.fit` drives it.
+    """Weights, their average, optimiser and random numbers of a run, and its steps.
+
+    `scoresde.training.Training.fit` drives it.
 
     Attributes:
         rng_state: Of what draws from torch's global generators, dropout above all.
@@ -111,7 +113,7 @@ class TrainingState:
         )
 
     def check(self) -> None:
-        """Whether the processes can go on together."""
+        """Raises ``ValueError`` unless the processes can go on together."""
         size, count = self.training.batch_size, self.processes.num_processes
         expect(size % count == 0, "batch_size", f"a multiple of {count} processes", size)
         mixed_precision = self.processes.mixed_precision
@@ -131,7 +133,7 @@ class TrainingState:
         )
 
     def check_same_arguments(self, identity: RunIdentity) -> None:
-        """Whether the processes have been called with the same arguments."""
+        """Raises ``ValueError`` unless the processes have been called with the same arguments."""
         digests = identity.digests()
         gathered = self._gathered(
             torch.tensor(list(digests.values()), dtype=torch.int64, device="cpu")
@@ -159,21 +161,21 @@ class TrainingState:
 
     @property
     def measurement_due(self) -> bool:
-        """Whether a measurement is, which has not been made."""
+        """Whether the held-out loss is to be measured now, and has not been."""
         every = max(1, self.training.steps // self.training.measurements)
         now = self.step > 0 and (self.step % every == 0 or self.step >= self.training.steps)
         return now and self.step not in self.steps[-1:]
 
     @property
     def history(self) -> History:
-        """What it has seen."""
+        """What has been measured so far."""
         best = self.best or self.step
         return History(
             [*self.steps], [*self.losses], [*self.measured], best, self.seconds, self.stopped
         )
 
     def loss(self, data: Dataset, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Of this process's part of some events."""
+        """The loss of this process's shard of some events."""
         return self._loss(data, *shard(rows, generator, self.processes))
 
     def _loss(self, data: Dataset, rows: Tensor, generator: Generators) -> Tensor:
@@ -234,7 +236,13 @@ class TrainingState:
 
     @torch.no_grad()
     def held_out_loss(self, data: Dataset, all_events: bool = True) -> float:
-        """With the same events, times and noise at every call; of one batch only if told so."""
+        """The loss with the same events, times and noise at every call.
+
+        Args:
+            data: The held-out events, or those of the training if there are none.
+            all_events: Whether to go through them, or through one batch, which says no more than
+                whether the loss is finite.
+        """
         generator, batch = torch.Generator("cpu").manual_seed(self.seed), self.training.batch_size
         # few events are repeated with other noise, many are not all needed
         count = batch * max(1, _HELD_OUT // batch) if all_events else batch
@@ -268,7 +276,7 @@ class TrainingState:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The estimator with its averaged weights, inside."""
+        """Gives the estimator its averaged weights, and its own back at the end."""
         trained = {name: value.clone() for name, value in self.estimator.state_dict().items()}
         self.between_updates = False
         self._load_average()
@@ -286,11 +294,11 @@ class TrainingState:
             weight.copy_(self.average[name])
 
     def _gathered(self, value: Tensor) -> Tensor:
-        """What every process has of its own, ``(processes, ...)``, on the CPU."""
+        """A tensor of every process, ``(processes, ...)``, on the CPU."""
         return self.processes.gather(value.unsqueeze(0).to(self.processes.device)).cpu()
 
     def load_best(self) -> None:
-        """Leaves the estimator with the weights to keep."""
+        """Gives the estimator the weights with the lowest held-out loss, or else the average."""
         if self.best_weights:
             self.estimator.load_state_dict(self.best_weights)
         else:
@@ -324,7 +332,7 @@ class TrainingState:
         self.processes.wait_for_everyone()  # none reads before it is written
 
     def restore(self, folder: str | os.PathLike[str], identity: RunIdentity) -> None:
-        """Takes up what `save` has written, if it is of the same.
+        """Goes on from what `save` has written, if that is of the same run.
 
         Raises:
             CheckpointError: If it is damaged, or no run.

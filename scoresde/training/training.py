@@ -1,4 +1,4 @@
-"""One small training loop for any estimator with a loss."""
+"""The training loop: settings, and updates of any estimator with a loss."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Training:
             expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
 
     def lr_factor(self, step: int) -> float:
-        """Share of ``lr`` at a step."""
+        """The learning rate at a step by ``lr``: a line up to 1, then half a cosine down to 0."""
         warmup = max(1, round(self.warmup * self.steps))
         if step < warmup:
             return (step + 1) / warmup
@@ -108,6 +108,7 @@ class Training:
 
     def ema_update(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
         """A weight's moving average, ``count`` updates after the first."""
+        # (1 + n)/(10 + n) forgets untrained weights: the average is of about the last ninth of n
         decay = min(self.ema, (1 + int(count)) / (10 + int(count)))
         return average.lerp(value, 1 - decay)
 

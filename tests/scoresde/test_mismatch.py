@@ -45,8 +45,10 @@ def test_widths_and_shifts_are_those_of_samples(schedule):
     found = Mismatch.of(sde, mean, std)
     alpha = sde.kernel(torch.tensor([sde.eps], dtype=torch.float64)).alpha
     centre, width = flowed(sde, mean, std)
-    torch.testing.assert_close(width / (alpha * std), found.prior * found.noise, rtol=0.02, atol=0)
-    shift = found.bias + found.shift * found.noise * alpha  # deviations are those of samples
+    torch.testing.assert_close(
+        width / (alpha * std), found.prior_ratio * found.noise_ratio, rtol=0.02, atol=0
+    )
+    shift = found.bias + found.shift * found.noise_ratio * alpha  # deviations are those of samples
     torch.testing.assert_close((centre - mean) / std, shift, rtol=0.02, atol=0.02)
 
 
@@ -119,7 +121,7 @@ def test_what_is_in_range_is_not_named(schedule, scale):
     x = scale * torch.randn(500, 1, 4, 4)
     found = said(lambda: measure(sde, x))
     exact = Mismatch.of(sde, torch.zeros(1), torch.tensor([scale]))
-    wide = max(float(exact.noise[0]) - 1, 1 - float(exact.prior[0]))
+    wide = max(float(exact.noise_ratio[0]) - 1, 1 - float(exact.prior_ratio[0]))
     assert bool(found) == (wide > 0.05)
 
 
