@@ -127,7 +127,7 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
         ((1 - mismatch.prior_ratio > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE), _PRIOR),
         (mismatch.noise_ratio - 1 > TOLERANCE, _NOISE),
         (mismatch.bias.abs() > TOLERANCE, _BIAS),
-        ((mismatch.scale_ratio < low) | (mismatch.scale_ratio > high), _PLACE),
+        ((mismatch.scale_ratio < low) | (mismatch.scale_ratio > high), _SCALE),
     )
     unnamed = torch.ones_like(kinds[0][0])
     for wrong, text in kinds:
@@ -196,21 +196,21 @@ _STANDARD = (
 )
 _PRIOR = (
     "sde: data of {names} are not lost in noise at the last time, as the prior says: a deviation "
-    "of {std:.3g} is sampled with {prior_ratio:.3g} of its width, {shift:.3g} deviations off; give the "
-    "SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that ends in "
-    "more noise (sigma_max, beta_max, log_snr_min)"
+    "of {std:.3g} is sampled with {prior_ratio:.3g} of its width, {shift:.3g} deviations off; give "
+    "the SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that ends "
+    "in more noise (sigma_max, beta_max, log_snr_min)"
 )
 _NOISE = (
     "sde: data of {names} are narrower than the least noise: a deviation of {std:.3g} is sampled "
-    "with {noise_ratio:.3g} times its width; give the SDE the data's scale=, as estimators.measure finds "
-    "it, or a schedule that starts with less noise (sigma_min, eps, log_snr_max)"
+    "with {noise_ratio:.3g} times its width; give the SDE the data's scale=, as estimators.measure "
+    "finds it, or a schedule that starts with less noise (sigma_min, eps, log_snr_max)"
 )
 _BIAS = (
     "sde: data of {names} are far from 0: around {mean:.3g}, samples are {bias:.3g} deviations of "
     "{std:.3g} off at the first time; subtract their mean, or use final_denoise, or a smaller eps"
 )
-_PLACE = (
-    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is {scale_ratio:.3g} in "
-    "units of it, where solvers have few steps; give it the data's scale=, as estimators.measure "
+_SCALE = (
+    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is {scale_ratio:.3g} "
+    "in units of it, where solvers have few steps; give it the data's scale=, as estimators.measure "
     "finds it"
 )
