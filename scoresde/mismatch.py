@@ -197,8 +197,8 @@ _STANDARD = (
 _PRIOR = (
     "sde: data of {names} are not lost in noise at the last time, as the prior says: a deviation "
     "of {std:.3g} is sampled with {prior_ratio:.3g} of its width, {shift:.3g} deviations off; give "
-    "the SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that ends "
-    "in more noise (sigma_max, beta_max, log_snr_min)"
+    "the SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that "
+    "ends in more noise (sigma_max, beta_max, log_snr_min)"
 )
 _NOISE = (
     "sde: data of {names} are narrower than the least noise: a deviation of {std:.3g} is sampled "
@@ -210,7 +210,7 @@ _BIAS = (
     "{std:.3g} off at the first time; subtract their mean, or use final_denoise, or a smaller eps"
 )
 _SCALE = (
-    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is {scale_ratio:.3g} "
-    "in units of it, where solvers have few steps; give it the data's scale=, as estimators.measure "
-    "finds it"
+    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is "
+    "{scale_ratio:.3g} in units of it, where solvers have few steps; give it the data's scale=, as "
+    "estimators.measure finds it"
 )
