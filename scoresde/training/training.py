@@ -144,7 +144,7 @@ class Training:
                 `scoresde.ConditionNoiseAnnealing`.
             on_measure: Called at every measurement, for instance `scoresde.app.plots.Pictures`.
             folder: Where the run is written while it goes on, as `scoresde.training.checkpoint`
-                does. A run that is found there is taken up where it was, and ends as if it had
+                does. A run that is found there is resumed where it was, and ends as if it had
                 never stopped, bit for bit, at whatever moment it was killed. That holds for the
                 same run only: same data, by content, settings, seed and estimator; what differs is
                 refused by name. More ``steps`` extend it: from there on rates and measurements are
