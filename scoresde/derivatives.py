@@ -127,9 +127,9 @@ class _Last(torch.autograd.Function):
     """Passes a derivative on that cannot be differentiated again, and raises where one tries to."""
 
     @staticmethod
-    def forward(ctx: Any, found: Tensor, value: Tensor, error: RuntimeError) -> Tensor:
+    def forward(ctx: Any, derivative: Tensor, value: Tensor, error: RuntimeError) -> Tensor:
         ctx.error = error
-        return found.clone()
+        return derivative.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:

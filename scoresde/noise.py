@@ -96,7 +96,7 @@ class Noise:
         if isinstance(self.generator, torch.Generator):
             with DefaultGenerator(self.generator):
                 return distribution.sample(like.shape[:-1]).to(like)
-        rows = self._one_each(like)
+        rows = self._per_sample(like)
         for row, g in zip(rows, self.generator, strict=True):
             with DefaultGenerator(g):
                 row.copy_(distribution.sample())
@@ -105,7 +105,7 @@ class Noise:
     def _numbers(self, source: Callable[..., Tensor], like: Tensor) -> Tensor:
         if self.generator is None or isinstance(self.generator, torch.Generator):
             return self._draw(source, like, self.generator)
-        rows = self._one_each(like)
+        rows = self._per_sample(like)
         for row, g in zip(rows, self.generator, strict=True):
             row.copy_(self._draw(source, row, g))
         return rows.reshape(like.shape)
@@ -118,12 +118,12 @@ class Noise:
         drawn = source(like.shape, dtype=like.dtype, device=device, generator=generator)
         return drawn.to(like.device)
 
-    def _one_each(self, like: Tensor) -> Tensor:
+    def _per_sample(self, like: Tensor) -> Tensor:
         """A row for every sample, and for every generator."""
         assert isinstance(self.generator, Sequence)
-        count, given = like.shape[:-1].numel(), len(self.generator)
+        count, got = like.shape[:-1].numel(), len(self.generator)
         wanted = f"one generator, or {count}: one per sample"
-        expect(given == count, "generator", wanted, given)
+        expect(got == count, "generator", wanted, got)
         return torch.empty(count, like.shape[-1], dtype=like.dtype, device=like.device)
 
 
@@ -149,26 +149,26 @@ class NoiseShard(Noise):
     """
 
     def __init__(self, generator: Generators, index: int, count: int) -> None:
-        self.whole, self.own = Noise.of(generator), slice(index, None, count)
+        self.batch_noise, self.rows = Noise.of(generator), slice(index, None, count)
 
     def __call__(self, like: Tensor) -> Tensor:
         """See `Noise`."""
-        return self.whole(self._wide(like))[self.own]
+        return self.batch_noise(self._whole_batch(like))[self.rows]
 
     def uniform(self, like: Tensor) -> Tensor:
         """See `Noise`."""
-        return self.whole.uniform(self._wide(like))[self.own]
+        return self.batch_noise.uniform(self._whole_batch(like))[self.rows]
 
     def strata(self, like: Tensor, draws: int = 1) -> Tensor:
         """See `Noise`."""
-        return self.whole.strata(self._wide(like), draws)[:, self.own]
+        return self.batch_noise.strata(self._whole_batch(like), draws)[:, self.rows]
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """See `Noise`."""
-        return self.whole.draw(distribution, self._wide(like))[self.own]
+        return self.batch_noise.draw(distribution, self._whole_batch(like))[self.rows]
 
-    def _wide(self, like: Tensor) -> Tensor:
-        return like.new_empty(len(like) * self.own.step, *like.shape[1:])
+    def _whole_batch(self, like: Tensor) -> Tensor:
+        return like.new_empty(len(like) * self.rows.step, *like.shape[1:])
 
 
 Generators = torch.Generator | Sequence[torch.Generator] | Noise | None

@@ -141,24 +141,24 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def table(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A section of a configuration, empty if it is not there.
 
     Raises:
         ConfigError: If it is no table.
 
     Example:
-        >>> from scoresde.app.config import table
-        >>> table({"training": {"steps": 5}}, "training"), table({}, "data")
+        >>> from scoresde.app.config import section
+        >>> section({"training": {"steps": 5}}, "training"), section({}, "data")
         ({'steps': 5}, {})
     """
-    entries = settings.get(section, {})
+    entries = settings.get(name, {})
     if not isinstance(entries, Mapping):
-        raise ConfigError(f"{section}: expected a table, [{section}] in a file, got {entries!r}")
+        raise ConfigError(f"{name}: expected a table, [{name}] in a file, got {entries!r}")
     return dict(entries)
 
 
-def plain(value: Any, key: str) -> Any:
+def to_json(value: Any, key: str) -> Any:
     """A configuration as JSON will hold it, which is how a model remembers it.
 
     Args:
@@ -171,8 +171,8 @@ def plain(value: Any, key: str) -> Any:
 
     Example:
         >>> from pathlib import Path
-        >>> from scoresde.app.config import plain
-        >>> plain({"source": Path("x.csv"), "columns": ("a", "b")}, "data")
+        >>> from scoresde.app.config import to_json
+        >>> to_json({"source": Path("x.csv"), "columns": ("a", "b")}, "data")
         {'source': 'x.csv', 'columns': ['a', 'b']}
     """
     match value:
@@ -183,9 +183,9 @@ def plain(value: Any, key: str) -> Any:
         case os.PathLike():
             return os.fspath(value)
         case Mapping():
-            return {str(name): plain(v, f"{key}.{name}") for name, v in value.items()}
+            return {str(name): to_json(v, f"{key}.{name}") for name, v in value.items()}
         case list() | tuple():
-            return [plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
+            return [to_json(v, f"{key}[{i}]") for i, v in enumerate(value)]
     raise ConfigError(
         f"{key}: expected a finite number, a string, a list or a table, got {value!r}"
     )
@@ -227,7 +227,7 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
         elif isinstance(value, str) and value in MEASURED and value in known:
             value = _known(known, value)
         arguments[argument] = value
-    built = call(factory, arguments, key)
+    built = call_factory(factory, arguments, key)
     try:
         instance(f"{key}: {name!r}", built, _KINDS[group])
     except TypeError as error:
@@ -235,7 +235,7 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     return built
 
 
-def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
+def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
     """A table with its defaults filled in, so that tables that mean the same are equal.
 
     Args:
@@ -248,8 +248,8 @@ def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
         and supplied.
 
     Example:
-        >>> from scoresde.app.config import complete
-        >>> complete("vp", "schedule")
+        >>> from scoresde.app.config import with_defaults
+        >>> with_defaults("vp", "schedule")
         {'name': 'vp', 'beta_min': 0.1, 'beta_max': 20.0, 'eps': 0.001}
     """
     name, entries = _named(table, key)
@@ -259,13 +259,13 @@ def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
     for argument, parameter in parameters.items():
         with suppress(ConfigError):  # an object: no file can say that
             if parameter.default is not inspect.Parameter.empty:
-                full[argument] = plain(parameter.default, argument)
+                full[argument] = to_json(parameter.default, argument)
     meanings = _supplied_arguments(factory, _GROUPS[key.rpartition(".")[2]], parameters)
     full |= {argument: what for argument, what in meanings.items() if what in MEASURED}
     full |= entries
     for argument, value in entries.items():
         if argument in _GROUPS and argument in parameters and isinstance(value, (str, Mapping)):
-            full[argument] = complete(value, f"{key}.{argument}", imports=imports)
+            full[argument] = with_defaults(value, f"{key}.{argument}", imports=imports)
     return full
 
 
@@ -293,7 +293,7 @@ def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
     return factory
 
 
-def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
+def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
     """Calls a factory; whatever goes wrong becomes a `ConfigError` that names the key.
 
     Raises:
@@ -301,7 +301,7 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) ->
 
     Example:
         >>> from scoresde.app.config import call
-        >>> call(complex, {"real": 1.0}, "number")
+        >>> call_factory(complex, {"real": 1.0}, "number")
         (1+0j)
     """
     expect_known(factory, arguments, key)

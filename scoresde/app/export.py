@@ -170,17 +170,17 @@ class Export:
         digits = len(str(len(x) - 1))
         # beside its place, which it takes as a whole
         target = target.resolve()
-        whole = target.with_name(f".{target.name[:48]}.{secrets.token_hex(8)}.tmp")
-        whole.mkdir()
+        draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(8)}.tmp")
+        draft.mkdir()
         try:
             for i, image in enumerate(pixels):
                 grey = image.shape[-1] == 1
-                Image.fromarray(image[..., 0] if grey else image).save(whole / f"{i:0{digits}}.png")
+                Image.fromarray(image[..., 0] if grey else image).save(draft / f"{i:0{digits}}.png")
             if target.exists():
                 target.rmdir()
-            whole.rename(target)
+            draft.rename(target)
         finally:
-            shutil.rmtree(whole, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _expect_room(target: Path) -> None:

@@ -151,12 +151,12 @@ class Model:
             ConfigError, UnknownPlugin, PluginError: See `build`.
             ValueError: If there are to be pictures of what are not images.
         """
-        settings = {name: config.plain(value, name) for name, value in settings.items()}
+        settings = {name: config.to_json(value, name) for name, value in settings.items()}
         _expect_sections(settings)
-        options = config.table(settings, "training")
+        options = config.section(settings, "training")
         config.expect_known(Training, options, "training", _OF_FIT)
         of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
-        training = config.call(Training, options, "training")
+        training = config.call_factory(Training, options, "training")
         seed = of_fit.setdefault("seed", 0)
         whole("training.seed", seed, 0, _SEEDS)
         whole("training.save_every", of_fit.get("save_every", 1), 1)
@@ -171,9 +171,9 @@ class Model:
             model = cls.build(settings, facts, Batches(train, seed), imports=imports)
         model.expect_times()
         recorded = {
-            name: config.complete(settings[name], name, imports=imports) for name in _TRAINED
+            name: config.with_defaults(settings[name], name, imports=imports) for name in _TRAINED
         }
-        recorded["data"] = config.table(settings, "data")
+        recorded["data"] = config.section(settings, "data")
         model.estimator.to(processes.device)
         model.history = training.fit(
             model.estimator,
@@ -191,7 +191,7 @@ class Model:
     @property
     def export(self) -> Export:
         """Writes samples as the data were, in the units and names of a table."""
-        options = config.table(self.settings, "data")
+        options = config.section(self.settings, "data")
         text_options = {name: options[name] for name in _OF_TEXT if name in options}
         facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "bins", "columns")}
         return Export(**facts, **text_options)
@@ -287,7 +287,7 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
         >>> len(train), len(held_out)
         (1438, 359)
     """
-    options = config.table(settings, "data")
+    options = config.section(settings, "data")
     source = options.pop("source", None)
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
         expected = "data.source: expected a data set, a file or a folder"
@@ -328,7 +328,7 @@ def data_like(
     allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
     known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
     options = {name: value for name, value in known.items() if value is not None}
-    options |= config.table(settings, "data")
+    options |= config.section(settings, "data")
     return read(**{key: options[key] for key in allowed & options.keys()})
 
 

@@ -151,7 +151,7 @@ def trajectory(
     estimator: ScoreEstimator,
     solver: Solver,
     count: int = 4,
-    moments: int = 9,
+    columns: int = 9,
     generator: Generators = None,
 ) -> Figure:
     """States and their denoised means along a solver's way from noise to data.
@@ -160,7 +160,7 @@ def trajectory(
         estimator: Of images ``(C, H, W)``; bands that have not entered yet are left out.
         solver: Walks.
         count: How many paths.
-        moments: How many times are shown, equally spaced in steps.
+        columns: How many times are shown, equally spaced in steps.
         generator: Of the noise.
 
     Raises:
@@ -174,12 +174,12 @@ def trajectory(
         >>> from solvers import DDIM
         >>> sde = DiagonalSDE(VP(), Identity((1, 4, 4)))
         >>> model = Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16))
-        >>> len(plots.trajectory(model, DDIM(8), count=2, moments=3).axes)
+        >>> len(plots.trajectory(model, DDIM(8), count=2, columns=3).axes)
         12
     """
     # at the time at which blocks are appended, the state that has them
     states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
-    places = torch.linspace(0, len(states) - 1, moments, device="cpu").round().int().tolist()
+    places = torch.linspace(0, len(states) - 1, columns, device="cpu").round().int().tolist()
     with asked(estimator), torch.no_grad():
         frames = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
     basis = estimator.sde.basis
@@ -188,10 +188,10 @@ def trajectory(
         """With what has not entered left out."""
         return basis.inverse(torch.nn.functional.pad(z, (0, basis.dim - z.shape[-1])))
 
-    figure = _figure(0.75 * moments + 0.6, 1.5 * count + 0.5)
+    figure = _figure(0.75 * columns + 0.6, 1.5 * count + 0.5)
     figure.suptitle("From noise to data: state (above), its denoised mean (below)", fontsize=9)
     cells = figure.subplots(
-        2 * count, moments, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
+        2 * count, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
     )
     for column, (t, z, mean) in enumerate(frames):
         x, clean = event(z), event(mean)

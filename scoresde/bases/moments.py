@@ -118,8 +118,8 @@ class MomentsByGroup:
     _middle: Tensor | None = attrs.field(default=None, init=False)
     _count: Tensor = attrs.field(init=False)
     _logs: Tensor = attrs.field(init=False)
-    _most: Tensor = attrs.field(init=False)
-    _own: Tensor = attrs.field(init=False)
+    _largest: Tensor = attrs.field(init=False)
+    _size: Tensor = attrs.field(init=False)
     _std: Tensor = attrs.field(init=False)
     _typical: Tensor = attrs.field(init=False)
     _kind: torch.finfo | None = attrs.field(default=None, init=False)
@@ -141,7 +141,7 @@ class MomentsByGroup:
         size, std = self._rms(mean), self._mean(square).sqrt()
         for name in self.names(~std.isfinite()):
             expect(False, "data", f"numbers whose squares are finite in {name!r}", "larger ones")
-        self.constant, self._own, self._std = std <= _ROUNDED * size, size, std
+        self.constant, self._size, self._std = std <= _ROUNDED * size, size, std
         typical = (self._logs / self._count.clamp(min=1)).exp()
         self.outlying, self._typical = ~self.constant & (typical < _NARROW * std), typical
         return mean, torch.where(self.constant, CONSTANT * torch.where(size > 0, size, 1.0), std)
@@ -152,17 +152,17 @@ class MomentsByGroup:
             return z
         if self._middle is None:
             self._middle = z.median(0).values
-            self._count, self._logs, self._most = self._rms(z.new_zeros(3, z.shape[-1])).unbind()
+            self._count, self._logs, self._largest = self._rms(z.new_zeros(3, z.shape[-1])).unbind()
         kind = torch.finfo(dtype)
         if self._kind is None or kind.eps > self._kind.eps:
             self._kind = kind
         distance = self._rms(z - self._middle)
-        # what repeats itself is as wide as it is large, and of no width if it is 0
-        wide = torch.where(distance > 0, distance, self._rms(self._middle))
-        known = wide > 0
+        # what repeats itself is as width as it is large, and of no width if it is 0
+        width = torch.where(distance > 0, distance, self._rms(self._middle))
+        known = width > 0
         self._count = self._count + known.double().sum(0)
-        self._logs = self._logs + torch.where(known, wide, 1.0).log().sum(0)
-        self._most = torch.maximum(self._most, distance.amax(0))
+        self._logs = self._logs + torch.where(known, width, 1.0).log().sum(0)
+        self._largest = torch.maximum(self._largest, distance.amax(0))
         return z
 
     def warn(self, outliers: bool = True) -> None:
@@ -171,8 +171,8 @@ class MomentsByGroup:
         Args:
             outliers: Whether to name the first.
         """
-        most, typical, kind = self._most, self._typical, self._kind
-        own, std, constant = self._own, self._std, self.constant
+        most, typical, kind = self._largest, self._typical, self._kind
+        own, std, constant = self._size, self._std, self.constant
         assert kind is not None
         self._warn(
             self.outlying & outliers,

@@ -49,7 +49,7 @@ class Interrupts:
                 handler = signal.getsignal(number)
                 if callable(handler):  # what the system does by itself cannot wait
                     self._handlers[number] = handler
-                    signal.signal(number, self._hear)
+                    signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -59,7 +59,7 @@ class Interrupts:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._hear:
+            if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, handler)
 
     @property
@@ -84,7 +84,7 @@ class Interrupts:
         if waiting is not None:
             self._handlers[waiting[0]](*waiting)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._busy and self._waiting is None:
             self._waiting = number, frame
         else:

@@ -24,7 +24,7 @@ else:
 _PAUSE = 0.02
 """Seconds between two looks at a lock that someone else has: less than most saves take."""
 
-_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_LOCKED_BY_OTHERS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """What systems say of a lock that someone else has; anything else: that there are no locks."""
 
 
@@ -119,7 +119,7 @@ def _lock(descriptor: int) -> bool:
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _TAKEN:
+        if error.errno in _LOCKED_BY_OTHERS:
             return False
         warnings.warn(
             f"folder: its disk knows no locks ({error.strerror}): make sure that one process at a "

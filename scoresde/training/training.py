@@ -190,7 +190,7 @@ class Training:
                 None if folder is None or identity is None else partial(run.save, write, identity)
             )
             loop = _Loop(run, train, measured, on_step, on_measure, save, save_every)
-            loop.go(progress and processes.is_main_process)
+            loop.run_updates(progress and processes.is_main_process)
         run.load_best()
         return run.history
 
@@ -217,7 +217,7 @@ class _Loop:
     unsaved: bool = False
     since: float = attrs.field(factory=time.perf_counter)
 
-    def go(self, progress: bool) -> None:
+    def run_updates(self, progress: bool) -> None:
         run = self.run
         several = run.processes.num_processes > 1
         bar = tqdm(
@@ -226,13 +226,13 @@ class _Loop:
         run.estimator.train()
         with bar, Interrupts(hold=several) as interrupts:
             try:
-                while self.between(bar):
+                while self.measure_and_save(bar):
                     with interrupts.deferred():
                         if self.on_step is not None:
                             self.on_step(run.step)
                         ended = run.update(self.data, interrupts.pending)
                         self.unsaved = True
-                    self.tick()
+                    self.count_time()
                     bar.update()
                     if ended:
                         self.write()
@@ -243,7 +243,7 @@ class _Loop:
                     self.write()
                 raise
 
-    def between(self, bar: tqdm[Any]) -> bool:
+    def measure_and_save(self, bar: tqdm[Any]) -> bool:
         """What is to be done between two updates; whether there is another one."""
         run = self.run
         if run.measurement_due:
@@ -251,12 +251,12 @@ class _Loop:
             held_out = {"held_out": run.measured[-1]} if run.measured else {}
             bar.set_postfix({"loss": run.losses[-1], **held_out}, refresh=False)
             self.unsaved = True
-            self.tick()
+            self.count_time()
         if run.finished or (run.step > 0 and run.step % self.save_every == 0):
             self.write()
         return not run.finished
 
-    def tick(self) -> None:
+    def count_time(self) -> None:
         now = time.perf_counter()
         self.run.seconds, self.since = self.run.seconds + now - self.since, now
 
