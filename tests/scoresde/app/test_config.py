@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scoresde import PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Learned, log_prob
-from scoresde.app.config import SUPPLIED, ConfigError, build, read, with_defaults
+from scoresde.app.config import SUPPLIED, ConfigError, build, call_factory, read, with_defaults
 from scoresde.app.model import Model
 from scoresde.plugins import UnknownPlugin
 from scoresde.training import Training, checkpoint
@@ -461,7 +461,7 @@ def test_paths_are_remembered_as_strings(tmp_path):
         {"name": "diagonal", "schedule": "vp", "basis": {"name": "identity"}, "scale": "data_std"},
     ],
 )
-def test_tables_that_say_the_same_are_the_same_when_complete(table):
+def test_tables_that_say_the_same_are_the_same_with_defaults(table):
     full = with_defaults(table, "sde")
     assert full == with_defaults(full, "sde")
     assert full["schedule"] == {"name": "vp", "beta_min": 0.1, "beta_max": 20.0, "eps": 0.001}
