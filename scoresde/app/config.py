@@ -300,7 +300,7 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], key:
         ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
 
     Example:
-        >>> from scoresde.app.config import call
+        >>> from scoresde.app.config import call_factory
         >>> call_factory(complex, {"real": 1.0}, "number")
         (1+0j)
     """
