@@ -161,8 +161,7 @@ def some(data: Dataset) -> int:
 class Batches:
     """All events of a data set in order, some at a time, the same at every pass.
 
-    For what is measured of data that need not fit in memory: `estimators.measure`,
-    `scoresde.PCA.fit`.
+    For what is measured of data that need not fit in memory, as `scoresde.PCA.fit` does.
 
     Args:
         data: The data set.

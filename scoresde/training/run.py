@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -21,13 +21,9 @@ from scoresde.training import checkpoint
 from scoresde.training.about import About
 from scoresde.training.distributed import Processes, average_over, share
 from scoresde.training.history import History, OnMeasure
+from scoresde.training.settings import PRECISIONS, Settings
 from scoresde.training.streams import Stream
 from scoresde.wrappers import matched
-
-if TYPE_CHECKING:
-    from scoresde.training import Training
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
 
@@ -51,16 +47,16 @@ class Run:
         >>> from scoresde.data import Dataset
         >>> from scoresde.training.distributed import SINGLE_PROCESS
         >>> from scoresde.training.run import Run
-        >>> from scoresde.training import Training
+        >>> from scoresde.training.settings import Settings
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> run = Run.new(Training(steps=2), model, seed=0, processes=SINGLE_PROCESS)
+        >>> run = Run.new(Settings(steps=2), model, seed=0, processes=SINGLE_PROCESS)
         >>> run.update(Dataset("mine", torch.randn(10, 2)))
         False
         >>> run.step, run.over
         (1, False)
     """
 
-    training: Training
+    training: Settings
     estimator: ScoreEstimator
     seed: int
     processes: Processes
@@ -83,7 +79,7 @@ class Run:
 
     @classmethod
     def new(
-        cls, training: Training, estimator: ScoreEstimator, seed: int, processes: Processes
+        cls, training: Settings, estimator: ScoreEstimator, seed: int, processes: Processes
     ) -> Run:
         """A run before its first update."""
         weights = list(estimator.parameters())
