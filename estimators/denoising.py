@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from estimators.mismatch import check_range, check_standard
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
@@ -19,7 +20,6 @@ from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid, restrict
-from scoresde.mismatch import check_range, check_standard
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precision import Float64Constants, Numbers, network_dtype
@@ -312,7 +312,7 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) ->
     """The data's mean per component and standard deviation per block, in an SDE's basis.
 
     Of vectors in `scoresde.Identity` the standard deviation is per component as well. What is out
-    of the SDE's range is said in a warning with its name (`scoresde.mismatch`).
+    of the SDE's range is said in a warning with its name (`estimators.mismatch`).
 
     Source:
         Karras et al. 2022 (arXiv 2206.00364), section 5, for what it is good for.

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from estimators.denoising import Denoising
+from estimators.mismatch import check_range
 from scoresde.bases import Basis
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
-from scoresde.mismatch import check_range
 from scoresde.noise import Generators, Noise
 from scoresde.weighting import Weighting
 

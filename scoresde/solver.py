@@ -76,7 +76,7 @@ class Solver(ABC):
             SDE, at most 1000.
         grid: Where the steps are: a name in `scoresde.grid.GRIDS` or a function
             ``(sde, steps) -> times``.
-        corrector: What is done to samples after every step, for instance `solvers.Langevin`.
+        corrector: What is done to samples after every step, Langevin steps for instance.
         churn: Share by which noise is raised, by diffusing forward, before every step (Karras
             et al. 2022, algorithm 2); a solver's memory of earlier steps is lost by it.
         final_denoise: Whether samples end as denoised means of the states at the last time,

@@ -153,22 +153,11 @@ class Model:
         """
         settings = {name: config.to_json(value, name) for name, value in settings.items()}
         _expect_sections(settings)
-        options = config.section(settings, "training")
-        config.expect_known(Training, options, "training", _OF_FIT)
-        of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
-        training = config.call_factory(Training, options, "training")
-        seed = of_fit.setdefault("seed", 0)
-        whole("training.seed", seed, 0, _SEEDS)
-        whole("training.save_every", of_fit.get("save_every", 1), 1)
+        training, of_fit = _training_of(settings)
         train, held_out = data_of(settings)
-        facts = {
-            "event_shape": list(train.values.shape[1:]),
-            "bins": train.bins,
-            "columns": None if train.columns is None else list(train.columns),
-            "missing": train.missing,
-        }
-        with DefaultGenerator(torch.Generator("cpu").manual_seed(seed)):
-            model = cls.build(settings, facts, Batches(train, seed), imports=imports)
+        with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
+            batches = Batches(train, of_fit["seed"])
+            model = cls.build(settings, _facts(train), batches, imports=imports)
         model.expect_times()
         recorded = {
             name: config.with_defaults(settings[name], name, imports=imports) for name in _TRAINED
@@ -273,6 +262,27 @@ class Model:
             raise CheckpointError(f"{folder}: weights and config do not fit: {error}") from error
         model.estimator.eval()
         return model
+
+
+def _training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
+    """The loop that a configuration asks for, and what it says of one run of it."""
+    options = config.section(settings, "training")
+    config.expect_known(Training, options, "training", _OF_FIT)
+    of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
+    training: Training = config.call_factory(Training, options, "training")
+    whole("training.seed", of_fit.setdefault("seed", 0), 0, _SEEDS)
+    whole("training.save_every", of_fit.get("save_every", 1), 1)
+    return training, of_fit
+
+
+def _facts(data: Dataset) -> dict[str, Any]:
+    """What a model has to remember of its data."""
+    return {
+        "event_shape": list(data.values.shape[1:]),
+        "bins": data.bins,
+        "columns": None if data.columns is None else list(data.columns),
+        "missing": data.missing,
+    }
 
 
 def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:

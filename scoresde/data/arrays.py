@@ -46,8 +46,8 @@ def read_array(
             and what it cannot tell apart is refused.
         continuous: Whether whole numbers are meant to be read as real ones; by default there is
             a warning if a component has no others.
-        missing: ``"nan"`` if NaN stands for missing values, as `estimators.Denoising` with
-            ``observe`` takes them.
+        missing: ``"nan"`` if NaN stands for missing values, which estimators with
+            ``observe`` take.
 
     Raises:
         FileNotFoundError: If there is no such file.

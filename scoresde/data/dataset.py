@@ -22,8 +22,8 @@ class Dataset:
         values: ``(N, *event_shape)``: all of them, or `LazyArray` ones, which are checked as they
             are read.
         bins: Number of bins of integer values; ``None`` for floating-point ones.
-        missing: Whether NaN stands for values that are missing, as `estimators.Denoising` with
-            ``observe`` takes them. Every event needs one that is not.
+        missing: Whether NaN stands for values that are missing, which estimators with
+            ``observe`` take. Every event needs one that is not.
         columns: Names of the columns, if this is a table.
 
     Raises:

@@ -153,8 +153,7 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
 class Batches:
     """All events of a data set in order, in batches, the same at every pass.
 
-    For what is measured of data that need not fit in memory: `estimators.measure`,
-    `scoresde.PCA.fit`.
+    For what is measured of data that need not fit in memory, as `scoresde.PCA.fit` does.
 
     Args:
         data: The data set.

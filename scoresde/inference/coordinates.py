@@ -36,8 +36,7 @@ class Coordinates(nn.Module):
     logarithm of a positive one).
 
     Those between two bounds keep them. A network would have to learn where they are, in coordinates
-    that move with the observation; `estimators.Truncated.knowing` knows, and networks learn the
-    rest around it.
+    that move with the observation: give it a baseline that knows, of which it learns the rest.
 
     Coordinates are in the dtype of the parameters, whatever observations come in.
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -23,12 +23,8 @@ from scoresde.training.distributed import Processes, average_over, shard
 from scoresde.training.history import History, OnMeasure
 from scoresde.training.rng_state import RNGState
 from scoresde.training.run_identity import RunIdentity
+from scoresde.training.settings import PRECISIONS, TrainingSettings
 from scoresde.wrappers import matched
-
-if TYPE_CHECKING:
-    from scoresde.training import Training
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
 
@@ -58,17 +54,18 @@ class TrainingState:
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.data import Dataset
         >>> from scoresde.training.distributed import SINGLE_PROCESS
+        >>> from scoresde.training.settings import TrainingSettings
         >>> from scoresde.training.state import TrainingState
-        >>> from scoresde.training import Training
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> run = TrainingState.new(Training(steps=2), model, seed=0, processes=SINGLE_PROCESS)
+        >>> training = TrainingSettings(steps=2)
+        >>> run = TrainingState.new(training, model, seed=0, processes=SINGLE_PROCESS)
         >>> run.update(Dataset("mine", torch.randn(10, 2)))
         False
         >>> run.step, run.finished
         (1, False)
     """
 
-    training: Training
+    training: TrainingSettings
     estimator: ScoreEstimator
     seed: int
     processes: Processes
@@ -91,7 +88,11 @@ class TrainingState:
 
     @classmethod
     def new(
-        cls, training: Training, estimator: ScoreEstimator, seed: int, processes: Processes
+        cls,
+        training: TrainingSettings,
+        estimator: ScoreEstimator,
+        seed: int,
+        processes: Processes,
     ) -> TrainingState:
         """A run before its first update."""
         weights = list(estimator.parameters())

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from estimators import Denoising, Gaussian, MultiScale, ResidualMLP, measure
+from estimators.mismatch import Mismatch, check_range
 from scoresde import (
     EDM,
     VE,
@@ -19,7 +20,6 @@ from scoresde import (
     RectifiedFlow,
     SubVP,
 )
-from scoresde.mismatch import Mismatch, check_range
 from solvers import ExponentialMultistep
 
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -49,7 +49,7 @@ class Mismatch(NamedTuple):
     Example:
         >>> import torch
         >>> from scoresde import VE, DiagonalSDE, Identity
-        >>> from scoresde.mismatch import Mismatch
+        >>> from estimators.mismatch import Mismatch
         >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((1,)))
         >>> mean, std = torch.zeros(1), torch.full((1,), 100.0)
         >>> Mismatch.of(sde, mean, std).prior_ratio  # 1 / sqrt(1 + 2^2)
@@ -110,7 +110,7 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
         >>> import warnings
         >>> import torch
         >>> from scoresde import VE, DiagonalSDE, Identity
-        >>> from scoresde.mismatch import check_range
+        >>> from estimators.mismatch import check_range
         >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((2,), {"a": 1, "b": 1}))
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
@@ -152,7 +152,7 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         >>> import warnings
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.mismatch import check_standard
+        >>> from estimators.mismatch import check_standard
         >>> sde, x = DiagonalSDE(VP(), Identity((2,))), 255 * torch.rand(9, 2)
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")

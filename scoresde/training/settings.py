@@ -1,0 +1,90 @@
+"""Settings of the training loop: what a run of it is, in numbers."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.checks import choice, expect, positive, real, validator, whole
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_LARGEST_BATCH = 2**20
+"""Events per update, all in memory at once: more is a slip."""
+
+_LARGEST = 1e30
+"""Of rates and norms, which have to be numbers in single precision, and their squares in double."""
+
+
+@attrs.frozen(kw_only=True)
+class TrainingSettings:
+    """Adam with decoupled weight decay, warm-up, cosine decay and averaging.
+
+    Source:
+        Loshchilov and Hutter 2019 (arXiv 1711.05101) for AdamW, 2017 (1608.03983) for the decay;
+        Polyak and Juditsky 1992 for averaging.
+
+    Args:
+        steps: Number of updates.
+        batch_size: Events per update, of all processes together.
+        lr: Largest learning rate.
+        warmup: Share of the steps over which the rate rises.
+        weight_decay: Of AdamW.
+        clip: Largest norm of the gradient.
+        ema: Decay of the exponential moving average of the weights, per update; smaller among
+            the first updates, so that the average forgets the untrained weights.
+        measurements: How often the held-out loss is measured.
+        precision: Of the networks' products: ``"float32"``, which is that of the weights,
+            ``"bfloat16"`` or ``"float16"``. Weights, their average and all formulas around the
+            network keep theirs; gradients in float16 are scaled so that small ones survive.
+        patience: After how many measurements without a better held-out loss to stop; never if
+            None.
+
+    Raises:
+        ValueError: If a number is out of its range, a count is not whole or more than 2**31 (a
+            batch 2**20 events), or the precision unknown.
+
+    Example:
+        >>> from scoresde.training.settings import TrainingSettings
+        >>> TrainingSettings(steps=100, warmup=0.1).lr_factor(4)  # half the way to the largest rate
+        0.5
+    """
+
+    references = "loshchilov2019 polyak1992"
+
+    steps: int = attrs.field(default=2000, validator=validator(whole, 1))
+    batch_size: int = attrs.field(default=128, validator=validator(whole, 1, _LARGEST_BATCH))
+    lr: float = attrs.field(
+        default=1e-3, validator=[validator(real, 0, _LARGEST), validator(positive)]
+    )
+    warmup: float = attrs.field(default=0.1, validator=validator(real, 0, 1))
+    weight_decay: float = attrs.field(default=0.01, validator=validator(real, 0, _LARGEST))
+    clip: float = attrs.field(
+        default=1.0, validator=[validator(real, 0, _LARGEST), validator(positive)]
+    )
+    ema: float = attrs.field(default=0.998, validator=validator(real, 0, 1))
+    measurements: int = attrs.field(default=10, validator=validator(whole, 1))
+    precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))
+    patience: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(whole, 1))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("ema", "warmup"):
+            expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
+
+    def lr_factor(self, step: int) -> float:
+        """The learning rate at a step by ``lr``: a line up to 1, then half a cosine down to 0."""
+        warmup = max(1, round(self.warmup * self.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+    def ema_update(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        """A weight's moving average, ``count`` updates after the first."""
+        # (1 + n)/(10 + n) forgets untrained weights: the average is of about the last ninth of n
+        decay = min(self.ema, (1 + int(count)) / (10 + int(count)))
+        return average.lerp(value, 1 - decay)
