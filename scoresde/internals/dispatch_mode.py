@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class DispatchMode(TorchDispatchMode):
-    """`TorchDispatchMode` without the import of torch's compiler, which takes seconds.
+    """``TorchDispatchMode`` without the import of torch's compiler, which takes seconds.
 
     Example:
         >>> import torch
