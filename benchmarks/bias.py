@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from estimators import GaussianMixture, LinearGuidance
-from scoresde import VE, DiagonalSDE, Identity, Joint, ResampleObserved, ScoreEstimator, Solver
+from scoresde import (
+    VE,
+    DiagonalSDE,
+    Identity,
+    Joint,
+    ResampleObserved,
+    ScoreEstimator,
+    Solver,
+    condition,
+)
 from solvers import DDIM, ExponentialMultistep
 
 SIGMA = 50.0
@@ -85,7 +94,7 @@ def _methods(
         schedule = VE(0.005, joint.spread(y=sigma_y or SIGMA, x=SIGMA))
         speeds = joint.spread(y=1.0 if sigma_y else 0.0, x=1.0)
         sde = DiagonalSDE(schedule, joint, speeds)
-        return GaussianMixture(sde, weights, both, spread).condition(held=held, y=y)
+        return condition(GaussianMixture(sde, weights, both, spread), held=held, y=y)
 
     flow, once = ExponentialMultistep(steps), DDIM(steps, eta=1.0)
     fresh = DDIM(steps, eta=1.0, corrector=ResampleObserved())

@@ -9,6 +9,7 @@ from scoresde.conditioning.conditional import (
     ResampleObserved,
     blocks,
     components,
+    condition,
     observed,
 )
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
@@ -24,6 +25,7 @@ __all__ = [
     "ResampleObserved",
     "blocks",
     "components",
+    "condition",
     "observed",
     "observing",
 ]

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from scoresde.checks import expect
+from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates, bounds, unbatched
 from scoresde.likelihood.distribution import ScoreDistribution
@@ -130,7 +131,7 @@ class Posterior:
     def residual(self, observation: Tensor) -> ScoreDistribution:
         """Its law in coordinates."""
         seen = self.coordinates.observation(observation)
-        known = self.estimator.condition(held=self.held, observation=seen)
+        known = condition(self.estimator, held=self.held, observation=seen)
         return ScoreDistribution(known, self.solver)
 
 

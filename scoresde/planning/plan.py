@@ -22,9 +22,9 @@ from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, finite
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
-from scoresde.grid import at_discontinuity
+from scoresde.grid import segments
 from scoresde.noise import Noise
-from scoresde.parametrization import noiseless
+from scoresde.parametrization import noiseless, shrinkage
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE
 from scoresde.solver import Solver
@@ -246,8 +246,7 @@ class OptimisedGrid:
         sde.basis.blocks.check("variances", self.variances)
         variances = sde.basis.blocks.expand(self.variances.double()).expand(sde.basis.dim)
         first = grids.arctan_log_snr(sde, steps)
-        knots = [0, *(at_discontinuity(sde, first)[1:-1].nonzero().flatten() + 1).tolist(), steps]
-        pieces = [(first[a], first[a : b + 1].diff()) for a, b in itertools.pairwise(knots)]
+        pieces = [(first[a], first[a : b + 1].diff()) for a, b in segments(sde, first)]
         start = torch.cat([(gaps / gaps.sum()).log() for _, gaps in pieces])
         estimator = _Independent(sde, variances)
 
@@ -386,7 +385,8 @@ class _Bed:
         for stage, block in zip(
             sde.stages()[1:], list(bed.blocks.slices.values())[1:], strict=True
         ):
-            snr = bed.log_snr(torch.tensor([stage.start], dtype=torch.float64)).exp()
+            at = bed.at(torch.tensor([stage.start], dtype=torch.float64))
+            snr = bed.blocks.expand(at.log_snr.exp())
             handover += float((snr * self.weights * self.variances)[block].sum() / 2)
         return Plan(sde, times, draft.steps, self.cost(draft), draft.error, handover)
 
@@ -403,9 +403,9 @@ class _Independent(ScoreEstimator):
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``alpha v / (alpha^2 v + sigma^2) z``."""
         alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+        noisy = sigma.masked_fill(sigma == 0, 1.0)
         variance = self.variances[: z.shape[-1]].to(z)
-        power = (alpha**2 * variance + sigma**2).masked_fill(sigma == 0, 1.0)
-        return noiseless(sigma, z, alpha * variance / power * z)
+        return noiseless(sigma, z, shrinkage(alpha, noisy, variance) * z)
 
 
 class _Ones(Noise):

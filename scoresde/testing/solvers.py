@@ -15,8 +15,9 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.grid import GRIDS
 from scoresde.likelihood import log_prob
 from scoresde.noise import Noise
+from scoresde.reverse import ReverseSDE
 from scoresde.schedules import VP, LogLinear
-from scoresde.sde import SDE, Propagator
+from scoresde.sde import SDE
 from scoresde.solver import Solver
 from scoresde.testing.measures import (
     DOUBLE,
@@ -44,9 +45,9 @@ class _Decay(SDE):
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         return torch.full_like(y, self.eta)
 
-    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
-        step = super().propagator(t, s, like)
-        return step if self.eta else step._replace(noise=None)
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
 
 
 class _Same(Noise):
@@ -108,7 +109,7 @@ class SolverLaws(ABC):
         model, sde = self._bed()
         solver, reverse, end = (
             self.make(steps, eta),
-            sde.reverse(model, eta),
+            ReverseSDE(model, eta),
             self._law(model, sde.eps),
         )
         start = sde.prior
@@ -152,7 +153,7 @@ class SolverLaws(ABC):
         if order is None:
             return
         model, sde = self._bed()
-        reverse, y = sde.reverse(model, 1.0), random(64, 2)
+        reverse, y = ReverseSDE(model, 1.0), random(64, 2)
         counted = Impulses()
         self.make(4, 1.0).integrate(reverse, y, -GRIDS["uniform_time"](sde, 4), counted)
         draws = counted.used // 8
@@ -188,7 +189,7 @@ class SolverLaws(ABC):
     def test_a_walk_shows_where_it_has_been(self) -> None:
         """One state per step, the last the end; two walks are one, with its memory."""
         model, sde = self._bed()
-        reverse, y = sde.reverse(model, 0.0), random(3, 2)
+        reverse, y = ReverseSDE(model, 0.0), random(3, 2)
         solver, ts = self.make(20, 0.0), -GRIDS["uniform_time"](sde, 20)
         end = solver.integrate(reverse, y, ts, Noise())
         tolerance = {"rtol": 0, "atol": self.tolerance if self.adaptive else 1e-9}
@@ -229,7 +230,7 @@ class SolverLaws(ABC):
         for eta in self._kinds():
             y, ts = random(5, 2), -GRIDS["log_snr"](sde, 20)
             noise = Noise(torch.Generator().manual_seed(0))
-            end = self.make(20, eta).integrate(sde.reverse(model, eta), y, ts, noise)
+            end = self.make(20, eta).integrate(ReverseSDE(model, eta), y, ts, noise)
             same("clean components stay as they are", end[:, 1], y[:, 1], rtol=0, atol=1e-9)
             holds("the others stay finite", torch.isfinite(end), end)
 
@@ -261,7 +262,7 @@ class SolverLaws(ABC):
         model, sde = self._bed()
         y = random(5, 2) * torch.tensor([1.0, 1, 1, 10, 100], dtype=DOUBLE).unsqueeze(-1)
         for eta in self._kinds():
-            solver, reverse = self.make(8, eta), sde.reverse(model, eta)
+            solver, reverse = self.make(8, eta), ReverseSDE(model, eta)
             ts = -GRIDS["log_snr"](sde, 8)
 
             def ends(*rows: int) -> Tensor:
@@ -283,7 +284,7 @@ class SolverLaws(ABC):
             solver, ts = self.make(20, eta), -GRIDS["log_snr"](sde, 20)
 
             def find(model: Any, y: Tensor) -> dict[str, Tensor]:
-                reverse = model.sde.reverse(model, eta)  # noqa: B023
+                reverse = ReverseSDE(model, eta)  # noqa: B023
                 return {"the end": solver.integrate(reverse, y, ts, _Same())}  # noqa: B023
 
             tolerance = self.tolerance if self.adaptive else 1e-3
@@ -302,6 +303,6 @@ class SolverLaws(ABC):
             start = random(4, 2).float()
             y = start.clone()
             ts = -GRIDS["log_snr"](sde, 6)
-            end = solver.integrate(sde.reverse(model, eta), y, ts, Noise.of(torch.Generator()))
+            end = solver.integrate(ReverseSDE(model, eta), y, ts, Noise.of(torch.Generator()))
             holds("states keep their dtype", end.dtype == torch.float32, end.dtype)
             same("the start of an integration is not written on", y, start, rtol=0, atol=0)
