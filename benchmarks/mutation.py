@@ -39,7 +39,7 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step grid "
-    "mismatch noise parametrization precision reverse sde selection solver weighting",
+    "noise parametrization precision reverse sde selection solver weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct gaps haar identity joint moments packed pca spatial",
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
@@ -49,7 +49,7 @@ MODULES = {
     "scoresde/data": "dequantization",
     "scoresde/app": "evaluation",
     "solvers": "adaptive euler exponential heun langevin rungekutta sra",
-    "estimators": "denoising guidance mixture multiscale truncated",
+    "estimators": "denoising guidance mismatch mixture multiscale truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {
