@@ -17,7 +17,7 @@ and ``g``, so that it is multiplied last.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -243,6 +243,7 @@ class DiagonalReverse(ReverseCoefficients):
     """
 
     forward: DiagonalCoefficients
+    _found: Sequence[Sequence[Tensor]] | None = None
 
     @property
     def slope(self) -> Tensor:
@@ -279,15 +280,20 @@ class DiagonalReverse(ReverseCoefficients):
     def _diffusion(self, i: int, z: Tensor) -> Tensor:
         return _filled(self._rates[2][i], z)
 
-    @cached_property
+    @property
     def _rates(self) -> Sequence[Sequence[Tensor]]:
-        """What exponential solvers need not know, time by time."""
-        values = (
-            self.sign * self.slope,
-            self.sign * self.response,
-            self.eta * root(self.forward.g2),
-        )
-        return [self.each(v) for v in values]
+        """What exponential solvers need not know, time by time: found when first asked for.
+
+        By hand, as a `functools.cached_property` has a lock, at which `torch.compile` breaks.
+        """
+        if self._found is None:
+            values = (
+                self.sign * self.slope,
+                self.sign * self.response,
+                self.eta * root(self.forward.g2),
+            )
+            self._found = [self.each(v) for v in values]
+        return self._found
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``(alpha D - z)/sigma^2``; 0 where clean."""

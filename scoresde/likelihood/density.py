@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -192,34 +192,37 @@ class DensityCoefficients(Coefficients):
 
     def fields(self) -> Iterator[Field]:
         """The forcing of an integral is ``dl_i/dh_i``."""
-        for i, field in enumerate(self.flow.fields()):
-            forcing, drift = partial(self._forcing, i, field), partial(self._drift, i, field)
-            yield Field(forcing, field.increment, drift, torch.zeros_like)
-
-    def _forcing(self, i: int, field: Field, y: Tensor) -> Tensor:
-        _, _, length_rates = self._rates
-        forcing, growth = self._growth(i, field, self.density.state(y))
-        return torch.cat([forcing, (growth / length_rates[i].unsqueeze(-2)).flatten(-2)], -1)
-
-    def _drift(self, i: int, field: Field, y: Tensor) -> Tensor:
-        slopes, responses, _ = self._rates
-        z = self.density.state(y)
-        forcing, growth = self._growth(i, field, z)
-        velocity = torch.addcmul(slopes[i] * z, responses[i], forcing)
-        return torch.cat([velocity, growth.flatten(-2)], -1)
-
-    def _growth(self, i: int, field: Field, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The forcing, and ``dv_i/dz_i``: the drift is affine in it."""
-        slopes, responses, _ = self._rates
-        forcing, diagonal = self.density.evaluate(field.forcing, z)
-        return forcing, slopes[i].unsqueeze(-2) + responses[i].unsqueeze(-2) * diagonal
-
-    @cached_property
-    def _rates(self) -> Sequence[Sequence[Tensor]]:
         flow = self.flow
         # where nothing moves the quotient by it is 0, and so are its derivatives
         rate = flow.length_rate.masked_fill(flow.length_rate == 0, torch.inf)
-        return [flow.cast(v).unbind() for v in (flow.slope, flow.response, rate)]
+        rates = (flow.cast(v).unbind() for v in (flow.slope, flow.response, rate))
+        for field, *values in zip(flow.fields(), *rates, strict=True):
+            forcing, drift = (
+                partial(self._forcing, field, *values),
+                partial(self._drift, field, *values),
+            )
+            yield Field(forcing, field.increment, drift, torch.zeros_like)
+
+    def _forcing(
+        self, field: Field, slope: Tensor, response: Tensor, rate: Tensor, y: Tensor
+    ) -> Tensor:
+        forcing, growth = self._growth(field, slope, response, self.density.state(y))
+        return torch.cat([forcing, (growth / rate.unsqueeze(-2)).flatten(-2)], -1)
+
+    def _drift(
+        self, field: Field, slope: Tensor, response: Tensor, rate: Tensor, y: Tensor
+    ) -> Tensor:
+        z = self.density.state(y)
+        forcing, growth = self._growth(field, slope, response, z)
+        velocity = torch.addcmul(slope * z, response, forcing)
+        return torch.cat([velocity, growth.flatten(-2)], -1)
+
+    def _growth(
+        self, field: Field, slope: Tensor, response: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The forcing, and ``dv_i/dz_i``: the drift is affine in it."""
+        forcing, diagonal = self.density.evaluate(field.forcing, z)
+        return forcing, slope.unsqueeze(-2) + response.unsqueeze(-2) * diagonal
 
 
 class _Again(torch.autograd.Function):
