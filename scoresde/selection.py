@@ -77,7 +77,22 @@ def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
 
 
 class Selectable(nn.Module):
-    """A module that may know something of single samples, or have parts that do."""
+    """A module that may know something of single samples, or have parts that do.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.selection import Selectable
+        >>> class Known(Selectable):
+        ...     def __init__(self, values):
+        ...         super().__init__()
+        ...         self.values = values
+        ...     @property
+        ...     def batch_shape(self): return self.values.shape[:-1]
+        ...     def select(self, rows, batch): return Known(self.values[rows])
+        >>> known = Known(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> known.batch_shape, known.select(torch.tensor([2, 0]), (3,)).values.tolist()
+        (torch.Size([3]), [[3.0], [1.0]])
+    """
 
     @property
     def batch_shape(self) -> torch.Size:
