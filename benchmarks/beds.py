@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from estimators import Gaussian
-from scoresde import DiagonalSDE, Noise, Solver
+from scoresde import DiagonalSDE, Noise, ReverseSDE, Solver
 
 
 class Columns(Noise):
@@ -52,12 +52,12 @@ def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
         x = solver.rsample(model, (1 + n,), generator=Columns(1 + n), dtype=torch.float64)
         mean, deviations = x[0].flatten(), (x[1:] - x[:1]).flatten(1)
         return mean, deviations.mT @ deviations
-    reverse, times = sde.reverse(model, solver.eta), solver.times(sde)
+    reverse, times = ReverseSDE(model, solver.eta), solver.times(sde)
     mean, covariance = torch.zeros(0).double(), torch.zeros(0, 0).double()
     for stage in sde.stages():
-        entering = sde.enter(mean, stage, Fixed(1.0))
+        entering = sde.append(mean, stage, Fixed(1.0))
         entering[: len(mean)] = 0
-        mean = sde.enter(mean, stage, Fixed(0.0))
+        mean = sde.append(mean, stage, Fixed(0.0))
         grow = len(mean) - len(covariance)
         covariance = torch.nn.functional.pad(covariance, (0, grow, 0, grow))
         covariance = covariance + torch.diag(entering**2)

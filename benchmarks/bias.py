@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from estimators import GaussianMixture, LinearGuidance
-from scoresde import VE, DiagonalSDE, Identity, Joint, ResampleObserved, ScoreEstimator, Solver
+from scoresde import (
+    VE,
+    DiagonalSDE,
+    Identity,
+    Joint,
+    ResampleObserved,
+    ScoreEstimator,
+    Solver,
+    condition,
+)
 from solvers import DDIM, ExponentialMultistep
 
 SIGMA = 50.0
@@ -85,9 +94,8 @@ def _methods(
         schedule = VE(0.005, joint.per_block(y=sigma_y or SIGMA, x=SIGMA))
         speeds = joint.per_block(y=1.0 if sigma_y else 0.0, x=1.0)
         sde = DiagonalSDE(schedule, joint, speeds)
-        return GaussianMixture(sde, weights, joint_means, joint_covariances).condition(
-            held=held, y=y
-        )
+        joint_model = GaussianMixture(sde, weights, joint_means, joint_covariances)
+        return condition(joint_model, held=held, y=y)
 
     flow, once = ExponentialMultistep(steps), DDIM(steps, eta=1.0)
     fresh = DDIM(steps, eta=1.0, corrector=ResampleObserved())

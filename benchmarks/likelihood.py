@@ -26,6 +26,7 @@ from scoresde import (
     Identity,
     LogLinear,
     Noise,
+    ProbabilityFlow,
     Quadrature,
     RectifiedFlow,
     log_prob,
@@ -151,7 +152,7 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 def field(model: GaussianMixture, x: Tensor) -> DensityFlow:
     """Velocity and the diagonal of its Jacobian."""
-    flow, trace = model.sde.probability_flow(model), ExactTrace()
+    flow, trace = ProbabilityFlow(model), ExactTrace()
     return DensityFlow(flow, trace, trace.probes(x, Noise()))
 
 

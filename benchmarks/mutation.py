@@ -38,36 +38,50 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "blocks bound clock conditioning coordinates dequantization derivatives diagonal "
-    "distribution estimator evaluation fixed flows grid inference likelihood mismatch noise "
-    "observation parametrization planning precise quadrature rows schedules sde solver weighting",
+    "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step grid "
+    "noise parametrization precision reverse sde selection solver weighting",
+    "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct gaps haar identity joint moments packed pca spatial",
+    "scoresde/likelihood": "density distribution exact quadrature traces variational",
+    "scoresde/conditioning": "conditional observation",
+    "scoresde/inference": "coordinates posterior",
+    "scoresde/planning": "plan",
+    "scoresde/data": "dequantization",
+    "scoresde/app": "evaluation",
     "solvers": "adaptive euler exponential heun langevin rungekutta sra",
-    "estimators": "denoising guidance mixture multiscale truncated",
+    "estimators": "denoising guidance mismatch mixture multiscale truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {
     **dict.fromkeys(("euler", "heun", "langevin", "rungekutta", "sra"), ("orders", "between")),
-    "bound": ("prior_mean", "multiscale"),
+    **dict.fromkeys(MODULES["scoresde/schedules"].split(), ("schedules", "diagonal")),
+    "coefficients": ("diagonal", "sde", "limiting", "reverse", "no_noise"),
+    "conditional": ("conditioning", "compositions"),
+    "density": ("exact", "quadrature"),
     "diagonal": ("sde",),
+    "equation": ("sde", "diagonal", "reverse", "adapters"),
     "estimator": ("parametrization", "no_noise", "wrappers", "undefined"),
-    "fixed": ("solver", "loop", "orders"),
-    "flows": ("sde", "diagonal", "adapters", "between"),
-    "parametrization": ("no_noise",),
+    "fixed_step": ("solver", "loop", "orders"),
     "observation": ("conditioning", "compositions"),
-    "rows": ("conditioning", "compositions", "wrappers"),
+    "parametrization": ("no_noise",),
+    "plan": ("planning",),
+    "reverse": ("sde", "diagonal", "adapters", "between"),
+    "sde": ("diagonal", "reverse"),
+    "selection": ("conditioning", "compositions", "wrappers"),
+    "traces": ("exact",),
+    "variational": ("prior_mean", "multiscale"),
 }
 """Test files of what has none of its own name, or more than one."""
-TESTS = [
+_ABOUT = {
+    *itertools.chain.from_iterable(names.split() for names in MODULES.values()),
+    *itertools.chain.from_iterable(ELSEWHERE.values()),
+    *("dtypes", "bad_input", "conformance", "reads"),
+}
+TESTS = sorted(
     str(path.relative_to(ROOT))
-    for name in (
-        *(f"scoresde/test_{name}.py" for name in MODULES["scoresde"].split()),
-        *("scoresde/test_prior_mean.py", "scoresde/test_undefined.py", "scoresde/test_wrappers.py"),
-        *("scoresde/bases", "solvers", "estimators", "test_conformance.py", "test_bad_input.py"),
-        *("test_no_noise.py", "test_dtypes.py", "test_compositions.py"),
-    )
-    if (path := ROOT / "tests" / name).exists()
-]
+    for path in (ROOT / "tests").rglob("test_*.py")
+    if path.stem.removeprefix("test_") in _ABOUT or path.parent.name in ("solvers", "bases")
+)
 CHECKS = ("instance", "named", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")
 """Calls that are no mathematics: they refuse bad input or speak to the type checker."""
 STATE = ROOT / "build" / "mutation"

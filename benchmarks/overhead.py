@@ -2,6 +2,8 @@
 
 The same network, evaluations and method everywhere, one thread, medians of interleaved
 repetitions. Ratios are our time over theirs, for DDIM; multistep and stochastic solvers are rows.
+So is, in milliseconds, what images whose bands have speeds of their own cost beside any network:
+the coefficients of the steps of a walk, and a training loss.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Denoising
-from scoresde import VP, DiagonalSDE, Identity, Noise, Solver
-from solvers import DDIM, ExponentialMultistep
+from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear, Noise, ReverseSDE, Solver
+from scoresde.fixed_step import FixedStep
+from solvers import DDIM, ExponentialMultistep, Heun
 
 CASES = {"small": (256, 8, 64), "middle": (256, 128, 256), "large": (64, 3072, 1024)}
 """Batch size, dimension, hidden width."""
@@ -81,6 +84,9 @@ def run(quick: bool = False) -> dict[str, Any]:
             each = 1e6 * elapsed / steps
             print(f"{case:7} {name:34} {each:9.1f} us/step {elapsed / bare:6.2f}", flush=True)
 
+    milliseconds = _by_the_band(seconds)
+    rows += [{"case": "bands", "job": k, "milliseconds": v} for k, v in milliseconds.items()]
+
     def ratio(case: str, peer: str, ours: str = "ours DDIM") -> float:
         return round(times[case][ours] / times[case][peer], 3)
 
@@ -93,8 +99,10 @@ def run(quick: bool = False) -> dict[str, Any]:
         "diffusers_small": ratio("small", "diffusers DDIM"),
         "multistep_diffusers_small": ratio("small", "diffusers DPM-Solver++(2M)", "ours 2M"),
         "non_uniform_small": ratio("small", "ours DDIM", "ours DDIM, non-uniform"),
+        "default_small": ratio("small", "bare DDIM", "ours default (order 3, corrected)"),
+        "heun_small": ratio("small", "ours DDIM", "ours Heun, half the steps"),
     }
-    return {"ratios": ratios, "rows": rows}
+    return {"ratios": ratios, "milliseconds": milliseconds, "rows": rows}
 
 
 def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
@@ -126,12 +134,12 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
 
     def prepared() -> Callable[[], Tensor]:
         model, solver = Denoising(sde, network, parametrization="noise"), DDIM(steps, **grid)
-        reverse, first = sde.reverse(model, 0.0), start * float(sigma[0])
+        reverse, first = ReverseSDE(model, 0.0), start * float(sigma[0])
         ahead = list(solver.prepare(reverse, -ts, first))
 
         def sample() -> Tensor:
             with torch.no_grad():
-                return solver.run(reverse, first, ahead, Noise())
+                return solver.run(first, ahead, Noise())
 
         return sample
 
@@ -143,6 +151,7 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
         "azula DDIM": _azula(network, sde, ts, start, "DDIMSampler"),
         "diffusers DDIM": _diffusers(network, sde, start, steps, "DDIMScheduler"),
         "ours DDIM, non-uniform": ours(several, DDIM(steps, **grid)),
+        "ours Heun, half the steps": ours(sde, Heun(steps // 2, grid=lambda *_: ts[::2])),
         "ours 2M": ours(sde, ExponentialMultistep(steps, order=2, corrected=False, **grid)),
         "ours default (order 3, corrected)": ours(sde, ExponentialMultistep(steps, **grid)),
         "diffusers DPM-Solver++(2M)": _diffusers(
@@ -221,11 +230,63 @@ def _check(samplers: dict[str, Callable[[], Tensor]]) -> None:
         torch.testing.assert_close(samplers[name](), wanted, rtol=5e-3, atol=5e-3)
 
 
-def _interleaved(jobs: dict[str, Callable[[], Tensor]], seconds: float) -> dict[str, float]:
+class Free(nn.Module):
+    """A network that costs nothing, and has a weight to learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """The input, scaled."""
+        return self.weight * x
+
+
+def _by_the_band(seconds: float) -> dict[str, float]:
+    """What four bands with speeds and units of their own cost beside any network."""
+    torch.manual_seed(0)
+    speeds, scale = [1.0, 1.3, 1.7, 2.2], [4.0, 2.0, 1.0, 0.5]
+
+    def model(size: int) -> Denoising:
+        basis = Haar((3, size, size), levels=3)
+        return Denoising(DiagonalSDE(LogLinear(), basis, speeds, scale), Free())
+
+    def prepared(solver: FixedStep) -> Callable[[], Any]:
+        reverse = ReverseSDE(model(128), 0.0)
+        ts, state = -solver.times(reverse.sde), torch.zeros(4, reverse.basis.dim)
+
+        def prepare() -> None:
+            with torch.no_grad():
+                for _ in solver.prepare(reverse, ts, state):
+                    pass
+
+        return prepare
+
+    learner, x = model(64), torch.randn(64, 3, 64, 64)
+
+    def loss() -> Tensor:
+        return learner.loss(x)
+
+    def slope() -> None:
+        loss().backward()
+
+    jobs = {
+        "preparing 20 steps of DDIM, 3x128x128": prepared(DDIM(20)),
+        "preparing 20 steps of the default, 3x128x128": prepared(ExponentialMultistep(20)),
+        "loss of 64 events, 3x64x64": loss,
+        "loss and its gradient of 64 events, 3x64x64": slope,
+    }
+    found = {name: round(1e3 * taken, 2) for name, taken in _interleaved(jobs, seconds).items()}
+    for name, taken in found.items():
+        print(f"bands   {name:45} {taken:8.2f} ms", flush=True)
+    return found
+
+
+def _interleaved(jobs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """Median seconds of every job, run in turn."""
     elapsed: dict[str, list[float]] = {name: [] for name in jobs}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(elapsed["bare DDIM"]) < 3:
+    while time.perf_counter() < end or any(len(v) < 3 for v in elapsed.values()):
         for name, job in jobs.items():
             start = time.perf_counter()
             job()

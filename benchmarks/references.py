@@ -105,8 +105,9 @@ class MixtureBaseline(ScoreEstimator):
         """See the module."""
         shape, mixture = z.shape, self.mixture(condition)
         times = self.sde.time(t, z)
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(times, shape[-1]))
-        noise_level = (self.sde.level(times) / 4).to(z).reshape(-1)
+        at = self.sde.at(times, z)
+        alpha, sigma = (v.to(z) for v in at.kernel)
+        noise_level = (at.noise_level / 4).to(z).reshape(-1)
         flat = (z - alpha * self.shift).div(self.scale).reshape(-1, shape[-1])
         sigma = (sigma / self.scale).expand(shape).reshape(flat.shape).unsqueeze(-2)
         alpha = alpha.expand(shape).reshape(flat.shape).unsqueeze(-2)

@@ -34,11 +34,19 @@ from torch import Tensor, nn
 from benchmarks.images import frechet, kid
 from benchmarks.unets import UNet, parameters
 from estimators import Denoising, measure
-from scoresde import VE, ConditionNoiseAnnealing, DiagonalSDE, Haar, Joint, ResampleObserved
+from scoresde import (
+    VE,
+    ConditionNoiseAnnealing,
+    DiagonalSDE,
+    Haar,
+    Joint,
+    ResampleObserved,
+    condition,
+)
 from scoresde.app import plots
 from scoresde.data import Dataset
 from scoresde.training import History, Training
-from scoresde.weighting import Levels
+from scoresde.weighting import WeightingInputs
 from solvers import ExponentialMultistep
 
 SIZE = 32
@@ -218,7 +226,7 @@ class _Pair(nn.Module):
         return nn.functional.pixel_unshuffle(y, 2)
 
 
-def _errors(at: Levels) -> Tensor:
+def _errors(at: WeightingInputs) -> Tensor:
     """Errors in units of what a pixel's variance leaves to chance (Karras et al. 2022, table 1)."""
     return (1 / at.sigma**2 + 1 / VARIANCE).nan_to_num(posinf=0.0)
 
@@ -246,7 +254,7 @@ def _sample(model: Denoising, y: Tensor, seed: int) -> Tensor:
     solver = ExponentialMultistep(32, order=2, eta=1.0, corrector=ResampleObserved())
     parts = [
         solver.sample(
-            model.condition(y=part), (len(part),), generator=torch.Generator().manual_seed(seed)
+            condition(model, y=part), (len(part),), generator=torch.Generator().manual_seed(seed)
         )
         for part in y.split(128)
     ]

@@ -16,29 +16,31 @@ from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance
+from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
+from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid, TimeDistribution, grid, restrict
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precision import Float64Constants, Numbers, network_dtype
 from scoresde.sde import SDE, Stage
-from scoresde.weighting import Levels, Weighting
+from scoresde.weighting import Weighting, WeightingInputs
 
 _CLEAN = -8.0
 """The level that a network hears of for what is clean, whose own is minus infinity."""
 
 
 class _Prepared(NamedTuple):
-    """``D = constant + skip z + out F(scale z + offset, level)``."""
+    """``D = constant + skip z + out F(offset + scale z, level)``."""
 
+    level: Tensor
     constant: Tensor
     skip: Tensor
-    scale: Tensor
     offset: Tensor
+    scale: Tensor
     out: Tensor
-    level: Tensor
 
 
 class Denoising(Float64Constants, ScoreEstimator):
@@ -53,8 +55,8 @@ class Denoising(Float64Constants, ScoreEstimator):
     SDE, the blocks' average) and ``(c_skip, c_out)`` are the parametrisation's. Scales per band
     matter more than anything else: measure them with `measure`.
 
-    What precedes the network is all that is known of a Gaussian. Where more is known, an estimator
-    a ``baseline`` takes its place, ``D = D_baseline + c_out F``: a network that says
+    What precedes the network is all that is known of a Gaussian. Where more is known, a
+    ``baseline`` takes its place, ``D = D_baseline + c_out F``: a network that says
     nothing is then as good as that.
 
     Args:
@@ -125,17 +127,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         self.weighting = weightings.weighting(weighting)
         self.stage = Stage(sde.T, sde.eps, sde.basis.dim) if stage is None else stage
         instance("stage", self.stage, Stage)
-        if network_basis is None:
-            whole = self.stage.dim == sde.basis.dim
-            network_basis = sde.basis if whole else Identity((self.stage.dim,))
-        instance("network_basis", network_basis, Basis)
-        expect(
-            network_basis.dim == self.stage.dim,
-            "network_basis",
-            f"{self.stage.dim} components",
-            network_basis.dim,
-        )
-        self.network_basis = network_basis
+        self.network_basis = _seen(network_basis, sde.basis, self.stage.dim)
         self.observe = None if observe is None else observed(observe)
         if baseline is not None:
             instance("baseline", baseline, ScoreEstimator)
@@ -153,70 +145,74 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
-        prepared = self._prepare(self.sde.time(t, z).unsqueeze(0), z)
-        constant, skip, *rest = (v[0] for v in prepared)
-        first = partial(torch.addcmul, constant, skip)
-        if self.baseline is not None:
-            first = partial(self.baseline.denoise, t=t)
-        return self._through(condition, first, *rest)(z)
+        at = self.sde.at(self.sde.time(t, z).unsqueeze(0), z)
+        (denoiser,) = self._denoisers(at, condition)
+        return denoiser(z)
 
-    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
         """See `scoresde.ScoreEstimator.denoisers`."""
-        prepared = self._prepare(ts.reshape(-1, *[1] * like.ndim), like)
-        constant, skip, *rest = (v.unbind() for v in prepared)
+        return self._denoisers(at, condition)
+
+    def _denoisers(self, at: Coefficients, condition: Any) -> Iterator[Denoiser]:
+        assert isinstance(at, DiagonalCoefficients)
+        level, *values = self._prepare(at)
+        constant, skip, *rest = map(at.each, values)
         firsts: Iterator[Denoiser] = map(partial(partial, torch.addcmul), constant, skip)
         if self.baseline is not None:
-            firsts = self.baseline.denoisers(ts, like)
-        return map(partial(self._through, condition), firsts, *rest)
+            firsts = self.baseline.denoisers(at)
+        predict = self._predictor(at, condition)
+        return map(partial(partial, _corrected, predict), firsts, *rest, level.unbind())
 
-    def _prepare(self, times: Tensor, z: Tensor) -> _Prepared:
-        """What depends on times alone, ``(k, *batch | 1, 1)``, with ``k`` of each in front."""
-        form, alpha, scale = self._coefficients(times, z)
-        mean = self._data(self.data_mean, z)
-        constant = mean - form.skip * alpha * mean
-        if self.observe is None:
-            level = self.sde.level(times).expand(len(times), *z.shape[:-1])
-        else:
-            level = self.sde.blocks.expand(self.sde.levels(times))[..., : z.shape[-1]]
-            level = level.expand(len(times), *z.shape)
+    def _prepare(self, at: DiagonalCoefficients) -> _Prepared:
+        """What depends on times alone, with ``k`` of each in front."""
+        form, alpha, scale = self._coefficients(at)
+        mean, alpha, scale, skip = at.blocks.alike(
+            self._data("data_mean", at), alpha, scale, form.skip
+        )
+        constant, offset = mean - skip * alpha * mean, -alpha * mean / scale
+        return _Prepared(self._level(at), constant, form.skip, offset, 1 / scale, form.out)
+
+    def _level(self, at: DiagonalCoefficients) -> Tensor:
+        """What the network hears of the noise, ``(k, rows)`` or of every component."""
+        level, shape = at.noise_level, at.like.shape[:-1]
+        if self.observe is not None:
+            level, shape = (
+                at.layout.expand(at.noise_levels)[..., : at.like.shape[-1]],
+                at.like.shape,
+            )
         level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
-        rows = z.shape[:-1].numel()
-        level = (level / 4).to(z).reshape(len(times), rows, *level.shape[z.ndim :])
-        return _Prepared(constant, form.skip, 1 / scale, -alpha * mean / scale, form.out, level)
+        one_for_all = [1] * (1 + len(shape) - level.ndim)
+        kind = network_dtype(self.network) or at.like.dtype
+        level = (
+            (level / 4).to(at.like.device, kind).reshape(len(at.t), *one_for_all, *level.shape[1:])
+        )
+        rows = at.like.shape[:-1].numel()
+        return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
 
-    def _through(
-        self,
-        condition: Any,
-        first: Denoiser,
-        scale: Tensor,
-        offset: Tensor,
-        out: Tensor,
-        level: Tensor,
-    ) -> Denoiser:
-        """What the network corrects, and the network between what it needs and what it gives.
+    def _predictor(self, at: Coefficients, condition: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network between coefficients: of states in its units, and their levels.
 
         Events, levels and conditions come to it in the dtype of its weights, whatever the state's.
         """
-        network, view, kind = self.network, self.network_basis, network_dtype(self.network)
-        level, given = level.to(kind or level.dtype), () if condition is None else (condition,)
+        network, basis, own = self.network, self.network_basis, at.like.dtype
+        kind, flat = network_dtype(network) or own, at.like.ndim == 2
+        given = () if condition is None else (condition,)
         if isinstance(condition, Tensor) and condition.is_floating_point():
-            given = (condition.to(kind or condition.dtype),)
+            given = (condition.to(kind),)
 
-        def denoise(z: Tensor) -> Tensor:
-            x = view.synthesise(torch.addcmul(offset, scale, z))
-            if z.ndim != 2:
-                x = x.reshape(z.shape[:-1].numel(), *view.event_shape)
-            prediction = network(x.to(kind or x.dtype), level, *given)
+        def predict(z: Tensor, level: Tensor) -> Tensor:
+            x = basis.synthesise(z)
+            if not flat:
+                x = x.reshape(z.shape[:-1].numel(), *basis.event_shape)
+            prediction = network(x if kind == own else x.to(kind), level, *given)
             # asked at every step of a solver
             if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
                 wanted = f"an output of shape {tuple(x.shape)}, that of its input"
                 expect(False, "network", wanted, _shown(prediction))
-            found = view.analyse(prediction.to(x.dtype))
-            if z.ndim != 2:
-                found = found.reshape(z.shape)
-            return torch.addcmul(first(z), out, found)
+            found = basis.analyse(prediction.to(own))
+            return found if flat else found.reshape(z.shape)
 
-        return denoise
+        return predict
 
     def losses(
         self,
@@ -245,22 +241,35 @@ class Denoising(Float64Constants, ScoreEstimator):
             check_standard(self.sde, x, z, self.data_mean, self.data_std)
         u = noise.strata(z).squeeze(0)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
-        times, learned = t.unsqueeze(-1), torch.ones_like(z, dtype=torch.bool)
+        times = t.unsqueeze(-1)
         if self.observe is not None:
             missing, held = z.isnan(), self.observe(self.sde, z, noise)
             times = torch.where(held, 0.0, times).masked_fill(missing, self.sde.T)
             z, learned = z.masked_fill(missing, 0.0), ~missing
-        alpha, sigma = self.sde.kernel(times, z.shape[-1])
-        z_t = alpha.to(z) * z + sigma.to(z) * noise(z)
-        form, _, _ = self._coefficients(times, z)
-        g2 = self.sde.rates(times, z.shape[-1])[1]
-        # clean components have nothing to be learned
+        at = self.sde.at(times.unsqueeze(0), z)
+        now = at[0]
+        alpha, sigma = now.alpha, now.sigma
+        z_t = now.cast(alpha) * z + now.cast(sigma) * noise(z)
+        weight = self._weights(now, density, weighting or self.weighting)
+        (denoise,) = self.denoisers(at, condition)
+        error: Tensor = (z - denoise(z_t)) ** 2
+        if self.observe is not None:
+            weight = torch.where(learned, weight, 0.0)
+        return (weight * error).sum(-1)
+
+    def _weights(self, at: DiagonalCoefficients, density: Tensor, weighting: Weighting) -> Tensor:
+        """Of the components' errors, ``(batch, 1 | n)``: clean ones have nothing to be learned."""
+        form, *_ = self._coefficients(at)
+        alpha, sigma, decay, out = at.blocks.alike(at.alpha, at.sigma, at.snr_decay, form.out)
         clean = sigma == 0
-        noisy = Levels(alpha, sigma.masked_fill(clean, 1.0), g2, form.out.masked_fill(clean, 1.0),
-                       density.unsqueeze(-1))  # fmt: skip
-        weight = torch.where(learned & ~clean, (weighting or self.weighting)(noisy), 0.0)
-        error: Tensor = weight * (z - self.denoise(z_t, times, condition)) ** 2
-        return error.sum(-1)
+        inputs = WeightingInputs(
+            alpha,
+            sigma.masked_fill(clean, 1.0),
+            decay,
+            out.masked_fill(clean, 1.0),
+            density.unsqueeze(-1),
+        )
+        return at.cast(torch.where(clean, 0.0, weighting(inputs)))
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component: with the likelihood weighting, nats per dimension."""
@@ -268,16 +277,38 @@ class Denoising(Float64Constants, ScoreEstimator):
         expect(len(losses) > 0, "x", "at least one event", tuple(x.shape))
         return losses.mean() / self.sde.basis.dim
 
-    def _coefficients(self, times: Tensor, z: Tensor) -> tuple[Affine, Tensor, Tensor]:
+    def _coefficients(self, at: DiagonalCoefficients) -> tuple[Affine, Tensor, Tensor]:
         """The parametrisation, ``alpha`` and ``sqrt(V)``."""
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(times, z.shape[-1]))
-        std = self._data(self.data_std, z)
+        alpha, sigma, std = at.blocks.alike(at.alpha, at.sigma, self._data("data_std", at))
         scale = ((alpha * std) ** 2 + sigma**2).sqrt()
         return forms.affine(self.parametrization, alpha, sigma, std), alpha, scale
 
-    def _data(self, value: Tensor, z: Tensor) -> Tensor:
-        value = self.sde.basis.blocks.expand(value).to(z)
-        return value[..., : z.shape[-1]] if value.ndim else value
+    def _data(self, name: str, at: DiagonalCoefficients) -> Tensor:
+        """A moment of the data, ``(1 | blocks | m)``."""
+        (value,) = self.constants(at.t, name)
+        return at.layout.cut(value if value.ndim else value.unsqueeze(-1), at.blocks)
+
+
+def _corrected(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    first: Denoiser,
+    offset: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    level: Tensor,
+    z: Tensor,
+) -> Tensor:
+    """What the network corrects, and what it says in its own units, at one time."""
+    return torch.addcmul(first(z), out, predict(torch.addcmul(offset, scale, z), level))
+
+
+def _seen(given: Basis | None, own: Basis, dim: int) -> Basis:
+    """The basis whose events a network sees, of which a stage has the first components."""
+    whole = own if dim == own.dim else Identity((dim,))
+    basis = whole if given is None else given
+    instance("network_basis", basis, Basis)
+    expect(basis.dim == dim, "network_basis", f"{dim} components", basis.dim)
+    return basis
 
 
 def _expect_arguments(network: nn.Module) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from scoresde.checks import expect, finite, instance, positive, real, whole
 from scoresde.derivatives import vjp
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.parametrization import FAINT
+from scoresde.parametrization import FAINT, remaining_variance
 from scoresde.precision import Float64Constants, Numbers, full_precision, replaced
 from scoresde.selection import broadcast, per_sample, samples
 
@@ -119,7 +120,7 @@ class LinearGuidance(Float64Constants, ScoreEstimator):
         """That of ``y`` and of the estimator."""
         return broadcast("y", self.y.shape[:-1], super().batch_shape)
 
-    def select(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
         """With the observations of some samples."""
         y = samples(per_sample("y", self.y, batch), rows, batch)
         return replaced(super().select(rows, batch), y=y)
@@ -156,7 +157,7 @@ class LinearGuidance(Float64Constants, ScoreEstimator):
             return torch.cat([own, std[n:] ** 2 * v[..., n:]], -1)
 
         def independent(v: Tensor) -> Tensor:
-            own = (std[:n] * sigma) ** 2 / ((alpha * std[:n]) ** 2 + sigma**2)
+            own = remaining_variance(alpha, sigma, std[:n] ** 2)
             return (
                 torch.cat([own.expand_as(v[..., :n]), std[n:].expand_as(v[..., n:]) ** 2], -1) * v
             )

@@ -12,6 +12,7 @@ from estimators.mismatch import check_range
 from scoresde.bases import Basis
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
+from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Generators, Noise
 from scoresde.weighting import Weighting
@@ -76,9 +77,9 @@ class MultiScale(ScoreEstimator):
         """
         return self._stage(z).denoise(z, t, condition)
 
-    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
         """Those of the stage whose components are the state."""
-        return self._stage(like).denoisers(ts, like, condition)
+        return self._stage(at.like).denoisers(at, condition)
 
     def _stage(self, z: Tensor) -> Denoising:
         dim = z.shape[-1]

@@ -42,7 +42,7 @@ class Blurring(Schedule):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """See the module."""
-        (frequencies,) = self.at(t, "frequencies")
+        (frequencies,) = self.constants(t, "frequencies")
         tau = (self.blur * (math.pi / 2 * t / self.T).sin() ** 2) ** 2 / 2
         lost = (1 - self.floor) * torch.expm1(-(frequencies**2) * tau)
         return self.base.log_alpha(t) + torch.log1p(lost)

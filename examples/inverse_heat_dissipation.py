@@ -45,7 +45,7 @@ class HeatDissipation(Schedule):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """See the module."""
-        (frequencies,) = self.at(t, "frequencies")
+        (frequencies,) = self.constants(t, "frequencies")
         return -(frequencies**2) * t
 
     def sigma(self, t: Tensor) -> Tensor:

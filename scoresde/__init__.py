@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed
 from scoresde.blocks import Blocks
 from scoresde.clock import Clock
-from scoresde.conditioning import ConditionalEstimator, ConditionNoiseAnnealing, ResampleObserved
+from scoresde.coefficients import Bridge
+from scoresde.conditioning import (
+    ConditionalEstimator,
+    ConditionNoiseAnnealing,
+    ResampleObserved,
+    condition,
+)
 from scoresde.data.dequantization import VariationalDequantization
-from scoresde.diagonal import Bridge, DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.diagonal import DiagonalSDE
+from scoresde.equation import Propagator, align
+from scoresde.estimator import DirectScoreEstimator, ScoreEstimator
 from scoresde.fixed_step import FixedStep, Step
 from scoresde.internals.lazy_imports import lazy_imports
 from scoresde.likelihood import (
@@ -41,8 +48,9 @@ from scoresde.schedules import (
     Schedule,
     SubVP,
 )
-from scoresde.sde import SDE, Kernel, Propagator, Stage, align
-from scoresde.solver import Solver
+from scoresde.sde import SDE, Stage
+from scoresde.sde_coefficients import Kernel
+from scoresde.solver import EndpointSolver, Solver
 
 if TYPE_CHECKING:
     from scoresde._version import __version__ as __version__
@@ -69,6 +77,8 @@ __all__ = [
     "ConditionalEstimator",
     "Cosine",
     "DiagonalSDE",
+    "DirectScoreEstimator",
+    "EndpointSolver",
     "ExactTrace",
     "FixedStep",
     "Haar",
@@ -100,6 +110,7 @@ __all__ = [
     "align",
     "bound",
     "citation",
+    "condition",
     "importance",
     "log_prob",
 ]

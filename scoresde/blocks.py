@@ -47,6 +47,8 @@ class Blocks:
         ends = [0, *itertools.accumulate(self.sizes.values())]
         self.dim = ends[-1]
         self._slices = {k: slice(*v) for k, v in zip(sizes, itertools.pairwise(ends), strict=True)}
+        self._prefixes: dict[int, Blocks] = {self.dim: self}
+        self._places: dict[torch.device, Tensor] = {}
 
     def singles(self) -> Blocks:
         """Every component by itself, named ``block[i]``, or as its block if it is alone there."""
@@ -75,6 +77,24 @@ class Blocks:
         """Where each block lies in the state."""
         return self._slices
 
+    def prefix(self, dim: int) -> Blocks:
+        """The layout of the first ``dim`` components, the last block of which may be cut short."""
+        if dim not in self._prefixes:
+            kept = {k: min(s.stop, dim) - s.start for k, s in self.slices.items() if s.start < dim}
+            self._prefixes[dim] = Blocks(kept)
+        return self._prefixes[dim]
+
+    def repeated(self, count: int) -> Blocks:
+        """The layout of so many copies of a state, one after the other."""
+        return Blocks({f"{k}.{i}": n for i in range(count) for k, n in self.sizes.items()})
+
+    def cut(self, value: Tensor, prefix: Blocks) -> Tensor:
+        """What belongs to a prefix, of values ``(*, 1 | blocks | n)``."""
+        width = value.shape[-1]
+        return (
+            value if width == 1 else value[..., : prefix.dim if width == self.dim else len(prefix)]
+        )
+
     def check(self, name: str, value: Tensor) -> None:
         """Raises ``ValueError`` unless the last axis of ``value`` is a component axis."""
         width = value.shape[-1] if value.ndim else 1
@@ -98,8 +118,14 @@ class Blocks:
         if value.ndim == 0 or value.shape[-1] in (1, self.dim):
             return value
         self.check("value", value)
-        repeats = torch.tensor(list(self.sizes.values()), device=value.device)
-        return value.repeat_interleave(repeats, dim=-1, output_size=self.dim)
+        parts = zip(value.split(1, -1), self.sizes.values(), strict=True)
+        return torch.cat([v.expand(*v.shape[:-1], size) for v, size in parts], -1)
+
+    def alike(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Values ``(*, 1 | blocks | n)`` that broadcast against each other."""
+        if len({v.shape[-1] for v in values} - {1}) < 2:
+            return values
+        return tuple(self.expand(v) for v in values)
 
     def mean(self, value: Tensor) -> Tensor:
         """Averages per-component values ``(*, n)`` over each block: ``(*, blocks)``."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.precision import Float64Constants, Numbers
-from scoresde.schedules import Schedule
 
 
 class Clock(Float64Constants):
@@ -48,60 +44,15 @@ class Clock(Float64Constants):
 
     def forward(self, u: Tensor) -> Tensor:
         """``tau(u)``: ``(*, 1 | n)`` to ``(*, 1 | blocks | n)``."""
-        (speeds,) = self.at(u, "speeds")
+        (speeds,) = self.constants(u, "speeds")
         return (speeds * u).clamp(max=1)
 
     def rate(self, u: Tensor) -> Tensor:
         """``d tau / d u``; 0 after a clock has stopped."""
-        (speeds,) = self.at(u, "speeds")
+        (speeds,) = self.constants(u, "speeds")
         return torch.where(speeds * u <= 1, speeds, torch.zeros_like(speeds))
 
     def breakpoints(self) -> list[float]:
         """Times in ``(0, 1)`` at which a clock stops, increasing."""
         stops = {1 / speed for speed in self.speeds.flatten().tolist() if speed > 1}
         return sorted(stops)
-
-
-class Reading(NamedTuple):
-    """A schedule at the times at which components read it.
-
-    At time 0 the derivatives of a standard deviation and of the log-SNR are infinite, and a
-    component that stays there would make those of a learned schedule NaN: what the schedule says
-    of that time has no derivatives here.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP
-        >>> from scoresde.clock import Reading
-        >>> rate = torch.nn.Parameter(torch.tensor(0.1))
-        >>> clean = Reading(VP(beta_min=rate), torch.zeros(1))
-        >>> clean.sigma().sum().backward()
-        >>> clean.alpha().detach(), clean.log_snr().detach(), rate.grad
-        (tensor([1.]), tensor([inf]), tensor(0.))
-    """
-
-    schedule: Schedule
-    tau: Tensor
-
-    def alpha(self) -> Tensor:
-        """``alpha(tau)``."""
-        return self._read(self.schedule.alpha)
-
-    def log_alpha(self) -> Tensor:
-        """``log alpha(tau)``."""
-        return self._read(self.schedule.log_alpha)
-
-    def sigma(self) -> Tensor:
-        """``sigma(tau)``."""
-        return self._read(self.schedule.sigma)
-
-    def log_snr(self) -> Tensor:
-        """``lambda(tau)``."""
-        return self._read(self.schedule.log_snr)
-
-    def _read(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        start = self.tau == 0
-        value = function(self.tau.masked_fill(start, self.schedule.eps))
-        with torch.no_grad():
-            first = function(self.tau.new_zeros(1))
-        return torch.where(start, first, value)

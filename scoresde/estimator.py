@@ -2,46 +2,43 @@
 
 One question is asked of an estimator: the denoised mean ``D(z_t, t) = E[z_0 | z_t, condition]``.
 Score, noise and velocity are conversions of it. For an SDE without a closed-form kernel the
-question is the score instead. An estimator of one's own overrides either.
+question is the score instead (`DirectScoreEstimator`).
 """
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scoresde import parametrization
 from scoresde.checks import instance
-from scoresde.conditioning.observation import Observation, observing
+from scoresde.equation import Coefficients, Forcing
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine
 from scoresde.sde import SDE
-from scoresde.selection import broadcast, select
+from scoresde.selection import Selectable, broadcast
 from scoresde.wrappers import matched, unwrapped
 
-if TYPE_CHECKING:
-    from scoresde.conditioning import ConditionalEstimator
-
-Denoiser = Callable[[Tensor], Tensor]
+Denoiser = Forcing
 """``z_t -> E[z_0 | z_t]`` at one time, with states ``(*batch, n)`` in and out."""
 
 
-class ScoreEstimator(nn.Module, ABC):
+class ScoreEstimator(Selectable, ABC):
     """The score of diffused data, asked as a denoised mean.
 
-    Subclasses override `denoise` or `score`. States are coefficients ``(*batch, n)`` in the
-    SDE's basis; times are as in `scoresde.sde.align`.
+    Subclasses say what `denoise` says. States are coefficients ``(*batch, n)`` in the SDE's basis;
+    times are as in `scoresde.align`.
 
     Args:
         sde: How data are diffused.
 
     Raises:
-        TypeError: If ``sde`` is none; on subclassing, if neither method is there.
+        TypeError: If ``sde`` is none.
 
     Example:
         >>> import torch
@@ -63,11 +60,10 @@ class ScoreEstimator(nn.Module, ABC):
         if "denoise" in vars(cls) and "denoisers" not in vars(cls):
             # a parent's would go past the new method
             cls.denoisers = ScoreEstimator.denoisers  # type: ignore[method-assign]
-        if cls.denoise is ScoreEstimator.denoise and cls.score is ScoreEstimator.score:
-            raise TypeError(f"{cls.__name__}: expected a denoise or a score method, got neither")
 
+    @abstractmethod
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """``E[z_0 | z_t, condition]``, by Tweedie's formula if only the score is known.
+        """``E[z_0 | z_t, condition]``.
 
         Args:
             z: Diffused states, ``(*batch, n)``.
@@ -77,38 +73,17 @@ class ScoreEstimator(nn.Module, ABC):
         Returns:
             ``(*batch, n)``.
         """
-        score = self.score(z, self._asked(z, t), condition)
-        return parametrization.denoise(self._form("score", z, t), z, score)
 
-    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
+    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
         """`denoise` at each of several times, for solvers that know theirs beforehand.
 
         Override it where what depends on times alone is worth computing for all of them at once.
 
         Args:
-            ts: Times, ``(k,)``.
-            like: A state like those to come: ``(*batch, n)``.
+            at: The times, what the SDE says of them, and a state like those to come.
             condition: What the estimator is conditioned on.
         """
-        return (partial(self.denoise, t=t, condition=condition) for t in ts)
-
-    def select(self, rows: Tensor, batch: Sequence[int]) -> ScoreEstimator:
-        """The same estimator of some samples only; see `scoresde.SDE.select`.
-
-        Estimators that know something of every sample override it, and ``batch_shape``; the others
-        ask the SDE and the estimators that they are made of.
-        """
-        return select(self, rows, batch)
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        """The batch of what is known of single samples, by parts: empty if there is no such thing.
-
-        Samples have it as their last batch axes.
-        """
-        parts = [m for m in self.modules() if m is not self]
-        known = [m.batch_shape for m in parts if isinstance(m, Observation | ScoreEstimator)]
-        return broadcast("batch_shape", *known)
+        return (partial(self.denoise, t=t, condition=condition) for t in at.times)
 
     def states(self, x: Tensor) -> Tensor:
         """Coefficients of events, of as many as there are samples of which something is known.
@@ -125,27 +100,6 @@ class ScoreEstimator(nn.Module, ABC):
         """
         z: Tensor = self.sde.basis(x)
         return z.expand(*broadcast("x", z.shape[:-1], self.batch_shape), -1)
-
-    def condition(self, *, held: bool = False, **observed: Tensor) -> ConditionalEstimator:
-        """``p(rest | observed)``: the estimator of what is not observed, given what is.
-
-        Args:
-            held: Whether observed components are kept clean while others diffuse, whatever
-                their speed: for estimators trained with vector time, and exact ones.
-            observed: Parts of the SDE's `scoresde.Joint` basis, ``(*batch, *part_shape)``.
-
-        Returns:
-            An estimator whose events are the other parts; its samples, with ``batch`` as last
-            batch axes, are from the conditional distribution.
-
-        Raises:
-            TypeError: If the SDE is not a `scoresde.DiagonalSDE` with a `scoresde.Joint` basis.
-            ValueError: If a name is unknown, or a shape is wrong.
-        """
-        from scoresde.conditioning import ConditionalEstimator
-
-        known, rest = observing(self.sde.basis, observed)
-        return ConditionalEstimator(self, known, held, rest)
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``.
@@ -180,24 +134,51 @@ class ScoreEstimator(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _predict(self, name: str, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
-        mean = self.denoise(z, self._asked(z, t), condition)
-        return parametrization.predict(self._form(name, z, t), z, mean)
+        form, times = self._form(name, z, t)
+        return parametrization.predict(form, z, self.denoise(z, times, condition))
 
-    def _form(self, name: str, z: Tensor, t: Tensor | float) -> Affine:
-        alpha, sigma = self.sde.kernel(self.sde.time(t, z), z.shape[-1])
-        form = parametrization.affine(parametrization.parametrization(name), alpha, sigma)
-        return Affine(form.skip.to(z), form.out.to(z))
+    def _form(self, name: str, z: Tensor, t: Tensor | float) -> tuple[Affine, Tensor | float]:
+        """A conversion, and the times at which to ask for what is converted.
 
-    def _asked(self, z: Tensor, t: Tensor | float) -> Tensor | float:
-        """The times, ``eps`` for states without any noise.
-
-        Whatever is answered there is not used, but it has to be differentiable.
+        Those are ``eps`` for states without any noise: whatever is answered there is not used, but
+        it has to be differentiable.
         """
         times = self.sde.time(t, z)
-        still = (self.sde.kernel(times, z.shape[-1]).sigma == 0).all(-1)
-        if not isinstance(t, Tensor):
-            return self.sde.eps if t == 0 else t
-        return torch.where(still.unsqueeze(-1) if t.ndim == z.ndim else still, self.sde.eps, t)
+        alpha, sigma = self.sde.kernel(times, z.shape[-1])
+        form = parametrization.affine(parametrization.parametrization(name), alpha, sigma)
+        still = (sigma == 0).all(-1)
+        if isinstance(t, Tensor):
+            t = torch.where(still.unsqueeze(-1) if t.ndim == z.ndim else still, self.sde.eps, t)
+        else:
+            t = self.sde.eps if t == 0 else t
+        return Affine(form.skip.to(z), form.out.to(z)), t
+
+
+class DirectScoreEstimator(ScoreEstimator):
+    """An estimator that is asked for the score, as that of an SDE without a kernel has to be.
+
+    Subclasses say what `score` says; the denoised mean follows by Tweedie's formula.
+
+    Takes the arguments of `ScoreEstimator`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, DirectScoreEstimator, Identity
+        >>> class StandardNormal(DirectScoreEstimator):
+        ...     def score(self, z, t, condition=None): return -z
+        >>> model = StandardNormal(DiagonalSDE(VP(), Identity((2,))))
+        >>> model.denoise(torch.ones(1, 2), 0.5).round(decimals=2)  # alpha z
+        tensor([[0.2800, 0.2800]])
+    """
+
+    @abstractmethod
+    def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``grad_z log p_t(z | condition)``."""
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``(z + sigma^2 s)/alpha`` (Tweedie)."""
+        form, times = self._form("score", z, t)
+        return parametrization.denoise(form, z, self.score(z, times, condition))
 
 
 def expect_estimator(value: object) -> None:

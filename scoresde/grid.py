@@ -7,7 +7,9 @@ steps enough, because no solver has its order across a kink.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +17,10 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, named
+from scoresde.equation import Coefficients, Equation
 from scoresde.precision import precision
 from scoresde.sde import SDE, Stage
+from scoresde.sde_coefficients import SDECoefficients
 
 Grid = Callable[[SDE, int], Tensor]
 """``(sde, steps) -> times``."""
@@ -41,7 +45,7 @@ def uniform_time(sde: SDE, steps: int) -> Tensor:
         >>> uniform_time(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
         [1.0, 0.75, 0.5, 0.251, 0.001]
     """
-    return _equal(sde, steps, lambda t: t.squeeze(-1))
+    return _equal(sde, steps, lambda at: at.t.squeeze(-1))
 
 
 def log_snr(sde: SDE, steps: int) -> Tensor:
@@ -57,7 +61,7 @@ def log_snr(sde: SDE, steps: int) -> Tensor:
         >>> log_snr(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
         [1.0, 0.722, 0.305, 0.032, 0.001]
     """
-    return _equal(sde, steps, sde.level)
+    return _equal(sde, steps, lambda at: at.noise_level)
 
 
 def karras(sde: SDE, steps: int) -> Tensor:
@@ -70,7 +74,7 @@ def karras(sde: SDE, steps: int) -> Tensor:
         >>> karras(DiagonalSDE(VP(), Identity((2,))), 4).round(decimals=3).tolist()
         [1.0, 0.843, 0.592, 0.143, 0.001]
     """
-    return _equal(sde, steps, lambda t: (sde.level(t) / 7).exp())
+    return _equal(sde, steps, lambda at: (at.noise_level / 7).exp())
 
 
 def arctan_log_snr(sde: SDE, steps: int) -> Tensor:
@@ -89,8 +93,8 @@ def arctan_log_snr(sde: SDE, steps: int) -> Tensor:
         [1.0, 0.417, 0.158, 0.044, 0.001]
     """
 
-    def turns(t: Tensor) -> Tensor:
-        return sde.basis.blocks.average(((sde.levels(t) + 0.75) / 2).arctan())
+    def turns(at: SDECoefficients) -> Tensor:
+        return sde.basis.blocks.average(((at.noise_levels + 0.75) / 2).arctan())
 
     return _equal(sde, steps, turns)
 
@@ -108,13 +112,17 @@ def wide_arctan_log_snr(sde: SDE, steps: int) -> Tensor:
         [1.0, 0.479, 0.152, 0.031, 0.001]
     """
 
-    def turns(t: Tensor) -> Tensor:
-        return sde.basis.blocks.average(((sde.levels(t) + 1) / 3).arctan())
+    def turns(at: SDECoefficients) -> Tensor:
+        return sde.basis.blocks.average(((at.noise_levels + 1) / 3).arctan())
 
     return _equal(sde, steps, turns)
 
 
 _TINY = 1e-12
+"""By how much times of a grid may miss those of stages: what float64 rounds, many times over."""
+
+_OFFSET = 16
+"""Roundings by which a step keeps off a jump: more than arithmetic on a time may lose."""
 
 GRIDS: dict[str, Grid] = {
     f.__name__: f for f in (uniform_time, log_snr, karras, arctan_log_snr, wide_arctan_log_snr)
@@ -182,19 +190,21 @@ def restrict(times: Tensor, stage: Stage) -> Tensor:
     return times[inside]
 
 
-def _read(sde: SDE, coordinate: Callable[[Tensor], Tensor], times: Tensor) -> Tensor:
-    """A function of times, on the SDE's device in as many digits as it has; to float64."""
-    device = next(iter([*sde.buffers(), *sde.parameters()]), torch.empty(0, device="cpu")).device
+def _read(equation: Equation, coordinate: Callable[[Any], Tensor], times: Tensor) -> Tensor:
+    """A function of an equation at times, on its device in as many digits as it has; to float64."""
+    parts = iter([*equation.buffers(), *equation.parameters()])
+    device = next(parts, torch.empty(0, device="cpu")).device
+    like = torch.empty(equation.basis.dim, dtype=precision(device), device=device)
     with torch.no_grad():
-        return coordinate(times.to(device, precision(device))).double().cpu()
+        return coordinate(equation.at(times.unsqueeze(-1).to(like), like)).double().cpu()
 
 
-def _equal(sde: SDE, steps: int, coordinate: Callable[[Tensor], Tensor]) -> Tensor:
+def _equal(sde: SDE, steps: int, coordinate: Callable[[SDECoefficients], Tensor]) -> Tensor:
     """Equal steps in an increasing coordinate, between breakpoints if there are any."""
     expect(steps >= 1, "steps", "at least 1", steps)
 
     def read(t: _Floats) -> _Floats:
-        return _read(sde, coordinate, torch.from_numpy(t).unsqueeze(-1)).numpy()
+        return _read(sde, coordinate, torch.from_numpy(t)).numpy()
 
     knots = [sde.eps, *sde.breakpoints(), sde.T]
     if len(knots) - 1 > steps:
@@ -223,11 +233,17 @@ def _apportion(spans: _Floats, steps: int) -> list[int]:
     return [int(c) + 1 for c in counts]
 
 
-def fractions(sde: SDE, starts: Tensor, ends: Tensor, parts: Sequence[float]) -> list[Tensor]:
-    """Times that divide each step at given parts of its length in the SDE's noise level.
+def _level(at: Coefficients) -> Tensor:
+    return at.noise_level
+
+
+def fractions(
+    equation: Equation, starts: Tensor, ends: Tensor, parts: Sequence[float]
+) -> list[Tensor]:
+    """Times that divide each step at given parts of its length in the equation's noise level.
 
     Args:
-        sde: Knows its level.
+        equation: Knows its noise level.
         starts: ``(k,)``.
         ends: ``(k,)``.
         parts: Numbers in ``(0, 1)``.
@@ -246,7 +262,7 @@ def fractions(sde: SDE, starts: Tensor, ends: Tensor, parts: Sequence[float]) ->
     """
     u = torch.linspace(0, 1, 65, dtype=starts.dtype, device=starts.device)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
-    levels = _read(sde, sde.level, times.reshape(-1, 1)).reshape(times.shape)
+    levels = _read(equation, _level, times.flatten()).reshape(times.shape)
     share = (levels - levels[:, :1]) / (levels[:, -1:] - levels[:, :1])
     rows = [np.interp(parts, s.numpy(), t.numpy()) for s, t in zip(share, times, strict=True)]
     return list(torch.from_numpy(np.array(rows)).unbind(-1))
@@ -261,17 +277,17 @@ def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
         >>> from scoresde.grid import time_at_level
         >>> sde, t = DiagonalSDE(VP(), Identity((2,))), torch.tensor(0.5).double()
         >>> time = time_at_level(sde, t, levels=0.1, last=1.0)
-        >>> levels = [sde.level(v.reshape(1, 1)) for v in (t, time)]
+        >>> levels = [sde.at(v.reshape(1, 1)).noise_level for v in (t, time)]
         >>> (levels[1] - levels[0]).round(decimals=3)
         tensor([0.1000], dtype=torch.float64)
     """
     times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
-    level = _read(sde, sde.level, times.unsqueeze(-1))
+    level = _read(sde, _level, times)
     found = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
     return t.new_tensor(found)
 
 
-def at_discontinuity(sde: SDE, ts: Tensor) -> Tensor:
+def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
     """Which of some times are breakpoints, where rates jump.
 
     Example:
@@ -283,13 +299,28 @@ def at_discontinuity(sde: SDE, ts: Tensor) -> Tensor:
         tensor([False,  True, False])
     """
     found = torch.zeros_like(ts, dtype=torch.bool)
-    for time in sde.breakpoints():
+    for time in equation.breakpoints():
         found |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
     return found
 
 
+def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
+    """The first and the last place of the parts of a grid within which rates do not jump.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.grid import segments
+        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
+        >>> segments(sde, torch.tensor([0.1, 0.5, 0.7, 1.0]).double())
+        [(0, 1), (1, 3)]
+    """
+    inner = (at_discontinuity(equation, ts)[1:-1].nonzero().flatten() + 1).tolist()
+    return list(itertools.pairwise([0, *inner, len(ts) - 1]))
+
+
 def one_sided(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
-    """Starts and ends of steps; where rates jump, a hair inside the step that looks there.
+    """Starts and ends of steps; where rates jump, a little inside the step that looks there.
 
     Args:
         ts: Increasing times.
@@ -304,8 +335,8 @@ def one_sided(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tens
         >>> bool(ends[0] < 0.5 < starts[1])
         True
     """
-    hair = kinks * ts.abs() * 16 * precision
-    return ts[:-1] + hair[:-1], ts[1:] - hair[1:]
+    offset = kinks * ts.abs() * _OFFSET * precision
+    return ts[:-1] + offset[:-1], ts[1:] - offset[1:]
 
 
 class TimeWarp:
@@ -313,7 +344,7 @@ class TimeWarp:
 
     Args:
         times: The grid, increasing or decreasing.
-        kinks: Whether rates jump at its start and at its end, which are then kept off by a hair.
+        kinks: Whether rates jump at its start and at its end, which are then kept off a little.
         precision: Of the numbers in which steps are taken.
 
     Example:
@@ -325,10 +356,10 @@ class TimeWarp:
     """
 
     def __init__(self, times: Tensor, kinks: tuple[bool, bool], precision: float) -> None:
-        hair = 16 * precision * times[[0, -1]].abs() * times.new_tensor(kinks)
+        offset = _OFFSET * precision * times[[0, -1]].abs() * times.new_tensor(kinks)
         self.times = times.clone()
-        self.times[0] += hair[0] * (times[1] - times[0]).sign()
-        self.times[-1] -= hair[1] * (times[1] - times[0]).sign()
+        self.times[0] += offset[0] * (times[1] - times[0]).sign()
+        self.times[-1] -= offset[1] * (times[1] - times[0]).sign()
 
     def __call__(self, part: Tensor) -> Tensor:
         """Times, ``(*)``, at parts of the way ``(*)`` in ``[0, 1]``."""

@@ -117,7 +117,41 @@ def preconditioned(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
         Affine(skip=tensor(0.8000), out=tensor(0.6000))
     """
     variance = (alpha * data_std) ** 2 + sigma**2
-    return Affine(alpha * data_std**2 / variance, sigma * data_std / variance.sqrt())
+    skip = shrinkage(alpha, sigma, data_std**2)
+    return Affine(skip, sigma * data_std / variance.sqrt())
+
+
+def shrinkage(alpha: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
+    """``alpha v / (alpha^2 v + sigma^2)``: of independent Gaussians the denoised mean's slope.
+
+    ``E[z_0 | z_t] = m + shrinkage (z_t - alpha m)`` for data ``N(m, v)``.
+
+    Args:
+        alpha: ``(*, 1 | n)``.
+        sigma: ``(*, 1 | n)``.
+        variance: Of the data, ``(*, 1 | n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import shrinkage
+        >>> shrinkage(*torch.tensor([0.8, 0.6, 1.0]))
+        tensor(0.8000)
+    """
+    return alpha * variance / (alpha**2 * variance + sigma**2)
+
+
+def remaining_variance(alpha: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
+    """``v sigma^2 / (alpha^2 v + sigma^2)``: what `shrinkage` leaves, ``Var[z_0 | z_t]``.
+
+    Takes the arguments of `shrinkage`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import remaining_variance
+        >>> remaining_variance(*torch.tensor([0.8, 0.6, 1.0]))
+        tensor(0.3600)
+    """
+    return variance * sigma**2 / (alpha**2 * variance + sigma**2)
 
 
 PARAMETRIZATIONS: dict[str, Parametrization] = {

@@ -54,6 +54,19 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def finest(t: Tensor, device: torch.device) -> Tensor:
+    """Numbers on a device, with as many of their digits as it can hold.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import finest
+        >>> finest(torch.tensor(0.1), torch.device("cpu")).dtype
+        torch.float32
+    """
+    lost = t.dtype == torch.float64 and precision(device) != torch.float64
+    return t.to(device, precision(device) if lost else t.dtype)
+
+
 def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
     """A formula that `torch.autocast` leaves alone: that is for networks.
 
@@ -152,7 +165,7 @@ class Float64Constants(KeepsFloat64):
         else:
             self.register_buffer(name, tensor.to(torch.float64))
 
-    def at(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
+    def constants(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
         """The named constants in the dtype and on the device of ``t``."""
         return tuple(getattr(self, name).to(t) for name in names)
 

@@ -1,56 +1,28 @@
-"""Stochastic differential equations, forward and backward in time.
+"""Stochastic differential equations that diffuse data.
 
     dy = f(t, y) dt + g(t, y) dw                             t from 0 (data) to T (prior)
 
-and, with a score ``s = grad log p_t``, the equations that run back from prior to data,
-
-    dz = [f - (1 + eta^2)/2 (g^2 s + div g^2)] dt + eta g dwbar,
-
-which share the marginals ``p_t`` for every ``eta``: 1 is the reverse SDE (Anderson 1982), 0 the
-probability-flow ODE (Song et al. 2021, eq. 13). All of them are `SDE` objects, and whatever
-integrates one integrates all: ``torchsde.sdeint`` and ``torchdiffeq.odeint`` as they are, and the
-solvers of this project, which see an SDE as *semilinear*: over a step from ``t`` to ``s``
-
-    y_s = decay y_t + gain <F> + noise kick,    <F> = int_0^h F e^(-k (h - u)) du / norm
-
-where an SDE that knows its linear part in closed form says so (`Propagator`), and one that does
-not leaves ``decay = 1``, ``gain = h = s - t``, ``k = 0`` and ``F = f``.
+An SDE of one's own says ``f`` and ``g``, and no more. With a score ``s = grad log p_t`` it has
+equations that run back from prior to data (`scoresde.ReverseSDE`), which share its marginals.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, floating, instance, numbers, readable, real
-from scoresde.derivatives import PullBack, vjp
+from scoresde.equation import (
+    Equation,
+    align,
+)
 from scoresde.noise import Noise
-from scoresde.selection import select
-
-if TYPE_CHECKING:
-    from scoresde.estimator import ScoreEstimator
-    from scoresde.reverse import ProbabilityFlow, ReverseSDE
-
-
-class Kernel(NamedTuple):
-    """``z_t | z_0 ~ N(alpha z_0, sigma^2)``; both ``(*, 1 | n)``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import DiagonalSDE, Identity, RectifiedFlow
-        >>> DiagonalSDE(RectifiedFlow(), Identity((2,))).kernel(torch.tensor([0.25]))
-        Kernel(alpha=tensor([0.7500]), sigma=tensor([0.2500]))
-    """
-
-    alpha: Tensor
-    sigma: Tensor
+from scoresde.sde_coefficients import Kernel, PlainCoefficients, SDECoefficients
 
 
 class Stage(NamedTuple):
@@ -67,76 +39,11 @@ class Stage(NamedTuple):
     dim: int
 
 
-class Propagator(NamedTuple):
-    """Coefficients of steps, each ``(*, 1 | n)``; ``noise`` is None for an ODE.
-
-    ``h`` is the length of the step in the variable in which the forcing is smooth, and
-    ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> sde, t, s = DiagonalSDE(EDM(), Identity((2,))), torch.tensor([3.0]), torch.tensor([5.0])
-        >>> step = sde.propagator(t, s, like=torch.zeros(1, 2))
-        >>> step.decay, step.noise.round(decimals=4)
-        (tensor([1.]), tensor([4.]))
-    """
-
-    decay: Tensor
-    gain: Tensor
-    h: Tensor
-    damping: Tensor
-    noise: Tensor | None
-
-
 _ROUNDING = 2e-6
 """By how much a last time may be late that has been computed in float32."""
 
-Forcing = Callable[[Tensor], Tensor]
-"""``F(t, .)`` at one time, with states ``(*batch, n)`` in and out."""
 
-
-def align(t: Tensor | float, z: Tensor) -> Tensor:
-    """Times with a component axis, ready to broadcast against a state.
-
-    Args:
-        t: One time, one per sample ``(*batch,)``, or one per component
-            ``(*batch, 1 | blocks | n)``: told apart by the number of axes.
-        z: State, ``(*batch, n)``.
-
-    Returns:
-        ``(*batch or 1s, 1 | blocks | n)``, in float32 at least: numbers in the dtype of the state.
-
-    Raises:
-        ValueError: If the axes of ``t`` match neither, or its batch is not that of ``z``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import align
-        >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
-        (torch.Size([1]), torch.Size([3, 1]))
-    """
-    own = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else z.dtype
-    own = torch.promote_types(own, torch.float32)  # numbers have as many digits as the state
-    t = t if isinstance(t, (float, int)) else numbers("t", t)
-    t = torch.as_tensor(t, dtype=own, device=z.device)
-    given = tuple(t.shape)
-    if t.ndim == 0:
-        return t.reshape(1)
-    if t.ndim == z.ndim - 1:
-        t = t.unsqueeze(-1)
-    batch = z.shape[:-1]
-    fits = t.ndim == z.ndim and all(a in (1, b) for a, b in zip(t.shape[:-1], batch, strict=True))
-    expect(
-        fits,
-        "t",
-        f"a number, shape {tuple(batch)} (one time per sample) or {(*batch, 'k')} (per component)",
-        given,
-    )
-    return t
-
-
-class SDE(nn.Module, ABC):
+class SDE(Equation):
     """``dy = f(t, y) dt + g(t, y) dw`` with diagonal noise, in torchsde's contract.
 
     A subclass needs `f` and `g` only. ``g`` acts elementwise, and its ``i``-th entry may depend
@@ -165,8 +72,8 @@ class SDE(nn.Module, ABC):
 
     references = "anderson1982 song2021"
 
-    noise_type = "diagonal"
-    sde_type = "ito"
+    linear = False
+    """Whether there is a closed-form kernel: estimators are then asked for the denoised mean."""
 
     def __init__(
         self,
@@ -177,7 +84,6 @@ class SDE(nn.Module, ABC):
         prior: Distribution | None = None,
         basis: Basis | None = None,
     ) -> None:
-        super().__init__()
         expect(
             (event_shape is None) != (basis is None),
             "event_shape, basis",
@@ -187,43 +93,32 @@ class SDE(nn.Module, ABC):
         real("eps", eps)
         real("T", T)
         expect(0 <= eps < T, "eps, T", "0 <= eps < T", (eps, T))
-        self.basis = Identity(event_shape) if basis is None else basis  # type: ignore[arg-type]
-        self.T, self.eps = T, eps
+        super().__init__(Identity(event_shape) if basis is None else basis, T, eps)  # type: ignore[arg-type]
         if prior is not None:
             instance("prior", prior, Distribution)
         self.prior = prior
 
-    @abstractmethod
-    def f(self, t: Tensor, y: Tensor) -> Tensor:
-        """Drift at a time and a state ``(*batch, n)``, in the shape of the state."""
+    def at(self, t: Tensor, like: Tensor | None = None) -> SDECoefficients:
+        """Everything that depends on times alone, for all of them at once.
 
-    @abstractmethod
-    def g(self, t: Tensor, y: Tensor) -> Tensor:
-        """Diffusion at a time and a state ``(*batch, n)``, in the shape of the state."""
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """The first and the last time, in this equation's clock, at which it is asked: 0 to T."""
-        return 0.0, self.T
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """`f`, so that ``torchdiffeq.odeint(sde, y, ts)`` runs, with times kept in `span`.
-
-        Adaptive methods look past the ends of time and throw away what they find there, if it is
-        finite: beyond its ends the equation goes on as it is at them.
+        Args:
+            t: Times: see `scoresde.equation.Coefficients`.
+            like: A state ``(*batch, m)``; one of all components in the times' dtype if None.
         """
-        return self.f(t.clamp(*self.span), y)
+        like = t.new_empty(self.basis.dim) if like is None else like
+        return PlainCoefficients(self, t, like, self.layout(like.shape[-1]))
 
     def kernel(self, t: Tensor, dim: int | None = None) -> Kernel:
         """The law of the state at ``t`` given the one at 0, where it is Gaussian and known.
 
+        Args:
+            t: Times, ``(*, 1 | blocks | n)``.
+            dim: Length of the prefix of the state, all of it if None.
+
         Raises:
             NotImplementedError: If it is not: an estimator must then define ``score``.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no closed-form kernel: its score can be asked for, but "
-            "no denoised mean, noise or velocity"
-        )
+        return self.at(t, None if dim is None else t.new_empty(dim)).kernel
 
     def time(self, t: Tensor | float, z: Tensor) -> Tensor:
         """Times aligned with a state (`align`), checked to be in range.
@@ -247,79 +142,19 @@ class SDE(nn.Module, ABC):
                 expect(False, "t", f"times from 0 to {self.T}", " to ".join(map(str, ends)))
         return align(t, z)
 
-    # What a solver sees.
-
-    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
-        """Coefficients of steps from ``t`` to ``s``.
-
-        Args:
-            t: Starts, ``(*, 1)``, in as many digits as there are.
-            s: Ends, later.
-            like: A state: the coefficients get its dtype and device.
-        """
-        h = (s - t).to(like)
-        return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), h.sqrt())
-
-    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
-        """The part ``F(t, y)`` that `Propagator` leaves to the solver: here the whole drift."""
-        return self.f(t, y)
-
-    def forcings(self, ts: Tensor, like: Tensor) -> Iterator[Forcing]:
-        """`forcing` at each of the times ``(k,)``, for states like one given.
-
-        What depends on times alone can be computed for all of them at once.
-        """
-        return (partial(self.forcing, t) for t in ts)
-
-    def kick(self, t: Tensor, y: Tensor, xi: Tensor) -> Tensor:
-        """What multiplies `Propagator.noise`, given standard normal numbers ``xi``."""
-        return self.g(t, y) * xi
-
-    def breakpoints(self) -> list[float]:
-        """Times, in the SDE's own clock, at which its rates jump; increasing."""
-        return []
-
-    def select(self, rows: Tensor, batch: Sequence[int]) -> SDE:
-        """The same equation of some samples only, for solvers that go on without the others.
-
-        Args:
-            rows: Their places in the flattened batch, ``(k,)``; a sample may come twice.
-            batch: The batch so far.
-
-        Returns:
-            An equation of states ``(k, n)``; itself, if no part of it knows of single samples.
-        """
-        return select(self, rows, batch)
-
     @property
     def observed(self) -> Tensor:
         """Which components are known, whatever the state: ``(n,)``, none here."""
         device = next((b.device for b in self.buffers()), "cpu")
         return torch.zeros(self.basis.dim, dtype=torch.bool, device=device)
 
-    # What runs back in time.
-
-    def levels(self, t: Tensor) -> Tensor:
-        """An increasing measure of noise, by which grids space their steps: here time itself.
-
-        Args:
-            t: Times, ``(*, 1)``.
-
-        Returns:
-            ``(*, 1 | blocks | n)``.
-        """
-        return t
-
-    def level(self, t: Tensor) -> Tensor:
-        """The `levels` that are finite, averaged over the blocks: ``(*,)``."""
-        levels = self.levels(t)
-        return self.basis.blocks.average(torch.where(levels.isinf(), torch.nan, levels))
+    # What is the state when.
 
     def stages(self) -> list[Stage]:
         """Which components are the state when, from ``T`` down: here all of them throughout."""
         return [Stage(self.T, self.eps, self.basis.dim)]
 
-    def enter(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+    def append(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
         """The state at the start of a stage, on the way from prior to data.
 
         Args:
@@ -334,10 +169,11 @@ class SDE(nn.Module, ABC):
             ValueError: If the SDE has no prior.
         """
         like = z.new_empty(*z.shape[:-1], stage.dim - z.shape[-1])
-        return torch.cat([z, noise.draw(self.law(stage.start, z.shape[-1], stage.dim), like)], -1)
+        fresh = noise.draw(self.distribution(stage.start, z.shape[-1], stage.dim), like)
+        return torch.cat([z, fresh], -1)
 
-    def leave(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
-        """What `enter` adds, taken off again, and its density.
+    def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """What `append` adds, taken off again, and its density.
 
         Returns:
             The first ``dim`` components ``(*batch, dim)``, and the log-density ``(*batch,)`` of
@@ -346,11 +182,11 @@ class SDE(nn.Module, ABC):
         Raises:
             ValueError: If the SDE has no prior.
         """
-        log_prob = self.law(stage.start, dim, stage.dim).log_prob(z[..., dim:]).to(z)
+        log_prob = self.distribution(stage.start, dim, stage.dim).log_prob(z[..., dim:]).to(z)
         return z[..., :dim], log_prob if log_prob.ndim < z.ndim else log_prob.sum(-1)
 
-    def law(self, t: float, first: int, last: int) -> Distribution:
-        """The law at ``t`` of the components that enter there: at ``T``, the prior.
+    def distribution(self, t: float, first: int, last: int) -> Distribution:
+        """The law at ``t`` of the components that are appended there: at ``T``, the prior.
 
         Raises:
             ValueError: If the SDE has no prior.
@@ -363,68 +199,3 @@ class SDE(nn.Module, ABC):
         )
         assert self.prior is not None
         return self.prior
-
-    def reverse(
-        self, estimator: ScoreEstimator, eta: float = 1.0, condition: Any = None
-    ) -> ReverseSDE:
-        """The equation from prior to data; see `scoresde.ReverseSDE`."""
-        from scoresde.reverse import ReverseSDE
-
-        return ReverseSDE(self, estimator, eta, condition)
-
-    def probability_flow(self, estimator: ScoreEstimator, condition: Any = None) -> ProbabilityFlow:
-        """The ODE with the same marginals, from data to prior; see `scoresde.ProbabilityFlow`."""
-        from scoresde.reverse import ProbabilityFlow
-
-        return ProbabilityFlow(self, estimator, condition)
-
-    def marginal_drift(self, t: Tensor, z: Tensor, forcing: Tensor, eta: float) -> Tensor:
-        """``f - (1 + eta^2)/2 (g^2 s + div g^2)``, from its `marginal_forcing`."""
-        return forcing
-
-    def marginal_score(self, t: Tensor, z: Tensor, forcing: Tensor) -> Tensor:
-        """The score behind a `marginal_forcing` with ``eta = 0``: ``(2 (f - F) - div g^2)/g^2``.
-
-        0 where nothing diffuses.
-        """
-        g2, pull_back = self._spread(t, z)
-        pull = 2 * (self.f(t, z) - forcing) - pull_back(torch.ones_like(z))
-        score: Tensor = pull / g2.masked_fill(g2 == 0, torch.inf)
-        return score
-
-    def marginal_propagator(self, t: Tensor, s: Tensor, like: Tensor, eta: float) -> Propagator:
-        """`propagator` of `marginal_drift`, over times that may run either way."""
-        h = (s - t).to(like)
-        noise = eta * h.abs().sqrt() if eta else None
-        return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), noise)
-
-    def marginal_pace(self, t: Tensor, z: Tensor) -> Tensor:
-        """How fast the ``h`` of `marginal_propagator` goes by in time, ``(*, 1 | n)``."""
-        return torch.ones_like(align(t, z))
-
-    def marginal_forcing(
-        self, t: Tensor, z: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
-    ) -> Tensor:
-        """`forcing` of `marginal_drift`: all of it, where no linear part is known."""
-        g2, pull_back = self._spread(t, z)
-        score = estimator.score(z, t, condition)
-        pull: Tensor = g2 * score + pull_back(torch.ones_like(z))
-        return self.f(t, z) - (1 + eta**2) / 2 * pull
-
-    def _spread(self, t: Tensor, z: Tensor) -> tuple[Tensor, PullBack]:
-        """``g^2``, and what pulls back through it: of ones, its divergence."""
-        return vjp(lambda y: self.g(t, y) ** 2, z, self.parameters())
-
-    def marginal_forcings(
-        self, ts: Tensor, like: Tensor, estimator: ScoreEstimator, eta: float, condition: Any
-    ) -> Iterator[Forcing]:
-        """`marginal_forcing` at each of several times; see `forcings`."""
-
-        def at(t: Tensor) -> Forcing:
-            return lambda z: self.marginal_forcing(t, z, estimator, eta, condition)
-
-        return map(at, ts)
-
-    def marginal_kick(self, t: Tensor, z: Tensor, xi: Tensor) -> Tensor:
-        """`kick` of `marginal_drift`."""
-        return self.g(t, z) * xi

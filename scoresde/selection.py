@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+from typing_extensions import Self
 
 from scoresde.checks import expect
 from scoresde.precision import replaced
@@ -75,10 +76,51 @@ def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
     return values.expand(*batch, values.shape[-1])
 
 
+class Selectable(nn.Module):
+    """A module that may know something of single samples, or have parts that do.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.selection import Selectable
+        >>> class Known(Selectable):
+        ...     def __init__(self, values):
+        ...         super().__init__()
+        ...         self.values = values
+        ...     @property
+        ...     def batch_shape(self): return self.values.shape[:-1]
+        ...     def select(self, rows, batch): return Known(self.values[rows])
+        >>> known = Known(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> known.batch_shape, known.select(torch.tensor([2, 0]), (3,)).values.tolist()
+        (torch.Size([3]), [[3.0], [1.0]])
+    """
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch of what is known of single samples, by parts: empty if there is no such thing.
+
+        Samples have it as their last batch axes.
+        """
+        parts = (m for m in self.modules() if m is not self and isinstance(m, Selectable))
+        return broadcast("batch_shape", *(m.batch_shape for m in parts))
+
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
+        """The same of some samples only, for solvers that go on without the others.
+
+        What knows something of every sample overrides it, and ``batch_shape``; the others ask
+        their parts.
+
+        Args:
+            rows: Their places in the flattened batch, ``(k,)``; a sample may come twice.
+            batch: The batch so far.
+
+        Returns:
+            One of states ``(k, n)``; itself, if no part of it knows of single samples.
+        """
+        return select(self, rows, batch)
+
+
 def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
     """A view of a module all of whose parts are of some samples only.
-
-    Parts with a method ``select`` are asked for theirs; others are looked into.
 
     Args:
         module: Itself, if none of its parts knows anything of single samples.
@@ -97,8 +139,8 @@ def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
     for name, part in module._modules.items():
         if part is None:
             continue
-        own: Any = getattr(part, "select", None)
-        new = select(part, rows, batch) if own is None else own(rows, batch)
+        own = part if isinstance(part, Selectable) else None
+        new = select(part, rows, batch) if own is None else own.select(rows, batch)
         if new is not part:
             inner[name] = new
     return replaced(module, **inner) if inner else module

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from scoresde import grid as grids
 from scoresde.checks import choice, expect, finite, instance, real, samples_wanted, validator, whole
+from scoresde.equation import AugmentedEquation, Equation
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid
 from scoresde.modes import asked
@@ -25,9 +26,6 @@ from scoresde.noise import Generators, Noise
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import SDE, Stage
 from scoresde.selection import broadcast
-
-if TYPE_CHECKING:
-    from scoresde.likelihood import DensityFlow
 
 _MOST_STEPS = 10**6
 """Of a walk: the grid and the coefficients of more would fill memory before the first of them."""
@@ -51,8 +49,8 @@ def grid_field(default: Grid) -> Any:
         ... class Mine(Solver):
         ...     order, weak_order = 1.0, None
         ...     grid = grid_field(karras)
-        ...     def integrate(self, sde, y, ts, noise):
-        ...         return y
+        ...     def walk(self, equation, y, ts, noise, memory=None):
+        ...         yield y, None
         >>> Mine(5).grid.__name__
         'karras'
     """
@@ -66,9 +64,10 @@ def grid_field(default: Grid) -> Any:
 
 @attrs.frozen
 class Solver(ABC):
-    """Integrates any `SDE` over increasing times, and samples with it.
+    """Integrates any equation over increasing times, and samples with it.
 
-    Subclasses implement `integrate` or `walk`, and declare their orders.
+    Subclasses implement `walk` and declare their orders: see `scoresde.FixedStep` for those that
+    take the steps they are given, and `EndpointSolver` for those that show nothing on the way.
 
     Args:
         steps: Number of steps when sampling, at most a million.
@@ -83,8 +82,7 @@ class Solver(ABC):
             which costs one evaluation more.
 
     Raises:
-        TypeError: If ``grid`` or ``corrector`` cannot be called; on subclassing, if neither
-            method is there.
+        TypeError: If ``grid`` or ``corrector`` cannot be called.
         ValueError: If ``steps`` is not a whole number from 1 to a million, a number is out of its
             range, or the grid's name is unknown.
 
@@ -94,10 +92,10 @@ class Solver(ABC):
         >>> from scoresde import VP, DiagonalSDE, Identity, Solver
         >>> class Euler(Solver):
         ...     order, weak_order = 1.0, None
-        ...     def integrate(self, sde, y, ts, noise):
+        ...     def walk(self, equation, y, ts, noise, memory=None):
         ...         for t, s in zip(ts, ts[1:]):
-        ...             y = y + (s - t) * sde.f(t, y)
-        ...         return y
+        ...             y = y + (s - t) * equation.f(t, y)
+        ...             yield y, None
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
         >>> Euler(steps=20).sample(model, (5,)).shape
         torch.Size([5, 2])
@@ -116,11 +114,6 @@ class Solver(ABC):
         default=False, kw_only=True, validator=validator(choice, False, True)
     )
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.integrate is Solver.integrate and cls.walk is Solver.walk:
-            raise TypeError(f"{cls.__name__}: expected an integrate or a walk method, got neither")
-
     @property
     @abstractmethod
     def order(self) -> float:
@@ -136,29 +129,16 @@ class Solver(ABC):
         """Of paths that follow one Brownian motion, noise being additive; None if not claimed."""
         return None
 
-    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
-        """The state at the last time.
-
-        Args:
-            sde: What to integrate.
-            y: State at the first time, ``(*batch, n)``.
-            ts: Increasing times in the SDE's clock, float64 on the CPU.
-            noise: Where random numbers come from.
-        """
-        end = y
-        for end, _ in self.walk(sde, y, ts, noise):  # noqa: B007
-            pass
-        return end
-
+    @abstractmethod
     def walk(
-        self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
+        self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, Any]]:
-        """As `integrate`, showing states on the way and keeping what the solver remembers.
+        """The states on the way from the first time to the last.
 
         Args:
-            sde: What to integrate.
-            y: State at the first time.
-            ts: Increasing times.
+            equation: What to integrate.
+            y: State at the first time, ``(*batch, m)``.
+            ts: Increasing times in the equation's clock, float64 on the CPU.
             noise: Where random numbers come from.
             memory: What was yielded last if this goes on where another walk has ended; the
                 state may have gained components since.
@@ -166,15 +146,21 @@ class Solver(ABC):
         Yields:
             A state, the last one that at the last time, and the solver's memory.
         """
-        yield self.integrate(sde, y, ts, noise), None
+
+    def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+        """The state at the last time; takes the arguments of `walk`."""
+        end = y
+        for end, _ in self.walk(equation, y, ts, noise):  # noqa: B007
+            pass
+        return end
 
     def transport(
-        self, density: DensityFlow, z: Tensor, ts: Tensor, noise: Noise
+        self, density: AugmentedEquation, z: Tensor, ts: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """A state taken up its flow, and what its log-density loses on the way.
 
         Args:
-            density: The flow.
+            density: The flow, and the integrals it carries.
             z: State at the first time, ``(*batch, n)``.
             ts: Increasing times.
             noise: Not asked for anything, as a flow has none.
@@ -185,13 +171,13 @@ class Solver(ABC):
         """
         return density.split(self.integrate(density, density.start(z), ts, noise))
 
-    def path(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def path(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states at every time after the first, as they come."""
-        alone = type(self).walk is Solver.walk  # one that shows no states on the way
-        for part in ts.unfold(0, 2, 1) if alone else [ts]:
-            for state, _ in self.walk(sde, y, part, noise):
-                y = state
-                yield y
+        memory = None
+        for step in ts.unfold(0, 2, 1):
+            for y, memory in self.walk(equation, y, step, noise, memory):  # noqa: B007, B020
+                pass
+            yield y
 
     def times(self, sde: SDE) -> Tensor:
         """The grid on which this solver samples an SDE: decreasing, float64.
@@ -302,9 +288,9 @@ class Solver(ABC):
     ) -> Iterator[tuple[float, Tensor]]:
         """From noise to data; with ``every``, step by step, else as the solver walks."""
         sde, memory = estimator.sde, None
-        reverse = sde.reverse(estimator, self.eta, condition)
+        reverse = ReverseSDE(estimator, self.eta, condition)
         for stage in sde.stages():
-            z, ts = sde.enter(z, stage, noise), grids.restrict(times, stage)
+            z, ts = sde.append(z, stage, noise), grids.restrict(times, stage)
             yield stage.start, z
             if not z.shape[:-1].numel():  # solvers of others need not know what to do with nothing
                 continue
@@ -322,6 +308,39 @@ class Solver(ABC):
                     yield float(part[-1]), z
 
 
+@attrs.frozen
+class EndpointSolver(Solver):
+    """A solver that shows no states on the way.
+
+    Subclasses implement `integrate`.
+
+    Takes the arguments of `Solver`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, EndpointSolver, Identity
+        >>> from torchdiffeq import odeint
+        >>> class RungeKutta(EndpointSolver):
+        ...     order, weak_order = 4.0, None
+        ...     def integrate(self, equation, y, ts, noise):
+        ...         return odeint(equation, y, ts.to(y), method="rk4")[-1]
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> RungeKutta(steps=20).sample(model, (5,)).shape
+        torch.Size([5, 2])
+    """
+
+    @abstractmethod
+    def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+        """See `Solver.integrate`."""
+
+    def walk(
+        self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """The end alone."""
+        yield self.integrate(equation, y, ts, noise), None
+
+
 def _churned(
     sde: SDE, z: Tensor, step: Tensor, stage: Stage, share: float, noise: Noise
 ) -> tuple[Tensor, Tensor]:
@@ -329,11 +348,13 @@ def _churned(
     back = grids.time_at_level(sde, step[0], math.log1p(share), stage.start)
     if back <= step[0]:
         return z, step
-    diffuse = sde.propagator(step[:1], back.reshape(1), z)
-    drift = torch.addcmul(diffuse.decay * z, diffuse.gain, sde.forcing(step[0].to(z), z))
-    assert diffuse.noise is not None
-    kicked = torch.addcmul(drift, diffuse.noise, sde.kick(step[0].to(z), z, noise(z)))
-    return kicked, torch.stack([back, step[1]])
+    now = sde.at(torch.stack([step[0], back]).unsqueeze(-1), z)
+    decay, gain, *_, noise_std = now[:1].propagator(now[1:]).expand(now.blocks)
+    field = next(now.fields())
+    assert noise_std is not None
+    drift = torch.addcmul(decay.to(z) * z, gain.to(z), field.forcing(z))
+    diffused = torch.addcmul(drift, noise_std.to(z), field.increment(z, noise(z)))
+    return diffused.reshape(z.shape), torch.stack([back, step[1]])
 
 
 def _shape(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size:

@@ -15,29 +15,32 @@ from torch import Tensor
 from scoresde.checks import named
 
 
-class Levels(NamedTuple):
+class WeightingInputs(NamedTuple):
     """What a weighting may depend on; all ``(batch, 1 | n)``.
 
     Example:
         >>> import torch
-        >>> from scoresde.weighting import Levels, denoised
-        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> from scoresde.weighting import WeightingInputs, denoised
+        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
         >>> denoised(at)
         tensor([[1.]])
     """
 
     alpha: Tensor
     sigma: Tensor
-    g2: Tensor
+    snr_decay: Tensor
+    """``-SNR' = alpha^2 g^2 / sigma^4``."""
     out: Tensor
+    """``c_out`` of the parametrisation."""
     density: Tensor
+    """Of the random times, per unit of time."""
 
 
-Weighting = Callable[[Levels], Tensor]
-"""``levels -> w``, ``(batch, 1 | n)``."""
+Weighting = Callable[[WeightingInputs], Tensor]
+"""``inputs -> w``, ``(batch, 1 | n)``."""
 
 
-def likelihood(at: Levels) -> Tensor:
+def likelihood(at: WeightingInputs) -> Tensor:
     """``-SNR'/2 = alpha^2 g^2 / (2 sigma^4)``, over the density of times.
 
     ``Lambda = diag(g_i^2)`` (Song et al. 2021b; Batzolis et al. 2022): the loss is an unbiased
@@ -45,60 +48,60 @@ def likelihood(at: Levels) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from scoresde.weighting import Levels, likelihood
-        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> from scoresde.weighting import WeightingInputs, likelihood
+        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
         >>> likelihood(at)
-        tensor([[4.9383]])
+        tensor([[4.5000]])
     """
-    return (at.alpha / at.sigma) ** 2 * at.g2 / at.sigma**2 / (2 * at.density)
+    return at.snr_decay / (2 * at.density)
 
 
-def noise(at: Levels) -> Tensor:
+def noise(at: WeightingInputs) -> Tensor:
     """``alpha^2 / sigma^2``: plain squared error in the noise (Ho et al. 2020, eq. 14).
 
     Example:
         >>> import torch
-        >>> from scoresde.weighting import Levels, noise
-        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> from scoresde.weighting import WeightingInputs, noise
+        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
         >>> noise(at)
         tensor([[1.7778]])
     """
     return (at.alpha / at.sigma) ** 2
 
 
-def score(at: Levels) -> Tensor:
+def score(at: WeightingInputs) -> Tensor:
     """``alpha^2 / sigma^4``: plain squared error in the score, ``Lambda = 1``.
 
     Example:
         >>> import torch
-        >>> from scoresde.weighting import Levels, score
-        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> from scoresde.weighting import WeightingInputs, score
+        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
         >>> score(at)
         tensor([[4.9383]])
     """
     return (at.alpha / at.sigma**2) ** 2
 
 
-def denoised(at: Levels) -> Tensor:
+def denoised(at: WeightingInputs) -> Tensor:
     """1: plain squared error in the denoised mean.
 
     Example:
         >>> import torch
-        >>> from scoresde.weighting import Levels, denoised
-        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> from scoresde.weighting import WeightingInputs, denoised
+        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
         >>> denoised(at)
         tensor([[1.]])
     """
     return torch.ones_like(at.sigma)
 
 
-def prediction(at: Levels) -> Tensor:
+def prediction(at: WeightingInputs) -> Tensor:
     """``1 / c_out^2``: plain squared error in what the network predicts (Karras et al. 2022).
 
     Example:
         >>> import torch
-        >>> from scoresde.weighting import Levels, prediction
-        >>> at = Levels(*torch.tensor([0.8, 0.6, 2.0, 0.6, 1.0]).reshape(5, 1, 1))
+        >>> from scoresde.weighting import WeightingInputs, prediction
+        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
         >>> prediction(at)
         tensor([[2.7778]])
     """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from functools import partial
 
 import attrs
 import torch
@@ -12,11 +10,11 @@ from torch import Tensor
 
 from scoresde.blocks import folded
 from scoresde.checks import positive, validator, whole
-from scoresde.grid import TimeWarp, at_discontinuity
+from scoresde.equation import Equation, expect_ode
+from scoresde.grid import TimeWarp, segments
 from scoresde.noise import Noise
-from scoresde.sde import SDE
-from scoresde.solver import Solver
-from solvers.rungekutta import deterministic, stages, step
+from scoresde.solver import EndpointSolver
+from solvers.rungekutta import stages, step
 
 
 @attrs.frozen(eq=False)
@@ -35,10 +33,10 @@ class Outcome:
     Example:
         >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde import EDM, DiagonalSDE, Identity, ProbabilityFlow
         >>> from solvers import Adaptive
         >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> flow, ts = model.sde.probability_flow(model), torch.tensor([0.01, 3.0]).double()
+        >>> flow, ts = ProbabilityFlow(model), torch.tensor([0.01, 3.0]).double()
         >>> outcome = Adaptive().solve(flow, torch.ones(2, 1), ts)
         >>> outcome.finished, outcome.states[0].round(decimals=2)  # sqrt(1 + 3^2)
         (tensor([True, True]), tensor([3.1600]))
@@ -91,7 +89,7 @@ class StepLimit(RuntimeError):
 
 
 @attrs.frozen
-class Adaptive(Solver):
+class Adaptive(EndpointSolver):
     """Third order with an error estimate, on every sample's own steps (for ODEs).
 
     A sample's steps and value depend on that sample alone, as far as the estimator's do; those
@@ -140,27 +138,22 @@ class Adaptive(Solver):
     max_steps: int = attrs.field(default=1000, kw_only=True, validator=validator(whole, 1))
     group: int = attrs.field(default=16, kw_only=True, validator=validator(whole, 1))
 
-    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+    def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`; of the times within, only the jumps are met."""
-        outcome = self.solve(sde, y, ts)
+        outcome = self.solve(equation, y, ts)
         if not bool(outcome.finished.all()):
             raise StepLimit(outcome, self.max_steps)
         return outcome.states
 
-    def solve(self, sde: SDE, y: Tensor, ts: Tensor) -> Outcome:
+    def solve(self, equation: Equation, y: Tensor, ts: Tensor) -> Outcome:
         """As `integrate`, but returns what there is when a sample does not arrive."""
         batch = y.shape[:-1]
         run = _Run.of(y, float(ts[0]))
-        deterministic(sde.propagator(ts[:1], ts[1:2], run.rows))
+        expect_ode(equation, "this solver")
         alive = torch.arange(len(run.rows), device=y.device)
-        stops = [
-            0,
-            *(at_discontinuity(sde, ts)[1:-1].nonzero().flatten() + 1).tolist(),
-            len(ts) - 1,
-        ]
-        for a, b in itertools.pairwise(stops):
+        for a, b in segments(equation, ts):
             track = TimeWarp(ts[a : b + 1], (a > 0, b < len(ts) - 1), torch.finfo(y.dtype).eps)
-            alive = alive[self._advance(sde, track, batch, run, alive)]
+            alive = alive[self._advance(equation, track, batch, run, alive)]
         finished = torch.zeros(len(run.rows), dtype=torch.bool, device=y.device)
         finished[alive] = True
         lost = (run.failed > _TRIES) & ~finished
@@ -168,7 +161,7 @@ class Adaptive(Solver):
         return Outcome(run.rows.reshape(y.shape), *(v.reshape(batch) for v in flat))
 
     def _advance(
-        self, sde: SDE, track: TimeWarp, batch: Sequence[int], run: _Run, alive: Tensor
+        self, equation: Equation, track: TimeWarp, batch: Sequence[int], run: _Run, alive: Tensor
     ) -> Tensor:
         """Takes the living rows along a track, in place; says which of them have arrived."""
         where = torch.zeros(len(alive), dtype=torch.float64, device="cpu")
@@ -178,12 +171,14 @@ class Adaptive(Solver):
             # processors round what is left over of a group otherwise
             padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
             own = alive[padded.to(alive.device)]
-            y, start, equation = run.rows[own], where[padded], sde.select(own, batch)
+            y, start = run.rows[own], where[padded]
             reach = torch.minimum(length[padded], 1 - start)
-            times = [track(start + reach * part).unsqueeze(-1) for part in (0.0, 1 / 3, 2 / 3, 1.0)]
-            forces = [partial(equation.forcing, t.to(y)) for t in times[:3]]
-            here = forces[0](y)
-            end, error = step(y, here, forces[1:], stages(equation, times, y))
+            parts = [track(start + reach * part) for part in (0.0, 1 / 3, 2 / 3, 1.0)]
+            times = torch.stack(parts).unsqueeze(-1)
+            at = equation.select(own, batch).at(times, y)
+            first, *forcings = (field.forcing for field in at[:3].fields())
+            here = first(y)
+            end, error = step(y, here, forcings, stages(at))
             size = self.atol + self.rtol * torch.maximum(y.abs(), end.abs())
             ratios = (error.abs() / size).detach()  # what steps are taken is not differentiated
             ratio = (folded(ratios.square()) / ratios.shape[-1]).sqrt().double().cpu()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from scoresde.fixed_step import FixedStep, Step
 from scoresde.noise import Noise
-from scoresde.sde import SDE
 
 
 @attrs.frozen
@@ -40,13 +40,10 @@ class EulerMaruyama(FixedStep):
     weak_order = 1.0
     strong_order = 1.0
 
-    def step(
-        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
-    ) -> tuple[Tensor, None]:
+    def step(self, y: Tensor, step: Step, noise: Noise, memory: Any) -> tuple[Tensor, None]:
         """See the class."""
-        t, s = step.t, step.s
-        h = s - t
-        end = y + h * sde.f(t, y)
-        if step.noise is not None:
-            end = end + h.sqrt() * sde.g(t, y) * noise(y)
+        (field,) = step.fields
+        end = torch.addcmul(y, step.length, field.drift(y))
+        if step.noise_std is not None:
+            end = end + step.length**0.5 * field.diffusion(y) * noise(y)
         return end, None

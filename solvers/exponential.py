@@ -1,7 +1,7 @@
 """Exponential solvers: exact on the linear part and the noise, elementwise.
 
 They integrate a polynomial through the latest denoised means and everything else in closed form
-(`scoresde.sde.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
+(`scoresde.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
 Adams-Bashforth and Adams-Moulton. Every component has nodes and weights of its own: its steps
 are those of its own clock.
 """
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from scoresde import grid as grids
+from scoresde.blocks import Blocks
 from scoresde.checks import choice, validator
+from scoresde.equation import Coefficients, Propagator
 from scoresde.fixed_step import FixedStep, Step
 from scoresde.grid import Grid
 from scoresde.noise import Noise
-from scoresde.sde import SDE, Propagator
 from scoresde.solver import grid_field
 
 
@@ -30,7 +31,7 @@ class DDIM(FixedStep):
     """First order: the denoised mean is held over a step (Song et al. 2020; Lu et al. 2022).
 
     ``z_s = (sigma_s/sigma_t) z_t + alpha_s (1 - e^-h) D`` for the ODE, and its SDE form for any
-    ``eta``: see `scoresde.DiagonalSDE.marginal_propagator`.
+    ``eta``: see `scoresde.coefficients.DiagonalCoefficients.denoising_step`.
 
     Takes the arguments of `scoresde.Solver`.
 
@@ -50,13 +51,12 @@ class DDIM(FixedStep):
     order = 1.0
     weak_order = 1.0
 
-    def step(
-        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
+    def step(self, y: Tensor, step: Step, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         """See the class."""
-        end = (step.decay * y).addcmul_(step.gain, step.force(y))
-        if step.noise is not None:
-            end = end.addcmul_(step.noise, sde.kick(step.t, y, noise(y)))
+        (field,) = step.fields
+        end = (step.decay * y).addcmul_(step.gain, field.forcing(y))
+        if step.noise_std is not None:
+            end = end.addcmul_(step.noise_std, field.increment(y, noise(y)))
         return end, None
 
 
@@ -76,7 +76,8 @@ class _Past(NamedTuple):
 
     Attributes:
         forcings: At the starts of the latest steps, as many as the order.
-        lengths: ``h`` of the latest two steps, if the next ones do not know them.
+        lengths: ``h`` of the latest two steps, ``(1 | blocks | m)``, if the next ones do not know
+            them.
         base: The end of the latest step without what its forcings contribute.
         closing: Weights with which that end is corrected.
     """
@@ -87,18 +88,24 @@ class _Past(NamedTuple):
     closing: Sequence[Tensor]
 
     def grown(self, size: int) -> _Past:
-        """For a state that components have entered, which have no past."""
-        if self.base.shape[-1] == size:
+        """For a state that has been appended to: what is new has no past."""
+        more = size - self.base.shape[-1]
+        if not more:
             return self
-        n = self.base.shape[-1]
+        return self._replace(forcings=[nn.functional.pad(v, (0, more)) for v in self.forcings])
 
-        def pad(value: Tensor, fill: float) -> Tensor:
-            return nn.functional.pad(value.expand(*value.shape[:-1], n), (0, size - n), value=fill)
-
-        return self._replace(
-            forcings=[pad(v, 0.0) for v in self.forcings],
-            lengths=[pad(v, math.inf) for v in self.lengths],
-        )
+    def steps(self, blocks: Blocks) -> list[Tensor]:
+        """The lengths, for a state in these blocks; infinite for what has no past."""
+        old = blocks.prefix(self.base.shape[-1])
+        if old.dim == blocks.dim:
+            return list(self.lengths)
+        found = []
+        for length in self.lengths:
+            each = length.shape[-1] > len(old)
+            width, whole = (old.dim, blocks.dim) if each else (len(old), len(blocks))
+            padding = (0, whole - width)
+            found.append(nn.functional.pad(length.expand(width), padding, value=math.inf))
+        return found
 
 
 @attrs.frozen
@@ -152,12 +159,13 @@ class ExponentialMultistep(FixedStep):
         return self.order > 2 or (self.corrected and self.order > 1)
 
     def weights(
-        self, ahead: Propagator, kinks: Tensor, like: Tensor, memory: _Past | None
+        self, ahead: Propagator, kinks: Tensor, at: Coefficients, memory: _Past | None
     ) -> Iterator[_Weights]:
         """See `scoresde.FixedStep.weights`."""
         h, x = ahead.h, ahead.damping.abs()
-        before = [] if memory is None else list(memory.grown(like.shape[-1]).lengths)
+        before = [] if memory is None else memory.steps(at.blocks)
         before += [torch.full_like(h[0], math.inf)] * (2 - len(before))
+        h, *before = at.blocks.alike(h, *before)
         size = max(v.shape[-1] for v in (h, *before))
         past = torch.cat([v.expand(-1, size) for v in (before[1][None], before[0][None], h)])
         # standing still is no past, and a step says little about a longer one
@@ -188,25 +196,26 @@ class ExponentialMultistep(FixedStep):
             pairs = zip([*closing, none], [none, *opening], strict=False)
             closing = [torch.where(fresh | kinked, new, old) for new, old in pairs]
         gained = (
-            zip(*((ahead.gain * v).unbind() for v in kind), strict=True)
+            zip(*(at.each(ahead.gain * v) for v in kind), strict=True)
             for kind in (opening, closing)
         )
         lengths = [()] * (len(h) - 1) + [(past[-1], past[-2])]
         return map(_Weights, *gained, lengths)
 
     def step(
-        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: _Past | None
+        self, y: Tensor, step: Step, noise: Noise, memory: _Past | None
     ) -> tuple[Tensor, _Past]:
         """See the class."""
-        forcings = [step.force(y)]
+        (field,) = step.fields
+        forcings = [field.forcing(y)]
         if memory is not None:
             stays, memory = memory.base.shape == y.shape, memory.grown(y.shape[-1])
             forcings += memory.forcings
-            if self._closes and stays:  # what has entered tells of the others, too
+            if self._closes and stays:  # what has been appended tells of the others, too
                 y = _add(memory.base, memory.closing, forcings)
         base = step.decay * y
-        if step.noise is not None:
-            base = base.addcmul_(step.noise, sde.kick(step.t, y, noise(y)))
+        if step.noise_std is not None:
+            base = base.addcmul_(step.noise_std, field.increment(y, noise(y)))
         opening, closing, lengths = step.weights
         kept = forcings[: self.order]
         return _add(base, opening, forcings), _Past(kept, lengths, base, closing)
@@ -219,8 +228,8 @@ _LONG = 0.5
 def _add(base: Tensor, weights: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
     total = torch.addcmul(base, weights[0], values[0])
     # the first steps have more weights, all 0, than values, the others may have more values
-    for i in range(1, min(len(weights), len(values))):
-        total = total.addcmul_(weights[i], values[i])
+    for weight, value in zip(weights[1:], values[1:], strict=False):
+        total = total.addcmul_(weight, value)
     return total
 
 

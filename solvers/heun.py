@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from scoresde.fixed_step import FixedStep, Step
 from scoresde.noise import Noise
-from scoresde.sde import SDE
 
 
 @attrs.frozen
@@ -37,19 +37,15 @@ class Heun(FixedStep):
     order = 2.0
     weak_order = 2.0
 
-    def step(
-        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
-    ) -> tuple[Tensor, None]:
-        """See the class."""
-        t, s = step.t, step.s
-        h = s - t
-        start = sde.f(t, y)
-        shift = 0.0 if step.noise is None else self._noise(sde, y, t, s, noise)
-        end = sde.f(s, y + h * start + shift)
-        return y + h * (start + end) / 2 + shift, None
+    nodes = (0.0, 1.0)
 
-    @staticmethod
-    def _noise(sde: SDE, y: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        # both at the old state: the equation is Ito's
-        variance = (sde.g(t, y) ** 2 + sde.g(s, y) ** 2) / 2
-        return ((s - t) * variance).sqrt() * noise(y)
+    def step(self, y: Tensor, step: Step, noise: Noise, memory: Any) -> tuple[Tensor, None]:
+        """See the class."""
+        first, last = step.fields
+        half, start, shifted = step.length / 2, first.drift(y), y
+        if step.noise_std is not None:
+            # both at the old state: the equation is Ito's
+            variance = (first.diffusion(y) ** 2 + last.diffusion(y) ** 2) * half
+            shifted = torch.addcmul(y, variance.sqrt(), noise(y))
+        end = last.drift(torch.addcmul(shifted, step.length, start))
+        return torch.addcmul(shifted, half, start + end), None

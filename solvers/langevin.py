@@ -41,7 +41,8 @@ class Langevin:
     def __call__(self, reverse: ReverseSDE, z: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """The state ``z``, corrected at a time ``t`` of the SDE itself."""
         sde, size = reverse.sde, 2 * self.snr**2
-        sigma = sde.kernel(t.reshape(1).to(z.device), z.shape[-1]).sigma.to(z)
+        at = sde.at(t.reshape(1), z)
+        sigma = at.blocks.expand(at.kernel.sigma.to(z))
         for _ in range(self.steps):
             score = reverse.estimator.score(z, t.to(z), reverse.condition)
             z = z + size * sigma**2 * score + (2 * size) ** 0.5 * sigma * noise(z)

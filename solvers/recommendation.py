@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import attrs
 
-from scoresde import plugins
 from scoresde.checks import expect
+from scoresde.grid import log_snr
 from scoresde.sde import SDE
 from scoresde.solver import Solver
+from solvers.adaptive import Adaptive
+from solvers.exponential import ExponentialMultistep
+from solvers.heun import Heun
 
 Task = Literal["samples", "stochastic samples", "likelihood", "reference"]
 
@@ -57,24 +59,23 @@ def recommend(sde: SDE, task: Task = "samples", evaluations: int | None = None) 
     tasks = ("samples", "stochastic samples", "likelihood", "reference")
     expect(task in tasks, "task", f"one of {', '.join(tasks)}", repr(task))
     expect(evaluations is None or evaluations >= 1, "evaluations", "at least 1", evaluations)
-    linear = type(sde).marginal_propagator is not SDE.marginal_propagator
     eta = 1.0 if task == "stochastic samples" else 0.0
     if task == "reference":
         return Recommendation(
-            _solver("adaptive")(rtol=1e-7, atol=1e-7, max_steps=100_000),
+            Adaptive(rtol=1e-7, atol=1e-7, max_steps=100_000),
             "every sample takes the steps that its own error wants",
         )
-    if not linear:
+    if not sde.linear:
         steps = (evaluations or (400 if eta else 200)) // 2
         return Recommendation(
-            _solver("heun")(max(1, steps), eta=eta),
+            Heun(max(1, steps), eta=eta),
             "nothing is known of this SDE but its rates: second order, and more stable than "
             "multistep methods",
         )
-    multistep = _solver("exponential-multistep")
+    multistep = ExponentialMultistep
     if task == "likelihood":
         return Recommendation(
-            multistep(evaluations or 60, grid="log_snr"),
+            multistep(evaluations or 60, grid=log_snr),
             "a divergence is integrated as well as the state, to the lowest noise: even steps",
         )
     order = 2 if len(sde.stages()) > 1 else 3
@@ -85,9 +86,3 @@ def recommend(sde: SDE, task: Task = "samples", evaluations: int | None = None) 
         if order == 3
         else "order 2 does best within short stages (benchmark gaussian); plan the steps",
     )
-
-
-def _solver(name: str) -> Callable[..., Solver]:
-    found = plugins.get("solvers", name)
-    assert callable(found)
-    return found

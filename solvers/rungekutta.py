@@ -9,10 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect
+from scoresde.equation import Coefficients, Equation, Forcing, Propagator, expect_ode
 from scoresde.grid import at_discontinuity, fractions, one_sided
 from scoresde.noise import Noise
-from scoresde.sde import SDE, Forcing, Propagator
 from scoresde.solver import Solver
 from solvers.exponential import moments
 
@@ -26,12 +25,11 @@ class Stages(NamedTuple):
     Example:
         >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
         >>> from solvers.rungekutta import stages
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> flow = model.sde.probability_flow(model)
-        >>> times = [torch.tensor([t]).double() for t in (0.1, 0.2, 0.3, 0.4)]
-        >>> stages(flow, times, torch.zeros(1, 1))._fields
+        >>> times = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).double()
+        >>> stages(ProbabilityFlow(model).at(times, torch.zeros(1, 1)))._fields
         ('first', 'second', 'whole', 'slope', 'fine', 'rough')
     """
 
@@ -43,30 +41,28 @@ class Stages(NamedTuple):
     rough: Tensor
 
 
-def stages(sde: SDE, times: Sequence[Tensor], like: Tensor) -> Stages:
+def stages(at: Coefficients) -> Stages:
     """Coefficients of steps between times, with two nodes on the way.
 
     Components whose clocks differ have their nodes at other fractions of their steps: the
     polynomial through the three forcings is integrated exactly for each.
 
     Args:
-        sde: What to integrate.
-        times: Start, first node, second node and end, each ``(*, 1)``.
-        like: A state.
+        at: The equation at start, first node, second node and end.
 
     Example:
         >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
         >>> from solvers.rungekutta import stages
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> flow = model.sde.probability_flow(model)
-        >>> times = [torch.tensor([t]).double() for t in (0.1, 0.2, 0.3, 0.4)]
-        >>> stages(flow, times, torch.zeros(1, 1)).whole.noise is None
+        >>> times = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).double()
+        >>> stages(ProbabilityFlow(model).at(times, torch.zeros(1, 1))).whole.noise_std is None
         True
     """
-    start, one, two, end = times
-    first, second, whole = (sde.propagator(start, t, like) for t in (one, two, end))
+    ahead = at[:1].propagator(at[1:])
+    steps = [Propagator(*(None if v is None else at.cast(v[i]) for v in ahead)) for i in range(3)]  # type: ignore[arg-type]
+    first, second, whole = steps
     (m1, m2), middle = moments(whole.damping), moments(second.damping)[0]
 
     def ratio(a: Tensor, b: Tensor) -> Tensor:
@@ -83,32 +79,34 @@ def stages(sde: SDE, times: Sequence[Tensor], like: Tensor) -> Stages:
     )
 
 
-def step(y: Tensor, f0: Tensor, forces: Sequence[Forcing], with_: Stages) -> tuple[Tensor, Tensor]:
+def step(
+    y: Tensor, f0: Tensor, forcings: Sequence[Forcing], with_: Stages
+) -> tuple[Tensor, Tensor]:
     """One step, and how far the second-order result is from it.
 
     Args:
         y: State at its start.
         f0: The forcing there.
-        forces: The forcing at both nodes.
+        forcings: The forcing at both nodes.
         with_: Its coefficients.
 
     Example:
         >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
         >>> from solvers.rungekutta import stages, step
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> flow, z = model.sde.probability_flow(model), torch.ones(1, 1)
-        >>> times = [torch.tensor([t]).double() for t in (0.3, 0.31, 0.32, 0.33)]
-        >>> first, *forces = flow.forcings(torch.stack(times[:3]).to(z), z)
-        >>> end, error = step(z, first(z), forces, stages(flow, times, z))
+        >>> z, times = torch.ones(1, 1), torch.tensor([[0.3], [0.31], [0.32], [0.33]]).double()
+        >>> at = ProbabilityFlow(model).at(times, z)
+        >>> first, *forcings = (field.forcing for field in at[:3].fields())
+        >>> end, error = step(z, first(z), forcings, stages(at))
         >>> end.round(decimals=3)  # standard normal data stay as they are
         tensor([[1.]])
     """
     y1 = torch.addcmul(with_.first.decay * y, with_.first.gain, f0)
-    d1 = forces[0](y1) - f0
+    d1 = forcings[0](y1) - f0
     y2 = torch.addcmul(with_.second.decay * y, with_.second.gain, f0 + with_.slope * d1)
-    d2 = forces[1](y2) - f0
+    d2 = forcings[1](y2) - f0
     change = with_.fine[0] * d1 + with_.fine[1] * d2
     end = torch.addcmul(with_.whole.decay * y, with_.whole.gain, f0 + change)
     return end, with_.whole.gain * (change - with_.rough * d1)
@@ -143,29 +141,15 @@ class ExponentialRungeKutta(Solver):
     weak_order = None
 
     def walk(
-        self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
+        self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, None]]:
         """See `scoresde.Solver.walk`; yields after every step."""
-        starts, ends = one_sided(ts, at_discontinuity(sde, ts), torch.finfo(y.dtype).eps)
-        one, two = fractions(sde, starts, ends, (1 / 3, 2 / 3))
-        for times in zip(starts, one, two, ends, strict=True):
-            with_ = stages(sde, [t.reshape(1) for t in times], y)
-            deterministic(with_.whole)
-            first, *forces = sde.forcings(torch.stack(times[:3]).to(y), y)
-            y, _ = step(y, first(y), forces, with_)
+        expect_ode(equation, "this solver")
+        precision = torch.finfo(y.dtype).eps
+        starts, ends = one_sided(ts, at_discontinuity(equation, ts), precision)
+        one, two = fractions(equation, starts, ends, (1 / 3, 2 / 3))
+        for times in torch.stack([starts, one, two, ends], -1).unsqueeze(-1):
+            at = equation.at(times, y)
+            first, *forcings = (field.forcing for field in at[:3].fields())
+            y, _ = step(y, first(y), forcings, stages(at))
             yield y, None
-
-
-def deterministic(propagator: Propagator) -> None:
-    """Raises ``ValueError`` if there is noise.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from solvers.rungekutta import deterministic
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> ends = torch.tensor([[0.1], [0.2]]).double()
-        >>> deterministic(model.sde.probability_flow(model).propagator(*ends, torch.zeros(1, 1)))
-    """
-    expect(propagator.noise is None, "eta", "0: this solver takes ODEs", "an SDE with noise")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from scoresde.fixed_step import FixedStep, Step
 from scoresde.noise import Noise
-from scoresde.sde import SDE
 
 
 @attrs.frozen
@@ -45,19 +44,18 @@ class SRA(FixedStep):
     weak_order = 2.0
     strong_order = 1.5
 
-    def step(
-        self, sde: SDE, y: Tensor, step: Step, noise: Noise, memory: Any
-    ) -> tuple[Tensor, None]:
+    nodes = (0.0, 0.75, 1.0)
+
+    def step(self, y: Tensor, step: Step, noise: Noise, memory: Any) -> tuple[Tensor, None]:
         """See the class."""
-        t, s = step.t, step.s
-        h = s - t
-        start = sde.f(t, y)
-        middle, shift = y + 0.75 * h * start, torch.zeros_like(y)
-        if step.noise is not None:
-            first, second = noise(y), noise(y)
-            increment = h.sqrt() * first
-            mean = h.sqrt() * (first + second / 3**0.5) / 2  # I_10 / h
-            before, after = sde.g(t, y), sde.g(s, y)
+        h, (first, inner, last) = step.length, step.fields
+        start = first.drift(y)
+        middle, shift = torch.addcmul(y, 0.75 * h, start), torch.zeros_like(y)
+        if step.noise_std is not None:
+            one, two = noise(y), noise(y)
+            increment = h**0.5 * one
+            mean = h**0.5 * (one + two / 3**0.5) / 2  # I_10 / h
+            before, after = first.diffusion(y), last.diffusion(y)
             middle = middle + 1.5 * after * mean
             shift = after * increment - (after - before) * mean
-        return y + h * (start + 2 * sde.f(t + 0.75 * h, middle)) / 3 + shift, None
+        return torch.addcmul(y + shift, h / 3, start + 2 * inner.drift(middle)), None

@@ -7,18 +7,18 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from scoresde.checks import choice, expect, positive, validator
+from scoresde.checks import choice, positive, validator
+from scoresde.equation import Equation, expect_ode
 from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
-from scoresde.sde import SDE
-from scoresde.solver import Solver
+from scoresde.solver import EndpointSolver
 
 _ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 _FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 
 
 @attrs.frozen
-class TorchDiffEq(Solver):
+class TorchDiffEq(EndpointSolver):
     """``torchdiffeq.odeint`` (Chen et al. 2018), for the probability-flow ODE.
 
     An adaptive method chooses one step for the whole batch, so a sample depends slightly on its
@@ -63,30 +63,31 @@ class TorchDiffEq(Solver):
         """That of the method."""
         return {**_ADAPTIVE, **_FIXED}[self.method]
 
-    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+    def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`."""
         if not y.numel():  # nothing has no error to be measured
             return y
-        first = sde.propagator(ts[:1], ts[1:2], y)
-        expect(first.noise is None, "eta", "0: torchdiffeq integrates ODEs", "an SDE with noise")
+        expect_ode(equation, "torchdiffeq")
         times = ts[[0, -1]].to(y)
         # left alone, an adaptive method looks past the end, where the SDE may not exist: with
         # its last step, and when it tries out its first
         options = {"step_t": times[-1:], "first_step": (times[-1] - times[0]) / 100}
-        inside = times.new_tensor(sde.breakpoints())
+        inside = times.new_tensor(equation.breakpoints())
         inside = inside[(inside > times[0]) & (inside < times[-1])]
         if len(inside):
             options["jump_t"] = inside
         if self.method in _ADAPTIVE:
-            return self._odeint(sde, y, times, options)
+            return self._odeint(equation, y, times, options)
         # step by step: no step looks across a time at which rates jump
-        ends = one_sided(ts, at_discontinuity(sde, ts), torch.finfo(y.dtype).eps)
+        ends = one_sided(ts, at_discontinuity(equation, ts), torch.finfo(y.dtype).eps)
         for step in torch.stack(ends, -1).to(y):
-            y = self._odeint(sde, y, step, {})
+            y = self._odeint(equation, y, step, {})
         return y
 
-    def _odeint(self, sde: SDE, y: Tensor, times: Tensor, options: dict[str, Tensor]) -> Tensor:
-        field = _Watched(sde) if self.method in _ADAPTIVE else sde.f
+    def _odeint(
+        self, equation: Equation, y: Tensor, times: Tensor, options: dict[str, Tensor]
+    ) -> Tensor:
+        field = _Watched(equation) if self.method in _ADAPTIVE else equation.f
         try:
             path: Tensor = torchdiffeq.odeint(
                 field, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options
@@ -103,11 +104,11 @@ class TorchDiffEq(Solver):
 class _Watched:
     """A field that remembers where it was last no number, and stops if that is where it starts."""
 
-    def __init__(self, sde: SDE) -> None:
-        self.sde, self.asked, self.found = sde, False, ""
+    def __init__(self, equation: Equation) -> None:
+        self.equation, self.asked, self.found = equation, False, ""
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        value = self.sde.f(t, y)
+        value = self.equation.f(t, y)
         good = torch.isfinite(value)
         if not bool(good.all()):
             *sample, component = (~good).nonzero()[0].tolist()

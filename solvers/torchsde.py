@@ -10,14 +10,14 @@ import torchsde
 from torch import Tensor, nn
 
 from scoresde.checks import choice, validator
+from scoresde.equation import Equation
 from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
-from scoresde.sde import SDE
-from scoresde.solver import Solver
+from scoresde.solver import EndpointSolver
 
 
 @attrs.frozen
-class TorchSDE(Solver):
+class TorchSDE(EndpointSolver):
     """``torchsde.sdeint`` (Li et al. 2020), an independent oracle for our own solvers.
 
     The grid is run through at unit speed, so that torchsde's fixed steps are those of the grid,
@@ -58,9 +58,9 @@ class TorchSDE(Solver):
         """That of the method where noise is additive."""
         return 2.0 if self.method == "srk" else 1.0
 
-    def integrate(self, sde: SDE, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
+    def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`."""
-        steps = _UnitSteps(sde, ts, y)
+        steps = _UnitSteps(equation, ts, y)
         path: Tensor = torchsde.sdeint(
             steps,
             _flat(y),
@@ -75,13 +75,13 @@ class TorchSDE(Solver):
 class _UnitSteps(nn.Module):
     """The SDE in a time that gains 1 per step of the grid."""
 
-    def __init__(self, sde: SDE, ts: Tensor, state: Tensor) -> None:
+    def __init__(self, equation: Equation, ts: Tensor, state: Tensor) -> None:
         super().__init__()
-        self.sde, self.shape = sde, state.shape
-        self.noise_type, self.sde_type = sde.noise_type, sde.sde_type
+        self.equation, self.shape = equation, state.shape
+        self.noise_type, self.sde_type = equation.noise_type, equation.sde_type
         starts, ends = (
             v.to(state)
-            for v in one_sided(ts, at_discontinuity(sde, ts), torch.finfo(state.dtype).eps)
+            for v in one_sided(ts, at_discontinuity(equation, ts), torch.finfo(state.dtype).eps)
         )
         self.starts, self.lengths = starts, ends - starts
         self.current = 0  # a whole number is the end of one step and the start of the next
@@ -92,11 +92,11 @@ class _UnitSteps(nn.Module):
 
     def f(self, u: Tensor, y: Tensor) -> Tensor:
         t, h = self._time(u)
-        return (h * self.sde.f(t, y.reshape(self.shape))).reshape(y.shape)
+        return (h * self.equation.f(t, y.reshape(self.shape))).reshape(y.shape)
 
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         t, h = self._time(u)
-        return (h.sqrt() * self.sde.g(t, y.reshape(self.shape))).reshape(y.shape)
+        return (h.sqrt() * self.equation.g(t, y.reshape(self.shape))).reshape(y.shape)
 
 
 class _Increments(torchsde.BaseBrownian):  # type: ignore[misc]

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from estimators import Denoising
-from scoresde import SDE, Schedule, ScoreEstimator, align, plugins
+from scoresde import SDE, DirectScoreEstimator, Schedule, align, plugins
 from scoresde import parametrization as forms
 
 
-class ScoreOnly(ScoreEstimator):
+class ScoreOnly(DirectScoreEstimator):
     """An estimator that is told what the score is."""
 
     def __init__(self, sde, score):

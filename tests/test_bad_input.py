@@ -15,6 +15,7 @@ from scoresde import (
     Clock,
     Cosine,
     DiagonalSDE,
+    DirectScoreEstimator,
     Haar,
     Hutchinson,
     Identity,
@@ -43,7 +44,7 @@ class NoPrior(SDE):
         return torch.ones_like(y)
 
 
-class Score(ScoreEstimator):
+class Score(DirectScoreEstimator):
     def score(self, z, t, condition=None):
         return -z
 
@@ -78,6 +79,8 @@ class Diverging(ScoreEstimator):
 def estimator_without_a_method():
     class Empty(ScoreEstimator):
         pass
+
+    return Empty(SDE_)
 
 
 CASES = {
@@ -158,7 +161,7 @@ CASES = {
     "yes as a number": (lambda: DDIM(5, eta=True), ValueError, "eta: .*finite number.*True"),
     "steps for years": (
         lambda: DDIM(2 * 10**9), ValueError, "steps: .*at most 1000000, got 2000000000"),
-    "negative eta of an SDE": (lambda: ReverseSDE(SDE_, MODEL, -1.0), ValueError, "eta: .*at least 0"),
+    "negative eta of an SDE": (lambda: ReverseSDE(MODEL, -1.0), ValueError, "eta: .*at least 0"),
     "half a step": (lambda: Heun(2.5), ValueError, "steps: .*whole number.*2.5"),
     "endless noise": (lambda: Heun(eta=float("inf")), ValueError, "eta: .*finite.*inf"),
     "tolerance of nothing": (lambda: TorchDiffEq(rtol=0.0), ValueError, "rtol: .*positive"),
@@ -228,7 +231,7 @@ CASES = {
     "denoising without a kernel": (
         lambda: Score(NoPrior((4,))).denoise(Z, 0.5), NotImplementedError, "NoPrior has no closed-form"),
     "training what is exact": (lambda: MODEL.loss(Z), NotImplementedError, "Gaussian.*nothing to train"),
-    "estimator that answers nothing": (estimator_without_a_method, TypeError, "Empty: .*denoise or a score"),
+    "estimator that answers nothing": (estimator_without_a_method, TypeError, "Empty .*denoise"),
     "two generators for three samples": (
         lambda: DDIM(5).sample(MODEL, (3,), generator=[torch.Generator(), torch.Generator()]),
         ValueError, "generator: .*3: one per sample, got 2"),

@@ -26,6 +26,7 @@ from scoresde import (
     ScoreDistribution,
     ScoreEstimator,
     bound,
+    condition,
     importance,
     log_prob,
 )
@@ -124,14 +125,14 @@ def guided(model, operator, y, noise=0.4):
 
 COMPOSITIONS = {
     "alone": lambda m, k: (m, []),
-    "part": lambda m, k: (m.condition(held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
+    "part": lambda m, k: (condition(m, held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
     "mask": lambda m, k: (
         ConditionalEstimator(m, seen((0, k.y), (3, k.detail)), held=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "guided": lambda m, k: (guided(m, total, k.one), [(row(total), k.one - 3, 0.4)]),
     "guided part": lambda m, k: (
-        guided(m.condition(held=True, y=k.y), total, k.one),
+        guided(condition(m, held=True, y=k.y), total, k.one),
         [(UNIT[:1], k.y, 0.0), (row(total, 0), k.one - 3, 0.4)],
     ),
     "guided mask": lambda m, k: (
@@ -139,7 +140,7 @@ COMPOSITIONS = {
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0), (row(total), k.one - 3, 0.4)],
     ),
     "part of guided": lambda m, k: (
-        guided(m, total, k.one).condition(held=True, y=k.y),
+        condition(guided(m, total, k.one), held=True, y=k.y),
         [(row(total), k.one - 3, 0.4), (UNIT[:1], k.y, 0.0)],
     ),
     "mask of guided": lambda m, k: (
@@ -147,11 +148,11 @@ COMPOSITIONS = {
         [(row(total), k.one - 3, 0.4), (UNIT[3:], k.detail, 0.0)],
     ),
     "part of part": lambda m, k: (
-        m.condition(held=True, y=k.y).condition(held=True, w=k.w),
+        condition(condition(m, held=True, y=k.y), held=True, w=k.w),
         [(UNIT[:1], k.y, 0.0), (UNIT[1:2], k.w, 0.0)],
     ),
     "mask of part": lambda m, k: (
-        ConditionalEstimator(m.condition(held=True, y=k.y), seen((3, k.detail)), held=True),
+        ConditionalEstimator(condition(m, held=True, y=k.y), seen((3, k.detail)), held=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "mask of mask": lambda m, k: (
@@ -168,23 +169,23 @@ COMPOSITIONS = {
     ),
     "mask of guided part": lambda m, k: (
         ConditionalEstimator(
-            guided(m.condition(held=True, y=k.y), last, k.other), seen((1, k.w)), held=True
+            guided(condition(m, held=True, y=k.y), last, k.other), seen((1, k.w)), held=True
         ),
         [(UNIT[:1], k.y, 0.0), (row(last, 0), k.other, 0.4), (UNIT[1:2], k.w, 0.0)],
     ),
 }
 MADE = {
     "still": lambda k, dtype: (
-        joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)).condition(y=k.y),
+        condition(joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)), y=k.y),
         [(UNIT[:1], k.y, 0.0)],
     ),
     "guided still": lambda k, dtype: (
-        guided(joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)).condition(y=k.y), last, k.other),
+        guided(condition(joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)), y=k.y), last, k.other),
         [(UNIT[:1], k.y, 0.0), (row(last, 0), k.other, 0.4)],
     ),
     "scales": lambda k, dtype: (scales(k, dtype), []),
     "part of scales": lambda k, dtype: (
-        scales(k, dtype).condition(held=True, y=k.y),
+        condition(scales(k, dtype), held=True, y=k.y),
         [(UNIT[:1], k.y, 0.0)],
     ),
     "mask of scales": lambda k, dtype: (
@@ -194,7 +195,7 @@ MADE = {
 }
 TOLD = {
     "free": lambda m, k: (m, []),
-    "free part": lambda m, k: (m.condition(held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
+    "free part": lambda m, k: (condition(m, held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
     "guided free mask": lambda m, k: (
         guided(ConditionalEstimator(m, seen((0, k.y)), held=True), total, k.one),
         [(UNIT[:1], k.y, 0.0), (row(total), k.one - 3, 0.4)],
@@ -495,19 +496,18 @@ def test_bounds_that_hold_are_no_numbers_below():
     """Observed components count nowhere: the truth is .408 nats."""
     sde = DiagonalSDE(LogLinear(), Joint(y=(1,), x=(1,)))
     model = Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
-    posterior = model.condition(held=True, y=torch.ones(1))
+    posterior = condition(model, held=True, y=torch.ones(1))
     found = bound(posterior, torch.full((4, 1), 0.8), moments=(0.8, 0.6))
     torch.testing.assert_close(found, torch.full((4,), 0.4081), rtol=0, atol=1e-3)
 
 
 def wide(batch, **options):
-    return joint(problem(torch.float32), torch.float32).condition(
-        held=True, y=torch.zeros(*batch, 1), **options
-    )
+    model = joint(problem(torch.float32), torch.float32)
+    return condition(model, held=True, y=torch.zeros(*batch, 1), **options)
 
 
 def noisy():
-    return joint(problem(torch.float32), torch.float32).condition(y=torch.zeros(1))
+    return condition(joint(problem(torch.float32), torch.float32), y=torch.zeros(1))
 
 
 @pytest.mark.parametrize(
@@ -527,7 +527,7 @@ def noisy():
         (lambda: bound(wide((3,)), torch.zeros(4, 3)), r"x: .* got \(4,\) and \(3,\)"),
         (lambda: log_prob(wide((3,)), torch.zeros(4, 3)), r"x: .* got \(4,\) and \(3,\)"),
         (lambda: importance(wide((3,)), torch.zeros(0, 3, 3)), "x: expected at least one event"),
-        (lambda: wide((3,)).condition(w=torch.zeros(4, 1)), "observed: .* fit each other"),
+        (lambda: condition(wide((3,)), w=torch.zeros(4, 1)), "observed: .* fit each other"),
         (
             lambda: sample(DDIM(2), wide((3,)), [torch.Generator() for _ in range(7)]),
             r"observed: .* got \(3,\) and \(7,\)",
@@ -568,9 +568,8 @@ def test_what_cannot_be_composed_is_refused(wrong, message):
 @every_dtype
 def test_batches_of_any_shape(dtype):
     """Observations ``(3, 5)``, samples in front of them, one event under all, no event at all."""
-    posterior = joint(problem(dtype), dtype).condition(
-        held=True, y=torch.randn(3, 5, 1, dtype=dtype)
-    )
+    model = joint(problem(dtype), dtype)
+    posterior = condition(model, held=True, y=torch.randn(3, 5, 1, dtype=dtype))
     x = DDIM(4).sample(posterior, (2, 3, 5))
     with torch.no_grad():
         assert x.shape == (2, 3, 5, 3)

@@ -28,12 +28,12 @@ from scoresde import (
     DCT,
     EDM,
     PCA,
-    SDE,
     VE,
     VP,
     Basis,
     Cosine,
     DiagonalSDE,
+    DirectScoreEstimator,
     ExactTrace,
     FixedStep,
     Haar,
@@ -50,11 +50,15 @@ from scoresde import (
     ScoreEstimator,
     Solver,
     SubVP,
+    condition,
     plugins,
 )
+from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import ConditionedBasis
+from scoresde.equation import Equation
 from scoresde.likelihood import DensityFlow
-from scoresde.planning.plan import _Independent
+from scoresde.planning.gaussian_bed import IndependentGaussian
+from scoresde.sde import _Rates
 from scoresde.testing import (
     BasisLaws,
     EstimatorLaws,
@@ -100,7 +104,8 @@ def joint(speed):
 
 def conditional(held):
     law = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.1], [0.2, 0.1, 0.6]])
-    return Gaussian(joint(1.0 if held else 0.5), torch.zeros(3), law).condition(held=held, **KNOWN)
+    model = Gaussian(joint(1.0 if held else 0.5), torch.zeros(3), law)
+    return condition(model, held=held, **KNOWN)
 
 
 class Labelled(ScoreEstimator):
@@ -187,7 +192,7 @@ MORE = {
         "on a learned schedule": lambda: Denoising(MORE["sdes"]["learned"](), network()),
         "conditional": lambda: conditional(held=False),
         "held": lambda: conditional(held=True),
-        "independent": lambda: _Independent(bed(), torch.tensor([1.0, 0.5, 0.1])),
+        "independent": lambda: IndependentGaussian(bed(), torch.tensor([1.0, 0.5, 0.1])),
         "multi-scale": multi_scale,
         "narrow": lambda: Truncated(DiagonalSDE(EDM(), Identity((2,))), 0.0, [1e-3, 5.0]),
         "singular": lambda: GaussianMixture(
@@ -267,16 +272,14 @@ def concrete(base):
 BASES = {
     "schedules": Schedule,
     "bases": Basis,
-    "sdes": SDE,
+    "sdes": Equation,
     "estimators": ScoreEstimator,
     "solvers": Solver,
 }
 DERIVED = {
-    ProbabilityFlow: lambda model: model.sde.probability_flow(model),
-    ReverseSDE: lambda model: model.sde.reverse(model, 0.7),
-    DensityFlow: lambda model: DensityFlow(
-        model.sde.probability_flow(model), ExactTrace(), torch.eye(3)
-    ),
+    ProbabilityFlow: lambda model: ProbabilityFlow(model),
+    ReverseSDE: lambda model: ReverseSDE(model, 0.7),
+    DensityFlow: lambda model: DensityFlow(ProbabilityFlow(model), ExactTrace(), torch.eye(3)),
 }
 """Equations that laws of SDEs are not about, as they are none that diffuse data."""
 
@@ -296,7 +299,8 @@ def test_derived_equations_in_single_precision(kind):
     def find(model, z, t):
         equation, t = DERIVED[kind](model), sign * t.detach()
         y = equation.start(z) if kind is DensityFlow else z
-        return {name: getattr(equation, name)(t, y) for name in ("f", "g", "forcing")}
+        found = {"f": equation.f(t, y), "g": equation.g(t, y)}
+        return found | {"forcing": equation.field(t, y).forcing(y)}
 
     for build in (denoising, trained_gaussian, MAKE["estimators"]["truncated"]):
         model = build()
@@ -351,15 +355,35 @@ class Stretched(Identity):
         return super().synthesise(z) / 2
 
 
+def saying(equation, coefficients):
+    """An SDE that says of its times what others would."""
+
+    class Saying(equation):
+        def at(self, t, like=None):
+            found = super().at(t, like)
+            found.__class__ = coefficients
+            return found
+
+    return Saying
+
+
 class WrongSign(DiagonalSDE):
     def f(self, t, y):
         return -super().f(t, y)
 
 
-class TwiceTheScore(OrnsteinUhlenbeck):
-    def marginal_forcing(self, t, z, estimator, eta, condition):
-        score = estimator.score(z, t, condition)
-        return self.f(t, z) - (1 + eta**2) * self.g(t, z) ** 2 * score
+class _Louder(DirectScoreEstimator):
+    def __init__(self, estimator):
+        super().__init__(estimator.sde)
+        self.estimator = estimator
+
+    def score(self, z, t, condition=None):
+        return 2 * self.estimator.score(z, t, condition)
+
+
+class TwiceTheScore(_Rates):
+    def reverse(self, estimator, *rest):
+        return super().reverse(_Louder(estimator), *rest)
 
 
 class Entangled(OrnsteinUhlenbeck):
@@ -372,34 +396,34 @@ class Crowd(OrnsteinUhlenbeck):
         return -y + 0.1 * y.mean(0)
 
 
-class Forgotten(OrnsteinUhlenbeck):
+class Forgotten(_Rates):
     """Integrates its linear part, and leaves it to the solver once more."""
 
-    def propagator(self, t, s, like):
-        step = super().propagator(t, s, like)
+    def propagator(self, end):
+        step = super().propagator(end)
         return step._replace(decay=torch.exp(-step.h))
 
 
-class WideBridge(DiagonalSDE):
-    def bridge(self, s, t, dim=None):
-        found = super().bridge(s, t, dim)
+class WideBridge(DiagonalCoefficients):
+    def bridge(self, end):
+        found = super().bridge(end)
         return found._replace(sigma=1.1 * found.sigma)
 
 
-class Forgetful(DiagonalSDE):
-    """Its equations keep the estimator where no integrator looks for weights."""
+class _Unheard(DirectScoreEstimator):
+    def __init__(self, estimator):
+        super().__init__(estimator.sde)
+        self.estimator = estimator
 
-    def probability_flow(self, estimator, condition=None):
-        flow = super().probability_flow(estimator, condition)
-        flow._modules.pop("estimator")
-        object.__setattr__(flow, "estimator", estimator)
-        return flow
+    def score(self, z, t, condition=None):
+        return self.estimator.score(z, t, condition).detach()
 
-    def reverse(self, estimator, eta=1.0, condition=None):
-        equation = super().reverse(estimator, eta, condition)
-        equation._modules.pop("estimator")
-        object.__setattr__(equation, "estimator", estimator)
-        return equation
+
+class Forgetful(DiagonalCoefficients):
+    """Its equations do not tell integrators of the weights of a score."""
+
+    def reverse(self, estimator, *rest):
+        return super().reverse(_Unheard(estimator), *rest)
 
 
 class Brittle(OrnsteinUhlenbeck):
@@ -412,9 +436,9 @@ class Brittle(OrnsteinUhlenbeck):
         return -y * (1 + (self.T - t).sqrt())
 
 
-class LateLaw(DiagonalSDE):
-    def marginal_propagator(self, t, s, like, eta):
-        found = super().marginal_propagator(t, s, like, eta)
+class LateLaw(DiagonalCoefficients):
+    def denoising_step(self, end, eta):
+        found = super().denoising_step(end, eta)
         return found._replace(gain=found.gain + 0.1 * found.h)
 
 
@@ -431,7 +455,7 @@ class Company(Gaussian):
 class Twice(Gaussian):
     """Consistent with itself, but the score of no data."""
 
-    denoise = ScoreEstimator.denoise
+    denoise = DirectScoreEstimator.denoise
 
     def score(self, z, t, condition=None):
         return 2 * super().score(z, t, condition)
@@ -553,23 +577,24 @@ class Strong(EulerMaruyama):
 
 @attrs.frozen
 class Short(DDIM):
-    def walk(self, sde, y, ts, noise, memory=None):
-        yield from super().walk(sde, y, ts[:-1], noise, memory)
+    def walk(self, equation, y, ts, noise, memory=None):
+        yield from super().walk(equation, y, ts[:-1], noise, memory)
 
 
 @attrs.frozen
 class Narrow(DDIM):
     """Takes what it is told of the linear part for all there is."""
 
-    def step(self, sde, y, step, noise, memory):
-        return step.decay * y + step.gain * step.force(y) * (step.decay != 1), memory
+    def step(self, y, step, noise, memory):
+        forcing = step.fields[0].forcing(y)
+        return step.decay * y + step.gain * forcing * (step.decay != 1), memory
 
 
 @attrs.frozen
 class Leaking(DDIM):
-    def step(self, sde, y, step, noise, memory):
-        end, memory = super().step(sde, y, step, noise, memory)
-        return end + 0.01 * (step.s - step.t), memory
+    def step(self, y, step, noise, memory):
+        end, memory = super().step(y, step, noise, memory)
+        return end + 0.01 * step.length, memory
 
 
 @attrs.frozen
@@ -584,19 +609,20 @@ class Alarmed(FixedStep):
     """Halves its steps where some sample is far away."""
 
     order, weak_order = 1.0, None
+    nodes = (0.0, 0.5)
 
-    def step(self, sde, y, step, noise, memory):
-        parts = 1 + int(y.abs().max() > 5)
-        h = (step.s - step.t) / parts
-        for i in range(parts):
-            y = y + h * sde.f(step.t + i * h, y)
-        return y, None
+    def step(self, y, step, noise, memory):
+        first, middle = step.fields
+        half = y + step.length / 2 * first.drift(y)
+        if y.abs().max() > 5:
+            return half + step.length / 2 * middle.drift(half), None
+        return 2 * half - y, None
 
 
 @attrs.frozen
 class Coarse(DDIM):
-    def step(self, sde, y, step, noise, memory):
-        end, memory = super().step(sde, y, step, noise, memory)
+    def step(self, y, step, noise, memory):
+        end, memory = super().step(y, step, noise, memory)
         return end + 1e5 - 1e5, memory
 
 
@@ -607,16 +633,17 @@ class Boastful(DDIM):
 
 @attrs.frozen
 class Deaf(DDIM):
-    def step(self, sde, y, step, noise, memory):
-        end, memory = super().step(sde, y, step, noise, memory)
+    def step(self, y, step, noise, memory):
+        end, memory = super().step(y, step, noise, memory)
         return end + 1e-6 * torch.randn_like(y), memory
 
 
 @attrs.frozen
 class Loud(DDIM):
-    def step(self, sde, y, step, noise, memory):
-        end, memory = super().step(sde, y, step, noise, memory)
-        return (end if step.noise is None else end + 0.5 * step.noise * noise(y)), memory
+    def step(self, y, step, noise, memory):
+        end, memory = super().step(y, step, noise, memory)
+        loud = 0.0 if step.noise_std is None else 0.5 * step.noise_std * noise(y)
+        return end + loud, memory
 
 
 def gaussian(kind):
@@ -635,7 +662,12 @@ def gaussian(kind):
             "the_kernel_obeys_the_moment_equations",
             "alpha' = f alpha",
         ),
-        (SDELaws, lambda: LateLaw(VP(), Identity((2,))), "a_step_is_two_halves", "gain"),
+        (
+            SDELaws,
+            lambda: saying(DiagonalSDE, LateLaw)(VP(), Identity((2,))),
+            "a_step_is_two_halves",
+            "gain",
+        ),
         (EstimatorLaws, lambda: gaussian(Flipped), "its_answers_are_one_answer", "Tweedie"),
         (
             EstimatorLaws,
@@ -644,15 +676,25 @@ def gaussian(kind):
             "does not depend on the others",
         ),
         (ScheduleLaws, NotClean, "data_are_clean_at_time_0", "sigma\\(0\\) = 0"),
-        (SDELaws, lambda: TwiceTheScore((2,)), "the_reverse_equations", "g\\^2 s"),
-        (SDELaws, lambda: Entangled((2,)), "noise_is_diagonal", "i-th component only"),
-        (SDELaws, lambda: Crowd((2,)), "samples_stand_alone", "f of a sample"),
-        (SDELaws, lambda: Forgotten((2,)), "a_short_step_is_the_equation", "decay, gain"),
         (
             SDELaws,
-            lambda: Forgetful(VP(), Identity((2,))),
+            lambda: saying(OrnsteinUhlenbeck, TwiceTheScore)((2,)),
+            "the_reverse_equations",
+            "g\\^2 s",
+        ),
+        (SDELaws, lambda: Entangled((2,)), "noise_is_diagonal", "i-th component only"),
+        (SDELaws, lambda: Crowd((2,)), "samples_stand_alone", "f of a sample"),
+        (
+            SDELaws,
+            lambda: saying(OrnsteinUhlenbeck, Forgotten)((2,)),
+            "a_short_step_is_the_equation",
+            "decay, gain",
+        ),
+        (
+            SDELaws,
+            lambda: saying(DiagonalSDE, Forgetful)(VP(), Identity((2,))),
             "adjoints_find_the_weights",
-            "odeint_adjoint gives the weights",
+            "odeint gives the weights",
         ),
         (
             SDELaws,
@@ -660,7 +702,12 @@ def gaussian(kind):
             "integrators_may_look_past_the_ends_of_time",
             "past the ends of time is finite .forward, after T",
         ),
-        (SDELaws, lambda: WideBridge(VP(), Identity((2,))), "transitions_compose", "bridge"),
+        (
+            SDELaws,
+            lambda: saying(DiagonalSDE, WideBridge)(VP(), Identity((2,))),
+            "transitions_compose",
+            "bridge",
+        ),
         (EstimatorLaws, lambda: gaussian(Twice), "exact_scores_obey_fokker_planck", "Fokker"),
         (
             EstimatorLaws,
@@ -728,7 +775,7 @@ def gaussian(kind):
         ),
         (EstimatorLaws, lambda: learner(WrongTarget), "it_learns", "minimises the loss"),
         (SolverLaws, Strong, "the_strong_order_it_declares", "strong order declared, 1.5"),
-        (SolverLaws, Short, "a_walk_shows_where_it_has_been", "every step"),
+        (SolverLaws, Short, "a_walk_shows_where_it_has_been", "ends where integrate does"),
         (SolverLaws, Narrow, "drift_and_diffusion_are_enough", "dy = -y dt"),
         (SolverLaws, Leaking, "clean_components_stay", "clean components"),
         (SolverLaws, Doubling, "log_densities_are_carried_along", "log_prob"),

@@ -30,6 +30,7 @@ from scoresde import (
     Learned,
     ScoreDistribution,
     bound,
+    condition,
     importance,
     log_prob,
 )
@@ -77,8 +78,8 @@ MODELS = {
         GaussianMixture, [0.5, 0.5], torch.eye(2), torch.stack([torch.eye(2)] * 2)
     ),
     "truncated": lambda: plain(Truncated, -1.0, 1.0),
-    "posterior": lambda: Gaussian(joint(), torch.zeros(3), torch.eye(3)).condition(
-        held=True, y=torch.ones(1)
+    "posterior": lambda: condition(
+        Gaussian(joint(), torch.zeros(3), torch.eye(3)), held=True, y=torch.ones(1)
     ),
     "guided": lambda: LinearGuidance(
         plain(Gaussian, torch.zeros(2), torch.eye(2)),

@@ -16,7 +16,19 @@ from estimators import (
     ResidualMLP,
     Truncated,
 )
-from scoresde import DCT, PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Joint, bound, log_prob
+from scoresde import (
+    DCT,
+    PCA,
+    VP,
+    Cosine,
+    DiagonalSDE,
+    Haar,
+    Identity,
+    Joint,
+    bound,
+    condition,
+    log_prob,
+)
 from scoresde.data import Dataset
 from scoresde.training import Training
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq
@@ -53,8 +65,8 @@ MODELS = {
     "vectors": lambda dtype: learned(Identity((2,)), dtype),
     "images": lambda dtype: learned(Haar((1, 4, 4), 1), dtype),
     "stages": staged,
-    "posterior": lambda dtype: learned(Joint(y=(1,), x=(2,)), dtype).condition(
-        y=torch.ones(1, dtype=dtype)
+    "posterior": lambda dtype: condition(
+        learned(Joint(y=(1,), x=(2,)), dtype), y=torch.ones(1, dtype=dtype)
     ),
     "guided": lambda dtype: LinearGuidance(
         learned(Identity((2,)), dtype), lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1
@@ -71,8 +83,8 @@ def test_states_keep_their_dtype_whatever_the_network_s_is(make, network, state)
     z = torch.randn(3, sde.basis.dim, dtype=state)
     for ask in (model.denoise, model.score, model.noise, model.velocity):
         assert ask(z, 0.5).dtype == state
-    steps = torch.tensor([0.5, 0.7], dtype=D)
-    assert {ask(z).dtype for ask in model.denoisers(steps, z)} == {state}
+    at = sde.at(torch.tensor([[0.5], [0.7]], dtype=D), z)
+    assert {ask(z).dtype for ask in model.denoisers(at)} == {state}
     for solver in (DDIM(3), Heun(3), ExponentialMultistep(3), Adaptive()):
         x = solver.sample(model, (2,), dtype=state)
         assert (x.shape, x.dtype) == ((2, *sde.basis.event_shape), state)

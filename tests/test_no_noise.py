@@ -1,6 +1,7 @@
 """Where there is no noise the state is known: what every estimator says there, and no NaN."""
 
 import pytest
+import readings
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from scoresde import (
     VP,
     Cosine,
     DiagonalSDE,
+    DirectScoreEstimator,
     Haar,
     Identity,
     Joint,
@@ -27,6 +29,7 @@ from scoresde import (
     Schedule,
     ScoreEstimator,
     SubVP,
+    condition,
 )
 from scoresde.parametrization import PARAMETRIZATIONS, Affine
 from scoresde.weighting import WEIGHTINGS
@@ -44,7 +47,7 @@ class DenoiseOnly(ScoreEstimator):
         return (z - sigma * noise / sigma) / alpha
 
 
-class ScoreOnly(ScoreEstimator):
+class ScoreOnly(DirectScoreEstimator):
     """Of a point mass: infinite at time 0."""
 
     def score(self, z, t, condition=None):
@@ -176,7 +179,7 @@ def test_conditions_are_the_answer(held, dtype):
         Gaussian(process, torch.zeros(2), law),
         Gaussian(process, torch.ones(2), SINGULAR),
     ):
-        known = model.condition(held=held, y=torch.ones(3, 1, dtype=dtype)).to(dtype)
+        known = condition(model, held=held, y=torch.ones(3, 1, dtype=dtype)).to(dtype)
         z = known.sde.basis(STATES[:, :1].to(dtype))
         for question in QUESTIONS:
             assert answered(known, question, z, 0.5)[:, 0].eq(float(question == "denoise")).all()
@@ -240,13 +243,19 @@ def test_schedules_learn_beside_components_without_noise(name, weighting, dtype)
         model = Denoising(process, net, weighting=weighting, **settings).to(dtype)
         x = torch.randn(64, 2, dtype=dtype)
         ts = torch.tensor([[0.0, 0.2], [0.3, 0.6]], dtype=dtype)
-        step = process.marginal_propagator(ts[1:], ts[:1], x, 1.0)
-        kernels = (process.bridge(*ts.split(1)), process.transition(*ts.split(1)), step)
+        now = readings.reverse(process, torch.tensor([[0.5]]).to(x), x, 1.0)
+        step = readings.reverse_propagator(process, ts[1:], ts[:1], x, 1.0)
+        kernels = (
+            readings.bridge(process, *ts.split(1)),
+            readings.transition(process, *ts.split(1)),
+            step,
+        )
         values = {
             "loss": model.loss(x, generator=torch.Generator().manual_seed(0)),
             "score": model.score(x, 0.5).square().sum(),
-            "drift": process.marginal_drift(torch.tensor(0.5).to(x), x, x, 1.0).sum(),
-            "pace": process.marginal_pace(torch.tensor(0.5).to(x), x).sum(),
+            "slope": now.cast(now.slope).sum(),
+            "response": now.cast(now.response).sum(),
+            "rate of lengths": now.cast(now.length_rate).sum(),
             "kernels": sum(v[v.isfinite()].sum() for kernel in kernels for v in kernel),
             "diffusion": process.g(torch.tensor(0.5).to(x), x).sum(),
         }

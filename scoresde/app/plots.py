@@ -124,8 +124,10 @@ def schedules(sde: DiagonalSDE, title: str = "") -> Figure:
         2
     """
     t = torch.linspace(sde.eps, sde.T, 400, dtype=torch.float64)
-    alpha, sigma = (v.expand(len(t), sde.basis.dim) for v in sde.kernel(t.unsqueeze(-1)))
-    log_snr = sde.log_snr(t.unsqueeze(-1)).expand(len(t), sde.basis.dim)
+    at = sde.at(t.unsqueeze(-1))
+    alpha, sigma, log_snr = (
+        sde.blocks.expand(v).expand(len(t), sde.basis.dim) for v in (at.alpha, at.sigma, at.log_snr)
+    )
     figure = _figure(9, 2.8)
     figure.suptitle(title or "Schedules", fontsize=10)
     panels = (

@@ -1,16 +1,13 @@
 """Conditional diffusion: what is observed, and estimators of the rest."""
 
 from scoresde.conditioning.conditional import (
-    OBSERVED,
     ConditionalEstimator,
     ConditionalSDE,
     ConditionNoiseAnnealing,
-    Observed,
     ResampleObserved,
-    blocks,
-    components,
-    observed,
+    condition,
 )
+from scoresde.conditioning.masks import OBSERVED, Observed, blocks, components, observed
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
 
 __all__ = [
@@ -24,6 +21,7 @@ __all__ = [
     "ResampleObserved",
     "blocks",
     "components",
+    "condition",
     "observed",
     "observing",
 ]

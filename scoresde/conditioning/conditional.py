@@ -9,7 +9,7 @@ components from the bridge between prior and observation, with ``eta = 0`` they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -19,75 +19,18 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from scoresde.bases import Basis
-from scoresde.checks import expect, named, positive
+from scoresde.checks import expect, positive
 from scoresde.clock import Clock
-from scoresde.conditioning.observation import ConditionedBasis, Observation
+from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
 from scoresde.diagonal import DiagonalSDE
+from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import Stage
 
-Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
-"""``(sde, states (batch, n), noise) -> (batch, n)``, True where shown clean."""
 
-
-def blocks(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
-    """Every block or none: a share drawn uniformly for each event.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.conditioning import blocks
-        >>> sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}))
-        >>> blocks(sde, torch.zeros(2, 3), Noise(torch.Generator().manual_seed(3)))
-        tensor([[ True,  True,  True],
-                [False,  True,  True]])
-    """
-    return sde.blocks.expand(_share(z, len(sde.blocks), noise))[..., : z.shape[-1]]
-
-
-def components(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
-    """As `blocks`, of components.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.conditioning import components
-        >>> sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}))
-        >>> components(sde, torch.zeros(2, 3), Noise(torch.Generator().manual_seed(3)))
-        tensor([[ True,  True,  True],
-                [ True, False, False]])
-    """
-    return _share(z, z.shape[-1], noise)
-
-
-OBSERVED: dict[str, Observed] = {f.__name__: f for f in (blocks, components)}
-"""The two above, by name."""
-
-
-def observed(name: str | Observed) -> Observed:
-    """A way of choosing what is observed by name; a function of one's own passes through.
-
-    Raises:
-        ValueError: If the name is unknown.
-
-    Example:
-        >>> from scoresde.conditioning import observed
-        >>> observed("blocks").__name__
-        'blocks'
-    """
-    return named("observe", name, OBSERVED)
-
-
-def _share(z: Tensor, count: int, noise: Noise) -> Tensor:
-    """True with a probability of its own for each event."""
-    u = torch.special.ndtr(noise(z.new_empty(len(z), 1 + count)))
-    shown: Tensor = u[:, 1:] < u[:, :1]
-    return shown
-
-
-class _Held(Clock):
+class _HeldClock(Clock):
     """A clock that is at 0 for some components."""
 
     def __init__(self, clock: Clock, moves: Tensor) -> None:
@@ -96,12 +39,12 @@ class _Held(Clock):
 
     def forward(self, u: Tensor) -> Tensor:
         """See the class."""
-        tau: Tensor = self.at(u, "speeds")[0] * self.clock(u)
+        tau: Tensor = self.constants(u, "speeds")[0] * self.clock(u)
         return tau
 
     def rate(self, u: Tensor) -> Tensor:
         """See the class."""
-        return self.at(u, "speeds")[0] * self.clock.rate(u)
+        return self.constants(u, "speeds")[0] * self.clock.rate(u)
 
     def breakpoints(self) -> list[float]:
         """Those of the clock."""
@@ -148,7 +91,7 @@ class ConditionalSDE(DiagonalSDE):
         super().__init__(
             sde.schedule,
             basis,
-            _Held(clock, ~known) if held else clock,
+            _HeldClock(clock, ~known) if held else clock,
             sde.scale,
             sde.drop,
             mean=sde.mean,
@@ -180,22 +123,23 @@ class ConditionalSDE(DiagonalSDE):
             z,
         )
 
-    def enter(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+    def append(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
         """See the class."""
-        t = self.scale.new_full((1,), stage.start)
-        alpha, sigma = (v.expand(self.blocks.dim)[z.shape[-1] : stage.dim] for v in self.kernel(t))
+        first, last = z.shape[-1], stage.dim
+        alpha, sigma = self.kernel(self.scale.new_full((1,), stage.start), last)
+        alpha, sigma = (v.expand(last)[first:] for v in (alpha, sigma))
         mean = self.blocks.expand(self.mean).expand(self.blocks.dim)
-        known = self.observation.pin(mean)[..., z.shape[-1] : stage.dim]
-        fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
+        known = self.observation.pin(mean)[..., first:last]
+        fresh = noise(z.new_empty(*z.shape[:-1], last - first))
         return torch.cat([z, (alpha * known).to(z) + sigma.to(z) * fresh], -1)
 
-    def leave(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
-        """As `scoresde.SDE.leave`, of the components that are not observed.
+    def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """As `scoresde.SDE.marginalise`, of the components that are not observed.
 
         Raises:
             ValueError: If observed components diffuse: then there is no density.
         """
-        mean, sigma = self.entering(stage.start, dim, stage.dim)
+        mean, sigma = self.moments(stage.start, dim, stage.dim)
         free = self.free()[dim : stage.dim]
         sigma = sigma.masked_fill(~free, 1.0).to(z)
         each = Normal(mean.to(z), sigma, validate_args=False).log_prob(z[..., dim:])
@@ -206,7 +150,7 @@ class ConditionalEstimator(ScoreEstimator):
     """``p(rest | observed)`` from an estimator of both: observed components are pinned.
 
     The joint estimator sees observed components as diffused as its SDE has them, and what it
-    says of them is replaced by what they are. Made by `scoresde.ScoreEstimator.condition`.
+    says of them is replaced by what they are. Made by `scoresde.condition`.
 
     Args:
         joint: Estimates the denoised mean of all components.
@@ -223,10 +167,10 @@ class ConditionalEstimator(ScoreEstimator):
     Example:
         >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Joint, log_prob
+        >>> from scoresde import VP, DiagonalSDE, Joint, condition, log_prob
         >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
         >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
-        >>> posterior = model.condition(held=True, y=torch.ones(1))  # N(0.8, 0.36)
+        >>> posterior = condition(model, held=True, y=torch.ones(1))  # N(0.8, 0.36)
         >>> log_prob(posterior, torch.tensor([[0.8]])).value.round(decimals=2)
         tensor([-0.4100])
     """
@@ -256,23 +200,58 @@ class ConditionalEstimator(ScoreEstimator):
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         if self.held:
-            times = self.sde.time(t, z)
-            # of all components, also where the state is a prefix of them: so kernels want it
-            times = self.sde.basis.blocks.expand(times) * ~self.observation.mask
-            t = times.reshape(*[1] * (z.ndim - times.ndim), *times.shape)
+            (t,) = self._held_times(self.sde.time(t, z).unsqueeze(0), z)
         return self.observation.pin(self.joint.denoise(z, t, condition))
 
-    def denoisers(self, ts: Tensor, like: Tensor, condition: Any = None) -> Iterator[Denoiser]:
-        """Those of the joint estimator, where all its components are at one time."""
+    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """Those of the joint estimator, at its own times if components are held."""
         if self.held:
-            yield from super().denoisers(ts, like, condition)
-            return
+            at = self.joint.sde.at(self._held_times(at.t, at.like), at.like)
 
         def pinned(joint: Denoiser, z: Tensor) -> Tensor:
             return self.observation.pin(joint(z))
 
-        for joint in self.joint.denoisers(ts, like, condition):
-            yield partial(pinned, joint)
+        return map(partial(partial, pinned), self.joint.denoisers(at, condition))
+
+    def _held_times(self, t: Tensor, z: Tensor) -> Tensor:
+        """Times ``(k, *, 1 | blocks | n)``, at 0 for what is known: ``(k, *batch or 1s, n)``.
+
+        Of all components, also where the state is a prefix of them: so kernels want it.
+        """
+        times = self.sde.basis.blocks.expand(t) * ~self.observation.mask
+        return times.reshape(len(t), *[1] * (z.ndim + 1 - times.ndim), *times.shape[1:])
+
+
+def condition(
+    estimator: ScoreEstimator, *, held: bool = False, **observed: Tensor
+) -> ConditionalEstimator:
+    """``p(rest | observed)``: the estimator of what is not observed, given what is.
+
+    Args:
+        estimator: Of all parts.
+        held: Whether observed components are kept clean while others diffuse, whatever
+            their speed: for estimators trained with vector time, and exact ones.
+        observed: Parts of the SDE's `scoresde.Joint` basis, ``(*batch, *part_shape)``.
+
+    Returns:
+        An estimator whose events are the other parts; its samples, with ``batch`` as last
+        batch axes, are from the conditional distribution.
+
+    Raises:
+        TypeError: If the SDE is not a `scoresde.DiagonalSDE` with a `scoresde.Joint` basis.
+        ValueError: If a name is unknown, or a shape is wrong.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Joint, condition
+        >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+        >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
+        >>> condition(model, held=True, y=torch.ones(1)).sde.basis.event_shape
+        torch.Size([1])
+    """
+    known, rest = observing(estimator.sde.basis, observed)
+    return ConditionalEstimator(estimator, known, held, rest)
 
 
 @attrs.frozen

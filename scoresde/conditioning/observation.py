@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from scoresde.bases import Basis, Joint
 from scoresde.checks import expect, finite, floating, instance
 from scoresde.precision import replaced
-from scoresde.selection import broadcast, per_sample, samples
+from scoresde.selection import Selectable, broadcast, per_sample, samples
 
 
-class Observation(nn.Module):
+class Observation(Selectable):
     """Values of some components of a state.
 
     Args:
@@ -87,8 +88,8 @@ class Observation(nn.Module):
         mine, others = (per_sample("observed", v.values, batch) for v in (self, other))
         return Observation(self.mask | other.mask, torch.where(other.mask, others, mine))
 
-    def select(self, rows: Tensor, batch: Sequence[int]) -> Observation:
-        """Of some samples of a batch; see `scoresde.SDE.select`."""
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
+        """Of some samples of a batch; see `scoresde.selection.Selectable`."""
         values = per_sample("observed", self.values, batch)
         return replaced(self, values=samples(values, rows, batch))
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from scoresde.checks import expect
+from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates, bounds, unbatched
 from scoresde.likelihood.distribution import ScoreDistribution
@@ -130,7 +131,7 @@ class Posterior:
     def residual(self, observation: Tensor) -> ScoreDistribution:
         """The posterior in the coordinates, where the estimator knows it."""
         observed = self.coordinates.observation(observation)
-        conditional = self.estimator.condition(held=self.held, observation=observed)
+        conditional = condition(self.estimator, held=self.held, observation=observed)
         return ScoreDistribution(conditional, self.solver)
 
 

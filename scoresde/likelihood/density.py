@@ -9,16 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
+from typing_extensions import Self
 
+from scoresde.bases import Identity
+from scoresde.blocks import Blocks
 from scoresde.derivatives import vjp
+from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing, Propagator
 from scoresde.likelihood.traces import Trace
 from scoresde.modes import asked
 from scoresde.precision import replaced
 from scoresde.reverse import ProbabilityFlow
-from scoresde.sde import SDE, Forcing, Propagator
+from scoresde.sde_coefficients import ReverseCoefficients
 
 
-class DensityFlow(SDE):
+class DensityFlow(AugmentedEquation):
     """A probability flow that carries the integrals of its divergence, by component.
 
     The state is ``(z, l)``, ``(*batch, n + estimates n)``, with ``dl_i/dt = dv_i/dz_i``. A
@@ -35,12 +39,11 @@ class DensityFlow(SDE):
     Example:
         >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.likelihood import DensityFlow, ExactTrace
+        >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, Noise, ProbabilityFlow
+        >>> from scoresde.likelihood import DensityFlow
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
-        >>> flow = model.sde.probability_flow(model)
         >>> probes = ExactTrace().probes(torch.zeros(1, 2), Noise())
-        >>> density = DensityFlow(flow, ExactTrace(), probes)
+        >>> density = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
         >>> y = torch.tensor([[1.0, 1.0, 0.0, 0.0]])  # a state, and two integrals
         >>> velocity = density.f(torch.tensor(0.5), y)
         >>> torch.allclose(velocity[:, :2], velocity[:, 2:])  # linear in z, and z is 1
@@ -50,9 +53,9 @@ class DensityFlow(SDE):
     def __init__(
         self, flow: ProbabilityFlow, trace: Trace, probes: Tensor, checkpointing: bool = False
     ) -> None:
-        super().__init__((flow.basis.dim * (1 + trace.estimates),), T=flow.T, eps=flow.eps)
+        super().__init__(Identity((flow.basis.dim * (1 + trace.estimates),)), flow.T, flow.eps)
         self.flow, self.trace, self.probes = flow, trace, probes
-        self.checkpointing, self._count = checkpointing, [0]  # shared with what is taken of it
+        self.checkpointing, self._count = checkpointing, [0]  # shared with what is selected of it
         self.error = probes.new_tensor(torch.nan)
         """What a method says of its own error in the integrals, ``(*batch,)``."""
 
@@ -61,34 +64,49 @@ class DensityFlow(SDE):
         """At how many states the score has been evaluated."""
         return self._count[0]
 
-    def select(self, rows: Tensor, batch: Sequence[int]) -> DensityFlow:
+    @property
+    def stochastic(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The flow's."""
+        return self.flow.span
+
+    def layout(self, dim: int) -> Blocks:
+        """The flow's, once for the state and once for every estimate."""
+        copies = 1 + self.trace.estimates
+        return self.flow.layout(dim // copies).repeated(copies)
+
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
         """With the flow's samples, and their probes."""
         flow, probes = self.flow.select(rows, batch), self.trace.select(self.probes, rows)
         return replaced(self, flow=flow, probes=probes)
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """``(v, dv_i/dz_i)``."""
-        velocity, _, diagonal = self._evaluate(t, y)
-        return self._join(velocity, diagonal)
+        return self.field(t, y).drift(y)
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         """Zero."""
         return torch.zeros_like(y)
 
-    def forcing(self, t: Tensor, y: Tensor) -> Tensor:
-        """The flow's forcing, and ``dl_i/dh_i``."""
-        _, forcing, diagonal = self._evaluate(t, y)
-        pace = self.flow.sde.marginal_pace(t, forcing).unsqueeze(-2)
-        # where nothing moves the quotient is 0, and so are its derivatives
-        return self._join(forcing, diagonal / pace.masked_fill(pace == 0, torch.inf))
+    def at(self, t: Tensor, like: Tensor) -> DensityCoefficients:
+        """See `scoresde.equation.Equation.at`."""
+        return DensityCoefficients(self, self.flow.at(t, self.state(like)), like)
 
-    def look(self, force: Forcing, z: Tensor) -> tuple[Tensor, Tensor]:
-        """One evaluation: the forcing ``F``, and ``dF_i/dz_i``, ``(*batch, estimates, n)``."""
+    def breakpoints(self) -> list[float]:
+        """The flow's."""
+        return self.flow.breakpoints()
+
+    def evaluate(self, forcing: Forcing, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The forcing ``F`` of the flow, and ``dF_i/dz_i``, ``(*batch, estimates, n)``."""
         self._count[0] += z.shape[:-1].numel()
 
         def both(z: Tensor) -> tuple[Tensor, Tensor]:
-            forcing, pull_back = vjp(force, z, self._known())
-            return forcing, self.trace(pull_back, z, self.probes)
+            value, pull_back = vjp(forcing, z, self._known())
+            return value, self.trace(pull_back, z, self.probes)
 
         if not (self.checkpointing and torch.is_grad_enabled()):
             return both(z)
@@ -97,19 +115,69 @@ class DensityFlow(SDE):
             with asked(self.flow.estimator):  # gradients may come when nobody asks any more
                 return both(z)
 
-        forcing, diagonal = _Again.apply(again, z, *self._known())  # type: ignore[no-untyped-call]
-        return forcing, diagonal
+        value, diagonal = _Again.apply(again, z, *self._known())  # type: ignore[no-untyped-call]
+        return value, diagonal
 
-    def breakpoints(self) -> list[float]:
+    def start(self, z: Tensor) -> Tensor:
+        """The state at a ``z``, with nothing integrated yet."""
+        return torch.cat([z, z.new_zeros(*z.shape[:-1], self.trace.estimates * z.shape[-1])], -1)
+
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``z`` and the integrals of the divergence, ``(*batch, estimates)``."""
+        z = self.state(y)
+        integrals = y[..., z.shape[-1] :].unflatten(-1, (self.trace.estimates, z.shape[-1]))
+        return z, integrals.sum(-1)
+
+    def state(self, y: Tensor) -> Tensor:
+        """The ``z`` of a state with its integrals."""
+        return y[..., : y.shape[-1] // (1 + self.trace.estimates)]
+
+    def _known(self) -> Iterator[Tensor]:
+        """What the score depends on besides the state, if gradients are wanted."""
+        model = self.flow.estimator
+        given = (*model.parameters(), *model.buffers(), *tree_leaves(self.flow.condition))
+        yield from (v for v in given if isinstance(v, Tensor) and v.requires_grad)
+
+
+class DensityCoefficients(Coefficients):
+    """What a `DensityFlow` says of several times.
+
+    Args:
+        density: The flow with its integrals.
+        flow: What the flow says of them.
+        like: A state with its integrals.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, Noise, ProbabilityFlow
+        >>> from scoresde.likelihood import DensityFlow
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> probes = ExactTrace().probes(torch.zeros(1, 1), Noise())
+        >>> density = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
+        >>> at = density.at(torch.tensor([[0.1], [0.2]]), torch.zeros(1, 2))
+        >>> at[:1].propagator(at[1:]).decay.shape  # of the state, and of its integral
+        torch.Size([1, 2])
+    """
+
+    def __init__(self, density: DensityFlow, flow: ReverseCoefficients, like: Tensor) -> None:
+        super().__init__(flow.t, like, density.layout(like.shape[-1]))
+        self.density, self.flow = density, flow
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(self.density, self.flow[index], self.like)
+
+    @property
+    def noise_level(self) -> Tensor:
         """The flow's."""
-        return self.flow.breakpoints()
+        return self.flow.noise_level
 
-    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
+    def propagator(self, end: DensityCoefficients) -> Propagator:
         """The flow's; an integral's only part is its forcing, over the same ``h``."""
-        z, copies = self._state(like), self.trace.estimates
-        decay, gain, h, damping = (
-            v.expand(*v.shape[:-1], z.shape[-1]) for v in self.flow.propagator(t, s, z)[:4]
-        )
+        blocks, copies = self.flow.blocks, self.density.trace.estimates
+        own = blocks.alike(*self.flow.propagator(end.flow)[:4])
+        width = max(len(blocks), *(v.shape[-1] for v in own))
+        decay, gain, h, damping = (v.expand(*v.shape[:-1], width) for v in own)
 
         def join(state: Tensor, integral: Tensor) -> Tensor:
             return torch.cat([state, *[integral] * copies], -1)
@@ -122,38 +190,39 @@ class DensityFlow(SDE):
             None,
         )
 
-    def start(self, z: Tensor) -> Tensor:
-        """The state at a ``z``, with nothing integrated yet."""
-        return torch.cat([z, z.new_zeros(*z.shape[:-1], self.trace.estimates * z.shape[-1])], -1)
+    def fields(self) -> Iterator[Field]:
+        """The forcing of an integral is ``dl_i/dh_i``."""
+        flow = self.flow
+        # where nothing moves the quotient by it is 0, and so are its derivatives
+        rate = flow.length_rate.masked_fill(flow.length_rate == 0, torch.inf)
+        rates = (flow.cast(v).unbind() for v in (flow.slope, flow.response, rate))
+        for field, *values in zip(flow.fields(), *rates, strict=True):
+            forcing, drift = (
+                partial(self._forcing, field, *values),
+                partial(self._drift, field, *values),
+            )
+            yield Field(forcing, field.increment, drift, torch.zeros_like)
 
-    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """``z`` and the integrals of the divergence, ``(*batch, estimates)``."""
-        z = self._state(y)
-        integrals = y[..., z.shape[-1] :].unflatten(-1, (self.trace.estimates, z.shape[-1]))
-        return z, integrals.sum(-1)
+    def _forcing(
+        self, field: Field, slope: Tensor, response: Tensor, rate: Tensor, y: Tensor
+    ) -> Tensor:
+        forcing, growth = self._growth(field, slope, response, self.density.state(y))
+        return torch.cat([forcing, (growth / rate.unsqueeze(-2)).flatten(-2)], -1)
 
-    def _known(self) -> Iterator[Tensor]:
-        """What the score depends on besides the state, if gradients are wanted."""
-        model = self.flow.estimator
-        given = (*model.parameters(), *model.buffers(), *tree_leaves(self.flow.condition))
-        yield from (v for v in given if isinstance(v, Tensor) and v.requires_grad)
+    def _drift(
+        self, field: Field, slope: Tensor, response: Tensor, rate: Tensor, y: Tensor
+    ) -> Tensor:
+        z = self.density.state(y)
+        forcing, growth = self._growth(field, slope, response, z)
+        velocity = torch.addcmul(slope * z, response, forcing)
+        return torch.cat([velocity, growth.flatten(-2)], -1)
 
-    def _state(self, y: Tensor) -> Tensor:
-        return y[..., : y.shape[-1] // (1 + self.trace.estimates)]
-
-    @staticmethod
-    def _join(z: Tensor, diagonal: Tensor) -> Tensor:
-        return torch.cat([z, diagonal.flatten(-2)], -1)
-
-    def _evaluate(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Velocity, forcing, and the diagonal of the velocity's Jacobian."""
-        z = self._state(y)
-        forcing, diagonal = self.look(partial(self.flow.forcing, t), z)
-        drift, ones = self.flow.sde.marginal_drift, torch.ones_like(z)
-        # affine: v = a z + c F
-        slope = drift(t, ones, 0 * ones, 0.0).unsqueeze(-2)
-        response = drift(t, 0 * ones, ones, 0.0).unsqueeze(-2)
-        return drift(t, z, forcing, 0.0), forcing, slope + response * diagonal
+    def _growth(
+        self, field: Field, slope: Tensor, response: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The forcing, and ``dv_i/dz_i``: the drift is affine in it."""
+        forcing, diagonal = self.density.evaluate(field.forcing, z)
+        return forcing, slope.unsqueeze(-2) + response.unsqueeze(-2) * diagonal
 
 
 class _Again(torch.autograd.Function):

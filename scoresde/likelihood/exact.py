@@ -41,9 +41,7 @@ class Method(Protocol):
     def times(self, sde: SDE) -> Tensor:
         """See `scoresde.Solver.times`."""
 
-    def transport(
-        self, density: DensityFlow, z: Tensor, ts: Tensor, noise: Noise
-    ) -> tuple[Tensor, Tensor]:
+    def transport(self, density: Any, z: Tensor, ts: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """See `scoresde.Solver.transport`."""
 
 
@@ -131,7 +129,7 @@ def log_prob(
         z = estimator.states(x)
         if checked:
             finite("x", x)
-        flow = estimator.sde.probability_flow(estimator, condition)
+        flow = ProbabilityFlow(estimator, condition)
         value, integrals, missed, evaluations = _ascend(
             flow, z, method, trace, Noise.of(generator), checkpointing
         )
@@ -165,7 +163,7 @@ def _ascend(
     for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
         density = DensityFlow(flow, trace, trace.probes(z, noise), checkpointing)
         z, gained = method.transport(density, z, restrict(times, stage).flip(0), noise)
-        z, entered = sde.leave(z, stage, dim)
+        z, entered = sde.marginalise(z, stage, dim)
         value, integrals, missed = value + entered, integrals + gained, missed + density.error
         evaluations += density.evaluated / value.numel()
     return value, integrals, missed, evaluations

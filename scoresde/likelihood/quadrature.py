@@ -11,10 +11,7 @@ What is left is quadrature: of high order, at the nodes of a cheap path.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 import numpy as np
@@ -22,16 +19,16 @@ import torch
 from torch import Tensor
 
 from scoresde import grid as grids
+from scoresde.blocks import Blocks
 from scoresde.checks import real, validator, whole
-from scoresde.grid import Grid, at_discontinuity, one_sided
+from scoresde.equation import Propagator
+from scoresde.grid import Grid, at_discontinuity, one_sided, segments
+from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
 from scoresde.precision import precision
-from scoresde.reverse import ProbabilityFlow
-from scoresde.sde import SDE, Propagator
+from scoresde.sde import SDE
+from scoresde.sde_coefficients import ReverseCoefficients
 from scoresde.solver import grid_field
-
-if TYPE_CHECKING:
-    from scoresde.likelihood import DensityFlow
 
 
 @attrs.frozen
@@ -94,49 +91,59 @@ class Quadrature:
         self, density: DensityFlow, z: Tensor, ts: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """See `scoresde.Solver.transport`."""
-        kinks, gained, doubts = at_discontinuity(density, ts), z.new_zeros(()), z.new_zeros(())
-        ends = [0, *(kinks[1:-1].nonzero().flatten() + 1).tolist(), len(ts) - 1]
-        for a, b in itertools.pairwise(ends):
-            z, more, left = self._smooth(density, z, ts[a : b + 1], kinks[a : b + 1])
-            gained, doubts = gained + more, doubts + left
-        density.error = _CAUTION * doubts
-        return z, gained
+        batch, rows = z.shape[:-1], torch.arange(z.shape[:-1].numel(), device=z.device)
+        flat = density if len(batch) == 1 else density.select(rows, batch)
+        state, kinks = z.reshape(len(rows), z.shape[-1]), at_discontinuity(density, ts)
+        gained, errors = z.new_zeros(()), z.new_zeros(())
+        for a, b in segments(density, ts):
+            state, more, left = self._smooth(flat, state, ts[a : b + 1], kinks[a : b + 1])
+            gained, errors = gained + more, errors + left
+        density.error = (_CAUTION * errors).reshape(batch)
+        return state.reshape(z.shape), gained.reshape(*batch, gained.shape[-1])
 
     def _smooth(
         self, density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Between two times at which rates jump: with doubts that are left, ``(*batch,)``."""
-        batch, dim = z.shape[:-1], z.shape[-1]
+        """Between two times at which rates jump: with estimates of what is left of the error.
+
+        States are ``(batch, n)``, what is gained ``(batch, estimates)``, errors ``(batch,)``.
+        """
         nodes = _walk(density, z, ts, kinks)
-        steps = _integrate(density.flow, nodes)
+        steps = _integrate(nodes)
         gained = steps.values.sum(0)
-        doubts = _doubts(density.flow, nodes, steps).sum(0)
-        allowed = torch.inf if self.tolerance is None else self.tolerance * dim**0.5
-        (rows,) = (doubts > allowed).nonzero(as_tuple=True)
+        errors = _error_estimates(nodes, steps).sum(0)
+        allowed = torch.inf if self.tolerance is None else self.tolerance * z.shape[-1] ** 0.5
+        (rows,) = (errors > allowed).nonzero(as_tuple=True)
         if len(rows):
-            few = _Nodes(nodes.t.expand(-1, len(rows), -1), *(v[:, rows] for v in nodes[1:]))
+            some = density.select(rows, (len(z),))
+            t = nodes.at.t.expand(-1, len(rows), -1)
+            few = nodes.only(density.flow.at(t, nodes.z[0, rows]), rows)
             for _ in range(2):
-                few = _halved(density, few, rows, batch, len(ts) // 2)
-            better = _integrate(density.flow, few)
+                few = _refine(some, few, len(ts) // 2, len(z))
+            better = _integrate(few)
             gained = gained.index_copy(0, rows, better.values.sum(0))
-            doubts = doubts.index_copy(0, rows, _doubts(density.flow, few, better).sum(0))
-        gained = gained.reshape(*batch, gained.shape[-1])
-        return nodes.z[-1].reshape(z.shape).to(z), gained.to(z), doubts.reshape(batch).to(z)
+            errors = errors.index_copy(0, rows, _error_estimates(few, better).sum(0))
+        return nodes.z[-1].to(z), gained.to(z), errors.to(z)
 
 
 _CAUTION = 2.0
-"""Errors in units of the doubts that are left: more than almost any, where they are below a nat."""
+"""Errors in units of their estimates: more than almost any, where they are below a nat."""
 
 
 class _Nodes(NamedTuple):
-    """Times ``(k + 1, 1 | batch, 1)``, and what is known there, ``(k + 1, batch, n)``."""
+    """What the flow says of times ``(k + 1, 1 | batch, 1)``, and what is known there."""
 
-    t: Tensor
+    at: ReverseCoefficients
     z: Tensor
+    """``(k + 1, batch, n)``, as forcing and score; all in full precision."""
     forcing: Tensor
     score: Tensor
     diagonal: Tensor
     """``(k + 1, batch, estimates, n)``."""
+
+    def only(self, at: ReverseCoefficients, rows: Tensor) -> _Nodes:
+        """Of some events, whose times are given."""
+        return _Nodes(at, *(v[:, rows] for v in self[1:]))
 
 
 class _Steps(NamedTuple):
@@ -148,98 +155,96 @@ class _Steps(NamedTuple):
 
 def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
     """The nodes of a second-order multistep path."""
-    like = torch.empty(z.shape[-1], dtype=precision(z.device), device=z.device)
-    ahead = density.flow.propagator(ts[:-1].unsqueeze(-1), ts[1:].unsqueeze(-1), like)
-    decay, gain = ahead.decay.to(z), ahead.gain.to(z)
-    weights, latest = averages(ahead, 2)
-    weights = weights.to(z)
     starts, stops = one_sided(ts, kinks, torch.finfo(z.dtype).eps)
-    times = torch.cat([starts, stops[-1:]]).to(z)
+    both = torch.cat([ts, starts, stops[-1:]]).reshape(-1, 1, 1)
+    at = density.flow.at(both, z)
+    exact, seen = at[: len(ts)], at[len(ts) :]
+    ahead = exact[:-1].propagator(exact[1:])
+    rule = averages(ahead, 2)
+    decay, gain, weights = (at.cast(v) for v in (ahead.decay, ahead.gain, rule.weights))
     states: list[Tensor] = []
     found: list[tuple[Tensor, Tensor]] = []
-    for k, force in enumerate(density.flow.forcings(times, z)):
+    for k, field in enumerate(seen.fields()):
         if k:
-            places = zip(weights[k - 1], latest[k - 1].tolist(), strict=True)
+            places = zip(weights[k - 1], rule.nodes[k - 1].tolist(), strict=True)
             mean = sum(w * found[j][0] for w, j in places)
             z = decay[k - 1] * z + gain[k - 1] * mean
         states.append(z)
-        found.append(density.look(force, z))
-    stacked = (torch.stack(list(values)) for values in (states, *zip(*found, strict=True)))
-    rows = z.shape[:-1].numel()
-    flat = (v.reshape(len(ts), rows, *v.shape[z.ndim :]) for v in stacked)
-    return _nodes(density, ts.to(like).reshape(-1, 1, 1), times.reshape(-1, 1, 1), *flat)
+        found.append(density.evaluate(field.forcing, z))
+    stacked = torch.stack(states)
+    forcing, diagonal = (torch.stack(values) for values in zip(*found, strict=True))
+    score = seen.score(stacked, forcing)
+    wide = torch.empty(z.shape[-1], dtype=precision(z.device), device=z.device)
+    own = density.flow.at(exact.t, wide)
+    return _Nodes(own, *(v.to(wide) for v in (stacked, forcing, score, diagonal)))
 
 
-def _nodes(
-    density: DensityFlow, t: Tensor, seen: Tensor, z: Tensor, forcing: Tensor, diagonal: Tensor
-) -> _Nodes:
-    """With scores, of forcings that were ``seen`` at their own times; all in full precision."""
-    score = density.flow.sde.marginal_score(seen, z, forcing)
-    return _Nodes(t, *(v.to(t) for v in (z, forcing, score, diagonal)))
-
-
-def _integrate(flow: ProbabilityFlow, nodes: _Nodes, points: int = 4) -> _Steps:
+def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
     """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
-    t, z, forcing, score, diagonal = nodes
-    ahead = flow.propagator(t[:-1], t[1:], z[0])
-    best = averages(ahead, points)
+    at, z, forcing, score, diagonal = nodes
+    steps = at[:-1].propagator(at[1:])
+    ahead = steps.expand(at.blocks)
+    best = averages(steps, points).expand(at.blocks)
     # of the path and of the flow from the same start, at the end of every step
     missed = z[1:] - ahead.decay * z[:-1] - ahead.gain * best(forcing)
     grown = torch.cat([torch.ones_like(ahead.decay[:1]), ahead.decay.cumprod(0)])
     carried = best.weights * grown[best.nodes] / grown[1:].unsqueeze(1)
     work = (missed * Rule(carried, best.nodes)(score)).sum(-1)
     linear = ahead.decay.log().expand(-1, -1, z.shape[-1]).sum(-1)
-    plain = averages(ahead._replace(damping=torch.zeros_like(ahead.damping)), points)
-    response = responses(ahead)[plain.nodes]
-    widths = (plain.weights * ahead.h.unsqueeze(1) * response).unsqueeze(-2)
-    trace = Rule(widths, plain.nodes)(diagonal).sum(-1)
+    plain = averages(steps._replace(damping=torch.zeros_like(steps.damping)), points)
+    widths = plain.weights * steps.h.unsqueeze(1) * responses(steps)[plain.nodes]
+    rule = Rule(at.blocks.expand(widths).unsqueeze(-2), plain.nodes)
+    trace = rule(diagonal).sum(-1)
     return _Steps(trace + (linear - work).unsqueeze(-1), missed)
 
 
-def _doubts(flow: ProbabilityFlow, nodes: _Nodes, steps: _Steps) -> Tensor:
+def _error_estimates(nodes: _Nodes, steps: _Steps) -> Tensor:
     """By how much parabolas would change integrals, ``(k, batch)``; less where nodes are few."""
     with torch.no_grad():
-        rough = _integrate(flow, nodes, min(3, len(nodes.t) - 1))
+        rough = _integrate(nodes, min(3, len(nodes.z) - 1))
         return (steps.values - rough.values).mean(-1).abs()
 
 
-def _halved(
-    density: DensityFlow, nodes: _Nodes, rows: Tensor, batch: Sequence[int], count: int
-) -> _Nodes:
-    """With more nodes, in the middle of those steps of every event that are most in doubt.
+def _refine(density: DensityFlow, nodes: _Nodes, count: int, most: int) -> _Nodes:
+    """With more nodes, in the middle of those steps of every event whose errors are largest.
 
     Args:
-        density: Of all events.
-        nodes: Of those in doubt.
-        rows: Their places in the flattened batch.
-        batch: All events.
-        count: Number of steps of each.
+        density: Of these events.
+        nodes: Of these events.
+        count: Number of steps of each that are halved.
+        most: States at a time: what memory there is has been enough for so many.
     """
-    t, z, forcing, *_ = nodes
-    flow, steps = density.flow, _integrate(density.flow, nodes)
-    chosen = _doubts(flow, nodes, steps).topk(count, 0).indices.unsqueeze(-1)
-    middle = (t[:-1] + t[1:]) / 2
-    ahead, early = (flow.propagator(t[:-1], end, z[0]) for end in (t[1:], middle))
+    at, z, forcing, *_ = nodes
+    k, flow, steps = len(z) - 1, density.flow, _integrate(nodes)
+    chosen = _error_estimates(nodes, steps).topk(count, 0).indices.unsqueeze(-1)
+    middle = (at.t[:-1] + at.t[1:]) / 2
+    both = flow.at(torch.cat([at.t[:-1], middle]), at.like)
+    ahead = at[:-1].propagator(at[1:])
+    early = both[:k].propagator(both[k:])
     share = early.h / torch.where(ahead.h == 0, 1.0, ahead.h)
-    between = early.decay * z[:-1] + early.gain * averages(ahead, 4, share)(forcing)
-    between = between + share * steps.missed
-    middle, between = (v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between))
-    times, states = middle.to(density.probes), between.to(density.probes)
-    found = []
-    most = torch.Size(batch).numel()  # at a time: what memory there is has been enough for them
-    for part in torch.arange(len(states), device=states.device).split(most):
-        some = density.select(rows.repeat(count)[part], batch)
-        found.append(some.look(partial(some.flow.forcing, times[part]), states[part]))
-    looked = (torch.cat(values) for values in zip(*found, strict=True))
-    new = _nodes(density, middle, times, states, *looked)
+    mean = averages(ahead, 4, share).expand(at.blocks)(forcing)
+    early, share = early.expand(at.blocks), at.blocks.expand(share)
+    between = early.decay * z[:-1] + early.gain * mean + share * steps.missed
+    times, states = (v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between))
+    rows, found = torch.arange(len(states), device=z.device), []
+    for part in rows.split(most):
+        some = density.select(part % z.shape[1], z.shape[1:2])
+        state = states[part].to(density.probes)
+        seen = some.flow.at(times[part].unsqueeze(0).to(state), state)
+        value, diagonal = some.evaluate(next(seen.fields()).forcing, state)
+        found.append((value, seen.score(state.unsqueeze(0), value.unsqueeze(0))[0], diagonal))
+    values = (torch.cat(parts).to(z) for parts in zip(*found, strict=True))
+    new = (states.to(density.probes).to(z), *values)
     joined = [
         torch.cat([old, v.reshape(count, *old.shape[1:])])
-        for old, v in zip(nodes, new, strict=True)
+        for old, v in zip(nodes[1:], new, strict=True)
     ]
-    order = joined[0].argsort(0)
-    return _Nodes(
-        *(v.take_along_dim(order.reshape(*order.shape, *[1] * (v.ndim - 3)), 0) for v in joined)
+    t = torch.cat([at.t, middle.take_along_dim(chosen, 0)])
+    order = t.argsort(0)
+    ordered = (
+        v.take_along_dim(order.reshape(*order.shape, *[1] * (v.ndim - 3)), 0) for v in joined
     )
+    return _Nodes(flow.at(t.take_along_dim(order, 0), at.like), *ordered)
 
 
 _LEGENDRE = np.polynomial.legendre.leggauss(16)
@@ -258,6 +263,10 @@ class Rule(NamedTuple):
 
     weights: Tensor
     nodes: Tensor
+
+    def expand(self, blocks: Blocks) -> Rule:
+        """With weights of every component, of a state in these blocks, wherever they differ."""
+        return Rule(blocks.expand(self.weights), self.nodes)
 
     def __call__(self, values: Tensor) -> Tensor:
         """Values ``(k + 1, ...)`` to ``(k, ...)``."""
@@ -283,12 +292,10 @@ def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rul
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.likelihood.quadrature import averages
-        >>> sde = DiagonalSDE(VP(), Identity((1,)))
-        >>> ts = torch.tensor([[0.1], [0.2], [0.3]]).double()
-        >>> ahead = sde.propagator(ts[:-1], ts[1:], torch.zeros(1, 1))
-        >>> averages(ahead, 4).weights.sum(1)  # weights of a mean
-        tensor([[1.],
-                [1.]])
+        >>> at = DiagonalSDE(VP(), Identity((1,))).at(torch.tensor([[0.1], [0.2], [0.3]]).double())
+        >>> ahead = at[:-1].propagator(at[1:])
+        >>> averages(ahead, 4).weights.sum(1).flatten().float()  # weights of a mean
+        tensor([1., 1.])
     """
     steps = len(ahead.h)
     h = torch.where(ahead.h == 0, 1.0, ahead.h)  # what stands still has weights, not used
@@ -324,9 +331,8 @@ def responses(ahead: Propagator) -> Tensor:
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.likelihood.quadrature import responses
-        >>> sde = DiagonalSDE(VP(), Identity((1,)))
-        >>> ts = torch.tensor([[0.1], [0.2], [0.3]]).double()
-        >>> ahead = sde.propagator(ts[:-1], ts[1:], torch.zeros(1, 1))
+        >>> at = DiagonalSDE(VP(), Identity((1,))).at(torch.tensor([[0.1], [0.2], [0.3]]).double())
+        >>> ahead = at[:-1].propagator(at[1:])
         >>> responses(ahead).shape
         torch.Size([3, 1])
     """

@@ -32,6 +32,7 @@ from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid, TimeDistribution, grid, restrict
 from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
+from scoresde.parametrization import shrinkage
 from scoresde.sde import SDE, Stage
 from scoresde.selection import samples
 
@@ -69,8 +70,8 @@ def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
     total: Tensor = z.new_zeros(z.shape[:-1])
     known = 0
     for stage in sde.stages():
-        alpha, level = _levels(sde, sde.scale.new_full((1,), stage.start), stage.dim)
-        fresh = ((alpha / level).to(z) * z[..., : stage.dim])[..., known:]
+        alpha, sigma = _levels(sde, sde.scale.new_full((1,), stage.start), stage.dim)
+        fresh = ((alpha / sigma).to(z) * z[..., : stage.dim])[..., known:]
         total, known = total + (fresh**2).sum(-1) / 2, stage.dim
     return total
 
@@ -88,8 +89,8 @@ def reconstruction(sde: DiagonalSDE) -> Tensor:
         tensor(-6.2800, dtype=torch.float64)
     """
     alpha, sigma = sde.kernel(sde.scale.new_full((1,), sde.eps))
-    spread = (sigma / alpha).expand(sde.basis.dim)[sde.free()]
-    entropy: Tensor = spread.log() + 0.5 * math.log(2 * math.pi * math.e)
+    deviation = (sigma / alpha).expand(sde.basis.dim)[sde.free()]
+    entropy: Tensor = deviation.log() + 0.5 * math.log(2 * math.pi * math.e)
     return entropy.sum()
 
 
@@ -278,14 +279,14 @@ def _gap(
     moments: Moments | None,
 ) -> Tensor:
     """``sum_i (-SNR_i'/2) [(z_i - D_i)^2 - (z_i - D'_i)^2]`` at random states, ``(batch,)``."""
-    sde, times, dim = _linear(estimator), t.unsqueeze(-1), z.shape[-1]
-    alpha, sigma = (v.to(z) for v in sde.kernel(times, dim))
-    level, g2 = _levels(sde, times, dim)[1].to(z), sde.rates(times, dim)[1].to(z)
-    weight = (alpha / level) ** 2 * g2 / level**2 / 2
+    at = _linear(estimator).at(t.reshape(1, -1, 1), z)
+    (denoise,), now = estimator.denoisers(at, condition), at[0]
+    alpha, sigma, rate = (now.cast(v) for v in (now.alpha, now.sigma, now.snr_decay))
+    weight = rate.masked_fill(estimator.sde.observed[: z.shape[-1]].to(z.device), 0.0) / 2
     z_t = alpha * z + sigma * xi
-    mean, variance = _normal(sde, moments, z)
-    shrunk = mean + alpha * variance / (alpha**2 * variance + sigma**2) * (z_t - alpha * mean)
-    better = (z - estimator.denoise(z_t, t, condition)) ** 2 - (z - shrunk) ** 2
+    mean, variance = _normal(_linear(estimator), moments, z)
+    shrunk = mean + shrinkage(alpha, sigma, variance) * (z_t - alpha * mean)
+    better = (z - denoise(z_t)) ** 2 - (z - shrunk) ** 2
     return (weight * better).sum(-1)
 
 
@@ -293,7 +294,7 @@ def _known(sde: DiagonalSDE, z: Tensor, stage: Stage, moments: Moments | None) -
     """The integral of ``sum_i (-SNR_i'/2) E(z_i - D'_i)^2`` over a stage, ``(batch,)``."""
     mean, variance = _normal(sde, moments, z)
     ends = (_levels(sde, sde.scale.new_full((1,), t), stage.dim) for t in (stage.start, stage.end))
-    start, end = (((alpha / level) ** 2).to(z) for alpha, level in ends)
+    start, end = (((alpha / sigma) ** 2).to(z) for alpha, sigma in ends)
     low, high = 1 + start * variance, 1 + end * variance
     # 1/low - 1/high, divided by the variance, which may be small
     fall = (end - start) / (low * high)

@@ -5,7 +5,7 @@ from scoresde.schedules.edm import EDM
 from scoresde.schedules.learned import Learned
 from scoresde.schedules.log_linear import LogLinear
 from scoresde.schedules.rectified_flow import RectifiedFlow
-from scoresde.schedules.schedule import Schedule
+from scoresde.schedules.schedule import Schedule, Signal
 from scoresde.schedules.ve import VE
 from scoresde.schedules.vp import VP, SubVP
 
@@ -18,5 +18,6 @@ __all__ = [
     "LogLinear",
     "RectifiedFlow",
     "Schedule",
+    "Signal",
     "SubVP",
 ]

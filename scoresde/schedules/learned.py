@@ -67,7 +67,7 @@ class Learned(LogLinear):
             self.weight[0] = math.log(hidden) + 1  # near the straight line
 
     def _linear(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        high, low, centre, slope, weight = self.at(
+        high, low, centre, slope, weight = self.constants(
             t, "log_snr_max", "log_snr_min", "centre", "log_slope", "weight"
         )
         u = ((t - self.eps) / (1 - self.eps)).clamp(min=0).unsqueeze(-2)

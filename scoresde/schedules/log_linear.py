@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from scoresde.checks import expect
 from scoresde.precision import Numbers
-from scoresde.schedules.schedule import Schedule
+from scoresde.schedules.schedule import Schedule, Signal
 
 
 class LogLinear(Schedule):
@@ -53,7 +54,7 @@ class LogLinear(Schedule):
 
     def _linear(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Lambda at ``t`` or ``eps``, whichever is later; its slope; the variance below."""
-        high, low = self.at(t, "log_snr_max", "log_snr_min")
+        high, low = self.constants(t, "log_snr_max", "log_snr_min")
         slope = (low - high) / (1 - self.eps)
         return high + slope * (t - self.eps).clamp(min=0), slope, torch.sigmoid(-high) / self.eps
 
@@ -81,3 +82,13 @@ class LogLinear(Schedule):
         variance, (_, slope, growth) = self._variance(t), self._linear(t)
         g2 = torch.where(t < self.eps, growth / (1 - variance), -slope * variance)
         return -g2 / 2, g2
+
+    def _signal(self, t: Tensor, rated: Tensor) -> Signal:
+        log_snr, slope, growth = self._linear(t)
+        early, falling = growth * t, torch.sigmoid(-log_snr)
+        variance = torch.where(t < self.eps, early, falling)
+        log_alpha = torch.where(t < self.eps, torch.log1p(-early), logsigmoid(log_snr)) / 2
+        log_snr = torch.where(t < self.eps, 2 * log_alpha - variance.log(), log_snr)
+        # of times from 0 to eps, which are rated as they are, the line is that at eps
+        g2 = torch.where(rated < self.eps, growth / (1 - growth * rated), -slope * falling)
+        return Signal(log_alpha, variance.sqrt(), log_snr, -g2 / 2, g2)

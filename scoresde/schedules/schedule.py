@@ -18,12 +18,30 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from scoresde.checks import expect, real
 from scoresde.precision import Float64Constants
+
+
+class Signal(NamedTuple):
+    """What a schedule says of a time, all of it: see `Schedule.read`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM
+        >>> EDM().read(torch.tensor([2.0]))._fields
+        ('log_alpha', 'sigma', 'log_snr', 'f', 'g2')
+    """
+
+    log_alpha: Tensor
+    sigma: Tensor
+    log_snr: Tensor
+    f: Tensor
+    g2: Tensor
 
 
 class Schedule(Float64Constants, ABC):
@@ -81,6 +99,36 @@ class Schedule(Float64Constants, ABC):
         derivatives: tuple[Tensor, Tensor] = torch.func.jvp(logs, (t,), (torch.ones_like(t),))[1]
         f, log_snr_rate = derivatives
         return f, -(self.sigma(t) ** 2) * log_snr_rate
+
+    def read(self, t: Tensor, moving: Tensor | None = None) -> Signal:
+        """All of it at once.
+
+        At time 0 derivatives of a standard deviation and of the log-SNR are infinite, and a
+        component that stays there would make those of a learned schedule NaN: what is said of
+        the levels at that time has none.
+
+        Args:
+            t: Times, ``(*, 1 | blocks | n)``.
+            moving: Where rates are wanted; elsewhere, where they may be infinite, they are those
+                at ``eps``. Everywhere if None.
+        """
+        first = t == 0
+        rated = t if moving is None else torch.where(moving, t, self.eps)
+        signal = self._signal(t.masked_fill(first, self.eps), rated)
+        with torch.no_grad():
+            zero = t.new_zeros(1)
+            start = self._signal(zero, torch.full_like(zero, self.eps))
+        log_alpha, sigma, log_snr = (
+            torch.where(first, a, v) for a, v in zip(start[:3], signal[:3], strict=True)
+        )
+        return Signal(log_alpha, sigma, log_snr, signal.f, signal.g2)
+
+    def _signal(self, t: Tensor, rated: Tensor) -> Signal:
+        """The levels at ``t``, which is not 0, and the rates at ``rated``.
+
+        Schedules that share work between them override it.
+        """
+        return Signal(self.log_alpha(t), self.sigma(t), self.log_snr(t), *self.rates(rated))
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``(alpha(t), sigma(t))``."""

@@ -57,11 +57,11 @@ class VE(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         """See the class."""
-        low, high = self.at(t, "sigma_min", "sigma_max")
+        low, high = self.constants(t, "sigma_min", "sigma_max")
         return low * torch.expm1(2 * t * (high / low).log()).sqrt()
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        low, high = self.at(t, "sigma_min", "sigma_max")
+        low, high = self.constants(t, "sigma_min", "sigma_max")
         growth = 2 * (high / low).log()
         return torch.zeros_like(t), growth * low**2 * (growth * t).exp()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoresde.precision import Numbers
-from scoresde.schedules.schedule import Schedule
+from scoresde.schedules.schedule import Schedule, Signal
 
 
 class VP(Schedule):
@@ -45,7 +45,7 @@ class VP(Schedule):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """See the class."""
-        low, high = self.at(t, "beta_min", "beta_max")
+        low, high = self.constants(t, "beta_min", "beta_max")
         return torch.lerp(low, high, t / 2) * (t / -2)
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -53,13 +53,20 @@ class VP(Schedule):
         return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
 
     def _beta(self, t: Tensor) -> Tensor:
-        low, high = self.at(t, "beta_min", "beta_max")
+        low, high = self.constants(t, "beta_min", "beta_max")
         return low + t * (high - low)
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         beta = self._beta(t)
         return -beta / 2, beta
+
+    def _signal(self, t: Tensor, rated: Tensor) -> Signal:
+        log_alpha = self.log_alpha(t)
+        variance = -torch.expm1(2 * log_alpha)
+        return Signal(
+            log_alpha, variance.sqrt(), 2 * log_alpha - variance.log(), *self.rates(rated)
+        )
 
 
 class SubVP(VP):
@@ -93,3 +100,8 @@ class SubVP(VP):
         """See the class."""
         beta = self._beta(t)
         return -beta / 2, -beta * torch.expm1(4 * self.log_alpha(t))
+
+    def _signal(self, t: Tensor, rated: Tensor) -> Signal:
+        log_alpha = self.log_alpha(t)
+        sigma = -torch.expm1(2 * log_alpha)
+        return Signal(log_alpha, sigma, 2 * (log_alpha - sigma.log()), *self.rates(rated))

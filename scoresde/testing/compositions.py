@@ -70,7 +70,7 @@ class CompositionLaws(ABC):
         def entered(model: ScoreEstimator, seeds: Tensor) -> Tensor:
             noise = Noise([torch.Generator().manual_seed(int(seed)) for seed in seeds])
             empty, first = z.new_empty(len(seeds), 0), model.sde.stages()[0]
-            return model.sde.enter(empty, first, noise)
+            return model.sde.append(empty, first, noise)
 
         every = torch.arange(*_BATCH)
         with torch.no_grad():

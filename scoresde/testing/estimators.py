@@ -13,6 +13,7 @@ from scoresde.derivatives import vjp
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import log_prob
+from scoresde.reverse import ProbabilityFlow
 from scoresde.testing.compositions import CompositionLaws
 from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
 from scoresde.testing.precision import single
@@ -123,7 +124,9 @@ class EstimatorLaws(CompositionLaws):
         if not has_kernel(model.sde):
             return
         with torch.no_grad():
-            for t, found in zip(ts, model.denoisers(ts, z, condition), strict=True):
+            for t, found in zip(
+                ts, model.denoisers(model.sde.at(ts.unsqueeze(-1), z), condition), strict=True
+            ):
                 law = "denoisers are denoise at each of the times"
                 same(law, found(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
 
@@ -160,7 +163,7 @@ class EstimatorLaws(CompositionLaws):
         if not self.exact:
             return
         model, z, ts, condition = self._states(3)
-        flow = model.sde.probability_flow(model, condition)
+        flow = ProbabilityFlow(model, condition)
         for t, row in zip(ts, z, strict=True):
 
             def score(z: Tensor, t: Tensor = t) -> Tensor:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import DirectScoreEstimator
 from scoresde.noise import Noise
+from scoresde.reverse import ProbabilityFlow, ReverseSDE
 from scoresde.sde import SDE
 from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
 from scoresde.testing.precision import single
 
 
-class _Pull(ScoreEstimator):
+class _Pull(DirectScoreEstimator):
     """A score that is no SDE's own."""
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
@@ -112,12 +113,12 @@ class SDELaws(ABC):
             pull = g**2 * model.score(row, t) + spread
             tolerance = {"rtol": 1e-5, "atol": 1e-7}
             for eta in (0.0, 0.7, 1.0):
-                reverse, law = sde.reverse(model, eta), f"with eta = {eta:g} the reverse equation"
+                reverse, law = ReverseSDE(model, eta), f"with eta = {eta:g} the reverse equation"
                 wanted = (1 + eta**2) / 2 * pull - f
                 words = f"{law} drifts by f - (1 + eta^2)/2 (g^2 s + div g^2)"
                 same(words, reverse.f(-t, row), wanted, **tolerance)
                 same(f"{law} has the noise eta g", reverse.g(-t, row), eta * g, **tolerance)
-            flow = sde.probability_flow(model)
+            flow = ProbabilityFlow(model)
             words = "the probability flow is f - (g^2 s + div g^2)/2"
             same(words, flow.f(t, row), f - pull / 2, **tolerance)
 
@@ -127,20 +128,24 @@ class SDELaws(ABC):
         model, xi = _Pull(sde), random(1, sde.basis.dim, seed=1)
         equations = [
             ("forward", sde, 1),
-            ("in reverse", sde.reverse(model, 0.7), -1),
-            ("along the probability flow", sde.probability_flow(model), 1),
+            ("in reverse", ReverseSDE(model, 0.7), -1),
+            ("along the probability flow", ProbabilityFlow(model), 1),
         ]
         for (way, equation, sign), t, row in itertools.product(equations, ts, z.split(1)):
             start, h = sign * t, 1e-6 * t
-            step = equation.propagator(start, start + h, row)
-            end = step.decay * row + step.gain * equation.forcing(start[0], row)
+            at = equation.at(torch.stack([start, start + h]), row)
+            decay, gain, *_, noise_std = at[:1].propagator(at[1:]).expand(at.blocks)
+            field = next(at.fields())
+            end = decay * row + gain * field.forcing(row)
             tolerance = {"rtol": 1e-3, "atol": 1e-5}
             law = f"a short step {way} is "
             drift = equation.f(start[0], row)
             same(f"{law}f h (decay, gain, forcing)", (end - row) / h, drift, **tolerance)
-            kick = 0.0 if step.noise is None else step.noise * equation.kick(start[0], row, xi)
-            found, wanted = kick / h**0.5, equation.g(start[0], row) * xi
-            same(f"{law}g sqrt(h) xi (noise, kick)", found.expand_as(row), wanted, **tolerance)
+            same(f"{law}f h, also where prepared", field.drift(row), drift, **tolerance)
+            noise = torch.zeros(()) if noise_std is None else noise_std * field.increment(row, xi)
+            found, wanted = noise / h**0.5, equation.g(start[0], row)
+            same(f"{law}g sqrt(h) xi (noise)", found.expand_as(row), wanted * xi, **tolerance)
+            same(f"{law}g, also where prepared", field.diffusion(row), wanted, **tolerance)
 
     def test_single_precision(self) -> None:
         """From the first to the last time, near and far: finite, and what float64 says.
@@ -158,10 +163,11 @@ class SDELaws(ABC):
 
         def find(sde: Any, z: Tensor, t: Tensor) -> dict[str, Tensor]:
             t = t.detach()
-            flow, end = sde.probability_flow(_Pull(sde)), (t + sde.T) / 2
-            step = sde.marginal_propagator(end, t, z, 0.7)
+            flow, end = ProbabilityFlow(_Pull(sde)), (t + sde.T) / 2
+            at = ReverseSDE(_Pull(sde), 0.7).at(-torch.stack([end, t]), z)
+            step = at[:1].propagator(at[1:])
             found = {"f": sde.f(t, z), "g": sde.g(t, z), "the flow": flow.f(t, z)}
-            found |= {name: v for name, v in step._asdict().items() if v is not None}
+            found |= {k: v[0] for k, v in step._asdict().items() if v is not None}
             return found | (sde.kernel(t)._asdict() if has_kernel(sde) else {})
 
         single("an SDE", sde, find, z, ts, size=far)
@@ -181,9 +187,9 @@ class SDELaws(ABC):
             return
         ts = self._times(sde).unsqueeze(-1)
         s, t = ts[:-4], ts[4:]
-        now, then, step, bridge = (
-            sde.kernel(s), sde.kernel(t), sde.transition(s, t), sde.bridge(s, t)
-        )  # fmt: skip
+        early, late = sde.at(s), sde.at(t)
+        now, then = early.kernel, late.kernel
+        step, bridge = early.transition(late), early.bridge(late)
         n = sde.basis.dim
         laws = {
             "kernel(t) is kernel(s) and then transition(s, t)": (
@@ -208,12 +214,12 @@ class SDELaws(ABC):
         """Drawn in their shape, with a density, if it has one."""
         sde, noise = self.make(), Noise(torch.Generator().manual_seed(0))
         stage = sde.stages()[0]
-        if type(sde).enter is SDE.enter and sde.prior is None:
+        if not sde.linear and sde.prior is None:
             return
-        z = sde.enter(torch.empty(4, 0, dtype=DOUBLE), stage, noise)
+        z = sde.append(torch.empty(4, 0, dtype=DOUBLE), stage, noise)
         holds("the prior draws states (4, n)", z.shape == (4, stage.dim), tuple(z.shape))
         holds("the prior draws finite states", torch.isfinite(z), z)
-        rest, log_prob = sde.leave(z, stage, 0)
+        rest, log_prob = sde.marginalise(z, stage, 0)
         found = (tuple(rest.shape), tuple(log_prob.shape))
         holds("the prior has one log-density per state", found == ((4, 0), (4,)), found)
 
@@ -245,24 +251,26 @@ class SDELaws(ABC):
         ts = self._times(sde, 12).flip(0)
         a, b, c = (ts[i:][: len(ts) - 2].unsqueeze(-1) for i in range(3))
         for eta in (0.0, 1.0):
-            first, second, both = (
-                sde.marginal_propagator(s, t, like, eta) for s, t in ((a, b), (b, c), (a, c))
-            )
+            one, two, three = (ReverseSDE(_Pull(sde), eta).at(-t, like) for t in (a, b, c))
+            pairs = ((one, two), (two, three), (one, three))
+            first, second, both = (s.propagator(t).expand(s.blocks) for s, t in pairs)
             law = f"with eta = {eta:g} a step is two steps of half the way: "
             same(law + "decay", second.decay * first.decay, both.decay, atol=1e-8)
             gain = second.decay * first.gain + second.gain
             same(law + "gain", gain, both.gain, atol=1e-8)
             same(law + "h", first.h + second.h, both.h, atol=1e-8)
-            if first.noise is not None and second.noise is not None and both.noise is not None:
-                noise = ((second.decay * first.noise) ** 2 + second.noise**2).sqrt()
-                same(law + "noise", noise, both.noise, rtol=1e-6, atol=1e-8)
+            stds = (first.noise_std, second.noise_std, both.noise_std)
+            if eta:
+                early, late, whole = (torch.as_tensor(std) for std in stds)
+                noise = ((second.decay * early) ** 2 + late**2).sqrt()
+                same(law + "noise", noise, whole, rtol=1e-6, atol=1e-8)
 
-    def test_levels_rise(self) -> None:
+    def test_noise_levels_rise(self) -> None:
         """With time, where they are finite."""
         sde = self.make()
-        levels = sde.levels(self._times(sde).unsqueeze(-1))
+        levels = sde.at(self._times(sde).unsqueeze(-1)).noise_levels
         rise = levels.diff(dim=0)
-        holds("levels do not fall", (rise >= 0) | rise.isnan(), levels[:3])
+        holds("noise levels do not fall", (rise >= 0) | rise.isnan(), levels[:3])
 
     def test_stages_reach_from_prior_to_data(self) -> None:
         """From ``T`` to ``eps`` without a gap, with more components each time."""
@@ -296,7 +304,7 @@ class SDELaws(ABC):
     def test_integrators_may_look_past_the_ends_of_time(self) -> None:
         """As adaptive ones do; what they find there has to be finite."""
         sde, z = self.make(), random(3, self.make().basis.dim).abs()
-        flow, reverse = sde.probability_flow(_Pull(sde)), sde.reverse(_Pull(sde), 0.0)
+        flow, reverse = ProbabilityFlow(_Pull(sde)), ReverseSDE(_Pull(sde), 0.0)
         past = 0.1 * sde.T
         looks = {
             "forward, after T": (sde, sde.T + past),
@@ -319,7 +327,7 @@ class SDELaws(ABC):
 
         sde, z = self.make(), random(3, self.make().basis.dim).abs()
         model, ends = _Learned(sde), torch.tensor([0.45, 0.55], dtype=DOUBLE) * sde.T
-        flow, reverse = sde.probability_flow(model), sde.reverse(model)
+        flow, reverse = ProbabilityFlow(model), ReverseSDE(model)
         path = torchsde.BrownianInterval(
             -float(ends[1]), -float(ends[0]), size=z.shape, entropy=0, dtype=DOUBLE
         )

@@ -15,9 +15,11 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.grid import GRIDS
 from scoresde.likelihood import log_prob
 from scoresde.noise import Noise
+from scoresde.reverse import ReverseSDE
 from scoresde.schedules import VP, LogLinear
-from scoresde.sde import SDE, Propagator
+from scoresde.sde import SDE
 from scoresde.solver import Solver
+from scoresde.testing.gaussian import GaussianData
 from scoresde.testing.measures import (
     DOUBLE,
     Brownian,
@@ -44,9 +46,9 @@ class _Decay(SDE):
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         return torch.full_like(y, self.eta)
 
-    def propagator(self, t: Tensor, s: Tensor, like: Tensor) -> Propagator:
-        step = super().propagator(t, s, like)
-        return step if self.eta else step._replace(noise=None)
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
 
 
 class _Same(Noise):
@@ -83,33 +85,25 @@ class SolverLaws(ABC):
     def make(self, steps: int, eta: float) -> Solver:
         """One of them; ``eta`` above 0 is asked for only if it declares a ``weak_order``."""
 
-    def _bed(self) -> tuple[Any, DiagonalSDE]:
-        from estimators import Gaussian
-
+    def _bed(self) -> tuple[GaussianData, DiagonalSDE]:
         basis = Identity((2,), {"a": 1, "b": 1})
         sde = DiagonalSDE(VP(0.3, [6.0, 9.0], eps=0.1), basis, [1.0, 0.7], [1.0, 0.8])
         mean = torch.tensor([1.0, -0.5], dtype=DOUBLE)
         covariance = torch.tensor([[0.5, 0.3], [0.3, 1.2]], dtype=DOUBLE)
-        model = Gaussian(sde, mean, covariance)
-        sde.prior = self._law(model, sde.T)
+        model = GaussianData(sde, mean, covariance)
+        sde.prior = model.law(sde.T)
         return model, sde
 
     def _kinds(self) -> list[float]:
         return [0.0] if self.make(1, 0.0).weak_order is None else [0.0, 1.0]
-
-    @staticmethod
-    def _law(model: Any, t: float) -> MultivariateNormal:
-        found: MultivariateNormal = model.marginal(torch.tensor([t], dtype=DOUBLE))
-        component = found.component_distribution  # type: ignore[attr-defined]
-        return MultivariateNormal(component.mean[0], component.covariance_matrix[0])
 
     def _error(self, steps: int, eta: float) -> float:
         """Of the mean and covariance of what comes out."""
         model, sde = self._bed()
         solver, reverse, end = (
             self.make(steps, eta),
-            sde.reverse(model, eta),
-            self._law(model, sde.eps),
+            ReverseSDE(model, eta),
+            model.law(sde.eps),
         )
         start = sde.prior
         assert isinstance(start, MultivariateNormal)
@@ -152,7 +146,7 @@ class SolverLaws(ABC):
         if order is None:
             return
         model, sde = self._bed()
-        reverse, y = sde.reverse(model, 1.0), random(64, 2)
+        reverse, y = ReverseSDE(model, 1.0), random(64, 2)
         counted = Impulses()
         self.make(4, 1.0).integrate(reverse, y, -GRIDS["uniform_time"](sde, 4), counted)
         draws = counted.used // 8
@@ -188,7 +182,7 @@ class SolverLaws(ABC):
     def test_a_walk_shows_where_it_has_been(self) -> None:
         """One state per step, the last the end; two walks are one, with its memory."""
         model, sde = self._bed()
-        reverse, y = sde.reverse(model, 0.0), random(3, 2)
+        reverse, y = ReverseSDE(model, 0.0), random(3, 2)
         solver, ts = self.make(20, 0.0), -GRIDS["uniform_time"](sde, 20)
         end = solver.integrate(reverse, y, ts, Noise())
         tolerance = {"rtol": 0, "atol": self.tolerance if self.adaptive else 1e-9}
@@ -203,33 +197,29 @@ class SolverLaws(ABC):
 
     def test_components_may_enter_on_the_way(self) -> None:
         """In two stages, as in multi-scale diffusion: samples have the law of the data."""
-        from estimators import Gaussian
-
         basis = Identity((3,), {"a": 2, "b": 1})
         sde = DiagonalSDE(LogLinear(10.0, -12.0), basis, [1.0, 2.0], drop=[1.0, 0.5])
         covariance = torch.tensor([[0.5, 0.3, 0.1], [0.3, 1.2, 0.2], [0.1, 0.2, 0.4]], dtype=DOUBLE)
-        model = Gaussian(sde, torch.tensor([0.3, -0.5, 0.1], dtype=DOUBLE), covariance)
+        model = GaussianData(sde, torch.tensor([0.3, -0.5, 0.1], dtype=DOUBLE), covariance)
         solver = self.make(100, 0.0)
 
         def run(rows: int, noise: Impulses) -> Tensor:
             return solver.sample(model, (rows,), generator=noise, dtype=DOUBLE)
 
-        found, wanted = moments(run, 3), self._law(model, sde.eps)
+        found, wanted = moments(run, 3), model.law(sde.eps)
         law = "samples have the law of the data where components enter on the way"
         same(f"{law}: mean", found[0], wanted.mean, rtol=0, atol=0.1)
         same(f"{law}: covariance", found[1], wanted.covariance_matrix, rtol=0, atol=0.1)
 
     def test_clean_components_stay(self) -> None:
         """Those of speed 0 are left as they are, and nothing divides by their noise."""
-        from estimators import Gaussian
-
         sde = DiagonalSDE(VP(eps=0.01), Identity((2,), {"x": 1, "y": 1}), [1.0, 0.0])
         covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=DOUBLE)
-        model = Gaussian(sde, torch.zeros(2, dtype=DOUBLE), covariance)
+        model = GaussianData(sde, torch.zeros(2, dtype=DOUBLE), covariance)
         for eta in self._kinds():
             y, ts = random(5, 2), -GRIDS["log_snr"](sde, 20)
             noise = Noise(torch.Generator().manual_seed(0))
-            end = self.make(20, eta).integrate(sde.reverse(model, eta), y, ts, noise)
+            end = self.make(20, eta).integrate(ReverseSDE(model, eta), y, ts, noise)
             same("clean components stay as they are", end[:, 1], y[:, 1], rtol=0, atol=1e-9)
             holds("the others stay finite", torch.isfinite(end), end)
 
@@ -238,7 +228,7 @@ class SolverLaws(ABC):
         model, sde = self._bed()
         x = random(4, 2)
         found = log_prob(model, x, self.make(200, 0.0)).value
-        wanted = self._law(model, sde.eps).log_prob(sde.basis(x))
+        wanted = model.law(sde.eps).log_prob(sde.basis(x))
         same("log_prob is that of the data", found, wanted, rtol=0, atol=0.1)
 
     def test_the_same_seed_gives_the_same_samples(self) -> None:
@@ -261,7 +251,7 @@ class SolverLaws(ABC):
         model, sde = self._bed()
         y = random(5, 2) * torch.tensor([1.0, 1, 1, 10, 100], dtype=DOUBLE).unsqueeze(-1)
         for eta in self._kinds():
-            solver, reverse = self.make(8, eta), sde.reverse(model, eta)
+            solver, reverse = self.make(8, eta), ReverseSDE(model, eta)
             ts = -GRIDS["log_snr"](sde, 8)
 
             def ends(*rows: int) -> Tensor:
@@ -283,7 +273,7 @@ class SolverLaws(ABC):
             solver, ts = self.make(20, eta), -GRIDS["log_snr"](sde, 20)
 
             def find(model: Any, y: Tensor) -> dict[str, Tensor]:
-                reverse = model.sde.reverse(model, eta)  # noqa: B023
+                reverse = ReverseSDE(model, eta)  # noqa: B023
                 return {"the end": solver.integrate(reverse, y, ts, _Same())}  # noqa: B023
 
             tolerance = self.tolerance if self.adaptive else 1e-3
@@ -302,6 +292,6 @@ class SolverLaws(ABC):
             start = random(4, 2).float()
             y = start.clone()
             ts = -GRIDS["log_snr"](sde, 6)
-            end = solver.integrate(sde.reverse(model, eta), y, ts, Noise.of(torch.Generator()))
+            end = solver.integrate(ReverseSDE(model, eta), y, ts, Noise.of(torch.Generator()))
             holds("states keep their dtype", end.dtype == torch.float32, end.dtype)
             same("the start of an integration is not written on", y, start, rtol=0, atol=0)

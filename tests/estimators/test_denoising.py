@@ -5,6 +5,7 @@ with the right mean and covariance is the expectation.
 """
 
 import pytest
+import readings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,7 +180,7 @@ def test_the_exact_denoiser_pays_the_posterior_variance(weighting, case):
     model = ExactDenoising(exact, weighting=weighting, parametrization="noise")
     t = torch.tensor([0.3])
     alpha, sigma = (v.expand(3) for v in exact.sde.kernel(t))
-    g2 = exact.sde.rates(t)[1].expand(3)
+    g2 = readings.rates(exact.sde, t)[1].expand(3)
     c = exact.covariances[0]
     total = alpha[:, None] * c * alpha + torch.diag(sigma**2)
     posterior = c - c * alpha @ torch.linalg.solve(total, alpha[:, None] * c)

@@ -16,7 +16,9 @@ from scoresde import (
     Joint,
     LogLinear,
     Noise,
+    ReverseSDE,
     ScoreEstimator,
+    condition,
     log_prob,
 )
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun
@@ -134,7 +136,7 @@ def test_samples_with_steps_of_their_own_keep_what_is_known_of_them():
     z = torch.randn(3, 5, 2, generator=g)
     found = {}
     for solver in (adaptive, ExponentialMultistep(200)):
-        reverse = sde.reverse(moved, 0.0, shift)
+        reverse = ReverseSDE(moved, 0.0, shift)
         found[solver] = solver.integrate(reverse, z, -solver.times(sde), Noise())
         value = log_prob(
             moved, z, solver, condition=shift, trace=Hutchinson(3), generator=g.manual_seed(1)
@@ -276,6 +278,6 @@ def test_what_is_seen_has_a_batch_that_fits_what_is_known():
     model = Gaussian(
         DiagonalSDE(VP(), joint, joint.per_block(a=0, b=1)), torch.zeros(3), torch.eye(3)
     )
-    known = model.condition(a=torch.zeros(3, 1))
+    known = condition(model, a=torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"y: expected batches that fit each other, got \(2,\)"):
         LinearGuidance(known, lambda x: x[..., :1], torch.zeros(2, 1), 0.1)

@@ -20,6 +20,7 @@ from scoresde import (
     RectifiedFlow,
     SubVP,
 )
+from scoresde.reverse import ReverseSDE
 from solvers import ExponentialMultistep
 
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -30,8 +31,8 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: ty
 def flowed(sde, mean, std, steps=500):
     """Mean and deviation of samples of the exact flow, by where it takes ``+-1`` sigma."""
     model = Gaussian(sde, mean, torch.diag(std**2))
-    start, spread = sde.entering(sde.T, 0, sde.basis.dim)
-    reverse, solver = sde.reverse(model, 0.0), ExponentialMultistep(steps, grid="log_snr")
+    start, spread = sde.moments(sde.T, 0, sde.basis.dim)
+    reverse, solver = ReverseSDE(model, 0.0), ExponentialMultistep(steps, grid="log_snr")
     both = torch.stack([start + spread, start - spread])
     low, high = solver.integrate(reverse, both, -solver.times(sde), None)
     return (low + high) / 2, (low - high).abs() / 2

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+import readings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from scoresde import (
     LogLinear,
     Noise,
     Packed,
+    ReverseSDE,
     bound,
     log_prob,
 )
@@ -72,12 +74,12 @@ def test_samples_have_the_law_of_the_data(basis):
 def test_a_handover_keeps_the_retained_groups(basis):  # invariant 37
     sde = staged(BASES[basis](), low=-14.0)
     model, solver = model_on(sde), DDIM(steps=400)
-    times, reverse = solver.times(sde), sde.reverse(model, 0.0)
+    times, reverse = solver.times(sde), ReverseSDE(model, 0.0)
     noise = torch.randn(200, 0)
     z = noise
     for stage in sde.stages():
         before = z
-        z = sde.enter(z, stage, Noise(torch.Generator().manual_seed(stage.dim)))
+        z = sde.append(z, stage, Noise(torch.Generator().manual_seed(stage.dim)))
         # the noisy state is handed over as it is, and what enters is independent noise
         assert torch.equal(z[:, : before.shape[-1]], before)
         z = solver.integrate(reverse, z, -restrict(times, stage), Noise())
@@ -91,7 +93,7 @@ def test_what_enters_has_the_noise_of_its_band(basis):
     sde = staged(BASES[basis](), scale=torch.rand(BASES[basis]().dim) + 0.5)
     z = torch.zeros(1, 0)
     for stage in sde.stages():
-        old, z = z.shape[-1], sde.enter(z, stage, _Ones())
+        old, z = z.shape[-1], sde.append(z, stage, _Ones())
         sigma = sde.kernel(torch.tensor([stage.start])).sigma[old : stage.dim]
         torch.testing.assert_close(z[0, old:], sigma)
 
@@ -245,7 +247,7 @@ def test_bound_holds_and_its_gap_on_a_gaussian_is_known():  # invariant 26
     values = bound(model, x, generator=torch.Generator().manual_seed(0))
 
     def snr(t):
-        return sde.log_snr(torch.tensor([t])).exp()
+        return readings.log_snr(sde, torch.tensor([t])).exp()
 
     first = snr(sde.eps)
     last = torch.stack([snr(t)[i] for i, t in enumerate((1.0, 0.5, 0.5))])
@@ -316,7 +318,8 @@ def test_every_stage_hears_the_condition():
             condition[:, :, None, None].expand(2, *denoising.network_basis.event_shape)
         )
         torch.testing.assert_close(model.denoise(z, stage.end, condition), wanted)
-        (denoiser,) = model.denoisers(torch.tensor([stage.end]), z, condition)
+        at = model.sde.at(torch.tensor([[stage.end]]), z)
+        (denoiser,) = model.denoisers(at, condition)
         torch.testing.assert_close(denoiser(z), wanted)
     with pytest.raises(TypeError, match="condition"):
         model.losses(torch.zeros(2, 3, 8, 8))
@@ -373,7 +376,7 @@ def test_every_sample_has_what_enters_from_its_own_generator():
     z = torch.randn(2, first.dim)
 
     def enter(rows, seeds):
-        return sde.enter(z[rows], second, Noise([torch.Generator().manual_seed(s) for s in seeds]))
+        return sde.append(z[rows], second, Noise([torch.Generator().manual_seed(s) for s in seeds]))
 
     both = enter([0, 1], (5, 6))
     assert both.shape == (2, second.dim)

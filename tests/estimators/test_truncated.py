@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from estimators import Denoising, Gaussian, ResidualMLP, Truncated
 from estimators.truncated import truncated_mean
-from scoresde import EDM, VE, VP, DiagonalSDE, Identity, Joint, log_prob
+from scoresde import EDM, VE, VP, DiagonalSDE, Identity, Joint, condition, log_prob
 from scoresde.data import Dataset
 from scoresde.training import Training
 from solvers import ExponentialMultistep
@@ -279,7 +279,7 @@ def test_what_is_left_is_learned():
 def test_what_is_observed_is_pinned():
     joint = Joint(y=(2,), x=(1,))
     sde = DiagonalSDE(VP(), joint, joint.per_block(y=0, x=1))
-    known = regression(sde).condition(y=torch.tensor([[0.3, 0.1], [2.0, 0.0]]))
+    known = condition(regression(sde), y=torch.tensor([[0.3, 0.1], [2.0, 0.0]]))
     samples = ExponentialMultistep(40).sample(known, (4000, 2)).squeeze(-1)
     k = torch.tensor([0.4, 3.0])
     low, high = -2.0 - k, 1.0 - k

@@ -4,12 +4,13 @@ import blurring_diffusion
 import inverse_heat_dissipation
 import laws
 import pytest
+import readings
 import subspace_diffusion
 import torch
 
 import scoresde
 from estimators import Gaussian
-from scoresde import Cosine
+from scoresde import Cosine, ProbabilityFlow
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -76,7 +77,7 @@ def test_rates_are_the_derivatives_of_the_kernel(setting):
     (alpha, sigma), (d_alpha, d_sigma) = torch.func.jvp(
         lambda t: tuple(v.expand(len(t), n) for v in sde.kernel(t)), (t,), (torch.ones_like(t),)
     )
-    f, g2 = sde.rates(t)
+    f, g2 = readings.rates(sde, t)
     assert torch.allclose(d_alpha, f * alpha, atol=1e-12)
     assert torch.allclose(2 * sigma * d_sigma, 2 * f * sigma**2 + g2, atol=1e-12)
     assert (g2 >= 0).all()
@@ -85,7 +86,7 @@ def test_rates_are_the_derivatives_of_the_kernel(setting):
 def test_kernels_compose(setting):
     sde = setting()
     s, t = times(sde)[:-1], times(sde)[1:]
-    now, then, step = sde.kernel(s), sde.kernel(t), sde.transition(s, t)
+    now, then, step = sde.kernel(s), sde.kernel(t), readings.transition(sde, s, t)
     assert torch.allclose(step.alpha * now.alpha, then.alpha.expand_as(step.alpha))
     spread = (step.alpha * now.sigma) ** 2 + step.sigma**2
     assert torch.allclose(spread, (then.sigma**2).expand_as(spread))
@@ -95,7 +96,7 @@ def test_fokker_planck(setting):
     """``d log p/dt = -div v - v.s`` for the flow ``v`` and the score ``s`` of the exact model."""
     model = Gaussian(setting(), *gaussian())
     sde = model.sde
-    flow = sde.probability_flow(model)
+    flow = ProbabilityFlow(model)
     for t in times(sde)[1:-1]:
         t = t[0]
         dim = next(stage.dim for stage in sde.stages() if stage.end <= t < stage.start)
@@ -174,7 +175,7 @@ def test_blurring_dissipates_fine_frequencies_first_and_to_the_floor():
 
 def test_heat_dissipation_rates():
     sde = heat()
-    f, g2 = sde.rates(torch.tensor([2.0]))
+    f, g2 = readings.rates(sde, torch.tensor([2.0]))
     torch.testing.assert_close(f, -(sde.basis.frequencies**2))
     torch.testing.assert_close(g2, 2 * 0.05**2 * sde.basis.frequencies**2)
 
@@ -186,20 +187,20 @@ def test_heat_dissipation_has_noise_at_zero_and_a_component_that_stands_still(et
     alpha, sigma = sde.kernel(zero)
     assert (alpha == 1).all()
     assert (sigma == 0.05).all()
-    step = sde.transition(zero, torch.tensor([sde.T]))
+    step = readings.transition(sde, zero, torch.tensor([sde.T]))
     assert step.alpha[0] == 1
     assert step.sigma[0] == 0
-    bridge = sde.bridge(zero, torch.tensor([sde.T]))
+    bridge = readings.bridge(sde, zero, torch.tensor([sde.T]))
     # the noise is there from the start and not drawn anew: z_s is z_t, whatever z_0
     torch.testing.assert_close(
         torch.stack([v.expand(16)[0] for v in bridge]), torch.tensor([1.0, 0, 0])
     )
     ts = torch.tensor([[sde.T], [1.0], [0.0]])
-    p = sde.marginal_propagator(ts[:-1], ts[1:], torch.zeros(1, 16), eta)
+    p = readings.reverse_propagator(sde, ts[:-1], ts[1:], torch.zeros(1, 16), eta)
     assert (p.decay[:, 0] == 1).all()
     assert (p.gain[:, 0] == 0).all()
     assert (p.h[:, 0] == 0).all()
-    assert p.noise is None or (p.noise[:, 0] == 0).all()
+    assert p.noise_std is None or (p.noise_std[:, 0] == 0).all()
     assert all(torch.isfinite(v).all() for v in p if v is not None)
 
 

@@ -16,12 +16,13 @@ from scoresde import (
     HutchPlusPlus,
     Identity,
     Quadrature,
-    ScoreEstimator,
     log_prob,
 )
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
 from scoresde.derivatives import batched, vjp
+from scoresde.estimator import DirectScoreEstimator
+from scoresde.reverse import ProbabilityFlow
 from solvers import DDIM, Adaptive
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -130,8 +131,9 @@ def test_gradients_of_densities_are_those_of_a_plain_network(kind, checkpointing
     for one in (model(kind, dtype), model("plain", dtype)):
         value = log_prob(one, x, Quadrature(6), checkpointing=checkpointing).value.sum()
         slopes.append(torch.autograd.grad(value, [x, *one.parameters()]))
-    for found, wanted in zip(*slopes, strict=True):
-        torch.testing.assert_close(found, wanted, **close(dtype))
+    for found, wanted in zip(*slopes, strict=True):  # rounding is of the largest of the terms
+        size = wanted.abs().max()
+        torch.testing.assert_close(found / size, wanted / size, **close(dtype))
 
 
 @pytest.mark.parametrize("kind", ["reentrant", "numpy"])
@@ -179,12 +181,12 @@ def test_a_diffusion_may_checkpoint():
         def g(self, t, y):
             return checkpoint(lambda y: (1 + y**2).sqrt(), y, use_reentrant=False)
 
-    class Still(ScoreEstimator):
+    class Still(DirectScoreEstimator):
         def score(self, z, t, condition=None):
             return torch.zeros_like(z)
 
     sde, z = Mine((2,)), torch.randn(3, 2)
-    flow = sde.probability_flow(Still(sde))
+    flow = ProbabilityFlow(Still(sde))
     torch.testing.assert_close(flow.f(torch.tensor(0.5), z), -z)
 
 

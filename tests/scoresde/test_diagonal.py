@@ -1,11 +1,13 @@
 import pytest
+import readings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import Warped
 from strategies import bases, every_schedule, parameters, schedules, sdes, states, times
 
-from scoresde import VE, VP, Clock, DiagonalSDE, Identity, LogLinear
+from scoresde import VE, VP, Clock, DiagonalSDE, Identity, LogLinear, ReverseSDE
+from solvers import DDIM
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -20,10 +22,10 @@ def everything(sde, s, t, dim=None):
     """All that an SDE says about two times, ``(*, 1 | n)``."""
     return (
         *sde.kernel(t, dim),
-        *sde.transition(s, t, dim),
-        *sde.bridge(s, t, dim),
-        *sde.rates(t, dim),
-        sde.log_snr(t, dim),
+        *readings.transition(sde, s, t, dim),
+        *readings.bridge(sde, s, t, dim),
+        *readings.rates(sde, t, dim),
+        readings.log_snr(sde, t, dim),
     )
 
 
@@ -32,7 +34,11 @@ def everything(sde, s, t, dim=None):
 def test_chapman_kolmogorov(kind, data):  # invariant 1
     sde = data.draw(sdes(kind, lowest=data.draw(st.sampled_from([0.0, 0.3]))))
     r, s, t = data.draw(times(sde, 3, vector=True))
-    first, second, whole = sde.transition(r, s), sde.transition(s, t), sde.transition(r, t)
+    first, second, whole = (
+        readings.transition(sde, r, s),
+        readings.transition(sde, s, t),
+        readings.transition(sde, r, t),
+    )
     close(first.alpha * second.alpha, whole.alpha)
     composed = (second.alpha * first.sigma) ** 2 + second.sigma**2
     close(composed, whole.sigma**2, rtol=1e-7, atol=1e-9)
@@ -43,7 +49,7 @@ def test_chapman_kolmogorov(kind, data):  # invariant 1
 def test_transitions_carry_marginals_to_marginals(kind, data):  # invariant 1
     sde = data.draw(sdes(kind))
     s, t = data.draw(times(sde, 2, vector=True))
-    early, late, step = sde.kernel(s), sde.kernel(t), sde.transition(s, t)
+    early, late, step = sde.kernel(s), sde.kernel(t), readings.transition(sde, s, t)
     close(early.alpha * step.alpha, late.alpha)
     close((early.sigma * step.alpha) ** 2 + step.sigma**2, late.sigma**2)
 
@@ -53,7 +59,7 @@ def test_transitions_carry_marginals_to_marginals(kind, data):  # invariant 1
 def test_the_kernel_is_the_transition_from_time_zero(kind, data):  # invariant 1
     sde = data.draw(sdes(kind, lowest=0.0))
     (t,) = data.draw(times(sde))
-    for a, b in zip(sde.transition(torch.zeros(1), t), sde.kernel(t), strict=True):
+    for a, b in zip(readings.transition(sde, torch.zeros(1), t), sde.kernel(t), strict=True):
         close(a, b)
 
 
@@ -62,7 +68,7 @@ def test_the_kernel_is_the_transition_from_time_zero(kind, data):  # invariant 1
 def test_no_time_is_the_identity(kind, data):  # invariant 2
     sde = data.draw(sdes(kind, lowest=0.0))
     (t,) = data.draw(times(sde, vector=True))
-    for kernel in (sde.transition(t, t), sde.kernel(torch.zeros(1))):
+    for kernel in (readings.transition(sde, t, t), sde.kernel(torch.zeros(1))):
         close(kernel.alpha, torch.ones(1), rtol=0, atol=0)
         close(kernel.sigma.abs(), torch.zeros(1), rtol=0, atol=0)
 
@@ -75,7 +81,7 @@ def test_moments_obey_their_differential_equations(kind, data):  # invariant 3
     value, slope = torch.func.jvp(
         lambda t: (sde.kernel(t).alpha, sde.kernel(t).sigma ** 2), (t,), (torch.ones_like(t),)
     )
-    f, g2 = sde.rates(t)
+    f, g2 = readings.rates(sde, t)
     slope = [s.nan_to_num(0.0) for s in slope]  # sqrt has no derivative where data stay clean
     close(f * value[0], slope[0], rtol=1e-6, atol=1e-8)
     close(2 * f * value[1] + g2, slope[1], rtol=1e-6, atol=1e-8)
@@ -88,7 +94,7 @@ def test_equal_speeds_recover_the_schedule(kind, data):  # invariants 5, 6, 7
     (t,) = data.draw(times(sde))
     close(sde.kernel(t).alpha, sde.schedule.alpha(t), rtol=1e-12, atol=0)
     close(sde.kernel(t).sigma, sde.schedule.sigma(t), rtol=1e-12, atol=0)
-    for a, b in zip(sde.rates(t), sde.schedule.rates(t), strict=True):
+    for a, b in zip(readings.rates(sde, t), sde.schedule.rates(t), strict=True):
         close(a, b, rtol=1e-12, atol=0)
 
 
@@ -120,7 +126,7 @@ def test_bending_time_leaves_the_marginals(kind, data, bend):  # invariant 10
     there, pace = torch.func.jvp(bent.schedule.time, (tau,), (torch.ones_like(tau),))
     for a, b in zip(bent.kernel(t), plain.kernel(there / speeds), strict=True):
         close(a, b)
-    for a, b in zip(bent.rates(t), plain.rates(there / speeds), strict=True):
+    for a, b in zip(readings.rates(bent, t), readings.rates(plain, there / speeds), strict=True):
         close(a, pace * b, rtol=1e-7)
 
 
@@ -173,7 +179,7 @@ def test_the_bridge_is_bayes_rule(kind, data):  # invariant 34
     """``p(z_s | z_0) p(z_t | z_s)`` conditioned on ``z_t``."""
     sde = data.draw(sdes(kind))
     s, t = data.draw(times(sde, 2))
-    now, step, bridge = sde.kernel(s), sde.transition(s, t), sde.bridge(s, t)
+    now, step, bridge = sde.kernel(s), readings.transition(sde, s, t), readings.bridge(sde, s, t)
     gain = step.alpha * now.sigma**2 / ((step.alpha * now.sigma) ** 2 + step.sigma**2)
     close(bridge.now, gain, rtol=1e-7)
     close(bridge.start, now.alpha - gain * step.alpha * now.alpha, rtol=1e-7, atol=1e-8)
@@ -185,7 +191,7 @@ def test_the_bridge_is_bayes_rule(kind, data):  # invariant 34
 def test_the_bridge_composed_with_the_marginal_is_the_marginal(kind, data):  # invariant 34
     sde = data.draw(sdes(kind, lowest=data.draw(st.sampled_from([0.0, 0.3]))))
     s, t = data.draw(times(sde, 2, vector=True))
-    early, late, bridge = sde.kernel(s), sde.kernel(t), sde.bridge(s, t)
+    early, late, bridge = sde.kernel(s), sde.kernel(t), readings.bridge(sde, s, t)
     close(bridge.now * late.alpha + bridge.start, early.alpha)
     close((bridge.now * late.sigma) ** 2 + bridge.sigma**2, early.sigma**2)
 
@@ -202,8 +208,9 @@ def test_coarse_blocks_alone_diffuse_as_in_company(kind, data):
         assert torch.equal(full.expand(n)[:dim], prefix.expand(dim))
     z = data.draw(states(sde))
     start, end = torch.tensor([sde.eps]), s.max().reshape(1) + 1e-3 * sde.T
-    for walk in (sde.propagator, lambda *a: sde.marginal_propagator(*a, 0.7)):
-        for a, b in zip(walk(start, end, z), walk(start, end, z[:, :dim]), strict=True):
+    for walk in (readings.propagator, lambda *a: readings.reverse_propagator(*a, 0.7)):
+        pairs = zip(walk(sde, start, end, z), walk(sde, start, end, z[:, :dim]), strict=True)
+        for a, b in pairs:
             assert torch.equal(a.expand(n)[:dim], b.expand(dim))
 
 
@@ -236,9 +243,12 @@ def test_the_forward_propagator_is_the_transition(kind, data):
     sde = data.draw(sdes(kind))
     z = data.draw(states(sde))
     ts = torch.cat(data.draw(times(sde, 4))).unsqueeze(-1)
-    step, kernel = sde.propagator(ts[:-1], ts[1:], z), sde.transition(ts[:-1], ts[1:])
+    step, kernel = (
+        readings.propagator(sde, ts[:-1], ts[1:], z),
+        readings.transition(sde, ts[:-1], ts[1:]),
+    )
     close(step.decay, kernel.alpha, rtol=1e-13, atol=0)
-    close(step.noise, kernel.sigma, rtol=1e-12, atol=0)
+    close(step.noise_std, kernel.sigma, rtol=1e-12, atol=0)
 
 
 def test_answers_have_the_dtype_of_the_state_and_steps_are_taken_in_float64():
@@ -249,20 +259,18 @@ def test_answers_have_the_dtype_of_the_state_and_steps_are_taken_in_float64():
         sde.f(at, z),
         sde.g(at, z),
         sde.diffuse(z, at, z),
-        sde.forcing(at, z),
-        sde.marginal_drift(at, z, z, 1.0),
-        sde.marginal_score(at, z, z),
-        sde.marginal_pace(at, z),
-        *sde.propagator(s, t, z),
-        *sde.marginal_propagator(t, s, z, 0.5),
+        *(v(z) for v in next(sde.at(s, z).fields())[2:]),
+        *(v(z) for v in next(readings.reverse(sde, t, z, 1.0).fields())[2:]),
+        readings.reverse(sde, t[:1], z, 0.0).score(z, z),
     ):
         assert value.dtype == torch.float32
-    wide, short = z.double(), (t.float(), s.float())
+    solver, model = DDIM(eta=0.5), readings.Nothing(sde)
+    times = -torch.tensor([0.7, 0.6, 0.1]).float()
     coarse, fine = (
-        (*sde.marginal_propagator(t, s, wide, 0.5), *sde.propagator(s, t, wide)[::4])
-        for t, s in (short, [v.double() for v in short])
+        [(v.decay, v.gain, v.noise_std) for v in solver.prepare(ReverseSDE(model, 0.5), ts, z)]
+        for ts in (times, times.double())
     )
-    for a, b in zip(coarse, fine, strict=True):
+    for a, b in zip(sum(coarse, ()), sum(fine, ()), strict=True):
         assert torch.equal(a, b)
 
 
@@ -283,7 +291,9 @@ def test_breakpoints_are_where_rates_jump(kind, data):
     sde = data.draw(sdes(kind))
     for kink in sde.breakpoints():
         assert sde.eps < kink < sde.T
-        before, after = (sde.rates(torch.tensor([kink * (1 + e)]))[1] for e in (-1e-9, 1e-9))
+        before, after = (
+            readings.rates(sde, torch.tensor([kink * (1 + e)]))[1] for e in (-1e-9, 1e-9)
+        )
         assert ((after == 0) & (before > 0)).any()
 
 
@@ -293,7 +303,7 @@ def test_levels_increase_until_every_clock_stops(kind, data):
     sde = data.draw(sdes(kind))
     stop = min(1.0, float(1 / sde.clock.speeds.min())) * sde.T
     u = torch.linspace(0, 1, 30).unsqueeze(-1)
-    level = sde.level(sde.eps * (stop / sde.eps) ** u)
+    level = readings.level(sde, sde.eps * (stop / sde.eps) ** u)
     assert level.shape == (30,)
     assert (level.diff() > 0).all()
 
@@ -302,7 +312,7 @@ def test_levels_increase_until_every_clock_stops(kind, data):
 def test_the_level_of_a_uniform_sde_is_half_its_log_snr(data):
     sde = DiagonalSDE(data.draw(schedules("VP")), data.draw(bases()), scale=3.0)
     (t,) = data.draw(times(sde))
-    torch.testing.assert_close(sde.level(t), -sde.schedule.log_snr(t).squeeze(-1) / 2)
+    torch.testing.assert_close(readings.level(sde, t), -sde.schedule.log_snr(t).squeeze(-1) / 2)
 
 
 @pytest.mark.parametrize(

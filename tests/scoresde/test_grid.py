@@ -1,4 +1,5 @@
 import pytest
+import readings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,10 +38,10 @@ def test_every_breakpoint_is_a_time_of_the_grid(name, data):
 
 COORDINATES = {
     "uniform_time": lambda sde, t: t.squeeze(-1),
-    "log_snr": lambda sde, t: sde.level(t),
-    "karras": lambda sde, t: (sde.level(t) / 7).exp(),
-    "arctan_log_snr": lambda sde, t: ((sde.level(t) + 0.75) / 2).arctan(),
-    "wide_arctan_log_snr": lambda sde, t: ((sde.level(t) + 1) / 3).arctan(),
+    "log_snr": lambda sde, t: readings.level(sde, t),
+    "karras": lambda sde, t: (readings.level(sde, t) / 7).exp(),
+    "arctan_log_snr": lambda sde, t: ((readings.level(sde, t) + 0.75) / 2).arctan(),
+    "wide_arctan_log_snr": lambda sde, t: ((readings.level(sde, t) + 1) / 3).arctan(),
 }
 
 
@@ -102,7 +103,7 @@ def test_fractions_divide_a_step_by_noise_level(data):
     sde = data.draw(uniform_sdes())
     times = grids.log_snr(sde, 6).flip(0)
     parts = grids.fractions(sde, times[:-1], times[1:], (0.25, 0.5))
-    levels = [sde.level(t.unsqueeze(-1)) for t in (times[:-1], *parts, times[1:])]
+    levels = [readings.level(sde, t.unsqueeze(-1)) for t in (times[:-1], *parts, times[1:])]
     span = levels[-1] - levels[0]
     for level, part in zip(levels[1:3], (0.25, 0.5), strict=True):
         torch.testing.assert_close(
@@ -114,9 +115,9 @@ def test_fractions_divide_a_step_by_noise_level(data):
 def test_raised_finds_the_time_of_a_higher_level(sde, more):
     t = torch.tensor(sde.eps + 0.3 * (sde.T - sde.eps))
     found = grids.time_at_level(sde, t, more, sde.T)
-    top = float(sde.level(torch.tensor([[sde.T]])))
-    wanted = min(float(sde.level(t.reshape(1, 1))) + more, top)
-    assert float(sde.level(found.reshape(1, 1))) == pytest.approx(wanted, abs=5e-3)
+    top = float(readings.level(sde, torch.tensor([[sde.T]])))
+    wanted = min(float(readings.level(sde, t.reshape(1, 1))) + more, top)
+    assert float(readings.level(sde, found.reshape(1, 1))) == pytest.approx(wanted, abs=5e-3)
 
 
 def test_times_have_the_same_digits_whatever_the_default_dtype():

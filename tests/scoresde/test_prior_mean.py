@@ -17,6 +17,7 @@ from scoresde import (
     bound,
     log_prob,
 )
+from scoresde.conditioning import condition
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -50,7 +51,7 @@ def test_densities_and_bounds_of_every_event(schedule):
 @pytest.mark.parametrize("held", [True, False])
 def test_conditionals_keep_the_mean_of_what_is_free(schedule, held):
     joint = model(schedule, Joint(y=(1,), x=(1,)), mean=MEAN)
-    given = joint.condition(held=held, y=torch.tensor([301.0]))
+    given = condition(joint, held=held, y=torch.tensor([301.0]))
     x = ExponentialMultistep(200, grid="log_snr", eta=0.0 if held else 1.0).sample(given, (3000,))
     centre, std = -50 + 1.2 / 4, (1 - 1.2**2 / 4) ** 0.5
     if held:
@@ -66,11 +67,11 @@ def test_conditionals_keep_the_mean_of_what_is_free(schedule, held):
 def test_what_is_dropped_enters_around_its_mean():
     sde = DiagonalSDE(VP(), Haar((1, 2, 2), 1), drop=[1.0, 0.6], mean=[8.0, 9.0])
     late = sde.stages()[1]
-    mean, sigma = sde.entering(late.start, 1, 4)
+    mean, sigma = sde.moments(late.start, 1, 4)
     alpha, wanted = sde.kernel(torch.tensor([0.6], dtype=torch.float64))
     torch.testing.assert_close(mean, (9 * alpha).expand(3))
     torch.testing.assert_close(sigma, wanted.expand(3))
-    law = sde.law(late.start, 1, 4)
+    law = sde.distribution(late.start, 1, 4)
     assert torch.equal(law.mean, mean)
     assert torch.equal(law.stddev, sigma)
 

@@ -5,6 +5,7 @@ import torch
 
 from estimators import Gaussian
 from scoresde import VP, DiagonalSDE, Joint, ProbabilityFlow, ReverseSDE, ScoreEstimator
+from scoresde.conditioning import condition
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -31,7 +32,7 @@ def test_drift_and_noise_of_every_sample(make, dtype):
     """``f - (1 + eta^2)/2 g^2 s`` and ``eta g``, in the time that the equation has."""
     kind, eta, sign = MAKES[make]
     model, z, t = bed(), torch.randn(4, 3, dtype=dtype), torch.tensor(0.3, dtype=dtype)
-    equation, g = kind(model.sde, model), model.sde.g(t, z)
+    equation, g = kind(model), model.sde.g(t, z)
     wanted = sign * (model.sde.f(t, z) - (1 + eta**2) / 2 * g**2 * model.score(z, t))
     torch.testing.assert_close(equation.f(sign * t, z), wanted)
     torch.testing.assert_close(equation.g(sign * t, z), eta * g)
@@ -49,14 +50,16 @@ class Told(ScoreEstimator):
 def test_some_samples_have_their_own_condition_and_observation(make, dtype):
     kind = MAKES[make][0]
     model, rows, batch = bed(), torch.tensor([5, 0, 5]), (2, 3)
-    known = model.condition(held=True, y=torch.randn(*batch, 1))
+    known = condition(model, held=True, y=torch.randn(*batch, 1))
     told = torch.randn(*batch, 1, dtype=dtype)
-    for equation in (kind(known.sde, known), kind(model.sde, Told(model.sde), condition=told)):
+    for equation in (kind(known), kind(Told(model.sde), condition=told)):
         z = torch.randn(*batch, 3, dtype=dtype)
         few, t = equation.select(rows, batch), equation.span[0] / 2
         assert type(few) is type(equation)
         at = torch.tensor(t, dtype=dtype)
-        for name in ("f", "g", "forcing"):
-            whole = getattr(equation, name)(at, z).reshape(6, 3)[rows]
-            found = getattr(few, name)(at, z.reshape(6, 3)[rows])
-            torch.testing.assert_close(found, whole, msg=name)
+        some = z.reshape(6, 3)[rows]
+        fields = zip(equation.field(at, z)._asdict().items(), few.field(at, some), strict=True)
+        for (name, field), selected in fields:
+            if name != "increment":
+                whole = field(z).reshape(6, 3)[rows]
+                torch.testing.assert_close(selected(some), whole, msg=name)

@@ -9,6 +9,7 @@ from strategies import gaussian, mixture, per_schedule, sdes, uniform_sdes
 from estimators import Denoising, ResidualMLP
 from scoresde import VE, VP, DiagonalSDE, Haar, Identity, Noise
 from scoresde.grid import GRIDS
+from scoresde.reverse import ReverseSDE
 from solvers import DDIM, EulerMaruyama, ExponentialMultistep, Heun
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -137,7 +138,7 @@ def test_sampling_keeps_no_graph(name):
 @pytest.mark.parametrize("solver", [DDIM(), ExponentialMultistep(), Heun(), EulerMaruyama()])
 def test_a_walk_goes_on_where_another_ended(solver):
     model = bed()
-    reverse = model.sde.reverse(model, 0.0)
+    reverse = ReverseSDE(model, 0.0)
     ts = -solver.times(model.sde)
     z = torch.randn(2, 3)
     whole = [y for y, _ in solver.walk(reverse, z, ts, Noise())]

@@ -1,4 +1,5 @@
 import pytest
+import readings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +7,7 @@ from strategies import every_schedule, sdes, states, times
 
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
-from scoresde.weighting import Levels
+from scoresde.weighting import WeightingInputs
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -14,7 +15,8 @@ pytestmark = pytest.mark.usefixtures("float64")
 def levels(sde, t, form="denoised", density=1.0):
     alpha, sigma = sde.kernel(t)
     out = forms.parametrization(form)(alpha, sigma, torch.ones_like(sigma)).out
-    return Levels(alpha, sigma, sde.rates(t)[1], out, torch.tensor([density]))
+    decay = sde.blocks.expand(sde.at(t).snr_decay)
+    return WeightingInputs(alpha, sigma, decay, out, torch.tensor([density]))
 
 
 @every_schedule
@@ -22,7 +24,7 @@ def levels(sde, t, form="denoised", density=1.0):
 def test_likelihood_weighting_is_the_fall_of_the_snr(kind, data, density):
     sde = data.draw(sdes(kind))
     (t,) = data.draw(times(sde))
-    slope = torch.func.jvp(lambda t: sde.log_snr(t).exp(), (t,), (torch.ones(1),))[1]
+    slope = torch.func.jvp(lambda t: readings.log_snr(sde, t).exp(), (t,), (torch.ones(1),))[1]
     weight = weightings.likelihood(levels(sde, t, density=density))
     torch.testing.assert_close(weight, -slope / 2 / density, rtol=1e-6, atol=1e-9)
 

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import readings
 import torch
 import torchdiffeq
 import torchsde
@@ -22,7 +23,9 @@ from scoresde import (
     Learned,
     LogLinear,
     Noise,
+    ProbabilityFlow,
     RectifiedFlow,
+    ReverseSDE,
     SubVP,
 )
 from scoresde.grid import GRIDS
@@ -66,7 +69,7 @@ def test_sdeint_runs_back_to_the_data():
     z = top.sample((count,))
     ts = torch.tensor([-sde.T, -sde.eps])
     bm = brownian(-sde.T, -sde.eps, count, 2)
-    end = torchsde.sdeint(sde.reverse(model), z, ts, bm=bm, method="euler", dt=0.01)[-1]
+    end = torchsde.sdeint(ReverseSDE(model), z, ts, bm=bm, method="euler", dt=0.01)[-1]
     assert ((end.mean(0) - bottom.mean).abs() / bottom.stddev).max() < 5 / count**0.5 + 0.03
     error = (end.mT.cov() - bottom.covariance_matrix).norm() / bottom.covariance_matrix.norm()
     assert error < 5 * (2 / count) ** 0.5 + 0.03
@@ -75,7 +78,7 @@ def test_sdeint_runs_back_to_the_data():
 def test_odeint_runs_the_flow_both_ways():
     model = mixture(bed(), 3)
     sde = model.sde
-    flow = sde.probability_flow(model)
+    flow = ProbabilityFlow(model)
     z = model.marginal(torch.tensor([sde.eps])).sample((8,))
     up = torch.tensor([sde.eps, sde.T])
     top = torchdiffeq.odeint(flow, z, up, rtol=1e-10, atol=1e-10)[-1]
@@ -83,7 +86,7 @@ def test_odeint_runs_the_flow_both_ways():
     back = torchdiffeq.odeint(flow, top, up.flip(0), rtol=1e-10, atol=1e-10)[-1]
     torch.testing.assert_close(back, z, rtol=1e-6, atol=1e-6)
     ours = TorchDiffEq(method="dopri8", rtol=1e-10, atol=1e-10)
-    reverse = ours.integrate(sde.reverse(model, 0.0), top, -up.flip(0), Noise())
+    reverse = ours.integrate(ReverseSDE(model, 0.0), top, -up.flip(0), Noise())
     torch.testing.assert_close(reverse, z, rtol=1e-6, atol=1e-6)
 
 
@@ -93,7 +96,7 @@ def test_the_flow_of_a_gaussian_is_known():
     top, bottom = (marginal(model, t) for t in (1.0, 0.1))
     q = torch.linspace(-3, 3, 7)[:, None]
     ts = torch.tensor([0.1, 1.0])
-    flow = model.sde.probability_flow(model)
+    flow = ProbabilityFlow(model)
     end = torchdiffeq.odeint(flow, bottom.mean + q * bottom.stddev, ts, rtol=1e-9, atol=1e-9)[-1]
     torch.testing.assert_close(end, top.mean + q * top.stddev, rtol=1e-6, atol=1e-6)
 
@@ -101,7 +104,7 @@ def test_the_flow_of_a_gaussian_is_known():
 def test_torchsde_is_our_euler_on_the_same_noise():
     """Step by step the same numbers, on a grid of unequal steps."""
     model = mixture(bed(), 3)
-    reverse, z = model.sde.reverse(model), torch.randn(5, 2)
+    reverse, z = ReverseSDE(model), torch.randn(5, 2)
     ts = -GRIDS["log_snr"](model.sde, 20)
     ends = [
         solver.integrate(reverse, z, ts, Noise(torch.Generator().manual_seed(0)))
@@ -167,7 +170,7 @@ def test_the_flow_of_geometric_brownian_motion_keeps_quantiles(name):
     q = torch.linspace(0.02, 0.98, 9)[:, None]
     ts = torch.linspace(-1, 0, 201)
     start, truth = lognormal(sde, 1.0).icdf(q), lognormal(sde, 0.0).icdf(q)
-    found = SOLVERS[name]().integrate(sde.reverse(model, 0.0), start, ts, Noise())
+    found = SOLVERS[name]().integrate(ReverseSDE(model, 0.0), start, ts, Noise())
     torch.testing.assert_close(found, truth, rtol=1e-2, atol=0)
 
 
@@ -217,7 +220,7 @@ def test_an_ornstein_uhlenbeck_process_is_reversed(name, eta):
 
     model = ScoreOnly(sde, lambda z, t: (law(t).mean - z) / law(t).variance)
     ts = torch.linspace(-1, 0, 201)
-    mean, covariance = push(SOLVERS[name](), sde.reverse(model, eta), law(1.0), ts)
+    mean, covariance = push(SOLVERS[name](), ReverseSDE(model, eta), law(1.0), ts)
     torch.testing.assert_close(mean, torch.tensor([2.0]), rtol=1e-2, atol=0)
     torch.testing.assert_close(covariance, torch.tensor([[0.25]]), rtol=3e-2, atol=0)
 
@@ -308,7 +311,7 @@ def slopes(integrate, model, y):
 @pytest.mark.parametrize("case", LEARNT)
 def test_adjoints_of_the_flow_give_every_parameter_its_gradient(case, dtype):
     model = network(LEARNT[case](), dtype)
-    flow, y = model.sde.probability_flow(model), torch.tensor([[0.5, -0.3]], dtype=dtype)
+    flow, y = ProbabilityFlow(model), torch.tensor([[0.5, -0.3]], dtype=dtype)
     tolerance, share = (1e-5, 5e-2) if dtype == torch.float32 else (1e-7, 1e-4)
 
     def run(odeint):
@@ -328,7 +331,7 @@ def test_adjoints_of_the_flow_give_every_parameter_its_gradient(case, dtype):
 def test_adjoints_of_the_reverse_equation_give_every_parameter_its_gradient(case, dtype):
     """To the order of their own steps: the adjoint walks back along its own path."""
     model = network(LEARNT[case](), dtype)
-    reverse, y = model.sde.reverse(model), torch.tensor([[0.5, -0.3]], dtype=dtype)
+    reverse, y = ReverseSDE(model), torch.tensor([[0.5, -0.3]], dtype=dtype)
     ts = torch.tensor([-0.5, -0.3], dtype=dtype)
 
     def run(sdeint, dt):
@@ -349,7 +352,7 @@ def test_adjoints_of_the_reverse_equation_give_every_parameter_its_gradient(case
 def test_a_flow_holds_its_estimator_once():
     """And so its SDE; casting and modes reach them."""
     model = network(LEARNT["learned"](), torch.float32)
-    for flow in (model.sde.probability_flow(model), model.sde.reverse(model)):
+    for flow in (ProbabilityFlow(model), ReverseSDE(model)):
         assert {id(p) for p in flow.parameters()} == {id(p) for p in model.parameters()}
         assert len(list(flow.parameters())) == len(list(model.parameters()))
         flow.eval()
@@ -362,13 +365,10 @@ def test_a_flow_holds_its_estimator_once():
     assert not any(name.startswith("estimator") for name in model.state_dict())
 
 
-def test_another_sdes_estimator_is_refused():
-    model, other = gaussian(bed()), bed()
-    for build in (other.reverse, other.probability_flow):
-        with pytest.raises(ValueError, match="estimator: expected one whose `sde` is this very"):
-            build(model)
-        with pytest.raises(TypeError, match="estimator: expected a ScoreEstimator"):
-            build(torch.nn.Linear(2, 2))
+@pytest.mark.parametrize("build", [ReverseSDE, ProbabilityFlow])
+def test_what_is_no_estimator_is_refused(build):
+    with pytest.raises(TypeError, match="estimator: expected a ScoreEstimator"):
+        build(torch.nn.Linear(2, 2))
 
 
 SCHEDULES = [VP, SubVP, VE, Cosine, LogLinear, Learned, EDM, RectifiedFlow]
@@ -384,14 +384,14 @@ def test_odeint_runs_with_its_defaults(kind, dtype, schedule):
     """Adaptive methods look past the ends of time."""
     sde = DiagonalSDE(schedule(), Identity((2,)))
     model = network(sde, dtype) if kind == "network" else mixture(sde, 3, 2)
-    flow, ts = sde.probability_flow(model), torch.tensor([sde.T, sde.eps], dtype=dtype)
+    flow, ts = ProbabilityFlow(model), torch.tensor([sde.T, sde.eps], dtype=dtype)
     z = torch.tensor([[0.5, -0.3]], dtype=dtype)
     start = z * sde.kernel(ts[:1]).sigma
     down = torchdiffeq.odeint(flow, start, ts)[-1]
     up = torchdiffeq.odeint(flow, down, ts.flip(0))[-1]
     torch.testing.assert_close(up, start, rtol=1e-2, atol=1e-3 * float(start.abs().max()))
     if kind == "mixture":
-        again = torchdiffeq.odeint(sde.reverse(model, 0.0), start, -ts)[-1]
+        again = torchdiffeq.odeint(ReverseSDE(model, 0.0), start, -ts)[-1]
         torch.testing.assert_close(again, down, rtol=1e-3, atol=1e-4)
 
 
@@ -403,7 +403,9 @@ def test_odeint_of_the_forward_equation_is_the_signals_factor(schedule, dtype):
     for first in (0.0, sde.eps):
         ts = torch.tensor([first, sde.T], dtype=dtype)
         found = torchdiffeq.odeint(sde, z, ts)[-1]
-        factor = sde.transition(torch.tensor([first]), torch.tensor([sde.T])).alpha.to(dtype)
+        factor = readings.transition(sde, torch.tensor([first]), torch.tensor([sde.T])).alpha.to(
+            dtype
+        )
         torch.testing.assert_close(found, factor * z, rtol=1e-3, atol=1e-5)
         assert torch.isfinite(torchdiffeq.odeint(sde, found, ts.flip(0))[-1]).all()
 
@@ -423,8 +425,8 @@ def test_times_out_of_range_are_refused(t):
             uses += [
                 lambda time=time: sde.f(time, z),
                 lambda time=time: sde.g(time, z),
-                lambda time=time: sde.probability_flow(model).f(time, z),
-                lambda time=time: sde.reverse(model).f(-time, z),
+                lambda time=time: ProbabilityFlow(model).f(time, z),
+                lambda time=time: ReverseSDE(model).f(-time, z),
             ]
         for use in uses:
             with pytest.raises(ValueError, match="t: expected"):

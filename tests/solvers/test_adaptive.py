@@ -7,7 +7,17 @@ import torch
 from strategies import gaussian, mixture
 
 from estimators import Denoising
-from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
+from scoresde import (
+    SDE,
+    VE,
+    VP,
+    DiagonalSDE,
+    Identity,
+    LogLinear,
+    Noise,
+    ReverseSDE,
+    ScoreEstimator,
+)
 from solvers import Adaptive, ExponentialMultistep, StepLimit
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -24,7 +34,7 @@ def flow(case, rows=11):
     model = mixture(SDES[case](), 3)
     torch.manual_seed(0)
     z = model.marginal(torch.tensor([model.sde.T])).sample((rows,))
-    return model.sde.reverse(model, 0.0), z
+    return ReverseSDE(model, 0.0), z
 
 
 class Elementwise(torch.nn.Module):
@@ -37,7 +47,7 @@ class Elementwise(torch.nn.Module):
 @each_sde
 def test_a_sample_is_the_same_alone_and_in_any_company(case):  # invariant 42
     sde, (_, z) = SDES[case](), flow(case)
-    reverse = sde.reverse(Denoising(sde, Elementwise()), 0.0)
+    reverse = ReverseSDE(Denoising(sde, Elementwise()), 0.0)
     solver = Adaptive()
     ts = -solver.times(reverse.sde)
     together = solver.solve(reverse, z, ts)
@@ -90,7 +100,7 @@ class Cliff(ScoreEstimator):
 
 def test_who_gets_stuck_says_where_and_the_others_arrive():
     sde = SDES["VP"]()
-    reverse = sde.reverse(Cliff(sde, 0.5, torch.nan), 0.0)
+    reverse = ReverseSDE(Cliff(sde, 0.5, torch.nan), 0.0)
     z = torch.tensor([[-1.0, 0.3, 0.2], [1.0, 0.3, 0.2], [-2.0, 0.1, 0.0]])
     solver = Adaptive(max_steps=60)
     said = r"1 of 3 .* sample 1 .* time -0\.\d+ .* component 2 has a field that is NaN"
@@ -142,8 +152,9 @@ class Equation(SDE):
     def g(self, t, y):
         return torch.zeros_like(y)
 
-    def propagator(self, t, s, like):
-        return super().propagator(t, s, like)._replace(noise=None)
+    @property
+    def stochastic(self):
+        return False
 
 
 def test_a_step_that_overflows_is_tried_shorter():
@@ -217,7 +228,7 @@ def test_fields_that_are_no_numbers_stop_it_at_once(below, value, dtype):
     sde = SDES["VP"]()
     model = Counted(sde, below, value)
     y, ts = torch.ones(2, 3, dtype=dtype), -Adaptive().times(sde)
-    outcome = Adaptive().solve(sde.reverse(model, 0.0), y, ts)
+    outcome = Adaptive().solve(ReverseSDE(model, 0.0), y, ts)
     assert outcome.lost.all()
     assert (outcome.worst == 2).all()
     assert torch.isfinite(outcome.states).all()

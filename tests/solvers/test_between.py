@@ -1,13 +1,14 @@
 """What is done between steps, and after the last: correctors, churn, a last denoising."""
 
 import pytest
+import readings
 import torch
 from laws import events, law, marginal, moments, with_true_prior
 from models import SOLVERS
 from strategies import gaussian
 
 from estimators import Gaussian, MultiScale
-from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear, Noise
+from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear, Noise, ReverseSDE
 from solvers import DDIM, ExponentialMultistep, Langevin
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -23,7 +24,7 @@ def test_langevin_asks_the_estimator_as_the_solver_does():
             return super().score(z, t)
 
     model = Told(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-    reverse = model.sde.reverse(model, 1.0, "told")
+    reverse = ReverseSDE(model, 1.0, "told")
     t, z = torch.tensor(0.5, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float32)
     assert Langevin() == Langevin(1, 0.16)
     assert Langevin()(reverse, z, t, Noise()).dtype == torch.float32
@@ -46,7 +47,7 @@ def test_langevin_is_its_formula(steps, dtype):
         def __call__(self, like):
             return next(self.queue)
 
-    found = Langevin(steps, snr)(sde.reverse(model), z, t, Known())
+    found = Langevin(steps, snr)(ReverseSDE(model), z, t, Known())
     alpha, sigma = (v.to(dtype) for v in sde.kernel(t.reshape(1)))
     for xi in drawn[:steps]:
         pull = alpha * model.denoise(z, t) - z
@@ -69,7 +70,7 @@ def test_langevin_leaves_the_law_alone_as_its_steps_shrink():
     model = bed()
     t = torch.tensor(0.4)
     start = marginal(model, 0.4)
-    reverse = model.sde.reverse(model)
+    reverse = ReverseSDE(model)
     errors = []
     for snr in (0.1, 0.05):
 
@@ -86,7 +87,7 @@ def test_langevin_leaves_the_law_alone_as_its_steps_shrink():
 
 def test_langevin_brings_a_wrong_law_back():
     model = bed()
-    reverse, t = model.sde.reverse(model), torch.tensor(0.4)
+    reverse, t = ReverseSDE(model), torch.tensor(0.4)
     torch.manual_seed(0)
     z = Langevin(600, 0.2)(reverse, 3 + torch.zeros(4000, 3), t, Noise())
     truth = marginal(model, 0.4)
@@ -138,9 +139,9 @@ def test_churn_raises_the_noise_level_by_its_share():
     solver.sample(model, (2,))
     times = solver.times(model.sde)[:-1]
     assert seen[0] == times[0]  # nothing lies beyond
-    found = model.sde.level(torch.stack(seen[1:]).unsqueeze(-1))
-    wanted = model.sde.level(times[1:].unsqueeze(-1)) + torch.tensor(1.3).log()
-    inside = wanted < model.sde.level(torch.tensor([[model.sde.T]]))
+    found = readings.level(model.sde, torch.stack(seen[1:]).unsqueeze(-1))
+    wanted = readings.level(model.sde, times[1:].unsqueeze(-1)) + torch.tensor(1.3).log()
+    inside = wanted < readings.level(model.sde, torch.tensor([[model.sde.T]]))
     torch.testing.assert_close(found[inside], wanted[inside], rtol=0, atol=2e-3)
 
 

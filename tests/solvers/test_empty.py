@@ -26,8 +26,10 @@ from scoresde import (
     Joint,
     Noise,
     Quadrature,
+    ReverseSDE,
     ScoreDistribution,
     bound,
+    condition,
     log_prob,
 )
 from scoresde.grid import GRIDS
@@ -69,7 +71,7 @@ MODELS = {
     "multi-scale": lambda: MultiScale(
         STAGED, [ResidualMLP((stage.dim,), 8, 1) for stage in STAGED.stages()]
     ),
-    "conditional": lambda: gaussian(JOINT).condition(held=True, y=torch.ones(1)),
+    "conditional": lambda: condition(gaussian(JOINT), held=True, y=torch.ones(1)),
     "moments": lambda: guided("moments"),
     "isotropic": lambda: guided("isotropic"),
     "point": lambda: guided("point"),
@@ -107,7 +109,7 @@ def test_solvers(name, eta, batch):
     assert solver.sample(model, batch).shape == (*batch, 2)
     assert solver.sample(model, batch, generator=[]).shape == (*batch, 2)
     # also if asked themselves
-    reverse, ts = SDE.reverse(model, eta), -GRIDS["log_snr"](SDE, 3)
+    reverse, ts = ReverseSDE(model, eta), -GRIDS["log_snr"](SDE, 3)
     end = solver.integrate(reverse, torch.zeros(*batch, 2), ts, Noise([]))
     assert end.shape == (*batch, 2)
     with pytest.raises(ValueError, match="generator: expected one generator, or 0"):

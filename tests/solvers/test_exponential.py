@@ -8,10 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from scoresde import SDE, VP, DiagonalSDE, Identity, Noise
-from scoresde.sde import Propagator
+from estimators import Gaussian
+from scoresde import VP, DiagonalSDE, Identity, Noise, Propagator, ReverseSDE
+from scoresde.equation import Coefficients, Equation, Field
 from solvers import ExponentialMultistep
-from solvers.exponential import _Past, moments
+from solvers.exponential import moments
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -34,11 +35,11 @@ def test_moments_keep_their_digits(dtype):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0)
 
 
-class Polynomial(SDE):
+class Polynomial(Equation):
     """``y' = F(t) - k y``, component by component, with ``F`` a polynomial in own time."""
 
     def __init__(self, coefficients, damping, pace):
-        super().__init__((len(pace),))
+        super().__init__(Identity((len(pace),)), 1.0, 0.0)
         self.coefficients, self.damping, self.pace = coefficients, damping, pace
 
     def f(self, t, y):
@@ -46,14 +47,8 @@ class Polynomial(SDE):
 
     g = f
 
-    def forcing(self, t, y):
-        u = t * self.pace
-        return sum(c * u**i for i, c in enumerate(self.coefficients)).expand_as(y)
-
-    def propagator(self, t, s, like):
-        h, k = (s - t) * self.pace, self.damping
-        gain = h if k == 0 else -torch.expm1(-k * h) / k
-        return Propagator((-k * h).exp(), gain, h, k * h, None)
+    def at(self, t, like):
+        return PolynomialCoefficients(self, t, like)
 
     def exact(self, start, end):
         """``int F(u) e^(-k (end - u)) du`` over each component's own time."""
@@ -66,6 +61,37 @@ class Polynomial(SDE):
 
             parts.append(quad(integrand, start * p, end * p, epsabs=1e-13)[0])
         return torch.tensor(parts)
+
+
+class PolynomialCoefficients(Coefficients):
+    """Of a `Polynomial`."""
+
+    def __init__(self, equation, t, like):
+        super().__init__(t, like, equation.layout(like.shape[-1]))
+        self.equation = equation
+
+    def __getitem__(self, index):
+        return PolynomialCoefficients(self.equation, self.t[index], self.like)
+
+    @property
+    def noise_level(self):
+        return self.t.mean(-1)
+
+    def propagator(self, end):
+        h, k = (end.t - self.t) * self.equation.pace, self.equation.damping
+        gain = h if k == 0 else -torch.expm1(-k * h) / k
+        return Propagator((-k * h).exp(), gain, h, k * h, None)
+
+    def fields(self):
+        for u in self.t * self.equation.pace:
+            value = sum(c * u**i for i, c in enumerate(self.equation.coefficients))
+            yield Field(value.expand_as, None, None, None)
+
+
+def decay(equation, ts, like):
+    """Of the last step."""
+    at = equation.at(ts[-2:].unsqueeze(-1), like)
+    return at[:1].propagator(at[1:]).decay[0]
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.7, -0.4])
@@ -87,9 +113,9 @@ def test_polynomial_forcings_are_integrated_exactly(
     ts = torch.tensor([0.0, *widths]).cumsum(0)
     solver = ExponentialMultistep(order=order, corrected=corrected)
     states = [torch.zeros(1, 3), *solver.path(sde, torch.zeros(1, 3), ts, Noise())]
-    decay = sde.propagator(ts[-2:-1], ts[-1:], states[-1]).decay
     # a state is corrected within the step after it
-    shift = states[-1] - decay * (states[-2] if not corrected else corrected_state(solver, sde, ts))
+    before = states[-2] if not corrected else corrected_state(solver, sde, ts)
+    shift = states[-1] - decay(sde, ts, before) * before
     fade = 1e-9 if order < 3 else 2e-3 * damping**2
     close = {"rtol": 1e-9, "atol": fade * max(map(abs, coefficients)) + 1e-12}
     torch.testing.assert_close(shift[0], sde.exact(float(ts[-2]), float(ts[-1])), **close)
@@ -98,43 +124,42 @@ def test_polynomial_forcings_are_integrated_exactly(
 def corrected_state(solver, sde, ts):
     """The second last state, as the last step has seen it."""
     *_, (_, memory) = solver.walk(sde, torch.zeros(1, 3), ts, Noise())
-    return memory.base / sde.propagator(ts[-2:-1], ts[-1:], memory.base).decay
+    return memory.base / decay(sde, ts, memory.base)
 
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_steps_remember_those_of_the_stage_before(order):
     """A walk in two parts has the weights of the whole."""
-    sde, y = DiagonalSDE(VP(), Identity((2,)), [1.0, 0.7]), torch.zeros(1, 2)
+    equation, y = reverse([1.0, 0.7], 0.5), torch.zeros(1, 2)
     solver = ExponentialMultistep(order=order)
-    ts = torch.tensor([0.9, 0.8, 0.72, 0.64, 0.55]).unsqueeze(-1)
-    ahead = sde.marginal_propagator(ts[:-1], ts[1:], y, 0.5)
-    smooth = torch.zeros(4, dtype=torch.bool)
-    whole = list(solver.weights(ahead, smooth, y, None))
-    first = Propagator(*(v[:2] for v in ahead))
-    *_, before = solver.weights(first, smooth[:2], y, None)
-    memory = _Past([], before.lengths, y, [])
-    rest = solver.weights(Propagator(*(v[2:] for v in ahead)), smooth[2:], y, memory)
+    ts = torch.tensor([-0.9, -0.8, -0.72, -0.64, -0.55])
+    whole = list(solver.prepare(equation, ts, y))
+    *_, (_, memory) = solver.walk(equation, y, ts[:3], Noise())
+    rest = list(solver.prepare(equation, ts[2:], y, memory))
     for one, other in zip(whole[2:], rest, strict=True):
         for kind in ("opening", "closing", "lengths"):
-            for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
+            pairs = zip(getattr(one.weights, kind), getattr(other.weights, kind), strict=True)
+            for a, b in pairs:
                 torch.testing.assert_close(a, b)
+
+
+def reverse(speeds, eta):
+    sde = DiagonalSDE(VP(), Identity((2,)), speeds)
+    return ReverseSDE(Gaussian(sde, torch.zeros(2), torch.eye(2)), eta)
 
 
 def test_a_component_that_stood_still_starts_anew():
     """No weight of its past is used, nor is anything infinite."""
-    sde = DiagonalSDE(VP(), Identity((2,)), [1.0, 3.0])
-    ts = torch.tensor([1.0, 0.8, 0.6, 1 / 3, 0.25]).unsqueeze(-1)
-    y = torch.zeros(1, 2)
-    ahead = sde.marginal_propagator(ts[:-1], ts[1:], y, 0.0)
-    kinks = torch.tensor([False, False, False, True])
+    ts, equation = torch.tensor([-1.0, -0.8, -0.6, -1 / 3, -0.25]), reverse([1.0, 3.0], 0.0)
     for order in (2, 3):
-        rows = list(ExponentialMultistep(order=order).weights(ahead, kinks, y, None))
-        opening = torch.stack([torch.stack(list(row.opening)) for row in rows])
-        closing = torch.stack([torch.stack(list(row.closing)) for row in rows])
+        steps = list(ExponentialMultistep(order=order).prepare(equation, ts, torch.zeros(1, 2)))
+        opening = torch.stack([torch.stack(list(step.weights.opening)) for step in steps])
+        closing = torch.stack([torch.stack(list(step.weights.closing)) for step in steps])
+        gain = torch.stack([step.gain for step in steps])
         assert torch.isfinite(opening).all()
         assert torch.isfinite(closing).all()
-        torch.testing.assert_close(opening.sum(1), ahead.gain)
-        torch.testing.assert_close(closing.sum(1), ahead.gain)
+        torch.testing.assert_close(opening.sum(1), gain)
+        torch.testing.assert_close(closing.sum(1), gain)
         assert (opening[-1, 1:, 1] == 0).all()
         assert (opening[-1, 1:, 0] != 0).any()
 

@@ -1,6 +1,7 @@
 """Components that are frozen, clean or standing still; steps of no length; point masses."""
 
 import pytest
+import readings
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from models import SOLVERS, ExactDenoising, ScoreOnly
 from strategies import every_schedule, gaussian, per_schedule, schedules, sdes, spread, states
 
 from estimators import Denoising, Gaussian, ResidualMLP
-from scoresde import VE, VP, DiagonalSDE, Identity, Noise, ScoreEstimator
+from scoresde import VE, VP, DiagonalSDE, Identity, Noise, ReverseSDE, ScoreEstimator
 from scoresde.parametrization import PARAMETRIZATIONS
 from scoresde.weighting import WEIGHTINGS
 from solvers import DDIM, ExponentialMultistep
@@ -104,11 +105,14 @@ def test_frozen_components_are_finite_everywhere(kind, data):
         torch.testing.assert_close(wrapped.score(z, t)[:, 2], torch.zeros(3))
         moving = (answer.score(z, t)[:, :2] for answer in (wrapped, model))
         torch.testing.assert_close(*moving, rtol=1e-6, atol=1e-6)
-        for value in sde.rates(time):
+        for value in readings.rates(sde, time):
             assert value[2] == 0
-        for value in (*sde.bridge(torch.tensor([sde.eps]), time), sde.level(time)):
+        for value in (
+            *readings.bridge(sde, torch.tensor([sde.eps]), time),
+            readings.level(sde, time),
+        ):
             assert torch.isfinite(value).all()
-        reverse = sde.reverse(wrapped, 1.0)
+        reverse = ReverseSDE(wrapped, 1.0)
         drift = reverse.f(torch.tensor(-t), z)
         assert torch.isfinite(drift).all()
         assert (drift[:, 2] == 0).all()
@@ -154,7 +158,7 @@ def test_no_time_changes_nothing(name, eta):
     model = gaussian(DiagonalSDE(VP(), Identity((3,))), 2)
     z = torch.randn(2, 3)
     ts = torch.tensor([-0.5, -0.5 + 1e-13, -0.5 + 2e-13])
-    end = SOLVERS[name]().integrate(model.sde.reverse(model, eta), z, ts, Noise())
+    end = SOLVERS[name]().integrate(ReverseSDE(model, eta), z, ts, Noise())
     torch.testing.assert_close(end, z, rtol=0, atol=1e-5)
 
 
@@ -163,7 +167,7 @@ def test_no_time_changes_nothing(name, eta):
 def test_stepping_to_time_zero_gives_clean_data(solver, eta):
     """``sigma_s = 0``: the last step returns the denoised mean."""
     model = gaussian(DiagonalSDE(VP(), Identity((3,)), [1.0, 2.0, 0.5]), 2)
-    reverse, z = model.sde.reverse(model, eta), torch.randn(2, 3)
+    reverse, z = ReverseSDE(model, eta), torch.randn(2, 3)
     end = solver().integrate(reverse, z, torch.tensor([-0.3, 0.0]), Noise())
     torch.testing.assert_close(end, model.denoise(z, 0.3))
     end = solver().integrate(reverse, z, torch.tensor([-0.3, -0.2, 0.0]), Noise())
@@ -176,11 +180,11 @@ def test_a_stopped_component_waits_as_noise(data, eta):
     """While a clock stands at its end, a reverse step leaves the component's law alone."""
     sde = DiagonalSDE(data.draw(schedules("VP")), Identity((2,)), [1.0, 4.0])
     z = data.draw(st.just(torch.randn(2, 2)))
-    step = sde.marginal_propagator(torch.tensor([0.9]), torch.tensor([0.5]), z, eta)
+    step = readings.reverse_propagator(sde, torch.tensor([0.9]), torch.tensor([0.5]), z, eta)
     assert step.decay[1] == 1
     assert step.gain[1] == 0
     assert step.h[1] == 0
-    assert step.noise is None or step.noise[1] == 0
+    assert step.noise_std is None or step.noise_std[1] == 0
     assert step.h[0] > 0
 
 
@@ -191,9 +195,9 @@ def test_equal_components_take_equal_steps(data):
     sde = data.draw(sdes())
     z, eta = data.draw(states(sde)), data.draw(st.sampled_from([0.0, 0.5, 1.0, 1.5]))
     ts = torch.tensor([0.8, 0.4]) * sde.T
-    step = sde.marginal_propagator(ts[:1], ts[1:], z, eta)
+    step = readings.reverse_propagator(sde, ts[:1], ts[1:], z, eta)
     s_t, (a_s, s_s) = sde.kernel(ts[:1]).sigma, sde.kernel(ts[1:])
-    h = (sde.log_snr(ts[1:]) - sde.log_snr(ts[:1])) / 2
+    h = (readings.log_snr(sde, ts[1:]) - readings.log_snr(sde, ts[:1])) / 2
 
     def close(found, wanted):
         n = sde.basis.dim
@@ -204,10 +208,9 @@ def test_equal_components_take_equal_steps(data):
     close(step.decay, s_s / s_t * (-(eta**2) * h).exp())
     close(step.gain, a_s * -torch.expm1(-(1 + eta**2) * h))
     if eta:
-        noise = s_s * (-torch.expm1(-2 * eta**2 * h)).sqrt()
-        close(step.noise, noise)
+        close(step.noise_std, s_s * (-torch.expm1(-2 * eta**2 * h)).sqrt())
     else:
-        assert step.noise is None
+        assert step.noise_std is None
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)

@@ -9,7 +9,7 @@ from models import SOLVERS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimators import Denoising, ResidualMLP
-from scoresde import VP, DiagonalSDE, Identity, Noise
+from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
 from solvers import DDIM, ExponentialMultistep
 
 FIXED = ["ddim", "euler-maruyama", "exponential-multistep", "heun"]
@@ -28,11 +28,11 @@ def loop(name, eta, steps=6):
     model = bed()
     solver, reverse, z = (
         SOLVERS[name](steps, eta=eta),
-        model.sde.reverse(model, eta),
+        ReverseSDE(model, eta),
         torch.randn(3, 4),
     )
     ahead = list(solver.prepare(reverse, -solver.times(model.sde), z))
-    return solver, reverse, z, lambda y: solver.run(reverse, y, ahead, Noise())
+    return solver, reverse, z, lambda y: solver.run(y, ahead, Noise())
 
 
 @fixed

@@ -11,7 +11,18 @@ from laws import marginal, push, with_true_prior
 from models import SOLVERS, ScoreOnly
 from strategies import gaussian, mixture
 
-from scoresde import SDE, VE, VP, DiagonalSDE, Identity, LogLinear, Noise, Quadrature, log_prob
+from scoresde import (
+    SDE,
+    VE,
+    VP,
+    DiagonalSDE,
+    Identity,
+    LogLinear,
+    Noise,
+    Quadrature,
+    ReverseSDE,
+    log_prob,
+)
 from scoresde.grid import GRIDS
 from solvers import (
     SRA,
@@ -67,7 +78,7 @@ def flow(case):
     """The reverse ODE of a mixture, states at its start and, to many digits, at its end."""
     sde = SDES[case]()
     model = mixture(sde, 3)
-    reverse = sde.reverse(model, 0.0)
+    reverse = ReverseSDE(model, 0.0)
     torch.manual_seed(1)
     z = model.marginal(torch.tensor([sde.T])).sample((8,))
     solver = TorchDiffEq(method="dopri8", rtol=1e-11, atol=1e-11)
@@ -142,7 +153,7 @@ def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
     solver = METHODS[name]
     model = with_true_prior(gaussian(SDES[case](), 3))
     sde = model.sde
-    reverse, end = sde.reverse(model, eta), marginal(model, sde.eps)
+    reverse, end = ReverseSDE(model, eta), marginal(model, sde.eps)
     counts = [384, 768, 1536] if many(name) else [24, 48, 96]
     errors = []
     for n in counts:
@@ -187,7 +198,7 @@ class Brownian(Noise):
 def test_strong_order_on_a_mixture(name, case):  # invariant 39
     sde, solver = SDES[case](), SOLVERS[name]()
     model = mixture(sde, 3)
-    reverse = sde.reverse(model, 1.0)
+    reverse = ReverseSDE(model, 1.0)
     z = torch.randn(64, 3) * sde.kernel(torch.tensor([sde.T])).sigma
     noise, ends = Brownian(4096, z.shape), {}
 
@@ -255,7 +266,7 @@ def test_the_multistep_solver_is_of_first_order_in_law_where_it_does_not_know_th
             return model.sde.g(t, y)
 
     sde = Stranger(basis=model.sde.basis, eps=0.1)
-    reverse, end = sde.reverse(ScoreOnly(sde, model.score)), marginal(model, 0.1)
+    reverse, end = ReverseSDE(ScoreOnly(sde, model.score)), marginal(model, 0.1)
     counts = [48, 96, 192]
     errors = []
     for n in counts:

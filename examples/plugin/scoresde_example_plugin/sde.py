@@ -26,7 +26,7 @@ class ConstantRate(Schedule):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """See the class."""
-        (rate,) = self.at(t, "rate")
+        (rate,) = self.constants(t, "rate")
         return -rate * t
 
     def sigma(self, t: Tensor) -> Tensor:

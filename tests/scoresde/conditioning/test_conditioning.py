@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import readings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,9 @@ from scoresde.conditioning import (
     ConditionNoiseAnnealing,
     Observation,
     ResampleObserved,
+    condition,
 )
+from scoresde.reverse import ReverseSDE
 from solvers import DDIM, Adaptive, EulerMaruyama, ExponentialMultistep, Heun, TorchSDE
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -60,7 +63,7 @@ def wide(kind, held=False, **speeds):
     y = torch.tensor([[0.3, -1.0], [2.0, 0.5]])
     gain = cov[2:, :2] @ torch.linalg.inv(cov[:2, :2])
     law = MultivariateNormal(mean[2:] + (y - mean[:2]) @ gain.mT, cov[2:, 2:] - gain @ cov[:2, 2:])
-    return joint.condition(held=held, y=y), law
+    return condition(joint, held=held, y=y), law
 
 
 @every_schedule
@@ -98,7 +101,7 @@ def score_gap(r, sigma_y, t):
     points = torch.linalg.cholesky(moments).mT * 2  # mean square over the four: the moments
     y, x, noise_x, noise_y = points.unbind(-1)
     x_t, y_t = x + noise_x, y + noise_y
-    seen = slow.condition(y=torch.zeros(1)).joint.score(torch.stack([y_t, x_t], -1), t)[:, 1]
+    seen = condition(slow, y=torch.zeros(1)).joint.score(torch.stack([y_t, x_t], -1), t)[:, 1]
     known = still.score(torch.stack([y, x_t], -1), still_time(still, sx))[:, 1]
     return (seen - known).square().mean(), sx, sy
 
@@ -128,9 +131,9 @@ def test_the_gap_grows_with_the_noise_on_the_condition(r, t):  # invariant 33
 def test_first_order_steps_of_the_condition_draw_the_bridge(kind, times):  # invariant 34
     s, t = times
     posterior, _ = wide(kind, y=1, x=1)
-    reverse, y = posterior.sde.reverse(posterior, 1.0), posterior.observation.values
+    reverse, y = ReverseSDE(posterior, 1.0), posterior.observation.values
     z = torch.randn(2, 5)
-    wanted = posterior.sde.bridge(torch.tensor([s]), torch.tensor([t]))
+    wanted = readings.bridge(posterior.sde, torch.tensor([s]), torch.tensor([t]))
     mean = wanted.now * z + wanted.start * y
     for fill in (0.0, 1.0):
         ts = torch.tensor([-t, -s], dtype=torch.float64)
@@ -159,7 +162,7 @@ def test_independent_parts_learn_nothing_from_each_other(kind, speeds):  # invar
         DiagonalSDE(SCHEDULES[kind](), Identity((2,))), torch.tensor([2.0, -1.0]), cov[1:, 1:]
     )
     z = torch.randn(5, 3)
-    found = joint.condition(y=torch.tensor([3.0])).denoise(z, 0.3)
+    found = condition(joint, y=torch.tensor([3.0])).denoise(z, 0.3)
     torch.testing.assert_close(found[:, 1:], alone.denoise(z[:, 1:], 0.3))
 
 
@@ -175,7 +178,7 @@ def test_independent_parts_learn_nothing_from_each_other(kind, speeds):  # invar
 )
 def test_the_bias_of_a_noisy_condition(sigma_y, corrector, eta, mean, variance):
     """With exact scores; moments by iterating those of the linear equation, truth .80 and .36."""
-    posterior = cmde(0.8, sigma_y, 50.0).condition(y=torch.ones(1))
+    posterior = condition(cmde(0.8, sigma_y, 50.0), y=torch.ones(1))
     solver = DDIM(400, eta=eta, corrector=corrector)
     x = solver.sample(posterior, (10_000,), generator=torch.Generator().manual_seed(0))
     assert abs(x.mean() - mean) < 4 * (variance / 10_000) ** 0.5
@@ -207,7 +210,7 @@ def test_every_solver_samples_the_posterior(solver, held):
 def test_samples_with_steps_of_their_own_keep_their_observations():
     posterior, _ = wide("VP")  # observed components diffuse
     z = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
-    reverse = posterior.sde.reverse(posterior, 0.0)
+    reverse = ReverseSDE(posterior, 0.0)
     found = [
         solver.integrate(reverse, z, -solver.times(posterior.sde), Noise())
         for solver in (Adaptive(rtol=1e-5, atol=1e-5), ExponentialMultistep(300))
@@ -233,11 +236,12 @@ def test_what_else_the_joint_estimator_is_told_reaches_it(held):
         def denoise(self, z, t, condition=None):
             return condition + 0 * z
 
-    posterior = Told(bivariate(0.8, VP()).sde).condition(held=held, y=torch.ones(1))
+    posterior = condition(Told(bivariate(0.8, VP()).sde), held=held, y=torch.ones(1))
     z, told = torch.zeros(3, 2), torch.randn(3, 1)
     wanted = torch.cat([torch.ones(3, 1), told], -1)
     assert torch.equal(posterior.denoise(z, 0.5, told), wanted)
-    for denoise in posterior.denoisers(torch.tensor([0.5, 0.4]), z, told):
+    at = posterior.sde.at(torch.tensor([[0.5], [0.4]]), z)
+    for denoise in posterior.denoisers(at, told):
         assert torch.equal(denoise(z), wanted)
 
 
@@ -245,7 +249,7 @@ def test_what_else_the_joint_estimator_is_told_reaches_it(held):
 def test_answers_have_the_dtype_of_times(held):
     sde = wide("VP", held)[0].sde
     t = torch.tensor([0.5], dtype=torch.float32)
-    for value in (*sde.kernel(t), *sde.rates(t)):
+    for value in (*sde.kernel(t), *readings.rates(sde, t)):
         assert value.dtype == torch.float32
 
 
@@ -258,13 +262,13 @@ def test_no_density_if_the_condition_diffuses():
 def test_several_parts_may_be_observed_or_left():
     basis = Joint(a=(1,), b=(2,), c=Haar((4,), 1))
     joint = mixture(DiagonalSDE(VP(), basis), 1)
-    left = joint.condition(held=True, b=torch.zeros(3, 2))
+    left = condition(joint, held=True, b=torch.zeros(3, 2))
     x = ExponentialMultistep(8).sample(left, (5, 3))
     assert {k: v.shape for k, v in left.sde.basis.rest.split(x).items()} == {
         "a": (5, 3, 1),
         "c": (5, 3, 4),
     }
-    only = joint.condition(held=True, b=torch.zeros(2), a=torch.zeros(1))
+    only = condition(joint, held=True, b=torch.zeros(2), a=torch.zeros(1))
     assert ExponentialMultistep(8).sample(only, (5,)).shape == (5, 4)
 
 
@@ -293,7 +297,7 @@ def test_conditions_go_with_multi_scale_diffusion():
     joint = gaussian(sde, 2)
     mean, cov = joint.means[0], joint.covariances[0]
     gain = cov[1:, :1] / cov[0, 0]
-    x = ExponentialMultistep(60).sample(joint.condition(y=torch.ones(1)), (4000,))
+    x = ExponentialMultistep(60).sample(condition(joint, y=torch.ones(1)), (4000,))
     found = basis.without(["y"])(x)
     assert (found.mean(0) - (mean[1:] + gain[:, 0] * (1 - mean[0]))).abs().max() < 0.08
     assert (torch.cov(found.mT) - (cov[1:, 1:] - gain @ cov[:1, 1:])).abs().max() < 0.15
@@ -304,7 +308,7 @@ def test_a_sample_does_not_depend_on_other_conditions():
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     solver = DDIM(5, eta=1.0, corrector=ResampleObserved())
     both = solver.sample(posterior, (2,), generator=generators)
-    first = posterior.joint.condition(y=posterior.observation.values[0, :2])
+    first = condition(posterior.joint, y=posterior.observation.values[0, :2])
     alone = solver.sample(first, (1,), generator=[torch.Generator().manual_seed(0)])
     torch.testing.assert_close(both[0], alone[0])
 
@@ -330,7 +334,7 @@ def test_vector_time_tells_what_is_clean_and_what_is_missing(observe):
     assert torch.isfinite(losses).all()
     level = model.network.level
     assert level.shape == (400, 5)
-    clean, top = level == -2.0, model.sde.levels(torch.ones(1)) / 4
+    clean, top = level == -2.0, readings.levels(model.sde, torch.ones(1)) / 4
     torch.testing.assert_close(level[::2, 3], top.expand(200))
     assert not clean[::2, 3].any()
     assert 0.4 < clean[1::2].to(x).mean() < 0.6
@@ -374,9 +378,9 @@ def test_what_does_not_move_is_clean(kind):
     alpha, sigma = sde.kernel(t)
     assert (alpha[:, 0] == 1).all()
     assert (sigma[:, 0] == 0).all()
-    assert (sde.log_snr(t)[:, 0] == math.inf).all()
+    assert (readings.log_snr(sde, t)[:, 0] == math.inf).all()
     torch.testing.assert_close(sigma[:, 1:], alone.kernel(t).sigma)
-    torch.testing.assert_close(sde.level(t), alone.level(t))
+    torch.testing.assert_close(readings.level(sde, t), readings.level(alone, t))
 
 
 @every_schedule
@@ -386,9 +390,9 @@ def test_a_condition_is_diffused_as_its_speed_says(kind, how):
     sde, z = posterior.sde, torch.randn(20_000, 2, 5)
     t = torch.tensor([1.0 if how == "start" else 0.6])
     if how == "start":
-        found = sde.enter(z[..., :0], sde.stages()[0], Noise())
+        found = sde.append(z[..., :0], sde.stages()[0], Noise())
     else:
-        found = ResampleObserved()(sde.reverse(posterior), z, t, Noise())
+        found = ResampleObserved()(ReverseSDE(posterior), z, t, Noise())
         assert (found[..., 2:] == z[..., 2:]).all()
     alpha, sigma = (v[:2] for v in sde.kernel(t))
     y = posterior.observation.values[:, :2]
@@ -414,7 +418,7 @@ def test_one_network_learns_every_conditional():
         optimizer.step()
     solver = ExponentialMultistep(16)
     for observed in ("a", "b"):
-        x = solver.sample(model.condition(held=True, **{observed: torch.ones(1)}), (4000,))
+        x = solver.sample(condition(model, held=True, **{observed: torch.ones(1)}), (4000,))
         assert abs(x.mean() - 0.8) < 0.12
         assert abs(x.std() - 0.6) < 0.12
     both = solver.sample(model, (4000,))
@@ -440,16 +444,16 @@ def joint():
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (lambda: joint().condition(z=torch.ones(1)), ValueError, "parts: unknown name 'z'. Avail"),
-        (lambda: joint().condition(y=[1.0]), TypeError, "y: expected a torch.Tensor, got list"),
-        (lambda: joint().condition(y=np.ones(1)), TypeError, "y: expected a torch.Tensor, got nd"),
-        (lambda: joint().condition(y=torch.ones(1).long()), TypeError, "y: expected a floating"),
-        (lambda: joint().condition(), ValueError, "observed: expected some of"),
-        (lambda: joint().condition(x=torch.ones(1), y=torch.ones(1)), ValueError, "observed"),
-        (lambda: joint().condition(y=torch.ones(2)), ValueError, r"y: expected shape \(\*batch, "),
-        (lambda: joint().condition(y=torch.tensor([torch.nan])), ValueError, "observed: .*finite"),
+        (lambda: condition(joint(), z=torch.ones(1)), ValueError, "parts: unknown name 'z'. Avail"),
+        (lambda: condition(joint(), y=[1.0]), TypeError, "y: expected a torch.Tensor, got list"),
+        (lambda: condition(joint(), y=np.ones(1)), TypeError, "y: expected a torch.Tensor, got nd"),
+        (lambda: condition(joint(), y=torch.ones(1).long()), TypeError, "y: expected a floating"),
+        (lambda: condition(joint()), ValueError, "observed: expected some of"),
+        (lambda: condition(joint(), x=torch.ones(1), y=torch.ones(1)), ValueError, "observed"),
+        (lambda: condition(joint(), y=torch.ones(2)), ValueError, r"y: expected shape \(\*batch, "),
+        (lambda: condition(joint(), y=torch.tensor([torch.nan])), ValueError, "observed: .*finite"),
         (
-            lambda: gaussian(DiagonalSDE(VP(), Identity((2,)))).condition(y=torch.ones(1)),
+            lambda: condition(gaussian(DiagonalSDE(VP(), Identity((2,)))), y=torch.ones(1)),
             TypeError,
             "basis: expected a Joint one",
         ),

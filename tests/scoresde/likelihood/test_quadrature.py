@@ -1,5 +1,8 @@
+from functools import partial
+
 import numpy as np
 import pytest
+import readings
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +24,12 @@ from scoresde import (
     Quadrature,
     log_prob,
 )
+from scoresde.blocks import Blocks
+from scoresde.conditioning import condition
+from scoresde.equation import Coefficients, Field, Propagator
 from scoresde.likelihood import quadrature
 from scoresde.likelihood.quadrature import averages, responses
-from scoresde.sde import Propagator
+from scoresde.reverse import ProbabilityFlow
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -69,7 +75,7 @@ def test_responses_are_the_signal_factors(rand):
     sde = rand.draw(sdes())
     knots = torch.tensor([sde.eps, *sde.breakpoints(), sde.T])
     ts = torch.linspace(float(knots[0]), float(knots[1]), 6).unsqueeze(-1)[1:]
-    ahead = sde.marginal_propagator(ts[:-1], ts[1:], torch.empty(sde.basis.dim), 0.0)
+    ahead = readings.reverse_propagator(sde, ts[:-1], ts[1:], torch.empty(sde.basis.dim), 0.0)
     alpha = sde.kernel(ts).alpha.expand(-1, sde.basis.dim)
     found = responses(ahead).expand(-1, sde.basis.dim)
     moving = ahead.h.expand(-1, sde.basis.dim).abs().amin(0) > 1e-6
@@ -77,7 +83,9 @@ def test_responses_are_the_signal_factors(rand):
 
 
 def score_of(model, z, t):
-    return model.sde.marginal_score(t, z, model.sde.marginal_forcing(t, z, model, 0.0, None))
+    at = ProbabilityFlow(model).at(t.reshape(1, 1, 1), z)
+    forcing = next(at.fields()).forcing(z)
+    return at.score(z.unsqueeze(0), forcing.unsqueeze(0))[0]
 
 
 @given(rand=st.data())
@@ -163,7 +171,7 @@ def test_events_in_doubt_keep_their_conditions():
     joint = Joint(y=(2,), x=(2,))
     model = gaussian(DiagonalSDE(VP(), joint), 3)
     x, y = torch.randn(2, 3, 2), torch.randn(2, 3, 2)
-    posterior = model.condition(held=True, y=y)
+    posterior = condition(model, held=True, y=y)
     found, truth = (log_prob(posterior, x, q).value for q in (Quadrature(20, tolerance=0), FINE))
     torch.testing.assert_close(found, truth, rtol=0, atol=2e-3)
 
@@ -277,27 +285,20 @@ class Clockwork:
     probes = torch.zeros((), dtype=torch.float64)
 
     def __init__(self):
-        self.flow = self.sde = self
+        self.flow = self
 
-    def propagator(self, t, s, like):
-        h = s - t
-        return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), None)
-
-    def forcing(self, t, z):
-        return self.all(t).expand_as(z)
+    def at(self, t, like):
+        return ClockworkCoefficients(self, t, like)
 
     def all(self, t, integrated=0):
         found = [np.polynomial.Polynomial(c).integ(integrated)(t.numpy()) for c in self.cubics]
         return torch.cat([torch.from_numpy(values) for values in found], -1)
 
-    def marginal_score(self, t, z, forcing):
-        return forcing.flip(-1)
-
     def select(self, rows, batch):
         return self
 
-    def look(self, force, z):
-        found = force(z)
+    def evaluate(self, forcing, z):
+        found = forcing(z)
         return found, 2 * found.unsqueeze(-2)
 
     def nodes(self, t, missed):
@@ -305,15 +306,40 @@ class Clockwork:
         t = t.reshape(-1, 1, 1).expand(-1, 2, -1)
         off = torch.cat([torch.zeros(1), missed.cumsum(0)]).reshape(-1, 1, 1)
         z = self.all(t, 1) + off * torch.tensor([0.0, 1.0]).reshape(1, 2, 1)
-        seen = self.look(lambda z: self.forcing(t, z), z)
-        return quadrature._Nodes(t, z, seen[0], seen[0].flip(-1), seen[1])
+        seen = self.evaluate(lambda z: self.all(t).expand_as(z), z)
+        return quadrature._Nodes(self.at(t, z[0, 0]), z, seen[0], seen[0].flip(-1), seen[1])
+
+
+class ClockworkCoefficients(Coefficients):
+    def __init__(self, clockwork, t, like):
+        super().__init__(t, like, Blocks({"all": like.shape[-1]}))
+        self.clockwork = clockwork
+
+    def __getitem__(self, index):
+        return ClockworkCoefficients(self.clockwork, self.t[index], self.like)
+
+    @property
+    def noise_level(self):
+        return self.t.squeeze(-1)
+
+    def propagator(self, end):
+        h = end.t - self.t
+        return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), None)
+
+    def fields(self):
+        for t in self.t:
+            forcing = partial(lambda t, z: self.clockwork.all(t).expand_as(z), t)
+            yield Field(forcing, None, forcing, None)
+
+    def score(self, z, forcing):
+        return forcing.flip(-1)
 
 
 def test_integrals_along_a_path_are_those_of_cubics():
     """Step by step, and what misses the flow is counted once, at the scores met there."""
     field, t = Clockwork(), torch.tensor([0.0, 0.4, 1.1, 1.6, 2.2])
     missed = torch.tensor([0.1, -0.3, 0.2, 0.5])
-    found = quadrature._integrate(field, field.nodes(t, missed))
+    found = quadrature._integrate(field.nodes(t, missed))
     off = missed.reshape(-1, 1, 1) * torch.tensor([0.0, 1.0]).reshape(1, 2, 1)
     torch.testing.assert_close(found.missed, off.expand_as(found.missed))
     whole = field.all(t.unsqueeze(-1), 1).diff(dim=0).sum(-1).unsqueeze(-1)
@@ -323,21 +349,22 @@ def test_integrals_along_a_path_are_those_of_cubics():
 
 def test_nodes_between_others_are_on_the_path():
     field, t = Clockwork(), torch.tensor([0.0, 0.4, 1.1, 1.6, 2.2])
-    missed, rows = torch.tensor([0.1, -0.3, 0.2, 0.5]), torch.arange(2)
-    few = quadrature._halved(field, field.nodes(t, missed), rows, (2,), 4)
+    missed = torch.tensor([0.1, -0.3, 0.2, 0.5])
+    few = quadrature._refine(field, field.nodes(t, missed), 4, 2)
     middle = (t[1:] + t[:-1]) / 2
     wanted = field.nodes(torch.cat([t, middle]).sort().values, missed.repeat_interleave(2) / 2)
-    for name, values in few._asdict().items():
+    torch.testing.assert_close(few.at.t, wanted.at.t)
+    for name, values in zip(few._fields[1:], few[1:], strict=True):
         torch.testing.assert_close(values, getattr(wanted, name), msg=name)
 
 
-def test_every_event_is_halved_where_it_is_in_doubt_itself():
+def test_every_event_is_refined_where_its_own_error_is():
     field, t = Clockwork(), torch.linspace(0, 1, 9)
     nodes = field.nodes(t, torch.zeros(8))
     diagonal = torch.zeros_like(nodes.diagonal)
     diagonal[1, 0], diagonal[7, 1] = 1.0, 1.0
-    few = quadrature._halved(field, nodes._replace(diagonal=diagonal), torch.arange(2), (2,), 3)
-    new = [sorted({*few.t[:, i, 0].tolist()} - {*t.tolist()}) for i in (0, 1)]
+    few = quadrature._refine(field, nodes._replace(diagonal=diagonal), 3, 2)
+    new = [sorted({*few.at.t[:, i, 0].tolist()} - {*t.tolist()}) for i in (0, 1)]
     assert [len(times) for times in new] == [3, 3]
     assert new[0][-1] < 0.5 < new[1][0]
 
@@ -351,14 +378,14 @@ def test_the_error_told_is_twice_what_parabolas_would_change():
         for tolerance in (None, 0.0)
     }
     seen = []
-    original = quadrature._doubts
+    original = quadrature._error_estimates
 
-    def doubts(flow, nodes, steps):
-        seen.append(original(flow, nodes, steps))
+    def estimates(nodes, steps):
+        seen.append(original(nodes, steps))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quadrature, "_doubts", doubts)
+        patch.setattr(quadrature, "_error_estimates", estimates)
         log_prob(model, x, Quadrature(12, tolerance=0.0))
     torch.testing.assert_close(told[None], 2 * seen[0].sum(0))
     torch.testing.assert_close(told[0.0], 2 * seen[-1].sum(0))

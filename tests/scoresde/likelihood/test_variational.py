@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import readings
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from scoresde import (
     importance,
     log_prob,
 )
+from scoresde.estimator import DirectScoreEstimator
 from scoresde.grid import grid
 from scoresde.likelihood.variational import entering, reconstruction
 
@@ -63,7 +65,7 @@ def expected(sde, model, mixing=1.0):
     gain, alpha, sigma = gains(sde, t, model, mixing)
     rest = torch.eye(2) - gain * alpha.unsqueeze(-2)
     error = rest @ COVARIANCE @ rest.mT + gain * sigma.unsqueeze(-2) ** 2 @ gain.mT
-    fall = (alpha / sigma) ** 2 * sde.rates(t)[1] / sigma**2
+    fall = (alpha / sigma) ** 2 * readings.rates(sde, t)[1] / sigma**2
     return (w * (sde.T - sde.eps) / 4 * fall * error.diagonal(dim1=-2, dim2=-1)).sum()
 
 
@@ -174,7 +176,7 @@ def test_every_event_has_a_bound_of_its_own(drop, draws, dtype):
     z, truth = sde.basis(x), entering(sde, x) + reconstruction(sde)
     for stage in sde.stages():
         ends = torch.tensor([[stage.start], [stage.end]])
-        start, end = sde.log_snr(ends, stage.dim).exp()
+        start, end = readings.log_snr(sde, ends, stage.dim).exp()
         truth = truth + ((end - start) / 2 * (z - told)[:, : stage.dim] ** 2).sum(-1)
     torch.testing.assert_close(found, truth.to(dtype), rtol=1e-2, atol=1e-2)
 
@@ -187,7 +189,7 @@ def test_tuned_times_have_the_density_they_should():
         """Events differ by what they are told, at some times more than at others."""
 
         def denoise(self, z, t, condition=None):
-            return (0.3 + t.unsqueeze(-1) * torch.arange(len(z)).unsqueeze(-1)).expand_as(z)
+            return (0.3 + t.reshape(-1, 1) * torch.arange(len(z)).unsqueeze(-1)).expand_as(z)
 
     x = torch.randn(5, 2)
     z = sde.basis(x)
@@ -200,7 +202,7 @@ def test_tuned_times_have_the_density_they_should():
         assert part[-1] == knots[-1]
         middles = ((knots[1:] + knots[:-1]) / 2).unsqueeze(-1)
         alpha, sigma = sde.kernel(middles, stage.dim)
-        weight = (alpha / sigma) ** 2 * sde.rates(middles, stage.dim)[1] / sigma**2 / 2
+        weight = (alpha / sigma) ** 2 * readings.rates(sde, middles, stage.dim)[1] / sigma**2 / 2
         told = 0.3 + torch.arange(5).unsqueeze(-1) * middles.unsqueeze(1)
         error = (z[:, : stage.dim] - told) ** 2 - (z[:, : stage.dim] + 0.5) ** 2
         size = (weight.unsqueeze(1) * error).sum(-1).square().mean(-1).sqrt()
@@ -224,7 +226,7 @@ def test_independent_gaussians_leave_nothing_to_chance():
     u, w = (torch.tensor(v).unsqueeze(-1) for v in leggauss(400))
     t = sde.eps * (sde.T / sde.eps) ** ((u + 1) / 2)
     alpha, sigma = (v.unsqueeze(1) for v in sde.kernel(t))
-    fall = (alpha / sigma) ** 2 * sde.rates(t)[1].unsqueeze(1) / sigma**2
+    fall = (alpha / sigma) ** 2 * readings.rates(sde, t)[1].unsqueeze(1) / sigma**2
     gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
     error = (1 - gain * alpha) ** 2 * (x - moments[0]) ** 2 + (gain * sigma) ** 2
     integral = (w * t * math.log(sde.T / sde.eps) / 4 * (fall * error).sum(-1)).sum(0)
@@ -327,7 +329,7 @@ def test_other_sdes_and_draws_are_refused():
     with pytest.raises(ValueError, match="draws"):
         bound(wrong(sde), torch.zeros(3, 2), draws=0)
 
-    class Zero(ScoreEstimator):
+    class Zero(DirectScoreEstimator):
         def score(self, z, t, condition=None):
             return -z
 

@@ -1,0 +1,294 @@
+"""What solvers integrate: an equation, and everything that follows from times alone.
+
+    dy = f(t, y) dt + g(t, y) dw
+
+in torchsde's contract. Solvers see it as *semilinear*: over a step from ``t`` to ``s``
+
+    y_s = decay y_t + gain <F> + noise,    <F> = int_0^h F e^(-k (h - u)) du / norm
+
+where an equation that knows its linear part in closed form says so (`Propagator`), and one that
+does not leaves ``decay = 1``, ``gain = h = s - t``, ``k = 0`` and ``F = f``. What depends on times
+alone is read for many of them at once, before any step is taken (`Coefficients`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from scoresde.bases import Basis
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, numbers
+from scoresde.selection import Selectable
+
+Forcing = Callable[[Tensor], Tensor]
+"""``F(t, .)`` at one time, with states ``(*batch, m)`` in and out."""
+
+
+class Propagator(NamedTuple):
+    """Coefficients of steps, each ``(*, 1 | blocks | m)``; ``noise_std`` is None for an ODE.
+
+    ``h`` is the length of the step in the variable in which the forcing is smooth, and
+    ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[3.0], [5.0]]))
+        >>> step = at[:1].propagator(at[1:])
+        >>> step.decay, step.noise_std.round(decimals=4)
+        (tensor([[1.]]), tensor([[4.]]))
+    """
+
+    decay: Tensor
+    gain: Tensor
+    h: Tensor
+    damping: Tensor
+    noise_std: Tensor | None
+
+    def expand(self, blocks: Blocks) -> Propagator:
+        """One entry per component, of a state in these blocks, wherever they differ."""
+        return Propagator(*(None if v is None else blocks.expand(v) for v in self))  # type: ignore[arg-type]
+
+
+class Field(NamedTuple):
+    """An equation at one time: functions of states ``(*batch, m)``, in their shape.
+
+    Attributes:
+        forcing: The part of the drift that `Propagator` leaves to the solver.
+        increment: Of a state and standard normal numbers: what multiplies ``noise_std``.
+        drift: See `Equation.f`.
+        diffusion: See `Equation.g`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[2.0]]), torch.zeros(1, 2))
+        >>> field = next(at.fields())
+        >>> field.drift(torch.ones(1, 2)), field.diffusion(torch.ones(1, 2))  # 0 and sqrt(2 t)
+        (tensor([[0., 0.]]), tensor([[2., 2.]]))
+    """
+
+    forcing: Forcing
+    increment: Callable[[Tensor, Tensor], Tensor]
+    drift: Forcing
+    diffusion: Forcing
+
+
+class Coefficients(ABC):
+    """What an equation says of several times, whatever the state: read once, for all of them.
+
+    Coefficients along the component axis are ``(k, *, 1 | blocks | m)``, for the ``m`` components
+    of a state and their blocks.
+
+    Args:
+        t: The times, ``(k, 1)``, or ``(k, *batch, 1 | blocks | n)`` for samples or components
+            with times of their own, in as many digits as there are.
+        like: A state ``(*batch, m)``: what multiplies states gets its dtype and device.
+        blocks: The layout of such a state.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[1.0], [2.0]]))
+        >>> at[1:].t, len(list(at.fields()))
+        (tensor([[2.]]), 2)
+    """
+
+    def __init__(self, t: Tensor, like: Tensor, blocks: Blocks) -> None:
+        self.t, self.like, self.blocks = t, like, blocks
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Self:
+        """Those of some of the times, counted along the first axis."""
+
+    @property
+    @abstractmethod
+    def noise_level(self) -> Tensor:
+        """A measure of noise that increases with time, by which grids space steps: ``(k, *)``."""
+
+    @abstractmethod
+    def propagator(self, end: Self) -> Propagator:
+        """Coefficients of steps from these times to others, later in the equation's clock.
+
+        In the dtype of the times, and ``(k, *, 1 | blocks | m)``; see `cast`.
+        """
+
+    @abstractmethod
+    def fields(self) -> Iterator[Field]:
+        """The equation at every one of the times."""
+
+    @property
+    def times(self) -> list[Tensor]:
+        """The times one by one, as states have them; a number where it is that of all samples."""
+        return [t.reshape(()) if t.numel() == 1 else t for t in self.t.to(self.like).unbind()]
+
+    def cast(self, value: Tensor) -> Tensor:
+        """A coefficient ``(*, 1 | blocks | m)`` as what multiplies states: ``(*, 1 | m)``."""
+        return self.blocks.expand(value.to(self.like))
+
+    def each(self, value: Tensor) -> Sequence[Tensor]:
+        """A coefficient ``(k, *, 1 | blocks | m)`` time by time, as what multiplies states."""
+        return self.cast(value).unbind()
+
+
+def align(t: Tensor | float, z: Tensor) -> Tensor:
+    """Times with a component axis, ready to broadcast against a state.
+
+    Args:
+        t: One time, one per sample ``(*batch,)``, or one per component
+            ``(*batch, 1 | blocks | n)``: told apart by the number of axes.
+        z: State, ``(*batch, n)``.
+
+    Returns:
+        ``(*batch or 1s, 1 | blocks | n)``, in float32 at least: numbers in the dtype of the state.
+
+    Raises:
+        ValueError: If the axes of ``t`` match neither, or its batch is not that of ``z``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import align
+        >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
+        (torch.Size([1]), torch.Size([3, 1]))
+    """
+    own = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else z.dtype
+    own = torch.promote_types(own, torch.float32)  # numbers have as many digits as the state
+    t = t if isinstance(t, (float, int)) else numbers("t", t)
+    t = torch.as_tensor(t, dtype=own, device=z.device)
+    given = tuple(t.shape)
+    if t.ndim == 0:
+        return t.reshape(1)
+    if t.ndim == z.ndim - 1:
+        t = t.unsqueeze(-1)
+    batch = z.shape[:-1]
+    fits = t.ndim == z.ndim and all(a in (1, b) for a, b in zip(t.shape[:-1], batch, strict=True))
+    expect(
+        fits,
+        "t",
+        f"a number, shape {tuple(batch)} (one time per sample) or {(*batch, 'k')} (per component)",
+        given,
+    )
+    return t
+
+
+class Equation(Selectable, ABC):
+    """``dy = f(t, y) dt + g(t, y) dw`` with diagonal noise, as solvers see it.
+
+    ``torchsde.sdeint(equation, y, ts)`` and ``torchdiffeq.odeint(equation, y, ts)`` run on it as
+    it is. An `SDE`, the `ReverseSDE` of one, its `ProbabilityFlow`, and the flow that carries a
+    density along are equations.
+
+    Args:
+        basis: Coordinates of the state.
+        T: The last time of the SDE behind it.
+        eps: The first time that sampling and likelihood use.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity, ProbabilityFlow
+        >>> from scoresde.equation import Equation
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> equations: list[Equation] = [model.sde, ProbabilityFlow(model)]
+        >>> [equation.stochastic for equation in equations]
+        [True, False]
+    """
+
+    noise_type = "diagonal"
+    sde_type = "ito"
+
+    def __init__(self, basis: Basis, T: float, eps: float) -> None:
+        super().__init__()
+        self.basis, self.T, self.eps = basis, T, eps
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether there may be noise; False for what is an ODE."""
+        return True
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The first and the last time, in this equation's clock, at which it is asked."""
+        return 0.0, self.T
+
+    @abstractmethod
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """Drift at a time and a state ``(*batch, n)``, in the shape of the state."""
+
+    @abstractmethod
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Diffusion at a time and a state ``(*batch, n)``, in the shape of the state."""
+
+    @abstractmethod
+    def at(self, t: Tensor, like: Tensor) -> Coefficients:
+        """Everything that depends on times alone, for all of them at once.
+
+        Args:
+            t: Times in this equation's clock, ``(k, 1)`` or as `Coefficients` says.
+            like: A state ``(*batch, m)``; ``m`` below ``n`` is a prefix of the components.
+        """
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """`f`, so that ``torchdiffeq.odeint(equation, y, ts)`` runs, with times kept in `span`.
+
+        Adaptive methods look past the ends of time and throw away what they find there, if it is
+        finite: beyond its ends the equation goes on as it is at them.
+        """
+        return self.f(t.clamp(*self.span), y)
+
+    def field(self, t: Tensor, y: Tensor) -> Field:
+        """The equation at one time, or at one per sample, for states like one given."""
+        return next(self.at(align(t, y).unsqueeze(0), y).fields())
+
+    def layout(self, dim: int) -> Blocks:
+        """The blocks of a state with so many components."""
+        return self.basis.blocks.prefix(dim)
+
+    def breakpoints(self) -> list[float]:
+        """Times, in this equation's clock, at which its rates jump; increasing."""
+        return []
+
+
+def expect_ode(equation: Equation, solver: str) -> None:
+    """Raises ``ValueError`` if an equation has noise.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
+        >>> from scoresde.equation import expect_ode
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> expect_ode(ProbabilityFlow(model), "this solver")
+    """
+    expect(not equation.stochastic, "eta", f"0: {solver} takes ODEs", "an SDE with noise")
+
+
+class AugmentedEquation(Equation):
+    """An equation whose state carries integrals along, for `scoresde.Solver.transport`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, Noise, ProbabilityFlow
+        >>> from scoresde.equation import AugmentedEquation
+        >>> from scoresde.likelihood import DensityFlow
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> probes = ExactTrace().probes(torch.zeros(1, 1), Noise())
+        >>> flow: AugmentedEquation = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
+        >>> flow.split(flow.start(torch.ones(1, 1)))
+        (tensor([[1.]]), tensor([[0.]]))
+    """
+
+    @abstractmethod
+    def start(self, z: Tensor) -> Tensor:
+        """The state at a ``z``, with nothing integrated yet."""
+
+    @abstractmethod
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``z`` and what has been integrated."""
