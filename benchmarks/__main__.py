@@ -33,17 +33,17 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     run = importlib.import_module(f"benchmarks.{arguments.name}").run
-    taken = signature(run).parameters
-    given = {k: v for k, v in vars(arguments).items() if k in taken}
+    parameters = signature(run).parameters
+    options = {k: v for k, v in vars(arguments).items() if k in parameters}
     for setting in arguments.set:
         name, _, value = setting.partition("=")
-        if name not in taken:
-            parser.error(f"--set: {arguments.name} takes {', '.join(taken)}; got {setting}")
+        if name not in parameters:
+            parser.error(f"--set: {arguments.name} takes {', '.join(parameters)}; got {setting}")
         try:
-            given[name] = ast.literal_eval(value)
+            options[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            given[name] = value
-    results = run(**given)
+            options[name] = value
+    results = run(**options)
     for key, value in results.items():
         if key != "rows":
             print(f"{key}: {json.dumps(value)}")

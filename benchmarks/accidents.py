@@ -23,7 +23,7 @@ import torch
 from scoresde.app.model import Model
 from scoresde.data import digits
 from scoresde.training import checkpoint
-from scoresde.training.lock import Held
+from scoresde.training.lock import FolderLocked
 
 Settings = dict[str, Any]
 
@@ -69,9 +69,9 @@ def settings(source: Path) -> Settings:
     }
 
 
-def edited(own: Settings, key: str, value: Any) -> Settings:
+def edited(config: Settings, key: str, value: Any) -> Settings:
     """Settings of which one is another."""
-    new = copy.deepcopy(own)
+    new = copy.deepcopy(config)
     *path, last = key.split(".")
     place = new
     for name in path:
@@ -89,10 +89,10 @@ def run(folder: Path, quick: bool = False) -> dict[str, Any]:
     np.save(source, values)
     values[1000, 0, 3, 3] += 1e-3
     np.save(other, values)
-    own = settings(source)
-    whole = _weights(_trained(own, folder / "whole"))
+    config = settings(source)
+    uninterrupted = _weights(_trained(config, folder / "whole"))
     cut = folder / "cut"
-    _killed(own, cut)
+    _killed(config, cut)
 
     def resumed(new: Settings, keep: Path | None = None) -> str:
         """What comes of going on: the same weights, what was said, or what is wrong."""
@@ -100,38 +100,40 @@ def run(folder: Path, quick: bool = False) -> dict[str, Any]:
         shutil.copytree(cut, place, dirs_exist_ok=True)
         before = _files(place)
         try:
-            found = _weights(_trained(new, place))
+            outcomes = _weights(_trained(new, place))
         except ValueError as error:
             return str(error) if _files(place) == before else "files have changed"
         finally:
             if keep is None:
                 shutil.rmtree(place)
-        return "the same" if _equal(found, whole) else "other weights"
+        return "the same" if _equal(outcomes, uninterrupted) else "other weights"
 
     keys = [*EDITS][:: 5 if quick else 1]
-    said = {key: resumed(edited(own, key, EDITS[key])) for key in keys}
-    said["data.source"] = resumed(edited(own, "data.source", str(other)))
-    for key, text in said.items():
+    messages = {key: resumed(edited(config, key, EDITS[key])) for key in keys}
+    messages["data.source"] = resumed(edited(config, "data.source", str(other)))
+    for key, text in messages.items():
         print(f"{key}: {text}", flush=True)
-    longer = _trained(edited(own, "training.steps", 330), shutil.copytree(cut, folder / "longer"))
+    longer = _trained(
+        edited(config, "training.steps", 330), shutil.copytree(cut, folder / "longer")
+    )
     return {
-        "edits": _named(said),
-        "unedited": _count(["the same"], [resumed(own)]),
+        "edits": _named(messages),
+        "unedited": _count(["the same"], [resumed(config)]),
         "extended": _count([330], [longer.history.steps[-1] if longer.history else None]),
-        "two_trainers": _two(own, folder / "two", whole, 2 if quick else 10),
-        "full_disk": _full(resumed, own, cut, folder / "full", 2 if quick else 20),
-        "threads": _threads(folder / "whole", whole, 24 if quick else 120),
+        "two_trainers": _two(config, folder / "two", uninterrupted, 2 if quick else 10),
+        "full_disk": _full(resumed, config, cut, folder / "full", 2 if quick else 20),
+        "threads": _threads(folder / "whole", uninterrupted, 24 if quick else 120),
     }
 
 
-def _trained(own: Settings, folder: Path) -> Model:
-    model = Model.train(own, folder=folder, progress=False)
+def _trained(config: Settings, folder: Path) -> Model:
+    model = Model.train(config, folder=folder, progress=False)
     model.save(folder)
     return model
 
 
-def _train(own: Settings, folder: Path) -> None:
-    Model.train(own, folder=folder, progress=False)
+def _train(config: Settings, folder: Path) -> None:
+    Model.train(config, folder=folder, progress=False)
 
 
 def _weights(model: Model) -> dict[str, torch.Tensor]:
@@ -146,17 +148,17 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
 
 
-def _count(wanted: list[Any], found: list[Any]) -> dict[str, int]:
+def _count(accepted: list[Any], outcomes: list[Any]) -> dict[str, int]:
     """Tries, and those that were lost."""
-    return {"tries": len(found), "lost": sum(value not in wanted for value in found)}
+    return {"tries": len(outcomes), "lost": sum(value not in accepted for value in outcomes)}
 
 
-def _named(said: dict[str, str]) -> dict[str, int]:
+def _named(messages: dict[str, str]) -> dict[str, int]:
     """An edit is lost if what was said of it does not have its name."""
-    names = {key: key.split(".")[-2 if key.endswith(".name") else -1] for key in said}
+    names = {key: key.split(".")[-2 if key.endswith(".name") else -1] for key in messages}
     names["data.source"] = "data"
-    lost = [key for key, text in said.items() if names[key] not in text]
-    return {"tries": len(said), "lost": len(lost)}
+    lost = [key for key, text in messages.items() if names[key] not in text]
+    return {"tries": len(messages), "lost": len(lost)}
 
 
 def _start(target: Callable[..., None], *arguments: Any) -> Any:
@@ -165,66 +167,68 @@ def _start(target: Callable[..., None], *arguments: Any) -> Any:
     return process
 
 
-def _killed(own: Settings, folder: Path) -> None:
-    process = _start(_train, own, folder)
+def _killed(config: Settings, folder: Path) -> None:
+    process = _start(_train, config, folder)
     while not (folder / "config.json").exists() or checkpoint.load(folder)[1]["step"] < 50:
         time.sleep(0.02)
     process.kill()
     process.join()
 
 
-def _two(own: Settings, folder: Path, whole: Any, count: int) -> dict[str, int]:
+def _two(config: Settings, folder: Path, uninterrupted: Any, count: int) -> dict[str, int]:
     """A second trainer hears who has the folder, and the first one does not hear of it."""
-    found = []
+    outcomes = []
     for i in range(count):
         place = folder / str(i)
-        process = _start(_train, own, place)
+        process = _start(_train, config, place)
         while not (place / "config.json").exists():
             time.sleep(0.02)
         try:
-            _train(own, place)
-            held = False
-        except Held as error:
-            held = str(process.pid) in str(error)
+            _train(config, place)
+            refused = False
+        except FolderLocked as error:
+            refused = str(process.pid) in str(error)
         process.join()
-        found.append(
-            held and process.exitcode == 0 and _equal(_weights(_trained(own, place)), whole)
+        outcomes.append(
+            refused
+            and process.exitcode == 0
+            and _equal(_weights(_trained(config, place)), uninterrupted)
         )
-    return _count([True], found)
+    return _count([True], outcomes)
 
 
 def _full(
-    resumed: Callable[..., str], own: Settings, cut: Path, folder: Path, count: int
+    resumed: Callable[..., str], config: Settings, cut: Path, folder: Path, count: int
 ) -> dict[str, int]:
     """A disk on which files of some size only have room; then one with room for all."""
-    chance, found = random.Random(0), []
+    chance, outcomes = random.Random(0), []
     size = max(path.stat().st_size for path in cut.iterdir())
     for i in range(count):
         place, room = folder / str(i), chance.randrange(size)
         shutil.copytree(cut, place)
         before = _files(place)
-        process = _start(_cramped, own, place, room)
+        process = _start(_cramped, config, place, room)
         process.join()
         left = {name: data for name, data in _files(place).items() if not name.endswith(".tmp")}
-        kept = process.exitcode != 0 and left == before
-        found.append(kept and resumed(own, place) == "the same")
-    return _count([True], found)
+        unchanged = process.exitcode != 0 and left == before
+        outcomes.append(unchanged and resumed(config, place) == "the same")
+    return _count([True], outcomes)
 
 
-def _cramped(own: Settings, folder: Path, room: int) -> None:
+def _cramped(config: Settings, folder: Path, room: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     try:
-        _train(own, folder)
+        _train(config, folder)
     except OSError as error:
         raise SystemExit(1) from error
 
 
-def _threads(folder: Path, whole: Any, count: int) -> dict[str, int]:
+def _threads(folder: Path, uninterrupted: Any, count: int) -> dict[str, int]:
     """Loads of one model by eight threads at a time."""
 
     def load(_: int) -> bool:
         try:
-            return _equal(_weights(Model.load(folder)), whole)
+            return _equal(_weights(Model.load(folder)), uninterrupted)
         except Exception:
             return False
 

@@ -50,8 +50,8 @@ def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
     n = sde.basis.dim
     if solver.eta == 0:
         x = solver.rsample(model, (1 + n,), generator=Columns(1 + n), dtype=torch.float64)
-        mean, spread = x[0].flatten(), (x[1:] - x[:1]).flatten(1)
-        return mean, spread.mT @ spread
+        mean, deviations = x[0].flatten(), (x[1:] - x[:1]).flatten(1)
+        return mean, deviations.mT @ deviations
     reverse, times = ReverseSDE(model, solver.eta), solver.times(sde)
     mean, covariance = torch.zeros(0).double(), torch.zeros(0, 0).double()
     for stage in sde.stages():

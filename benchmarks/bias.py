@@ -86,15 +86,16 @@ def _methods(
 ) -> list[tuple[str, str, ScoreEstimator, Solver]]:
     n = len(y)
     joint = Joint(y=(n,), x=(n,))
-    both = torch.cat([means, means], -1)
+    joint_means = torch.cat([means, means], -1)
     top = torch.cat([covariances + noise**2 * torch.eye(n), covariances], -1)
-    spread = torch.cat([top, torch.cat([covariances, covariances], -1)], -2)
+    joint_covariances = torch.cat([top, torch.cat([covariances, covariances], -1)], -2)
 
-    def given(sigma_y: float, held: bool = False) -> ScoreEstimator:
-        schedule = VE(0.005, joint.spread(y=sigma_y or SIGMA, x=SIGMA))
-        speeds = joint.spread(y=1.0 if sigma_y else 0.0, x=1.0)
+    def conditional(sigma_y: float, held: bool = False) -> ScoreEstimator:
+        schedule = VE(0.005, joint.per_block(y=sigma_y or SIGMA, x=SIGMA))
+        speeds = joint.per_block(y=1.0 if sigma_y else 0.0, x=1.0)
         sde = DiagonalSDE(schedule, joint, speeds)
-        return condition(GaussianMixture(sde, weights, both, spread), held=held, y=y)
+        mixture = GaussianMixture(sde, weights, joint_means, joint_covariances)
+        return condition(mixture, held=held, y=y)
 
     flow, once = ExponentialMultistep(steps), DDIM(steps, eta=1.0)
     fresh = DDIM(steps, eta=1.0, corrector=ResampleObserved())
@@ -102,17 +103,17 @@ def _methods(
         DiagonalSDE(VE(0.005, SIGMA), Identity((n,))), weights, means, covariances
     )
     std = float(prior.marginal(torch.zeros(1)).variance.mean().sqrt())
-    found: list[tuple[str, str, ScoreEstimator, Solver]] = [
-        ("CDE", "none", given(0.0), flow),
-        ("any conditional, held", "none", given(SIGMA, held=True), flow),
+    cases: list[tuple[str, str, ScoreEstimator, Solver]] = [
+        ("CDE", "none", conditional(0.0), flow),
+        ("any conditional, held", "none", conditional(SIGMA, held=True), flow),
     ]
     for name, sigma_y in (("CMDE, sigma_y .5", 0.5), ("CMDE, sigma_y 1", 1.0), ("CDiffE", SIGMA)):
         paths = {"one noise": flow, "bridge": once, "redrawn": fresh}
-        found += [(name, path, given(sigma_y), solver) for path, solver in paths.items()]
+        cases += [(name, path, conditional(sigma_y), solver) for path, solver in paths.items()]
     for method in ("moments", "isotropic", "point"):
         guided = LinearGuidance(prior, lambda x: x, y, noise, method=method, data_std=std)
-        found.append((f"guidance, {method}", "none", guided, flow))
-    return found
+        cases.append((f"guidance, {method}", "none", guided, flow))
+    return cases
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -31,7 +31,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.references import Around, Conditional, Constant, expectation_maximisation
+from benchmarks.references import (
+    ConditionalMixture,
+    FixedMixture,
+    MixtureBaseline,
+    expectation_maximisation,
+)
 from estimators import Denoising, ResidualMLP
 from scoresde import (
     PCA,
@@ -105,12 +110,12 @@ def run(
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean nats of every arm on every data set."""
-    found: dict[str, dict[str, list[float]]] = {}
+    by_arm: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        found.setdefault(row["data"], {}).setdefault(row["arm"], []).append(row["nats"])
+        by_arm.setdefault(row["data"], {}).setdefault(row["arm"], []).append(row["nats"])
     return {
         data: {arm: round(float(np.mean(v)), 3) for arm, v in arms.items()}
-        for data, arms in found.items()
+        for data, arms in by_arm.items()
     }
 
 
@@ -152,23 +157,23 @@ def patches(data: Path, seconds: float, seeds: int, count: int) -> list[dict[str
             model.eval()
             start = time.process_time()
             with torch.no_grad():
-                if isinstance(model, Around):
+                if isinstance(model, MixtureBaseline):
                     gained = gain(model, loss, valid).mean()
                     rows[-1]["validation"] = float(gained)
                     if gained <= 0:
-                        model = model.alone()
+                        model = model.without_network()
                     white = (basis(held_out).float() - model.shift) / model.scale
-                    known = model.kinds().log_prob(white) - float(std.log().sum())
-                    rows[-1]["reference"] = float(known.mean())
-                    found = known + (gain(model, loss, held_out) if gained > 0 else 0)
+                    reference = model.mixture().log_prob(white) - float(std.log().sum())
+                    rows[-1]["reference"] = float(reference.mean())
+                    log_probs = reference + (gain(model, loss, held_out) if gained > 0 else 0)
                 else:
-                    found = torch.stack([-loss(held_out) for _ in range(16)]).mean(0)
-                rows[-1] |= measured(found, time.process_time() - start)
+                    log_probs = torch.stack([-loss(held_out) for _ in range(16)]).mean(0)
+                rows[-1] |= measured(log_probs, time.process_time() - start)
                 dist = ScoreDistribution(model, ExponentialMultistep(), method=Quadrature(30))
                 few = held_out[:FLOW]
                 flow = torch.cat([dist.log_prob(x) for x in few.split(50)])
-                rows[-1]["flow_minus_bound"] = float((flow - found[:FLOW]).mean())
-            values[name, seed] = found
+                rows[-1]["flow_minus_bound"] = float((flow - log_probs[:FLOW]).mean())
+            values[name, seed] = log_probs
         for name in ("NSF", "MAF"):
             torch.manual_seed(seed)
             flow, exact = zuko_flow(name, train)
@@ -184,19 +189,19 @@ def patches(data: Path, seconds: float, seeds: int, count: int) -> list[dict[str
     return rows
 
 
-def gain(model: Around, loss: Callable[..., Tensor], x: Tensor) -> Tensor:
+def gain(model: MixtureBaseline, loss: Callable[..., Tensor], x: Tensor) -> Tensor:
     """By how much the network raises the bound, ``(batch,)``, in nats.
 
     With the same random numbers for both, nearly all the noise cancels; of a mixture the bound is
     the log-density.
     """
-    alone, seed = model.alone(), torch.initial_seed()
-    found = torch.zeros(len(x))
+    uncorrected, seed = model.without_network(), torch.initial_seed()
+    gained = torch.zeros(len(x))
     for k in range(16):
-        for one, sign in ((alone, 1), (model, -1)):
+        for estimator, sign in ((uncorrected, 1), (model, -1)):
             torch.manual_seed(seed + k)
-            found += sign * loss(x, one) / 16
-    return found
+            gained += sign * loss(x, estimator) / 16
+    return gained
 
 
 def patch_model(
@@ -214,9 +219,11 @@ def patch_model(
         return Denoising(sde, network, data_mean=mean, data_std=std, network_basis=view), 0.0
     start = time.process_time()
     white = ((sde.basis(train) - mean) / std).float()
-    kinds = expectation_maximisation(white, 128, 0.8 * seconds, turned=True, seed=seed)
+    mixture = expectation_maximisation(white, 128, 0.8 * seconds, own_axes=True, seed=seed)
     network = ResidualMLP((63,), width=192, depth=3, condition_dim=128)
-    return Around(sde, network, Constant(kinds), std, mean), time.process_time() - start
+    return MixtureBaseline(
+        sde, network, FixedMixture(mixture), std, mean
+    ), time.process_time() - start
 
 
 def dequantised(values: Any, fixed: bool) -> Tensor:
@@ -240,8 +247,8 @@ def zuko_flow(name: str, train: Tensor) -> tuple[nn.Module, Loss]:
     flow: nn.Module = kind(n, transforms=5, hidden_features=(256, 256), **options)
 
     def loss(rows: Tensor) -> Tensor:
-        found: Tensor = flow().log_prob((rows - mean) @ white)
-        return jump - found
+        log_prob: Tensor = flow().log_prob((rows - mean) @ white)
+        return jump - log_prob
 
     return flow, loss
 
@@ -277,7 +284,7 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
     average = [p.detach().clone() for p in parameters]
-    kept, best = [v.clone() for v in average], torch.tensor(math.inf)
+    best_weights, best = [v.clone() for v in average], torch.tensor(math.inf)
     checked, updates = 0, 0
     used, last = 0.0, time.process_time()
     while used < seconds and updates < most:
@@ -298,25 +305,25 @@ def fit(
         used += time.process_time() - last
         if check is not None and max(used / seconds, updates / most) * 10 >= checked + 1:
             checked += 1
-            own = [p.detach().clone() for p in parameters]
+            current = [p.detach().clone() for p in parameters]
             torch._foreach_copy_([p.detach() for p in parameters], average)
             value = check()
-            torch._foreach_copy_([p.detach() for p in parameters], own)
+            torch._foreach_copy_([p.detach() for p in parameters], current)
             better = value < best
             best = torch.minimum(best, value)
-            for old, new in zip(kept, average, strict=True):
+            for old, new in zip(best_weights, average, strict=True):
                 old.copy_(new.where(better.reshape(-1, *[1] * (new.ndim - 1)), old))
         last = time.process_time()
-    torch._foreach_copy_([p.detach() for p in parameters], kept if checked else average)
+    torch._foreach_copy_([p.detach() for p in parameters], best_weights if checked else average)
     return {"updates": updates, "training_seconds": used, "validation": float(best.mean())}
 
 
 def measured(nats: Tensor, seconds: float) -> dict[str, float]:
     """Mean and standard error over held-out rows."""
     error = float(nats.std() / len(nats) ** 0.5)
-    found = {"nats": float(nats.mean()), "stderr": error, "evaluation_seconds": seconds}
-    print(f"  {found['nats']:.3f} +- {error:.3f}", flush=True)
-    return found
+    row = {"nats": float(nats.mean()), "stderr": error, "evaluation_seconds": seconds}
+    print(f"  {row['nats']:.3f} +- {error:.3f}", flush=True)
+    return row
 
 
 def regression(
@@ -349,23 +356,23 @@ def regression(
             print(name, split, arm, row["updates"], end="")
             with torch.no_grad():
                 row |= measured(averaged([-m.exact(test) - unit.log() for m in members]), 0.0)
-                known = [-m.reference(test) - unit.log() for m in members if m.reference]
-            if known:
-                row["reference"] = float(averaged(known).mean())
+                references = [-m.reference(test) - unit.log() for m in members if m.reference]
+            if references:
+                row["reference"] = float(averaged(references).mean())
             rows.append(row)
     return rows
 
 
 def folded(table: Tensor, order: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Rows to learn from and held-out ones, of the ``k``-th model of a number."""
-    held = min(max(len(order) // 10, 30), 1000)
-    part = order.roll(-held * k)
-    return table[part[held:]], table[part[:held]]
+    held_out_loss = min(max(len(order) // 10, 30), 1000)
+    part = order.roll(-held_out_loss * k)
+    return table[part[held_out_loss:]], table[part[:held_out_loss]]
 
 
-def averaged(found: list[Tensor]) -> Tensor:
+def averaged(log_probs: list[Tensor]) -> Tensor:
     """The logarithm of a mean density."""
-    return torch.stack(found).logsumexp(0) - math.log(len(found))
+    return torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
 
 
 def prepared(model: ScoreEstimator) -> Grid:
@@ -405,35 +412,35 @@ def options(rows: int) -> dict[str, Any]:
     return {"batch": batch, "lr": 5e-3, "decay": 1e-2, "most": EPOCHS * rows // batch}
 
 
-def held(model: nn.Module, loss: Loss, valid: Tensor) -> Tensor:
+def held_out_loss(model: nn.Module, loss: Loss, valid: Tensor) -> Tensor:
     """Held-out loss, of every network of a model; a bound's by the same times and noise."""
     model.eval()
     torch.manual_seed(0)
     with torch.no_grad():
-        found = loss(valid.repeat(*[1] * (valid.ndim - 2), 1 + 2000 // valid.shape[-2], 1))
+        losses = loss(valid.repeat(*[1] * (valid.ndim - 2), 1 + 2000 // valid.shape[-2], 1))
     model.train()
-    return found.mean(-1)
+    return losses.mean(-1)
 
 
 def flows(fold: Fold, seconds: float) -> list[Member]:
     """One after the other, as there is time."""
-    found: list[Member] = []
+    members: list[Member] = []
     start = time.process_time()
     while True:
-        train, valid = fold(len(found))
+        train, valid = fold(len(members))
         left = seconds - (time.process_time() - start)
         flow, minus = encoded_flow(train)
-        check = functools.partial(held, flow, minus, valid)
+        check = functools.partial(held_out_loss, flow, minus, valid)
         more = fit(flow, minus, train, left, 0, check, **options(len(train)))
         flow.eval()
-        found.append(Member(minus, [more["updates"]]))
+        members.append(Member(minus, [more["updates"]]))
         used = time.process_time() - start
-        if len(found) == MEMBERS or seconds - used < 0.3 * used / len(found):
-            return found
+        if len(members) == MEMBERS or seconds - used < 0.3 * used / len(members):
+            return members
 
 
 def diffusions(fold: Fold, seconds: float) -> list[Member]:
-    """Around mixtures, which learn together and have four fifths of the time.
+    """Estimators around mixtures, which learn together and have four fifths of the time.
 
     The networks that correct them have the rest; one is kept if the bound says of the held-out
     rows that it is better than none. Of more than 2,000 rows, for which there is little time, only
@@ -442,32 +449,32 @@ def diffusions(fold: Fold, seconds: float) -> list[Member]:
     count = MEMBERS if len(fold(0)[0]) < 2000 else 2
     train, valid = (torch.stack(rows) for rows in zip(*map(fold, range(count)), strict=True))
     n = train.shape[-1] - 1
-    all_kinds = Conditional(count, n)
+    all_mixtures = ConditionalMixture(count, n)
 
-    def alone(rows: Tensor, kinds: Conditional = all_kinds) -> Tensor:
-        return -kinds(rows[..., :n]).log_prob(rows[..., n:])
+    def alone(rows: Tensor, mixture: ConditionalMixture = all_mixtures) -> Tensor:
+        return -mixture(rows[..., :n]).log_prob(rows[..., n:])
 
     settings = options(train.shape[1])
-    check = functools.partial(held, all_kinds, alone, valid)
-    first = fit(all_kinds, alone, train, 0.8 * seconds, 0, check, **settings)
-    all_kinds.requires_grad_(False).eval()
-    found = []
+    check = functools.partial(held_out_loss, all_mixtures, alone, valid)
+    first = fit(all_mixtures, alone, train, 0.8 * seconds, 0, check, **settings)
+    all_mixtures.requires_grad_(False).eval()
+    members = []
     for k in range(count):
-        kinds = all_kinds.only(k)
+        mixture = all_mixtures.member(k)
         sde = DiagonalSDE(LogLinear(17.0, -8.0), Identity((1,)))
         network = ResidualMLP((1,), width=48, depth=1, dropout=0.15, condition_dim=n + 1)
-        model = Around(sde, network, kinds)
+        model = MixtureBaseline(sde, network, mixture)
         times = prepared(model)
 
-        def loss(rows: Tensor, model: Around = model, times: Grid = times) -> Tensor:
+        def loss(rows: Tensor, model: MixtureBaseline = model, times: Grid = times) -> Tensor:
             return bound(model, rows[:, n:], condition=rows[:, :n], times=times)
 
-        def exact(rows: Tensor, model: Around = model) -> Tensor:
+        def exact(rows: Tensor, model: MixtureBaseline = model) -> Tensor:
             solver = ExponentialMultistep()
             dist = ScoreDistribution(model, solver, condition=rows[:, :n], method=Quadrature(60))
             return -dist.log_prob(rows[:, n:])
 
-        check = functools.partial(held, model, loss, valid[k])
+        check = functools.partial(held_out_loss, model, loss, valid[k])
         before, untrained = float(check()), copy.deepcopy(network.state_dict())
         share = 0.25 * first["training_seconds"] / count
         more = fit(model, loss, train[k], share, 0, check, **settings)
@@ -475,8 +482,8 @@ def diffusions(fold: Fold, seconds: float) -> list[Member]:
             network.load_state_dict(untrained)
         model.eval()
         updates = [first["updates"], more["updates"], before - more["validation"]]
-        found.append(Member(exact, updates, functools.partial(alone, kinds=kinds)))
-    return found
+        members.append(Member(exact, updates, functools.partial(alone, mixture=mixture)))
+    return members
 
 
 def encoded_flow(train: Tensor) -> tuple[nn.Module, Loss]:
@@ -489,8 +496,8 @@ def encoded_flow(train: Tensor) -> tuple[nn.Module, Loss]:
 
     def loss(rows: Tensor) -> Tensor:
         x = rows[:, :n]
-        found: Tensor = flow(torch.cat([x, encoder(x)], -1)).log_prob(rows[:, n:])
-        return -found
+        log_prob: Tensor = flow(torch.cat([x, encoder(x)], -1)).log_prob(rows[:, n:])
+        return -log_prob
 
     return nn.ModuleList([encoder, flow]), loss
 

@@ -22,7 +22,7 @@ def run(quick: bool = False, seconds: float = 300.0) -> dict[str, Any]:
     """Inputs tried, and the failures found, by property."""
     import test_fuzz
 
-    found: dict[str, str] = {}
+    failures: dict[str, str] = {}
     spent = dict.fromkeys(test_fuzz.properties, 0.0)
     with test_fuzz.forbidden_module():
         while spent and sum(spent.values()) < (20.0 if quick else seconds):
@@ -32,12 +32,12 @@ def run(quick: bool = False, seconds: float = 300.0) -> dict[str, Any]:
                 test_fuzz.properties[name](100)()
                 spent[name] += time.perf_counter() - start
             except BaseException as error:  # whatever it is
-                found[name] = "".join(traceback.format_exception(error, limit=-2))
-                print(f"{name}\n{found[name]}", flush=True)
+                failures[name] = "".join(traceback.format_exception(error, limit=-2))
+                print(f"{name}\n{failures[name]}", flush=True)
                 del spent[name]
     for name, count in sorted(test_fuzz.inputs.items()):
         print(f"{name:48} {count:8} inputs")
-    return {"inputs": dict(test_fuzz.inputs), "failures": found}
+    return {"inputs": dict(test_fuzz.inputs), "failures": failures}
 
 
 def follow(name: str, options: list[str]) -> None:

@@ -63,26 +63,32 @@ def run(quick: bool = False, data: Path | None = None) -> dict[str, Any]:
             measure("uniform, band-normalised", normalised, solver, str(steps), photographs)
     for steps in (4, 8) if quick else (4, 8, 16, 32):
         for name, scale in (("the paper's multi-scale", 1.0), ("multi-scale, normalised", std)):
-            made = equal(basis, schedule, steps, scale)
-            second = attrs.evolve(SECOND, steps=len(made.times) - 1, grid=made.grid)
-            measure(name, made.sde, second, f"4 x {steps}", photographs)
+            staged = equal(basis, schedule, steps, scale)
+            second = attrs.evolve(SECOND, steps=len(staged.times) - 1, grid=staged.grid)
+            measure(name, staged.sde, second, f"4 x {steps}", photographs)
     if not quick:
         maruyama = EulerMaruyama(128, eta=1.0, grid="uniform_time")
         measure("uniform", uniform, maruyama, "128", photographs)
         measure("uniform", uniform, DDIM(128), "128", photographs)
         for steps in (4, 8, 16, 32):
-            made = equal(basis, schedule, steps)
-            maruyama = EulerMaruyama(len(made.times) - 1, eta=1.0, grid=made.grid)
-            measure("the paper's multi-scale", made.sde, maruyama, f"4 x {steps}", photographs)
+            staged = equal(basis, schedule, steps)
+            maruyama = EulerMaruyama(len(staged.times) - 1, eta=1.0, grid=staged.grid)
+            measure(
+                "the paper's multi-scale",
+                staged.sde,
+                maruyama,
+                f"4 x {steps}",
+                photographs,
+            )
     beds = {"planned": photographs}
     if data is not None:
         beds["planned for photographs, other images"] = moments(grey_patches(data, 32))
     planner = ExponentialMultistep(order=2)
     for budget in (4.5,) if quick else (4.5, 8.0):
-        made = plan(basis, schedule, bands, planner, cost=budget)
-        solver = attrs.evolve(planner, steps=sum(made.steps), grid=made.grid)
+        staged = plan(basis, schedule, bands, planner, cost=budget)
+        solver = attrs.evolve(planner, steps=sum(staged.steps), grid=staged.grid)
         for name, bed in beds.items():
-            measure(name, made.sde, solver, ",".join(map(str, made.steps)), bed)
+            measure(name, staged.sde, solver, ",".join(map(str, staged.steps)), bed)
     for name, bed in list(beds.items())[1:]:
         second = attrs.evolve(SECOND, steps=24)
         measure(f"uniform, {name.split(', ')[-1]}", uniform, second, "24", bed)

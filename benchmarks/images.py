@@ -29,12 +29,12 @@ def fashion(folder: Path = FASHION) -> dict[str, tuple[Tensor, Tensor]]:
     Raises:
         FileNotFoundError: If they are not there.
     """
-    found = {}
+    loaded = {}
     for name, prefix in (("train", "train"), ("test", "t10k")):
         images = _ubyte(folder / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
         labels = _ubyte(folder / f"{prefix}-labels-idx1-ubyte.gz", 8)
-        found[name] = (nn.functional.pad(images, (2, 2, 2, 2)), labels.long())
-    return found
+        loaded[name] = (nn.functional.pad(images, (2, 2, 2, 2)), labels.long())
+    return loaded
 
 
 def _ubyte(path: Path, header: int) -> Tensor:
@@ -60,7 +60,7 @@ def grey_patches(source: Path, size: int, count: int = 12_000) -> Tensor:
     """
     if not source.exists():
         raise FileNotFoundError(f"{source}: not found; give a folder or a zip file of images")
-    found: list[Tensor] = []
+    loaded: list[Tensor] = []
     with contextlib.ExitStack() as stack:
         root: Any = source
         if source.is_file():
@@ -70,10 +70,10 @@ def grey_patches(source: Path, size: int, count: int = 12_000) -> Tensor:
             with path.open("rb") as file:
                 image = torch.from_numpy(np.array(Image.open(file).convert("L")))
             tiles = image.unfold(0, size, size).unfold(1, size, size).reshape(-1, 1, size, size)
-            found.append(tiles)
-            if sum(map(len, found)) >= count:
+            loaded.append(tiles)
+            if sum(map(len, loaded)) >= count:
                 break
-    return torch.cat(found)[:count].double() / 127.5 - 1
+    return torch.cat(loaded)[:count].double() / 127.5 - 1
 
 
 def _walk(root: Any) -> Iterator[Any]:

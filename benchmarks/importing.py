@@ -20,15 +20,15 @@ IMPORTS = {
 
 def run(quick: bool = False) -> dict[str, Any]:
     """Medians of wall-clock and processor seconds, and both in units of torch's."""
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in IMPORTS}
+    measurements: dict[str, list[tuple[float, float]]] = {name: [] for name in IMPORTS}
     for repetition in range(4 if quick else 16):
         for name, statement in IMPORTS.items():
             measured = _run(statement)
             if repetition > 0:  # the first fills caches of files and of bytecode
-                taken[name].append(measured)
+                measurements[name].append(measured)
     median = {
         name: tuple(statistics.median(column) for column in zip(*pairs, strict=True))
-        for name, pairs in taken.items()
+        for name, pairs in measurements.items()
     }
     rows = []
     for name, (wall, processor) in median.items():

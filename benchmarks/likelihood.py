@@ -112,8 +112,8 @@ def run(quick: bool = False) -> dict[str, Any]:
 
         def ours(method: Any, model: GaussianMixture = model, x: Tensor = x) -> Callable[[], Found]:
             def find() -> Found:
-                found = log_prob(model, x, method)
-                return found.value, found.evaluations
+                estimate = log_prob(model, x, method)
+                return estimate.value, estimate.evaluations
 
             return find
 
@@ -144,8 +144,8 @@ def run(quick: bool = False) -> dict[str, Any]:
                 "error {error:.1e} (median {median_error:.0e})".format(**row),
                 flush=True,
             )
-    for found in (evaluations, seconds):
-        found["geometric mean"] = round(geometric_mean(found.values()), 2)
+    for estimate in (evaluations, seconds):
+        estimate["geometric mean"] = round(geometric_mean(estimate.values()), 2)
     ratios = {"evaluations_at_1e-3": evaluations, "seconds_at_1e-3": seconds}
     return {"ratios": ratios, "rows": rows}
 
@@ -183,7 +183,7 @@ def peers(model: GaussianMixture, x: Tensor, measure: Callable[..., Any]) -> lis
 
     Their time runs from 0 to 1, from noise to data and from data to noise.
     """
-    density, seen = field(model, x), [0]
+    density, evaluations_so_far = field(model, x), [0]
     low, high = model.sde.eps, model.sde.T
     span, prior = high - low, model.sde.prior
     assert prior is not None
@@ -194,17 +194,17 @@ def peers(model: GaussianMixture, x: Tensor, measure: Callable[..., Any]) -> lis
 
         class Velocity(ModelWrapper):  # type: ignore[misc]
             def forward(self, x: Tensor, t: Tensor, **_: Any) -> Tensor:
-                seen[0] += 1
-                return -span * density.flow(high - span * t, x)  # kept within time
+                evaluations_so_far[0] += 1
+                return -span * density.flow(high - span * t, x)
 
         def matched() -> Found:
-            seen[0] = 0
+            evaluations_so_far[0] = 0
             solver = ODESolver(Velocity(torch.nn.Identity()))
             _, value = solver.compute_likelihood(
                 x, prior.log_prob, None, "dopri5", USUAL, USUAL,
                 torch.tensor([1.0, 0.0], dtype=x.dtype), exact_divergence=True,
             )  # fmt: skip
-            return value.detach(), seen[0]
+            return value.detach(), evaluations_so_far[0]
 
         rows.append(measure("flow_matching, dopri5", matched))
     except ImportError:
@@ -213,10 +213,10 @@ def peers(model: GaussianMixture, x: Tensor, measure: Callable[..., Any]) -> lis
         from zuko.transforms import FreeFormJacobianTransform
 
         def free() -> Found:
-            seen[0] = 0
+            evaluations_so_far[0] = 0
 
             def velocity(t: Tensor, z: Tensor) -> Tensor:
-                seen[0] += 1
+                evaluations_so_far[0] += 1
                 return density.flow(t, z)
 
             low_t, high_t = (x.new_tensor(v) for v in (low, high))
@@ -225,7 +225,7 @@ def peers(model: GaussianMixture, x: Tensor, measure: Callable[..., Any]) -> lis
             )
             with torch.no_grad():
                 z, gained = transform.call_and_ladj(x)
-                return prior.log_prob(z) + gained, seen[0]
+                return prior.log_prob(z) + gained, evaluations_so_far[0]
 
         rows.append(measure("zuko, free-form", free))
     except ImportError:

@@ -157,7 +157,7 @@ def _model(basis: str, shape: list[int]) -> Callable[[Path], None]:
             "estimator": {"name": "denoising", "network": {"name": "residual-mlp", "width": 1}},
             "solver": "ddim",
         }
-        content = {"settings": settings, "facts": {"event_shape": shape, "levels": None}}
+        content = {"settings": settings, "facts": {"event_shape": shape, "bins": None}}
         checkpoint.save(path, {"weight": torch.zeros(4)}, content)
 
     return make

@@ -60,20 +60,20 @@ def run(quick: bool = False) -> dict[str, Any]:
             # one uniform evaluation costs what any other does: count a few, scale up
             "uniform": (uniform, ExponentialMultistep(2))
         }
-        for name, made in plans.items():
-            jobs[name] = (_multiscale(made, levels), _walk(made))
+        for name, staged in plans.items():
+            jobs[name] = (_multiscale(staged, levels), _walk(staged))
         seconds = _interleaved(
             {name: _sampling(*job, batch) for name, job in jobs.items()}, repeats
         )
         each = seconds["uniform"] / 2
-        for name, made in plans.items():
-            evaluations = 128 if name == "equal_error" else sum(made.steps)
+        for name, staged in plans.items():
+            evaluations = 128 if name == "equal_error" else sum(staged.steps)
             key = f"{name}_{size}"
             ratios[key] = round(evaluations * each / seconds[name], 2)
             rows.append(
                 {
                     "name": key,
-                    "steps": list(made.steps),
+                    "steps": list(staged.steps),
                     "uniform_evaluations": evaluations,
                     "uniform_seconds": evaluations * each,
                     "seconds": seconds[name],
@@ -93,19 +93,19 @@ def _pyramid(bands: dict[str, torch.Tensor], levels: int) -> list[torch.Tensor]:
     return [coarse, *details]
 
 
-def _multiscale(made: Plan, levels: int) -> MultiScale:
-    basis = made.sde.basis
+def _multiscale(staged: Plan, levels: int) -> MultiScale:
+    basis = staged.sde.basis
     assert isinstance(basis, Haar)
     views = [basis.coarse(levels), *(Packed(basis.coarse(k)) for k in reversed(range(levels)))]
     networks = [
         UNet(view.event_shape, widths)
         for view, widths in zip(views, STAGES[levels + 1], strict=True)
     ]
-    return MultiScale(made.sde, networks, network_bases=views)
+    return MultiScale(staged.sde, networks, network_bases=views)
 
 
-def _walk(made: Plan) -> Solver:
-    return ExponentialMultistep(len(made.times) - 1, order=2, grid=made.grid)
+def _walk(staged: Plan) -> Solver:
+    return ExponentialMultistep(len(staged.times) - 1, order=2, grid=staged.grid)
 
 
 def _sampling(model: ScoreEstimator, solver: Solver, batch: int) -> Callable[[], object]:

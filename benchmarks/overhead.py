@@ -27,16 +27,16 @@ CASES = {"small": (256, 8, 64), "middle": (256, 128, 256), "large": (64, 3072, 1
 
 
 class Network(nn.Module):
-    """Predicts noise from a state and a level: two hidden layers."""
+    """Predicts noise from a state and a noise level: two hidden layers."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.enter, self.time = nn.Linear(dim, width), nn.Linear(1, width)
         self.middle, self.leave = nn.Linear(width, width), nn.Linear(width, dim)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """``(batch, dim)`` and ``(batch,)`` to ``(batch, dim)``."""
-        hidden = nn.functional.silu(self.enter(x) + self.time(level.reshape(-1, 1)))
+        hidden = nn.functional.silu(self.enter(x) + self.time(noise_level.reshape(-1, 1)))
         out: Tensor = self.leave(nn.functional.silu(self.middle(hidden)))
         return out
 
@@ -71,18 +71,18 @@ def run(quick: bool = False) -> dict[str, Any]:
         _check(samplers)
         times[case] = _interleaved(samplers, seconds)
         bare = times[case]["bare DDIM"]
-        for name, taken in times[case].items():
+        for name, elapsed in times[case].items():
             rows.append(
                 {
                     "case": case,
                     "sampler": name,
                     "steps": steps,
-                    "microseconds_per_step": 1e6 * taken / steps,
-                    "of_bare_ddim": taken / bare,
+                    "microseconds_per_step": 1e6 * elapsed / steps,
+                    "of_bare_ddim": elapsed / bare,
                 }
             )
-            each = 1e6 * taken / steps
-            print(f"{case:7} {name:34} {each:9.1f} us/step {taken / bare:6.2f}", flush=True)
+            each = 1e6 * elapsed / steps
+            print(f"{case:7} {name:34} {each:9.1f} us/step {elapsed / bare:6.2f}", flush=True)
 
     milliseconds = _by_the_band(seconds)
     rows += [{"case": "bands", "job": k, "milliseconds": v} for k, v in milliseconds.items()]
@@ -111,19 +111,19 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
     several = DiagonalSDE(VP(), Identity((dim,)), torch.linspace(0.5, 1, dim))
     ts = torch.linspace(1, sde.eps, steps + 1, dtype=torch.float64)
     alpha, sigma = (v.squeeze(-1).float() for v in sde.kernel(ts.unsqueeze(-1)))
-    levels = (sigma / alpha).log() / 4
+    noise_levels = (sigma / alpha).log() / 4
 
     def bare(eta: float = 0.0) -> Tensor:
         with torch.no_grad():
             x = start * sigma[0]
             for i in range(steps):
-                noise = network(x, levels[i].expand(len(x)))
+                noise = network(x, noise_levels[i].expand(len(x)))
                 clean = (x - sigma[i] * noise) / alpha[i]
                 if eta:
                     q = sigma[i + 1] / sigma[i] * alpha[i] / alpha[i + 1]
-                    kept = sigma[i + 1] * q
+                    retained = sigma[i + 1] * q
                     drawn = sigma[i + 1] * (1 - q**2).sqrt()
-                    x = alpha[i + 1] * clean + kept * noise + drawn * torch.randn_like(x)
+                    x = alpha[i + 1] * clean + retained * noise + drawn * torch.randn_like(x)
                 else:
                     x = alpha[i + 1] * clean + sigma[i + 1] * noise
             return x
@@ -206,7 +206,7 @@ def _diffusers(
     alpha, sigma = (v.squeeze(-1) for v in sde.kernel(times))
     power = alpha**2
     betas = (1 - torch.cat([power[:1], power[1:] / power[:-1]])).numpy()
-    levels = ((sigma / alpha).log() / 4).float()
+    noise_levels = ((sigma / alpha).log() / 4).float()
 
     def sample() -> Tensor:
         scheduler = getattr(diffusers, name)(trained_betas=betas, prediction_type="epsilon")
@@ -216,7 +216,7 @@ def _diffusers(
         with torch.no_grad():
             x = start * scheduler.init_noise_sigma
             for t in scheduler.timesteps:
-                noise = network(x, levels[int(t)].expand(len(x)))
+                noise = network(x, noise_levels[int(t)].expand(len(x)))
                 x = scheduler.step(noise, t, x, **options).prev_sample
         return x
 
@@ -284,11 +284,11 @@ def _by_the_band(seconds: float) -> dict[str, float]:
 
 def _interleaved(jobs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """Median seconds of every job, run in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    elapsed: dict[str, list[float]] = {name: [] for name in jobs}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or any(len(v) < 3 for v in taken.values()):
+    while time.perf_counter() < end or any(len(v) < 3 for v in elapsed.values()):
         for name, job in jobs.items():
             start = time.perf_counter()
             job()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+            elapsed[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in elapsed.items()}

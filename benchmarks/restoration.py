@@ -89,12 +89,12 @@ def run(
     train, tests, others = images.split([len(images) - 2 * seeds * count, *[seeds * count] * 2])
     features = Features()
     looked = [features(part) for part in tests.split(count)]
-    real = torch.cat([found for found, _ in looked])
+    real = torch.cat([real_features for real_features, _ in looked])
     floor = frechet(_same, features(others)[0], real)
     print(f"real against real: FD {floor:.1f} at {len(tests)} images", flush=True)
     rows: list[dict[str, Any]] = []
-    found: dict[tuple[str, str], list[Tensor]] = {}
-    shown: dict[str, dict[str, Tensor]] = {
+    generated_features: dict[tuple[str, str], list[Tensor]] = {}
+    panels: dict[str, dict[str, Tensor]] = {
         task: {"observed": _visible(degrade(tests[:8])), "real": _visible(tests[:8])}
         for task, degrade in DEGRADED.items()
     }
@@ -120,8 +120,8 @@ def run(
         samples = _sample(model, y, seed)
         sampled = time.process_time()
         four = torch.stack([_sample(model, y[:16], seed + k) for k in range(1, 5)])
-        own, maps = features(samples)
-        found.setdefault((task, method), []).append(own)
+        generated, maps = features(samples)
+        generated_features.setdefault((task, method), []).append(generated)
         row = {
             "task": task,
             "method": method,
@@ -131,25 +131,28 @@ def run(
             "seconds_sample": round(sampled - trained, 1),
             **_quality(samples, test, y, degrade),
             "perceptual": round(_gap(maps, looked[seed][1]), 4),
-            "kid": round(1e3 * kid(own, real[part]), 3),
+            "kid": round(1e3 * kid(generated, real[part]), 3),
             "diversity": round(float(four.std(0).mean()), 4),
             "curve": curve,
         }
         rows.append(row)
         print(row, flush=True)
         if seed == 0:
-            shown[task][method] = _visible(samples[:8])
-            shown[task][f"{method}, mean of four"] = _visible(four.mean(0)[:8])
-            shown[task][f"{method}, deviation"] = _visible(2 * four.std(0)[:8] - 1)
+            panels[task][method] = _visible(samples[:8])
+            panels[task][f"{method}, mean of four"] = _visible(four.mean(0)[:8])
+            panels[task][f"{method}, deviation"] = _visible(2 * four.std(0)[:8] - 1)
         if pictures is not None:  # a long run shows what there is
             target = pictures.with_stem(f"{pictures.stem}-{task}")
-            plots.save(plots.image_grid(shown[task], columns=1), target)
+            plots.save(plots.image_grid(panels[task], columns=1), target)
     summary = _summary(rows)
-    seen = {task: features(degrade(tests))[0] for task, degrade in DEGRADED.items()}
+    degraded_features = {task: features(degrade(tests))[0] for task, degrade in DEGRADED.items()}
     for entry in summary:
-        own, y = torch.cat(found[entry["task"], entry["method"]]), seen[entry["task"]]
-        entry["fd"] = round(frechet(_same, own, real), 1)
-        pair = torch.cat([own, y], 1), torch.cat([real, y], 1)
+        generated, y = (
+            torch.cat(generated_features[entry["task"], entry["method"]]),
+            degraded_features[entry["task"]],
+        )
+        entry["fd"] = round(frechet(_same, generated, real), 1)
+        pair = torch.cat([generated, y], 1), torch.cat([real, y], 1)
         entry["fd_joint"] = round(frechet(_same, *pair), 1)
         print(entry, flush=True)
     return {"floor": round(floor, 1), "count": len(tests), "summary": summary, "rows": rows}
@@ -207,11 +210,11 @@ class _Pair(nn.Module):
         known = self._pack(torch.zeros(1, *joint.shapes["y"])).shape[1]
         self.body = UNet((12 + known, SIZE // 2, SIZE // 2), WIDTHS)
 
-    def forward(self, event: Tensor, level: Tensor) -> Tensor:
+    def forward(self, event: Tensor, noise_level: Tensor) -> Tensor:
         """Joint events in and out; of ``y`` nobody asks."""
         parts = self.joint.split(event)
         x, y = nn.functional.pixel_unshuffle(parts["x"], 2), self._pack(parts["y"])
-        found = self.body(torch.cat([x, y], 1), level)[:, :12]
+        found = self.body(torch.cat([x, y], 1), noise_level)[:, :12]
         return self.joint.join(
             y=torch.zeros_like(parts["y"]), x=nn.functional.pixel_shuffle(found, 2)
         )
@@ -236,8 +239,8 @@ def _model(
     joint = Joint(y=tuple(degrade(x[:1]).shape[1:]), x=Haar((3, SIZE, SIZE), 2))
     sigma_x = x[0].numel() ** 0.5
     start = {"CMDE": sigma_y}.get(method, sigma_x)
-    schedule = VE(SIGMA_MIN, joint.spread(y=start, x=sigma_x))
-    speeds = joint.spread(y=0.0 if method == "CDE" else 1.0, x=1.0)
+    schedule = VE(SIGMA_MIN, joint.per_block(y=start, x=sigma_x))
+    speeds = joint.per_block(y=0.0 if method == "CDE" else 1.0, x=1.0)
     sde = DiagonalSDE(schedule, joint, speeds)
     scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
     model = Denoising(sde, _Pair(joint), times="arctan_log_snr", weighting=_errors, **scales)

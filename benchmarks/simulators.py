@@ -61,14 +61,14 @@ def run(
     torch.set_num_threads(1)
     wheel = find(data)
     training = attrs.evolve(TRAINING, steps=steps // 5 if quick else steps)
-    count, shown, checked = (1000, 3, 100) if quick else (draws, 10, 1000)
+    count, pictured, checked = (1000, 3, 100) if quick else (draws, 10, 1000)
     methods = METHODS[:1] if quick else METHODS
     if not quick and importlib.util.find_spec("sbi"):
         methods += PEERS
     rows: list[dict[str, Any]] = []
     for task in (TASKS[name] for name in tasks.split(",")):
         theta, x = task.draw(10_000, seed=0)
-        observations = task.observations(wheel)[:shown]
+        observations = task.observations(wheel)[:pictured]
         reference = torch.stack([o.reference[:count] for o in observations])
         for method in methods:
             torch.manual_seed(0)
@@ -90,8 +90,8 @@ def run(
                 "seconds_sample": round(sampled - trained, 1),
             }
             if method != "NPSE":  # a simulation of thousands takes it hours
-                truth, seen = task.draw(checked, seed=1)
-                found = coverage(sampler(seen, 100), truth, LEVELS)
+                truth, observed = task.draw(checked, seed=1)
+                found = coverage(sampler(observed, 100), truth, LEVELS)
                 row["coverage"] = [round(v, 3) for v in found.tolist()]
             rows.append(row)
             print(row, flush=True)
@@ -100,25 +100,25 @@ def run(
 
 def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Sampler:
     """Trained."""
-    to = Coordinates.fitted(task.prior, theta, x)
+    to = Coordinates.fit(task.prior, theta, x)
     joint, held, hook = to.joint, method == "any conditional", None
     solver: Solver = ExponentialMultistep(32)
     if method in ("CDE", "any conditional"):
         speed = 0.0 if method == "CDE" else 1.0
-        sde = DiagonalSDE(LogLinear(), joint, joint.spread(observation=speed, parameter=1.0))
+        sde = DiagonalSDE(LogLinear(), joint, joint.per_block(observation=speed, parameter=1.0))
     else:
         largest = SIGMA_Y if method == "CMDE" else SIGMA[1]
-        schedule = VE(SIGMA[0], joint.spread(observation=largest, parameter=SIGMA[1]))
+        schedule = VE(SIGMA[0], joint.per_block(observation=largest, parameter=SIGMA[1]))
         sde = DiagonalSDE(schedule, joint)
         solver = ExponentialMultistep(32, corrector=ResampleObserved())
         if method == "VS-CMDE":
             hook = ConditionNoiseAnnealing(
                 sde, "observation", SIGMA[1], SIGMA_Y, training.steps // 2
             )
-    network = ResidualMLP((joint.dim,), WIDTH, DEPTH, levels=joint.dim if held else 1)
+    network = ResidualMLP((joint.dim,), WIDTH, DEPTH, noise_levels=joint.dim if held else 1)
     known = Truncated.knowing(to, sde)
     model = Denoising(sde, network, observe="blocks" if held else None, baseline=known)
-    pairs = to.pairs(theta, x)
+    pairs = to.joint_events(theta, x)
     training.fit(
         model,
         Dataset(task.name, pairs[500:]),
@@ -128,9 +128,9 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
     )
     posterior = Posterior(model, to, solver, held)
 
-    def sample(seen: Tensor, count: int) -> Tensor:
+    def sample(observed: Tensor, count: int) -> Tensor:
         torch.manual_seed(0)
-        some = seen.split(max(1, 20_000 // count))
+        some = observed.split(max(1, 20_000 // count))
         return torch.cat([posterior(part).sample((count,)).movedim(0, 1) for part in some])
 
     return sample
@@ -149,8 +149,8 @@ def _peer(task: Task, method: str, theta: Tensor, x: Tensor) -> Sampler:
         finally:
             os.chdir(home)
 
-    def sample(seen: Tensor, count: int) -> Tensor:
-        draws = [posterior.sample((count,), x=o[None], show_progress_bars=False) for o in seen]
+    def sample(observed: Tensor, count: int) -> Tensor:
+        draws = [posterior.sample((count,), x=o[None], show_progress_bars=False) for o in observed]
         return torch.stack(draws).detach()
 
     return sample

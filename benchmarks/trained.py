@@ -61,13 +61,13 @@ def run(
     x = dequantize(train.values[:5000], 256, torch.Generator().manual_seed(0))
     scales = measure(DiagonalSDE(LogLinear(), basis), x)
     bands = spectra(basis, x)
-    made = plan(basis, LogLinear(), bands, SOLVER, cost=5.0)
-    print(f"plan: {made.steps} steps, stages from {made.sde.drop}, error {made.error:.1e}")
-    arms = _arms(basis, made, scales)
+    staged = plan(basis, LogLinear(), bands, SOLVER, cost=5.0)
+    print(f"plan: {staged.steps} steps, stages from {staged.sde.drop}, error {staged.error:.1e}")
+    arms = _arms(basis, staged, scales)
     seconds = _seconds_per_update(arms, train, 2 if quick else 6)
     print("seconds per update:", {k: round(v, 3) for k, v in seconds.items()}, flush=True)
     rows: list[dict[str, Any]] = []
-    shown = {"real": reference[:32]}
+    panels = {"real": reference[:32]}
     for seed in range(seeds):
         jobs = [("uniform", updates, "both")]
         for name in ("uniform, packed", "multi-scale"):
@@ -80,14 +80,14 @@ def run(
             model = arms[name]()
             training = Training(steps=steps, batch_size=BATCH, measurements=1, ema=0.99)
             history = training.fit(model, train, seed=seed, progress=False)
-            solver = _solver(name, made)
+            solver = _solver(name, staged)
             start = time.perf_counter()
             generator = torch.Generator().manual_seed(seed)
             parts = [
                 solver.sample(model, (part,), generator=generator)
                 for part in [min(100, count)] * max(1, count // 100)
             ]
-            taken = time.perf_counter() - start
+            elapsed = time.perf_counter() - start
             samples = quantize(torch.cat(parts), 256) / 127.5 - 1
             row = {
                 "arm": name,
@@ -97,16 +97,16 @@ def run(
                 "updates": steps,
                 "seconds_train": round(history.seconds, 1),
                 "solver": f"ExponentialMultistep, {solver.steps} steps",
-                "seconds_sample": round(taken, 2),
+                "seconds_sample": round(elapsed, 2),
                 "frechet": round(frechet(classifier.features, samples, reference), 2),
                 **_likelihood(model, images["test"][0], quick),
             }
             rows.append(row)
             print(row, flush=True)
             if seed == 0:
-                shown[f"{name}, {budget}"] = samples[:32]
+                panels[f"{name}, {budget}"] = samples[:32]
     if pictures is not None:
-        plots.save(plots.image_grid(shown), pictures)
+        plots.save(plots.image_grid(panels), pictures)
     return {
         "data": train.name,
         "samples": count,
@@ -119,7 +119,7 @@ def run(
 
 
 def _arms(
-    basis: Haar, made: Plan, scales: dict[str, Tensor]
+    basis: Haar, staged: Plan, scales: dict[str, Tensor]
 ) -> dict[str, Callable[[], Denoising | MultiScale]]:
     """Untrained models by name."""
     flat = DiagonalSDE(LogLinear(), basis)
@@ -128,7 +128,7 @@ def _arms(
 
     def multiscale() -> MultiScale:
         networks = [UNet(v.event_shape, w) for v, w in zip(views, STAGES, strict=True)]
-        return MultiScale(made.sde, networks, network_bases=views, **scales)
+        return MultiScale(staged.sde, networks, network_bases=views, **scales)
 
     return {
         "uniform": lambda: Denoising(flat, UNet((1, 32, 32), UNIFORM), **scales),
@@ -139,9 +139,9 @@ def _arms(
     }
 
 
-def _solver(name: str, made: Plan) -> ExponentialMultistep:
+def _solver(name: str, staged: Plan) -> ExponentialMultistep:
     if name == "multi-scale":
-        return attrs.evolve(SOLVER, steps=sum(made.steps), grid=made.grid)
+        return attrs.evolve(SOLVER, steps=sum(staged.steps), grid=staged.grid)
     return attrs.evolve(SOLVER, steps=16)
 
 
@@ -150,14 +150,14 @@ def _seconds_per_update(
 ) -> dict[str, float]:
     """Medians of interleaved updates."""
     models = {name: make() for name, make in arms.items()}
-    taken: dict[str, list[float]] = {name: [] for name in arms}
+    elapsed: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repeats):
         for name, model in models.items():
             history = Training(steps=2, batch_size=BATCH, measurements=1).fit(
                 model, data, progress=False
             )
-            taken[name].append(history.seconds / 2)
-    return {name: statistics.median(values) for name, values in taken.items()}
+            elapsed[name].append(history.seconds / 2)
+    return {name: statistics.median(values) for name, values in elapsed.items()}
 
 
 def _likelihood(model: Denoising | MultiScale, test: Tensor, quick: bool) -> dict[str, Any]:

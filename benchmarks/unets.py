@@ -34,9 +34,9 @@ class UNet(nn.Module):
             norm_num_groups=8,
         )
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """``(batch, *event_shape)`` and levels ``(batch,)``."""
-        out: Tensor = self.body(x, 250 * level).sample
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        """``(batch, *event_shape)`` and noise levels ``(batch,)``."""
+        out: Tensor = self.body(x, 250 * noise_level).sample
         return out
 
 

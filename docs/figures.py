@@ -76,9 +76,9 @@ def end(app: Sphinx, error: Exception | None) -> None:
         if shown != promised:
             logger.warning("%s shows %d figures, of %d described", page, shown, promised)
     limit = app.config.nb_execution_timeout
-    for taken, source in TAKEN:
-        if taken > limit / 3:
-            logger.warning("a cell took %.0f s, of %d at most: %s", taken, limit, source)
+    for elapsed, source in TAKEN:
+        if elapsed > limit / 3:
+            logger.warning("a cell took %.0f s, of %d at most: %s", elapsed, limit, source)
     logger.info("%d figures", sum(app.env.figures.values()))
     if TAKEN:
         logger.info("the slowest cell took %.0f s: %s", *max(TAKEN))

@@ -1,4 +1,4 @@
-r"""Whether data are in a schedule's range: what a diffusion makes of Gaussians in their place.
+r"""Warnings about data that do not fit an SDE, by what it makes of Gaussians in their place.
 
 Of data ``N(m, s^2)`` the probability flow is affine: with ``V = alpha^2 s^2 + sigma^2`` at any
 time, it takes ``alpha m + sqrt(V) xi`` at the last time ``T`` to the same at the first time
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.moments import CONSTANT
-from scoresde.checks import some, warn
+from scoresde.checks import quote_names, warn
 from scoresde.diagonal import DiagonalSDE
 
 TOLERANCE = 0.05
@@ -32,27 +32,35 @@ Their standard errors are ``1/sqrt(2N)`` and ``1/sqrt(N)``.
 """
 
 SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
-"""Deviations in units of the scale, 0.015 and 15, at whose levels `scoresde.grid.arctan_log_snr`
+"""Deviations in units of the scale, 0.015 and 15: where they fade `scoresde.grid.arctan_log_snr`
 has a quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
 
 
 class Mismatch(NamedTuple):
-    """What becomes of Gaussian data, ``(n,)`` each: see the module.
+    """How samples of Gaussian data differ from them, ``(n,)`` each: see the module.
+
+    Attributes:
+        prior_ratio: Deviation of samples by that of data, as the prior knows nothing of the data.
+        shift: By how many deviations samples are off, for the same reason.
+        noise_ratio: Deviation of samples by that of data, for the noise that is left at the end.
+        bias: By how many deviations samples are off, as they are not yet at time 0.
+        scale_ratio: Deviation of data by the SDE's scale.
 
     Example:
         >>> import torch
         >>> from scoresde import VE, DiagonalSDE, Identity
         >>> from estimators.mismatch import Mismatch
         >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((1,)))
-        >>> Mismatch.of(sde, torch.zeros(1), torch.full((1,), 100.0)).prior  # 1 / sqrt(1 + 2^2)
+        >>> mean, std = torch.zeros(1), torch.full((1,), 100.0)
+        >>> Mismatch.of(sde, mean, std).prior_ratio  # 1 / sqrt(1 + 2^2)
         tensor([0.4472], dtype=torch.float64)
     """
 
-    prior: Tensor
+    prior_ratio: Tensor
     shift: Tensor
-    noise: Tensor
+    noise_ratio: Tensor
     bias: Tensor
-    place: Tensor
+    scale_ratio: Tensor
 
     @classmethod
     def of(cls, sde: DiagonalSDE, mean: Tensor, std: Tensor) -> Mismatch:
@@ -67,23 +75,23 @@ class Mismatch(NamedTuple):
             std: Along the component axis.
         """
         blocks, unit = sde.blocks, sde.scale.detach()
-        m, s, own, scale = (
+        m, s, sde_mean, scale = (
             blocks.expand(v.detach().to(unit)).expand(blocks.dim)
             for v in (mean, std, sde.mean, unit)
         )
         drop = blocks.expand(unit.new_tensor(sde.drop))
         with torch.no_grad():
-            (alpha, sigma), (first, least) = (
+            (alpha, sigma), (first_alpha, first_sigma) = (
                 (v.expand(blocks.dim) for v in sde.kernel(t))
                 for t in (drop, unit.new_full((1,), sde.eps))
             )
-            whole = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim) == 1
-        drawn = whole & (sigma > 0) & (sde.prior is None)
+            diffuses_fully = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim) == 1
+        drawn = diffuses_fully & (sigma > 0) & (sde.prior is None)
         ratio = torch.where(drawn, alpha * s / sigma, 0.0)
-        shift = torch.where(drawn, alpha * (own - m) / (alpha * s).hypot(sigma), 0.0)
+        shift = torch.where(drawn, alpha * (sde_mean - m) / (alpha * s).hypot(sigma), 0.0)
         # what is constant has no deviation to be off by
-        bias = torch.where(s == CONSTANT * m.abs(), 0.0, (first - 1) * m / s)
-        noise = (1 + (least / (first * s)) ** 2).sqrt()
+        bias = torch.where(s == CONSTANT * m.abs(), 0.0, (first_alpha - 1) * m / s)
+        noise = (1 + (first_sigma / (first_alpha * s)) ** 2).sqrt()
         return cls((1 + ratio**2).rsqrt(), shift, noise, bias, s / scale)
 
 
@@ -104,27 +112,27 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
         >>> from scoresde import VE, DiagonalSDE, Identity
         >>> from estimators.mismatch import check_range
         >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((2,), {"a": 1, "b": 1}))
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     check_range(sde, torch.zeros(2), torch.tensor([1.0, 100.0]))
-        >>> str(found[0].message)[:75]
+        >>> str(caught[0].message)[:75]
         "sde: data of 'b' are not lost in noise at the last time, as the prior says:"
     """
     if not bool((mean != 0).any() | (std != 1).any()):
         return
-    found = Mismatch.of(sde, mean, std)
+    mismatch = Mismatch.of(sde, mean, std)
     m, s = (sde.blocks.expand(v).expand(sde.blocks.dim) for v in (mean, std))
     low, high = SPARSE
     kinds = (
-        ((1 - found.prior > TOLERANCE) | (found.shift.abs() > TOLERANCE), _PRIOR),
-        (found.noise - 1 > TOLERANCE, _NOISE),
-        (found.bias.abs() > TOLERANCE, _BIAS),
-        ((found.place < low) | (found.place > high), _PLACE),
+        ((1 - mismatch.prior_ratio > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE), _PRIOR),
+        (mismatch.noise_ratio - 1 > TOLERANCE, _NOISE),
+        (mismatch.bias.abs() > TOLERANCE, _BIAS),
+        ((mismatch.scale_ratio < low) | (mismatch.scale_ratio > high), _SCALE),
     )
-    left = torch.ones_like(kinds[0][0])
+    unnamed = torch.ones_like(kinds[0][0])
     for wrong, text in kinds:
-        _warn(sde, wrong & left, text, {**found._asdict(), "mean": m, "std": s})
-        left = left & ~wrong
+        _warn(sde, wrong & unnamed, text, {**mismatch._asdict(), "mean": m, "std": s})
+        unnamed = unnamed & ~wrong
 
 
 def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Tensor) -> None:
@@ -146,22 +154,22 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from estimators.mismatch import check_standard
         >>> sde, x = DiagonalSDE(VP(), Identity((2,))), 255 * torch.rand(9, 2)
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     check_standard(sde, x, x, torch.zeros(()), torch.ones(()))
-        >>> str(found[0].message)[:40]
+        >>> str(caught[0].message)[:40]
         "x: events of 'all[0]', 'all[1]' are typi"
     """
     if not len(z):
         return
     with torch.no_grad():
-        dim, wide = z.shape[-1], z.to(std.dtype)
+        dim, coefficients = z.shape[-1], z.to(std.dtype)
         m, s = (sde.blocks.expand(v).expand(sde.blocks.dim)[:dim] for v in (mean, std))
-        far = ((wide - m) / s).abs().nanmedian(0).values
+        far = ((coefficients - m) / s).abs().nanmedian(0).values
         low, high = x.amin(), x.amax()
-        levels = (low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()
+        integers = (low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()
     try:
-        hint = "; these look like 8-bit levels, see scoresde.data.dequantize" if levels else ""
+        hint = "; these look like 8-bit integers, see scoresde.data.dequantize" if integers else ""
     except RuntimeError:  # under torch.func.vmap, or on meta, no number can be read
         return
     values = {"far": far, "mean": m, "std": s, "low": low.expand(dim), "high": high.expand(dim)}
@@ -169,13 +177,13 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
 
 
 def _warn(sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor]) -> None:
-    """Of the units that components of a kind are in, with the numbers of the first."""
-    slices = sde.basis.units.slices.items()
+    """One warning of all groups with components of a kind, with the numbers of the first."""
+    slices = sde.basis.groups.slices.items()
     names = [name for name, part in slices if bool(wrong[part].any())]
     if names:
         first = int(wrong.int().argmax())
         numbers = {name: float(value[first]) for name, value in values.items()}
-        warn(text.format(names=some(names), **numbers))
+        warn(text.format(names=quote_names(names), **numbers))
 
 
 _FAR = 10
@@ -188,21 +196,21 @@ _STANDARD = (
 )
 _PRIOR = (
     "sde: data of {names} are not lost in noise at the last time, as the prior says: a deviation "
-    "of {std:.3g} is sampled with {prior:.3g} of its width, {shift:.3g} deviations off; give the "
-    "SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that ends in "
-    "more noise (sigma_max, beta_max, log_snr_min)"
+    "of {std:.3g} is sampled with {prior_ratio:.3g} of its width, {shift:.3g} deviations off; give "
+    "the SDE the data's scale= and mean=, as estimators.measure finds them, or a schedule that "
+    "ends in more noise (sigma_max, beta_max, log_snr_min)"
 )
 _NOISE = (
     "sde: data of {names} are narrower than the least noise: a deviation of {std:.3g} is sampled "
-    "with {noise:.3g} times its width; give the SDE the data's scale=, as estimators.measure finds "
-    "it, or a schedule that starts with less noise (sigma_min, eps, log_snr_max)"
+    "with {noise_ratio:.3g} times its width; give the SDE the data's scale=, as estimators.measure "
+    "finds it, or a schedule that starts with less noise (sigma_min, eps, log_snr_max)"
 )
 _BIAS = (
     "sde: data of {names} are far from 0: around {mean:.3g}, samples are {bias:.3g} deviations of "
     "{std:.3g} off at the first time; subtract their mean, or use final_denoise, or a smaller eps"
 )
-_PLACE = (
-    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is {place:.3g} in "
-    "units of it, where solvers have few steps; give it the data's scale=, as estimators.measure "
-    "finds it"
+_SCALE = (
+    "sde: data of {names} are not of the SDE's scale: a deviation of {std:.3g} is "
+    "{scale_ratio:.3g} in units of it, where solvers have few steps; give it the data's scale=, as "
+    "estimators.measure finds it"
 )

@@ -12,6 +12,10 @@ from scoresde.bases import Joint
 from scoresde.bases.basis import checked_shape
 from scoresde.checks import real, whole
 
+_FREQUENCIES = 8
+"""Octaves that embed a noise level, which is ``log(sigma / alpha) / 4``: from about -3 to 3,
+where the longest period, 16, does not repeat; the shortest, 1/8, resolves a factor of 1.6."""
+
 
 class ResidualMLP(nn.Module):
     """Residual blocks on flattened events (and their conditions), modulated by the noise level.
@@ -26,7 +30,8 @@ class ResidualMLP(nn.Module):
         depth: Number of residual blocks.
         dropout: Dropout inside them.
         condition_dim: Length of a condition vector; 0 if there is none.
-        levels: Number of levels: 1, or as many as components for an estimator with vector time.
+        noise_levels: How many noise levels it is told: 1, or one per component or block for an
+            estimator with vector time.
 
     Raises:
         ValueError: If a size is not a whole number in range, or ``dropout`` is negative.
@@ -48,17 +53,20 @@ class ResidualMLP(nn.Module):
         depth: int = 4,
         dropout: float = 0.0,
         condition_dim: int = 0,
-        levels: int = 1,
+        noise_levels: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("width", width), ("depth", depth), ("levels", levels)):
+        for name, value in (("width", width), ("depth", depth), ("noise_levels", noise_levels)):
             whole(name, value, 1)
         whole("condition_dim", condition_dim, 0)
         real("dropout", dropout, 0)
         size = checked_shape(event_shape).numel()
-        self.register_buffer("frequencies", 2.0 ** torch.arange(8) * math.pi / 8, persistent=False)
+        octaves = 2.0 ** torch.arange(_FREQUENCIES)
+        self.register_buffer("frequencies", octaves * math.pi / 8, persistent=False)
+        # of each level itself, its sines and its cosines
+        embedded = (1 + 2 * _FREQUENCIES) * noise_levels
         self.embed = nn.Sequential(
-            nn.Linear(17 * levels + condition_dim, width),
+            nn.Linear(embedded + condition_dim, width),
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
@@ -67,20 +75,28 @@ class ResidualMLP(nn.Module):
         self.enter = nn.Linear(size + condition_dim, width)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
+        # a network that says 0 at first leaves estimators with the best linear denoiser
         nn.init.zeros_(self.leave[1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.leave[1].bias)  # type: ignore[arg-type]
 
     frequencies: Tensor
 
-    def forward(self, x: Tensor, level: Tensor, condition: Tensor | None = None) -> Tensor:
-        """``(batch, *event_shape)``, levels ``(batch,)`` or ``(batch, n)``; the event's shape."""
-        level = level.unsqueeze(-1) if level.ndim == 1 else level
-        waves = (level.unsqueeze(-1) * self.frequencies).flatten(1)
-        given = [] if condition is None else [condition]
-        code = self.embed(torch.cat([level, waves.sin(), waves.cos(), *given], dim=-1))
-        hidden = self.enter(torch.cat([x.flatten(1), *given], dim=-1))
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What is predicted, ``(batch, *event_shape)``.
+
+        Args:
+            x: Events, ``(batch, *event_shape)``.
+            noise_level: ``(batch,)``, or ``(batch, noise_levels)``.
+            condition: ``(batch, condition_dim)``, if there is one.
+        """
+        noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
+        phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
+        conditions = [] if condition is None else [condition]
+        levels = [noise_level, phases.sin(), phases.cos()]
+        embedding = self.embed(torch.cat([*levels, *conditions], dim=-1))
+        hidden = self.enter(torch.cat([x.flatten(1), *conditions], dim=-1))
         for block in self.blocks:
-            hidden = block(hidden, code)
+            hidden = block(hidden, embedding)
         out: Tensor = self.leave(hidden)
         return out.reshape(x.shape)
 
@@ -94,7 +110,7 @@ class PartNetwork(nn.Module):
     Args:
         joint: The basis of the joint event.
         part: The name of the part.
-        network: ``network(x, level, condition)`` on events of the part, with the other parts
+        network: ``network(x, noise_level, condition)`` on events of the part, with the other parts
             flattened and joined as ``condition``, ``(batch, m)``.
 
     Raises:
@@ -115,12 +131,13 @@ class PartNetwork(nn.Module):
         joint.check({part: None})
         self.part, self.shape, self.network = joint.slices[part], joint.shapes[part], network
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """Joint events ``(batch, n)`` in and out."""
-        before, own, after = x.tensor_split([self.part.start, self.part.stop], -1)
-        given = torch.cat([before, after], -1)
-        found = self.network(own.reshape(len(own), *self.shape), level, given).reshape(own.shape)
-        return torch.cat([torch.zeros_like(before), found, torch.zeros_like(after)], -1)
+        before, part, after = x.tensor_split([self.part.start, self.part.stop], -1)
+        condition = torch.cat([before, after], -1)
+        event = part.reshape(len(part), *self.shape)
+        predicted = self.network(event, noise_level, condition).reshape(part.shape)
+        return torch.cat([torch.zeros_like(before), predicted, torch.zeros_like(after)], -1)
 
 
 class _Block(nn.Module):
@@ -132,7 +149,7 @@ class _Block(nn.Module):
             nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
         )
 
-    def forward(self, hidden: Tensor, code: Tensor) -> Tensor:
-        scale, shift = self.modulate(code).chunk(2, dim=-1)
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulate(embedding).chunk(2, dim=-1)
         update: Tensor = self.body(self.norm(hidden) * (1 + scale) + shift)
         return hidden + update

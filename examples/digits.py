@@ -75,7 +75,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def quality(judge: Judge, x: Tensor, held_out: Tensor, train: Tensor) -> dict[str, float]:
-    """How samples compare with held-out digits, at the 17 levels of the data."""
+    """How samples compare with held-out digits, in the 17 bins of the data."""
     x = (2 * quantize(x, 17) + 1) / 17 - 1
     confidence, digit = judge(x).softmax(-1).max(-1)
     counts = digit.bincount(minlength=10) / len(x)
@@ -97,7 +97,7 @@ def classes() -> Dataset:
     """The digits' classes, as a data set: the same seed splits them as it splits the images."""
     from sklearn.datasets import load_digits
 
-    return Dataset("classes", torch.from_numpy(load_digits().target)[:, None], levels=10)
+    return Dataset("classes", torch.from_numpy(load_digits().target)[:, None], bins=10)
 
 
 def main() -> None:

@@ -39,21 +39,22 @@ def blur() -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def model(signals: ScoreDistribution, seen: Tensor) -> None:
+def model(signals: ScoreDistribution, observed: Tensor) -> None:
     """The signal from its prior, seen through blur and noise."""
     x = pyro.sample("x", signals)
-    with pyro.plate("places", len(seen)):
-        pyro.sample("seen", dist.Normal(blur() @ x, NOISE), obs=seen)
+    with pyro.plate("places", len(observed)):
+        pyro.sample("seen", dist.Normal(blur() @ x, NOISE), obs=observed)
 
 
-def posterior(signals: ScoreDistribution, seen: Tensor) -> tuple[Tensor, Tensor]:
+def posterior(signals: ScoreDistribution, observed: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance in closed form."""
     exact, basis = signals.estimator, signals.estimator.sde.basis
     u = basis(torch.eye(SIZE))
     covariance = u @ exact.covariances[0].float() @ u.mT
     precision = torch.linalg.inv(covariance) + blur().mT @ blur() / NOISE**2
-    spread = torch.linalg.inv(precision)
-    return spread @ blur().mT @ seen / NOISE**2, spread
+    posterior_covariance = torch.linalg.inv(precision)
+    mean = posterior_covariance @ blur().mT @ observed / NOISE**2
+    return mean, posterior_covariance
 
 
 def main(samples: int = 150, warmup: int = 10) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,14 +62,14 @@ def main(samples: int = 150, warmup: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     pyro.set_rng_seed(0)
     signals = prior()
     truth = signals.sample()
-    seen = blur() @ truth + NOISE * torch.randn(SIZE // 2)
-    mean, spread = posterior(signals, seen)
+    observed = blur() @ truth + NOISE * torch.randn(SIZE // 2)
+    mean, covariance = posterior(signals, observed)
     kernel = NUTS(model, step_size=0.25, adapt_step_size=False, max_tree_depth=3)
     start = {"x": torch.zeros(SIZE)}
     run = MCMC(kernel, samples, warmup_steps=warmup, initial_params=start, disable_progbar=True)
-    run.run(signals, seen)
+    run.run(signals, observed)
     x = run.get_samples()["x"]
-    deviations = spread.diagonal().sqrt()
+    deviations = covariance.diagonal().sqrt()
     print("signal      " + " ".join(f"{v:6.2f}" for v in truth.tolist()))
     for name, centre, width in (
         ("closed form", mean, deviations),

@@ -12,7 +12,7 @@ from scoresde.checks import expect
 def digits() -> Tensor:
     """Dequantised handwritten digits, ``(1797, 1, 8, 8)`` in ``[-1, 1]``."""
     images = data.digits()
-    return data.dequantize(images.values, levels=17, generator=torch.Generator().manual_seed(0))
+    return data.dequantize(images.values, bins=17, generator=torch.Generator().manual_seed(0))
 
 
 def moments(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Propagator, align
 from scoresde.estimator import DirectScoreEstimator, ScoreEstimator
 from scoresde.fixed_step import FixedStep, Step
-from scoresde.internals.lazy import lazy
+from scoresde.internals.lazy_imports import lazy_imports
 from scoresde.likelihood import (
     ExactTrace,
     Hutchinson,
@@ -59,7 +59,7 @@ else:  # Pyro takes longer to import than all of this
         "ScoreDistribution": "scoresde.likelihood.distribution",
         "__version__": "scoresde._version",
     }
-    __getattr__ = lazy(__name__, _HOMES)
+    __getattr__ = lazy_imports(__name__, _HOMES)
 
 __all__ = [
     "DCT",

@@ -105,7 +105,7 @@ def choice(name: str, value: object, *known: object) -> None:
             ...
         ValueError: mode: expected one of 'L', 'RGB', got 'CMYK'
     """
-    good = any(type(value) is type(one) and value == one for one in known)
+    good = any(type(value) is type(option) and value == option for option in known)
     expect(good, name, f"one of {', '.join(map(repr, known))}", reprlib.repr(value))
 
 
@@ -260,10 +260,10 @@ def samples_wanted(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
         >>> import warnings
         >>> import torch
         >>> from scoresde.checks import samples_wanted
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     shape = samples_wanted((4, 3, 8, 8), torch.Size([3, 8, 8]))
-        >>> shape.numel(), str(found[0].message)[:51]
+        >>> shape.numel(), str(caught[0].message)[:51]
         (768, 'sample_shape: (4, 3, 8, 8) are 768 samples of shape')
     """
     shape, axes = sizes("sample_shape", value), len(event_shape)
@@ -291,7 +291,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} Available: {', '.join(known) if known else '(none)'}"
 
 
-def told(error: BaseException, *, kind: bool = False) -> str:
+def describe_error(error: BaseException, *, kind: bool = False) -> str:
     """What an error says, in one line.
 
     Args:
@@ -299,10 +299,10 @@ def told(error: BaseException, *, kind: bool = False) -> str:
         kind: Whether to name its type even if the message was written for users.
 
     Example:
-        >>> from scoresde.checks import told
-        >>> told(ValueError("steps: expected at least 1, got 0"))
+        >>> from scoresde.checks import describe_error
+        >>> describe_error(ValueError("steps: expected at least 1, got 0"))
         'steps: expected at least 1, got 0'
-        >>> told(KeyError("steps"))
+        >>> describe_error(KeyError("steps"))
         "KeyError: 'steps'"
     """
     try:
@@ -325,10 +325,10 @@ def warn(message: str) -> None:
     Example:
         >>> import warnings
         >>> from scoresde.checks import warn
-        >>> with warnings.catch_warnings(record=True) as found:
+        >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     warn("data: far from 0")
-        >>> str(found[0].message)
+        >>> str(caught[0].message)
         'data: far from 0'
     """
     level, frame = 1, sys._getframe()
@@ -341,12 +341,12 @@ def _own(module: str) -> bool:
     return module.partition(".")[0] in ("scoresde", "estimators", "solvers")
 
 
-def some(names: Sequence[str]) -> str:
+def quote_names(names: Sequence[str]) -> str:
     """The first three of some names, and how many more there are, for messages.
 
     Example:
-        >>> from scoresde.checks import some
-        >>> some(["a", "b", "c", "d", "e"])
+        >>> from scoresde.checks import quote_names
+        >>> quote_names(["a", "b", "c", "d", "e"])
         "'a', 'b', 'c' and 2 more"
     """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -373,12 +373,12 @@ def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     return known[value]
 
 
-def listed(names: Iterable[str], most: int = 10) -> str:
+def join_names(names: Iterable[str], most: int = 10) -> str:
     """Names for a message, the first few if there are many.
 
     Example:
-        >>> from scoresde.checks import listed
-        >>> listed(["a", "b", "c"]), listed("abcdef", most=2)
+        >>> from scoresde.checks import join_names
+        >>> join_names(["a", "b", "c"]), join_names("abcdef", most=2)
         ('a, b, c', 'a, b and 4 more')
     """
     names = list(names)

@@ -1,4 +1,4 @@
-"""Derivatives of what may be anybody's network.
+"""Derivatives of functions that hold anybody's network.
 
 ``torch.func`` differentiates without leaving traces and many directions at a time, but does not
 take networks that checkpoint their activations or hold a ``torch.autograd.Function`` of the old
@@ -84,22 +84,22 @@ def _recorded(
         # a name of its own: what else depends on the same tensor is held
         point = at.view_as(at) if graph and at.requires_grad else at.detach().requires_grad_()
         value = function(point)
-    shown = value if graph else value.detach()
+    returned = value if graph else value.detach()
     if not value.requires_grad:
-        return shown, lambda v: torch.zeros_like(at)
+        return returned, lambda v: torch.zeros_like(at)
 
     def pull_back(v: Tensor) -> Tensor:
         try:
-            (found,) = torch.autograd.grad(
+            (gradient,) = torch.autograd.grad(
                 value, point, v, create_graph=graph, retain_graph=True, materialize_grads=True
             )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # reentrant checkpoints know `backward` only
-            return _Last.apply(_accumulated(function, at, weights, v), shown, error)  # type: ignore
-        return found
+            return _Last.apply(_accumulated(function, at, weights, v), returned, error)  # type: ignore
+        return gradient
 
-    return shown, pull_back
+    return returned, pull_back
 
 
 def _accumulated(
@@ -109,27 +109,27 @@ def _accumulated(
     if torch._C._functorch.is_batchedtensor(v):
         raise RuntimeError("gradients are accumulated for one vector at a time")
     leaves = [w for w in weights if w.requires_grad and w.is_leaf]
-    kept = [w.grad for w in leaves]
+    saved_grads = [w.grad for w in leaves]
     with torch.enable_grad():
         leaf = at.detach().requires_grad_()
-        again = function(leaf)
+        value = function(leaf)
     try:
         for w in leaves:
             w.grad = None  # what is there would be added to in place
-        again.backward(v)
+        value.backward(v)
     finally:
-        for w, grad in zip(leaves, kept, strict=True):
+        for w, grad in zip(leaves, saved_grads, strict=True):
             w.grad = grad
     return torch.zeros_like(at) if leaf.grad is None else leaf.grad
 
 
 class _Last(torch.autograd.Function):
-    """A derivative that has no derivatives, and says so where they are asked for."""
+    """Passes a derivative on that cannot be differentiated again, and raises where one tries to."""
 
     @staticmethod
-    def forward(ctx: Any, found: Tensor, value: Tensor, error: RuntimeError) -> Tensor:
+    def forward(ctx: Any, derivative: Tensor, value: Tensor, error: RuntimeError) -> Tensor:
         ctx.error = error
-        return found.clone()
+        return derivative.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:

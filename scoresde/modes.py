@@ -1,4 +1,4 @@
-"""How networks are to be while they are asked, not trained."""
+"""The mode of networks while they are evaluated, not trained."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import nn
 
 _lock = threading.Lock()
 _asked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""By how many at a time a module is asked that is otherwise in training."""
+"""How many evaluations are going on of each module that is otherwise in training: the last to end
+puts it back."""
 
 
 @contextmanager
 def asked(module: nn.Module) -> Iterator[None]:
-    """Modules are in evaluation mode inside, whatever they are in before and after.
+    """Puts a module into evaluation mode, and back as it was at the end.
 
     Samples and densities are those of one function: dropout would add noise to them, and batch
-    statistics mix them. Several threads may ask at a time. Inference mode, under which nothing can
-    be differentiated, becomes ``torch.no_grad``.
+    statistics mix them. Several threads may evaluate at a time. Inference mode, under which nothing
+    can be differentiated, becomes ``torch.no_grad``.
 
     Example:
         >>> import torch
@@ -34,10 +35,10 @@ def asked(module: nn.Module) -> Iterator[None]:
         True
     """
     with _lock:
-        held = [m for m in module.modules() if m.training or m in _asked]
-        for m in held:
-            _asked[m] = _asked.get(m, 0) + 1
-            m.training = False
+        training_modules = [part for part in module.modules() if part.training or part in _asked]
+        for part in training_modules:
+            _asked[part] = _asked.get(part, 0) + 1
+            part.training = False
     try:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
@@ -46,8 +47,8 @@ def asked(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         with _lock:
-            for m in held:
-                _asked[m] -= 1
-                if not _asked[m]:
-                    del _asked[m]
-                    m.training = True
+            for part in training_modules:
+                _asked[part] -= 1
+                if not _asked[part]:
+                    del _asked[part]
+                    part.training = True

@@ -1,4 +1,4 @@
-"""Where random numbers come from: reproducible, and per sample if asked.
+"""Sources of random numbers: reproducible, with a stream for every sample where one is wanted.
 
 With one `torch.Generator` a batch is drawn as a whole. With a list of them, one per sample,
 every sample has a stream of its own: it is the same alone, in any company and on any number
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scoresde.checks import expect, instance
-from scoresde.internals.drawing import DrawnFrom
+from scoresde.internals.default_generator import DefaultGenerator
 
 
 class Noise:
-    """A source of random numbers, above all standard normal ones in the shape of a state.
+    """A source of random numbers in the shape of a state: standard normal ones when called.
 
     Args:
         generator: One generator for all samples, a sequence with one per sample (in the order
@@ -40,14 +40,14 @@ class Noise:
     def __init__(
         self, generator: torch.Generator | Sequence[torch.Generator] | None = None
     ) -> None:
-        alone = generator is None or isinstance(generator, torch.Generator)
-        for one in () if alone else generator if isinstance(generator, Sequence) else [generator]:
-            instance("generator", one, torch.Generator)
+        single = generator is None or isinstance(generator, torch.Generator)
+        for g in () if single else generator if isinstance(generator, Sequence) else [generator]:
+            instance("generator", g, torch.Generator)
         self.generator = generator
 
     @classmethod
     def of(cls, generator: Generators) -> Noise:
-        """A source from generators, or a source of one's own as it is."""
+        """A source from generators; what is a source already is returned as it is."""
         return generator if isinstance(generator, Noise) else cls(generator)
 
     def __call__(self, like: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Noise:
         return self._numbers(torch.randn, like)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """As a call, but uniform on ``[0, 1)``."""
+        """Numbers uniform on ``[0, 1)``, with shape, dtype and device of ``like``."""
         return self._numbers(torch.rand, like)
 
     def strata(self, like: Tensor, draws: int = 1) -> Tensor:
@@ -75,35 +75,37 @@ class Noise:
         Returns:
             ``(draws, batch)``.
         """
+        # ndtr of a normal number is uniform; without generators per sample all rows share the first
         start = torch.special.ndtr(self(like.new_empty(len(like), 1)))
         if isinstance(self.generator, Sequence):
             spaced = start.mT + torch.arange(draws, device=like.device).unsqueeze(-1) / draws
         else:
             count = draws * len(like)
             spaced = start[:1] + torch.arange(count, device=like.device) / count
+        # float32 rounds a number just below 1 up to it, which is outside of [0, 1)
         u: Tensor = (spaced % 1).clamp(max=1 - 1e-6)
         return u.reshape(draws, len(like))
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """Samples of a distribution over one state ``(n,)``, in the shape of ``like``.
 
-        `torch.distributions` know only the global generator, in whose place ours is put.
+        Distributions take no generator: ours is put in the place of torch's default one.
         """
         if self.generator is None:
             return distribution.sample(like.shape[:-1]).to(like)
         if isinstance(self.generator, torch.Generator):
-            with DrawnFrom(self.generator):
+            with DefaultGenerator(self.generator):
                 return distribution.sample(like.shape[:-1]).to(like)
-        rows = self._one_each(like)
+        rows = self._per_sample(like)
         for row, g in zip(rows, self.generator, strict=True):
-            with DrawnFrom(g):
+            with DefaultGenerator(g):
                 row.copy_(distribution.sample())
         return rows.reshape(like.shape)
 
     def _numbers(self, source: Callable[..., Tensor], like: Tensor) -> Tensor:
         if self.generator is None or isinstance(self.generator, torch.Generator):
             return self._draw(source, like, self.generator)
-        rows = self._one_each(like)
+        rows = self._per_sample(like)
         for row, g in zip(rows, self.generator, strict=True):
             row.copy_(self._draw(source, row, g))
         return rows.reshape(like.shape)
@@ -116,17 +118,17 @@ class Noise:
         drawn = source(like.shape, dtype=like.dtype, device=device, generator=generator)
         return drawn.to(like.device)
 
-    def _one_each(self, like: Tensor) -> Tensor:
+    def _per_sample(self, like: Tensor) -> Tensor:
         """A row for every sample, and for every generator."""
         assert isinstance(self.generator, Sequence)
-        count, given = like.shape[:-1].numel(), len(self.generator)
+        count, got = like.shape[:-1].numel(), len(self.generator)
         wanted = f"one generator, or {count}: one per sample"
-        expect(given == count, "generator", wanted, given)
+        expect(got == count, "generator", wanted, got)
         return torch.empty(count, like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 class NoiseShard(Noise):
-    """A part of a batch's noise: what one of several processes needs of it.
+    """The noise of one process's shard of a batch.
 
     Every process draws the whole batch's numbers, from generators in the same state, and keeps
     those of its own events: every ``count``-th, from ``index`` on. So together they have the
@@ -147,26 +149,26 @@ class NoiseShard(Noise):
     """
 
     def __init__(self, generator: Generators, index: int, count: int) -> None:
-        self.whole, self.own = Noise.of(generator), slice(index, None, count)
+        self.batch_noise, self.rows = Noise.of(generator), slice(index, None, count)
 
     def __call__(self, like: Tensor) -> Tensor:
         """See `Noise`."""
-        return self.whole(self._wide(like))[self.own]
+        return self.batch_noise(self._whole_batch(like))[self.rows]
 
     def uniform(self, like: Tensor) -> Tensor:
         """See `Noise`."""
-        return self.whole.uniform(self._wide(like))[self.own]
+        return self.batch_noise.uniform(self._whole_batch(like))[self.rows]
 
     def strata(self, like: Tensor, draws: int = 1) -> Tensor:
         """See `Noise`."""
-        return self.whole.strata(self._wide(like), draws)[:, self.own]
+        return self.batch_noise.strata(self._whole_batch(like), draws)[:, self.rows]
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """See `Noise`."""
-        return self.whole.draw(distribution, self._wide(like))[self.own]
+        return self.batch_noise.draw(distribution, self._whole_batch(like))[self.rows]
 
-    def _wide(self, like: Tensor) -> Tensor:
-        return like.new_empty(len(like) * self.own.step, *like.shape[1:])
+    def _whole_batch(self, like: Tensor) -> Tensor:
+        return like.new_empty(len(like) * self.rows.step, *like.shape[1:])
 
 
 Generators = torch.Generator | Sequence[torch.Generator] | Noise | None

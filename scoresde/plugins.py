@@ -28,7 +28,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from scoresde.checks import expect, nearest, told
+from scoresde.checks import describe_error, expect, nearest
 
 GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers")
 """What there are plugins of; their entry points are in ``scoresde.`` and the group."""
@@ -103,7 +103,7 @@ class Plugin:
             origin = f" of {self.distribution} {self.version}" if self.distribution else ""
             raise PluginError(
                 f"{self.group}: cannot load {self.name!r}{origin} from {self.value!r}: "
-                f"{told(error, kind=True)}{_where_sought(self.value, error)}"
+                f"{describe_error(error, kind=True)}{_where_sought(self.value, error)}"
             ) from error
 
 
@@ -158,8 +158,10 @@ def _installed() -> Iterator[Plugin]:
 @functools.cache
 def _listing() -> dict[str, dict[str, Plugin]]:
     listing: dict[str, dict[str, Plugin]] = {group: {} for group in GROUPS}
-    found = sorted(_installed(), key=lambda p: (p.name, p.distribution != BUILT_IN, p.distribution))
-    for plugin in found:
+    plugins = sorted(
+        _installed(), key=lambda p: (p.name, p.distribution != BUILT_IN, p.distribution)
+    )
+    for plugin in plugins:
         first = listing[plugin.group].setdefault(plugin.name, plugin)
         if first is not plugin:
             warnings.warn(

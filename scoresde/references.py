@@ -1,4 +1,4 @@
-"""The works that a composed model stands on, as BibTeX.
+"""BibTeX of the works that a composed model stands on.
 
 A class names its references in one attribute, by the keys of entries in a file ``citations.bib``:
 
@@ -44,10 +44,10 @@ def citation(*parts: object) -> str:
         >>> re.findall(r"@\w+{(\w+)", entries)
         ['batzolis2022', 'anderson1982', 'song2021', 'karras2022']
     """
-    return "\n\n".join(dict.fromkeys(_entry(*named) for named in _named(parts, {})))
+    return "\n\n".join(dict.fromkeys(_entry(*named) for named in _references_of(parts, {})))
 
 
-def _named(part: Any, seen: dict[int, Any]) -> Iterator[tuple[type, str]]:
+def _references_of(part: Any, seen: dict[int, Any]) -> Iterator[tuple[type, str]]:
     """Classes and the keys they name, of an object and of what it holds."""
     if id(part) in seen:
         return
@@ -56,17 +56,17 @@ def _named(part: Any, seen: dict[int, Any]) -> Iterator[tuple[type, str]]:
     for owner in cls.__mro__:
         for key in vars(owner).get("references", "").split():
             yield owner, key
-    held: Iterable[Any] = ()
+    parts: Iterable[Any] = ()
     if isinstance(part, Mapping):
-        held = part.values()
+        parts = part.values()
     elif isinstance(part, (list, tuple)):
-        held = part
+        parts = part
     elif attrs.has(cls):
-        held = (getattr(part, field.name) for field in attrs.fields(cls))
+        parts = (getattr(part, field.name) for field in attrs.fields(cls))
     elif isinstance(part, nn.Module) or hasattr(cls, "references"):
-        held = list(vars(part).values())
-    for one in held:
-        yield from _named(one, seen)
+        parts = list(vars(part).values())
+    for child in parts:
+        yield from _references_of(child, seen)
 
 
 def _entry(owner: type, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Modules inside others that only run them: compiled, or computed by several devices."""
+"""Modules inside wrappers that only run them: compiled ones, or those of several devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMON = "module"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself, whatever runs it.
+    """The module inside of whatever wraps it; the module itself if nothing does.
 
     Example:
         >>> import torch
@@ -30,9 +30,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
     # by name: importing the classes of wrappers that nobody has used takes seconds
     parallel = isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel))
     for prefix in _PREFIXES:
-        inner = module._modules.get(prefix)
-        if inner is not None and (parallel or prefix != _COMMON):
-            return unwrapped(inner)
+        wrapped = module._modules.get(prefix)
+        if wrapped is not None and (parallel or prefix != _COMMON):
+            return unwrapped(wrapped)
     return module
 
 
@@ -60,14 +60,16 @@ def matched(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]:
 
 
 def _plain(names: Iterable[str]) -> dict[str, str]:
-    """What names are without the parts that only wrap others."""
+    """Names without the parts that are of wrappers, by name."""
     parts: dict[tuple[str, ...], set[str]] = {}
     paths = {name: tuple(name.split(".")) for name in names}
     for path in paths.values():
         for i, part in enumerate(path):
             parts.setdefault(path[:i], set()).add(part)
-    wraps = {path for path, own in parts.items() if len(own) == 1 and own <= {*_PREFIXES}}
+    wrapper_paths = {
+        path for path, children in parts.items() if len(children) == 1 and children <= {*_PREFIXES}
+    }
     return {
-        name: ".".join(part for i, part in enumerate(path) if path[:i] not in wraps)
+        name: ".".join(part for i, part in enumerate(path) if path[:i] not in wrapper_paths)
         for name, path in paths.items()
     }

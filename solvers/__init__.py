@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from scoresde.internals.lazy import lazy
+from scoresde.internals.lazy_imports import lazy_imports
 from solvers.adaptive import Adaptive, Outcome, StepLimit
 from solvers.euler import EulerMaruyama
 from solvers.exponential import DDIM, ExponentialMultistep
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from solvers.torchdiffeq import TorchDiffEq
     from solvers.torchsde import TorchSDE
 else:  # their libraries import scipy
-    __getattr__ = lazy(
+    __getattr__ = lazy_imports(
         __name__, {"TorchDiffEq": "solvers.torchdiffeq", "TorchSDE": "solvers.torchsde"}
     )
 

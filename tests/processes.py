@@ -19,7 +19,7 @@ from scoresde.training.distributed import sample
 from solvers import DDIM
 
 SHAPE = (1, 4, 4)
-DATA = Dataset("levels", torch.arange(50 * 16).reshape(50, *SHAPE) * 7 % 5, levels=5)
+DATA = Dataset("levels", torch.arange(50 * 16).reshape(50, *SHAPE) * 7 % 5, bins=5)
 TRAINING = Training(steps=24, batch_size=12, measurements=6, lr=5e-3)
 
 
@@ -50,7 +50,7 @@ def others():
     sizes = [stage.dim for stage in staged.stages()]
     yield MultiScale(staged, [ResidualMLP((n,), width=8, depth=1) for n in sizes])
     sde = DiagonalSDE(LogLinear(), Haar(SHAPE, 1))
-    network = ResidualMLP(SHAPE, width=8, depth=1, levels=16)
+    network = ResidualMLP(SHAPE, width=8, depth=1, noise_levels=16)
     yield Denoising(sde, network, observe="components")
     yield Bounded(sde, ResidualMLP(SHAPE, width=8, depth=1))
 
@@ -93,7 +93,7 @@ def refused(call):
 
 def unlike(index):
     """Arguments that the processes do not have in common, by what they are called."""
-    other = Dataset("other", (DATA.values + index) % 5, levels=5)
+    other = Dataset("other", (DATA.values + index) % 5, bins=5)
     rates = Training(steps=24, batch_size=12, measurements=6, lr=5e-3 * (1 + index))
     estimator = model()
     estimator.data_std.fill_(1.0 + index)

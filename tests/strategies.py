@@ -166,7 +166,7 @@ def states(draw, sde, count=3):
     return torch.randn(count, sde.basis.dim, generator=g, dtype=torch.float64)
 
 
-def spread(n, g, smallest=0.1):
+def random_covariance(n, g, smallest=0.1):
     """A random covariance with correlations."""
     a = torch.randn(n, n, generator=g, dtype=torch.float64)
     return a @ a.mT / n + smallest * torch.eye(n, dtype=torch.float64)
@@ -175,7 +175,7 @@ def spread(n, g, smallest=0.1):
 def gaussian(sde, seed=0):
     g = torch.Generator().manual_seed(seed)
     mean = torch.randn(*sde.basis.event_shape, generator=g, dtype=torch.float64)
-    return Gaussian(sde, mean, spread(sde.basis.dim, g))
+    return Gaussian(sde, mean, random_covariance(sde.basis.dim, g))
 
 
 def mixture(sde, seed=0, components=3):
@@ -185,7 +185,7 @@ def mixture(sde, seed=0, components=3):
         sde,
         torch.rand(components, generator=g, dtype=torch.float64) + 0.2,
         2 * torch.randn(components, *sde.basis.event_shape, generator=g, dtype=torch.float64),
-        torch.stack([spread(n, g) for _ in range(components)]),
+        torch.stack([random_covariance(n, g) for _ in range(components)]),
     )
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from strategies import spread
+from strategies import random_covariance
 from torch.distributions import MultivariateNormal
 
 from estimators import ClassifierFree, Gaussian, LinearGuidance, MultiScale
@@ -73,7 +73,7 @@ def problem(dtype):
     """A model and all that is observed of its events, one of each for every event."""
     g = torch.Generator().manual_seed(5)
     mean = torch.randn(N, generator=g, dtype=torch.float64)
-    covariance = spread(N, g)
+    covariance = random_covariance(N, g)
     drawn = torch.randn(5, BATCH, 1, generator=g, dtype=torch.float64).to(dtype)
     told = torch.randn(BATCH, N, generator=g, dtype=torch.float64).to(dtype)
     y, w, one, other, detail = (v.requires_grad_() for v in drawn)
@@ -176,11 +176,11 @@ COMPOSITIONS = {
 }
 MADE = {
     "still": lambda k, dtype: (
-        condition(joint(k, dtype, BASIS.spread(y=0, w=1, x=1)), y=k.y),
+        condition(joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)), y=k.y),
         [(UNIT[:1], k.y, 0.0)],
     ),
     "guided still": lambda k, dtype: (
-        guided(condition(joint(k, dtype, BASIS.spread(y=0, w=1, x=1)), y=k.y), last, k.other),
+        guided(condition(joint(k, dtype, BASIS.per_block(y=0, w=1, x=1)), y=k.y), last, k.other),
         [(UNIT[:1], k.y, 0.0), (row(last, 0), k.other, 0.4)],
     ),
     "scales": lambda k, dtype: (scales(k, dtype), []),
@@ -517,7 +517,7 @@ def noisy():
         (lambda: importance(noisy(), torch.zeros(2, 3)), "observed: .* that do not diffuse"),
         (
             lambda: bound(
-                joint(problem(torch.float32), torch.float32, BASIS.spread(y=0, w=1, x=1)),
+                joint(problem(torch.float32), torch.float32, BASIS.per_block(y=0, w=1, x=1)),
                 torch.zeros(2, 4),
             ),
             "speeds: expected components that diffuse: .* got 1 that stand still",

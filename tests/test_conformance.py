@@ -99,7 +99,7 @@ KNOWN = {"y": torch.tensor([0.4]).double()}
 
 
 def joint(speed):
-    return DiagonalSDE(VP(), JOINT, JOINT.spread(y=speed, x=1.0))
+    return DiagonalSDE(VP(), JOINT, JOINT.per_block(y=speed, x=1.0))
 
 
 def conditional(held):
@@ -206,7 +206,7 @@ MORE = {
             slope=torch.tensor([[0.0, 0.0, 1.5], [0.0, 0.0, -0.5], [0.0, 0.0, 0.0]]),
         ),
         "vector time": lambda: Denoising(
-            bed(), ResidualMLP((3,), 8, 1, levels=3), observe="blocks"
+            bed(), ResidualMLP((3,), 8, 1, noise_levels=3), observe="blocks"
         ),
     },
 }

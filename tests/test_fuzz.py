@@ -70,7 +70,7 @@ SETTINGS = {
 }
 FACTS = {
     "event_shape": [1, 4, 4],
-    "levels": 17,
+    "bins": 17,
     "data_mean": [0.0] * 16,
     "data_std": [1.0, 0.5, 0.1],
 }
@@ -171,9 +171,10 @@ NUMBERS = st.one_of(
 SCALARS = st.one_of(st.none(), NUMBERS, NAMES, st.text(max_size=5))
 KEYS = st.one_of(
     st.sampled_from(
-        ["name", "sde", "schedule", "basis", "estimator", "network", "solver", "levels", "steps",
-         "eta", "speeds", "scale", "drop", "blocks", "bands", "event_shape", "condition_dim",
-         "corrector", "grid", "times", "weighting", "components", "facts", "__class__", "self"]
+        ["name", "sde", "schedule", "basis", "estimator", "network", "solver", "levels", "bins",
+         "steps", "eta", "speeds", "scale", "drop", "blocks", "bands", "event_shape",
+         "condition_dim", "corrector", "grid", "times", "weighting", "components", "facts",
+         "__class__", "self"]
     ),
     st.text(max_size=4),
 )  # fmt: skip
@@ -371,7 +372,7 @@ def load_file(name, content):
                 assert isinstance(found, Dataset)
                 assert len(found.read(slice(None))) == len(found)
             except (TypeError, ValueError) as error:
-                refused(error, str(folder), name, "levels", "key", "lazy")
+                refused(error, str(folder), name, "bins", "key", "lazy")
 
 
 @fuzz(100, st.sampled_from(sorted(data_files())), st.sampled_from(sorted(data_files())), st.data())

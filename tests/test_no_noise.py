@@ -64,9 +64,9 @@ def sde(*speeds):
     return DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), speeds or 1.0)
 
 
-def network(n=2, levels=1):
+def network(n=2, noise_levels=1):
     torch.manual_seed(0)
-    net = ResidualMLP((n,), 8, 1, levels=levels)
+    net = ResidualMLP((n,), 8, 1, noise_levels=noise_levels)
     nn.init.normal_(net.leave[1].weight, std=0.3)
     return net
 
@@ -95,7 +95,7 @@ MAKE = {
     "guided": lambda s: LinearGuidance(
         Gaussian(s, torch.zeros(2), torch.eye(2)), lambda x: x.sum(-1, True), torch.ones(1), 0.1
     ),
-    "vector time": lambda s: Denoising(s, network(levels=2), observe="blocks"),
+    "vector time": lambda s: Denoising(s, network(noise_levels=2), observe="blocks"),
     "baseline": lambda s: Denoising(s, network(), baseline=Truncated(s, -1.0, 1.0)),
     "a form of one's own": lambda s: Denoising(s, network(), parametrization=own_form),
     "denoise only": DenoiseOnly,
@@ -173,7 +173,7 @@ def test_what_is_said_just_before_goes_on_at_time_0(dtype):
 @pytest.mark.parametrize("held", [False, True])
 def test_conditions_are_the_answer(held, dtype):
     joint = Joint(y=(1,), x=(1,))
-    process = DiagonalSDE(VP(), joint, None or joint.spread(y=float(held), x=1.0))
+    process = DiagonalSDE(VP(), joint, None or joint.per_block(y=float(held), x=1.0))
     law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     for model in (
         Gaussian(process, torch.zeros(2), law),
@@ -239,7 +239,7 @@ def test_schedules_learn_beside_components_without_noise(name, weighting, dtype)
     """Of a loss, an answer, a step and a bridge; by speed, and by what is shown clean."""
     for speeds, settings in (([1.0, 0.0], {}), ([1.0, 1.0], {"observe": "components"})):
         process = DiagonalSDE(LEARNED[name](), Identity((2,), {"a": 1, "b": 1}), speeds)
-        net = ResidualMLP((2,), 8, 1, levels=2 if settings else 1)
+        net = ResidualMLP((2,), 8, 1, noise_levels=2 if settings else 1)
         model = Denoising(process, net, weighting=weighting, **settings).to(dtype)
         x = torch.randn(64, 2, dtype=dtype)
         ts = torch.tensor([[0.0, 0.2], [0.3, 0.6]], dtype=dtype)

@@ -18,7 +18,7 @@ import click
 from scoresde import plugins
 from scoresde.app import options
 from scoresde.app.options import NamedPath
-from scoresde.checks import expect, told
+from scoresde.checks import describe_error, expect
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -44,7 +44,7 @@ class Terminated(KeyboardInterrupt):
 class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _heard(), _warned():
+            with _sigterm_raises(), _one_line_warnings():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -58,14 +58,18 @@ class _Group(click.Group):
             broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
             if ctx.params.get("debug") or broken_pipe:  # which click ends in silence
                 raise
-            said = told(error)
+            message = describe_error(error)
             # no sentence of anybody's for users: perhaps a bug
-            where = " (scoresde --debug shows where)" if said == told(error, kind=True) else ""
-            raise click.ClickException(said + where) from error
+            where = (
+                " (scoresde --debug shows where)"
+                if message == describe_error(error, kind=True)
+                else ""
+            )
+            raise click.ClickException(message + where) from error
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
+def _sigterm_raises() -> Iterator[None]:
     """SIGTERM raises `Terminated` inside."""
 
     def terminate(number: int, frame: Any) -> None:
@@ -82,7 +86,7 @@ def _heard() -> Iterator[None]:
 
 
 @contextmanager
-def _warned() -> Iterator[None]:
+def _one_line_warnings() -> Iterator[None]:
     """Warnings are a line each, without the place in the code."""
 
     def show(message: Warning | str, *_: Any) -> None:
@@ -131,7 +135,7 @@ def train(
     checkpoint.check(output)
     settings, run = read(config), output / "training"
     processes = _processes() if distributed else SINGLE_PROCESS
-    _begin(output, run, replace, processes)
+    _prepare_run(output, run, replace, processes)
     try:
         model = _trained(
             settings, replace, folder=run, pictures=pictures, processes=processes, imports=imports
@@ -147,27 +151,27 @@ def train(
 
 
 def _trained(
-    settings: dict[str, Any], replace: bool, folder: Path, processes: Processes, **given: Any
+    settings: dict[str, Any], replace: bool, folder: Path, processes: Processes, **options: Any
 ) -> Model:
     """A model, in place of what another run has left if it may be replaced."""
     from scoresde.app.model import Model
-    from scoresde.training.about import OtherRun
     from scoresde.training.checkpoint import CheckpointError
+    from scoresde.training.run_identity import RunMismatch
 
     def trained() -> Model:
-        return Model.train(settings, folder=folder, processes=processes, **given)
+        return Model.train(settings, folder=folder, processes=processes, **options)
 
     try:
         return trained()
-    except (CheckpointError, OtherRun) as error:
+    except (CheckpointError, RunMismatch) as error:
         if not replace:
             other = str(error).removeprefix("folder: ")
             raise click.ClickException(f"--output: {other}; --replace trains anew") from error
-    _forget(folder, processes)
+    _remove_run(folder, processes)
     return trained()
 
 
-def _begin(output: Path, run: Path, replace: bool, processes: Processes) -> None:
+def _prepare_run(output: Path, run: Path, replace: bool, processes: Processes) -> None:
     """Forgets a finished run that is to be replaced; one that is not over goes on."""
     from scoresde.training import checkpoint
 
@@ -183,10 +187,10 @@ def _begin(output: Path, run: Path, replace: bool, processes: Processes) -> None
             over = checkpoint.load(run)[1].get("over", False)
     processes.wait_for_everyone()  # all have looked
     if over:
-        _forget(run, processes)
+        _remove_run(run, processes)
 
 
-def _forget(run: Path, processes: Processes) -> None:
+def _remove_run(run: Path, processes: Processes) -> None:
     from scoresde.training import checkpoint
 
     if processes.is_main_process:
@@ -248,17 +252,19 @@ def sample(
 
 
 def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> Tensor:
-    """So many at a time that networks have the memory they need, 4096 or fewer large ones."""
+    """In chunks, so that networks have the memory they need."""
     import torch
     from tqdm.auto import tqdm
 
-    size = math.prod(model.facts["event_shape"])
-    parts = torch.arange(count, device="cpu").split(max(1, min(4096, 2**22 // size)))
-    alone = len(parts) == 1
+    from scoresde.internals.limits import chunk_size
+
+    size = chunk_size(model.facts["event_shape"])
+    parts = torch.arange(count, device="cpu").split(size)
+    one_part = len(parts) == 1
     x = torch.cat(
         [
-            solver.sample(model.estimator, (len(part),), generator=generator, progress=alone)
-            for part in tqdm(parts, desc="sampling", disable=alone)
+            solver.sample(model.estimator, (len(part),), generator=generator, progress=one_part)
+            for part in tqdm(parts, desc="sampling", disable=one_part)
         ]
     )
     wanted = (count, *model.facts["event_shape"])
@@ -298,14 +304,14 @@ def evaluate(
     from scoresde.likelihood import ExactTrace, Hutchinson
 
     model = Model.load(folder, imports=imports)
-    own, levels = model.settings, model.facts["levels"]
+    settings, bins = model.settings, model.facts["bins"]
     chosen = _solver(model, solver, imports, steps=steps)
-    events = data_of(own)[1] if data is None else data_like(own, data, model.facts)
+    events = data_of(settings)[1] if data is None else data_like(settings, data, model.facts)
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
     generator = torch.Generator().manual_seed(seed)
-    wanted, found = (f"{n} levels" if n else "real numbers" for n in (levels, events.levels))
-    expect(wanted == found, "data", f"{wanted}, as trained on", found)
+    expected, got = (f"{n} bins" if n else "real numbers" for n in (bins, events.bins))
+    expect(expected == got, "data", f"{expected}, as trained on", got)
     report = measure(
         model.estimator, events, chosen, trace, count=count, generator=generator, progress=True
     )
@@ -361,11 +367,11 @@ def _processes() -> Processes:
     return processes
 
 
-def _solver(model: Model, name: str | None, imports: bool, **chosen: Any) -> Solver:
+def _solver(model: Model, name: str | None, imports: bool, **overrides: Any) -> Solver:
     """The model's solver or another one, with options that were given."""
-    given = {key: value for key, value in chosen.items() if value is not None}
-    other = bool(given) or name is not None
-    return model.solver_like(name, imports=imports, **given) if other else model.solver
+    options = {key: value for key, value in overrides.items() if value is not None}
+    other = bool(options) or name is not None
+    return model.solver_like(name, imports=imports, **options) if other else model.solver
 
 
 def _json(report: dict[str, Any]) -> str:

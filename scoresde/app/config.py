@@ -1,4 +1,4 @@
-"""From a TOML file to objects, through the plugin registry.
+"""Objects from the tables of a TOML file, through the plugin registry.
 
 A table with a ``name`` is an object of the group that its key stands for (``sde``, ``schedule``,
 ``basis``, ``estimator``, ``network``, ``solver``); its other entries are keyword arguments, and
@@ -32,7 +32,7 @@ from torch import nn
 
 from scoresde import plugins
 from scoresde.bases import Basis
-from scoresde.checks import instance, nearest, told
+from scoresde.checks import describe_error, instance, nearest
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
 from scoresde.schedules import Schedule
@@ -84,7 +84,7 @@ _INSTEAD = {
 
 
 class Lazy:
-    """Something known that is computed when it is first asked for.
+    """A value that is computed when it is first used, and then kept.
 
     Example:
         >>> from scoresde.app.config import Lazy
@@ -141,24 +141,24 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def table(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A section of a configuration, empty if it is not there.
 
     Raises:
         ConfigError: If it is no table.
 
     Example:
-        >>> from scoresde.app.config import table
-        >>> table({"training": {"steps": 5}}, "training"), table({}, "data")
+        >>> from scoresde.app.config import section
+        >>> section({"training": {"steps": 5}}, "training"), section({}, "data")
         ({'steps': 5}, {})
     """
-    found = settings.get(section, {})
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{section}: expected a table, [{section}] in a file, got {found!r}")
-    return dict(found)
+    entries = settings.get(name, {})
+    if not isinstance(entries, Mapping):
+        raise ConfigError(f"{name}: expected a table, [{name}] in a file, got {entries!r}")
+    return dict(entries)
 
 
-def plain(value: Any, key: str) -> Any:
+def to_json(value: Any, key: str) -> Any:
     """A configuration as JSON will hold it, which is how a model remembers it.
 
     Args:
@@ -171,8 +171,8 @@ def plain(value: Any, key: str) -> Any:
 
     Example:
         >>> from pathlib import Path
-        >>> from scoresde.app.config import plain
-        >>> plain({"source": Path("x.csv"), "columns": ("a", "b")}, "data")
+        >>> from scoresde.app.config import to_json
+        >>> to_json({"source": Path("x.csv"), "columns": ("a", "b")}, "data")
         {'source': 'x.csv', 'columns': ['a', 'b']}
     """
     match value:
@@ -183,9 +183,9 @@ def plain(value: Any, key: str) -> Any:
         case os.PathLike():
             return os.fspath(value)
         case Mapping():
-            return {str(name): plain(v, f"{key}.{name}") for name, v in value.items()}
+            return {str(name): to_json(v, f"{key}.{name}") for name, v in value.items()}
         case list() | tuple():
-            return [plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
+            return [to_json(v, f"{key}[{i}]") for i, v in enumerate(value)]
     raise ConfigError(
         f"{key}: expected a finite number, a string, a list or a table, got {value!r}"
     )
@@ -212,20 +212,22 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
         >>> build({"name": "ddim", "steps": 5}, "solver", {}).steps
         5
     """
-    name, given = _named(table, key)
+    name, entries = _named(table, key)
     group = _GROUPS[key.rpartition(".")[2]]
     factory = _factory(name, key, imports)
     parameters = _parameters(factory, key)
-    meanings = _meanings(factory, group, parameters)
-    arguments = {one: _known(known, what) for one, what in meanings.items() if what in known}
-    for argument, value in given.items():
+    meanings = _supplied_arguments(factory, group, parameters)
+    arguments = {
+        argument: _known(known, what) for argument, what in meanings.items() if what in known
+    }
+    for argument, value in entries.items():
         part = _GROUPS.get(argument)
         if part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
             value = build(value, f"{key}.{argument}", known, imports=imports)
         elif isinstance(value, str) and value in MEASURED and value in known:
             value = _known(known, value)
         arguments[argument] = value
-    built = call(factory, arguments, key)
+    built = call_factory(factory, arguments, key)
     try:
         instance(f"{key}: {name!r}", built, _KINDS[group])
     except TypeError as error:
@@ -233,8 +235,8 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     return built
 
 
-def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
-    """A table with what it leaves out, so that tables that say the same are the same.
+def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
+    """A table with its defaults filled in, so that tables that mean the same are equal.
 
     Args:
         table: As of `build`, which has taken it.
@@ -246,24 +248,24 @@ def complete(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
         and supplied.
 
     Example:
-        >>> from scoresde.app.config import complete
-        >>> complete("vp", "schedule")
+        >>> from scoresde.app.config import with_defaults
+        >>> with_defaults("vp", "schedule")
         {'name': 'vp', 'beta_min': 0.1, 'beta_max': 20.0, 'eps': 0.001}
     """
-    name, given = _named(table, key)
+    name, entries = _named(table, key)
     factory = _factory(name, key, imports)
     parameters = _parameters(factory, key)
     full: dict[str, Any] = {"name": name}
     for argument, parameter in parameters.items():
         with suppress(ConfigError):  # an object: no file can say that
             if parameter.default is not inspect.Parameter.empty:
-                full[argument] = plain(parameter.default, argument)
-    meanings = _meanings(factory, _GROUPS[key.rpartition(".")[2]], parameters)
+                full[argument] = to_json(parameter.default, argument)
+    meanings = _supplied_arguments(factory, _GROUPS[key.rpartition(".")[2]], parameters)
     full |= {argument: what for argument, what in meanings.items() if what in MEASURED}
-    full |= given
-    for argument, value in given.items():
+    full |= entries
+    for argument, value in entries.items():
         if argument in _GROUPS and argument in parameters and isinstance(value, (str, Mapping)):
-            full[argument] = complete(value, f"{key}.{argument}", imports=imports)
+            full[argument] = with_defaults(value, f"{key}.{argument}", imports=imports)
     return full
 
 
@@ -273,7 +275,9 @@ def _named(table: Any, key: str) -> tuple[str, Mapping[str, Any]]:
         case str(name):
             return name, {}
         case {"name": str(name)}:
-            return name, {one: value for one, value in table.items() if one != "name"}
+            return name, {
+                argument: value for argument, value in table.items() if argument != "name"
+            }
         case {"name": other}:
             raise ConfigError(f"{key}.name: expected a name, got {other!r}")
         case Mapping():
@@ -289,15 +293,15 @@ def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
     return factory
 
 
-def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
-    """What a factory makes of arguments.
+def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
+    """Calls a factory; whatever goes wrong becomes a `ConfigError` that names the key.
 
     Raises:
         ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
 
     Example:
-        >>> from scoresde.app.config import call
-        >>> call(complex, {"real": 1.0}, "number")
+        >>> from scoresde.app.config import call_factory
+        >>> call_factory(complex, {"real": 1.0}, "number")
         (1+0j)
     """
     expect_known(factory, arguments, key)
@@ -307,13 +311,13 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) ->
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {told(error)}") from error
+        raise ConfigError(f"{key}: {describe_error(error)}") from error
     # what else a factory raises, or whether it tries to exit, is up to its author
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         name = f"{factory.__module__}:{getattr(factory, '__qualname__', type(factory).__name__)}"
-        raise ConfigError(f"{key}: {name} failed: {told(error, kind=True)}") from error
+        raise ConfigError(f"{key}: {name} failed: {describe_error(error, kind=True)}") from error
 
 
 def expect_known(
@@ -344,15 +348,17 @@ def expect_known(
             raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")
 
 
-def _meanings(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
-    """Arguments of a factory that are supplied, and what they are said to mean."""
-    own = getattr(factory, "supplied", None)
-    meanings = {name: name for name in SUPPLIED[group]} | (own if isinstance(own, dict) else {})
+def _supplied_arguments(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
+    """Arguments that a factory is supplied with, and the name of what each is given."""
+    renamed = getattr(factory, "supplied", None)
+    meanings = {name: name for name in SUPPLIED[group]} | (
+        renamed if isinstance(renamed, dict) else {}
+    )
     return {argument: what for argument, what in meanings.items() if argument in parameters}
 
 
 def _parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Parameter]:
-    """What a factory can be given by name."""
+    """Parameters of a factory that can be given by keyword."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     try:
         signature = inspect.signature(factory)

@@ -1,4 +1,4 @@
-"""How likely a model finds data."""
+"""Evaluation of a model: the log-density of data under it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from scoresde.checks import whole
 from scoresde.data import Dataset, bits_per_dim
-from scoresde.data.events import dataset, events
+from scoresde.data.events import as_dataset, events
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import Trace, log_prob
 from scoresde.solver import Solver
@@ -33,7 +33,7 @@ def evaluate(
     Args:
         estimator: Knows the score.
         data: Integer data are dequantised, once, and reported in bits per dimension as well; what
-            `scoresde.data.events.dataset` takes.
+            `scoresde.data.events.as_dataset` takes.
         solver: Integrates the flow.
         trace: Exact if None.
         count: How many events, the first ones; all if None.
@@ -69,7 +69,7 @@ def evaluate(
     if count is not None:
         whole("count", count, 1)
     whole("batch_size", batch_size, 1)
-    parts, data = [], dataset("data", data)
+    parts, data = [], as_dataset("data", data)
     with torch.no_grad():
         rows = torch.arange(len(data), device="cpu")[:count]
         for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
@@ -91,8 +91,8 @@ def evaluate(
         "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
         "estimate": parts[0].estimate,
     }
-    if data.levels is not None:
-        bits = bits_per_dim(nats, math.prod(data.values.shape[1:]), data.levels)
+    if data.bins is not None:
+        bits = bits_per_dim(nats, math.prod(data.values.shape[1:]), data.bins)
         report["bits_per_dim"] = float(bits.mean())
         report["bits_per_dim_stderr"] = _standard_error(bits)
     return report

@@ -1,4 +1,4 @@
-"""Samples as files, as the data were: integers as integers, tables under their header."""
+"""Files of samples, as the data were: integers as integers, tables under their header."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from scoresde.app import plots
 from scoresde.checks import expect
 from scoresde.data import quantize
-from scoresde.internals.atomic import replacing
+from scoresde.internals.atomic import atomic_write
 
 WRITTEN = ".npy, .csv, .png (one picture of all), or a folder of PNG files, which ends in /"
 """What `Export.writer` knows."""
@@ -44,14 +44,14 @@ def is_image(shape: Sequence[int]) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Export:
-    """How samples of a model are written: as the data were that it has learned from.
+    """Writes samples of a model as the data were that it has learned from.
 
-    Where data were integers, samples are integers, of the levels in whose cells they lie
+    Where data were integers, samples are integers, of the bins in whose cells they lie
     (`scoresde.data.quantize`).
 
     Args:
         event_shape: Of the samples.
-        levels: Of integer data; None for real numbers.
+        bins: Of integer data; None for real numbers.
         columns: Names of a table's columns.
         delimiter: What stands between two cells, as of `scoresde.data.read_csv`.
         decimal: What begins the fraction of a number, as there.
@@ -72,7 +72,7 @@ class Export:
     """
 
     event_shape: tuple[int, ...] = attrs.field(converter=tuple)
-    levels: int | None = None
+    bins: int | None = None
     columns: Sequence[str] | None = None
     delimiter: str | None = None
     decimal: str = "."
@@ -82,11 +82,11 @@ class Export:
     def writer(self, path: str | os.PathLike[str], name: str = "path") -> Write:
         """What writes samples to a path, of the kind that its suffix says.
 
-            x.npy     an array, integers in uint8, or in uint16 if there are more levels
+            x.npy     an array, integers in uint8, or in uint16 if there are more bins
             x.csv     a table, of events that are vectors
             x.png     one picture with all of them, of images
             folder/   a PNG file for each, of images that were integers: black is the lowest
-                      level and white the highest, in 8 bits, or 16 of grey ones with more levels
+                      bin and white the highest, in 8 bits, or 16 of grey ones with more bins
 
         Args:
             path: Where. A folder ends in a slash or exists, and is new or empty.
@@ -121,14 +121,14 @@ class Export:
 
     @property
     def _kind(self) -> str:
-        numbers = "real numbers" if self.levels is None else f"integers of {self.levels} levels"
+        numbers = "real numbers" if self.bins is None else f"integers of {self.bins} bins"
         return f"{self.event_shape} of {numbers}"
 
     def _check_folder(self, target: Path, name: str) -> None:
         self.expect_images(name)
         deep = 256 if self.event_shape[0] == 3 else 2**16
-        expected = f"images of at most {deep} levels for PNG files (.npy takes all)"
-        expect(self.levels is not None and self.levels <= deep, name, expected, self._kind)
+        expected = f"images of at most {deep} bins for PNG files (.npy takes all)"
+        expect(self.bins is not None and self.bins <= deep, name, expected, self._kind)
         if target.exists():
             full = not target.is_dir() or any(target.iterdir())
             if full:
@@ -137,17 +137,17 @@ class Export:
 
     def _values(self, x: Tensor) -> Any:
         """Samples as an array of what the data were."""
-        if self.levels is None:
+        if self.bins is None:
             return x.detach().cpu().numpy()
-        small = self.levels <= 256
-        return quantize(x, self.levels).cpu().numpy().astype(np.uint8 if small else np.uint16)
+        small = self.bins <= 256
+        return quantize(x, self.bins).cpu().numpy().astype(np.uint8 if small else np.uint16)
 
     def _npy(self, target: Path, x: Tensor) -> None:
-        with replacing(target) as file:
+        with atomic_write(target) as file:
             np.save(file, self._values(x))
 
     def _csv(self, target: Path, x: Tensor) -> None:
-        with replacing(target) as file:
+        with atomic_write(target) as file:
             text = io.TextIOWrapper(file, encoding=self.encoding or "utf-8", newline="")
             rows = csv.writer(text, delimiter=self.delimiter or ",", lineterminator="\n")
             names = self.columns or ()
@@ -163,24 +163,24 @@ class Export:
         plots.save(plots.image_grid({f"{len(x)} samples": x}), target)
 
     def _folder(self, target: Path, x: Tensor) -> None:
-        assert self.levels is not None
-        white = 255 if self.levels <= 256 else 2**16 - 1
-        shades = np.rint(self._values(x).astype(np.float64) * white / (self.levels - 1))
+        assert self.bins is not None
+        white = 255 if self.bins <= 256 else 2**16 - 1
+        shades = np.rint(self._values(x).astype(np.float64) * white / (self.bins - 1))
         pixels = np.moveaxis(shades.astype(np.uint8 if white == 255 else np.uint16), 1, -1)
         digits = len(str(len(x) - 1))
         # beside its place, which it takes as a whole
         target = target.resolve()
-        whole = target.with_name(f".{target.name[:48]}.{secrets.token_hex(8)}.tmp")
-        whole.mkdir()
+        draft = target.with_name(f".{target.name[:48]}.{secrets.token_hex(8)}.tmp")
+        draft.mkdir()
         try:
             for i, image in enumerate(pixels):
                 grey = image.shape[-1] == 1
-                Image.fromarray(image[..., 0] if grey else image).save(whole / f"{i:0{digits}}.png")
+                Image.fromarray(image[..., 0] if grey else image).save(draft / f"{i:0{digits}}.png")
             if target.exists():
                 target.rmdir()
-            whole.rename(target)
+            draft.rename(target)
         finally:
-            shutil.rmtree(whole, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _expect_room(target: Path) -> None:

@@ -18,13 +18,13 @@ from scoresde.app import config
 from scoresde.app.config import ConfigError
 from scoresde.app.export import Export
 from scoresde.bases import PCA
-from scoresde.checks import expect, nearest, real, told, whole
+from scoresde.checks import describe_error, expect, nearest, real, whole
 from scoresde.data import Dataset, reader, split
 from scoresde.data.events import Batches
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
-from scoresde.internals.allocation import AtMost
-from scoresde.internals.drawing import DrawnFrom
+from scoresde.internals.allocation import AllocationLimit
+from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.solver import Solver
 from scoresde.training import History, OnMeasure, Training, checkpoint
 from scoresde.training.checkpoint import CheckpointError
@@ -54,7 +54,7 @@ class Model:
         estimator: Knows the score.
         solver: Samples and evaluates.
         settings: The configuration, as read.
-        facts: What was learned from the data: ``event_shape``, ``levels``, ``columns`` of a
+        facts: What was learned from the data: ``event_shape``, ``bins``, ``columns`` of a
             table, whether values are ``missing``, ``data_mean``, ``data_std``.
         history: Of the training, if it has been trained here.
 
@@ -151,16 +151,18 @@ class Model:
             ConfigError, UnknownPlugin, PluginError: See `build`.
             ValueError: If there are to be pictures of what are not images.
         """
-        settings = {name: config.plain(value, name) for name, value in settings.items()}
+        settings = {name: config.to_json(value, name) for name, value in settings.items()}
         _expect_sections(settings)
         training, of_fit = _training_of(settings)
         train, held_out = data_of(settings)
-        with DrawnFrom(torch.Generator("cpu").manual_seed(of_fit["seed"])):
+        with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
             batches = Batches(train, of_fit["seed"])
             model = cls.build(settings, _facts(train), batches, imports=imports)
         model.expect_times()
-        said = {name: config.complete(settings[name], name, imports=imports) for name in _TRAINED}
-        said["data"] = config.table(settings, "data")
+        recorded = {
+            name: config.with_defaults(settings[name], name, imports=imports) for name in _TRAINED
+        }
+        recorded["data"] = config.section(settings, "data")
         model.estimator.to(processes.device)
         model.history = training.fit(
             model.estimator,
@@ -171,17 +173,17 @@ class Model:
             on_measure=None if pictures is None else model._pictures(pictures, processes),
             folder=folder,
             processes=processes,
-            settings=said,
+            settings=recorded,
         )
         return model
 
     @property
     def export(self) -> Export:
         """Writes samples as the data were, in the units and names of a table."""
-        options = config.table(self.settings, "data")
-        given = {name: options[name] for name in _OF_TEXT if name in options}
-        facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "levels", "columns")}
-        return Export(**facts, **given)
+        options = config.section(self.settings, "data")
+        text_options = {name: options[name] for name in _OF_TEXT if name in options}
+        facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "bins", "columns")}
+        return Export(**facts, **text_options)
 
     def expect_times(self) -> None:
         """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""
@@ -191,7 +193,7 @@ class Model:
         try:
             self.solver.times(self.estimator.sde)
         except (Exception, SystemExit) as error:
-            raise ConfigError(f"solver: {told(error)}") from error
+            raise ConfigError(f"solver: {describe_error(error)}") from error
 
     def solver_like(
         self, name: str | None = None, *, imports: bool = False, **options: Any
@@ -206,9 +208,9 @@ class Model:
         Raises:
             ConfigError, UnknownPlugin, PluginError: See `build`.
         """
-        own = self.settings["solver"]
-        own = own if isinstance(own, Mapping) else {"name": own}
-        table = {**(own if name is None else {"name": name}), **options}
+        table = self.settings["solver"]
+        table = table if isinstance(table, Mapping) else {"name": table}
+        table = {**(table if name is None else {"name": name}), **options}
         solver: Solver = config.build(table, "solver", _measured(self.facts), imports=imports)
         return solver
 
@@ -242,17 +244,18 @@ class Model:
         match content:
             case {
                 "settings": dict(settings),
-                "facts": {"event_shape": list(), "levels": int() | None} as facts,
+                "facts": {"event_shape": list(), "bins": int() | None} as facts,
             }:
                 pass
             case _:
                 raise CheckpointError(f"{folder}: expected a model's settings and facts")
         try:
             # four times: a module may replace its parameters while it is built
-            most = AtMost(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
-            held = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
-            none = DrawnFrom(torch.Generator("cpu").manual_seed(0))  # for weights that are replaced
-            with most, none, limits.allow(max(held, limits.memory())):
+            limit = AllocationLimit(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
+            weights_memory = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
+            # initial weights are replaced: that they are drawn changes nobody's random numbers
+            drawn = DefaultGenerator(torch.Generator("cpu").manual_seed(0))
+            with limit, drawn, limits.allow(max(weights_memory, limits.memory())):
                 model = cls.build(settings, facts, imports=imports)
             model.estimator.load_state_dict(state)
         except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -263,10 +266,10 @@ class Model:
 
 def _training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
     """The loop that a configuration asks for, and what it says of one run of it."""
-    options = config.table(settings, "training")
+    options = config.section(settings, "training")
     config.expect_known(Training, options, "training", _OF_FIT)
     of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
-    training: Training = config.call(Training, options, "training")
+    training: Training = config.call_factory(Training, options, "training")
     whole("training.seed", of_fit.setdefault("seed", 0), 0, _SEEDS)
     whole("training.save_every", of_fit.get("save_every", 1), 1)
     return training, of_fit
@@ -276,7 +279,7 @@ def _facts(data: Dataset) -> dict[str, Any]:
     """What a model has to remember of its data."""
     return {
         "event_shape": list(data.values.shape[1:]),
-        "levels": data.levels,
+        "bins": data.bins,
         "columns": None if data.columns is None else list(data.columns),
         "missing": data.missing,
     }
@@ -294,7 +297,7 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
         >>> len(train), len(held_out)
         (1438, 359)
     """
-    options = config.table(settings, "data")
+    options = config.section(settings, "data")
     source = options.pop("source", None)
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
         expected = "data.source: expected a data set, a file or a folder"
@@ -320,7 +323,7 @@ def data_like(
         settings: The configuration.
         source: A built-in set, a file or a folder.
         facts: Of the model that was trained: columns are those it knows, wherever they stand
-            in the file, and levels of an array as many.
+            in the file, and bins of an array as many.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
@@ -333,9 +336,9 @@ def data_like(
     """
     read = reader(source)
     allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
-    known = {name: (facts or {}).get(name) for name in ("levels", "columns")}
+    known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
     options = {name: value for name, value in known.items() if value is not None}
-    options |= config.table(settings, "data")
+    options |= config.section(settings, "data")
     return read(**{key: options[key] for key in allowed & options.keys()})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
-from scoresde.internals.atomic import replacing
+from scoresde.internals.atomic import atomic_write
 from scoresde.modes import asked
 from scoresde.noise import Generators, Noise
 from scoresde.solver import Solver
@@ -55,7 +55,7 @@ def save(figure: Figure, path: str | Path) -> None:
         >>> path.exists()
         True
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", facecolor="white")
 
 
@@ -94,6 +94,7 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
         grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
         expect(grey_or_colour, title, "images (N, 1 | 3, height, width)", tuple(images.shape))
     rows = max(-(-len(images) // columns) for images in panels.values())
+    # a third of an inch for an image: eight in a row are as wide as a column of text
     figure = _figure(0.32 * columns * len(panels) + 0.3, 0.32 * rows + 0.5)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(cells, panels.items(), strict=True):
@@ -152,7 +153,7 @@ def trajectory(
     estimator: ScoreEstimator,
     solver: Solver,
     count: int = 4,
-    moments: int = 9,
+    columns: int = 9,
     generator: Generators = None,
 ) -> Figure:
     """States and their denoised means along a solver's way from noise to data.
@@ -161,7 +162,7 @@ def trajectory(
         estimator: Of images ``(C, H, W)``; bands that have not entered yet are left out.
         solver: Walks.
         count: How many paths.
-        moments: How many times are shown, equally spaced in steps.
+        columns: How many times are shown, equally spaced in steps.
         generator: Of the noise.
 
     Raises:
@@ -175,26 +176,26 @@ def trajectory(
         >>> from solvers import DDIM
         >>> sde = DiagonalSDE(VP(), Identity((1, 4, 4)))
         >>> model = Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16))
-        >>> len(plots.trajectory(model, DDIM(8), count=2, moments=3).axes)
+        >>> len(plots.trajectory(model, DDIM(8), count=2, columns=3).axes)
         12
     """
-    # of two at a time, that with what enters
+    # at the time at which blocks are appended, the state that has them
     states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
-    places = torch.linspace(0, len(states) - 1, moments, device="cpu").round().int().tolist()
+    places = torch.linspace(0, len(states) - 1, columns, device="cpu").round().int().tolist()
     with asked(estimator), torch.no_grad():
-        shown = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
+        frames = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
     basis = estimator.sde.basis
 
     def event(z: Tensor) -> Tensor:
         """With what has not entered left out."""
         return basis.inverse(torch.nn.functional.pad(z, (0, basis.dim - z.shape[-1])))
 
-    figure = _figure(0.75 * moments + 0.6, 1.5 * count + 0.5)
+    figure = _figure(0.75 * columns + 0.6, 1.5 * count + 0.5)
     figure.suptitle("From noise to data: state (above), its denoised mean (below)", fontsize=9)
     cells = figure.subplots(
-        2 * count, moments, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
+        2 * count, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
     )
-    for column, (t, z, mean) in enumerate(shown):
+    for column, (t, z, mean) in enumerate(frames):
         x, clean = event(z), event(mean)
         for i in range(count):
             scale = x[i].abs().amax().clamp(min=1)

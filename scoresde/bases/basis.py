@@ -1,4 +1,4 @@
-"""What turns events into coefficients: orthonormal, or not a basis here.
+"""The interface of bases: orthonormal coordinates ``z = U x`` of events.
 
 ``z = U x`` with ``U U^T = 1``: lengths, Gaussian noise and densities are the same on both sides,
 and scores transform as ``score_x = U^T score_z``. Only a basis knows how blocks of coefficients
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from scoresde.bases.gaps import known_moments
-from scoresde.bases.moments import Units, pieces
+from scoresde.bases.missing_values import known_moments
+from scoresde.bases.moments import MomentsByGroup, batches
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, sizes, trailing_shape, warn
 from scoresde.precision import KeepsFloat64, full_precision, precision
@@ -123,14 +123,14 @@ class Basis(KeepsFloat64, ABC):
         return z.reshape(*z.shape[:-1], *self.event_shape)
 
     @property
-    def units(self) -> Blocks:
+    def groups(self) -> Blocks:
         """Components that are measured together, by name: here those of a block."""
         return self.blocks
 
     def moments(
         self, data: Tensor | Iterable[Tensor], missing: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Mean of every coefficient, and a scale of every unit (`units`).
+        """Mean of every coefficient, and a scale of every group (`groups`).
 
         The scale is the standard deviation. Of what is constant it is a share of its size, small
         enough that a model comes back with the constant: see `scoresde.bases.moments`.
@@ -140,7 +140,7 @@ class Basis(KeepsFloat64, ABC):
             missing: Whether NaN stands for values that are missing: the others are measured.
 
         Returns:
-            ``(n,)`` and ``(blocks,)``, or ``(n,)`` if units are smaller than blocks; in float64.
+            ``(n,)`` and ``(blocks,)``, or ``(n,)`` if groups are smaller than blocks; in float64.
 
         Raises:
             TypeError: If ``data`` is not a floating-point tensor.
@@ -153,17 +153,17 @@ class Basis(KeepsFloat64, ABC):
             >>> Identity((2,)).moments(metres_and_grams)[1].tolist()
             [0.25, 500.0]
         """
-        units = Units(self.units)
+        groups = MomentsByGroup(self.groups)
 
         def analyse(x: Tensor) -> Tensor:
             return self(x.to(precision(x.device)))  # type: ignore[no-any-return]
 
         if missing:
-            return known_moments([data] if isinstance(data, Tensor) else data, analyse, self.units)
-        mean, scale = units.measured(pieces(data), analyse)
-        units.warn()
-        coarse = len(units.blocks) == len(self.blocks)
-        return mean, scale if coarse else units.blocks.expand(scale)
+            return known_moments([data] if isinstance(data, Tensor) else data, analyse, self.groups)
+        mean, scale = groups.measured(batches(data), analyse)
+        groups.warn()
+        coarse = len(groups.blocks) == len(self.blocks)
+        return mean, scale if coarse else groups.blocks.expand(scale)
 
     def extra_repr(self) -> str:
         """Shape and blocks, for ``print(basis)``."""
@@ -184,7 +184,8 @@ def transformed(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _channels_last(shape: torch.Size) -> bool:
-    """Whether the last of three axes has as many entries as there are colours, as no other."""
+    """Whether the last of three axes, and it alone, has as many entries as there are colours."""
+    # 8: an image that small is a thumbnail, while channels are rarely so many
     return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) >= 8
 
 

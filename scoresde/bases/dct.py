@@ -53,7 +53,7 @@ class DCT(Basis):
         >>> dct = DCT((4,), bands=2)
         >>> dct.blocks
         Blocks({'band1': 2, 'band2': 2})
-        >>> dct(torch.ones(4))[0], dct.frequencies[1] == torch.pi / 4
+        >>> dct(torch.ones(4))[0], dct.frequencies[1] == torch.pi / 4  # sqrt(4), one half wave
         (tensor(2.), tensor(True))
     """
 

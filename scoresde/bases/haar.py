@@ -72,6 +72,7 @@ class Haar(Basis):
         super().__init__(shape, Blocks({f"a{levels}": low[levels], **details}))
         self.levels = levels
         self.axes = axes
+        # sums and differences of pairs are sqrt(2) too long along each of the axes
         self._unit: float = 2 ** (-len(axes) / 2)
 
     def shape(self, level: int) -> torch.Size:

@@ -40,7 +40,7 @@ class Identity(Basis):
         super().__init__(event_shape, Blocks({"all": size} if blocks is None else blocks))
 
     @property
-    def units(self) -> Blocks:
+    def groups(self) -> Blocks:
         """Every component of a vector, as columns of a table have units of their own.
 
         Pixels of an image have not: those of a block are measured together.

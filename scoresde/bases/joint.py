@@ -40,7 +40,7 @@ class Joint(Basis):
         >>> event = joint.join(y=torch.zeros(5, 2), x=torch.ones(5, 1, 4, 4))
         >>> event.shape, joint.split(event)["x"].shape
         (torch.Size([5, 18]), torch.Size([5, 1, 4, 4]))
-        >>> joint.spread(y=0.5, x=1.0)
+        >>> joint.per_block(y=0.5, x=1.0)
         tensor([0.5000, 1.0000, 1.0000], dtype=torch.float64)
     """
 
@@ -63,11 +63,11 @@ class Joint(Basis):
         return {k: b.event_shape for k, b in zip(self.parts, self._bases(), strict=True)}
 
     @property
-    def units(self) -> Blocks:
+    def groups(self) -> Blocks:
         """Those of every part."""
         bases = zip(self.parts, self._bases(), strict=True)
-        units = [_named(name, basis, basis.units) for name, basis in bases]
-        return Blocks(dict(itertools.chain.from_iterable(units)))
+        groups = [_named(name, basis, basis.groups) for name, basis in bases]
+        return Blocks(dict(itertools.chain.from_iterable(groups)))
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -98,7 +98,7 @@ class Joint(Basis):
             for name, shape in self.shapes.items()
         }
 
-    def spread(self, **values: float) -> Tensor:
+    def per_block(self, **values: float) -> Tensor:
         """A number per part as one per block, along the component axis (`scoresde.blocks`)."""
         self.check(values)
         expect(len(values) == len(self.parts), "values", f"one for each of {[*self.parts]}", values)
@@ -137,7 +137,7 @@ class Joint(Basis):
 
 
 def _named(part: str, basis: Basis, blocks: Blocks) -> Iterator[tuple[str, int]]:
-    """A part's blocks or units with names in the joint basis."""
+    """A part's blocks or groups with names in the joint basis."""
     first, *rest = basis.blocks.sizes
     for name, size in blocks.sizes.items():
         yield f"{part}.{name}" if rest else part + name.removeprefix(first), size

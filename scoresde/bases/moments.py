@@ -1,6 +1,6 @@
-"""Mean and scale of data, some events at a time: every unit by its own magnitude.
+"""Mean and scale of data, a batch at a time: every group by its own magnitude.
 
-A *unit* is what is measured together: a column of a table, a band of an image. Nothing about it
+A *group* is what is measured together: a column of a table, a band of an image. Nothing about it
 is judged by another's size. With mean ``m`` and deviation ``s``, in the rounding ``u`` of float64,
 it is *constant* if ``s <= 8 u |m|``, and then its scale is ``2^-12 |m|``.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, floating, some, warn
+from scoresde.checks import expect, finite, floating, quote_names, warn
+from scoresde.internals.limits import chunk_size
 
 _ROUNDED = 8 * torch.finfo(torch.float64).eps
 """Deviation by the mean up to which there is nothing but the rounding of sums."""
@@ -31,8 +32,8 @@ _STEPS = 64
 """Numbers of a dtype within a deviation, below which its grid shows in what is learned."""
 
 
-def pieces(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Events some at a time, checked: a float64 copy of all need not fit in memory.
+def batches(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Data as batches, checked: a float64 copy of all need not fit into memory.
 
     Raises:
         TypeError: If they are not floating-point tensors.
@@ -40,18 +41,22 @@ def pieces(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
 
     Example:
         >>> import torch
-        >>> from scoresde.bases.moments import pieces
-        >>> [len(piece) for piece in pieces(torch.zeros(5000, 2))]
+        >>> from scoresde.bases.moments import batches
+        >>> [len(batch) for batch in batches(torch.zeros(5000, 2))]
         [4096, 904]
     """
-    for piece in data.detach().split(4096) if isinstance(data, Tensor) else data:
-        floating("data", piece)
-        finite("data", piece)
-        yield piece
+    if isinstance(data, Tensor):
+        data = data.detach().split(chunk_size(data.shape[1:]))
+    for batch in data:
+        floating("data", batch)
+        finite("data", batch)
+        yield batch
 
 
-def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean of rows, and mean product of what is left of them, in one pass.
+def streaming_moments(
+    rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean of rows and mean product of centred rows, in one pass over batches of them.
 
     Source:
         Chan, Golub and LeVeque 1983, *Algorithms for Computing the Sample Variance*.
@@ -65,27 +70,27 @@ def spread(rows: Iterable[Tensor], product: Callable[[Tensor], Tensor]) -> tuple
 
     Example:
         >>> import torch
-        >>> from scoresde.bases.moments import spread
+        >>> from scoresde.bases.moments import streaming_moments
         >>> rows = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
-        >>> spread(rows.split(2), lambda z: (z**2).sum(0))
+        >>> streaming_moments(rows.split(2), lambda z: (z**2).sum(0))
         (tensor([3.]), tensor([3.5000]))
     """
-    count, mean, total = 0, *torch.zeros(2, device="cpu")
-    for piece in rows:
-        if not len(piece):
+    count, mean, product_sum = 0, *torch.zeros(2, device="cpu")
+    for batch in rows:
+        if not len(batch):
             continue
-        own, both = piece.mean(0), count + len(piece)
-        shift = own - mean.to(own)
-        between = product(shift.unsqueeze(0)) * (count * len(piece) / both)
-        total = total.to(own) + product(piece - own) + between
-        count, mean = both, mean.to(own) + shift * (len(piece) / both)
+        batch_mean, total_count = batch.mean(0), count + len(batch)
+        shift = batch_mean - mean.to(batch_mean)
+        between = product(shift.unsqueeze(0)) * (count * len(batch) / total_count)
+        product_sum = product_sum.to(batch_mean) + product(batch - batch_mean) + between
+        count, mean = total_count, mean.to(batch_mean) + shift * (len(batch) / total_count)
     expect(count > 0, "data", "events", "none")
-    return mean, total / count
+    return mean, product_sum / count
 
 
 @attrs.define(eq=False)
-class Units:
-    """Means, and the scale of every unit; `warn` says what makes a scale doubtful.
+class MomentsByGroup:
+    """Means, and the scale of every group; `warn` says what makes a scale doubtful.
 
     Beside the deviation they keep how far an event typically is from a middle one, the geometric
     mean over events of their distance: a few outliers set the one and leave the other.
@@ -94,15 +99,15 @@ class Units:
         blocks: What is measured together, by name.
 
     Attributes:
-        constant: Which units are, ``(units,)``, once they are measured.
+        constant: Which groups are, ``(groups,)``, once they are measured.
         outlying: Of which the deviation is that of outliers.
 
     Example:
         >>> import torch
         >>> from scoresde import Blocks
-        >>> from scoresde.bases.moments import Units
+        >>> from scoresde.bases.moments import MomentsByGroup
         >>> rows = torch.tensor([[0.0, 1e9, 7.0], [2.0, 3e9, 7.0]])
-        >>> mean, scale = Units(Blocks({"a": 1, "b": 1, "c": 1})).measured([rows])
+        >>> mean, scale = MomentsByGroup(Blocks({"a": 1, "b": 1, "c": 1})).measured([rows])
         >>> mean.tolist(), scale.tolist() == [1.0, 1e9, 7 * 2**-12]
         ([1.0, 2000000000.0, 7.0], True)
     """
@@ -113,8 +118,8 @@ class Units:
     _middle: Tensor | None = attrs.field(default=None, init=False)
     _count: Tensor = attrs.field(init=False)
     _logs: Tensor = attrs.field(init=False)
-    _most: Tensor = attrs.field(init=False)
-    _own: Tensor = attrs.field(init=False)
+    _largest: Tensor = attrs.field(init=False)
+    _size: Tensor = attrs.field(init=False)
     _std: Tensor = attrs.field(init=False)
     _typical: Tensor = attrs.field(init=False)
     _kind: torch.finfo | None = attrs.field(default=None, init=False)
@@ -122,52 +127,52 @@ class Units:
     def measured(
         self, data: Iterable[Tensor], analyse: Callable[[Tensor], Tensor] = torch.Tensor.double
     ) -> tuple[Tensor, Tensor]:
-        """Means ``(n,)`` and scales ``(units,)`` of events that are gone through once.
+        """Means ``(n,)`` and scales ``(groups,)`` of events that are gone through once.
 
         Args:
             data: Batches of events.
             analyse: To coefficients, ``(N, n)``, in float64.
 
         Raises:
-            ValueError: If there are no events, or the squares of a unit are infinite.
+            ValueError: If there are no events, or the squares of a group are infinite.
         """
-        rows = (self._seen(analyse(piece), piece.dtype) for piece in data)
-        mean, square = spread(rows, lambda z: (z**2).sum(0))
-        own, std = self._rms(mean), self._mean(square).sqrt()
+        rows = (self._seen(analyse(batch), batch.dtype) for batch in data)
+        mean, square = streaming_moments(rows, lambda z: (z**2).sum(0))
+        size, std = self._rms(mean), self._mean(square).sqrt()
         for name in self.names(~std.isfinite()):
             expect(False, "data", f"numbers whose squares are finite in {name!r}", "larger ones")
-        self.constant, self._own, self._std = std <= _ROUNDED * own, own, std
+        self.constant, self._size, self._std = std <= _ROUNDED * size, size, std
         typical = (self._logs / self._count.clamp(min=1)).exp()
         self.outlying, self._typical = ~self.constant & (typical < _NARROW * std), typical
-        return mean, torch.where(self.constant, CONSTANT * torch.where(own > 0, own, 1.0), std)
+        return mean, torch.where(self.constant, CONSTANT * torch.where(size > 0, size, 1.0), std)
 
     def _seen(self, z: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows as they are, taken into account."""
+        """Records rows for `warn`, and returns them as they are."""
         if not len(z):
             return z
         if self._middle is None:
             self._middle = z.median(0).values
-            self._count, self._logs, self._most = self._rms(z.new_zeros(3, z.shape[-1])).unbind()
+            self._count, self._logs, self._largest = self._rms(z.new_zeros(3, z.shape[-1])).unbind()
         kind = torch.finfo(dtype)
         if self._kind is None or kind.eps > self._kind.eps:
             self._kind = kind
         distance = self._rms(z - self._middle)
-        # what repeats itself is as wide as it is large, and of no width if it is 0
-        wide = torch.where(distance > 0, distance, self._rms(self._middle))
-        known = wide > 0
+        # what repeats itself is as width as it is large, and of no width if it is 0
+        width = torch.where(distance > 0, distance, self._rms(self._middle))
+        known = width > 0
         self._count = self._count + known.double().sum(0)
-        self._logs = self._logs + torch.where(known, wide, 1.0).log().sum(0)
-        self._most = torch.maximum(self._most, distance.amax(0))
+        self._logs = self._logs + torch.where(known, width, 1.0).log().sum(0)
+        self._largest = torch.maximum(self._largest, distance.amax(0))
         return z
 
     def warn(self, outliers: bool = True) -> None:
-        """Names units whose scale is that of outliers, or lost in the rounding of numbers.
+        """Names groups whose scale is that of outliers, or lost in the rounding of numbers.
 
         Args:
             outliers: Whether to name the first.
         """
-        most, typical, kind = self._most, self._typical, self._kind
-        own, std, constant = self._own, self._std, self.constant
+        most, typical, kind = self._largest, self._typical, self._kind
+        own, std, constant = self._size, self._std, self.constant
         assert kind is not None
         self._warn(
             self.outlying & outliers,
@@ -195,20 +200,20 @@ class Units:
         )
 
     def names(self, which: Tensor) -> list[str]:
-        """Of some units, ``(units,)`` of booleans."""
-        return [n for n, wanted in zip(self.blocks.sizes, which.tolist(), strict=True) if wanted]
+        """Names of the groups where a mask ``(groups,)`` is true."""
+        return [n for n, chosen in zip(self.blocks.sizes, which.tolist(), strict=True) if chosen]
 
     def _warn(self, which: Tensor, what: Callable[[int], str]) -> None:
-        """One warning of all units of a kind, with the numbers of the first."""
+        """One warning of all groups of a kind, with the numbers of the first."""
         if bool(which.any()):
             first = int(which.int().argmax())
-            warn(f"data: in {some(self.names(which))}: {what(first)}")
+            warn(f"data: in {quote_names(self.names(which))}: {what(first)}")
 
     def _rms(self, z: Tensor) -> Tensor:
         return self._mean(z**2).sqrt()
 
     def _mean(self, z: Tensor) -> Tensor:
-        """Over every unit: ``(*, n)`` to ``(*, units)``."""
+        """Over every group: ``(*, n)`` to ``(*, groups)``."""
         if len(self.blocks) == self.blocks.dim:
             return z
         return self.blocks.mean(z)

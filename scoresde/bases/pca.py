@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from scoresde.bases.basis import Basis, checked_shape, transformed
-from scoresde.bases.moments import pieces, spread
+from scoresde.bases.moments import batches, streaming_moments
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating
 from scoresde.precision import precision
@@ -48,9 +48,9 @@ class PCA(Basis):
         >>> from scoresde import PCA
         >>> data = torch.tensor([[3.0, 4.0], [-3.0, -4.0], [8.0, -6.0], [-8.0, 6.0]])
         >>> pca = PCA.fit(data, blocks={"subspace": 1, "rest": 1})
-        >>> pca.variances
+        >>> pca.variances  # of lengths 10 and 5 in two of four events
         tensor([50.0000, 12.5000], dtype=torch.float64)
-        >>> pca(data[2]).round(decimals=3).abs()
+        >>> pca(data[2]).round(decimals=3).abs()  # along the first component
         tensor([10.,  0.])
     """
 
@@ -75,6 +75,7 @@ class PCA(Basis):
             f"shape {tuple(components.shape)}",
         )
         matrix = components.detach().to(precision(components.device), copy=True)
+        # 1e-5: what is left of float32 components of some thousand numbers, from other programs
         error = (matrix @ matrix.mT - torch.eye(n).to(matrix)).abs().max().item()
         expect(error <= 1e-5, "components", "orthonormal rows, to 1e-5", f"an error of {error:.2g}")
         shape = checked_shape([n] if event_shape is None else event_shape)
@@ -106,8 +107,8 @@ class PCA(Basis):
             TypeError: If ``data`` is not a floating-point tensor.
             ValueError: If it holds no events, or NaN or infinite numbers.
         """
-        found = pieces(data)
-        first = next(found, torch.empty(0))
+        chunks = batches(data)
+        first = next(chunks, torch.empty(0))
         expect(
             first.ndim > 1 and first.numel() > 0,
             "data",
@@ -115,9 +116,9 @@ class PCA(Basis):
             tuple(first.shape),
         )
         dtype = precision(first.device)
-        rows = (piece.flatten(1).to(dtype) for piece in itertools.chain([first], found))
-        _, covariance = spread(rows, lambda row: row.mT @ row)
-        variances, columns = torch.linalg.eigh(covariance)
+        rows = (batch.flatten(1).to(dtype) for batch in itertools.chain([first], chunks))
+        _, covariance = streaming_moments(rows, lambda row: row.mT @ row)
+        variances, columns = torch.linalg.eigh(covariance)  # in increasing order
         components = columns.mT.flip(0)
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         basis = cls(components * largest.sign(), first.shape[1:], blocks)
@@ -125,7 +126,7 @@ class PCA(Basis):
         return basis
 
     @property
-    def units(self) -> Blocks:
+    def groups(self) -> Blocks:
         """As of `scoresde.Identity`: every component of vectors, the blocks of anything else."""
         return self.blocks.singles() if len(self.event_shape) == 1 else self.blocks
 

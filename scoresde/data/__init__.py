@@ -1,6 +1,6 @@
 """Data sets: a user's arrays, tables and images, or a built-in one, checked on the way in.
 
-A data set is ``(N, *event_shape)``: floating-point numbers, or integers of ``0..levels-1``. It is
+A data set is ``(N, *event_shape)``: floating-point numbers, or integers of ``0..bins-1``. It is
 in memory, or stays on the disk and is read as it is needed (``lazy=True``, `LazyArray`).
 """
 
@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 
 from scoresde.data.arrays import read_array
 from scoresde.data.dataset import Dataset, split
-from scoresde.data.lazy_array import LazyArray, joined
-from scoresde.data.levels import bits_per_dim, dequantize, quantize
+from scoresde.data.lazy_array import LazyArray, concatenated
 from scoresde.data.parquet import read_parquet
+from scoresde.data.quantization import bits_per_dim, dequantize, quantize
 from scoresde.data.text import read_csv
-from scoresde.internals.lazy import lazy
+from scoresde.internals.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
     from scoresde.data.builtin import BUILT_IN, digits, patches
     from scoresde.data.images import read_images
-    from scoresde.data.reading import load, reader
+    from scoresde.data.loading import load, reader
 else:  # images stand on Pillow, which an SDE, an estimator or a solver has no use for
-    __getattr__ = lazy(
+    __getattr__ = lazy_imports(
         __name__,
         {
             "BUILT_IN": "scoresde.data.builtin",
             "digits": "scoresde.data.builtin",
             "patches": "scoresde.data.builtin",
             "read_images": "scoresde.data.images",
-            "load": "scoresde.data.reading",
-            "reader": "scoresde.data.reading",
+            "load": "scoresde.data.loading",
+            "reader": "scoresde.data.loading",
         },
     )
 
@@ -36,9 +36,9 @@ __all__ = [
     "Dataset",
     "LazyArray",
     "bits_per_dim",
+    "concatenated",
     "dequantize",
     "digits",
-    "joined",
     "load",
     "patches",
     "quantize",

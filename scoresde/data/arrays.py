@@ -1,4 +1,4 @@
-"""Arrays of NumPy's files."""
+"""NumPy's files: arrays of events."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import IO, Any, Literal
 import numpy as np
 from attrs import frozen
 
-from scoresde.checks import choice, expect, listed
+from scoresde.checks import choice, expect, join_names
+from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 from scoresde.data.folders import files
-from scoresde.data.lazy_array import joined
-from scoresde.data.numbers import Array, conversion
+from scoresde.data.lazy_array import concatenated
 from scoresde.data.tables import Missing, check_missing
 from scoresde.internals import limits
 
@@ -26,7 +26,7 @@ def read_array(
     path: str | os.PathLike[str],
     *,
     key: str | None = None,
-    levels: int | None = None,
+    bins: int | None = None,
     lazy: bool = False,
     dtype: str | None = None,
     continuous: bool = False,
@@ -39,7 +39,7 @@ def read_array(
             in the order of their names. Arrays of Python objects are refused: reading them can
             run code.
         key: Which array of an ``.npz`` file; may be omitted if it holds one.
-        levels: Number of levels of whole numbers; known for ``uint8`` (256) and booleans (2).
+        bins: Number of bins of whole numbers; known for ``uint8`` (256) and booleans (2).
         lazy: Whether to leave the numbers on the disk, memory-mapped, and read those that are
             asked for.
         dtype: ``"float32"`` or ``"float64"``, for real numbers. By default torch's default dtype,
@@ -56,7 +56,7 @@ def read_array(
             allows, or the data are not as `Dataset` expects.
 
     Warns:
-        UserWarning: If components hold whole numbers alone and ``levels`` is not given.
+        UserWarning: If components hold whole numbers alone and ``bins`` is not given.
 
     Example:
         >>> import tempfile
@@ -72,32 +72,36 @@ def read_array(
     choice("lazy", lazy, False, True)
     check_missing(missing)
     if path.is_dir():
-        found = [one for one in files(path) if one.suffix.lower() in (".npy", ".npz")]
-        paths = [one for one in found if one.parent == path and one.suffix.lower() == ".npy"]
+        files_inside = [file for file in files(path) if file.suffix.lower() in (".npy", ".npz")]
+        paths = [
+            file for file in files_inside if file.parent == path and file.suffix.lower() == ".npy"
+        ]
         expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
-        others = [str(one.relative_to(path)) for one in found if one not in paths]
-        expect(not others, str(path), "no .npz file and no array in a subfolder", listed(others))
+        others = [str(file.relative_to(path)) for file in files_inside if file not in paths]
+        expect(
+            not others, str(path), "no .npz file and no array in a subfolder", join_names(others)
+        )
         expect(key is None, "key", "None for a folder", key)
     else:
         paths = [path]
-    arrays = [_array(one, key, lazy) for one in paths]
-    for one, array in zip(paths, arrays, strict=True):
+    arrays = [_array(file, key, lazy) for file in paths]
+    for file, array in zip(paths, arrays, strict=True):
         filled = array.ndim > 1 and array.size > 0
-        expect(filled, str(one), "a shape (N, *event), no size 0", array.shape)
+        expect(filled, str(file), "a shape (N, *event), no size 0", array.shape)
         alike = array.dtype == arrays[0].dtype and array.shape[1:] == arrays[0].shape[1:]
         wanted = f"{arrays[0].dtype} of shape (N, {', '.join(map(str, arrays[0].shape[1:]))})"
-        expect(alike, str(one), f"{wanted} as in {paths[0].name}", f"{array.dtype} {array.shape}")
+        expect(alike, str(file), f"{wanted} as in {paths[0].name}", f"{array.dtype} {array.shape}")
     if not lazy:
-        kept = sum(array.nbytes + 8 * array.size for array in arrays)
-        limits.afford(str(path), kept, sum(map(limits.size_on_disk, paths)))
-    convert, levels = conversion(path.name, arrays, levels, dtype, continuous)
+        needed = sum(array.nbytes + 8 * array.size for array in arrays)
+        limits.afford(str(path), needed, sum(map(limits.size_on_disk, paths)))
+    convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
-    values = joined(arrays, convert) if lazy else convert(np.concatenate(arrays))
-    return Dataset(path.name, values, levels, missing=missing == "nan")
+    values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
+    return Dataset(path.name, values, bins, missing=missing == "nan")
 
 
 def _array(path: Path, key: str | None, lazy: bool) -> Array:
-    """An array, in memory if it was packed, else mapped."""
+    """The array of a file: in memory if it was packed, else memory-mapped."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     with limits.opened(path) as file:
@@ -118,25 +122,27 @@ def _packed(path: Path, file: IO[bytes], key: str | None) -> Array:
         with _garbled(path):
             archive = stack.enter_context(zipfile.ZipFile(file))
             parts = archive.infolist()
-            members = {one.filename.removesuffix(".npy"): one for one in parts}
-        expect(len(members) == len(parts), str(path), "arrays of different names", listed(members))
+            members = {entry.filename.removesuffix(".npy"): entry for entry in parts}
+        expect(
+            len(members) == len(parts), str(path), "arrays of different names", join_names(members)
+        )
         key = next(iter(members)) if key is None and len(members) == 1 else key
-        expect(key in members, "key", f"one of {listed(members)}", key)
+        expect(key in members, "key", f"one of {join_names(members)}", key)
         member = members[str(key)]
-        place = f"{path}, {key}"
+        label = f"{path}, {key}"
         # what NumPy writes: others may ask for memory on their own
         usual = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-        expect(usual, place, "an array that is stored or deflated", member.compress_type)
+        expect(usual, label, "an array that is stored or deflated", member.compress_type)
         with _garbled(path):
             stream = stack.enter_context(archive.open(member))
-        header = _header(place, stream, member.file_size)
-        limits.afford(place, 2 * header.nbytes + 8 * header.size, limits.size_on_disk(path))
+        header = _header(label, stream, member.file_size)
+        limits.afford(label, 2 * header.nbytes + 8 * header.size, limits.size_on_disk(path))
         with _garbled(path):
-            content, at = np.empty(header.nbytes, "u1"), 0
-            while part := stream.read(min(2**20, header.nbytes - at)):
-                content[at : at + len(part)] = np.frombuffer(part, "u1")
-                at += len(part)
-            expect(at == header.nbytes, place, f"{header.nbytes} bytes", at)
+            content, filled = np.empty(header.nbytes, "u1"), 0
+            while part := stream.read(min(2**20, header.nbytes - filled)):
+                content[filled : filled + len(part)] = np.frombuffer(part, "u1")
+                filled += len(part)
+            expect(filled == header.nbytes, label, f"{header.nbytes} bytes", filled)
             return content.view(header.dtype).reshape(header.shape, order=header.order)
 
 
@@ -159,9 +165,9 @@ class _Header:
         return self.size * self.dtype.itemsize
 
 
-def _header(place: Path | str, file: IO[bytes], length: int) -> _Header:
-    """Read and held against the length of the file, before there is memory for what it claims."""
-    with _garbled(place):
+def _header(label: Path | str, file: IO[bytes], length: int) -> _Header:
+    """Reads a header, and checks its claims against the file's length before memory is taken."""
+    with _garbled(label):
         version = np.lib.format.read_magic(file)
         # headers of later versions have no bound, and are written for records alone
         expect(version == (1, 0), "format", "1.0, as of plain numbers", version)
@@ -169,17 +175,17 @@ def _header(place: Path | str, file: IO[bytes], length: int) -> _Header:
     header = _Header(shape, "F" if fortran else "C", dtype)
     if dtype.kind not in "biuf":
         named = "Python objects, which are not read" if dtype.hasobject else f"an array of {dtype}"
-        raise TypeError(f"{place}: expected real numbers, got {named}")
-    left = length - file.tell()
-    whole = min(shape, default=0) >= 0 and header.nbytes <= left
-    expect(whole, str(place), f"numbers of shape {shape} and {dtype}", f"{left} bytes")
+        raise TypeError(f"{label}: expected real numbers, got {named}")
+    remaining = length - file.tell()
+    complete = min(shape, default=0) >= 0 and header.nbytes <= remaining
+    expect(complete, str(label), f"numbers of shape {shape} and {dtype}", f"{remaining} bytes")
     return header
 
 
 @contextlib.contextmanager
-def _garbled(place: Path | str) -> Iterator[None]:
-    """Damage shows in numpy, zipfile or zlib, each with errors of its own."""
+def _garbled(label: Path | str) -> Iterator[None]:
+    """Turns errors of damaged files, of numpy, zipfile or zlib, into one ``ValueError``."""
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{place}: cannot be read as .npy or .npz: {error}") from error
+        raise ValueError(f"{label}: cannot be read as .npy or .npz: {error}") from error

@@ -23,7 +23,7 @@ def _sklearn_datasets() -> Any:
 
 
 def digits() -> Dataset:
-    """Handwritten digits of scikit-learn: ``(1797, 1, 8, 8)``, 17 levels.
+    """Handwritten digits of scikit-learn: ``(1797, 1, 8, 8)``, 17 bins.
 
     Example:
         >>> from scoresde.data import digits
@@ -31,7 +31,7 @@ def digits() -> Dataset:
         torch.Size([1797, 1, 8, 8])
     """
     images = _sklearn_datasets().load_digits().images
-    return Dataset("digits", torch.from_numpy(images).to(torch.uint8)[:, None], levels=17)
+    return Dataset("digits", torch.from_numpy(images).to(torch.uint8)[:, None], bins=17)
 
 
 def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Dataset:
@@ -45,7 +45,7 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
         seed: Seed of the order, and of where the grid of patches starts.
 
     Returns:
-        ``(N, 1, size, size)``, 256 levels.
+        ``(N, 1, size, size)``, 256 bins.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -64,20 +64,20 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
     whole("stride", stride, 1)
     whole("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    tiles = []
     for image in images:
-        room = torch.tensor(image.shape, device="cpu") - size + 1
-        start = torch.rand(2, generator=generator, device="cpu") * room.clamp(max=stride)
+        offsets = torch.tensor(image.shape, device="cpu") - size + 1
+        start = torch.rand(2, generator=generator, device="cpu") * offsets.clamp(max=stride)
         top, left = start.int().tolist()
         grid = (
             torch.tensor(image, device="cpu")[top:, left:]
             .unfold(0, size, stride)
             .unfold(1, size, stride)
         )
-        found.append(grid.reshape(-1, 1, size, size))
-    values = torch.cat(found)
+        tiles.append(grid.reshape(-1, 1, size, size))
+    values = torch.cat(tiles)
     order = torch.randperm(len(values), generator=generator, device="cpu")
-    return Dataset("patches", values[order], levels=256)
+    return Dataset("patches", values[order], bins=256)
 
 
 BUILT_IN: dict[str, Callable[..., Dataset]] = {"digits": digits, "patches": patches}

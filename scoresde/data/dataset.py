@@ -1,4 +1,4 @@
-"""A data set: checked events, and parts of it."""
+"""Data sets: events that have been checked, in memory or on a disk."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from torch import Tensor
 
 from scoresde.checks import expect, finite, floating
 from scoresde.data.lazy_array import LazyArray
-from scoresde.data.levels import check_levels
+from scoresde.data.quantization import check_bins
 
 _HINT = "(missing= lets NaN stand for missing values)"
 
 
 @frozen(eq=False)
 class Dataset:
-    """Checked data.
+    """Events with a name, checked: what training and evaluation take.
 
     Args:
         name: Where they come from.
         values: ``(N, *event_shape)``: all of them, or `LazyArray` ones, which are checked as they
             are read.
-        levels: Number of levels of integer values; ``None`` for floating-point ones.
+        bins: Number of bins of integer values; ``None`` for floating-point ones.
         missing: Whether NaN stands for values that are missing, which estimators with
             ``observe`` take. Every event needs one that is not.
         columns: Names of the columns, if this is a table.
 
     Raises:
-        TypeError: If ``levels`` is ``None`` and the values are not floating-point, or the reverse.
+        TypeError: If ``bins`` is ``None`` and the values are not floating-point, or the reverse.
         ValueError: If there are no events, values are not finite, missing where they may not be,
-            or not in ``0..levels-1``, or there is not one name for a column.
+            or not in ``0..bins-1``, or there is not one name for a column.
 
     Example:
         >>> import torch
         >>> from scoresde.data import Dataset
-        >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), levels=4)
+        >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), bins=4)
         >>> len(data), data.read(slice(1))
         (2, tensor([[0, 3]]))
     """
@@ -43,7 +43,7 @@ class Dataset:
     values: Tensor | LazyArray = field(
         repr=lambda values: f"{tuple(values.shape)} of {values.dtype}"
     )
-    levels: int | None = None
+    bins: int | None = None
     missing: bool = field(default=False, repr=False)
     columns: tuple[str, ...] | None = field(default=None, repr=False)
 
@@ -52,53 +52,58 @@ class Dataset:
         expect(
             len(shape) > 1 and min(shape) > 0, self.name, "a shape (N, *event), no size 0", shape
         )
-        if self.levels is not None:
-            check_levels(self.levels)
+        if self.bins is not None:
+            check_bins(self.bins)
             expect(not self.missing, "missing", "False for integers", self.missing)
         if self.columns is not None:
             names = len(set(self.columns))
             expected = f"{', '.join(map(str, shape[1:]))} different names"
             expect(shape[1:] == (names,), "columns", expected, names)
-        self._check(self.values[:1] if self.stored else self.values[:])
+        self._check(self.values[:1] if self.lazy else self.values[:])
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
-    def stored(self) -> bool:
+    def lazy(self) -> bool:
         """Whether events are read as they are needed."""
         return isinstance(self.values, LazyArray)
 
     def read(self, rows: Tensor | slice) -> Tensor:
-        """The events at some places ``(k,)``, or in a slice; `LazyArray` ones are checked now."""
+        """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""
         values = self.values[rows]
-        if self.stored:
+        if self.lazy:
             self._check(values)
         return values
 
-    def part(self, name: str, rows: Tensor) -> Dataset:
-        """A data set of some events only, read as late as these."""
+    def subset(self, name: str, rows: Tensor) -> Dataset:
+        """A data set of the events at ``rows``, lazy if this one is."""
         values = self.values
         only = (
-            values.only(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]
+            values.select(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]
         )
         return evolve(self, name=f"{self.name}/{name}", values=only)
 
     def _check(self, values: Tensor) -> None:
-        if self.levels is None:
+        if self.bins is None:
             floating(self.name, values)
             if self.missing:
-                whole = values.isnan().flatten(1).all(1).sum().item()
-                expect(whole == 0, self.name, "a value in every event", f"{whole} without any")
+                empty_events = values.isnan().flatten(1).all(1).sum().item()
+                expect(
+                    empty_events == 0,
+                    self.name,
+                    "a value in every event",
+                    f"{empty_events} without any",
+                )
             hint = "" if self.missing or not bool(values.isnan().any()) else _HINT
-            known = values.masked_fill(values.isnan(), 0.0) if self.missing else values
-            finite(self.name, known, hint)
+            present = values.masked_fill(values.isnan(), 0.0) if self.missing else values
+            finite(self.name, present, hint)
             return
         if values.is_floating_point() or values.is_complex():
             raise TypeError(f"{self.name}: expected integers, got {values.dtype}")
         low, high = int(values.min()), int(values.max())
-        expected = f"integers from 0 to {self.levels - 1}"
-        expect(low >= 0 and high < self.levels, self.name, expected, f"{low} to {high}")
+        expected = f"integers from 0 to {self.bins - 1}"
+        expect(low >= 0 and high < self.bins, self.name, expected, f"{low} to {high}")
 
 
 def split(
@@ -127,4 +132,4 @@ def split(
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     order = torch.randperm(count, generator=generator, device=generator.device)
     cut = min(max(round(fraction * count), 1), count - 1)
-    return dataset.part("train", order[:cut]), dataset.part("held_out", order[cut:])
+    return dataset.subset("train", order[:cut]), dataset.subset("held_out", order[cut:])

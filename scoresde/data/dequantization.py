@@ -10,7 +10,7 @@ from scoresde.noise import Generators, Noise
 
 
 class VariationalDequantization(nn.Module):
-    """``x = 2 (v + u) / levels - 1`` with a learned law ``q(u | v)`` on the cell (Ho et al. 2019).
+    """``x = 2 (v + u) / bins - 1`` with a learned law ``q(u | v)`` on the cell (Ho et al. 2019).
 
         log P(v) >= E_q [log p(v + u) - log q(u | v)],
         u = sigmoid(shift + scale l),        l standard logistic,
@@ -21,45 +21,45 @@ class VariationalDequantization(nn.Module):
     tighter bound.
 
     Args:
-        levels: Number of levels.
+        bins: Number of bins.
         network: The cells' centres in ``[-1, 1]``, ``(batch, *event_shape)``, to shifts and
             log-scales, two tensors of that shape.
 
     Raises:
-        ValueError: If ``levels`` is below 2.
+        ValueError: If ``bins`` is below 2.
 
     Example:
         >>> import torch
         >>> from scoresde import VariationalDequantization
-        >>> x, log_q = VariationalDequantization(levels=4)(torch.tensor([[0, 3], [1, 2]]))
+        >>> x, log_q = VariationalDequantization(bins=4)(torch.tensor([[0, 3], [1, 2]]))
         >>> log_q.abs().max() < 1e-5
         tensor(True)
     """
 
     references = "ho2019"
 
-    def __init__(self, levels: int, network: nn.Module | None = None) -> None:
+    def __init__(self, bins: int, network: nn.Module | None = None) -> None:
         super().__init__()
-        expect(levels >= 2, "levels", "at least 2", levels)
-        self.levels, self.network = levels, network
+        expect(bins >= 2, "bins", "at least 2", bins)
+        self.bins, self.network = bins, network
 
     def forward(self, values: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
         """Events, and the log-density of their ``u``, ``(batch,)``, in nats.
 
         Args:
-            values: Integers of ``0..levels-1``, ``(batch, *event_shape)``.
+            values: Integers of ``0..bins-1``, ``(batch, *event_shape)``.
             generator: Seeds ``u``.
         """
-        centre = (2 * values + 1) / self.levels - 1
+        centre = (2 * values + 1) / self.bins - 1
         flat = Noise.of(generator)(centre.flatten(1)).reshape(centre.shape)
-        # two tails, each where it has digits
+        # logit(ndtr(xi)): each of its two tails by the function that has digits there
         logistic = torch.special.log_ndtr(flat) - torch.special.log_ndtr(-flat)
         shift, log_scale = torch.zeros_like(centre), torch.zeros_like(centre)
         if self.network is not None:
             shift, log_scale = self.network(centre)
         y = shift + log_scale.exp() * logistic
         log_q = _log_slope(logistic) - log_scale - _log_slope(y)
-        x = 2 * (values + torch.sigmoid(y)) / self.levels - 1
+        x = 2 * (values + torch.sigmoid(y)) / self.bins - 1
         return x, log_q.flatten(1).sum(1)
 
 

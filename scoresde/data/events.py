@@ -1,8 +1,7 @@
-"""Events as training and evaluation take them, from whatever holds them."""
+"""Data sets from whatever holds events, and events of them as networks take them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,12 +13,13 @@ from torch.utils import data as torch_data
 
 from scoresde.checks import expect
 from scoresde.data import Dataset, LazyArray, dequantize
+from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
 
 _KNOWN = "a tensor, an array, a scoresde.data.Dataset, a map-style torch Dataset or its DataLoader"
 
 
-def dataset(name: str, value: Any) -> Dataset:
+def as_dataset(name: str, value: Any) -> Dataset:
     """A data set, from whatever can be gone through in any order.
 
     Args:
@@ -31,27 +31,29 @@ def dataset(name: str, value: Any) -> Dataset:
             ``batch_size`` and ``shuffle`` are not used.
 
     Raises:
-        TypeError: If it is something else, integers that do not say their number of levels, an
+        TypeError: If it is something else, integers that do not say their number of bins, an
             iterable data set, or a loader with a sampler or a ``collate_fn`` of its own.
         ValueError: If items are not events alone, or the numbers are not as `Dataset` expects.
 
     Example:
         >>> import torch
-        >>> from scoresde.data.events import dataset
-        >>> dataset("data", torch.utils.data.TensorDataset(torch.zeros(3, 2)))
-        Dataset(name='data', values=(3, 2) of torch.float32, levels=None)
+        >>> from scoresde.data.events import as_dataset
+        >>> as_dataset("data", torch.utils.data.TensorDataset(torch.zeros(3, 2)))
+        Dataset(name='data', values=(3, 2) of torch.float32, bins=None)
     """
     if isinstance(value, torch_data.DataLoader):
-        value = _of_loader(name, value)
+        value = _dataset_of_loader(name, value)
     if isinstance(value, Dataset):
         return value
     if isinstance(value, torch_data.TensorDataset):
-        value = _alone(name, value.tensors)
+        value = _only_part(name, value.tensors)
     if isinstance(value, Tensor) or hasattr(value, "__array__"):
         return Dataset(name, _real(name, value))
-    listed = isinstance(value, (str, bytes, list, tuple, Mapping, torch_data.IterableDataset))
-    if not listed and hasattr(value, "__len__") and hasattr(value, "__getitem__"):
-        return Dataset(name, _stored(name, value))
+    not_indexable = isinstance(
+        value, (str, bytes, list, tuple, Mapping, torch_data.IterableDataset)
+    )
+    if not not_indexable and hasattr(value, "__len__") and hasattr(value, "__getitem__"):
+        return Dataset(name, _lazy_array(name, value))
     kind = type(value).__name__
     hints = {
         "str": "; scoresde.data.load reads files",
@@ -60,46 +62,48 @@ def dataset(name: str, value: Any) -> Dataset:
     raise TypeError(f"{name}: expected {_KNOWN}, got {kind}{hints.get(kind, '')}")
 
 
-def _of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
+def _dataset_of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
     """The data set of a loader that does nothing else to it."""
     if isinstance(loader.dataset, torch_data.IterableDataset):
         return loader.dataset
     collate, batches = loader.collate_fn, loader.batch_sampler
-    plain = (torch_data.RandomSampler, torch_data.SequentialSampler)
-    own: Any = None
+    standard = (torch_data.RandomSampler, torch_data.SequentialSampler)
+    custom: Any = None
     if collate not in (torch_data.default_collate, torch_data.default_convert):
-        own = collate
+        custom = collate
     if batches is not None and type(batches) is not torch_data.BatchSampler:
-        own = type(batches)
+        custom = type(batches)
     for sampler in (loader.sampler, getattr(batches, "sampler", loader.sampler)):
-        own = own if type(sampler) in plain else type(sampler)
-    if own is not None:
-        said = getattr(own, "__qualname__", repr(own))
+        custom = custom if type(sampler) in standard else type(sampler)
+    if custom is not None:
+        label = getattr(custom, "__qualname__", repr(custom))
         raise TypeError(
-            f"{name}: expected a DataLoader that only batches and shuffles, got one with {said}; "
+            f"{name}: expected a DataLoader that only batches and shuffles, got one with {label}; "
             "give its effect as a scoresde.data.Dataset"
         )
     return loader.dataset
 
 
-def _stored(name: str, items: Any) -> LazyArray:
+def _lazy_array(name: str, items: Any) -> LazyArray:
     """The items of a map-style data set, read as they are asked for."""
 
     def read(places: Tensor) -> Tensor:
-        found = [_item(name, items[int(i)]) for i in places]
-        for i, item in zip(places.tolist(), found, strict=True):
-            shape, wanted = tuple(item.shape), tuple(found[0].shape)
-            expect(shape == wanted, name, f"items of one shape {wanted}", f"{shape} of item {i}")
-        return torch.stack(found)
+        events_read = [_item(name, items[int(i)]) for i in places]
+        for i, item in zip(places.tolist(), events_read, strict=True):
+            shape, expected = tuple(item.shape), tuple(events_read[0].shape)
+            expect(
+                shape == expected, name, f"items of one shape {expected}", f"{shape} of item {i}"
+            )
+        return torch.stack(events_read)
 
     return LazyArray(len(items), read)
 
 
 def _item(name: str, item: Any) -> Tensor:
-    return _real(name, _alone(name, item) if isinstance(item, (tuple, list)) else item)
+    return _real(name, _only_part(name, item) if isinstance(item, (tuple, list)) else item)
 
 
-def _alone(name: str, parts: Sequence[Any]) -> Any:
+def _only_part(name: str, parts: Sequence[Any]) -> Any:
     expected = "events alone (the other parts joined to them, as of a scoresde.Joint)"
     expect(len(parts) == 1, name, expected, f"items of {len(parts)} parts")
     return parts[0]
@@ -114,15 +118,15 @@ def _real(name: str, value: Any) -> Tensor:
             raise TypeError(f"{name}: expected real numbers, got {kind} of {array.dtype}")
         expected = "NaN where values are missing, in a Dataset(..., missing=True)"
         expect(not np.ma.is_masked(value), name, expected, "a masked array")
-        known = "c16" if array.dtype.kind == "c" else "f8" if array.dtype.itemsize > 8 else None
-        native = array.astype(known or array.dtype.newbyteorder("="), copy=False)
+        widest = "c16" if array.dtype.kind == "c" else "f8" if array.dtype.itemsize > 8 else None
+        native = array.astype(widest or array.dtype.newbyteorder("="), copy=False)
         value = torch.from_numpy(np.require(native, requirements=["C", "W"]))
     assert isinstance(value, Tensor)
     expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
     if not value.is_floating_point():
-        hint = "; of integers say the number of levels: scoresde.data.Dataset(name, x, levels=256)"
-        said = f"{value.dtype}{'' if value.is_complex() else hint}"
-        raise TypeError(f"{name}: expected real floating-point numbers, got {said}")
+        hint = "; of integers say the number of bins: scoresde.data.Dataset(name, x, bins=256)"
+        got = f"{value.dtype}{'' if value.is_complex() else hint}"
+        raise TypeError(f"{name}: expected real floating-point numbers, got {got}")
     return value.detach()
 
 
@@ -142,24 +146,12 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
         (torch.Size([1797, 1, 8, 8]), True)
     """
     values = data.read(slice(None) if rows is None else rows)
-    return values if data.levels is None else dequantize(values, data.levels, generator)
-
-
-def some(data: Dataset) -> int:
-    """How many events fit into memory for sure: 4096, or fewer large ones.
-
-    Example:
-        >>> from scoresde.data import load
-        >>> from scoresde.data.events import some
-        >>> some(load("digits"))
-        4096
-    """
-    return max(1, min(4096, 2**22 // math.prod(data.values.shape[1:])))
+    return values if data.bins is None else dequantize(values, data.bins, generator)
 
 
 @attrs.frozen(eq=False)
 class Batches:
-    """All events of a data set in order, some at a time, the same at every pass.
+    """All events of a data set in order, in batches, the same at every pass.
 
     For what is measured of data that need not fit in memory, as `scoresde.PCA.fit` does.
 
@@ -180,5 +172,6 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        for rows in torch.arange(len(self.data), device="cpu").split(some(self.data)):
+        size = chunk_size(self.data.values.shape[1:])
+        for rows in torch.arange(len(self.data), device="cpu").split(size):
             yield events(self.data, generator, rows)

@@ -1,4 +1,4 @@
-"""What lies in a folder."""
+"""Files in folders."""
 
 from __future__ import annotations
 

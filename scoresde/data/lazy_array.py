@@ -1,4 +1,4 @@
-"""Events that stay where they are until they are asked for: data larger than memory."""
+"""Events that stay where they are until they are read: data larger than memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.data.numbers import Array
+from scoresde.data.conversion import Array
 
 
 class LazyArray:
-    """Rows of a data set that are read when they are asked for.
+    """Events that are read when they are indexed, as of a file that is larger than memory.
 
     Args:
         count: How many there are.
@@ -58,12 +58,12 @@ class LazyArray:
         expect(events.shape == wanted, "read", f"events {wanted}", tuple(events.shape))
         return events
 
-    def only(self, rows: Tensor) -> LazyArray:
+    def select(self, rows: Tensor) -> LazyArray:
         """Those at some places, read as late as these."""
         return LazyArray(len(rows), lambda places: self._read(rows[places]))
 
 
-def joined(
+def concatenated(
     arrays: Sequence[Array], convert: Callable[[Array], Tensor] = torch.from_numpy
 ) -> LazyArray:
     """Arrays ``(N_i, *event_shape)``, memory-mapped for instance, as one after the other.
@@ -77,8 +77,8 @@ def joined(
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.data.lazy_array import joined
-        >>> joined([np.zeros((2, 3), "f4"), np.ones((4, 3), "f4")])[1:4]
+        >>> from scoresde.data.lazy_array import concatenated
+        >>> concatenated([np.zeros((2, 3), "f4"), np.ones((4, 3), "f4")])[1:4]
         tensor([[0., 0., 0.],
                 [1., 1., 1.],
                 [1., 1., 1.]])

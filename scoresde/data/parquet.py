@@ -11,10 +11,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from scoresde.checks import expect, listed
+from scoresde.checks import expect, join_names
+from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
-from scoresde.data.numbers import Array
-from scoresde.data.tables import RECIPE, Missing, check_missing, chosen, dataset
+from scoresde.data.tables import RECIPE, Missing, check_missing, column_indices, table_dataset
 from scoresde.internals import limits
 
 FOOTER = 256
@@ -27,7 +27,7 @@ def read_parquet(
     *,
     columns: Sequence[str] | None = None,
     missing: Missing = None,
-    levels: int | None = None,
+    bins: int | None = None,
     dtype: str | None = None,
     continuous: bool = False,
 ) -> Dataset:
@@ -39,7 +39,7 @@ def read_parquet(
         path: A file.
         columns: Names of those to read, in this order; all if None.
         missing: ``"nan"`` makes NaN of nulls, and lets NaN be. By default they are refused.
-        levels: Number of levels, if all columns hold whole numbers of ``0..levels-1``.
+        bins: Number of bins, if all columns hold whole numbers of ``0..bins-1``.
         dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
             cannot tell apart is refused.
         continuous: Whether columns of whole numbers are meant to be read as real ones; by default
@@ -77,19 +77,19 @@ def read_parquet(
     with limits.opened(path) as file:
         _afford_footer(path, file)
         with _garbled(path):
-            found = parquet.ParquetFile(file)
-            schema = found.schema_arrow
+            table = parquet.ParquetFile(file)
+            schema = table.schema_arrow
         if columns is None:
             _expect_no_index(path, schema.metadata)
-        wanted = [schema.names[i] for i in chosen(path, schema.names, columns)]
-        for name in wanted:
+        names = [schema.names[i] for i in column_indices(path, schema.names, columns)]
+        for name in names:
             kind, types = schema.field(name).type, pyarrow.types
             good = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
             expect(good, f"{path}, column {name!r}", "numbers", f"{kind} ({RECIPE})")
-        expect(found.metadata.num_rows > 0, str(path), "rows of numbers", "none")
-        _afford_columns(path, found.metadata, len(wanted))
-        values = _values(path, found, wanted, missing)
-    return dataset(path.name, values, wanted, missing, levels, dtype, continuous)
+        expect(table.metadata.num_rows > 0, str(path), "rows of numbers", "none")
+        _afford_columns(path, table.metadata, len(names))
+        values = _values(path, table, names, missing)
+    return table_dataset(path.name, values, names, missing, bins, dtype, continuous)
 
 
 def _afford_footer(path: Path, file: IO[bytes]) -> None:
@@ -118,35 +118,35 @@ def _expect_no_index(path: Path, metadata: dict[bytes, bytes] | None) -> None:
         index = [name for name in stored if isinstance(name, str)]
     except (KeyError, TypeError, ValueError, RecursionError):
         return
-    got = f"the index {listed(index)} among them (name those to read)"
+    got = f"the index {join_names(index)} among them (name those to read)"
     expect(not index, f"{path}, columns", "columns of data alone", got)
 
 
-def _values(path: Path, found: Any, wanted: list[str], missing: Missing) -> Array:
+def _values(path: Path, table: Any, names: list[str], missing: Missing) -> Array:
     """``(rows, columns)`` in float64, NaN where missing."""
-    values = np.empty((found.metadata.num_rows, len(wanted)))
-    size, at = max(1, 2**20 // len(wanted)), 0
+    values = np.empty((table.metadata.num_rows, len(names)))
+    size, filled = max(1, 2**20 // len(names)), 0
     with _garbled(path):
-        for batch in found.iter_batches(size, columns=wanted, use_threads=False):
-            rows = values[at : at + len(batch)]
-            for i, name in enumerate(wanted):
+        for batch in table.iter_batches(size, columns=names, use_threads=False):
+            rows = values[filled : filled + len(batch)]
+            for i, name in enumerate(names):
                 rows[:, i] = _column(f"{path}, column {name!r}", batch.column(name), missing)
-            at += len(batch)
-        expect(at == len(values), "rows", str(len(values)), at)
+            filled += len(batch)
+        expect(filled == len(values), "rows", str(len(values)), filled)
     return values
 
 
 def _column(place: str, column: Any, missing: Missing) -> Array:
-    gaps = column.null_count
-    got = f"{gaps} or more (missing='nan' reads them as missing values)"
-    expect(gaps == 0 or missing == "nan", place, "no nulls", got)
+    nulls = column.null_count
+    got = f"{nulls} or more (missing='nan' reads them as missing values)"
+    expect(nulls == 0 or missing == "nan", place, "no nulls", got)
     # of whole numbers with gaps Arrow would make rounded ones
-    known: Array = (column.fill_null(0) if gaps else column).to_numpy(zero_copy_only=False)
-    exact = known.dtype.kind == "f" or bool((np.abs(known.astype("f8")) < 2**53).all())
+    filled: Array = (column.fill_null(0) if nulls else column).to_numpy(zero_copy_only=False)
+    exact = filled.dtype.kind == "f" or bool((np.abs(filled.astype("f8")) < 2**53).all())
     expect(exact, place, "whole numbers below 2**53", "larger ones")
-    if not gaps:
-        return known
-    return np.where(column.is_null().to_numpy(zero_copy_only=False), np.nan, known)
+    if not nulls:
+        return filled
+    return np.where(column.is_null().to_numpy(zero_copy_only=False), np.nan, filled)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from scoresde.checks import choice, expect, listed
+from scoresde.checks import choice, expect, join_names
+from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
-from scoresde.data.numbers import Array, conversion
 
 Missing = Literal["nan"] | None
 
@@ -23,7 +23,7 @@ RECIPE = (
 """What to do about what is no number."""
 
 
-def chosen(path: object, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
+def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
     """Places of the columns to read.
 
     Args:
@@ -35,24 +35,26 @@ def chosen(path: object, names: Sequence[str], columns: Sequence[str] | None) ->
         ValueError: If one is unknown or has no name, or two to be read have the same.
 
     Example:
-        >>> from scoresde.data.tables import chosen
-        >>> chosen("x.csv", ["a", "b", "c"], ["c", "a"])
+        >>> from scoresde.data.tables import column_indices
+        >>> column_indices("x.csv", ["a", "b", "c"], ["c", "a"])
         [2, 0]
     """
     if columns is not None:
         strings = not isinstance(columns, str) and all(isinstance(name, str) for name in columns)
         expect(strings and len(columns) > 0, "columns", "a list of names", repr(columns))
         unknown = sorted(set(columns) - set(names))
-        expect(not unknown, "columns", f"some of {listed(names)}", listed(unknown))
-    wanted = list(names if columns is None else columns)
+        expect(not unknown, "columns", f"some of {join_names(names)}", join_names(unknown))
+    requested = list(names if columns is None else columns)
     places = {name: i for i, name in enumerate(names)}
-    if "" in wanted:
+    if "" in requested:
         place = f"{path}, column {names.index('') + 1}"
         expect(False, place, "a name", "none (columns=[...] leaves it out)")
-    read = set(wanted)
-    twice = _repeated(wanted) or _repeated(name for name in names if name in read)
-    expect(not twice, f"{path}, columns", "different names", f"{listed(twice)} twice or more")
-    return [places[name] for name in wanted]
+    requested_set = set(requested)
+    repeated = _repeated(requested) or _repeated(name for name in names if name in requested_set)
+    expect(
+        not repeated, f"{path}, columns", "different names", f"{join_names(repeated)} twice or more"
+    )
+    return [places[name] for name in requested]
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
@@ -61,7 +63,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def check_missing(missing: Missing) -> None:
-    """Raises ``ValueError`` for what `dataset` cannot do about missing values.
+    """Raises ``ValueError`` for what `table_dataset` cannot do about missing values.
 
     Example:
         >>> from scoresde.data.tables import check_missing
@@ -73,12 +75,12 @@ def check_missing(missing: Missing) -> None:
     choice("missing", missing, None, "nan")
 
 
-def dataset(
+def table_dataset(
     name: str,
     values: Array,
     columns: Sequence[str],
     missing: Missing,
-    levels: int | None,
+    bins: int | None,
     dtype: str | None,
     continuous: bool,
 ) -> Dataset:
@@ -89,7 +91,7 @@ def dataset(
         values: ``(N, columns)``, NaN where missing.
         columns: Their names.
         missing: ``"nan"`` if some may be.
-        levels: As of `scoresde.data.numbers.conversion`.
+        bins: As of `scoresde.data.conversion.conversion`.
         dtype: As there.
         continuous: As there.
 
@@ -98,13 +100,14 @@ def dataset(
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.data.tables import dataset
-        >>> dataset("mine", np.array([[0.5], [1.5]]), ["length"], None, None, None, False).columns
+        >>> from scoresde.data.tables import table_dataset
+        >>> lengths = np.array([[0.5], [1.5]])
+        >>> table_dataset("mine", lengths, ["length"], None, None, None, False).columns
         ('length',)
     """
     if values.dtype.kind == "f":
         empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]
-        expect(not empty, f"{name}, columns", "values in every one", f"none in {listed(empty)}")
-    convert, levels = conversion(name, [values], levels, dtype, continuous, columns)
-    gaps = missing == "nan"
-    return Dataset(name, convert(values), levels, missing=gaps, columns=tuple(columns))
+        expect(not empty, f"{name}, columns", "values in every one", f"none in {join_names(empty)}")
+    convert, bins = conversion(name, [values], bins, dtype, continuous, columns)
+    has_missing = missing == "nan"
+    return Dataset(name, convert(values), bins, missing=has_missing, columns=tuple(columns))

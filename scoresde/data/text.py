@@ -20,7 +20,14 @@ from attrs import define, field, frozen
 
 from scoresde.checks import choice, expect
 from scoresde.data.dataset import Dataset
-from scoresde.data.tables import MISSING, RECIPE, Missing, check_missing, chosen, dataset
+from scoresde.data.tables import (
+    MISSING,
+    RECIPE,
+    Missing,
+    check_missing,
+    column_indices,
+    table_dataset,
+)
 from scoresde.internals import limits
 
 CHARACTER = 64
@@ -29,7 +36,7 @@ CHARACTER = 64
 _INFINITE = {"inf", "infinity"}
 """Cells that stand for what no event can have, in small letters."""
 
-_MARKS = {
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -48,7 +55,7 @@ def read_csv(
     comment: str | None = None,
     encoding: str | None = None,
     missing: Missing = None,
-    levels: int | None = None,
+    bins: int | None = None,
     dtype: str | None = None,
     continuous: bool = False,
 ) -> Dataset:
@@ -69,7 +76,7 @@ def read_csv(
         encoding: Of the text: by default UTF-8, or UTF-16 or UTF-32 if its mark says so.
         missing: ``"nan"`` makes NaN of cells that are empty, ``NA``, ``N/A``, ``NaN``, ``null`` or
             ``None``, in small or large letters. By default they are refused.
-        levels: Number of levels, if all columns hold whole numbers of ``0..levels-1``.
+        bins: Number of bins, if all columns hold whole numbers of ``0..bins-1``.
         dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
             cannot tell apart is refused.
         continuous: Whether columns of whole numbers are meant to be read as real ones; by default
@@ -106,7 +113,7 @@ def read_csv(
     expect(usable, "delimiter", "one character that no number has", repr(delimiter))
     worded = comment is None or (isinstance(comment, str) and comment != "")
     expect(worded, "comment", "what such lines begin with", repr(comment))
-    numbers = Numbers(decimal, missing == "nan", delimiter)
+    numbers = NumberParser(decimal, missing == "nan", delimiter)
     with limits.opened(path) as file, _decoded(file, encoding) as text:
         lines = _Lines(str(path), text, comment)
         try:
@@ -117,14 +124,16 @@ def read_csv(
             hint = "encoding= says how text is encoded"
             raise ValueError(f"{path}: cannot be read as CSV: {error} ({hint})") from error
     table = np.frombuffer(values).reshape(-1, len(names))
-    return dataset(path.name, table, names, missing, levels, dtype, continuous)
+    return table_dataset(path.name, table, names, missing, bins, dtype, continuous)
 
 
 def _decoded(file: io.BufferedReader, encoding: str | None) -> io.TextIOWrapper:
     start = file.peek(4)[:4]
-    found = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
+    marked = next(
+        (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8-sig"
+    )
     try:
-        return io.TextIOWrapper(file, encoding or found, newline="")
+        return io.TextIOWrapper(file, encoding or marked, newline="")
     except (LookupError, TypeError) as error:
         raise ValueError(f"encoding: expected one of Python's, got {encoding!r}") from error
 
@@ -170,7 +179,7 @@ class _Lines:
 def _read(
     lines: _Lines,
     delimiter: str,
-    numbers: Numbers,
+    numbers: NumberParser,
     header: bool | None,
     columns: Sequence[str] | None,
 ) -> tuple[list[str], array[float]]:
@@ -180,7 +189,7 @@ def _read(
     expect(len(first) > 0, lines.path, "lines of numbers", "none")
     named = _is_header(lines.place, first, numbers, header)
     names = [cell.strip() for cell in first] if named else [str(i + 1) for i in range(len(first))]
-    places = chosen(lines.path, names, columns)
+    places = column_indices(lines.path, names, columns)
     values: array[float] = array("d")
     for cells in records if named else itertools.chain([first], records):
         if len(cells) != len(names):
@@ -213,21 +222,23 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
         lines.begun = lines.begun or bool(record)
 
 
-def _is_header(place: str, first: Sequence[str], numbers: Numbers, header: bool | None) -> bool:
+def _is_header(
+    place: str, first: Sequence[str], numbers: NumberParser, header: bool | None
+) -> bool:
     """Whether the first line names the columns."""
     if header is not None:
         return bool(header)
-    said = "header=True takes them for names, header=False for numbers"
-    remark = f"'#' at its start (comment='#' leaves such lines out, {said})"
+    hint = "header=True takes them for names, header=False for numbers"
+    remark = f"'#' at its start (comment='#' leaves such lines out, {hint})"
     expect(not first[0].startswith("#"), place, "names or numbers", remark)
     expect("\0" not in "".join(first), place, "text", "null characters (encoding= may help)")
-    if all(map(numbers.knows, first)) and any(map(numbers.is_one, first)):
+    if all(map(numbers.is_number_or_missing, first)) and any(map(numbers.is_number, first)):
         whole = len(set(first)) == len(first) and all(cell.strip().isdecimal() for cell in first)
-        got = f"whole numbers, all different ({said})"
+        got = f"whole numbers, all different ({hint})"
         expect(not whole, place, "either names or numbers", got)
         return False
     for cell in map(str.strip, first):
-        got = f"{_short(cell)} beside others ({said})"
+        got = f"{_short(cell)} beside others ({hint})"
         expect(cell == "" or _is_name(cell), place, "either names or numbers", got)
     return True
 
@@ -239,7 +250,7 @@ def _is_name(cell: str) -> bool:
 
 
 @frozen
-class Numbers:
+class NumberParser:
     """What cells stand for.
 
     Args:
@@ -248,8 +259,8 @@ class Numbers:
         delimiter: What stands between cells, for messages.
 
     Example:
-        >>> from scoresde.data.text import Numbers
-        >>> numbers = Numbers(",", missing=True, delimiter=";")
+        >>> from scoresde.data.text import NumberParser
+        >>> numbers = NumberParser(",", missing=True, delimiter=";")
         >>> numbers("2,5"), numbers("N/A")
         (2.5, nan)
     """
@@ -279,20 +290,20 @@ class Numbers:
     def _expect_held(self, value: float, cell: str) -> None:
         """Raises ValueError where a float64 is not what a cell says, but for digits it rounds."""
         if value == 0:
-            held = not re.search("[1-9]", re.split("[eE]", cell)[0])
+            representable = not re.search("[1-9]", re.split("[eE]", cell)[0])
         else:
             exact = not cell.lstrip("+-").isdecimal() or abs(value) < 2**53
-            held = exact and not math.isinf(value)
-        if not held:
+            representable = exact and not math.isinf(value)
+        if not representable:
             raise ValueError(f"expected a number that a float64 holds, got {_short(cell)}")
 
-    def is_one(self, cell: str) -> bool:
+    def is_number(self, cell: str) -> bool:
         """Whether a cell is a number."""
         return self.pattern.fullmatch(cell.strip()) is not None
 
-    def knows(self, cell: str) -> bool:
+    def is_number_or_missing(self, cell: str) -> bool:
         """Whether a cell is a number, or stands for a missing one."""
-        return self.is_one(cell) or cell.strip().lower() in MISSING
+        return self.is_number(cell) or cell.strip().lower() in MISSING
 
     def _hint(self, cell: str) -> str:
         """What would help."""
@@ -302,10 +313,12 @@ class Numbers:
             return ""
         marks = (mark for mark in ";\t|," if mark in cell)
         between = next((m for m in marks if m not in (self.delimiter, self.decimal)), None)
-        other = Numbers(",", False, "") if self.decimal == "." else Numbers(".", False, "")
+        other = (
+            NumberParser(",", False, "") if self.decimal == "." else NumberParser(".", False, "")
+        )
         if re.search(r"[^\W\d_]|\d[-/:]\d|^\d\d?\.\d\d?\.\d\d", cell):
             return f" ({RECIPE})"
-        if other.is_one(cell):
+        if other.is_number(cell):
             return f" (decimal={other.decimal!r} reads it, if that begins its fraction)"
         if between and not re.search(r"[^\d\s.,;|+-]", cell):
             return f" (delimiter={between!r} reads it, if that stands between two columns)"

@@ -1,4 +1,4 @@
-"""Coordinates of simulations in which a posterior is easy to learn."""
+"""Coordinates of parameters and observations in which a posterior is easy to learn."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from torch.distributions import (
 )
 
 from scoresde.bases import Joint
-from scoresde.bases.moments import Units
+from scoresde.bases.moments import MomentsByGroup
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, some, trailing_shape, warn
+from scoresde.checks import expect, finite, quote_names, trailing_shape, warn
+from scoresde.internals.limits import chunk_size
 from scoresde.precision import full_precision
 
 
@@ -41,14 +42,15 @@ class Coordinates(nn.Module):
 
     Args:
         prior: Of parameters, no batch.
-        seen_mean: Of observations, ``(*observation_shape,)``.
-        seen_std: Of observations; infinite for those that say nothing.
+        observation_mean: Of observations, ``(*observation_shape,)``.
+        observation_std: Of observations; infinite for those that say nothing.
         mean: Of parameters on the real line, ``(m,)``.
         slope: Of the regression on standardised observations, ``(n, m)``.
         std: Of what it leaves, ``(m,)``.
         explained: The share of the parameters' variance that it explains, ``(m,)``, below 1.
-        ranked: Observations in order, ``(*observation_shape, N)``, for normal scores; none if None.
-        reach: Where standardised observations are clipped, ``(*observation_shape,)``; nowhere if
+        sorted_observations: In increasing order, ``(*observation_shape, N)``, for normal scores;
+            none if None.
+        clip: Where standardised observations are clipped, ``(*observation_shape,)``; nowhere if
             None.
 
     Example:
@@ -58,49 +60,49 @@ class Coordinates(nn.Module):
         >>> prior = Independent(Uniform(torch.zeros(1), torch.ones(1)), 1)
         >>> _ = torch.manual_seed(0)
         >>> theta, x = simulate(prior, lambda theta: 5 * theta + torch.randn_like(theta), 10_000)
-        >>> to = Coordinates.fitted(prior, theta, x)
+        >>> to = Coordinates.fit(prior, theta, x)
         >>> to.explained.round(decimals=1)  # 25/12 of 25/12 + 1
         tensor([0.7000])
-        >>> to.pairs(theta, x).std(0).round(decimals=2)
+        >>> to.joint_events(theta, x).std(0).round(decimals=2)
         tensor([1., 1.])
     """
 
-    seen_mean: Tensor
-    seen_std: Tensor
+    observation_mean: Tensor
+    observation_std: Tensor
     mean: Tensor
     slope: Tensor
     std: Tensor
     explained: Tensor
-    ranked: Tensor | None
-    reach: Tensor
+    sorted_observations: Tensor | None
+    clip: Tensor
 
     def __init__(
         self,
         prior: Distribution,
-        seen_mean: Tensor,
-        seen_std: Tensor,
+        observation_mean: Tensor,
+        observation_std: Tensor,
         mean: Tensor,
         slope: Tensor,
         std: Tensor,
         explained: Tensor,
-        ranked: Tensor | None = None,
-        reach: Tensor | None = None,
+        sorted_observations: Tensor | None = None,
+        clip: Tensor | None = None,
     ) -> None:
         super().__init__()
         unbatched(prior)
         self.prior = prior
-        self.register_buffer("seen_mean", seen_mean)
-        self.register_buffer("seen_std", seen_std)
+        self.register_buffer("observation_mean", observation_mean)
+        self.register_buffer("observation_std", observation_std)
         self.register_buffer("mean", mean)
         self.register_buffer("slope", slope)
         self.register_buffer("std", std)
         self.register_buffer("explained", explained)
-        self.register_buffer("ranked", ranked)
-        endless = torch.full_like(seen_mean, torch.inf)
-        self.register_buffer("reach", endless if reach is None else reach)
+        self.register_buffer("sorted_observations", sorted_observations)
+        endless = torch.full_like(observation_mean, torch.inf)
+        self.register_buffer("clip", endless if clip is None else clip)
 
     @classmethod
-    def fitted(
+    def fit(
         cls,
         prior: Distribution,
         parameters: Tensor,
@@ -108,7 +110,7 @@ class Coordinates(nn.Module):
         *,
         ranks: bool = False,
     ) -> Coordinates:
-        """To simulations.
+        """Coordinates fitted to simulations.
 
         Observed numbers that are the same in all of them say nothing, and are left out; those with
         few outliers are measured, and clipped, by the bulk of them. A warning names both.
@@ -129,38 +131,40 @@ class Coordinates(nn.Module):
         finite("parameters", real)
         expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
         values = observations if observations.is_floating_point() else observations.double()
-        mean, spread, reach = (
+        mean, scale, clip = (
             v.reshape(values.shape[1:]).to(values)
             for v in _measured(values.reshape(count, -1), ranks)
         )
         centre, variance = _varying(real)
-        found = cls(
+        coordinates = cls(
             prior,
             mean,
-            spread,
+            scale,
             centre.to(real),
             real.new_zeros(0),
             variance.sqrt().to(real),
             torch.zeros_like(variance).to(real),
             values.movedim(0, -1).sort(-1).values.contiguous() if ranks else None,
-            reach,
+            clip,
         )
-        seen = found.observation(observations).reshape(count, -1).double()
-        fewest = f"more simulations than the {seen.shape[1]} numbers that an observation is seen as"
-        expect(count > seen.shape[1] + 1, "observations", fewest, count)
+        predictors = coordinates.observation(observations).reshape(count, -1).double()
+        wanted = f"more simulations than the {predictors.shape[1]} predictors of an observation"
+        expect(count > predictors.shape[1] + 1, "observations", wanted, count)
         centred = real.double() - centre
         # gelsd, as numbers in an observation may repeat each other
-        slope = torch.linalg.lstsq(seen.cpu(), centred.cpu(), driver="gelsd").solution.to(seen)
-        left = (centred - seen @ slope).var(0).clamp(min=1e-12 * variance)
-        found.slope, found.std = slope.to(real), left.sqrt().to(real)
-        found.explained = (1 - left / variance).to(real)
-        return found
+        solved = torch.linalg.lstsq(predictors.cpu(), centred.cpu(), driver="gelsd")
+        slope = solved.solution.to(predictors)
+        # a parameter that the observation determines keeps a width: densities are finite
+        residual_variance = (centred - predictors @ slope).var(0).clamp(min=1e-12 * variance)
+        coordinates.slope, coordinates.std = slope.to(real), residual_variance.sqrt().to(real)
+        coordinates.explained = (1 - residual_variance / variance).to(real)
+        return coordinates
 
     @property
     def joint(self) -> Joint:
         """The basis of pairs, with the parts ``"observation"`` and ``"parameter"``."""
-        seen = self.observation(self.seen_mean)
-        return Joint(observation=tuple(seen.shape), parameter=tuple(self.prior.event_shape))
+        observation = self.observation(self.observation_mean)
+        return Joint(observation=tuple(observation.shape), parameter=tuple(self.prior.event_shape))
 
     def observation(self, x: Tensor) -> Tensor:
         """Observations ``(*batch, *observation_shape)``, standardised.
@@ -170,32 +174,33 @@ class Coordinates(nn.Module):
         Raises:
             ValueError: If their shape is another one.
         """
-        trailing_shape("observation", x, self.seen_mean.shape)
-        plain: Tensor = (x.to(self.seen_mean) - self.seen_mean) / self.seen_std
-        plain = torch.minimum(torch.maximum(plain, -self.reach), self.reach).to(self.mean.dtype)
-        if self.ranked is None:
-            return plain
-        batch, count = x.shape[: x.ndim - self.seen_mean.ndim], self.ranked.shape[-1]
-        table = self.ranked.reshape(-1, count)
+        trailing_shape("observation", x, self.observation_mean.shape)
+        mean, std = self.observation_mean, self.observation_std
+        standardised: Tensor = (x.to(mean) - mean) / std
+        standardised = standardised.clamp(-self.clip, self.clip).to(self.mean.dtype)
+        if self.sorted_observations is None:
+            return standardised
+        batch, count = x.shape[: x.ndim - mean.ndim], self.sorted_observations.shape[-1]
+        table = self.sorted_observations.reshape(-1, count)
         values = x.reshape(-1, len(table)).mT.contiguous().to(table)
-        below, upto = (torch.searchsorted(table, values, right=right) for right in (False, True))
+        smaller, at_most = (torch.searchsorted(table, values, right=r) for r in (False, True))
         # those equal share their ranks
-        scores = torch.special.ndtri((below + upto + 1).double() / (2 * (count + 1)))
-        both = torch.cat([plain.reshape(-1, len(table)), scores.mT.to(plain)], 1)
+        scores = torch.special.ndtri((smaller + at_most + 1).double() / (2 * (count + 1)))
+        both = torch.cat([standardised.reshape(-1, len(table)), scores.mT.to(standardised)], 1)
         return both.reshape(*batch, -1)
 
-    def pairs(self, parameters: Tensor, observations: Tensor) -> Tensor:
-        """Joint events ``(N, n + m)``, what an estimator is trained on."""
-        event = self.at(observations).inv(parameters)
+    def joint_events(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        """Pairs in these coordinates as joint events ``(N, n + m)``: what an estimator learns."""
+        event = self.transform(observations).inv(parameters)
         return self.joint.join(observation=self.observation(observations), parameter=event)
 
     @full_precision
-    def at(self, observation: Tensor) -> Transform:
+    def transform(self, observation: Tensor) -> Transform:
         """From these coordinates to parameters, given observations ``(*batch, *shape)``."""
         shape = self.prior.event_shape
-        batch = observation.shape[: observation.ndim - self.seen_mean.ndim]
-        seen = self.observation(observation).reshape(*batch, -1)
-        centre = (self.mean + seen @ self.slope).reshape(*batch, *shape)
+        batch = observation.shape[: observation.ndim - self.observation_mean.ndim]
+        observed = self.observation(observation).reshape(*batch, -1)
+        centre = (self.mean + observed @ self.slope).reshape(*batch, *shape)
         affine = AffineTransform(centre, self.std.reshape(shape), event_dim=len(shape))
         return ComposeTransform([affine, _real(self.prior)])
 
@@ -212,7 +217,7 @@ class Coordinates(nn.Module):
         return low, high
 
 
-_REACH = 5.0
+_CLIP = 5.0
 """Deviations of the bulk of observations at which outliers are clipped: beyond what normal numbers
 reach, and so near that one in a thousand has no say in a regression."""
 
@@ -229,29 +234,30 @@ def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
 
     Ranks see what outliers hide, which then needs no warning.
     """
-    units = Units(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
-    mean, scale = units.measured(x.split(4096))
-    units.warn(outliers=not ranks)
-    same = units.names(units.constant)
-    if same:
-        warn(f"{some(same)}: the same in all simulations, which says nothing; left out")
+    groups = MomentsByGroup(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
+    mean, scale = groups.measured(x.split(chunk_size(x.shape[1:])))
+    groups.warn(outliers=not ranks)
+    constant = groups.names(groups.constant)
+    if constant:
+        warn(f"{quote_names(constant)}: the same in all simulations, which says nothing; left out")
     ordered = x.double().sort(0).values
-    low, middle, high = (ordered[round(q * (len(x) - 1))] for q in _BULK)
-    bulk = (high - low) / 2
-    few = ((ordered - middle).abs() > _REACH * bulk).double().mean(0) < _FEW
-    outlying = units.outlying & few & (bulk > 0)
-    scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(units.constant, torch.inf)
+    lower, middle, upper = (ordered[round(q * (len(x) - 1))] for q in _BULK)
+    bulk = (upper - lower) / 2
+    rarely_clipped = ((ordered - middle).abs() > _CLIP * bulk).double().mean(0) < _FEW
+    outlying = groups.outlying & rarely_clipped & (bulk > 0)
+    scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(groups.constant, torch.inf)
     mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
-    return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _REACH)
+    return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _CLIP)
 
 
 def _varying(real: Tensor) -> tuple[Tensor, Tensor]:
     """Means and variances of parameters ``(N, m)``, in float64; raises if one is constant."""
-    units = Units(Blocks({f"parameter[{i}]": 1 for i in range(real.shape[1])}))
-    mean, std = units.measured(real.split(4096))
-    units.warn()
-    same = units.names(units.constant)
-    expect(not same, "parameters", "numbers that vary", f"the same {some(same)} in all simulations")
+    groups = MomentsByGroup(Blocks({f"parameter[{i}]": 1 for i in range(real.shape[1])}))
+    mean, std = groups.measured(real.split(chunk_size(real.shape[1:])))
+    groups.warn()
+    constant = groups.names(groups.constant)
+    got = f"the same {quote_names(constant)} in all simulations"
+    expect(not constant, "parameters", "numbers that vary", got)
     return mean, std**2 * (len(real) / (len(real) - 1))
 
 
@@ -294,5 +300,5 @@ def _real(prior: Distribution) -> Transform:
     """From the real line, or what has two bounds, to parameters."""
     if bounds(prior)[0].isfinite().all():
         return identity_transform
-    found: Transform = biject_to(prior.support)
-    return found
+    transform: Transform = biject_to(prior.support)
+    return transform

@@ -26,8 +26,6 @@ from scoresde.inference.coordinates import Coordinates, bounds, unbatched
 from scoresde.likelihood.distribution import ScoreDistribution
 from scoresde.solver import Solver
 
-__all__ = ["Coordinates", "Posterior", "PosteriorDistribution", "Simulator", "simulate"]
-
 Simulator = Callable[[Tensor], Tensor]
 """Parameters ``(batch, *parameter_shape)`` to observations ``(batch, *observation_shape)``.
 
@@ -76,16 +74,17 @@ def simulate(
     with torch.no_grad(), tqdm(total=count, desc="simulating", disable=not progress) as bar:
         for start in range(0, count, batch_size):
             drawn = prior.sample((min(batch_size, count - start),))
-            seen = torch.as_tensor(simulator(drawn))
-            expect(len(seen) == len(drawn), "simulator", f"{len(drawn)} observations", len(seen))
+            observed = torch.as_tensor(simulator(drawn))
+            wanted = f"{len(drawn)} observations"
+            expect(len(observed) == len(drawn), "simulator", wanted, len(observed))
             parameters.append(drawn)
-            observations.append(seen)
+            observations.append(observed)
             bar.update(len(drawn))
     theta, x = torch.cat(parameters), torch.cat(observations)
-    good = torch.isfinite(x.flatten(1)).all(1)
-    share = float(good.double().mean())
+    usable = torch.isfinite(x.flatten(1)).all(1)
+    share = float(usable.double().mean())
     expect(share > 0.5, "simulator", "finite observations", f"{1 - share:.0%} that are not")
-    return theta[good], x[good]
+    return theta[usable], x[usable]
 
 
 @attrs.frozen(eq=False)
@@ -109,10 +108,11 @@ class Posterior:
         >>> prior = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
         >>> _ = torch.manual_seed(0)
         >>> theta, x = simulate(prior, lambda theta: theta + torch.randn_like(theta), 10_000)
-        >>> to = Coordinates.fitted(prior, theta, x)
-        >>> sde = DiagonalSDE(VP(), to.joint, to.joint.spread(observation=0.0, parameter=1.0))
+        >>> to = Coordinates.fit(prior, theta, x)
+        >>> sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0.0, parameter=1.0))
         >>> exact = Truncated.knowing(to, sde)  # this once there is nothing to learn
         >>> posterior = Posterior(exact, to, ExponentialMultistep(20))
+        >>> # means of N(x, 1) between 0 and 1: the middle for x = .5, near the bound for x = 5
         >>> posterior(torch.tensor([0.5, 5.0])).sample((1000,)).mean(0).round(decimals=1)
         tensor([0.5000, 0.8000])
     """
@@ -129,10 +129,10 @@ class Posterior:
         return PosteriorDistribution(self, torch.as_tensor(observation))
 
     def residual(self, observation: Tensor) -> ScoreDistribution:
-        """Its law in coordinates."""
-        seen = self.coordinates.observation(observation)
-        known = condition(self.estimator, held=self.held, observation=seen)
-        return ScoreDistribution(known, self.solver)
+        """The posterior in the coordinates, where the estimator knows it."""
+        observed = self.coordinates.observation(observation)
+        conditional = condition(self.estimator, held=self.held, observation=observed)
+        return ScoreDistribution(conditional, self.solver)
 
 
 class PosteriorDistribution(TorchDistribution):
@@ -168,14 +168,14 @@ class PosteriorDistribution(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """The prior's."""
-        found = self.prior.support
-        assert found is not None  # said so by torch for distributions without one
-        return found
+        support = self.prior.support
+        assert support is not None  # said so by torch for distributions without one
+        return support
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         """The same with a larger batch shape."""
-        found: Self = type(self)(self.posterior, self._seen(batch_shape), self._validate_args)
-        return found
+        expanded: Self = type(self)(self.posterior, self._seen(batch_shape), self._validate_args)
+        return expanded
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -186,27 +186,29 @@ class PosteriorDistribution(TorchDistribution):
         """
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
-        seen = self._seen(batch)
-        seen = seen.reshape(-1, *seen.shape[len(batch) :])
-        at = self.posterior.coordinates.at
-        kind = self.posterior.coordinates.mean.dtype
-        drawn = self.base.sample(sample_shape).to(kind)
-        found = at(seen)(drawn.reshape(-1, *self.event_shape))
-        rows = torch.arange(len(found), device=found.device)
+        observations = self._seen(batch)
+        observations = observations.reshape(-1, *observations.shape[len(batch) :])
+        transform = self.posterior.coordinates.transform
+        dtype = self.posterior.coordinates.mean.dtype
+        drawn = self.base.sample(sample_shape).to(dtype)
+        parameters = transform(observations)(drawn.reshape(-1, *self.event_shape))
+        rows = torch.arange(len(parameters), device=parameters.device)
         for _ in range(_TRIES):
-            rows = rows[~self.support.check(found[rows])]
+            rows = rows[~self.support.check(parameters[rows])]
             if not len(rows):
                 break
             # a solver takes as long for one sample as for hundreds
-            again = self.posterior.residual(seen[rows]).sample((-(-_AGAIN // len(rows)),))
-            again = at(seen[rows])(again.to(kind))
-            first = self.support.check(again).int().argmax(0)
-            found[rows] = again[first, torch.arange(len(rows), device=first.device)]
+            redrawn = self.posterior.residual(observations[rows]).sample((-(-_AGAIN // len(rows)),))
+            redrawn = transform(observations[rows])(redrawn.to(dtype))
+            first = self.support.check(redrawn).int().argmax(0)
+            parameters[rows] = redrawn[first, torch.arange(len(rows), device=first.device)]
         else:
-            left = f"{len(rows)} of {len(found)} samples stay outside the prior's support"
+            left = f"{len(rows)} of {len(parameters)} samples stay outside the prior's support"
             warnings.warn(f"{left}; they are put on its border", RuntimeWarning, stacklevel=3)
-            found[rows] = found[rows].clamp(*(v.to(found) for v in bounds(self.prior)))
-        samples: Tensor = found.reshape(shape)
+            parameters[rows] = parameters[rows].clamp(
+                *(v.to(parameters) for v in bounds(self.prior))
+            )
+        samples: Tensor = parameters.reshape(shape)
         return samples
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -218,21 +220,24 @@ class PosteriorDistribution(TorchDistribution):
         """
         if self._validate_args:
             self._validate_sample(value)
-        inside, to = self.support.check(value), self.posterior.coordinates.at(self.observation)
+        inside, transform = (
+            self.support.check(value),
+            self.posterior.coordinates.transform(self.observation),
+        )
         axes = tuple([...] + [None] * len(self.event_shape))
-        centre = to(torch.zeros_like(value))
+        inside_value = transform(torch.zeros_like(value))
         # on the border of a half-bounded support events are infinite
-        event = to.inv(torch.where(inside[axes], value, centre))
+        event = transform.inv(torch.where(inside[axes], value, inside_value))
         inside = inside & event.isfinite().flatten(event.ndim - len(self.event_shape)).all(-1)
-        value = torch.where(inside[axes], value, centre)
-        event = to.inv(value)
-        found = self.base.log_prob(event) - to.log_abs_det_jacobian(event, value)
-        density: Tensor = found.masked_fill(~inside, -torch.inf)
+        value = torch.where(inside[axes], value, inside_value)
+        event = transform.inv(value)
+        log_prob = self.base.log_prob(event) - transform.log_abs_det_jacobian(event, value)
+        density: Tensor = log_prob.masked_fill(~inside, -torch.inf)
         return density
 
     def _seen(self, batch: Sequence[int]) -> Tensor:
         """Observations with a larger batch."""
-        return self.observation.expand(*batch, *self.posterior.coordinates.seen_mean.shape)
+        return self.observation.expand(*batch, *self.posterior.coordinates.observation_mean.shape)
 
 
 _TRIES, _AGAIN = 100, 1000

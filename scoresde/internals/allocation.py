@@ -1,4 +1,4 @@
-"""A bound on the tensors that something unknown may ask for."""
+"""A limit on the tensors that code which is not ours may make."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.internals.dispatch import Seen
+from scoresde.internals.dispatch_mode import DispatchMode
 
 
-class AtMost(Seen):
+class AllocationLimit(DispatchMode):
     """Inside, this thread makes new tensors of so many numbers in all, and no more.
 
     They are counted before they are made, so that a few bytes of configuration cannot ask for
@@ -25,8 +25,8 @@ class AtMost(Seen):
 
     Example:
         >>> import torch
-        >>> from scoresde.internals.allocation import AtMost
-        >>> with AtMost(100):
+        >>> from scoresde.internals.allocation import AllocationLimit
+        >>> with AllocationLimit(100):
         ...     small = torch.nn.Linear(5, 5)
         ...     try:
         ...         torch.nn.Linear(10**6, 10**6)
@@ -47,16 +47,16 @@ class AtMost(Seen):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Calls an operation, if what it makes is not too much."""
-        given = dict(kwargs or {})
-        # what makes a tensor can be told where: without memory it says how large it would be
-        makes = any(argument.name == "device" for argument in func._schema.arguments)
-        if makes and not any(isinstance(arg, Tensor) for arg in args):
-            empty = {**given, "device": torch.device("meta"), "pin_memory": False}
-            shape = tuple(func(*args, **empty).shape)
+        keywords = dict(kwargs or {})
+        # factories take a device: on "meta", without memory, they say how large a tensor would be
+        is_factory = any(argument.name == "device" for argument in func._schema.arguments)
+        if is_factory and not any(isinstance(arg, Tensor) for arg in args):
+            on_meta = {**keywords, "device": torch.device("meta"), "pin_memory": False}
+            shape = tuple(func(*args, **on_meta).shape)
             self.total += torch.Size(shape).numel()
             if self.total > self.count:
                 raise RuntimeError(
                     f"expected tensors of at most {self.count} numbers in all, got more with one "
                     f"of {shape}"
                 )
-        return func(*args, **given)
+        return func(*args, **keywords)

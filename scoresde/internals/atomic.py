@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 # What opens neither what a link leads to nor, in a child, what its parent has open.
-CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of the one at ``path`` when all has gone well.
 
     It is on the disk before this ends. What is there is kept otherwise; a process killed on the
@@ -28,9 +28,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from scoresde.internals.atomic import replacing
+        >>> from scoresde.internals.atomic import atomic_write
         >>> path = Path(tempfile.mkdtemp(), "notes")
-        >>> with replacing(path) as file:
+        >>> with atomic_write(path) as file:
         ...     _ = file.write(b"new")
         >>> path.read_text()
         'new'
@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     # as much of the name as people need to know it by: the whole may be as long as names can be
     temporary = path.with_name(f".{path.name[:48]}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CAREFUL, 0o666)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -1,4 +1,4 @@
-"""What a file may cost: a bound on memory that holds before anything is allocated.
+"""Limits on memory: what a file may cost, before anything is allocated, and chunks of events.
 
 A few bytes can ask for all the memory there is: a compressed array of zeros, a header that claims
 a size, a configuration that names a large basis. So whatever reads a file, or builds what a file
@@ -16,9 +16,10 @@ Files are opened by `opened`, which refuses whatever has no end: pipes, devices,
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from io import BufferedReader
 
@@ -40,6 +41,11 @@ TOML = 4096
 
 TOML_LINE = 4096
 """Most characters of a line of TOML, as a key of ``n`` parts, ``a.a.a``, takes ``4 n^2`` bytes."""
+
+CHUNK_EVENTS, CHUNK_NUMBERS = 4096, 2**22
+"""Most events, and numbers in them, that are read, measured or sampled at a time: enough that the
+overhead of each chunk is lost, and 32 MB in float64, of which a network makes some hundred times
+as much on the way."""
 
 VARIABLE = "SCORESDE_MEMORY"
 
@@ -89,6 +95,17 @@ def allow(memory: int) -> Iterator[None]:
         yield
     finally:
         _allowed.reset(token)
+
+
+def chunk_size(event_shape: Sequence[int]) -> int:
+    """How many events to work on at a time where all might not fit into memory.
+
+    Example:
+        >>> from scoresde.internals.limits import chunk_size
+        >>> chunk_size((1, 8, 8)), chunk_size((3, 256, 256))
+        (4096, 21)
+    """
+    return max(1, min(CHUNK_EVENTS, CHUNK_NUMBERS // max(1, math.prod(event_shape))))
 
 
 def afford(name: str, needed: int, on_disk: int = 0) -> None:
@@ -176,10 +193,12 @@ def size_on_disk(path: str | os.PathLike[str]) -> int:
         >>> size_on_disk(path) < 2**20
         True
     """
-    found = os.stat(path)
+    status = os.stat(path)
     # 512 is POSIX's unit, whatever the file system's; a freshly written file may have no blocks yet
     return (
-        min(found.st_size, 512 * found.st_blocks) if hasattr(found, "st_blocks") else found.st_size
+        min(status.st_size, 512 * status.st_blocks)
+        if hasattr(status, "st_blocks")
+        else status.st_size
     )
 
 

@@ -28,7 +28,7 @@ class BasisLaws(ABC):
 
     @abstractmethod
     def make(self) -> Basis:
-        """One of them."""
+        """The basis that is tested, a new one at every call."""
 
     def _events(self, *batch: int, seed: int = 0) -> tuple[Basis, Tensor]:
         basis = self.make().double()

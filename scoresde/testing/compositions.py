@@ -39,32 +39,32 @@ class CompositionLaws(ABC):
 
     @abstractmethod
     def make(self) -> ScoreEstimator:
-        """One of them."""
+        """The estimator that is tested, a new one at every call."""
 
     @abstractmethod
     def condition(self, batch: Sequence[int]) -> Any:
         """What it is conditioned on, if anything."""
 
     def _conditional(self, batch: Sequence[int]) -> ConditionalEstimator | None:
-        """Given its first component, of every sample another value, if there is such a thing."""
+        """The estimator conditioned on its first component; None if it cannot be."""
         model = self.make().double().eval()
         sde, n = model.sde, model.sde.basis.dim
         free = (~sde.observed).nonzero().flatten()
         if not isinstance(sde, DiagonalSDE) or sde.prior is not None or len(free) < 2:
             return None
         # vector time, in which what is observed is clean, is nothing that all have learned
-        known = Observation(torch.arange(n) == free[0], random(*batch, n, seed=3))
-        return ConditionalEstimator(model, known, held=self.exact)
+        observation = Observation(torch.arange(n) == free[0], random(*batch, n, seed=3))
+        return ConditionalEstimator(model, observation, held=self.exact)
 
     def test_what_is_observed_goes_with_its_samples(self) -> None:
         """Some samples of a conditional are the conditional of some samples."""
         if (whole := self._conditional(_BATCH)) is None:
             return
-        rows, told = torch.tensor([3, 1, 3]), self.condition(_BATCH)
-        few, part = whole.select(rows, _BATCH), samples(told, rows, _BATCH)
-        own = whole.observation.mask & ~whole.joint.sde.observed
-        known = Observation(own, whole.observation.values[rows])
-        alone = ConditionalEstimator(whole.joint.select(rows, _BATCH), known, whole.held)
+        rows, condition = torch.tensor([3, 1, 3]), self.condition(_BATCH)
+        selected, part_condition = whole.select(rows, _BATCH), samples(condition, rows, _BATCH)
+        mask = whole.observation.mask & ~whole.joint.sde.observed
+        observation = Observation(mask, whole.observation.values[rows])
+        rebuilt = ConditionalEstimator(whole.joint.select(rows, _BATCH), observation, whole.held)
         z, t = random(*_BATCH, whole.sde.basis.dim), whole.sde.T / 2
 
         def entered(model: ScoreEstimator, seeds: Tensor) -> Tensor:
@@ -74,15 +74,15 @@ class CompositionLaws(ABC):
 
         every = torch.arange(*_BATCH)
         with torch.no_grad():
-            for model in (few, alone):
+            for model in (selected, rebuilt):
                 law = "a conditional of some samples is some samples of a conditional"
-                wanted = whole.denoise(z, t, told)[rows]
-                same(law, model.denoise(z[rows], t, part), wanted, rtol=1e-6, atol=1e-8)
+                expected = whole.denoise(z, t, condition)[rows]
+                same(law, model.denoise(z[rows], t, part_condition), expected, rtol=1e-6, atol=1e-8)
                 law = "samples start from what is observed of them"
                 same(law, entered(model, rows), entered(whole, every)[rows])
                 law = "samples end as what is observed of them"
-                wanted = whole.sde.basis.inverse(z)[rows]
-                same(law, model.sde.basis.inverse(z[rows]), wanted)
+                expected = whole.sde.basis.inverse(z)[rows]
+                same(law, model.sde.basis.inverse(z[rows]), expected)
 
     def test_conditionals_of_exact_scores_are_exact(self) -> None:
         """What is observed is clean while the rest diffuses: they obey Fokker-Planck still."""
@@ -103,21 +103,26 @@ class CompositionLaws(ABC):
             self._is_bounded(model)
 
     def _is_bounded(self, model: ScoreEstimator) -> None:
-        sde, told = model.sde, self.condition((4,))
+        sde, condition = model.sde, self.condition((4,))
         assert isinstance(sde, DiagonalSDE)
         if bool((sde.kernel(torch.tensor([sde.T])).sigma[~sde.observed] == 0).any()):
             return  # what stands still has no density
         with torch.no_grad():
             # denoised means are no events that the data exclude
             last = sde.stages()[-1]
-            z = model.denoise(random(4, sde.basis.dim), (last.start + last.end) / 2, told)
+            z = model.denoise(random(4, sde.basis.dim), (last.start + last.end) / 2, condition)
             x, count = sde.basis.inverse(z).to(DOUBLE), 16
-            wanted = -log_prob(model, x, condition=told).value
-            every = x.expand(count, *x.shape)
-            again = samples(told, torch.arange(4).repeat(count), (4,))
-            found = bound(
-                model, every, condition=again, draws=100, generator=torch.Generator().manual_seed(0)
+            neg_log_prob = -log_prob(model, x, condition=condition).value
+            repeated = x.expand(count, *x.shape)
+            conditions = samples(condition, torch.arange(4).repeat(count), (4,))
+            bounds = bound(
+                model,
+                repeated,
+                condition=conditions,
+                draws=100,
+                generator=torch.Generator().manual_seed(0),
             )
-            slack = 0.05 + entering(sde, x).sqrt() + 5 * found.std(0) / count**0.5
+            # of the solver; of blocks that are dropped before their signal is gone; of the mean
+            slack = 0.05 + entering(sde, x).sqrt() + 5 * bounds.std(0) / count**0.5
         law = "bound >= -log_prob, for every event and to the error of the estimate"
-        holds(law, found.mean(0) > wanted - slack, (found.mean(0), wanted, slack))
+        holds(law, bounds.mean(0) > neg_log_prob - slack, (bounds.mean(0), neg_log_prob, slack))

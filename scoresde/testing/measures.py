@@ -16,7 +16,9 @@ from scoresde.sde import SDE
 DOUBLE = torch.float64
 
 
-def same(law: str, found: Tensor, wanted: Tensor, rtol: float = 1e-7, atol: float = 1e-9) -> None:
+def same(
+    law: str, actual: Tensor, expected: Tensor, rtol: float = 1e-7, atol: float = 1e-9
+) -> None:
     """Raises ``AssertionError`` with the law's words unless two tensors agree.
 
     Example:
@@ -25,11 +27,11 @@ def same(law: str, found: Tensor, wanted: Tensor, rtol: float = 1e-7, atol: floa
         >>> same("halves add up", torch.tensor(0.5) * 2, torch.tensor(1.0))
     """
     torch.testing.assert_close(
-        found, wanted, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{law}: {m}"
+        actual, expected, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{law}: {m}"
     )
 
 
-def holds(law: str, condition: bool | Tensor, found: object) -> None:
+def holds(law: str, condition: bool | Tensor, actual: object) -> None:
     """Raises ``AssertionError`` with the law's words unless a condition holds everywhere.
 
     Example:
@@ -37,7 +39,7 @@ def holds(law: str, condition: bool | Tensor, found: object) -> None:
         >>> holds("time passes", 2 > 1, 2)
     """
     if not bool(torch.as_tensor(condition).all()):
-        raise AssertionError(f"{law}: found {found}")
+        raise AssertionError(f"{law}: found {actual}")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -123,8 +125,8 @@ class Brownian(Noise):
 
     def __call__(self, like: Tensor) -> Tensor:
         """See the class."""
-        number: Tensor = next(self._queue)
-        return number
+        drawn: Tensor = next(self._queue)
+        return drawn
 
 
 def moments(run: Callable[[int, Impulses], Tensor], numbers: int = 1) -> tuple[Tensor, Tensor]:
@@ -155,7 +157,7 @@ def moments(run: Callable[[int, Impulses], Tensor], numbers: int = 1) -> tuple[T
 
 
 def slope(counts: Sequence[int], errors: Sequence[float]) -> float:
-    """Minus the exponent of the power law that errors follow.
+    """Order of convergence: minus the slope of log errors over log counts of steps.
 
     Example:
         >>> from scoresde.testing import slope

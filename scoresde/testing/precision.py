@@ -1,4 +1,4 @@
-"""How laws are asked in float32: values and gradients are finite, and those of float64."""
+"""Tests in float32: values and gradients are finite, and those of float64."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def single(
         find: What is found.
         inputs: In float64; what is no floating-point tensor is passed on.
         size: Of values, broadcast.
-        tolerance: See above.
+        tolerance: See above; by default three of the seven digits that float32 has.
 
     Example:
         >>> import torch
@@ -48,21 +48,25 @@ def single(
             ...
         AssertionError: float32 is accurate: softplus is finite in float32: found tensor([[inf]])
     """
-    rounded = [v.to(torch.float32, copy=True) if _real(v) else v for v in inputs]
-    found, wanted = (_look(module, find, rounded, dtype) for dtype in (torch.float32, DOUBLE))
-    for name, values in found.items():
+    single_inputs = [v.to(torch.float32, copy=True) if _real(v) else v for v in inputs]
+    actual, expected = (
+        _look(module, find, single_inputs, dtype) for dtype in (torch.float32, DOUBLE)
+    )
+    for name, values in actual.items():
         for what, value in values.items():
-            exact = wanted[name][what]
+            exact = expected[name][what]
             holds(f"{law}: {what} is finite in float64", exact.isfinite(), exact)
             holds(f"{law}: {what} is finite in float32", value.isfinite(), value)
             if what == name:
-                natural = exact.abs() + torch.as_tensor(size, dtype=DOUBLE)
+                scale = exact.abs() + torch.as_tensor(size, dtype=DOUBLE)
             elif " in input " in what and exact.ndim:
-                natural = 1 + exact.abs().amax(-1, keepdim=True)
+                scale = 1 + exact.abs().amax(-1, keepdim=True)
             else:
-                slopes = [v for w, v in wanted[name].items() if w != name and " in input " not in w]
-                natural = 1 + torch.stack([v.abs().amax() for v in slopes]).amax()
-            error = (value.double() - exact).abs() / natural
+                slopes = [
+                    v for w, v in expected[name].items() if w != name and " in input " not in w
+                ]
+                scale = 1 + torch.stack([v.abs().amax() for v in slopes]).amax()
+            error = (value.double() - exact).abs() / scale
             worst = f"an error of {float(error.max()):.2g} of its size" if error.numel() else ""
             holds(f"{law}: {what} in float32 is that in float64", error <= tolerance, worst)
 
@@ -71,25 +75,25 @@ def _look(
     module: nn.Module, find: Find, inputs: list[Any], dtype: torch.dtype
 ) -> dict[str, dict[str, Tensor]]:
     """Values by name, and beside each its gradients."""
-    own = copy.deepcopy(module).to(dtype)
-    given = [v.to(dtype).requires_grad_() if _real(v) else v for v in inputs]
-    leaves = {f"input {i}": v for i, v in enumerate(given) if _real(v)}
-    leaves |= {n: p for n, p in own.named_parameters() if p.requires_grad}
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, value in find(own, *given).items():
-        found[name] = {name: value.detach()}
+    cast = copy.deepcopy(module).to(dtype)
+    typed_inputs = [v.to(dtype).requires_grad_() if _real(v) else v for v in inputs]
+    leaves = {f"input {i}": v for i, v in enumerate(typed_inputs) if _real(v)}
+    leaves |= {n: p for n, p in cast.named_parameters() if p.requires_grad}
+    values: dict[str, dict[str, Tensor]] = {}
+    for name, value in find(cast, *typed_inputs).items():
+        values[name] = {name: value.detach()}
         if not value.requires_grad:
             continue
         total = (value * random(*value.shape, seed=5).to(value)).sum()
         slopes = torch.autograd.grad(
             total, [*leaves.values()], retain_graph=True, allow_unused=True
         )
-        found[name] |= {
+        values[name] |= {
             f"the gradient of {name} in {leaf}": slope.detach()
             for leaf, slope in zip(leaves, slopes, strict=True)
             if slope is not None
         }
-    return found
+    return values
 
 
 def _real(value: Any) -> bool:

@@ -27,7 +27,7 @@ class ScheduleLaws(ABC):
 
     @abstractmethod
     def make(self) -> Schedule:
-        """One of them."""
+        """The schedule that is tested, a new one at every call."""
 
     def _times(self) -> tuple[Schedule, Tensor]:
         schedule = self.make()
@@ -49,19 +49,19 @@ class ScheduleLaws(ABC):
     def test_data_are_clean_at_time_0(self) -> None:
         """``alpha(0) = 1`` and ``sigma(0) = 0``: a variance is that of the noise added since."""
         schedule, zero = self.make(), torch.zeros(1, dtype=DOUBLE)
-        for name, wanted in (("alpha", 1.0), ("sigma", 0.0)):
-            found = getattr(schedule, name)(zero)
-            same(f"{name}(0) = {wanted:g}", found, torch.full_like(found, wanted))
+        for name, expected in (("alpha", 1.0), ("sigma", 0.0)):
+            actual = getattr(schedule, name)(zero)
+            same(f"{name}(0) = {expected:g}", actual, torch.full_like(actual, expected))
 
     def test_rates_are_derivatives(self) -> None:
         """``f = (log alpha)'`` and ``g^2 = (sigma^2)' - 2 f sigma^2``."""
         schedule, t = self._times()
 
-        def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+        def log_alpha_and_variance(t: Tensor) -> tuple[Tensor, Tensor]:
             return schedule.log_alpha(t), schedule.sigma(t) ** 2
 
-        found: Any = torch.func.jvp(levels, (t,), (torch.ones_like(t),))
-        (_, variance), (slope, growth) = found
+        derivatives: Any = torch.func.jvp(log_alpha_and_variance, (t,), (torch.ones_like(t),))
+        (_, variance), (slope, growth) = derivatives
         f, g2 = schedule.rates(t)
         same("f is the derivative of log alpha", f, slope.expand_as(f), rtol=1e-5, atol=1e-7)
         wanted = growth - 2 * slope * variance
@@ -78,8 +78,8 @@ class ScheduleLaws(ABC):
 
         def find(schedule: Any, t: Tensor) -> dict[str, Tensor]:
             f, g2 = schedule.rates(t.detach())
-            levels = (schedule.alpha, schedule.sigma, schedule.log_snr)
-            return {"f": f, "g^2": g2, **{v.__name__: v(t.detach()) for v in levels}}
+            functions = (schedule.alpha, schedule.sigma, schedule.log_snr)
+            return {"f": f, "g^2": g2, **{v.__name__: v(t.detach()) for v in functions}}
 
         u = torch.linspace(0, 1, 40, dtype=DOUBLE).unsqueeze(-1)
         ts = (schedule.eps * (schedule.T / schedule.eps) ** u).clamp(schedule.eps, schedule.T)

@@ -1,7 +1,6 @@
 """Training: the loop, and what makes a run the same run when it goes on."""
 
-from scoresde.data.events import Batches
 from scoresde.training.history import History, OnMeasure
-from scoresde.training.loop import Training
+from scoresde.training.training import Training
 
-__all__ = ["Batches", "History", "OnMeasure", "Training"]
+__all__ = ["History", "OnMeasure", "Training"]

@@ -33,8 +33,8 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from scoresde.internals import limits
-from scoresde.internals.atomic import replacing
-from scoresde.training.lock import held
+from scoresde.internals.atomic import atomic_write
+from scoresde.training.lock import folder_lock
 
 FORMAT = 2
 
@@ -72,7 +72,8 @@ def save(
 
     Raises:
         FileExistsError: If ``folder`` has a ``config.json`` of another kind, see `check`.
-        Held: If another process has been writing there for a minute (`scoresde.training.lock`).
+        FolderLocked: If another process has been writing there for a minute, see
+            `scoresde.training.lock`.
         TypeError: If JSON cannot hold ``config``, or safetensors ``state_dict``; nothing is
             written then.
 
@@ -105,7 +106,7 @@ def writer(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Write]
         wait: For how many seconds to wait for another writer to end.
 
     Raises:
-        Held: If there still is one (`scoresde.training.lock`).
+        FolderLocked: If there still is one (`scoresde.training.lock`).
 
     Example:
         >>> import tempfile
@@ -118,7 +119,7 @@ def writer(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Write]
         >>> load(folder)[1]
         {'step': 2}
     """
-    with held(folder, wait) as path:
+    with folder_lock(folder, wait) as path:
         yield lambda state_dict, config: _write(path, state_dict, config)
 
 
@@ -139,12 +140,12 @@ def _write(folder: Path, state_dict: Mapping[str, Tensor], config: Mapping[str, 
         manifest = json.dumps(content, indent=2, allow_nan=False).encode()
     except ValueError as error:  # other programs could not read it
         raise TypeError(f"config: expected what JSON can hold: {error}") from error
-    own = hashlib.sha256(manifest).hexdigest()
-    manifest = manifest.replace(_HIDDEN.encode(), own.encode(), 1)
+    manifest_digest = hashlib.sha256(manifest).hexdigest()
+    manifest = manifest.replace(_HIDDEN.encode(), manifest_digest.encode(), 1)
 
     current = _weights_path(folder, digest)
     for path, written in ((current, weights), (folder / "config.json", manifest)):
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(written)
     for stale in _leftovers(folder):
         if stale != current:
@@ -187,7 +188,7 @@ def remove(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     if folder.is_dir():
         check(folder)
-        with held(folder, _PATIENCE):
+        with folder_lock(folder, _PATIENCE):
             (folder / "config.json").unlink(missing_ok=True)
             for path in _leftovers(folder):
                 path.unlink(missing_ok=True)

@@ -102,13 +102,13 @@ class SingleProcess:
 SINGLE_PROCESS = SingleProcess()
 
 
-def share(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Tensor, Generators]:
+def shard(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Tensor, Generators]:
     """This process's rows of a batch, and the source of their part of the batch's noise.
 
     Example:
         >>> import torch
-        >>> from scoresde.training.distributed import SingleProcess, share
-        >>> share(torch.arange(6), None, SingleProcess(num_processes=2, process_index=1))[0]
+        >>> from scoresde.training.distributed import SingleProcess, shard
+        >>> shard(torch.arange(6), None, SingleProcess(num_processes=2, process_index=1))[0]
         tensor([1, 3, 5])
     """
     index, count = processes.process_index, processes.num_processes
@@ -174,17 +174,17 @@ def sample(
     """
     count = len(generators)
     expect(count > 0, "generators", "one per sample", "none")
-    each = -(-count // processes.num_processes)
-    first = each * processes.process_index
-    own = list(generators[first : first + each])
+    per_process = -(-count // processes.num_processes)
+    first = per_process * processes.process_index
+    own_generators = list(generators[first : first + per_process])
     # the last processes compute samples that nobody asked for: gathering wants equal shapes
-    own += [torch.Generator() for _ in range(each - len(own))]
-    rows = torch.arange(first, first + each, device="cpu").clamp(max=count - 1)
+    own_generators += [torch.Generator() for _ in range(per_process - len(own_generators))]
+    rows = torch.arange(first, first + per_process, device="cpu").clamp(max=count - 1)
     x = solver.sample(
         estimator.select(rows, (count,)),
-        (each,),
+        (per_process,),
         condition=samples(condition, rows, (count,)),
-        generator=own,
+        generator=own_generators,
         **options,
     )
     return processes.gather(x)[:count]

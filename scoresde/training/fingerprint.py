@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.data import Dataset
-from scoresde.data.events import some
-from scoresde.training.streams import Stream
+from scoresde.internals.limits import chunk_size
+from scoresde.training.rng_state import RNGState
 from scoresde.wrappers import unwrapped
 
 Plain = str | int | float | bool | None
@@ -88,26 +88,29 @@ def content(data: Dataset | None) -> str | None:
         >>> import torch
         >>> from scoresde.data import Dataset
         >>> from scoresde.training.fingerprint import content
-        >>> content(Dataset("mine", torch.zeros(3, 2)))
-        '3 events (2,) of torch.float32, content 9d908ecfb6b256de'
+        >>> zeros, ones = (content(Dataset(f"{i}", torch.full((3, 2), float(i)))) for i in (0, 1))
+        >>> zeros.partition(", content ")[0], zeros == ones
+        ('3 events (2,) of torch.float32', False)
+        >>> zeros == content(Dataset("another name", torch.zeros(3, 2)))
+        True
     """
     if data is None:
         return None
-    kind = f"{data.values.dtype}" + ("" if data.levels is None else f", {data.levels} levels")
+    kind = f"{data.values.dtype}" + ("" if data.bins is None else f", {data.bins} bins")
     count, shape = len(data), tuple(data.values.shape[1:])
     rows = torch.arange(count, device="cpu")
     size = math.prod(shape)
-    if data.stored and count * size > _NUMBERS:
+    if data.lazy and count * size > _NUMBERS:
         least = max(16, min(_SAMPLE, _NUMBERS // size))
         rows = torch.linspace(0, count - 1, least, dtype=torch.float64, device="cpu").long()
-    with Stream(0).in_place() if data.stored else nullcontext():  # reading may draw
+    with RNGState(0).installed() if data.lazy else nullcontext():  # reading may draw
         digest = hashlib.sha256()
-        for part in rows.split(some(data)):
+        for part in rows.split(chunk_size(shape)):
             digest.update(_bytes(data.read(part)))
-        said = digest.hexdigest()[:16]
-        if data.stored and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
-            said = "drawn anew"
-    return f"{count} events {shape} of {kind}{_DIGEST}{said}"
+        digest_text = digest.hexdigest()[:16]
+        if data.lazy and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
+            digest_text = "drawn anew"
+    return f"{count} events {shape} of {kind}{_DIGEST}{digest_text}"
 
 
 def differences(
@@ -150,7 +153,7 @@ def _parts(name: str, value: Any, seen: dict[int, tuple[str, Any]]) -> Iterator[
     """An object's fingerprint, in the order in which it holds its parts."""
     if isinstance(value, nn.Module):
         value = unwrapped(value)
-    leaf = _leaf(value)
+    leaf = _plain(value)
     if leaf is not None:
         yield name, leaf
         return
@@ -161,9 +164,9 @@ def _parts(name: str, value: Any, seen: dict[int, tuple[str, Any]]) -> Iterator[
     if isinstance(value, (Tensor, np.ndarray)):
         yield from _array(name, value)
         return
-    said, held = _held(value)
-    yield name, said
-    parts = (item for key, part in held for item in _parts(f"{name}.{key}", part, seen))
+    label, children = _label_and_children(value)
+    yield name, label
+    parts = (item for key, part in children for item in _parts(f"{name}.{key}", part, seen))
     if isinstance(value, (Mapping, list, tuple)) and len(value) > _LISTED:
         listed = json.dumps(list(parts)).encode()
         yield f"{name}.*", f"content {hashlib.sha256(listed).hexdigest()[:16]}"
@@ -171,7 +174,7 @@ def _parts(name: str, value: Any, seen: dict[int, tuple[str, Any]]) -> Iterator[
         yield from parts
 
 
-def _leaf(value: Any) -> Plain:
+def _plain(value: Any) -> Plain:
     """A value without parts; None if it has some."""
     if value is None or isinstance(value, (torch.device, ModuleType)):
         return "None" if value is None else _name(type(value))
@@ -191,7 +194,7 @@ def _leaf(value: Any) -> Plain:
     return None
 
 
-def _held(value: Any) -> tuple[Plain, Iterable[tuple[str, Any]]]:
+def _label_and_children(value: Any) -> tuple[Plain, Iterable[tuple[str, Any]]]:
     """What an object is called, and its parts by name."""
     kind = _name(type(value))
     if isinstance(value, nn.Module):
@@ -215,8 +218,8 @@ def _held(value: Any) -> tuple[Plain, Iterable[tuple[str, Any]]]:
 
 
 def _of_module(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    own = {key: value for key, value in vars(module).items() if key not in _INHERITED}
-    yield from _public(own)
+    attributes = {key: value for key, value in vars(module).items() if key not in _INHERITED}
+    yield from _public(attributes)
     for key, parameter in module._parameters.items():
         if parameter is not None:
             learned = "" if parameter.requires_grad else ", frozen"
@@ -227,15 +230,22 @@ def _of_module(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _attributes(value: Any) -> dict[str, Any]:
     slots = (vars(owner).get("__slots__", ()) for owner in type(value).__mro__)
-    names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
-    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
-    return {**{k: v for k, v in found.items() if k != "__dict__"}, **getattr(value, "__dict__", {})}
+    names = [
+        name
+        for declared in slots
+        for name in ([declared] if isinstance(declared, str) else declared)
+    ]
+    slotted = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return {
+        **{k: v for k, v in slotted.items() if k != "__dict__"},
+        **getattr(value, "__dict__", {}),
+    }
 
 
 def _public(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Attributes; of private ones those that say something by themselves, as caches do not."""
     for key, value in values.items():
-        says = isinstance(value, Tensor) or (value is not None and _leaf(value) is not None)
+        says = isinstance(value, Tensor) or (value is not None and _plain(value) is not None)
         if says or not key.startswith("_"):
             yield key, value
 
@@ -243,17 +253,17 @@ def _public(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _of_function(function: FunctionType) -> tuple[Plain, list[tuple[str, Any]]]:
     """A function's name, and what is behind it if nobody can import it by that."""
     name = _name(function)
-    home: Any = sys.modules.get(function.__module__)
+    scope: Any = sys.modules.get(function.__module__)
     for part in function.__qualname__.split("."):
-        home = getattr(home, part, None)
-    if home is function and function.__module__ != "__main__":
+        scope = getattr(scope, part, None)
+    if scope is function and function.__module__ != "__main__":
         return name, []
     version = sys.implementation.cache_tag
     code = hashlib.sha256(repr(_code(function.__code__)).encode()).hexdigest()[:16]
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    held: list[tuple[str, Any]] = [("code", f"code {version} {code}")]
-    held += [("defaults", (function.__defaults__, function.__kwdefaults__))]
-    return name, held + [(key, _cell(cell)) for key, cell in cells]
+    children: list[tuple[str, Any]] = [("code", f"code {version} {code}")]
+    children += [("defaults", (function.__defaults__, function.__kwdefaults__))]
+    return name, children + [(key, _cell(cell)) for key, cell in cells]
 
 
 def _cell(cell: Any) -> Any:
@@ -283,7 +293,7 @@ def _array(name: str, value: Any) -> Iterator[tuple[str, Plain]]:
         if tensor.ndim:
             yield name, f"{tuple(tensor.shape)} of {tensor.dtype}"
         for key, number in zip(names, numbers, strict=True):
-            yield key, _leaf(number)
+            yield key, _plain(number)
     else:
         digest = hashlib.sha256(_bytes(_rounded(tensor))).hexdigest()[:16]
         yield name, f"{tuple(tensor.shape)} of {tensor.dtype}{_DIGEST}{digest}"
@@ -301,8 +311,8 @@ def _rounded(tensor: Tensor) -> Tensor:
 def _bytes(tensor: Tensor) -> Any:
     """What a tensor holds, as it lies in memory."""
     dense = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
-    whole = dense.cpu().resolve_conj().resolve_neg().contiguous()
-    return whole.reshape(-1).view(torch.uint8).numpy()
+    contiguous = dense.cpu().resolve_conj().resolve_neg().contiguous()
+    return contiguous.reshape(-1).view(torch.uint8).numpy()
 
 
 def _name(value: Callable[..., Any]) -> str:

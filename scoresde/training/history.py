@@ -1,4 +1,4 @@
-"""What a training run has seen."""
+"""The history of a training run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scoresde.estimator import ScoreEstimator
 
 @attrs.frozen
 class History:
-    """What a training run has seen.
+    """What a training run has measured on its way.
 
     Attributes:
         steps: Steps after which the held-out loss was measured.

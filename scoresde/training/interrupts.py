@@ -21,7 +21,7 @@ class Interrupts:
     kept waiting. Where signals do not arrive, in other threads, nothing changes.
 
     Args:
-        patient: Whether a signal waits until `hear` is called, whenever it comes: of several
+        hold: Whether a signal waits until `deliver` is called, whenever it comes: of several
             processes that have to end together, one may be asked earlier than another.
 
     Example:
@@ -29,7 +29,7 @@ class Interrupts:
         >>> from scoresde.training.interrupts import Interrupts
         >>> with Interrupts() as interrupts:
         ...     try:
-        ...         with interrupts.later():
+        ...         with interrupts.deferred():
         ...             signal.raise_signal(signal.SIGINT)
         ...             print("done")
         ...     except KeyboardInterrupt:
@@ -38,8 +38,8 @@ class Interrupts:
         heard
     """
 
-    def __init__(self, patient: bool = False) -> None:
-        self._patient = self._busy = patient
+    def __init__(self, hold: bool = False) -> None:
+        self._hold = self._busy = hold
         self._handlers: dict[int, Handler] = {}
         self._waiting: tuple[int, FrameType | None] | None = None
 
@@ -49,7 +49,7 @@ class Interrupts:
                 handler = signal.getsignal(number)
                 if callable(handler):  # what the system does by itself cannot wait
                     self._handlers[number] = handler
-                    signal.signal(number, self._hear)
+                    signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -59,32 +59,32 @@ class Interrupts:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._hear:
+            if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, handler)
 
     @property
-    def asked(self) -> bool:
+    def pending(self) -> bool:
         """Whether a signal waits."""
         return self._waiting is not None
 
     @contextmanager
-    def later(self) -> Iterator[None]:
-        """What comes inside is heard at the end, by the impatient."""
+    def deferred(self) -> Iterator[None]:
+        """What comes inside is heard at the end, unless signals are held."""
         self._busy = True
         try:
             yield
         finally:
-            self._busy = self._patient
-            if not self._patient:
-                self.hear()
+            self._busy = self._hold
+            if not self._hold:
+                self.deliver()
 
-    def hear(self) -> None:
+    def deliver(self) -> None:
         """Calls the handler of a signal that waits, if one does."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._handlers[waiting[0]](*waiting)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._busy and self._waiting is None:
             self._waiting = number, frame
         else:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from scoresde.internals.atomic import CAREFUL
+from scoresde.internals.atomic import NO_FOLLOW
 
 if sys.platform == "win32":
     import msvcrt
@@ -24,27 +24,27 @@ else:
 _PAUSE = 0.02
 """Seconds between two looks at a lock that someone else has: less than most saves take."""
 
-_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_LOCKED_BY_OTHERS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """What systems say of a lock that someone else has; anything else: that there are no locks."""
 
 
-class Held(OSError):
+class FolderLocked(OSError):
     """A folder has a writer already; the message says which, where and since when.
 
     Example:
         >>> import tempfile
-        >>> from scoresde.training.lock import Held, held
-        >>> with held(tempfile.mkdtemp()) as folder:
+        >>> from scoresde.training.lock import FolderLocked, folder_lock
+        >>> with folder_lock(tempfile.mkdtemp()) as folder:
         ...     try:
-        ...         with held(folder): pass
-        ...     except Held as error:
+        ...         with folder_lock(folder): pass
+        ...     except FolderLocked as error:
         ...         print(str(error)[-35:])
         is writing there, one at a time may
     """
 
 
 @contextlib.contextmanager
-def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
+def folder_lock(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
     """A folder for this writer alone, among threads, processes and machines that share its disk.
 
     The lock is the kernel's (``flock``), on a file ``.lock`` that says who has it: whatever ends
@@ -55,7 +55,7 @@ def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
         wait: For how many seconds to wait for another writer to end.
 
     Raises:
-        Held: If there still is one.
+        FolderLocked: If there still is one.
         OSError: If the folder cannot be written, or ``.lock`` is a link or no file.
 
     Warns:
@@ -64,8 +64,8 @@ def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
     Example:
         >>> import os
         >>> import tempfile
-        >>> from scoresde.training.lock import held
-        >>> with held(tempfile.mkdtemp()) as folder:
+        >>> from scoresde.training.lock import folder_lock
+        >>> with folder_lock(tempfile.mkdtemp()) as folder:
         ...     os.listdir(folder)
         ['.lock']
         >>> os.listdir(folder)
@@ -77,7 +77,7 @@ def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
     _descriptors.add(descriptor)
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_own()).encode())
+        os.write(descriptor, json.dumps(_holder_record()).encode())
         yield path.parent
     finally:
         if descriptor in _descriptors:  # not in a child
@@ -88,17 +88,17 @@ def held(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[Path]:
 def _locked(path: Path, until: float) -> int:
     """A descriptor of the file at ``path``, locked, and still at that path."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | CAREFUL, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         try:
-            own = os.fstat(descriptor)
-            if not stat.S_ISREG(own.st_mode) or own.st_nlink > 1:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 raise FileExistsError(errno.EEXIST, "in the way, and not a lock", str(path))
             if _lock(descriptor):
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(own, os.lstat(path)):
+                    if os.path.samestat(status, os.lstat(path)):
                         return descriptor
             elif time.monotonic() >= until:
-                raise Held(
+                raise FolderLocked(
                     f"{path.parent}: {_holder(descriptor)} is writing there, one at a time may"
                 )
             else:
@@ -119,7 +119,7 @@ def _lock(descriptor: int) -> bool:
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _TAKEN:
+        if error.errno in _LOCKED_BY_OTHERS:
             return False
         warnings.warn(
             f"folder: its disk knows no locks ({error.strerror}): make sure that one process at a "
@@ -139,7 +139,7 @@ def _free(path: Path, descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _own() -> dict[str, str | int]:
+def _holder_record() -> dict[str, str | int]:
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return {"process": os.getpid(), "host": socket.gethostname(), "since": now}
 
@@ -158,7 +158,7 @@ def _holder(descriptor: int) -> str:
 _descriptors: set[int] = set()
 
 
-def _forget() -> None:
+def _close_in_child() -> None:
     """A child that outlives its parent does not keep what the parent had."""
     for descriptor in _descriptors:
         os.close(descriptor)
@@ -166,4 +166,4 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_close_in_child)

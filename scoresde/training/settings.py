@@ -20,7 +20,7 @@ _LARGEST = 1e30
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class TrainingSettings:
     """Adam with decoupled weight decay, warm-up, cosine decay and averaging.
 
     Source:
@@ -48,8 +48,8 @@ class Settings:
             batch 2**20 events), or the precision unknown.
 
     Example:
-        >>> from scoresde.training.settings import Settings
-        >>> Settings(steps=100, warmup=0.1).rate(4)  # half the way to the largest rate
+        >>> from scoresde.training.settings import TrainingSettings
+        >>> TrainingSettings(steps=100, warmup=0.1).lr_factor(4)  # half the way to the largest rate
         0.5
     """
 
@@ -76,14 +76,15 @@ class Settings:
         for name in ("ema", "warmup"):
             expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
 
-    def rate(self, step: int) -> float:
-        """Share of ``lr`` at a step."""
+    def lr_factor(self, step: int) -> float:
+        """The learning rate at a step by ``lr``: a line up to 1, then half a cosine down to 0."""
         warmup = max(1, round(self.warmup * self.steps))
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
-    def averaged(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+    def ema_update(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
         """A weight's moving average, ``count`` updates after the first."""
+        # (1 + n)/(10 + n) forgets untrained weights: the average is of about the last ninth of n
         decay = min(self.ema, (1 + int(count)) / (10 + int(count)))
         return average.lerp(value, 1 - decay)

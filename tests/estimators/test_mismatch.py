@@ -46,8 +46,10 @@ def test_widths_and_shifts_are_those_of_samples(schedule):
     found = Mismatch.of(sde, mean, std)
     alpha = sde.kernel(torch.tensor([sde.eps], dtype=torch.float64)).alpha
     centre, width = flowed(sde, mean, std)
-    torch.testing.assert_close(width / (alpha * std), found.prior * found.noise, rtol=0.02, atol=0)
-    shift = found.bias + found.shift * found.noise * alpha  # deviations are those of samples
+    torch.testing.assert_close(
+        width / (alpha * std), found.prior_ratio * found.noise_ratio, rtol=0.02, atol=0
+    )
+    shift = found.bias + found.shift * found.noise_ratio * alpha  # deviations are those of samples
     torch.testing.assert_close((centre - mean) / std, shift, rtol=0.02, atol=0.02)
 
 
@@ -120,7 +122,7 @@ def test_what_is_in_range_is_not_named(schedule, scale):
     x = scale * torch.randn(500, 1, 4, 4)
     found = said(lambda: measure(sde, x))
     exact = Mismatch.of(sde, torch.zeros(1), torch.tensor([scale]))
-    wide = max(float(exact.noise[0]) - 1, 1 - float(exact.prior[0]))
+    wide = max(float(exact.noise_ratio[0]) - 1, 1 - float(exact.prior_ratio[0]))
     assert bool(found) == (wide > 0.05)
 
 
@@ -154,7 +156,7 @@ def test_conditions_and_priors_of_ones_own_are_let_be():
     joint = Joint(y=(1,), x=(1,))
     mean, std = torch.zeros(2), torch.tensor([10.0, 1.0])
     for speed in (0.0, 0.3):
-        sde = DiagonalSDE(VP(), joint, joint.spread(y=speed, x=1.0))
+        sde = DiagonalSDE(VP(), joint, joint.per_block(y=speed, x=1.0))
         assert not said(lambda sde=sde: check_range(sde, mean, std))
     wide = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 2.0), 1)
     sde = DiagonalSDE(VE(sigma_max=8.0), joint, prior=wide)
@@ -175,7 +177,7 @@ def test_blocks_are_looked_at_when_they_are_dropped():
     ("x", "hint"),
     [
         (255 * torch.rand(64, 3, 4, 4), "from 0.* to 25"),
-        (torch.randint(256, (64, 3, 4, 4)), "8-bit levels, see scoresde.data.dequantize"),
+        (torch.randint(256, (64, 3, 4, 4)), "8-bit integers, see scoresde.data.dequantize"),
         (2020 + torch.rand(64, 3, 4, 4), "data_mean = 0 and data_std = 1"),
     ],
     ids=["floats", "levels", "far"],

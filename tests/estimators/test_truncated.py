@@ -175,7 +175,7 @@ def regression(sde):
 
 def test_a_regression_between_bounds_is_the_posterior_of_its_gaussian_likelihood():
     joint = Joint(y=(2,), x=(1,))
-    sde = DiagonalSDE(VP(), joint, joint.spread(y=0, x=1))
+    sde = DiagonalSDE(VP(), joint, joint.per_block(y=0, x=1))
     y, z, t = torch.tensor([0.7, -1.2]), torch.tensor([0.4]), torch.tensor([0.3])
     found = regression(sde).denoise(joint.join(y=y, x=z), float(t))
     torch.testing.assert_close(found[:2], y)  # clean
@@ -192,7 +192,7 @@ def test_a_regression_between_bounds_is_the_posterior_of_its_gaussian_likelihood
 def test_one_bounded_component_beside_diffused_ones_is_exact(t):
     """A joint Gaussian, given that one linear function of it is between bounds."""
     joint = Joint(y=(1,), x=(1,))
-    sde = DiagonalSDE(VP(), joint, joint.spread(y=1.0, x=0.7))
+    sde = DiagonalSDE(VP(), joint, joint.per_block(y=1.0, x=0.7))
     slope, v = torch.tensor([[0.0, 1.5], [0.0, 0.0]]), 1.3**2
     far = torch.inf
     model = Truncated(sde, [-far, -2.0], [far, 1.0], [0.0, 0.2], std=[1.0, 1.3], slope=slope)
@@ -219,7 +219,7 @@ def test_what_is_not_bounded_is_linear():
 def test_components_at_times_of_their_own():
     joint = Joint(y=(2,), x=(1,))
     model = regression(DiagonalSDE(VP(), joint))
-    held = DiagonalSDE(VP(), joint, joint.spread(y=0, x=1))
+    held = DiagonalSDE(VP(), joint, joint.per_block(y=0, x=1))
     z = torch.randn(5, 3)
     times = torch.tensor([0.0, 0.0, 0.6]).expand(5, 3)
     torch.testing.assert_close(model.denoise(z, times), regression(held).denoise(z, 0.6))
@@ -278,7 +278,7 @@ def test_what_is_left_is_learned():
 
 def test_what_is_observed_is_pinned():
     joint = Joint(y=(2,), x=(1,))
-    sde = DiagonalSDE(VP(), joint, joint.spread(y=0, x=1))
+    sde = DiagonalSDE(VP(), joint, joint.per_block(y=0, x=1))
     known = condition(regression(sde), y=torch.tensor([[0.3, 0.1], [2.0, 0.0]]))
     samples = ExponentialMultistep(40).sample(known, (4000, 2)).squeeze(-1)
     k = torch.tensor([0.4, 3.0])

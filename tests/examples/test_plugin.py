@@ -98,7 +98,7 @@ np.save({numbers!r}, model.solver.sample(model.estimator, (2000,)).numpy())
     dct = DCT((1, 8, 8))
     z = dct(torch.from_numpy(np.load(numbers)))
     images = data.digits()
-    true = dct(data.dequantize(images.values, images.levels))
+    true = dct(data.dequantize(images.values, images.bins))
     assert ((z.mean(0) - true.mean(0)) / true.std(0)).abs().max() < 0.2
     assert (z.std(0) / true.std(0)).log().abs().max() < 0.2
 

@@ -79,7 +79,7 @@ def test_what_is_not_precise_stays_as_it_is_per_component():
 
 
 def test_speeds_of_parts_are_not_rounded():
-    assert float(Joint(y=(1,), x=(1,)).spread(y=1 / 3, x=1.0)[0]) == 1 / 3
+    assert float(Joint(y=(1,), x=(1,)).per_block(y=1 / 3, x=1.0)[0]) == 1 / 3
 
 
 @pytest.mark.parametrize("bad", [float("nan"), [1.0, float("inf")], [], "text"])

@@ -20,7 +20,9 @@ every_equation = pytest.mark.parametrize("make", MAKES)
 
 def bed():
     joint = Joint(y=(1,), x=(2,))
-    sde = DiagonalSDE(VP(), joint, joint.spread(y=0.7, x=1.0), scale=joint.spread(y=0.5, x=2.0))
+    sde = DiagonalSDE(
+        VP(), joint, joint.per_block(y=0.7, x=1.0), scale=joint.per_block(y=0.5, x=2.0)
+    )
     return Gaussian(sde, torch.tensor([0.3, -1.0, 2.0]), torch.diag(torch.tensor([1.0, 0.2, 3.0])))
 
 

@@ -93,8 +93,8 @@ def simulated(prior, dtype=torch.float32):
         return both + 0.1 * torch.randn(len(theta), 3)
 
     theta, x = (v.to(dtype) for v in simulate(prior, simulator, 2000))
-    to = Coordinates.fitted(prior, theta, x)
-    sde = DiagonalSDE(VP(), to.joint, to.joint.spread(observation=0, parameter=1))
+    to = Coordinates.fit(prior, theta, x)
+    sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0, parameter=1))
     part = PartNetwork(to.joint, "parameter", ResidualMLP((2,), 16, 1, condition_dim=3))
     model = Denoising(sde, part, baseline=Truncated.knowing(to, sde)).to(dtype)
     return theta, Posterior(model, to, ExponentialMultistep(12))

@@ -44,7 +44,8 @@ batches = pytest.mark.parametrize("batch", EMPTY, ids=str)
 
 
 def network(**options):
-    return Denoising(SDE, ResidualMLP((2,), 8, 1, levels=options.pop("levels", 1)), **options)
+    body = ResidualMLP((2,), 8, 1, noise_levels=options.pop("noise_levels", 1))
+    return Denoising(SDE, body, **options)
 
 
 def gaussian(sde=SDE):
@@ -60,7 +61,7 @@ def guided(method):
 MODELS = {
     "network": network,
     "baseline": lambda: network(baseline=Truncated(SDE, 0.0, 1.0)),
-    "any conditional": lambda: network(levels=2, observe="components"),
+    "any conditional": lambda: network(noise_levels=2, observe="components"),
     "part": lambda: Denoising(
         JOINT, PartNetwork(JOINT.basis, "x", ResidualMLP((1,), 8, 1, condition_dim=1))
     ),

@@ -73,7 +73,7 @@ def test_a_folder_of_images(tmp_path):
 
 
 def test_samples_are_data_again(model, tmp_path):
-    """Of the levels that the model knows, whatever the file says of them."""
+    """Of the bins that the model knows, whatever the file says of them."""
     path = tmp_path / "x.npy"
     assert run("sample", model, "--count", 6, "--output", path).exit_code == 0
     assert np.load(path).dtype == np.uint8
@@ -101,7 +101,7 @@ def test_many_samples_are_drawn_some_at_a_time(model, tmp_path, monkeypatch):
     assert not np.array_equal(x[:904], x[4096:])
 
 
-def test_a_folder_of_pictures_of_all_levels(model, tmp_path):
+def test_a_folder_of_pictures_of_all_bins(model, tmp_path):
     result = run("sample", model, "--count", 12, "--output", f"{tmp_path}/new/")
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "new").glob("??.png"))) == 12
@@ -363,11 +363,9 @@ def test_debug_shows_where(tmp_path):
 def test_other_data_than_trained_on(model, tmp_path):
     np.save(tmp_path / "x.npy", np.full((4, 1, 8, 8), 0.5))
     result = run("evaluate", model, "--data", tmp_path / "x.npy")
-    assert result.output.startswith("Error: x.npy: expected whole numbers of 17 levels, got [0.5]")
+    assert result.output.startswith("Error: x.npy: expected whole numbers of 17 bins, got [0.5]")
     result = run("evaluate", model, "--data", "patches")
-    assert result.output.startswith(
-        "Error: data: expected 17 levels, as trained on, got 256 levels"
-    )
+    assert result.output.startswith("Error: data: expected 17 bins, as trained on, got 256 bins")
 
 
 def test_installed_command():

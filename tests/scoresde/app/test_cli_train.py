@@ -99,14 +99,14 @@ TRAIN = """
 import os, signal, sys
 from scoresde.app import cli
 from scoresde import training
-from scoresde.training.run import Run
-update, calls, number = Run.update, [], int(sys.argv.pop(1))
+from scoresde.training.state import TrainingState
+update, calls, number = TrainingState.update, [], int(sys.argv.pop(1))
 def interrupted(self, *args, **kwargs):
     calls.append(None)
     if len(calls) == 3:
         os.kill(os.getpid(), number)
     return update(self, *args, **kwargs)
-Run.update = interrupted
+TrainingState.update = interrupted
 cli.main(sys.argv[1:], prog_name="scoresde")
 """
 

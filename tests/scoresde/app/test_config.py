@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scoresde import PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Learned, log_prob
-from scoresde.app.config import SUPPLIED, ConfigError, build, call, complete, read
+from scoresde.app.config import SUPPLIED, ConfigError, build, call_factory, read, with_defaults
 from scoresde.app.model import Model
 from scoresde.plugins import UnknownPlugin
 from scoresde.training import Training, checkpoint
@@ -402,7 +402,7 @@ def test_ctrl_c_in_a_factory_stops():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call(interrupted, {}, "solver")
+        call_factory(interrupted, {}, "solver")
 
 
 class NoGrid(DDIM):
@@ -461,11 +461,11 @@ def test_paths_are_remembered_as_strings(tmp_path):
         {"name": "diagonal", "schedule": "vp", "basis": {"name": "identity"}, "scale": "data_std"},
     ],
 )
-def test_tables_that_say_the_same_are_the_same_when_complete(table):
-    full = complete(table, "sde")
-    assert full == complete(full, "sde")
+def test_tables_that_say_the_same_are_the_same_with_defaults(table):
+    full = with_defaults(table, "sde")
+    assert full == with_defaults(full, "sde")
     assert full["schedule"] == {"name": "vp", "beta_min": 0.1, "beta_max": 20.0, "eps": 0.001}
     assert full["basis"] == {"name": "identity", "blocks": None, "event_shape": "event_shape"}
     assert (full["scale"], full["mean"]) == ("data_std", "data_mean")
     other = {**table, "schedule": {"name": "vp", "beta_max": 10.0}}
-    assert complete(other, "sde") != full
+    assert with_defaults(other, "sde") != full

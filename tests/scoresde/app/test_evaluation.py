@@ -68,14 +68,14 @@ def test_batches_do_not_matter(model, count, batch_size):
     assert report["evaluations"] == 5
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
-def test_bits_are_nats_of_the_levels(model, levels):
-    """``x = 2 (v + u) / levels - 1``: a level is ``2 / levels`` wide."""
+@pytest.mark.parametrize("bins", [2, 17, 256])
+def test_bits_are_nats_of_the_levels(model, bins):
+    """``x = 2 (v + u) / bins - 1``: a bin is ``2 / bins`` wide."""
     v = torch.tensor([[0, 1, 0], [1, 1, 1], [0, 0, 0]])
-    x = dequantize(v, levels, seeded())
+    x = dequantize(v, bins, seeded())
     values = log_prob(model, x, SOLVER).value
-    report = evaluate(model, Dataset("levels", v, levels=levels), SOLVER, generator=seeded())
-    bits = math.log2(levels / 2) - values / 3 / math.log(2)
+    report = evaluate(model, Dataset("bins", v, bins=bins), SOLVER, generator=seeded())
+    bits = math.log2(bins / 2) - values / 3 / math.log(2)
     assert report["nats"] == pytest.approx(float(values.mean()), rel=1e-5)
     assert report["bits_per_dim"] == pytest.approx(float(bits.mean()), rel=1e-5)
     assert report["bits_per_dim_stderr"] == pytest.approx(float(bits.std() / 3**0.5), rel=1e-3)

@@ -20,23 +20,23 @@ from scoresde.data import dequantize, load
 DTYPES = [torch.float32, torch.float64]
 
 
-def export(shape, levels=None, **options):
-    return Export(event_shape=shape, levels=levels, **options)
+def export(shape, bins=None, **options):
+    return Export(event_shape=shape, bins=bins, **options)
 
 
-def integers(levels, *shape):
+def integers(bins, *shape):
     """Levels of which every one is there, and samples that lie in their cells."""
-    values = torch.arange(math.prod(shape)).reshape(shape) * 7 % levels
-    return values, dequantize(values, levels, torch.Generator().manual_seed(0))
+    values = torch.arange(math.prod(shape)).reshape(shape) * 7 % bins
+    return values, dequantize(values, bins, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256, 257, 65536])
-def test_integers_are_written_as_the_data_were(tmp_path, levels):
-    values, x = integers(levels, 50, 1, 6, 5)
-    export((1, 6, 5), levels).writer(tmp_path / "x.npy")(x)
-    found = load(tmp_path / "x.npy", levels=levels)
+@pytest.mark.parametrize("bins", [2, 17, 256, 257, 65536])
+def test_integers_are_written_as_the_data_were(tmp_path, bins):
+    values, x = integers(bins, 50, 1, 6, 5)
+    export((1, 6, 5), bins).writer(tmp_path / "x.npy")(x)
+    found = load(tmp_path / "x.npy", bins=bins)
     assert torch.equal(found.values.long(), values)
-    assert np.load(tmp_path / "x.npy").dtype == (np.uint8 if levels <= 256 else np.uint16)
+    assert np.load(tmp_path / "x.npy").dtype == (np.uint8 if bins <= 256 else np.uint16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,12 +85,12 @@ def test_a_header_that_was_asked_for(tmp_path, header):
     assert torch.equal(found.values, x)
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("bins", [2, 17, 256])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_folder_of_pictures(tmp_path, levels, channels):
+def test_a_folder_of_pictures(tmp_path, bins, channels):
     """In the order of their names; from black to white in equal steps."""
-    values, x = integers(levels, 12, channels, 6, 5)
-    export((channels, 6, 5), levels).writer(f"{tmp_path}/new/")(x)
+    values, x = integers(bins, 12, channels, 6, 5)
+    export((channels, 6, 5), bins).writer(f"{tmp_path}/new/")(x)
     paths = sorted((tmp_path / "new").iterdir())
     assert [path.name for path in paths] == [f"{i:02}.png" for i in range(12)]
     mode = "L" if channels == 1 else "RGB"
@@ -100,27 +100,25 @@ def test_a_folder_of_pictures(tmp_path, levels, channels):
         int(value): float(found[values == value].double().mean()) for value in values.unique()
     }
     assert shades[0] == 0.0
-    assert shades[levels - 1] == 255.0
-    torch.testing.assert_close(found, (values * (255 / (levels - 1))).round().to(torch.uint8))
+    assert shades[bins - 1] == 255.0
+    torch.testing.assert_close(found, (values * (255 / (bins - 1))).round().to(torch.uint8))
 
 
-@pytest.mark.parametrize("levels", [257, 1000, 65536])
-def test_many_levels_take_16_bits(tmp_path, levels):
-    values, x = integers(levels, 3, 1, 40, 50)
-    export((1, 40, 50), levels).writer(f"{tmp_path}/new/")(x)
+@pytest.mark.parametrize("bins", [257, 1000, 65536])
+def test_many_levels_take_16_bits(tmp_path, bins):
+    values, x = integers(bins, 3, 1, 40, 50)
+    export((1, 40, 50), bins).writer(f"{tmp_path}/new/")(x)
     for i, path in enumerate(sorted((tmp_path / "new").iterdir())):
-        found = np.asarray(Image.open(path)).astype(float) / 65535 * (levels - 1)
+        found = np.asarray(Image.open(path)).astype(float) / 65535 * (bins - 1)
         np.testing.assert_array_equal(found.round(), values[i, 0])
 
 
-@given(
-    count=st.integers(1, 30), levels=st.integers(2, 300), shape=st.sampled_from([(3,), (1, 2, 2)])
-)
-def test_levels_survive(tmp_path_factory, count, levels, shape):
-    values, x = integers(levels, count, *shape)
+@given(count=st.integers(1, 30), bins=st.integers(2, 300), shape=st.sampled_from([(3,), (1, 2, 2)]))
+def test_levels_survive(tmp_path_factory, count, bins, shape):
+    values, x = integers(bins, count, *shape)
     path = tmp_path_factory.mktemp("x") / "x.npy"
-    export(shape, levels).writer(path)(x)
-    assert torch.equal(load(path, levels=levels).values.long(), values)
+    export(shape, bins).writer(path)(x)
+    assert torch.equal(load(path, bins=bins).values.long(), values)
 
 
 def test_one_picture_of_all(tmp_path):
@@ -146,7 +144,7 @@ def test_others_may_see_what_the_umask_lets_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "shape", "levels", "message"),
+    ("path", "shape", "bins", "message"),
     [
         ("x.npz", (2,), None, r"expected \.npy, \.csv, \.png .*, or a folder .*, got .*x\.npz"),
         ("x.pt", (2,), None, r"expected \.npy, .*x\.pt"),
@@ -166,18 +164,18 @@ def test_others_may_see_what_the_umask_lets_them(tmp_path):
             "new/",
             (1, 2, 2),
             None,
-            r"at most 65536 levels for PNG .*got \(1, 2, 2\) of real numbers",
+            r"at most 65536 bins for PNG .*got \(1, 2, 2\) of real numbers",
         ),
-        ("new/", (3, 2, 2), 257, r"at most 256 levels for PNG .*of integers of 257 levels"),
+        ("new/", (3, 2, 2), 257, r"at most 256 bins for PNG .*of integers of 257 bins"),
     ],
 )
 def test_what_is_not_written_is_refused_before_there_are_samples(
-    tmp_path, path, shape, levels, message
+    tmp_path, path, shape, bins, message
 ):
     with pytest.raises(
         ValueError, match=rf"^--output: expected .*{message.removeprefix('expected ')}"
     ):
-        export(shape, levels).writer(f"{tmp_path}/{path}", "--output")
+        export(shape, bins).writer(f"{tmp_path}/{path}", "--output")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from scoresde.app.model import Model
 from scoresde.training import checkpoint
-from scoresde.training.run import Run
+from scoresde.training.state import TrainingState
 
 
 def parameters(model):
@@ -51,7 +51,7 @@ def settings(files):
 @pytest.fixture
 def begun(settings, tmp_path, monkeypatch):
     """A run that was interrupted before its fourth update."""
-    update = Run.update
+    update = TrainingState.update
 
     def interrupted(self, *arguments):
         if self.step == 3:
@@ -59,7 +59,7 @@ def begun(settings, tmp_path, monkeypatch):
         return update(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", interrupted)
+        patch.setattr(TrainingState, "update", interrupted)
         with pytest.raises(KeyboardInterrupt):
             Model.train(settings, progress=False, folder=tmp_path / "run")
     return tmp_path / "run"

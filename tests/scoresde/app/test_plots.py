@@ -39,7 +39,7 @@ def test_schedules(name, tmp_path):
 @pytest.mark.parametrize("name", SDES)
 def test_trajectory(name, tmp_path):
     model = Gaussian(SDES[name], torch.zeros(SHAPE), torch.eye(64))
-    figure = plots.trajectory(model, DDIM(6), count=2, moments=4)
+    figure = plots.trajectory(model, DDIM(6), count=2, columns=4)
     assert pixels(figure, tmp_path / "x.png").std() > 5
 
 
@@ -82,7 +82,7 @@ def test_trajectories_of_networks(drop, dtype, tmp_path):
     sde = DiagonalSDE(Cosine(), Haar(SHAPE, 2), drop=drop)
     networks = [ResidualMLP((stage.dim,), 8, 1) for stage in sde.stages()]
     model = MultiScale(sde, networks) if drop else Denoising(sde, ResidualMLP(SHAPE, 8, 1))
-    figure = plots.trajectory(model.to(dtype), DDIM(6), count=2, moments=4)
+    figure = plots.trajectory(model.to(dtype), DDIM(6), count=2, columns=4)
     assert [a.get_title()[:4] for a in figure.axes if a.get_title()] == ["t = "] * 4
     assert pixels(figure, tmp_path / "x.png").std() > 5
 

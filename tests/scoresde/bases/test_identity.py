@@ -14,7 +14,7 @@ def test_columns_are_measured_one_by_one():
 
 def test_columns_of_blocks_are_columns():
     basis = Identity((4,), {"a": 3, "b": 1})
-    assert [*basis.units.sizes] == ["a[0]", "a[1]", "a[2]", "b"]
+    assert [*basis.groups.sizes] == ["a[0]", "a[1]", "a[2]", "b"]
     x = torch.randn(100, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert basis.moments(x)[1].shape == (4,)
     assert PCA(torch.eye(4), blocks={"a": 3, "b": 1}).moments(x)[1].shape == (4,)

@@ -42,7 +42,7 @@ def test_without_some_parts_the_others_are_left():
 
 def test_numbers_per_part_spread_over_blocks():
     joint = Joint(y=(2,), x=Haar((1, 4, 4), 1))
-    assert joint.spread(x=2.0, y=0.5).tolist() == [0.5, 2.0, 2.0]
+    assert joint.per_block(x=2.0, y=0.5).tolist() == [0.5, 2.0, 2.0]
 
 
 def test_a_single_part_is_a_basis_too():
@@ -57,8 +57,8 @@ def test_a_single_part_is_a_basis_too():
             lambda j: j.join(y=torch.zeros(2), c=torch.zeros(3), x=torch.zeros(1, 4, 4)),
             "y: .*shape",
         ),
-        (lambda j: j.spread(y=1.0, z=2.0), "parts: unknown name 'z'. Available: c, x, y"),
-        (lambda j: j.spread(y=1.0), "values: expected one for each"),
+        (lambda j: j.per_block(y=1.0, z=2.0), "parts: unknown name 'z'. Available: c, x, y"),
+        (lambda j: j.per_block(y=1.0), "values: expected one for each"),
         (lambda j: Joint(), "parts: expected at least one"),
     ],
 )

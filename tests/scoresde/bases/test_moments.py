@@ -22,7 +22,7 @@ def normal(*shape, seed=0):
 
 def events(basis, scales, dtype, count=400):
     """With coefficients of given deviations, one per unit."""
-    z = normal(count, basis.dim) * basis.units.expand(torch.tensor(scales, dtype=torch.float64))
+    z = normal(count, basis.dim) * basis.groups.expand(torch.tensor(scales, dtype=torch.float64))
     return basis.inverse(z).to(dtype)
 
 

@@ -45,7 +45,7 @@ correlations = numbers(0.1, 0.9)
 def bivariate(r, schedule, **speeds):
     """Standard normal ``y`` and ``x`` with a correlation."""
     basis = Joint(y=(1,), x=(1,))
-    sde = DiagonalSDE(schedule, basis, basis.spread(**speeds) if speeds else 1.0)
+    sde = DiagonalSDE(schedule, basis, basis.per_block(**speeds) if speeds else 1.0)
     return Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, r], [r, 1.0]]))
 
 
@@ -57,7 +57,7 @@ def cmde(r, sigma_y, sigma_x=20.0):
 def wide(kind, held=False, **speeds):
     """Two and three components, and the exact law of the latter given the former."""
     basis = Joint(y=(2,), x=(3,))
-    sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.spread(**speeds) if speeds else 1.0)
+    sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.per_block(**speeds) if speeds else 1.0)
     joint = gaussian(sde, 3)
     mean, cov = joint.means[0], joint.covariances[0]
     y = torch.tensor([[0.3, -1.0], [2.0, 0.5]])
@@ -155,7 +155,7 @@ class _Constant(Noise):
 @pytest.mark.parametrize("speeds", [{"y": 0, "x": 1}, {"y": 0.4, "x": 1}, {"y": 1, "x": 1}])
 def test_independent_parts_learn_nothing_from_each_other(kind, speeds):  # invariant 35
     basis = Joint(y=(1,), x=(2,))
-    sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.spread(**speeds))
+    sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.per_block(**speeds))
     cov = torch.block_diag(torch.eye(1) * 2, torch.tensor([[1.0, 0.5], [0.5, 2.0]]))
     joint = Gaussian(sde, torch.tensor([1.0, 2.0, -1.0]), cov)
     alone = Gaussian(
@@ -292,7 +292,7 @@ def test_conditions_go_with_multi_scale_diffusion():
     basis = Joint(y=(1,), x=Haar((4,), 1))
     schedule = LogLinear(12.0, -12.0)
     sde = DiagonalSDE(
-        schedule, basis, basis.spread(y=0, x=1) * torch.tensor([1, 1, 2]), drop=[1.0, 1.0, 0.5]
+        schedule, basis, basis.per_block(y=0, x=1) * torch.tensor([1, 1, 2]), drop=[1.0, 1.0, 0.5]
     )
     joint = gaussian(sde, 2)
     mean, cov = joint.means[0], joint.covariances[0]
@@ -372,7 +372,7 @@ def test_what_is_shown_is_all_from_nothing_to_everything(observe):
 @every_schedule
 def test_what_does_not_move_is_clean(kind):
     basis = Joint(y=(1,), x=(1,))
-    sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.spread(y=0, x=1))
+    sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.per_block(y=0, x=1))
     alone = DiagonalSDE(SCHEDULES[kind](), Identity((1,)))
     t = torch.tensor([[0.05], [0.7]])
     alpha, sigma = sde.kernel(t)
@@ -405,7 +405,7 @@ def test_one_network_learns_every_conditional():
     data = torch.randn(20_000, 2) @ torch.linalg.cholesky(cov).mT
     data[torch.rand(data.shape) < 0.1] = torch.nan
     basis = Joint(a=(1,), b=(1,))
-    network = ResidualMLP((2,), 32, 2, levels=2)
+    network = ResidualMLP((2,), 32, 2, noise_levels=2)
     model = Denoising(DiagonalSDE(VP(), basis), network, observe="components")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(500):

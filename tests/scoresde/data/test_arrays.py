@@ -16,12 +16,12 @@ def test_float_arrays_come_in_the_default_dtype(tmp_path):
     for dtype in ("<f2", ">f4", "<f8", ">f8"):
         np.save(tmp_path / "a.npy", np.asfortranarray(array.astype(dtype))[::-1])
         data = load(tmp_path / "a.npy")
-        assert (data.levels, data.values.dtype, data.name) == (None, torch.float32, "a.npy")
+        assert (data.bins, data.values.dtype, data.name) == (None, torch.float32, "a.npy")
         assert np.allclose(data.values.numpy(), array[::-1], atol=2e-3)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "given_levels", "levels", "read"),
+    ("dtype", "given_bins", "bins", "read"),
     [
         ("uint8", None, 256, torch.uint8),
         ("uint8", 7, 7, torch.uint8),
@@ -31,11 +31,11 @@ def test_float_arrays_come_in_the_default_dtype(tmp_path):
         ("int8", 7, 7, torch.int64),
     ],
 )
-def test_integer_arrays(tmp_path, dtype, given_levels, levels, read):
-    array = (np.arange(6).reshape(2, 3) % levels).astype(dtype)
+def test_integer_arrays(tmp_path, dtype, given_bins, bins, read):
+    array = (np.arange(6).reshape(2, 3) % bins).astype(dtype)
     np.save(tmp_path / "a.npy", array)
-    data = load(tmp_path / "a.npy", levels=given_levels)
-    assert (data.levels, data.values.dtype) == (levels, read)
+    data = load(tmp_path / "a.npy", bins=given_bins)
+    assert (data.bins, data.values.dtype) == (bins, read)
     assert data.values.tolist() == array.astype(int).tolist()
 
 
@@ -70,17 +70,17 @@ def test_arrays_of_an_npz(tmp_path):
         (np.ones((3, 0)), {}, ValueError, r"got \(3, 0\)"),
         (np.array([[1, math.nan]]), {}, ValueError, "a.npy: expected finite.*1 NaN"),
         (np.array([[1, math.inf]]), {}, ValueError, "a.npy: expected finite.*1 NaN"),
-        (np.full((2, 3), 0.5), {"levels": 4}, ValueError, r"whole numbers of 4 levels, got \[0.5"),
-        (np.array([[1.0, math.nan]]), {"levels": 4}, ValueError, "expected whole numbers"),
+        (np.full((2, 3), 0.5), {"bins": 4}, ValueError, r"whole numbers of 4 bins, got \[0.5"),
+        (np.array([[1.0, math.nan]]), {"bins": 4}, ValueError, "expected whole numbers"),
         (
             np.ones((2, 3), int),
             {},
             ValueError,
-            "number of levels of int64 data, or continuous=True",
+            "number of bins of int64 data, or continuous=True",
         ),
-        (np.ones((2, 3), int), {"levels": 1}, ValueError, "a whole number of at least 2, got 1"),
-        (np.array([[4, 0]]), {"levels": 4}, ValueError, "from 0 to 3, got 0 to 4"),
-        (np.array([[-1, 0]]), {"levels": 4}, ValueError, "from 0 to 3, got -1 to 0"),
+        (np.ones((2, 3), int), {"bins": 1}, ValueError, "a whole number of at least 2, got 1"),
+        (np.array([[4, 0]]), {"bins": 4}, ValueError, "from 0 to 3, got 0 to 4"),
+        (np.array([[-1, 0]]), {"bins": 4}, ValueError, "from 0 to 3, got -1 to 0"),
     ],
 )
 def test_arrays_that_will_not_do(tmp_path, array, options, error, message):
@@ -187,7 +187,7 @@ def test_integers_as_real_numbers(tmp_path):
     with pytest.raises(ValueError, match=r"a\.npy: expected whole numbers below 2\*\*53"):
         load(tmp_path / "a.npy", continuous=True)
     np.save(tmp_path / "a.npy", np.array([[0.0, 3.0], [1.0, 2.0]]))
-    assert load(tmp_path / "a.npy", levels=4).values.tolist() == [[0, 3], [1, 2]]
+    assert load(tmp_path / "a.npy", bins=4).values.tolist() == [[0, 3], [1, 2]]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -10,7 +10,7 @@ from scoresde.data import load, patches
 
 def test_digits():
     data = load("digits")
-    assert (data.values.shape, data.levels, int(data.values.max())) == ((1797, 1, 8, 8), 17, 16)
+    assert (data.values.shape, data.bins, int(data.values.max())) == ((1797, 1, 8, 8), 17, 16)
 
 
 def test_patches_are_seeded_and_disjoint():

@@ -16,11 +16,11 @@ def seeded(seed):
 
 def test_values_must_fit_levels():
     with pytest.raises(TypeError, match="expected integers"):
-        Dataset("x", torch.zeros(2, 3), levels=4)
+        Dataset("x", torch.zeros(2, 3), bins=4)
     with pytest.raises(TypeError, match="floating-point"):
         Dataset("x", torch.zeros(2, 3, dtype=torch.int64))
     assert repr(digits()) == (
-        "Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, levels=17)"
+        "Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, bins=17)"
     )
 
 
@@ -31,19 +31,19 @@ def test_values_must_fit_levels():
 )
 @settings(deadline=None)
 def test_split_is_a_partition(count, fraction, seed):
-    data = Dataset("x", torch.arange(count)[:, None], levels=count)
+    data = Dataset("x", torch.arange(count)[:, None], bins=count)
     train, held_out = split(data, fraction, seed)
     both = torch.cat([train.values, held_out.values]).flatten()
     assert both.sort().values.tolist() == list(range(count))
     assert abs(len(train.values) - fraction * count) <= 1
     assert min(len(train.values), len(held_out.values)) > 0
-    assert train.levels == held_out.levels == count
+    assert train.bins == held_out.bins == count
     again, _ = split(data, fraction, seeded(seed))
     assert torch.equal(again.values, train.values)
 
 
 def test_split_is_shuffled_and_checked():
-    data = Dataset("x", torch.arange(100)[:, None], levels=100)
+    data = Dataset("x", torch.arange(100)[:, None], bins=100)
     train, _ = split(data, 0.5)
     assert train.values.flatten().tolist() != list(range(50))
     assert not torch.equal(train.values, split(data, 0.5, seed=1)[0].values)
@@ -84,7 +84,7 @@ def test_data_sets_that_will_not_do(values, options, message):
 
 def test_integers_cannot_be_missing():
     with pytest.raises(ValueError, match="missing: expected False for integers"):
-        Dataset("x", torch.tensor([[1, 2]]), levels=3, missing=True)
+        Dataset("x", torch.tensor([[1, 2]]), bins=3, missing=True)
 
 
 def test_parts_of_a_table_have_its_columns():

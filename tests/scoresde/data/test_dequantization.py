@@ -11,45 +11,45 @@ from scoresde.data.dequantization import VariationalDequantization
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-LEVELS = 4
+BINS = 4
 
 
 class Table(nn.Module):
-    """Shift and log-scale by level."""
+    """Shift and log-scale by integer."""
 
     def __init__(self):
         super().__init__()
-        self.values = nn.Parameter(torch.zeros(2, LEVELS))
+        self.values = nn.Parameter(torch.zeros(2, BINS))
 
     def forward(self, centre):
-        level = quantize(centre, LEVELS)
-        return self.values[0][level], self.values[1][level]
+        value = quantize(centre, BINS)
+        return self.values[0][value], self.values[1][value]
 
 
 def random_table():
     table = Table()
     with torch.no_grad():
-        table.values.copy_(0.7 * torch.randn(2, LEVELS))
+        table.values.copy_(0.7 * torch.randn(2, BINS))
     return table
 
 
 def test_without_a_network_it_is_uniform():
-    v = torch.randint(LEVELS, (5000, 2))
-    x, log_q = VariationalDequantization(LEVELS)(v)
+    v = torch.randint(BINS, (5000, 2))
+    x, log_q = VariationalDequantization(BINS)(v)
     assert log_q.abs().max() < 1e-10
-    assert torch.equal(quantize(x, LEVELS), v)
-    u = (x + 1) * LEVELS / 2 - v
+    assert torch.equal(quantize(x, BINS), v)
+    u = (x + 1) * BINS / 2 - v
     assert float(u.mean()) == pytest.approx(0.5, abs=0.02)
     assert float(u.var()) == pytest.approx(1 / 12, abs=0.005)
 
 
 def test_log_q_is_the_density_of_what_is_drawn():
     """By importance: ``E_q[h(u) / q(u)]`` is the integral of ``h`` over the cell."""
-    model = VariationalDequantization(LEVELS, random_table())
-    for level in range(LEVELS):
-        v = torch.full((200000, 1), level)
-        x, log_q = model(v, torch.Generator().manual_seed(level))
-        u = ((x + 1) * LEVELS / 2 - v).squeeze(1).detach()
+    model = VariationalDequantization(BINS, random_table())
+    for value in range(BINS):
+        v = torch.full((200000, 1), value)
+        x, log_q = model(v, torch.Generator().manual_seed(value))
+        u = ((x + 1) * BINS / 2 - v).squeeze(1).detach()
         weight = (-log_q).exp().detach()
         for h, truth in ((u * (1 - u), 1 / 6), (u**2 * (1 - u), 1 / 12)):
             value = weight * h
@@ -70,16 +70,16 @@ def test_the_network_hears_the_centres_of_cells():
 
 def test_training_tightens_the_bound_which_holds():
     law = torch.distributions.Normal(0.2, 0.15)
-    edges = torch.linspace(-1, 1, LEVELS + 1)
+    edges = torch.linspace(-1, 1, BINS + 1)
     exact = law.cdf(edges).diff()  # P(v), all but 1e-7 of it
-    v = torch.arange(LEVELS).repeat(500)[:, None]
+    v = torch.arange(BINS).repeat(500)[:, None]
     weight = exact.repeat(500)
-    model = VariationalDequantization(LEVELS, Table())
+    model = VariationalDequantization(BINS, Table())
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
 
     def cost(seed):
         x, log_q = model(v, torch.Generator().manual_seed(seed))
-        bits = bits_per_dim(law.log_prob(x).squeeze(1) - log_q, 1, LEVELS)
+        bits = bits_per_dim(law.log_prob(x).squeeze(1) - log_q, 1, BINS)
         return (weight * bits).sum() / 500
 
     entropy = -float((exact * exact.log2()).sum())
@@ -94,7 +94,7 @@ def test_training_tightens_the_bound_which_holds():
 
 
 def test_levels_are_checked():
-    with pytest.raises(ValueError, match="levels"):
+    with pytest.raises(ValueError, match="bins"):
         VariationalDequantization(1)
 
 

@@ -12,7 +12,7 @@ from torch.utils import data as torch_data
 from scoresde import VP, DiagonalSDE, Identity
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset, LazyArray
-from scoresde.data.events import dataset
+from scoresde.data.events import as_dataset
 from scoresde.training import Training
 from solvers import DDIM
 
@@ -69,7 +69,7 @@ TAKEN = {
 def test_whatever_holds_events_trains_alike(kind, dtype):
     x = X.to(dtype)
     data = TAKEN[kind](x)
-    found = dataset("data", data)
+    found = as_dataset("data", data)
     assert torch.equal(found.read(slice(None)), x)
     estimator, wanted = edited().to(dtype), edited().to(dtype)
     history = Training(steps=4, batch_size=8).fit(estimator, data, data, progress=False)
@@ -79,9 +79,9 @@ def test_whatever_holds_events_trains_alike(kind, dtype):
 
 
 def test_what_is_a_data_set_already_stays_what_it_is():
-    assert dataset("data", DATA) is DATA
+    assert as_dataset("data", DATA) is DATA
     loader = torch_data.DataLoader(Items())
-    assert isinstance(dataset("data", loader).values, LazyArray)
+    assert isinstance(as_dataset("data", loader).values, LazyArray)
 
 
 @pytest.mark.parametrize("data", [X, X.double()], ids=["float32", "float64"])
@@ -103,8 +103,8 @@ def weighted(*arguments, **options):
 
 WORDS = r"data: expected .*"
 REFUSED = {
-    "integers": (X.long(), TypeError, WORDS + "int64; of integers say the number of levels"),
-    "bytes": (X.byte(), TypeError, WORDS + "levels=256"),
+    "integers": (X.long(), TypeError, WORDS + "int64; of integers say the number of bins"),
+    "bytes": (X.byte(), TypeError, WORDS + "bins=256"),
     "switches": ((X > 0).numpy(), TypeError, WORDS + "torch.bool"),
     "integers as items": (Items(values=X.long()), TypeError, WORDS + "int64"),
     "complex": (X + 0j, TypeError, WORDS + "got torch.complex64$"),
@@ -146,7 +146,7 @@ def test_ragged_items_are_named():
 
 
 def test_whatever_has_a_length_and_items_is_a_data_set():
-    assert torch.equal(dataset("data", Duck()).read(slice(None)), X)
+    assert torch.equal(as_dataset("data", Duck()).read(slice(None)), X)
 
 
 @pytest.mark.parametrize("kind", TAKEN)

@@ -22,7 +22,7 @@ def test_a_folder_of_images(tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "._a.png").write_text("not an image")
     data = load(tmp_path)
-    assert (data.name, data.levels, data.values.shape) == (tmp_path.name, 256, (2, 3, 4, 6))
+    assert (data.name, data.bins, data.values.shape) == (tmp_path.name, 256, (2, 3, 4, 6))
     assert np.array_equal(data.values.numpy(), np.stack([first, second]).transpose(0, 3, 1, 2))
     assert load(tmp_path, mode="L").values.shape == (2, 1, 4, 6)
 
@@ -107,7 +107,7 @@ DEEP = np.arange(48, dtype="<u2").reshape(4, 4, 3) * 1001
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_depth_is_not_dropped(tmp_path, name, content, mode):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name}: .*expected 8 bits per channel.*levels=65536"):
+    with pytest.raises(ValueError, match=rf"{name}: .*expected 8 bits per channel.*bins=65536"):
         load(tmp_path, mode=mode)
 
 
@@ -188,7 +188,7 @@ def test_alpha_that_hides_nothing_is_no_loss(tmp_path, mode):
 )
 def test_backgrounds_that_are_none(tmp_path, background):
     paint(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="background: expected a level of 0 to 255, or three"):
+    with pytest.raises(ValueError, match="background: expected a shade of 0 to 255, or three"):
         load(tmp_path, background=background)
 
 

@@ -16,16 +16,16 @@ from scoresde import PCA, DiagonalSDE, Identity, LogLinear
 from scoresde.app.evaluation import evaluate
 from scoresde.app.model import Model
 from scoresde.data import Dataset, load, split
-from scoresde.data.events import events
-from scoresde.data.lazy_array import LazyArray, joined
-from scoresde.training import Batches, Training
+from scoresde.data.events import Batches, events
+from scoresde.data.lazy_array import LazyArray, concatenated
+from scoresde.training import Training
 from solvers import DDIM
 
 
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), data=st.data())
 def test_arrays_joined_are_one(sizes, data):
     whole = np.arange(3 * sum(sizes), dtype="f4").reshape(-1, 3)
-    stored = joined(np.split(whole, np.cumsum(sizes)[:-1]))
+    stored = concatenated(np.split(whole, np.cumsum(sizes)[:-1]))
     wanted, place = torch.from_numpy(whole), st.integers(0, sum(sizes) - 1)
     rows = torch.tensor(data.draw(st.lists(place, max_size=9)), dtype=torch.int64)
     assert (stored.shape, stored.dtype, len(stored)) == (wanted.shape, wanted.dtype, len(wanted))
@@ -33,7 +33,7 @@ def test_arrays_joined_are_one(sizes, data):
     assert torch.equal(stored[1:], wanted[1:])
     if len(rows):
         again = torch.randint(len(rows), (4,))
-        assert torch.equal(stored.only(rows)[again], wanted[rows][again])
+        assert torch.equal(stored.select(rows)[again], wanted[rows][again])
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "uint8", "bool", ">i4"])
@@ -47,13 +47,13 @@ def test_the_same_as_in_memory(tmp_path, dtype, shards):
             np.save(path / f"{i}.npy", part)
     else:
         np.save(path, array)
-    options = {">i4": {"levels": 2}, "uint8": {}, "bool": {}}.get(dtype, {"continuous": True})
+    options = {">i4": {"bins": 2}, "uint8": {}, "bool": {}}.get(dtype, {"continuous": True})
     memory, lazy = load(path, **options), load(path, lazy=True, **options)
-    assert (memory.stored, lazy.stored) == (False, True)
-    assert (lazy.levels, lazy.values.dtype) == (memory.levels, memory.values.dtype)
+    assert (memory.lazy, lazy.lazy) == (False, True)
+    assert (lazy.bins, lazy.values.dtype) == (memory.bins, memory.values.dtype)
     assert torch.equal(memory.values.double(), torch.from_numpy(array.astype("f8")))
     for one, other in ((lazy, memory), *zip(split(lazy, 0.7), split(memory, 0.7), strict=True)):
-        assert one.stored != other.stored
+        assert one.lazy != other.lazy
         assert one.values.shape == other.values.shape
         assert torch.equal(one.read(slice(None)), other.values)
         assert torch.equal(events(one, torch.Generator().manual_seed(1)),
@@ -84,7 +84,7 @@ def test_values_are_checked_when_they_are_read(tmp_path):
     with pytest.raises(ValueError, match=r"a\.npy: expected finite numbers"):
         data.read(torch.tensor([7]))
     np.save(tmp_path / "b.npy", np.array([[0], [9]]))
-    data = load(tmp_path / "b.npy", lazy=True, levels=4)
+    data = load(tmp_path / "b.npy", lazy=True, bins=4)
     with pytest.raises(ValueError, match=r"integers from 0 to 3, got 9 to 9"):
         data.read(torch.tensor([1]))
 
@@ -169,13 +169,13 @@ def test_measured_in_pieces():
         measure(DiagonalSDE(LogLinear(), basis), [])
 
 
-def test_pieces_are_all_events_at_every_pass():
-    data = Dataset("levels", torch.arange(2**14)[:, None] % 4, levels=4)
-    pieces = Batches(data, seed=3)
-    first, second = torch.cat(list(pieces)), torch.cat(list(pieces))
+def test_batches_are_all_events_at_every_pass():
+    data = Dataset("bins", torch.arange(2**14)[:, None] % 4, bins=4)
+    batches = Batches(data, seed=3)
+    first, second = torch.cat(list(batches)), torch.cat(list(batches))
     assert torch.equal(first, second)
     assert torch.equal(((first + 1) * 2).floor().long(), data.values)
-    assert len(list(pieces)) == 4
+    assert len(list(batches)) == 4
 
 
 LARGE = """
@@ -184,7 +184,7 @@ import torch
 from estimators import Denoising, ResidualMLP, measure
 from scoresde import DiagonalSDE, Identity, LogLinear
 from scoresde.data import load, split
-from scoresde.training import Batches, Training
+from scoresde.training import Training
 
 def held():
     text = open("/proc/self/status").read()

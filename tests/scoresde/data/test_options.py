@@ -26,7 +26,7 @@ observe = "components"
 name = "residual-mlp"
 width = 8
 depth = 1
-levels = {count}
+noise_levels = {count}
 [solver]
 name = "ddim"
 steps = 2
@@ -83,7 +83,7 @@ SOURCES = [
     (
         images,
         'mode = "L"\nsize = 1\nbackground = [0, 90, 255]\nframes = "first"\nsubfolders = true',
-        {"event_shape": [1, 1, 1], "levels": 256, "missing": False},
+        {"event_shape": [1, 1, 1], "bins": 256, "missing": False},
     ),
 ]
 

@@ -27,7 +27,7 @@ def test_numbers_come_back(tmp_path, kind, compression):
     columns = {"a": values[:, 0], "b": values[:, 1]}
     path = write(tmp_path, columns, compression=compression, row_group_size=300)
     data = load(path, columns=["b", "a"])
-    assert (data.name, data.columns, data.levels) == ("a.parquet", ("b", "a"), None)
+    assert (data.name, data.columns, data.bins) == ("a.parquet", ("b", "a"), None)
     assert np.array_equal(data.values.numpy(), values[:, ::-1].astype("f4"))
     assert load(path, dtype="float64").values.dtype == torch.float64
 
@@ -36,8 +36,8 @@ def test_whole_numbers_and_booleans(tmp_path):
     path = write(tmp_path, {"a": [3, 0, 2], "b": [True, False, True], "c": [0.5, 1, 2]})
     with pytest.warns(UserWarning, match="columns 'a', 'b': whole numbers"):
         assert load(path).values.tolist() == [[3, 1, 0.5], [0, 0, 1], [2, 1, 2]]
-    data = load(path, columns=["a", "b"], levels=4)
-    assert (data.levels, data.values.tolist()) == (4, [[3, 1], [0, 0], [2, 1]])
+    data = load(path, columns=["a", "b"], bins=4)
+    assert (data.bins, data.values.tolist()) == (4, [[3, 1], [0, 0], [2, 1]])
     path = write(tmp_path, {"a": [2**53, 1]})
     with pytest.raises(ValueError, match="column 'a': expected whole numbers below"):
         load(path, continuous=True)

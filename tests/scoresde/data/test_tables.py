@@ -40,7 +40,7 @@ def rows(data):
 def test_tables(tmp_path, header, names):
     path = write(tmp_path, header + '1,-2.5,3e2\n\n 4, +5 ,"6.5"\n')
     data = load(path, continuous=True)
-    assert (data.name, data.levels, data.values.dtype) == ("a.csv", None, torch.float32)
+    assert (data.name, data.bins, data.values.dtype) == ("a.csv", None, torch.float32)
     assert data.columns == tuple(names)
     assert data.values.tolist() == [[1, -2.5, 300], [4, 5, 6.5]]
     chosen = load(path, columns=[names[2], names[0]], continuous=True)
@@ -237,11 +237,11 @@ def test_decimal_commas_leave_no_room_for_points(tmp_path, cell):
         ({"encoding": 1}, "encoding: expected one of Python's"),
         ({"dtype": "float16"}, "dtype: expected one of None, 'float32', 'float64'"),
         ({"continuous": 1}, "continuous: expected one of False, True"),
-        ({"levels": "4"}, "levels: expected a whole number"),
-        ({"levels": 2.0}, "levels: expected a whole number"),
-        ({"levels": 4, "continuous": True}, "levels: expected None for what continuous=True"),
-        ({"levels": 4, "dtype": "float64"}, "dtype: expected None for data of 4 levels"),
-        ({"levels": 4, "missing": "nan"}, "missing: expected False for integers"),
+        ({"bins": "4"}, "bins: expected a whole number"),
+        ({"bins": 2.0}, "bins: expected a whole number"),
+        ({"bins": 4, "continuous": True}, "bins: expected None for what continuous=True"),
+        ({"bins": 4, "dtype": "float64"}, "dtype: expected None for data of 4 bins"),
+        ({"bins": 4, "missing": "nan"}, "missing: expected False for integers"),
     ],
 )
 def test_options_that_will_not_do(tmp_path, options, message):
@@ -252,18 +252,18 @@ def test_options_that_will_not_do(tmp_path, options, message):
 
 def test_whole_numbers_are_read_as_what_the_options_say(tmp_path):
     path = write(tmp_path, "age,height,one\n3,1.5,1\n0,2.5,1\n2,1,1\n")
-    with pytest.warns(UserWarning, match=r"a\.csv, column 'age': whole numbers .*levels=") as told:
+    with pytest.warns(UserWarning, match=r"a\.csv, column 'age': whole numbers .*bins=") as told:
         load(path)
     assert told[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load(path, continuous=True).values[:, 0].tolist() == [3, 0, 2]
-        data = load(path, columns=["age"], levels=4)
-    assert (data.levels, data.columns, data.values.tolist()) == (4, ("age",), [[3], [0], [2]])
-    with pytest.raises(ValueError, match=r"a\.csv: expected whole numbers of 4 levels"):
-        load(path, levels=4)
+        data = load(path, columns=["age"], bins=4)
+    assert (data.bins, data.columns, data.values.tolist()) == (4, ("age",), [[3], [0], [2]])
+    with pytest.raises(ValueError, match=r"a\.csv: expected whole numbers of 4 bins"):
+        load(path, bins=4)
     with pytest.raises(ValueError, match=r"from 0 to 2, got 0 to 3"):
-        load(path, columns=["age"], levels=3)
+        load(path, columns=["age"], bins=3)
 
 
 def test_text_that_is_not_as_it_is_said_to_be(tmp_path):

@@ -36,11 +36,11 @@ def uniform(dtype):
 @pytest.mark.parametrize("simulator", SIMULATORS.values(), ids=SIMULATORS)
 def test_posteriors_are_in_the_prior_s_dtype_whatever_observations_come_in(simulator, ranks, dtype):
     theta, x = simulate(uniform(dtype), simulator, 1000)
-    to = Coordinates.fitted(uniform(dtype), theta, x, ranks=ranks)
-    pairs = to.pairs(theta, x)
+    to = Coordinates.fit(uniform(dtype), theta, x, ranks=ranks)
+    pairs = to.joint_events(theta, x)
     assert theta.dtype == pairs.dtype == dtype
     torch.testing.assert_close(pairs.std(0)[-2:], torch.ones(2, dtype=dtype), rtol=1e-3, atol=0)
-    sde = DiagonalSDE(VP(), to.joint, to.joint.spread(observation=0.0, parameter=1.0))
+    sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0.0, parameter=1.0))
     for kind in DTYPES:  # of the network
         net = ResidualMLP((sde.basis.dim,), 8, 1).to(kind)
         model = Denoising(sde, net, baseline=Truncated.knowing(to, sde))
@@ -54,9 +54,9 @@ def test_posteriors_are_in_the_prior_s_dtype_whatever_observations_come_in(simul
 def test_the_dtype_of_simulations_makes_no_difference():
     """Counts are the same numbers, whatever they are stored in."""
     theta, x = simulate(uniform(torch.float64), SIMULATORS["counts"], 2000)
-    exact = Coordinates.fitted(uniform(torch.float64), theta, x).state_dict()
+    exact = Coordinates.fit(uniform(torch.float64), theta, x).state_dict()
     for a, b in itertools.product(DTYPES, [torch.int32, torch.uint8, *DTYPES]):
-        found = Coordinates.fitted(uniform(a), theta.to(a), x.to(b)).state_dict()
+        found = Coordinates.fit(uniform(a), theta.to(a), x.to(b)).state_dict()
         for name, value in exact.items():
             torch.testing.assert_close(found[name].double(), value.double(), rtol=1e-5, atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_the_dtype_of_simulations_makes_no_difference():
 def test_observations_far_from_zero_keep_their_digits():
     """Seconds since 1970, of parameters in float32."""
     theta, x = simulate(uniform(torch.float32), lambda t: 1.7e9 + 3 * t.double(), 2000)
-    to = Coordinates.fitted(uniform(torch.float32), theta, x)
+    to = Coordinates.fit(uniform(torch.float32), theta, x)
     torch.testing.assert_close(to.explained, torch.ones(2), atol=1e-5, rtol=0)
     assert to.observation(x).dtype == torch.float32
 
@@ -74,7 +74,7 @@ def fitted(simulator, dtype, count=4000):
         warnings.simplefilter("always")
         prior = uniform(dtype)
         theta, x = simulate(prior, simulator, count, batch_size=count)
-        to = Coordinates.fitted(prior, theta, x)
+        to = Coordinates.fit(prior, theta, x)
     return to, x, " | ".join(str(one.message) for one in found)
 
 
@@ -128,7 +128,7 @@ def test_parameters_that_never_change_are_refused_by_name(dtype):
     theta, x = simulate(prior, lambda t: t, 100)
     theta[:, 1] = 0.1
     with pytest.raises(ValueError, match=r"parameters: .* the same 'parameter\[1\]' in all"):
-        Coordinates.fitted(prior, theta, x)
+        Coordinates.fit(prior, theta, x)
     # however small it is beside the others: what varies varies
     theta[:, 1] = 1e-6 * torch.randn(100)
-    Coordinates.fitted(prior, theta, x)
+    Coordinates.fit(prior, theta, x)

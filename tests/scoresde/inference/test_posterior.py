@@ -34,7 +34,7 @@ def exact(prior, observation=0.0, **settings):
     joint = torch.cat([torch.cat([spread, A], 1), torch.cat([A.mT, torch.eye(2)], 1)])
     none, one = torch.zeros(2), torch.ones(2)
     same = Coordinates(prior, torch.zeros(3), torch.ones(3), none, torch.zeros(3, 2), one, none)
-    sde = DiagonalSDE(VP(), same.joint, same.joint.spread(observation=observation, parameter=1))
+    sde = DiagonalSDE(VP(), same.joint, same.joint.per_block(observation=observation, parameter=1))
     gain = A.mT @ torch.linalg.inv(spread)
     posterior = Posterior(Gaussian(sde, torch.zeros(5), joint), same, SOLVER, **settings)
     return posterior, lambda x: MultivariateNormal(x @ gain.mT, torch.eye(2) - gain @ A)
@@ -126,7 +126,7 @@ def box(low, high):
 
 
 def joint_sde(to):
-    return DiagonalSDE(LogLinear(), to.joint, to.joint.spread(observation=0.0, parameter=1.0))
+    return DiagonalSDE(LogLinear(), to.joint, to.joint.per_block(observation=0.0, parameter=1.0))
 
 
 def noisy(theta):
@@ -138,14 +138,14 @@ def noisy(theta):
 def test_coordinates_are_what_a_regression_leaves():
     prior = box([-1.0, 2.0], [1.0, 5.0])
     theta, x = simulate(prior, noisy, 5000)
-    to = Coordinates.fitted(prior, theta, x)
-    events = to.joint.split(to.pairs(theta, x))
+    to = Coordinates.fit(prior, theta, x)
+    events = to.joint.split(to.joint_events(theta, x))
     residual, seen = events["parameter"], events["observation"]
     for values in (residual, seen):
         torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]))
         torch.testing.assert_close(values.std(0), torch.ones(values.shape[1]))
     assert (residual.mT @ seen / len(theta)).abs().max() < 1e-8
-    torch.testing.assert_close(to.at(x)(residual), theta)
+    torch.testing.assert_close(to.transform(x)(residual), theta)
     wanted = torch.linalg.lstsq(torch.cat([x, torch.ones(5000, 1)], 1), theta)
     left = (theta - torch.cat([x, torch.ones(5000, 1)], 1) @ wanted.solution).var(0)
     torch.testing.assert_close(to.std**2, left)
@@ -153,7 +153,7 @@ def test_coordinates_are_what_a_regression_leaves():
     low, high = to.bounds
     torch.testing.assert_close(low * to.std + to.mean, torch.tensor([-1.0, 2.0]))
     torch.testing.assert_close(high * to.std + to.mean, torch.tensor([1.0, 5.0]))
-    one = to.at(x[7])  # one observation, many parameters
+    one = to.transform(x[7])  # one observation, many parameters
     torch.testing.assert_close(one(one.inv(theta)), theta)
     jacobian = one.log_abs_det_jacobian(one.inv(theta), theta)
     torch.testing.assert_close(jacobian, to.std.log().sum().expand(5000))
@@ -162,12 +162,12 @@ def test_coordinates_are_what_a_regression_leaves():
 def test_coordinates_of_any_shape_and_support():
     positive = Independent(LogNormal(torch.zeros(2, 1), 0.5 * torch.ones(2, 1)), 2)
     theta, x = simulate(positive, lambda t: (t.log() + 0.1 * torch.randn(t.shape)).mT, 2000)
-    to = Coordinates.fitted(positive, theta, x)
-    residual = to.joint.split(to.pairs(theta, x))["parameter"]
+    to = Coordinates.fit(positive, theta, x)
+    residual = to.joint.split(to.joint_events(theta, x))["parameter"]
     assert residual.shape == (2000, 2, 1)
     assert (to.explained > 0.9).all()
     assert to.bounds[0].isinf().all()
-    torch.testing.assert_close(to.at(x)(residual), theta)
+    torch.testing.assert_close(to.transform(x)(residual), theta)
     # nothing is known of a Gaussian but the regression
     model, z = Truncated.knowing(to, joint_sde(to)), torch.randn(3, 4)
     linear = Gaussian(model.sde, torch.zeros(4), torch.eye(4))
@@ -176,15 +176,15 @@ def test_coordinates_of_any_shape_and_support():
 
 def test_coordinates_are_a_module():
     prior = box([-1.0, 2.0], [1.0, 5.0])
-    to = Coordinates.fitted(prior, *simulate(prior, noisy, 500), ranks=True)
-    other = Coordinates.fitted(prior, *simulate(prior, noisy, 500), ranks=True)
+    to = Coordinates.fit(prior, *simulate(prior, noisy, 500), ranks=True)
+    other = Coordinates.fit(prior, *simulate(prior, noisy, 500), ranks=True)
     theta, x = simulate(prior, noisy, 10)
-    assert not torch.equal(to.pairs(theta, x), other.pairs(theta, x))
+    assert not torch.equal(to.joint_events(theta, x), other.joint_events(theta, x))
     other.load_state_dict(to.state_dict())
-    torch.testing.assert_close(to.pairs(theta, x), other.pairs(theta, x))
-    single = other.float().pairs(theta.float(), x.float())
+    torch.testing.assert_close(to.joint_events(theta, x), other.joint_events(theta, x))
+    single = other.float().joint_events(theta.float(), x.float())
     assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), to.pairs(theta, x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(single.double(), to.joint_events(theta, x), rtol=1e-4, atol=1e-4)
 
 
 def test_normal_scores_come_beside_what_has_long_tails():
@@ -192,25 +192,23 @@ def test_normal_scores_come_beside_what_has_long_tails():
     theta, x = simulate(
         prior, lambda t: (3 * t[:, :1] + torch.zeros(1, 2)).exp().unsqueeze(1), 4000
     )
-    to = Coordinates.fitted(prior, theta, x, ranks=True)
+    to = Coordinates.fit(prior, theta, x, ranks=True)
     assert to.joint.shapes == {"observation": (4,), "parameter": (2,)}
     seen = to.observation(x)
-    torch.testing.assert_close(
-        seen[:, :2], Coordinates.fitted(prior, theta, x).observation(x)[:, 0]
-    )
+    torch.testing.assert_close(seen[:, :2], Coordinates.fit(prior, theta, x).observation(x)[:, 0])
     # a monotone function of a Gaussian: its normal score is the Gaussian, but for the extremes
     torch.testing.assert_close(seen[:, 2], seen[:, 3])
     middle = theta[:, 0].abs() < 2
     order = theta[:, 0].argsort().argsort()
     torch.testing.assert_close(seen[:, 2], torch.special.ndtri((order + 1) / 4001))
     assert (seen[:, 2] - theta[:, 0])[middle].abs().max() < 0.2
-    assert to.explained[0] > 0.99 > 0.5 > Coordinates.fitted(prior, theta, x).explained[0]
-    torch.testing.assert_close(to.at(x)(to.joint.split(to.pairs(theta, x))["parameter"]), theta)
+    assert to.explained[0] > 0.99 > 0.5 > Coordinates.fit(prior, theta, x).explained[0]
+    torch.testing.assert_close(
+        to.transform(x)(to.joint.split(to.joint_events(theta, x))["parameter"]), theta
+    )
     assert to.observation(torch.full((2, 3, 1, 2), 1e9)).shape == (2, 3, 4)
     assert to.observation(torch.full((1, 2), 1e9)).isfinite().all()
-    tied = Coordinates.fitted(prior, theta, (x > 1).double(), ranks=True).observation(
-        (x > 1).double()
-    )
+    tied = Coordinates.fit(prior, theta, (x > 1).double(), ranks=True).observation((x > 1).double())
     assert len(tied[:, 2].unique()) == 2
     assert abs(tied[:, 2].mean()) < 0.02
     posterior = Posterior(Truncated.knowing(to, joint_sde(to)), to, ExponentialMultistep(8))
@@ -220,17 +218,17 @@ def test_normal_scores_come_beside_what_has_long_tails():
 def test_numbers_that_repeat_each_other_or_never_change():
     theta = torch.rand(500, 1)
     x = torch.cat([theta, theta, torch.full((500, 1), 7.0)], 1) + torch.tensor([0.0, 1.0, 0.0])
-    to = Coordinates.fitted(box([0.0], [1.0]), theta, x)
-    events = to.pairs(theta, x)
+    to = Coordinates.fit(box([0.0], [1.0]), theta, x)
+    events = to.joint_events(theta, x)
     assert events.isfinite().all()
-    torch.testing.assert_close(to.at(x)(to.joint.split(events)["parameter"]), theta)
+    torch.testing.assert_close(to.transform(x)(to.joint.split(events)["parameter"]), theta)
 
 
 def test_uniform_parameters_seen_through_noise_need_no_network():
     """The regression between bounds is their posterior, wherever the observation is."""
     prior = box([-1.0, 0.0], [1.0, 4.0])
     theta, x = simulate(prior, lambda t: t + 0.4 * torch.randn(t.shape), 40_000)
-    to = Coordinates.fitted(prior, theta, x)
+    to = Coordinates.fit(prior, theta, x)
     posterior = Posterior(Truncated.knowing(to, joint_sde(to)), to, ExponentialMultistep(40))
     seen = torch.tensor([[0.0, 2.0], [1.3, 0.1], [-0.9, 4.5]])
     law, low, high = posterior(seen), torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0])
@@ -251,7 +249,7 @@ def test_uniform_parameters_seen_through_noise_need_no_network():
 def test_posteriors_are_distributions():
     prior = box([-1.0], [1.0])
     theta, x = simulate(prior, lambda t: t + 0.4 * torch.randn(t.shape), 1000)
-    to = Coordinates.fitted(prior, theta, x)
+    to = Coordinates.fit(prior, theta, x)
     posterior = Posterior(Truncated.knowing(to, joint_sde(to)), to, ExponentialMultistep(8))
     one = posterior(torch.tensor([0.3]))
     assert (one.batch_shape, one.event_shape) == ((), (1,))
@@ -295,12 +293,12 @@ def test_samples_that_cannot_be_inside():
 def test_a_trained_posterior():
     prior = box([-2.0], [2.0])
     theta, x = simulate(prior, lambda t: t.sign() * t**2 + 0.3 * torch.randn_like(t), 4000)
-    to = Coordinates.fitted(prior, theta, x)
+    to = Coordinates.fit(prior, theta, x)
     sde = joint_sde(to)
     network = PartNetwork(to.joint, "parameter", ResidualMLP((1,), 32, 2, condition_dim=1))
     model = Denoising(sde, network, baseline=Truncated.knowing(to, sde))
     training = Training(steps=500, batch_size=256, lr=5e-3, ema=0.98)
-    training.fit(model, Dataset("pairs", to.pairs(theta, x)), progress=False)
+    training.fit(model, Dataset("pairs", to.joint_events(theta, x)), progress=False)
     posterior = Posterior(model, to, ExponentialMultistep(20))(torch.tensor([3.7]))
     grid = torch.linspace(-1.999, 1.999, 800).unsqueeze(-1)
     weight = Normal(grid.sign() * grid**2, 0.3).log_prob(torch.tensor(3.7)).exp()
@@ -338,21 +336,19 @@ def test_what_a_part_network_says_of_the_others_is_nothing():
         (lambda: simulate(standard(), lambda t: t / 0, 10), "simulator: expected finite"),
         (lambda: exact(standard())[0](torch.zeros(4)), "observation: expected shape"),
         (
-            lambda: Coordinates.fitted(standard(1), torch.zeros(9, 1), torch.randn(9, 1)),
+            lambda: Coordinates.fit(standard(1), torch.zeros(9, 1), torch.randn(9, 1)),
             r"parameters: .* 'parameter\[0\]'",
         ),
         (
-            lambda: Coordinates.fitted(standard(1), torch.randn(9, 1), torch.randn(9, 8)),
-            "observations: expected more simulations than the 8 numbers",
+            lambda: Coordinates.fit(standard(1), torch.randn(9, 1), torch.randn(9, 8)),
+            "observations: expected more simulations than the 8 predictors",
         ),
         (
-            lambda: Coordinates.fitted(standard(1), torch.randn(9, 1), torch.randn(8, 1)),
+            lambda: Coordinates.fit(standard(1), torch.randn(9, 1), torch.randn(8, 1)),
             "parameters: expected as many as observations, 8, got 9",
         ),
         (
-            lambda: Coordinates.fitted(
-                standard(1), torch.randn(9, 1), torch.full((9, 1), torch.nan)
-            ),
+            lambda: Coordinates.fit(standard(1), torch.randn(9, 1), torch.full((9, 1), torch.nan)),
             "observations: expected",
         ),
     ],

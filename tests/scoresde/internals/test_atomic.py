@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from scoresde.internals import atomic as files
-from scoresde.internals.atomic import replacing
+from scoresde.internals.atomic import atomic_write
 
 
 def write(path, content):
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 
@@ -68,7 +68,7 @@ def test_others_may_read_what_the_mask_lets_them(tmp_path, mask):
 def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "x"
     write(path, b"old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
         file.write(b"new" * (1 // 0))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -82,7 +82,7 @@ def test_a_full_disk_says_where(tmp_path, error):
     path = tmp_path / "x.npy"
 
     def fill():
-        with replacing(path):
+        with atomic_write(path):
             raise error
 
     with pytest.raises(OSError, match=rf"{error.strerror or error}: '.*x\.npy'") as caught:

@@ -124,7 +124,7 @@ def model(folder, basis, shape, weights=None):
         "estimator": {"name": "denoising", "network": {"name": "residual-mlp", "width": 1}},
         "solver": "ddim",
     }
-    content = {"settings": settings, "facts": {"event_shape": shape, "levels": None}}
+    content = {"settings": settings, "facts": {"event_shape": shape, "bins": None}}
     checkpoint.save(folder, weights or {"weight": torch.zeros(4)}, content)
     return folder
 

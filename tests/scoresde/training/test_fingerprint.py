@@ -57,8 +57,8 @@ def test_names_and_places_of_data_do_not_matter():
 
 def test_levels_dtypes_and_splits_matter():
     bits = torch.tensor([[0, 1], [1, 0], [1, 1]])
-    found = [content(Dataset("x", bits, levels=n)) for n in (2, 3)]
-    found += [content(Dataset("x", bits.byte(), levels=2))]
+    found = [content(Dataset("x", bits, bins=n)) for n in (2, 3)]
+    found += [content(Dataset("x", bits.byte(), bins=2))]
     found += [content(part) for seed in (0, 1) for part in split(Dataset("x", X), 0.5, seed)]
     assert len(set(found)) == len(found)
 

@@ -26,7 +26,7 @@ def signalled(number, count):
     done = []
 
     def work(interrupts):
-        with interrupts.later():
+        with interrupts.deferred():
             for i in range(count):
                 signal.raise_signal(number)
                 done.append(i + 1)
@@ -49,15 +49,15 @@ def test_who_insists_is_not_kept_waiting(number):
     assert signalled(number, 2) == [1]
 
 
-def test_the_patient_hear_when_they_are_told_to(number):
-    with Interrupts(patient=True) as interrupts:
+def test_signals_that_are_held_wait_until_they_are_delivered(number):
+    with Interrupts(hold=True) as interrupts:
         signal.raise_signal(number)
-        with interrupts.later():
+        with interrupts.deferred():
             pass
-        assert interrupts.asked
+        assert interrupts.pending
         with pytest.raises(KeyboardInterrupt):
-            interrupts.hear()
-        assert not interrupts.asked
+            interrupts.deliver()
+        assert not interrupts.pending
 
 
 def test_what_the_system_does_by_itself_is_left_to_it():
@@ -71,7 +71,7 @@ def test_other_threads_are_let_alone():
     found = []
 
     def run():
-        with Interrupts() as interrupts, interrupts.later():
+        with Interrupts() as interrupts, interrupts.deferred():
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=run)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from scoresde.training import checkpoint, lock
-from scoresde.training.lock import Held, held
+from scoresde.training.lock import FolderLocked, folder_lock
 
 HOLDS = """
 import sys, time
-from scoresde.training.lock import held
-with held(sys.argv[1]):
+from scoresde.training.lock import folder_lock
+with folder_lock(sys.argv[1]):
     print("mine", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -33,19 +33,19 @@ def holder(folder, seconds=600):
 def test_who_has_it_is_said_and_whoever_is_killed_has_it_no_more(tmp_path):
     process = holder(tmp_path)
     said = rf"{re.escape(str(tmp_path))}: process {process.pid} of \S+, since 20\d\d-.*, is writing"
-    with pytest.raises(Held, match=said), held(tmp_path):
+    with pytest.raises(FolderLocked, match=said), folder_lock(tmp_path):
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / ".lock").exists()  # nobody was left to remove it
-    with held(tmp_path) as folder:
+    with folder_lock(tmp_path) as folder:
         assert folder == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_waits_for_another_to_end(tmp_path):
     process = holder(tmp_path, seconds=0.5)
-    with held(tmp_path, wait=60):
+    with folder_lock(tmp_path, wait=60):
         assert process.wait() == 0
 
 
@@ -54,7 +54,7 @@ def test_threads_take_turns(tmp_path):
 
     def work():
         for _ in range(50):
-            with held(tmp_path, wait=60):
+            with folder_lock(tmp_path, wait=60):
                 inside.append(1)
                 seen.append(len(inside))
                 inside.pop()
@@ -69,9 +69,9 @@ def test_threads_take_turns(tmp_path):
 
 
 def test_an_error_inside_frees_it(tmp_path):
-    with pytest.raises(ZeroDivisionError), held(tmp_path):
+    with pytest.raises(ZeroDivisionError), folder_lock(tmp_path):
         _ = 1 / 0
-    with held(tmp_path):
+    with folder_lock(tmp_path):
         pass
 
 
@@ -80,8 +80,8 @@ def test_a_child_that_outlives_its_parent_does_not_keep_it(tmp_path):
     """As a loader's worker may, whose parent was killed."""
     script = f"""
 import os, sys, time
-from scoresde.training.lock import held
-with held({str(tmp_path)!r}):
+from scoresde.training.lock import folder_lock
+with folder_lock({str(tmp_path)!r}):
     if os.fork() == 0:
         print(os.getpid(), flush=True)
         time.sleep(600)
@@ -90,11 +90,11 @@ with held({str(tmp_path)!r}):
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     try:
-        with pytest.raises(Held), held(tmp_path):
+        with pytest.raises(FolderLocked), folder_lock(tmp_path):
             pass
         process.kill()
         process.wait()
-        with held(tmp_path):
+        with folder_lock(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
@@ -111,9 +111,9 @@ def test_what_is_no_lock_is_left_alone(tmp_path, kind):
         "folder": path.mkdir,
         "pipe": lambda: os.mkfifo(path),
     }[kind]()
-    with pytest.raises(OSError, match=r"\.lock") as error, held(path.parent):
+    with pytest.raises(OSError, match=r"\.lock") as error, folder_lock(path.parent):
         pass
-    assert not isinstance(error.value, Held)
+    assert not isinstance(error.value, FolderLocked)
     assert victim.read_text() == "kept"
     assert os.path.lexists(path)
 
@@ -129,14 +129,14 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
         return real(descriptor)
 
     monkeypatch.setattr(lock, "_lock", late)
-    with held(tmp_path), pytest.raises(Held), held(tmp_path):
+    with folder_lock(tmp_path), pytest.raises(FolderLocked), folder_lock(tmp_path):
         pass
 
 
 def test_a_lock_without_a_word_is_one(tmp_path):
     process = holder(tmp_path)
     (tmp_path / ".lock").write_text('["nothing"]')
-    with pytest.raises(Held, match="another process is writing"), held(tmp_path):
+    with pytest.raises(FolderLocked, match="another process is writing"), folder_lock(tmp_path):
         pass
     process.kill()
     process.wait()
@@ -147,7 +147,10 @@ def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.warns(UserWarning, match="knows no locks .Operation not supported"), held(tmp_path):
+    with (
+        pytest.warns(UserWarning, match="knows no locks .Operation not supported"),
+        folder_lock(tmp_path),
+    ):
         pass
 
 
@@ -166,9 +169,9 @@ def test_saves_wait_for_each_other_and_a_writer_is_waited_for_no_longer(tmp_path
     assert len(list(tmp_path.iterdir())) == 2
     monkeypatch.setattr(checkpoint, "_PATIENCE", 0.1)
     with checkpoint.writer(tmp_path) as write:
-        with pytest.raises(Held, match=f"process {os.getpid()}"):
+        with pytest.raises(FolderLocked, match=f"process {os.getpid()}"):
             save(0)
-        with pytest.raises(Held):
+        with pytest.raises(FolderLocked):
             checkpoint.remove(tmp_path)
         write({"w": torch.ones(1)}, {"step": "last"})
     assert checkpoint.load(tmp_path)[1] == {"step": "last"}

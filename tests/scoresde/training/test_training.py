@@ -15,14 +15,14 @@ from scoresde import DCT, DiagonalSDE, Identity, LogLinear, ScoreEstimator
 from scoresde.data import Dataset
 from scoresde.data.events import events
 from scoresde.training import Training, checkpoint
-from scoresde.training.about import About
 from scoresde.training.distributed import SINGLE_PROCESS
-from scoresde.training.run import Run
+from scoresde.training.run_identity import RunIdentity
+from scoresde.training.state import TrainingState
 from solvers import DDIM
 
 
 def measured(estimator, average, seed):
-    run = Run.new(Training(), estimator, seed, SINGLE_PROCESS)
+    run = TrainingState.new(Training(), estimator, seed, SINGLE_PROCESS)
     run.average = dict(average.named_parameters())
     with run._averaged():
         return run.held_out_loss(DATA)
@@ -115,7 +115,7 @@ def test_averaging_is_exponential_after_a_while():
     training, average, weight = Training(ema=0.9), torch.zeros(1), torch.ones(1)
     kept = []
     for count in range(200):
-        after = training.averaged(average, weight, torch.tensor(count))
+        after = training.ema_update(average, weight, torch.tensor(count))
         kept.append(float((weight - after) / (weight - average)))
         average = average * 0  # start again from 0, towards 1
     assert kept[0] == pytest.approx(0.1)
@@ -125,7 +125,7 @@ def test_averaging_is_exponential_after_a_while():
 
 def test_the_rate_rises_and_falls():
     training = Training(steps=100, warmup=0.1)
-    rates = [training.rate(step) for step in range(100)]
+    rates = [training.lr_factor(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates.index(max(rates)) in (9, 10)
     assert max(rates) == pytest.approx(1.0)
@@ -134,7 +134,7 @@ def test_the_rate_rises_and_falls():
 
 
 def test_integers_are_dequantised_anew():
-    data = Dataset("levels", torch.tensor([[0], [3]]), levels=4)
+    data = Dataset("levels", torch.tensor([[0], [3]]), bins=4)
     generator = torch.Generator().manual_seed(0)
     first, second = events(data, generator), events(data, generator)
     assert not torch.equal(first, second)
@@ -298,19 +298,19 @@ def test_mixed_precision_goes_on_bit_for_bit(tmp_path, precision):
 
 
 def test_gradient_scales_are_saved(tmp_path):
-    run = Run.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
+    run = TrainingState.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 32.0})
-    about = About.of({}, run.estimator, DATA)
+    identity = RunIdentity.of({}, run.estimator, DATA)
     with checkpoint.writer(tmp_path) as write:
-        run.save(write, about)
-    other = Run.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
-    other.restore(tmp_path, about)
+        run.save(write, identity)
+    other = TrainingState.new(Training(precision="float16"), model(), 0, SINGLE_PROCESS)
+    other.restore(tmp_path, identity)
     assert other.scaler.get_scale() == 32.0
 
 
 def test_a_gradient_that_overflows_is_left_out():
     """In float16 the step is skipped and the scale halved; training goes on."""
-    run = Run.new(Training(precision="float16", batch_size=8), model(), 0, SINGLE_PROCESS)
+    run = TrainingState.new(Training(precision="float16", batch_size=8), model(), 0, SINGLE_PROCESS)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
     before = {name: value.clone() for name, value in run.estimator.state_dict().items()}
     run.update(DATA)

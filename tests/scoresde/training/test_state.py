@@ -15,10 +15,10 @@ from estimators import Denoising, ResidualMLP
 from scoresde import DCT, DiagonalSDE, LogLinear
 from scoresde.data import Dataset, LazyArray
 from scoresde.training import Training, checkpoint
-from scoresde.training.about import About
 from scoresde.training.distributed import SINGLE_PROCESS
-from scoresde.training.lock import Held
-from scoresde.training.run import Run
+from scoresde.training.lock import FolderLocked
+from scoresde.training.run_identity import RunIdentity
+from scoresde.training.state import TrainingState
 
 
 def extended(folder, stops):
@@ -84,7 +84,7 @@ def keyboard():
 def test_ctrl_c_is_heard_where_nothing_is_half_done(tmp_path, where, monkeypatch):
     training, sent = Training(steps=20, measurements=4), []
     target = {"update": "loss", "measure": "held_out_loss", "save": "save"}[where]
-    real = getattr(Run, target)
+    real = getattr(TrainingState, target)
 
     def slow(self, *arguments):
         found = real(self, *arguments)
@@ -93,7 +93,7 @@ def test_ctrl_c_is_heard_where_nothing_is_half_done(tmp_path, where, monkeypatch
             signal.raise_signal(signal.SIGINT)
         return found
 
-    monkeypatch.setattr(Run, target, slow)
+    monkeypatch.setattr(TrainingState, target, slow)
     options = {"held_out": DATA, "save_every": 5}
     with pytest.raises(KeyboardInterrupt):
         fitted(training, folder=tmp_path / "broken", **options)
@@ -134,7 +134,9 @@ def test_two_do_not_train_in_one_folder(tmp_path):
 
     def second(step):
         if step == 2:
-            with pytest.raises(Held, match=rf"process {os.getpid()} of .* since .* one at a time"):
+            with pytest.raises(
+                FolderLocked, match=rf"process {os.getpid()} of .* since .* one at a time"
+            ):
                 Training(steps=4).fit(model(), DATA, progress=False, folder=tmp_path)
             found.append(step)
 
@@ -296,18 +298,18 @@ def test_what_was_good_stays_when_a_run_fails(tmp_path):
 
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path):
-    run = Run.new(Training(), edited(), 0, SINGLE_PROCESS)
+    run = TrainingState.new(Training(), edited(), 0, SINGLE_PROCESS)
     name = next(iter(run.average))
     run.average[name].fill_(math.inf)
-    about, said = About.of({}, run.estimator, DATA), f"{name} is not finite after step 0"
+    identity, said = RunIdentity.of({}, run.estimator, DATA), f"{name} is not finite after step 0"
     with checkpoint.writer(tmp_path) as write, pytest.raises(FloatingPointError, match=said):
-        run.save(write, about)
+        run.save(write, identity)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_default_device_is_for_others(tmp_path):
     """The meta device refuses every number that was made there."""
-    estimator, integers = edited(), Dataset("x", (DATA.values > 0).long(), levels=2)
+    estimator, integers = edited(), Dataset("x", (DATA.values > 0).long(), bins=2)
     training = Training(steps=4)
     options = {"progress": False, "folder": tmp_path, "save_every": 1}
     torch.set_default_device("meta")

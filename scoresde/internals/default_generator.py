@@ -1,4 +1,4 @@
-"""Random numbers of code that knows torch's global generator only, from one of our own."""
+"""A generator in the place of torch's default one, for code that takes none."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.internals.dispatch import Seen
+from scoresde.internals.dispatch_mode import DispatchMode
 
 _aten = torch.ops.aten
 
-# Not in all versions of torch do these take a generator; what fills a tensor does.
+# These take no generator in some versions of torch; what fills a tensor does in all.
 _LIKE = {
     _aten.rand_like.default: _aten.uniform_.default,
     _aten.randn_like.default: _aten.normal_.default,
     _aten.randint_like.default: _aten.random_.to,
     _aten.randint_like.low_dtype: getattr(_aten.random_, "from"),
 }
-# Others do so under another name.
+# Overloads that take a generator, where an operation has some without.
 _SEEDED = {"default": "generator", "low": "low_generator"}
 
 
-class DrawnFrom(Seen):
+class DefaultGenerator(DispatchMode):
     """Inside, what this thread draws from torch's global generator comes from another one.
 
     For initial weights and `torch.distributions`, which take no generator. The global one is
@@ -34,9 +34,9 @@ class DrawnFrom(Seen):
 
     Example:
         >>> import torch
-        >>> from scoresde.internals.drawing import DrawnFrom
+        >>> from scoresde.internals.default_generator import DefaultGenerator
         >>> def layer():
-        ...     with DrawnFrom(torch.Generator().manual_seed(0)):
+        ...     with DefaultGenerator(torch.Generator().manual_seed(0)):
         ...         return torch.nn.Linear(2, 2)
         >>> torch.equal(layer().weight, layer().weight)
         True
@@ -54,27 +54,28 @@ class DrawnFrom(Seen):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Calls an operation, with our generator if it draws."""
-        given = dict(kwargs or {})
-        if torch.Tag.nondeterministic_seeded not in func.tags or given.get("generator"):
-            return func(*args, **given)
+        keywords = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded not in func.tags or keywords.get("generator"):
+            return func(*args, **keywords)
         if func in _LIKE:
-            func, args, given = _LIKE[func], (torch.empty_like(args[0], **given), *args[1:]), {}
+            args = (torch.empty_like(args[0], **keywords), *args[1:])
+            func, keywords = _LIKE[func], {}
         elif not any(argument.name == "generator" for argument in func._schema.arguments):
             name = _SEEDED.get(func._overloadname)
             func = getattr(func.overloadpacket, str(name))
-        return self._drawn(func, args, given)
+        return self._drawn(func, args, keywords)
 
-    def _drawn(self, func: Any, args: Sequence[Any], given: dict[str, Any]) -> Any:
+    def _drawn(self, func: Any, args: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """An operation's numbers, drawn where the generator is."""
-        home, given = self.generator.device, {**given, "generator": self.generator}
+        device, keywords = self.generator.device, {**keywords, "generator": self.generator}
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         if not tensors:
-            wanted = torch.device(given.get("device") or home)
-            return func(*args, **{**given, "device": home}).to(wanted)
-        wanted = tensors[0].device
-        if wanted == home or wanted.type == "meta":  # where there are no numbers
-            return func(*args, **given)
-        moved = [arg.to(home) if isinstance(arg, Tensor) else arg for arg in args]
-        found = func(*moved, **given)
+            target = torch.device(keywords.get("device") or device)
+            return func(*args, **{**keywords, "device": device}).to(target)
+        target = tensors[0].device
+        if target == device or target.type == "meta":  # where there are no numbers
+            return func(*args, **keywords)
+        moved = [arg.to(device) if isinstance(arg, Tensor) else arg for arg in args]
+        drawn = func(*moved, **keywords)
         in_place = func._schema.arguments[0].alias_info is not None
-        return tensors[0].copy_(found) if in_place else found.to(wanted)
+        return tensors[0].copy_(drawn) if in_place else drawn.to(target)

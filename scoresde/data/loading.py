@@ -1,4 +1,4 @@
-"""What reads a source."""
+"""Loading of data by name or path: which reader a source needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scoresde.checks import expect, listed, nearest
+from scoresde.checks import expect, join_names, nearest
 from scoresde.data.arrays import read_array
 from scoresde.data.builtin import BUILT_IN
 from scoresde.data.dataset import Dataset
@@ -52,7 +52,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
     Example:
         >>> from scoresde.data import load
         >>> load("digits")
-        Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, levels=17)
+        Dataset(name='digits', values=(1797, 1, 8, 8) of torch.uint8, bins=17)
     """
     read = reader(source)
     known = inspect.signature(read).parameters
@@ -86,16 +86,24 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
     if not path.exists():
         hint = nearest(str(source), BUILT_IN)
         raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
-    one = "an image, which is a single event: name its folder"
-    got = one if suffix in SUFFIXES else repr(suffix) if suffix else "a file without a suffix"
+    single_image = "an image, which is a single event: name its folder"
+    got = (
+        single_image
+        if suffix in SUFFIXES
+        else repr(suffix)
+        if suffix
+        else "a file without a suffix"
+    )
     expect(False, str(path), f"{', '.join(READERS)}, or a folder of arrays or images", got)
     raise AssertionError
 
 
 def _reader_of_folder(path: Path) -> Callable[..., Dataset]:
-    found = list(files(path))
-    arrays = [one.name for one in found if one.parent == path and one.suffix.lower() == ".npy"]
-    images = [str(one.relative_to(path)) for one in found if one.suffix.lower() in SUFFIXES]
-    both = f"{listed(arrays, 1)} beside {listed(images, 1)}"
+    paths = list(files(path))
+    arrays = [
+        entry.name for entry in paths if entry.parent == path and entry.suffix.lower() == ".npy"
+    ]
+    images = [str(entry.relative_to(path)) for entry in paths if entry.suffix.lower() in SUFFIXES]
+    both = f"{join_names(arrays, 1)} beside {join_names(images, 1)}"
     expect(not (arrays and images), str(path), "a folder of arrays or of images", both)
     return read_array if arrays else read_images

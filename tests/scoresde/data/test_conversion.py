@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoresde.data import load
-from scoresde.data.numbers import conversion
+from scoresde.data.conversion import conversion
 
 NORMAL = np.random.default_rng(0).normal(size=(400, 1))
 ONES = np.ones((400, 1))
@@ -85,8 +85,8 @@ def test_a_default_dtype_that_holds_all_is_asked_nothing(tmp_path):
 @given(st.integers(1, 4096), st.integers(1, 5000), st.integers(1, 4))
 def test_any_sizes_are_looked_at(count, size, files):
     arrays = [np.full((count, size), 0.5, "f4")[:2] for _ in range(files)]
-    convert, levels = conversion("x", arrays)
-    assert levels is None
+    convert, bins = conversion("x", arrays)
+    assert bins is None
     assert convert(arrays[0]).shape == arrays[0].shape
 
 

@@ -1,11 +1,11 @@
-"""Names of a package whose module is imported when they are first asked for.
+"""Names of a package that are imported when they are first used.
 
 For classes that stand on a library which takes long to import (PEP 562):
 
     if TYPE_CHECKING:
         from package.module import Name
     else:
-        __getattr__ = lazy(__name__, {"Name": "package.module"})
+        __getattr__ = lazy_imports(__name__, {"Name": "package.module"})
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_imports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """A package's ``__getattr__``.
 
     Args:
@@ -23,8 +23,8 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         homes: The module of each name.
 
     Example:
-        >>> from scoresde.internals.lazy import lazy
-        >>> lazy("fractions", {"pi": "math"})("pi")
+        >>> from scoresde.internals.lazy_imports import lazy_imports
+        >>> lazy_imports("fractions", {"pi": "math"})("pi")
         3.141592653589793
     """
 

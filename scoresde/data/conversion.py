@@ -1,4 +1,4 @@
-"""From numbers in files to tensors: nothing is rounded or taken for something else in silence."""
+"""Conversion of numbers in files to tensors: nothing is lost or guessed in silence."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import choice, expect, listed
+from scoresde.checks import choice, expect, join_names
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FLOATS = {"float32": torch.float32, "float64": torch.float64}
-KNOWN_LEVELS = {"bool": 2, "uint8": 256}
+DEFAULT_BINS = {"bool": 2, "uint8": 256}
 
 SAMPLE = 4096
-"""Events that are looked at before all are converted."""
+"""Events that are looked at before all are converted: more would be read twice from a disk."""
 
 RUN = 128
-"""How many of them follow each other."""
+"""How many of them follow each other: a disk is asked for few places."""
 
 MERGED = 0.25
 """Largest share of a column's different values that may become equal. Of 4,096 values of a normal
@@ -34,17 +34,17 @@ below a thousandth of a deviation then."""
 def conversion(
     name: str,
     arrays: Sequence[Array],
-    levels: int | None = None,
+    bins: int | None = None,
     dtype: str | None = None,
     continuous: bool = False,
     columns: Sequence[str] | None = None,
 ) -> tuple[Callable[[Array], Tensor], int | None]:
-    """What turns arrays ``(N, *event_shape)`` of one dtype into tensors, and their levels.
+    """What turns arrays ``(N, *event_shape)`` of one dtype into tensors, and their bins.
 
     Args:
         name: Where they come from, for messages.
         arrays: One after the other; `SAMPLE` of their events are looked at.
-        levels: Number of levels of whole numbers; ``None`` for ``uint8`` (256), booleans (2) and
+        bins: Number of bins of whole numbers; ``None`` for ``uint8`` (256), booleans (2) and
             what is continuous.
         dtype: ``"float32"`` or ``"float64"`` for what is continuous; by default torch's default
             dtype, if that tells the values of every column apart.
@@ -60,34 +60,34 @@ def conversion(
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.data.numbers import conversion
+        >>> from scoresde.data.conversion import conversion
         >>> array = np.array([[0.5], [1.5]])
-        >>> convert, levels = conversion("mine", [array])
-        >>> convert(array), levels
+        >>> convert, bins = conversion("mine", [array])
+        >>> convert(array), bins
         (tensor([[0.5000],
                 [1.5000]]), None)
     """
-    kind = arrays[0].dtype
+    source = arrays[0].dtype
     choice("continuous", continuous, False, True)
     choice("dtype", dtype, None, *FLOATS)
-    if kind.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got an array of {kind}")
-    both = "None for what continuous=True reads as real numbers"
-    expect(levels is None or not continuous, "levels", both, levels)
-    if kind.kind != "f" and not continuous:
-        levels = KNOWN_LEVELS.get(str(kind)) if levels is None else levels
-        expected = f"the number of levels of {kind} data, or continuous=True for real numbers"
-        expect(levels is not None, "levels", expected, None)
-    if levels is not None:
-        expect(dtype is None, "dtype", f"None for data of {levels} levels", dtype)
-        return lambda array: _whole(name, array, levels), levels
+    if source.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got an array of {source}")
+    expected = "None for what continuous=True reads as real numbers"
+    expect(bins is None or not continuous, "bins", expected, bins)
+    if source.kind != "f" and not continuous:
+        bins = DEFAULT_BINS.get(str(source)) if bins is None else bins
+        expected = f"the number of bins of {source} data, or continuous=True for real numbers"
+        expect(bins is not None, "bins", expected, None)
+    if bins is not None:
+        expect(dtype is None, "dtype", f"None for data of {bins} bins", dtype)
+        return lambda array: _whole(name, array, bins), bins
     sample = _sample(arrays)
     if not continuous:
         _warn_of_whole(name, sample, columns)
-    wanted = torch.get_default_dtype() if dtype is None else FLOATS[dtype]
-    if dtype is None and wanted != torch.float64:
-        _expect_apart(name, sample, wanted, columns)
-    return lambda array: _narrowed(name, _real(name, array), wanted), None
+    target = torch.get_default_dtype() if dtype is None else FLOATS[dtype]
+    if dtype is None and target != torch.float64:
+        _expect_apart(name, sample, target, columns)
+    return lambda array: _narrowed(name, _real(name, array), target), None
 
 
 def _sample(arrays: Sequence[Array]) -> Array:
@@ -103,11 +103,11 @@ def _sample(arrays: Sequence[Array]) -> Array:
     return np.concatenate(runs).reshape(-1, size)
 
 
-def _whole(name: str, array: Array, levels: int) -> Tensor:
+def _whole(name: str, array: Array, bins: int) -> Tensor:
     """Whole numbers as uint8 or int64."""
     if array.dtype.kind == "f":
-        found = array[~(array == np.rint(array))]
-        expect(found.size == 0, name, f"whole numbers of {levels} levels", found[:1])
+        fractions = array[~(array == np.rint(array))]
+        expect(fractions.size == 0, name, f"whole numbers of {bins} bins", fractions[:1])
     small = array.dtype.kind in "bu" and array.dtype.itemsize == 1
     return torch.from_numpy(array.astype("u1" if small else "i8", copy=False))
 
@@ -122,24 +122,24 @@ def _real(name: str, array: Array) -> Tensor:
 
 
 def _narrowed(name: str, wide: Tensor, dtype: torch.dtype) -> Tensor:
-    """In another type, if that has no infinity in place of a number."""
+    """Numbers in a narrower type; raises ``ValueError`` where that has infinity for one."""
     narrow = wide.to(dtype)
-    held = bool((narrow.isfinite() | ~wide.isfinite()).all())
+    representable = bool((narrow.isfinite() | ~wide.isfinite()).all())
     expected = f"numbers that {str(dtype).removeprefix('torch.')} holds (dtype='float64' may)"
-    expect(held, name, expected, f"{float(wide[wide.isfinite()].abs().max()):.2g}")
+    expect(representable, name, expected, f"{float(wide[wide.isfinite()].abs().max()):.2g}")
     return narrow
 
 
 def _warn_of_whole(name: str, sample: Array, columns: Sequence[str] | None) -> None:
-    gap = np.isnan(sample) if sample.dtype.kind == "f" else np.zeros(sample.shape, bool)
-    known = np.where(gap, 0, sample).astype("f8")
-    varies = np.where(gap, -np.inf, sample).max(0) > np.where(gap, np.inf, sample).min(0)
+    missing = np.isnan(sample) if sample.dtype.kind == "f" else np.zeros(sample.shape, bool)
+    values = np.where(missing, 0, sample).astype("f8")
+    varies = np.where(missing, -np.inf, sample).max(0) > np.where(missing, np.inf, sample).min(0)
     # every float of this size is whole
-    found = varies & ((known == np.rint(known)) & (np.abs(known) < 2**53)).all(0)
-    if found.any():
+    all_whole = varies & ((values == np.rint(values)) & (np.abs(values) < 2**53)).all(0)
+    if all_whole.any():
         warnings.warn(
-            f"{name}, {_labels(found, columns)}: whole numbers are read as real ones, whose density"
-            " has no bound; levels= reads them as integers, continuous=True says that this is"
+            f"{name}, {_labels(all_whole, columns)}: whole numbers are read as real ones, whose"
+            " density has no bound; bins= reads them as integers, continuous=True says that this is"
             " meant",
             stacklevel=_outside(),
         )
@@ -166,10 +166,10 @@ def _expect_apart(
     lost = before - after > MERGED * before
     if lost.any():
         first = int(lost.argmax())
-        kept = "dtype='float64' keeps them; so does subtracting what they have in common"
+        remedy = "dtype='float64' keeps them; so does subtracting what they have in common"
         place = f"{name}, {_labels(np.arange(len(lost)) == first, columns)}"
         expected = f"values that {str(dtype).removeprefix('torch.')} tells apart"
-        expect(False, place, expected, f"{before[first]} that become {after[first]} ({kept})")
+        expect(False, place, expected, f"{before[first]} that become {after[first]} ({remedy})")
 
 
 def _different(keys: Array) -> Array:
@@ -186,4 +186,4 @@ def _labels(which: Array, columns: Sequence[str] | None) -> str:
         return f"all {len(which)} components"
     names = [str(i) if columns is None else repr(columns[i]) for i in places]
     noun = "component" if columns is None else "column"
-    return f"{noun}{'s' * (len(names) > 1)} {listed(names)}"
+    return f"{noun}{'s' * (len(names) > 1)} {join_names(names)}"

@@ -1,4 +1,4 @@
-"""One small training loop for any estimator with a loss."""
+"""The training loop: settings, and updates of any estimator with a loss."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tqdm.auto import tqdm
 
 from scoresde.checks import expect, whole
 from scoresde.data import Dataset
-from scoresde.data.events import dataset
+from scoresde.data.events import as_dataset
 from scoresde.estimator import ScoreEstimator
 from scoresde.training import checkpoint
-from scoresde.training.about import About
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
 from scoresde.training.history import History, OnMeasure
 from scoresde.training.interrupts import Interrupts
-from scoresde.training.run import Run
-from scoresde.training.settings import Settings
+from scoresde.training.run_identity import RunIdentity
+from scoresde.training.settings import TrainingSettings
+from scoresde.training.state import TrainingState
 from scoresde.wrappers import unwrapped
 
 
 @attrs.frozen(kw_only=True)
-class Training(Settings):
+class Training(TrainingSettings):
     """The training loop, and its settings.
 
-    Takes the arguments of `Settings`.
+    Takes the arguments of `scoresde.training.settings.TrainingSettings`.
 
     Example:
         >>> import torch
@@ -69,7 +69,7 @@ class Training(Settings):
             estimator: Has a ``loss``. Compiled, or wrapped to be computed by several devices, it
                 is trained itself.
             data: A `scoresde.data.Dataset`, a tensor, an array, a torch ``Dataset`` or its
-                ``DataLoader``; see `scoresde.data.events.dataset`. Integer data are dequantised
+                ``DataLoader``; see `scoresde.data.events.as_dataset`. Integer data are dequantised
                 anew for every batch; stored ones are read as they are needed.
             held_out: Measured with the same noise every time; the averaged weights of its lowest
                 loss are kept. The last ones if None.
@@ -80,7 +80,7 @@ class Training(Settings):
                 `scoresde.ConditionNoiseAnnealing`.
             on_measure: Called at every measurement, for instance `scoresde.app.plots.Pictures`.
             folder: Where the run is written while it goes on, as `scoresde.training.checkpoint`
-                does. A run that is found there is taken up where it was, and ends as if it had
+                does. A run that is found there is resumed where it was, and ends as if it had
                 never stopped, bit for bit, at whatever moment it was killed. That holds for the
                 same run only: same data, by content, settings, seed and estimator; what differs is
                 refused by name. More ``steps`` extend it: from there on rates and measurements are
@@ -99,7 +99,7 @@ class Training(Settings):
             CheckpointError: If what is in ``folder`` is damaged, or no run.
             FloatingPointError: If a loss, a gradient or a weight is not finite; the message names
                 the step, and the event whose loss it is. What was written before stays.
-            Held: If another process or thread trains in ``folder``.
+            FolderLocked: If another process or thread trains in ``folder``.
             TypeError: If data or the estimator are of a kind that is not taken.
             ValueError: If the run in ``folder`` is another one, patience has no data to
                 measure, or processes do not share a batch evenly or differ in their arguments.
@@ -107,41 +107,43 @@ class Training(Settings):
         whole("save_every", save_every, 1)
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)
-        estimator = _itself(estimator)
-        train = dataset("data", data)
-        measured = None if held_out is None else dataset("held_out", held_out)
-        run, about = Run.new(self, estimator, seed, processes), None
+        estimator = _unwrapped_estimator(estimator)
+        train = as_dataset("data", data)
+        measured = None if held_out is None else as_dataset("held_out", held_out)
+        run, identity = TrainingState.new(self, estimator, seed, processes), None
         if folder is not None or processes.num_processes > 1:
-            own = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
-            own["training.seed"] = seed
-            about = About.of(own, estimator, train, measured, on_step, settings)
-            run.check_alike(about)
+            entries = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
+            entries["training.seed"] = seed
+            identity = RunIdentity.of(entries, estimator, train, measured, on_step, settings)
+            run.check_same_arguments(identity)
         with _writing(folder, processes) as write:
-            if folder is not None and about is not None and Path(folder, "config.json").exists():
-                run.restore(folder, about)
-                if run.over and progress and processes.is_main_process:
+            if folder is not None and identity is not None and Path(folder, "config.json").exists():
+                run.restore(folder, identity)
+                if run.finished and progress and processes.is_main_process:
                     tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
             run.check()
-            save = None if folder is None or about is None else partial(run.save, write, about)
+            save = (
+                None if folder is None or identity is None else partial(run.save, write, identity)
+            )
             loop = _Loop(run, train, measured, on_step, on_measure, save, save_every)
-            loop.go(progress and processes.is_main_process)
-        run.end()
+            loop.run_updates(progress and processes.is_main_process)
+        run.load_best()
         return run.history
 
 
-def _itself(estimator: Any) -> ScoreEstimator:
+def _unwrapped_estimator(estimator: Any) -> ScoreEstimator:
     """An estimator without what wraps it."""
-    found = unwrapped(estimator) if isinstance(estimator, nn.Module) else estimator
-    if not isinstance(found, ScoreEstimator):
-        raise TypeError(f"estimator: expected a ScoreEstimator, got a {type(found).__name__}")
-    return found
+    module = unwrapped(estimator) if isinstance(estimator, nn.Module) else estimator
+    if not isinstance(module, ScoreEstimator):
+        raise TypeError(f"estimator: expected a ScoreEstimator, got a {type(module).__name__}")
+    return module
 
 
 @attrs.define(eq=False)
 class _Loop:
     """Update, measure and save, until a run is over or somebody asks it to end."""
 
-    run: Run
+    run: TrainingState
     data: Dataset
     held_out: Dataset | None
     on_step: Callable[[int], None] | None
@@ -151,46 +153,46 @@ class _Loop:
     unsaved: bool = False
     since: float = attrs.field(factory=time.perf_counter)
 
-    def go(self, progress: bool) -> None:
+    def run_updates(self, progress: bool) -> None:
         run = self.run
         several = run.processes.num_processes > 1
         bar = tqdm(
             desc="training", disable=not progress, initial=run.step, total=run.training.steps
         )
         run.estimator.train()
-        with bar, Interrupts(patient=several) as interrupts:
+        with bar, Interrupts(hold=several) as interrupts:
             try:
-                while self.between(bar):
-                    with interrupts.later():
+                while self.measure_and_save(bar):
+                    with interrupts.deferred():
                         if self.on_step is not None:
                             self.on_step(run.step)
-                        ended = run.update(self.data, interrupts.asked)
+                        ended = run.update(self.data, interrupts.pending)
                         self.unsaved = True
-                    self.tick()
+                    self.count_time()
                     bar.update()
                     if ended:
                         self.write()
-                        interrupts.hear()
+                        interrupts.deliver()
                         raise KeyboardInterrupt
             except (KeyboardInterrupt, SystemExit):
-                if run.whole and not several:  # those agree on when to end
+                if run.between_updates and not several:  # those agree on when to end
                     self.write()
                 raise
 
-    def between(self, bar: tqdm[Any]) -> bool:
+    def measure_and_save(self, bar: tqdm[Any]) -> bool:
         """What is to be done between two updates; whether there is another one."""
         run = self.run
-        if run.due:
+        if run.measurement_due:
             run.measure(self.data, self.held_out, self.on_measure)
-            found = {"held_out": run.measured[-1]} if run.measured else {}
-            bar.set_postfix({"loss": run.losses[-1], **found}, refresh=False)
+            held_out = {"held_out": run.measured[-1]} if run.measured else {}
+            bar.set_postfix({"loss": run.losses[-1], **held_out}, refresh=False)
             self.unsaved = True
-            self.tick()
-        if run.over or (run.step > 0 and run.step % self.save_every == 0):
+            self.count_time()
+        if run.finished or (run.step > 0 and run.step % self.save_every == 0):
             self.write()
-        return not run.over
+        return not run.finished
 
-    def tick(self) -> None:
+    def count_time(self) -> None:
         now = time.perf_counter()
         self.run.seconds, self.since = self.run.seconds + now - self.since, now
 
@@ -211,8 +213,8 @@ def _writing(
         if folder is not None and processes.is_main_process:
             try:
                 write = stack.enter_context(checkpoint.writer(folder))
-            except OSError as found:
-                error = found
+            except OSError as refusal:
+                error = refusal
         bad = processes.gather(torch.tensor([error is not None], device=processes.device))
         if error is not None:
             raise error

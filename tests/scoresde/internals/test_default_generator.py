@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributions, nn
 
-from scoresde.internals.drawing import DrawnFrom
+from scoresde.internals.default_generator import DefaultGenerator
 
 HALF, ONES = torch.full((30,), 0.5), torch.ones(30)
 DRAWS = {
@@ -43,7 +43,7 @@ DRAWS = {
 
 
 def drawn(draw, seed):
-    with DrawnFrom(torch.Generator().manual_seed(seed)):
+    with DefaultGenerator(torch.Generator().manual_seed(seed)):
         return draw().detach()
 
 
@@ -65,14 +65,14 @@ def test_numbers_are_those_of_a_global_generator_with_that_seed(name):
 
 
 def test_successive_numbers_are_new():
-    with DrawnFrom(torch.Generator().manual_seed(0)):
+    with DefaultGenerator(torch.Generator().manual_seed(0)):
         assert torch.rand(()) != torch.rand(())
 
 
 def test_an_own_generator_is_used():
     own = torch.Generator().manual_seed(3)
     wanted = torch.rand(4, generator=torch.Generator().manual_seed(3))
-    with DrawnFrom(torch.Generator().manual_seed(0)):
+    with DefaultGenerator(torch.Generator().manual_seed(0)):
         assert torch.equal(torch.rand(4, generator=own), wanted)
 
 
@@ -89,7 +89,7 @@ def test_other_threads_notice_nothing():
     torch.manual_seed(5)
     thread = threading.Thread(target=other)
     thread.start()
-    with DrawnFrom(torch.Generator().manual_seed(0)):
+    with DefaultGenerator(torch.Generator().manual_seed(0)):
         torch.rand(10)
         inside.set()
         done.wait()
@@ -100,7 +100,7 @@ def test_other_threads_notice_nothing():
 @pytest.mark.parametrize("in_place", [False, True])
 def test_numbers_for_another_device_are_moved_there(in_place):
     """Of the meta device, which every machine has, only the shape can be seen."""
-    with DrawnFrom(torch.Generator().manual_seed(0)):
+    with DefaultGenerator(torch.Generator().manual_seed(0)):
         like = torch.empty(3, device="meta")
         found = like.normal_() if in_place else torch.rand(3, device="meta")
         assert found.device.type == "meta"

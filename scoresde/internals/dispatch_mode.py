@@ -1,17 +1,17 @@
-"""Operations of this thread, seen before they are done."""
+"""A base for modes that see this thread's operations before they are done."""
 
 from __future__ import annotations
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Seen(TorchDispatchMode):
-    """A mode of torch's that does not import its compiler, which takes seconds.
+class DispatchMode(TorchDispatchMode):
+    """``TorchDispatchMode`` without the import of torch's compiler, which takes seconds.
 
     Example:
         >>> import torch
-        >>> from scoresde.internals.dispatch import Seen
-        >>> class Count(Seen):
+        >>> from scoresde.internals.dispatch_mode import DispatchMode
+        >>> class Count(DispatchMode):
         ...     count = 0
         ...     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         ...         self.count += 1

@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from scoresde.bases.moments import Units
+from scoresde.bases.moments import MomentsByGroup
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating
 
 
 def known_moments(
-    data: Iterable[Tensor], analyse: Callable[[Tensor], Tensor], units: Blocks
+    data: Iterable[Tensor], analyse: Callable[[Tensor], Tensor], groups: Blocks
 ) -> tuple[Tensor, Tensor]:
-    """As `scoresde.bases.moments.Units`, of every component where it is not NaN.
+    """Mean and scale ``(n,)`` of every component, over the events in which it is not NaN.
+
+    As of `scoresde.bases.moments.MomentsByGroup`, which measures each component by itself.
 
     Args:
         data: Batches of events, which are kept until all have been seen.
         analyse: To coefficients, ``(N, n)``; a missing value may leave others as they are alone.
-        units: Of single components.
+        groups: Of single components.
 
     Raises:
         ValueError: If a missing value spreads, components are measured together, one has no value
@@ -29,28 +31,33 @@ def known_moments(
     Example:
         >>> import torch
         >>> from scoresde import Blocks
-        >>> from scoresde.bases.gaps import known_moments
+        >>> from scoresde.bases.missing_values import known_moments
         >>> rows = torch.tensor([[0.0, torch.nan], [torch.nan, 3.0], [2.0, 5.0]])
         >>> known_moments([rows], torch.Tensor.double, Blocks({"a": 1, "b": 1}))
         (tensor([1., 4.], dtype=torch.float64), tensor([1., 1.], dtype=torch.float64))
     """
     expected = "events that are vectors, if values are missing"
-    expect(len(units) == units.dim, "data", expected, f"{units} measured together")
+    expect(len(groups) == groups.dim, "data", expected, f"{groups} measured together")
     rows, dtype = [], torch.float64
-    for piece in data:
-        floating("data", piece)
-        z, dtype = analyse(piece), piece.dtype
-        spread = int(z.isnan().sum() - piece.isnan().sum())
-        expect(spread == 0, "basis", "identity, if values are missing", "one that mixes components")
+    for batch in data:
+        floating("data", batch)
+        z, dtype = analyse(batch), batch.dtype
+        more_missing = int(z.isnan().sum() - batch.isnan().sum())
+        expect(
+            more_missing == 0,
+            "basis",
+            "identity, if values are missing",
+            "one that mixes components",
+        )
         expect(not bool(z.isinf().any()), "data", "finite numbers", "infinite ones")
         rows.append(z)
-    found = []
-    for name, column in zip(units.sizes, torch.cat(rows).unbind(-1), strict=True):
+    moments = []
+    for name, column in zip(groups.sizes, torch.cat(rows).unbind(-1), strict=True):
         known = column[~column.isnan()].unsqueeze(-1)
         expect(len(known) > 0, "data", f"values of {name!r}", "none")
         # in the precision of the data, of which rounding is judged
-        unit = Units(Blocks({name: 1}))
-        found.append(unit.measured([known.to(dtype)]))
-        unit.warn()
-    mean, scale = zip(*found, strict=True)
+        group = MomentsByGroup(Blocks({name: 1}))
+        moments.append(group.measured([known.to(dtype)]))
+        group.warn()
+    mean, scale = zip(*moments, strict=True)
     return torch.cat(mean), torch.cat(scale)

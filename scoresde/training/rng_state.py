@@ -1,4 +1,4 @@
-"""Numbers that only torch's global generators give, from a stream of one's own."""
+"""States of torch's global generators, for code that draws from no other: dropout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 _GLOBAL = threading.RLock()
-"""Who has put a stream in the place of the global generators, which all threads share."""
+"""Held by whoever has put a state in the place of the global ones, which all threads share."""
 
 
-class Stream:
-    """The numbers that dropout draws, which follow a seed and nothing else.
+class RNGState:
+    """States of torch's global generators that follow a seed and nothing else.
 
     Dropout, and what recomputes it, know no generator but torch's global ones. Inside
-    `in_place` those give this stream's numbers, and go on after it where they were. Streams take
+    `installed` those give this stream's numbers, and go on after it where they were. Streams take
     turns: of two threads one waits.
 
     Args:
@@ -28,9 +28,9 @@ class Stream:
 
     Example:
         >>> import torch
-        >>> from scoresde.training.streams import Stream
+        >>> from scoresde.training.rng_state import RNGState
         >>> def numbers():
-        ...     with Stream(0).in_place():
+        ...     with RNGState(0).installed():
         ...         return torch.rand(3)
         >>> torch.equal(numbers(), numbers())
         True
@@ -45,8 +45,8 @@ class Stream:
         self.states = {kind: generator.get_state() for kind, generator in generators.items()}
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Puts the stream in the place of the global generators, inside."""
+    def installed(self) -> Iterator[None]:
+        """Makes these the states of the global generators, and puts theirs back at the end."""
         with _GLOBAL:
             before = self._swap(self.states)
             try:
@@ -55,7 +55,7 @@ class Stream:
                 self.states = self._swap(before)
 
     def _swap(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The states of the global generators, which get others."""
+        """Gives the global generators other states, and returns those that they had."""
         before = {"cpu": torch.get_rng_state()}
         torch.set_rng_state(states["cpu"])
         if "cuda" in states:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scoresde.data import load
-from scoresde.data.reading import READERS
+from scoresde.data.loading import READERS
 
 
 def test_missing_sources(tmp_path):

@@ -1,4 +1,4 @@
-"""A training run between two updates: all that the rest of it depends on."""
+"""The state of a training run: all that the rest of it depends on, saved and restored."""
 
 from __future__ import annotations
 
@@ -14,31 +14,39 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.data import Dataset
-from scoresde.data.events import events, some
+from scoresde.data.events import events
 from scoresde.estimator import ScoreEstimator
+from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
 from scoresde.training import checkpoint
-from scoresde.training.about import About
-from scoresde.training.distributed import Processes, average_over, share
+from scoresde.training.distributed import Processes, average_over, shard
 from scoresde.training.history import History, OnMeasure
-from scoresde.training.settings import PRECISIONS, Settings
-from scoresde.training.streams import Stream
+from scoresde.training.rng_state import RNGState
+from scoresde.training.run_identity import RunIdentity
+from scoresde.training.settings import PRECISIONS, TrainingSettings
 from scoresde.wrappers import matched
 
 _WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
 
+_HELD_OUT = 4096
+"""Events, times and noises of which a held-out loss is the mean: its error is a 64th of the
+deviation of one of them, so that the lowest of ten losses is hardly one by chance."""
+
 _TRIED = 512
-"""Among so many events the one whose loss is not finite is looked for."""
+"""Events whose loss is computed one by one to name the first that is not finite: some seconds, when
+all of a large data set would take longer than its training."""
 
 
 @attrs.define(eq=False)
-class Run:
-    """What goes on while an estimator is trained; `scoresde.training.Training.fit` drives it.
+class TrainingState:
+    """Weights, their average, optimiser and random numbers of a run, and its steps.
+
+    `scoresde.training.Training.fit` drives it.
 
     Attributes:
-        stream: Of what draws from torch's global generators, dropout above all.
+        rng_state: Of what draws from torch's global generators, dropout above all.
         average: Moving averages of the weights, by name.
-        whole: Whether it is between two updates, and the estimator has its own weights.
+        between_updates: Whether none is half done, and the estimator has its own weights.
 
     Example:
         >>> import torch
@@ -46,22 +54,23 @@ class Run:
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.data import Dataset
         >>> from scoresde.training.distributed import SINGLE_PROCESS
-        >>> from scoresde.training.run import Run
-        >>> from scoresde.training.settings import Settings
+        >>> from scoresde.training.settings import TrainingSettings
+        >>> from scoresde.training.state import TrainingState
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> run = Run.new(Settings(steps=2), model, seed=0, processes=SINGLE_PROCESS)
+        >>> training = TrainingSettings(steps=2)
+        >>> run = TrainingState.new(training, model, seed=0, processes=SINGLE_PROCESS)
         >>> run.update(Dataset("mine", torch.randn(10, 2)))
         False
-        >>> run.step, run.over
+        >>> run.step, run.finished
         (1, False)
     """
 
-    training: Settings
+    training: TrainingSettings
     estimator: ScoreEstimator
     seed: int
     processes: Processes
     generator: torch.Generator
-    stream: Stream
+    rng_state: RNGState
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -74,13 +83,17 @@ class Run:
     best: int = 0
     recent: float = 0.0
     seconds: float = 0.0
-    kept: dict[str, Tensor] = attrs.field(factory=dict)
-    whole: bool = True
+    best_weights: dict[str, Tensor] = attrs.field(factory=dict)
+    between_updates: bool = True
 
     @classmethod
     def new(
-        cls, training: Settings, estimator: ScoreEstimator, seed: int, processes: Processes
-    ) -> Run:
+        cls,
+        training: TrainingSettings,
+        estimator: ScoreEstimator,
+        seed: int,
+        processes: Processes,
+    ) -> TrainingState:
         """A run before its first update."""
         weights = list(estimator.parameters())
         expect(len(weights) > 0, "estimator", "weights to train", type(estimator).__name__)
@@ -91,7 +104,7 @@ class Run:
             seed,
             processes,
             torch.Generator("cpu").manual_seed(seed),
-            Stream(seed, processes.process_index, device),
+            RNGState(seed, processes.process_index, device),
             torch.optim.AdamW(weights, lr=training.lr, weight_decay=training.weight_decay),
             torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
             device,
@@ -101,32 +114,39 @@ class Run:
         )
 
     def check(self) -> None:
-        """Whether the processes can go on together."""
-        size, several = self.training.batch_size, self.processes.num_processes
-        expect(size % several == 0, "batch_size", f"a multiple of {several} processes", size)
-        own = self.processes.mixed_precision
-        expect(own == "no", "processes", "mixed_precision 'no', as Training has its own", own)
-        weights = sum(float(p.detach().double().sum()) for p in self.estimator.parameters())
-        found = self._gathered(
-            torch.tensor([weights, self.step], dtype=torch.float64, device="cpu")
-        )
+        """Raises ``ValueError`` unless the processes can go on together."""
+        size, count = self.training.batch_size, self.processes.num_processes
+        expect(size % count == 0, "batch_size", f"a multiple of {count} processes", size)
+        mixed_precision = self.processes.mixed_precision
         expect(
-            torch.allclose(found, found[0].expand_as(found), rtol=1e-6, equal_nan=True),
+            mixed_precision == "no",
+            "processes",
+            "mixed_precision 'no', as Training has its own",
+            mixed_precision,
+        )
+        weights = sum(float(p.detach().double().sum()) for p in self.estimator.parameters())
+        sums = self._gathered(torch.tensor([weights, self.step], dtype=torch.float64, device="cpu"))
+        expect(
+            torch.allclose(sums, sums[0].expand_as(sums), rtol=1e-6, equal_nan=True),
             "processes",
             "the same weights on all, and a folder that all of them see",
-            f"sums of weights and steps {found.tolist()}",
+            f"sums of weights and steps {sums.tolist()}",
         )
 
-    def check_alike(self, about: About) -> None:
-        """Whether the processes have been called with the same arguments."""
-        own = about.digests()
-        found = self._gathered(torch.tensor(list(own.values()), dtype=torch.int64, device="cpu"))
-        unlike = [n for n, same in zip(own, (found == found[0]).all(0), strict=True) if not same]
+    def check_same_arguments(self, identity: RunIdentity) -> None:
+        """Raises ``ValueError`` unless the processes have been called with the same arguments."""
+        digests = identity.digests()
+        gathered = self._gathered(
+            torch.tensor(list(digests.values()), dtype=torch.int64, device="cpu")
+        )
+        unlike = [
+            n for n, same in zip(digests, (gathered == gathered[0]).all(0), strict=True) if not same
+        ]
         expect(
             not unlike,
             "processes",
             f"the same {', '.join(unlike)} on all",
-            ", ".join(str(about.entries.get(name, "others")) for name in unlike),
+            ", ".join(str(identity.entries.get(name, "others")) for name in unlike),
         )
 
     @property
@@ -136,28 +156,28 @@ class Run:
         return patience is not None and sum(s > self.best for s in self.steps) >= patience
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing is left to do."""
         return self.stopped or self.step >= self.training.steps
 
     @property
-    def due(self) -> bool:
-        """Whether a measurement is, which has not been made."""
+    def measurement_due(self) -> bool:
+        """Whether the held-out loss is to be measured now, and has not been."""
         every = max(1, self.training.steps // self.training.measurements)
         now = self.step > 0 and (self.step % every == 0 or self.step >= self.training.steps)
         return now and self.step not in self.steps[-1:]
 
     @property
     def history(self) -> History:
-        """What it has seen."""
+        """What has been measured so far."""
         best = self.best or self.step
         return History(
             [*self.steps], [*self.losses], [*self.measured], best, self.seconds, self.stopped
         )
 
     def loss(self, data: Dataset, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Of this process's part of some events."""
-        return self._loss(data, *share(rows, generator, self.processes))
+        """The loss of this process's shard of some events."""
+        return self._loss(data, *shard(rows, generator, self.processes))
 
     def _loss(self, data: Dataset, rows: Tensor, generator: Generators) -> Tensor:
         x = events(data, generator, rows).to(self.device, self.dtype)
@@ -165,21 +185,21 @@ class Run:
         with torch.autocast(self.device.type, kind, enabled=kind is not None):
             return self.estimator.loss(x, generator=generator)
 
-    def update(self, data: Dataset, asked: bool = False) -> bool:
+    def update(self, data: Dataset, stop_requested: bool = False) -> bool:
         """One update, and whether any process has been asked to end."""
-        self.whole = False
-        with self.stream.in_place():
+        self.between_updates = False
+        with self.rng_state.installed():
             for group in self.optimizer.param_groups:
-                group["lr"] = self.training.lr * self.training.rate(self.step)
+                group["lr"] = self.training.lr * self.training.lr_factor(self.step)
             self.optimizer.zero_grad()
             size = (self.training.batch_size,)
             rows = torch.randint(len(data), size, generator=self.generator, device="cpu")
             loss = self.loss(data, rows, self.generator)
             self.scaler.scale(loss).backward()
         loss = loss.detach()
-        end = torch.full_like(loss, float(asked))
+        stop = torch.full_like(loss, float(stop_requested))
         gradients = [p.grad for p in self.estimator.parameters() if p.grad is not None]
-        average_over(self.processes, [*gradients, loss, end])
+        average_over(self.processes, [*gradients, loss, stop])
         self._expect_finite(f"the loss is {float(loss)} at step {self.step + 1}", loss, data, rows)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.estimator.parameters(), self.training.clip)
@@ -189,11 +209,11 @@ class Run:
         self.scaler.update()
         for name, weight in self.estimator.named_parameters():
             now, before = weight.detach(), self.average[name]
-            before.copy_(self.training.averaged(before, now, self.step) if self.step else now)
+            before.copy_(self.training.ema_update(before, now, self.step) if self.step else now)
         self.step += 1
         self.recent += float(loss)
-        self.whole = True
-        return asked if self.processes.num_processes == 1 else bool(end > 0)
+        self.between_updates = True
+        return stop_requested if self.processes.num_processes == 1 else bool(stop > 0)
 
     def measure(
         self, data: Dataset, held_out: Dataset | None, on_measure: OnMeasure | None
@@ -201,27 +221,36 @@ class Run:
         """The held-out loss of the averaged weights, which are kept if it is the lowest."""
         with self._averaged():
             # without events to measure: whether the weights that are kept say anything
-            found = self.held_out_loss(data if held_out is None else held_out, held_out is not None)
+            held_out_loss = self.held_out_loss(
+                data if held_out is None else held_out, held_out is not None
+            )
             self.losses.append(self.recent / (self.step - (self.steps[-1] if self.steps else 0)))
             self.steps.append(self.step)
             self.recent = 0.0
             if held_out is not None:
-                self.measured.append(found)
-                if found < min(self.measured[:-1], default=math.inf):
+                self.measured.append(held_out_loss)
+                if held_out_loss < min(self.measured[:-1], default=math.inf):
                     self.best, state = self.step, self.estimator.state_dict()
-                    self.kept = {name: value.clone() for name, value in state.items()}
+                    self.best_weights = {name: value.clone() for name, value in state.items()}
             if on_measure is not None:
                 on_measure(self.step, self.estimator, self.history)
 
     @torch.no_grad()
     def held_out_loss(self, data: Dataset, all_events: bool = True) -> float:
-        """With the same events, times and noise at every call; of one batch only if told so."""
+        """The loss with the same events, times and noise at every call.
+
+        Args:
+            data: The held-out events, or those of the training if there are none.
+            all_events: Whether to go through them, or through one batch, which says no more than
+                whether the loss is finite.
+        """
         generator, batch = torch.Generator("cpu").manual_seed(self.seed), self.training.batch_size
         # few events are repeated with other noise, many are not all needed
-        count = batch * max(1, 4096 // batch) if all_events else batch
+        count = batch * max(1, _HELD_OUT // batch) if all_events else batch
         rows = torch.arange(count, device="cpu") % len(data)
-        parts = rows.split(batch * max(1, some(data) // batch))
-        with Stream(self.seed, device=self.device).in_place():
+        size = chunk_size(data.values.shape[1:])
+        parts = rows.split(batch * max(1, size // batch))
+        with RNGState(self.seed, device=self.device).installed():
             losses = [self.loss(data, part, generator) * len(part) for part in parts]
         mean = torch.stack(losses).sum() / len(rows)
         average_over(self.processes, [mean])
@@ -230,7 +259,7 @@ class Run:
         return float(mean)
 
     @torch.no_grad()
-    def _expect_finite(self, said: str, loss: Tensor, data: Dataset, rows: Tensor) -> None:
+    def _expect_finite(self, message: str, loss: Tensor, data: Dataset, rows: Tensor) -> None:
         """Raises ``FloatingPointError`` that names the first event whose own loss is not finite."""
         if math.isfinite(loss):
             return
@@ -238,44 +267,46 @@ class Run:
         for row in rows.unique(sorted=True)[:_TRIED]:
             generator = torch.Generator("cpu").manual_seed(self.seed)
             if not math.isfinite(self._loss(data, row.unsqueeze(0), generator)):
-                said = f"{said}, as that of event {int(row)} of {data.name} is by itself"
+                message = f"{message}, as that of event {int(row)} of {data.name} is by itself"
                 if bool(data.read(row.unsqueeze(0)).isnan().any()):
-                    said += ", of which values are missing: only estimators with observe= take such"
+                    message += (
+                        ", of which values are missing: only estimators with observe= take such"
+                    )
                 break
-        raise FloatingPointError(said)
+        raise FloatingPointError(message)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The estimator with its averaged weights, inside."""
-        own = {name: value.clone() for name, value in self.estimator.state_dict().items()}
-        self.whole = False
-        self._take_average()
+        """Gives the estimator its averaged weights, and its own back at the end."""
+        trained = {name: value.clone() for name, value in self.estimator.state_dict().items()}
+        self.between_updates = False
+        self._load_average()
         self.estimator.eval()
         try:
             yield
         finally:
-            self.estimator.load_state_dict(own)
+            self.estimator.load_state_dict(trained)
             self.estimator.train()
-            self.whole = True
+            self.between_updates = True
 
     @torch.no_grad()
-    def _take_average(self) -> None:
+    def _load_average(self) -> None:
         for name, weight in self.estimator.named_parameters():
             weight.copy_(self.average[name])
 
-    def _gathered(self, own: Tensor) -> Tensor:
-        """What every process has of its own, ``(processes, ...)``, on the CPU."""
-        return self.processes.gather(own.unsqueeze(0).to(self.processes.device)).cpu()
+    def _gathered(self, value: Tensor) -> Tensor:
+        """A tensor of every process, ``(processes, ...)``, on the CPU."""
+        return self.processes.gather(value.unsqueeze(0).to(self.processes.device)).cpu()
 
-    def end(self) -> None:
-        """Leaves the estimator with the weights to keep."""
-        if self.kept:
-            self.estimator.load_state_dict(self.kept)
+    def load_best(self) -> None:
+        """Gives the estimator the weights with the lowest held-out loss, or else the average."""
+        if self.best_weights:
+            self.estimator.load_state_dict(self.best_weights)
         else:
-            self._take_average()
+            self._load_average()
         self.estimator.eval()
 
-    def save(self, write: checkpoint.Write, about: About) -> None:
+    def save(self, write: checkpoint.Write, identity: RunIdentity) -> None:
         """Writes it, by the first of the processes.
 
         Raises:
@@ -288,44 +319,44 @@ class Run:
         tensors = {
             **{f"model.{k}": v for k, v in self.estimator.state_dict().items()},
             **{f"average.{k}": v for k, v in self.average.items()},
-            **{f"kept.{k}": v for k, v in self.kept.items()},
-            **{f"optimizer.{i}.{k}": v for i, own in state.items() for k, v in own.items()},
+            **{f"kept.{k}": v for k, v in self.best_weights.items()},
+            **{f"optimizer.{i}.{k}": v for i, slots in state.items() for k, v in slots.items()},
             "generator": self.generator.get_state(),
-            **{f"stream.{k}": self._gathered(v) for k, v in self.stream.states.items()},
+            **{f"stream.{k}": self._gathered(v) for k, v in self.rng_state.states.items()},
         }
-        about.note(self.estimator)
+        identity.note_changes(self.estimator)
         written = {name: getattr(self, name) for name in _WRITTEN}
-        written |= {"about": attrs.asdict(about, value_serializer=_listed)}
-        written |= {"scaler": self.scaler.state_dict(), "over": self.over}
+        written |= {"about": attrs.asdict(identity, value_serializer=_listed)}
+        written |= {"scaler": self.scaler.state_dict(), "over": self.finished}
         if self.processes.is_main_process:
             write(tensors, written)
         self.processes.wait_for_everyone()  # none reads before it is written
 
-    def restore(self, folder: str | os.PathLike[str], about: About) -> None:
-        """Takes up what `save` has written, if it is of the same.
+    def restore(self, folder: str | os.PathLike[str], identity: RunIdentity) -> None:
+        """Goes on from what `save` has written, if that is of the same run.
 
         Raises:
             CheckpointError: If it is damaged, or no run.
-            OtherRun: If it is of something else; the message names what.
+            RunMismatch: If it is of something else; the message names what.
         """
         tensors, content = checkpoint.load(folder)
         match content.get("about"):
             case {"entries": dict(entries), "moved": list(moved), "settings": settings}:
-                written = About(entries, set(moved), settings)
+                written = RunIdentity(entries, set(moved), settings)
             case _:
                 expected = "expected a run that says what it is of, got none, or an older one"
                 raise checkpoint.CheckpointError(f"{folder}: {expected}")
-        written.refuse(about, folder)
-        about.moved |= written.moved
+        written.check_same(identity, folder)
+        identity.moved |= written.moved
         # as long as it is not extended: what was built then stays so
         try:
-            self._take(tensors, content)
+            self._load(tensors, content)
         except (KeyError, RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(
                 f"{folder}: not a run of this model: {error}"
             ) from error
 
-    def _take(self, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    def _load(self, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
             start = f"{prefix}."
             return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
@@ -342,13 +373,13 @@ class Run:
         self.generator.set_state(tensors["generator"])
         self.scaler.load_state_dict(content["scaler"])
         for kind, states in part("stream").items():
-            if kind in self.stream.states:
+            if kind in self.rng_state.states:
                 # more processes than wrote it share what there is
-                own = states[self.processes.process_index % len(states)]
-                self.stream.states[kind] = own.clone()  # a view crashes torch
+                saved_state = states[self.processes.process_index % len(states)]
+                self.rng_state.states[kind] = saved_state.clone()  # a view crashes torch
         for name in _WRITTEN:
             setattr(self, name, content[name])
-        self.kept = part("kept")
+        self.best_weights = part("kept")
 
 
 def _listed(_: object, __: object, value: Any) -> Any:

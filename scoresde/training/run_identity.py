@@ -1,4 +1,4 @@
-"""What a training run is of: its configuration and its data."""
+"""The identity of a training run: what it must have in common with one that it goes on from."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _STEPS = "training.steps"
 _SHOWN = 3
 """So many differences are said: the first is mostly the cause of the others."""
 
-_MADE = "estimator"
+_ESTIMATOR = "estimator"
 
 _SECTIONS = ("sde", "estimator")
 """Those of a configuration that say what is trained; data are judged by their content."""
 
 
-class OtherRun(ValueError):
-    """A run is of something else than what was asked for; the message names what differs.
+class RunMismatch(ValueError):
+    """A run that is to go on is another one; the message names what differs.
 
     Example:
-        >>> from scoresde.training.about import About, OtherRun
+        >>> from scoresde.training.run_identity import RunIdentity, RunMismatch
         >>> try:
-        ...     About({"seed": 0}).refuse(About({"seed": 1}), "model")
-        ... except OtherRun as error:
+        ...     RunIdentity({"seed": 0}).check_same(RunIdentity({"seed": 1}), "model")
+        ... except RunMismatch as error:
         ...     print(error)
         folder: the run in model is another one: seed: expected 0, got 1
     """
 
 
 @attrs.define
-class About:
-    """What a run is of, as plain values by name.
+class RunIdentity:
+    """Estimator, data and settings of a run, as plain values by name.
 
     Attributes:
         entries: What it depends on, as it was before the first update.
@@ -52,12 +52,12 @@ class About:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.training.about import About
+        >>> from scoresde.training.run_identity import RunIdentity
         >>> from scoresde.data import Dataset
-        >>> def about(x):
+        >>> def identity(x):
         ...     model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        ...     return About.of({"seed": 0}, model, Dataset("mine", x))
-        >>> about(torch.zeros(3, 2)).others(about(torch.ones(3, 2)))[0][:38]
+        ...     return RunIdentity.of({"seed": 0}, model, Dataset("mine", x))
+        >>> identity(torch.zeros(3, 2)).differences(identity(torch.ones(3, 2)))[0][:38]
         'data: expected 3 events (2,) of torch.'
     """
 
@@ -74,7 +74,7 @@ class About:
         held_out: Dataset | None = None,
         on_step: object = None,
         settings: Mapping[str, Any] | None = None,
-    ) -> About:
+    ) -> RunIdentity:
         """A run's, before its first update; see `scoresde.training.Training.fit`."""
         entries = {**training, "data": content(data), "held_out": content(held_out)}
         if attrs.has(
@@ -82,44 +82,46 @@ class About:
         ):  # a schedule, as ConditionNoiseAnnealing: other callables have no values
             entries |= fingerprint("on_step", on_step)
         known = None if settings is None else dict(_keys("", settings))
-        return cls({**entries, **fingerprint(_MADE, estimator)}, settings=known)
+        return cls({**entries, **fingerprint(_ESTIMATOR, estimator)}, settings=known)
 
-    def note(self, estimator: ScoreEstimator) -> None:
-        """Notes what training has changed in an estimator by now."""
-        now = fingerprint(_MADE, estimator)
-        names = {name for name in self.entries if name.startswith(_MADE)} | now.keys()
+    def note_changes(self, estimator: ScoreEstimator) -> None:
+        """Records what training has changed in an estimator by now: that may differ."""
+        now = fingerprint(_ESTIMATOR, estimator)
+        names = {name for name in self.entries if name.startswith(_ESTIMATOR)} | now.keys()
         self.moved |= {name for name in names if self.entries.get(name, now) != now.get(name, now)}
 
-    def others(self, found: About) -> list[str]:
-        """What differs in another one, in words; keys of the configuration first."""
-        changed = differences(self.entries, found.entries, {*self.moved, _STEPS})
-        steps, wanted = (about.entries.get(_STEPS, 0) for about in (found, self))
+    def differences(self, other: RunIdentity) -> list[str]:
+        """Sentences about what differs in another run; keys of the configuration first."""
+        changes = differences(self.entries, other.entries, {*self.moved, _STEPS})
+        steps, wanted = (identity.entries.get(_STEPS, 0) for identity in (other, self))
         if int(steps or 0) < int(wanted or 0):
-            changed.insert(0, f"{_STEPS}: expected {wanted} or more, got {steps}")
-        data = any(change.startswith(("data:", "held_out:")) for change in changed)
+            changes.insert(0, f"{_STEPS}: expected {wanted} or more, got {steps}")
+        data = any(change.startswith(("data:", "held_out:")) for change in changes)
         sections = (*_SECTIONS, *(["data"] if data else []))
         keys: list[str] = []
-        if self.settings is not None and found.settings is not None:
-            keys = differences(self.settings, found.settings)
+        if self.settings is not None and other.settings is not None:
+            keys = differences(self.settings, other.settings)
         keys = [key for key in keys if key.startswith(sections)]
         # what an entry of a configuration or its data make of the estimator goes without saying
         caused = bool(keys) or (data and self.settings is not None)
-        return keys + [change for change in changed if not (caused and change.startswith(_MADE))]
+        return keys + [
+            change for change in changes if not (caused and change.startswith(_ESTIMATOR))
+        ]
 
-    def refuse(self, found: About, folder: object) -> None:
-        """Raises `OtherRun` that names what differs in another one, if anything does."""
-        changed = self.others(found)
-        if changed:
-            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-            said = "; ".join(changed[:_SHOWN]) + more
-            raise OtherRun(f"folder: the run in {folder} is another one: {said}")
+    def check_same(self, other: RunIdentity, folder: object) -> None:
+        """Raises `RunMismatch` that names what differs in another one, if anything does."""
+        changes = self.differences(other)
+        if changes:
+            more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+            text = "; ".join(changes[:_SHOWN]) + more
+            raise RunMismatch(f"folder: the run in {folder} is another one: {text}")
 
     def digests(self) -> dict[str, int]:
         """A number for every part that several processes must have alike."""
         parts: dict[str, Fingerprint] = {"on_step": {}}
         for name, value in self.entries.items():
-            whole = name.partition(".")[0]
-            parts.setdefault(name if whole == "training" else whole, {})[name] = value
+            section = name.partition(".")[0]
+            parts.setdefault(name if section == "training" else section, {})[name] = value
         hashed = {k: hashlib.sha256(json.dumps(v).encode()).digest() for k, v in parts.items()}
         return {name: int.from_bytes(digest[:7], "big") for name, digest in sorted(hashed.items())}
 
