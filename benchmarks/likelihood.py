@@ -195,7 +195,7 @@ def peers(model: GaussianMixture, x: Tensor, measure: Callable[..., Any]) -> lis
         class Velocity(ModelWrapper):  # type: ignore[misc]
             def forward(self, x: Tensor, t: Tensor, **_: Any) -> Tensor:
                 evaluations_so_far[0] += 1
-                return -span * density.flow.f(high - span * t, x)
+                return -span * density.flow(high - span * t, x)
 
         def matched() -> Found:
             evaluations_so_far[0] = 0
@@ -217,7 +217,7 @@ def peers(model: GaussianMixture, x: Tensor, measure: Callable[..., Any]) -> lis
 
             def velocity(t: Tensor, z: Tensor) -> Tensor:
                 evaluations_so_far[0] += 1
-                return density.flow.f(t, z)
+                return density.flow(t, z)
 
             low_t, high_t = (x.new_tensor(v) for v in (low, high))
             transform = FreeFormJacobianTransform(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from strategies import spread
+from strategies import random_covariance
 from torch.distributions import MultivariateNormal
 
 from estimators import ClassifierFree, Gaussian, LinearGuidance, MultiScale
@@ -73,7 +73,7 @@ def problem(dtype):
     """A model and all that is observed of its events, one of each for every event."""
     g = torch.Generator().manual_seed(5)
     mean = torch.randn(N, generator=g, dtype=torch.float64)
-    covariance = spread(N, g)
+    covariance = random_covariance(N, g)
     drawn = torch.randn(5, BATCH, 1, generator=g, dtype=torch.float64).to(dtype)
     told = torch.randn(BATCH, N, generator=g, dtype=torch.float64).to(dtype)
     y, w, one, other, detail = (v.requires_grad_() for v in drawn)

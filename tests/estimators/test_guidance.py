@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import mixture, numbers, sdes, spread, states, times
+from strategies import mixture, numbers, random_covariance, sdes, states, times
 
 from estimators import ClassifierFree, Denoising, Gaussian, GaussianMixture, LinearGuidance
 from scoresde import (
@@ -30,7 +30,7 @@ def problem(sde, seed, m=2, s=0.3):
     """Gaussian data, an observation, and the exact estimator of the posterior."""
     g = torch.Generator().manual_seed(seed)
     n = sde.basis.dim
-    mean, cov = torch.randn(n, generator=g), spread(n, g)
+    mean, cov = torch.randn(n, generator=g), random_covariance(n, g)
     A, y = torch.randn(m, n, generator=g), torch.randn(m, generator=g)
     gain = cov @ A.mT @ torch.linalg.inv(A @ cov @ A.mT + s**2 * torch.eye(m))
     shape = sde.basis.event_shape
@@ -149,7 +149,9 @@ def test_samples_with_steps_of_their_own_keep_what_is_known_of_them():
 def test_what_has_not_entered_yet_keeps_its_own_variance():
     basis = Haar((4,), 1)
     sde = DiagonalSDE(LogLinear(14.0, -14.0), basis, speeds=[1.0, 2.0], drop=[1.0, 0.5])
-    z_cov = torch.block_diag(spread(2, torch.Generator().manual_seed(0)), torch.eye(2) * 0.25)
+    z_cov = torch.block_diag(
+        random_covariance(2, torch.Generator().manual_seed(0)), torch.eye(2) * 0.25
+    )
     mean = torch.tensor([1.0, -1.0, 0.5, 0.0])
     to_events = basis.synthesise(torch.eye(4)).mT
     x_cov = to_events @ z_cov @ to_events.mT

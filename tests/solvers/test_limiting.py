@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import law, marginal, push
 from models import SOLVERS, ExactDenoising, ScoreOnly
-from strategies import every_schedule, gaussian, per_schedule, schedules, sdes, spread, states
+from strategies import (
+    every_schedule,
+    gaussian,
+    per_schedule,
+    random_covariance,
+    schedules,
+    sdes,
+    states,
+)
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import VE, VP, DiagonalSDE, Identity, Noise, ReverseSDE, ScoreEstimator
@@ -229,7 +237,7 @@ def test_singular_data_are_sampled(name):
 def test_samples_and_densities_of_spread_data_agree_in_one_dimension_more():
     """Adding an independent component changes nothing for the others."""
     g = torch.Generator().manual_seed(3)
-    covariance = spread(2, g)
+    covariance = random_covariance(2, g)
     small = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.ones(2), covariance)
     padded = torch.block_diag(covariance, torch.tensor([[0.3]]))
     large = Gaussian(DiagonalSDE(VP(), Identity((3,))), torch.ones(3), padded)

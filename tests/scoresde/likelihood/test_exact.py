@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import marginal, with_true_prior
 from models import OrnsteinUhlenbeck, ScoreOnly
-from strategies import gaussian, mixture, per_schedule, rotation, sdes, spread
+from strategies import gaussian, mixture, per_schedule, random_covariance, rotation, sdes
 from torch.distributions import Independent, Normal
 
 from estimators import Denoising, Gaussian, ResidualMLP
@@ -328,7 +328,9 @@ def test_a_batch_may_have_any_shape(method, trace):
 
 def test_a_shape_that_is_not_the_events_is_refused():
     model = Gaussian(
-        DiagonalSDE(VP(), Identity((2, 2))), torch.zeros(2, 2), spread(4, torch.Generator())
+        DiagonalSDE(VP(), Identity((2, 2))),
+        torch.zeros(2, 2),
+        random_covariance(4, torch.Generator()),
     )
     with pytest.raises(ValueError, match="x: expected shape"):
         log_prob(model, torch.zeros(3, 4), DDIM(3))
