@@ -95,7 +95,7 @@ def _methods(
         speeds = joint.per_block(y=1.0 if sigma_y else 0.0, x=1.0)
         sde = DiagonalSDE(schedule, joint, speeds)
         joint_model = GaussianMixture(sde, weights, joint_means, joint_covariances)
-        return condition(joint_model, held=held, y=y)
+        return condition(joint_model, clean=held, y=y)
 
     flow, once = ExponentialMultistep(steps), DDIM(steps, eta=1.0)
     fresh = DDIM(steps, eta=1.0, corrector=ResampleObserved())

@@ -61,7 +61,7 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     Args:
         sde: How data are diffused.
-        network: ``network(x, level)`` or ``network(x, level, condition)``; events
+        network: ``network(x, noise_level)`` or ``network(x, noise_level, condition)``; events
             ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
         parametrization: What the network predicts; see `scoresde.parametrization`.
         weighting: What the loss cares about; see `scoresde.weighting`.
@@ -239,7 +239,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         if not (self._met or torch.compiler.is_compiling()):
             self._met = True  # the first events only: looking at them waits for the device
             check_standard(self.sde, x, z, self.data_mean, self.data_std)
-        u = noise.strata(z).squeeze(0)
+        u = noise.stratified(z).squeeze(0)
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
         times = t.unsqueeze(-1)
         if self.observe is not None:
@@ -321,7 +321,7 @@ def _expect_arguments(network: nn.Module) -> None:
         with suppress(TypeError):
             signature.bind(*arguments)
             return
-    expected = "network: expected one that is called as network(x, level)"
+    expected = "network: expected one that is called as network(x, noise_level)"
     raise TypeError(f"{expected}, got {type(network).__name__}.forward{signature}")
 
 
@@ -335,7 +335,7 @@ def _shown(output: Any) -> str:
     part = f".{names[0]}" if names else ", or the part of it that is one"
     return (
         f"a {type(output).__name__}, no tensor: wrap the network in a module whose forward "
-        f"returns network(x, level){part}"
+        f"returns network(x, noise_level){part}"
     )
 
 
@@ -350,7 +350,7 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) ->
 
     Args:
         sde: Its basis is used.
-        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.training.Batches`.
+        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.data.events.Batches`.
         missing: Whether NaN stands for values that are missing.
 
     Returns:

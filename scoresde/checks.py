@@ -253,16 +253,16 @@ def trailing_shape(name: str, value: Tensor, shape: torch.Size) -> None:
     expect(tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape))
 
 
-def samples_wanted(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
+def checked_sample_shape(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
     """A shape of samples; warns if it seems to be that of the result, event and all.
 
     Example:
         >>> import warnings
         >>> import torch
-        >>> from scoresde.checks import samples_wanted
+        >>> from scoresde.checks import checked_sample_shape
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
-        ...     shape = samples_wanted((4, 3, 8, 8), torch.Size([3, 8, 8]))
+        ...     shape = checked_sample_shape((4, 3, 8, 8), torch.Size([3, 8, 8]))
         >>> shape.numel(), str(caught[0].message)[:51]
         (768, 'sample_shape: (4, 3, 8, 8) are 768 samples of shape')
     """
@@ -353,7 +353,7 @@ def quote_names(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3])) + more
 
 
-def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
+def look_up(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     """A function by its name, or one of a user's own as it is.
 
     Raises:
@@ -361,8 +361,8 @@ def named(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
         ValueError: If the name is unknown.
 
     Example:
-        >>> from scoresde.checks import named
-        >>> named("grid", "len", {"len": len})([1, 2])
+        >>> from scoresde.checks import look_up
+        >>> look_up("grid", "len", {"len": len})([1, 2])
         2
     """
     if not isinstance(value, str):

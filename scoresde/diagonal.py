@@ -198,7 +198,7 @@ class DiagonalSDE(Float64Constants, SDE):
         expect(
             bool((sigma[known] == 0).all()),
             "observed",
-            "components that do not diffuse (CDE, or held): others give samples but no density",
+            "components that do not diffuse (CDE, or clean=True): others have samples, no density",
             f"sigma up to {float(sigma.masked_fill(~known, 0).amax()):.3g} at {self.T}",
         )
         still = int((sigma[~known] == 0).sum())

@@ -22,7 +22,7 @@ from scoresde.noise import Generators
 from scoresde.parametrization import Affine
 from scoresde.sde import SDE
 from scoresde.selection import Selectable, broadcast
-from scoresde.wrappers import matched, unwrapped
+from scoresde.wrappers import match_names, unwrapped
 
 Denoiser = Forcing
 """``z_t -> E[z_0 | z_t]`` at one time, with states ``(*batch, n)`` in and out."""
@@ -130,7 +130,7 @@ class ScoreEstimator(Selectable, ABC):
         # weights of a network that is compiled or wrapped, into one that is not, and back
         own = {f"{prefix}{name}" for name in self.state_dict()}
         found = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(prefix)}
-        state_dict.update(matched(found, own))
+        state_dict.update(match_names(found, own))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _predict(self, name: str, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:

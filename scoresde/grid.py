@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, named
+from scoresde.checks import expect, look_up
 from scoresde.equation import Coefficients, Equation
 from scoresde.precision import precision
 from scoresde.sde import SDE, Stage
@@ -141,7 +141,7 @@ def grid(name: str | Grid) -> Grid:
         >>> grid("karras").__name__
         'karras'
     """
-    return named("grid", name, GRIDS)
+    return look_up("grid", name, GRIDS)
 
 
 def check(sde: SDE, times: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 _lock = threading.Lock()
-_asked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_evaluations: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """How many evaluations are going on of each module that is otherwise in training: the last to end
 puts it back."""
 
 
 @contextmanager
-def asked(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Puts a module into evaluation mode, and back as it was at the end.
 
     Samples and densities are those of one function: dropout would add noise to them, and batch
@@ -26,18 +26,20 @@ def asked(module: nn.Module) -> Iterator[None]:
 
     Example:
         >>> import torch
-        >>> from scoresde.modes import asked
+        >>> from scoresde.modes import evaluation_mode
         >>> network = torch.nn.Dropout()
-        >>> with asked(network):
+        >>> with evaluation_mode(network):
         ...     print(network.training)
         False
         >>> network.training
         True
     """
     with _lock:
-        training_modules = [part for part in module.modules() if part.training or part in _asked]
+        training_modules = [
+            part for part in module.modules() if part.training or part in _evaluations
+        ]
         for part in training_modules:
-            _asked[part] = _asked.get(part, 0) + 1
+            _evaluations[part] = _evaluations.get(part, 0) + 1
             part.training = False
     try:
         if torch.is_inference_mode_enabled():
@@ -48,7 +50,7 @@ def asked(module: nn.Module) -> Iterator[None]:
     finally:
         with _lock:
             for part in training_modules:
-                _asked[part] -= 1
-                if not _asked[part]:
-                    del _asked[part]
+                _evaluations[part] -= 1
+                if not _evaluations[part]:
+                    del _evaluations[part]
                     part.training = True

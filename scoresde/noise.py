@@ -62,7 +62,7 @@ class Noise:
         """Numbers uniform on ``[0, 1)``, with shape, dtype and device of ``like``."""
         return self._numbers(torch.rand, like)
 
-    def strata(self, like: Tensor, draws: int = 1) -> Tensor:
+    def stratified(self, like: Tensor, draws: int = 1) -> Tensor:
         """Uniform numbers on ``[0, 1)``, evenly spaced over the batch (Kingma et al. 2021, I.1).
 
         With one generator per sample, those of every sample are evenly spaced by themselves: they
@@ -159,9 +159,9 @@ class NoiseShard(Noise):
         """See `Noise`."""
         return self.batch_noise.uniform(self._whole_batch(like))[self.rows]
 
-    def strata(self, like: Tensor, draws: int = 1) -> Tensor:
+    def stratified(self, like: Tensor, draws: int = 1) -> Tensor:
         """See `Noise`."""
-        return self.batch_noise.strata(self._whole_batch(like), draws)[:, self.rows]
+        return self.batch_noise.stratified(self._whole_batch(like), draws)[:, self.rows]
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """See `Noise`."""

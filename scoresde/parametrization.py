@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.checks import named
+from scoresde.checks import look_up
 
 
 class Affine(NamedTuple):
@@ -171,7 +171,7 @@ def parametrization(name: str | Parametrization) -> Parametrization:
         >>> parametrization("velocity").__name__
         'velocity'
     """
-    return named("parametrization", name, PARAMETRIZATIONS)
+    return look_up("parametrization", name, PARAMETRIZATIONS)
 
 
 FAINT = 1e-30

@@ -17,11 +17,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde import grid as grids
-from scoresde.checks import choice, expect, finite, instance, real, samples_wanted, validator, whole
+from scoresde.checks import (
+    checked_sample_shape,
+    choice,
+    expect,
+    finite,
+    instance,
+    real,
+    validator,
+    whole,
+)
 from scoresde.equation import AugmentedEquation, Equation
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid
-from scoresde.modes import asked
+from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import SDE, Stage
@@ -242,7 +251,7 @@ class Solver(ABC):
         z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
         every = bool(self.churn) or self.corrector is not None
         walk = self._descend(estimator, z, times, noise, condition, every)
-        with asked(estimator):
+        with evaluation_mode(estimator):
             count = len(times) - 1 + len(estimator.sde.stages())
             for _, z in tqdm(walk, desc="sampling", total=count, disable=not progress):  # noqa: B007
                 pass
@@ -271,7 +280,7 @@ class Solver(ABC):
         z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
         walk = self._descend(estimator, z, times, noise, condition, every=True)
         while True:
-            with asked(estimator), torch.no_grad():
+            with evaluation_mode(estimator), torch.no_grad():
                 found = next(walk, None)
             if found is None:
                 return
@@ -361,7 +370,7 @@ def _shape(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size
     """The shape of samples, which ends with the batch of what is known of them."""
     expect_estimator(estimator)
     event, own = estimator.sde.basis.event_shape, estimator.batch_shape
-    shape = samples_wanted(sample_shape, event)
+    shape = checked_sample_shape(sample_shape, event)
     wanted = f"a shape that ends with {tuple(own)}, the batch of what is known"
     fits = broadcast("sample_shape", shape, own) == shape
     expect(fits, "sample_shape", wanted, tuple(shape))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.checks import named
+from scoresde.checks import look_up
 
 
 class WeightingInputs(NamedTuple):
@@ -125,4 +125,4 @@ def weighting(name: str | Weighting) -> Weighting:
         >>> weighting("likelihood").__name__
         'likelihood'
     """
-    return named("weighting", name, WEIGHTINGS)
+    return look_up("weighting", name, WEIGHTINGS)

@@ -36,7 +36,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
-def matched(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]:
+def match_names(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]:
     """Tensors by the names that a module has for them, whatever wraps it or wrapped it.
 
     A part that has nothing of its own but one part, by the name that wrappers give, is taken for a
@@ -48,8 +48,9 @@ def matched(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]:
         wanted: Names of the module that is to have them; others keep theirs.
 
     Example:
-        >>> from scoresde.wrappers import matched
-        >>> matched({"_orig_mod.weight": 1, "_orig_mod.bias": 2}, ["module.weight", "module.bias"])
+        >>> from scoresde.wrappers import match_names
+        >>> values = {"_orig_mod.weight": 1, "_orig_mod.bias": 2}
+        >>> match_names(values, ["module.weight", "module.bias"])
         {'module.weight': 1, 'module.bias': 2}
     """
     wanted = set(wanted)

@@ -125,51 +125,51 @@ def guided(model, operator, y, noise=0.4):
 
 COMPOSITIONS = {
     "alone": lambda m, k: (m, []),
-    "part": lambda m, k: (condition(m, held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
+    "part": lambda m, k: (condition(m, clean=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
     "mask": lambda m, k: (
-        ConditionalEstimator(m, seen((0, k.y), (3, k.detail)), held=True),
+        ConditionalEstimator(m, seen((0, k.y), (3, k.detail)), clean=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "guided": lambda m, k: (guided(m, total, k.one), [(row(total), k.one - 3, 0.4)]),
     "guided part": lambda m, k: (
-        guided(condition(m, held=True, y=k.y), total, k.one),
+        guided(condition(m, clean=True, y=k.y), total, k.one),
         [(UNIT[:1], k.y, 0.0), (row(total, 0), k.one - 3, 0.4)],
     ),
     "guided mask": lambda m, k: (
-        guided(ConditionalEstimator(m, seen((0, k.y), (3, k.detail)), held=True), total, k.one),
+        guided(ConditionalEstimator(m, seen((0, k.y), (3, k.detail)), clean=True), total, k.one),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0), (row(total), k.one - 3, 0.4)],
     ),
     "part of guided": lambda m, k: (
-        condition(guided(m, total, k.one), held=True, y=k.y),
+        condition(guided(m, total, k.one), clean=True, y=k.y),
         [(row(total), k.one - 3, 0.4), (UNIT[:1], k.y, 0.0)],
     ),
     "mask of guided": lambda m, k: (
-        ConditionalEstimator(guided(m, total, k.one), seen((3, k.detail)), held=True),
+        ConditionalEstimator(guided(m, total, k.one), seen((3, k.detail)), clean=True),
         [(row(total), k.one - 3, 0.4), (UNIT[3:], k.detail, 0.0)],
     ),
     "part of part": lambda m, k: (
-        condition(condition(m, held=True, y=k.y), held=True, w=k.w),
+        condition(condition(m, clean=True, y=k.y), clean=True, w=k.w),
         [(UNIT[:1], k.y, 0.0), (UNIT[1:2], k.w, 0.0)],
     ),
     "mask of part": lambda m, k: (
-        ConditionalEstimator(condition(m, held=True, y=k.y), seen((3, k.detail)), held=True),
+        ConditionalEstimator(condition(m, clean=True, y=k.y), seen((3, k.detail)), clean=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "mask of mask": lambda m, k: (
         ConditionalEstimator(
-            ConditionalEstimator(m, seen((1, k.w)), held=True), seen((3, k.detail)), held=True
+            ConditionalEstimator(m, seen((1, k.w)), clean=True), seen((3, k.detail)), clean=True
         ),
         [(UNIT[1:2], k.w, 0.0), (UNIT[3:], k.detail, 0.0)],
     ),
     "guided guided mask": lambda m, k: (
         guided(
-            guided(ConditionalEstimator(m, seen((0, k.y)), held=True), total, k.one), last, k.other
+            guided(ConditionalEstimator(m, seen((0, k.y)), clean=True), total, k.one), last, k.other
         ),
         [(UNIT[:1], k.y, 0.0), (row(total), k.one - 3, 0.4), (row(last), k.other, 0.4)],
     ),
     "mask of guided part": lambda m, k: (
         ConditionalEstimator(
-            guided(condition(m, held=True, y=k.y), last, k.other), seen((1, k.w)), held=True
+            guided(condition(m, clean=True, y=k.y), last, k.other), seen((1, k.w)), clean=True
         ),
         [(UNIT[:1], k.y, 0.0), (row(last, 0), k.other, 0.4), (UNIT[1:2], k.w, 0.0)],
     ),
@@ -185,19 +185,19 @@ MADE = {
     ),
     "scales": lambda k, dtype: (scales(k, dtype), []),
     "part of scales": lambda k, dtype: (
-        condition(scales(k, dtype), held=True, y=k.y),
+        condition(scales(k, dtype), clean=True, y=k.y),
         [(UNIT[:1], k.y, 0.0)],
     ),
     "mask of scales": lambda k, dtype: (
-        ConditionalEstimator(scales(k, dtype), seen((0, k.y), (1, k.w)), held=True),
+        ConditionalEstimator(scales(k, dtype), seen((0, k.y), (1, k.w)), clean=True),
         [(UNIT[:1], k.y, 0.0), (UNIT[1:2], k.w, 0.0)],
     ),
 }
 TOLD = {
     "free": lambda m, k: (m, []),
-    "free part": lambda m, k: (condition(m, held=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
+    "free part": lambda m, k: (condition(m, clean=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
     "guided free mask": lambda m, k: (
-        guided(ConditionalEstimator(m, seen((0, k.y)), held=True), total, k.one),
+        guided(ConditionalEstimator(m, seen((0, k.y)), clean=True), total, k.one),
         [(UNIT[:1], k.y, 0.0), (row(total), k.one - 3, 0.4)],
     ),
 }
@@ -354,7 +354,7 @@ class Design(Noise):
         super().__init__()
         self.used = 0
 
-    def strata(self, like, draws=1):
+    def stratified(self, like, draws=1):
         places = torch.arange(draws) // self.cycle + 0.5
         return (places * self.cycle / draws).to(like).unsqueeze(-1).expand(-1, len(like))
 
@@ -496,14 +496,14 @@ def test_bounds_that_hold_are_no_numbers_below():
     """Observed components count nowhere: the truth is .408 nats."""
     sde = DiagonalSDE(LogLinear(), Joint(y=(1,), x=(1,)))
     model = Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
-    posterior = condition(model, held=True, y=torch.ones(1))
+    posterior = condition(model, clean=True, y=torch.ones(1))
     found = bound(posterior, torch.full((4, 1), 0.8), moments=(0.8, 0.6))
     torch.testing.assert_close(found, torch.full((4,), 0.4081), rtol=0, atol=1e-3)
 
 
 def wide(batch, **options):
     model = joint(problem(torch.float32), torch.float32)
-    return condition(model, held=True, y=torch.zeros(*batch, 1), **options)
+    return condition(model, clean=True, y=torch.zeros(*batch, 1), **options)
 
 
 def noisy():
@@ -535,7 +535,7 @@ def noisy():
         (lambda: guided(wide((3,)), last, torch.zeros(7, 1)), r"y: .*\(7,\) and \(3,\)"),
         (
             lambda: ConditionalEstimator(
-                wide(()), Observation(UNIT[0].bool(), torch.zeros(4)), held=True
+                wide(()), Observation(UNIT[0].bool(), torch.zeros(4)), clean=True
             ),
             r"observed: .* not observed yet, got \[0\] again",
         ),
@@ -543,13 +543,13 @@ def noisy():
             lambda: ConditionalEstimator(
                 scales(problem(torch.float32), torch.float32),
                 Observation(UNIT[3].bool(), torch.zeros(4)),
-                held=True,
+                clean=True,
             ),
             "observed: .* from T on: .* got 1 dropped before",
         ),
         (
             lambda: ConditionalEstimator(
-                wide(()), Observation(~UNIT[0].bool(), torch.zeros(4)), held=True
+                wide(()), Observation(~UNIT[0].bool(), torch.zeros(4)), clean=True
             ),
             "observed: expected some components that are not, got all 4",
         ),
@@ -569,7 +569,7 @@ def test_what_cannot_be_composed_is_refused(wrong, message):
 def test_batches_of_any_shape(dtype):
     """Observations ``(3, 5)``, samples in front of them, one event under all, no event at all."""
     model = joint(problem(dtype), dtype)
-    posterior = condition(model, held=True, y=torch.randn(3, 5, 1, dtype=dtype))
+    posterior = condition(model, clean=True, y=torch.randn(3, 5, 1, dtype=dtype))
     x = DDIM(4).sample(posterior, (2, 3, 5))
     with torch.no_grad():
         assert x.shape == (2, 3, 5, 3)
@@ -581,7 +581,7 @@ def test_batches_of_any_shape(dtype):
 
 def test_nothing_observed_is_the_model_itself():
     model = joint(problem(torch.float64), torch.float64)
-    same = ConditionalEstimator(model, Observation(torch.zeros(N) > 0, torch.zeros(N)), held=True)
+    same = ConditionalEstimator(model, Observation(torch.zeros(N) > 0, torch.zeros(N)), clean=True)
     z = torch.randn(5, N, dtype=torch.float64)
     torch.testing.assert_close(same.denoise(z, 0.3), model.denoise(z, 0.3))
 

@@ -105,7 +105,7 @@ def joint(speed):
 def conditional(held):
     law = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.1], [0.2, 0.1, 0.6]])
     model = Gaussian(joint(1.0 if held else 0.5), torch.zeros(3), law)
-    return condition(model, held=held, **KNOWN)
+    return condition(model, clean=held, **KNOWN)
 
 
 class Labelled(ScoreEstimator):

@@ -79,7 +79,7 @@ MODELS = {
     ),
     "truncated": lambda: plain(Truncated, -1.0, 1.0),
     "posterior": lambda: condition(
-        Gaussian(joint(), torch.zeros(3), torch.eye(3)), held=True, y=torch.ones(1)
+        Gaussian(joint(), torch.zeros(3), torch.eye(3)), clean=True, y=torch.ones(1)
     ),
     "guided": lambda: LinearGuidance(
         plain(Gaussian, torch.zeros(2), torch.eye(2)),

@@ -179,7 +179,7 @@ def test_conditions_are_the_answer(held, dtype):
         Gaussian(process, torch.zeros(2), law),
         Gaussian(process, torch.ones(2), SINGULAR),
     ):
-        known = condition(model, held=held, y=torch.ones(3, 1, dtype=dtype)).to(dtype)
+        known = condition(model, clean=held, y=torch.ones(3, 1, dtype=dtype)).to(dtype)
         z = known.sde.basis(STATES[:, :1].to(dtype))
         for question in QUESTIONS:
             assert answered(known, question, z, 0.5)[:, 0].eq(float(question == "denoise")).all()

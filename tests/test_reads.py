@@ -256,7 +256,7 @@ def conditional(held):
     """A network whose joint events are conditioned on a part of them."""
     sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)))
     model = Denoising(sde, Answering(3, levels=3), observe="blocks")
-    return condition(model, held=held, y=torch.ones(1))
+    return condition(model, clean=held, y=torch.ones(1))
 
 
 @every_planned

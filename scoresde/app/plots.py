@@ -15,7 +15,7 @@ from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.atomic import atomic_write
-from scoresde.modes import asked
+from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.solver import Solver
 
@@ -182,7 +182,7 @@ def trajectory(
     # at the time at which blocks are appended, the state that has them
     states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
     places = torch.linspace(0, len(states) - 1, columns, device="cpu").round().int().tolist()
-    with asked(estimator), torch.no_grad():
+    with evaluation_mode(estimator), torch.no_grad():
         frames = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
     basis = estimator.sde.basis
 

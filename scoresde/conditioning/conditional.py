@@ -1,4 +1,4 @@
-"""What is known of a state: a diffusion whose observed components are held.
+"""What is known of a state: a diffusion of the components that are not observed.
 
 Every conditional method is one setting of a joint diffusion over all components (Batzolis et
 al. 2022, section 4): the observed ones diffuse like the others (CDiffE), more slowly (CMDE) or
@@ -30,7 +30,7 @@ from scoresde.reverse import ReverseSDE
 from scoresde.sde import Stage
 
 
-class _HeldClock(Clock):
+class _StoppedClock(Clock):
     """A clock that is at 0 for some components."""
 
     def __init__(self, clock: Clock, moves: Tensor) -> None:
@@ -60,7 +60,7 @@ class ConditionalSDE(DiagonalSDE):
     Args:
         sde: The joint diffusion; what it knows already, it knows still.
         observation: What is known.
-        held: Whether observed components are kept from diffusing, whatever their speed.
+        clean: Whether observed components are kept from diffusing, whatever their speed.
         rest: See `ConditionedBasis`.
 
     Raises:
@@ -73,7 +73,7 @@ class ConditionalSDE(DiagonalSDE):
         >>> from scoresde.conditioning import ConditionalSDE, Observation
         >>> joint = Joint(y=(1,), x=(2,))
         >>> seen = Observation.of_parts(joint, {"y": torch.ones(1)})
-        >>> sde = ConditionalSDE(DiagonalSDE(VP(), joint), seen, held=True)
+        >>> sde = ConditionalSDE(DiagonalSDE(VP(), joint), seen, clean=True)
         >>> sde.kernel(torch.tensor([[0.5]])).sigma[0].round(decimals=2)
         tensor([0.0000, 0.9600, 0.9600])
     """
@@ -82,16 +82,16 @@ class ConditionalSDE(DiagonalSDE):
         self,
         sde: DiagonalSDE,
         observation: Observation,
-        held: bool = False,
+        clean: bool = False,
         rest: Basis | None = None,
     ) -> None:
-        clock = sde.clock.per_component(sde.blocks) if held else sde.clock
+        clock = sde.clock.per_component(sde.blocks) if clean else sde.clock
         basis = ConditionedBasis(sde.basis, observation, rest)
         known = basis.observation.mask
         super().__init__(
             sde.schedule,
             basis,
-            _HeldClock(clock, ~known) if held else clock,
+            _StoppedClock(clock, ~known) if clean else clock,
             sde.scale,
             sde.drop,
             mean=sde.mean,
@@ -155,7 +155,7 @@ class ConditionalEstimator(ScoreEstimator):
     Args:
         joint: Estimates the denoised mean of all components.
         observation: What is known.
-        held: Whether observed components are kept clean, at time 0, while others diffuse: for
+        clean: Whether observed components are kept clean, at time 0, while others diffuse: for
             estimators trained so (vector time), and exact ones.
         rest: See `ConditionedBasis`.
 
@@ -170,7 +170,7 @@ class ConditionalEstimator(ScoreEstimator):
         >>> from scoresde import VP, DiagonalSDE, Joint, condition, log_prob
         >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
         >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
-        >>> posterior = condition(model, held=True, y=torch.ones(1))  # N(0.8, 0.36)
+        >>> posterior = condition(model, clean=True, y=torch.ones(1))  # N(0.8, 0.36)
         >>> log_prob(posterior, torch.tensor([[0.8]])).value.round(decimals=2)
         tensor([-0.4100])
     """
@@ -181,14 +181,14 @@ class ConditionalEstimator(ScoreEstimator):
         self,
         joint: ScoreEstimator,
         observation: Observation,
-        held: bool = False,
+        clean: bool = False,
         rest: Basis | None = None,
     ) -> None:
         sde = joint.sde
         if not isinstance(sde, DiagonalSDE):
             raise TypeError(f"joint: expected the estimator of a DiagonalSDE, got {type(sde)}")
-        super().__init__(ConditionalSDE(sde, observation, held, rest))
-        self.joint, self.held = joint, held
+        super().__init__(ConditionalSDE(sde, observation, clean, rest))
+        self.joint, self.clean = joint, clean
 
     sde: ConditionalSDE
 
@@ -199,13 +199,13 @@ class ConditionalEstimator(ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
-        if self.held:
+        if self.clean:
             (t,) = self._held_times(self.sde.time(t, z).unsqueeze(0), z)
         return self.observation.pin(self.joint.denoise(z, t, condition))
 
     def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """Those of the joint estimator, at its own times if components are held."""
-        if self.held:
+        """Those of the joint estimator, at its own times if components are clean."""
+        if self.clean:
             at = self.joint.sde.at(self._held_times(at.t, at.like), at.like)
 
         def pinned(joint: Denoiser, z: Tensor) -> Tensor:
@@ -223,13 +223,13 @@ class ConditionalEstimator(ScoreEstimator):
 
 
 def condition(
-    estimator: ScoreEstimator, *, held: bool = False, **observed: Tensor
+    estimator: ScoreEstimator, *, clean: bool = False, **observed: Tensor
 ) -> ConditionalEstimator:
     """``p(rest | observed)``: the estimator of what is not observed, given what is.
 
     Args:
         estimator: Of all parts.
-        held: Whether observed components are kept clean while others diffuse, whatever
+        clean: Whether observed components are kept clean while others diffuse, whatever
             their speed: for estimators trained with vector time, and exact ones.
         observed: Parts of the SDE's `scoresde.Joint` basis, ``(*batch, *part_shape)``.
 
@@ -247,11 +247,11 @@ def condition(
         >>> from scoresde import VP, DiagonalSDE, Joint, condition
         >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
         >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
-        >>> condition(model, held=True, y=torch.ones(1)).sde.basis.event_shape
+        >>> condition(model, clean=True, y=torch.ones(1)).sde.basis.event_shape
         torch.Size([1])
     """
     known, rest = observing(estimator.sde.basis, observed)
-    return ConditionalEstimator(estimator, known, held, rest)
+    return ConditionalEstimator(estimator, known, clean, rest)
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scoresde.checks import named
+from scoresde.checks import look_up
 from scoresde.diagonal import DiagonalSDE
 from scoresde.noise import Noise
 
@@ -60,7 +60,7 @@ def observed(name: str | Observed) -> Observed:
         >>> observed("blocks").__name__
         'blocks'
     """
-    return named("observe", name, OBSERVED)
+    return look_up("observe", name, OBSERVED)
 
 
 def _share(z: Tensor, count: int, noise: Noise) -> Tensor:

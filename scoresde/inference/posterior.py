@@ -96,7 +96,7 @@ class Posterior:
             coordinates.
         coordinates: Where they are.
         solver: Draws samples.
-        held: Whether observations are kept clean, see `scoresde.ScoreEstimator.condition`.
+        clean: Whether observations are kept clean, see `scoresde.condition`.
 
     Example:
         >>> import torch
@@ -122,7 +122,7 @@ class Posterior:
     estimator: ScoreEstimator
     coordinates: Coordinates
     solver: Solver
-    held: bool = False
+    clean: bool = False
 
     def __call__(self, observation: Tensor) -> PosteriorDistribution:
         """The posterior of one observation, or of a batch of them, ``(*batch, *shape)``."""
@@ -131,7 +131,7 @@ class Posterior:
     def residual(self, observation: Tensor) -> ScoreDistribution:
         """The posterior in the coordinates, where the estimator knows it."""
         observed = self.coordinates.observation(observation)
-        conditional = condition(self.estimator, held=self.held, observation=observed)
+        conditional = condition(self.estimator, clean=self.clean, observation=observed)
         return ScoreDistribution(conditional, self.solver)
 
 

@@ -16,7 +16,7 @@ from scoresde.blocks import Blocks
 from scoresde.derivatives import vjp
 from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing, Propagator
 from scoresde.likelihood.traces import Trace
-from scoresde.modes import asked
+from scoresde.modes import evaluation_mode
 from scoresde.precision import replaced
 from scoresde.reverse import ProbabilityFlow
 from scoresde.sde_coefficients import ReverseCoefficients
@@ -112,7 +112,9 @@ class DensityFlow(AugmentedEquation):
             return both(z)
 
         def again(z: Tensor) -> tuple[Tensor, Tensor]:
-            with asked(self.flow.estimator):  # gradients may come when nobody asks any more
+            with evaluation_mode(
+                self.flow.estimator
+            ):  # gradients may come when nobody asks any more
                 return both(z)
 
         value, diagonal = _Again.apply(again, z, *self._known())  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from scoresde.grid import restrict
 from scoresde.likelihood.density import DensityFlow
 from scoresde.likelihood.quadrature import Quadrature
 from scoresde.likelihood.traces import ExactTrace, Trace
-from scoresde.modes import asked
+from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.precision import full_precision
 from scoresde.reverse import ProbabilityFlow
@@ -124,7 +124,7 @@ def log_prob(
     method = Quadrature() if method is None else method
     instance("trace", trace, Trace)
     instance("method", method, Method)
-    with asked(estimator):
+    with evaluation_mode(estimator):
         x, condition = _usable(x), _usable(condition)
         z = estimator.states(x)
         if checked:

@@ -30,7 +30,7 @@ from scoresde.checks import expect, finite, whole
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid, TimeDistribution, grid, restrict
-from scoresde.modes import asked
+from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import shrinkage
 from scoresde.sde import SDE, Stage
@@ -157,10 +157,12 @@ def bound(
     total = start.expand(batch).reshape(-1)
     rows = torch.arange(len(z), device=z.device).repeat(draws)
     model, told = estimator.select(rows, batch), samples(condition, rows, batch)
-    with nullcontext() if torch.is_grad_enabled() else asked(estimator):
+    with nullcontext() if torch.is_grad_enabled() else evaluation_mode(estimator):
         for stage in sde.stages():
             own = z[..., : stage.dim]
-            t, density = TimeDistribution(restrict(knots(sde, 1024), stage))(noise.strata(z, draws))
+            t, density = TimeDistribution(restrict(knots(sde, 1024), stage))(
+                noise.stratified(z, draws)
+            )
             xi = torch.cat([noise(own) for _ in range(draws)])
             gap = _gap(model, own.repeat(draws, 1), t.flatten(), xi, told, moments)
             total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
@@ -219,7 +221,7 @@ def importance(
     for stage in sde.stages():
         knots = restrict(base, stage)
         middles, own = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
-        with torch.no_grad(), asked(estimator):
+        with torch.no_grad(), evaluation_mode(estimator):
             sizes = [
                 _gap(model, own, t.expand(len(z)), noise(own), told, moments) for t in middles.to(z)
             ]

@@ -16,13 +16,13 @@ from scoresde.testing.estimators import EstimatorLaws
 from scoresde.testing.measures import (
     Brownian,
     Impulses,
+    assert_holds,
+    assert_same,
+    assert_saved,
+    convergence_order,
     has_kernel,
-    holds,
     moments,
-    random,
-    same,
-    saved,
-    slope,
+    standard_normal,
 )
 from scoresde.testing.schedules import ScheduleLaws
 from scoresde.testing.sdes import SDELaws
@@ -36,11 +36,11 @@ __all__ = [
     "SDELaws",
     "ScheduleLaws",
     "SolverLaws",
+    "assert_holds",
+    "assert_same",
+    "assert_saved",
+    "convergence_order",
     "has_kernel",
-    "holds",
     "moments",
-    "random",
-    "same",
-    "saved",
-    "slope",
+    "standard_normal",
 ]

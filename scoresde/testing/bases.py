@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scoresde.bases import Basis
-from scoresde.testing.measures import DOUBLE, holds, random, same
-from scoresde.testing.precision import single
+from scoresde.testing.measures import DOUBLE, assert_holds, assert_same, standard_normal
+from scoresde.testing.precision import assert_single_precision
 
 
 class BasisLaws(ABC):
@@ -32,43 +32,49 @@ class BasisLaws(ABC):
 
     def _events(self, *batch: int, seed: int = 0) -> tuple[Basis, Tensor]:
         basis = self.make().double()
-        return basis, random(*batch, *basis.event_shape, seed=seed)
+        return basis, standard_normal(*batch, *basis.event_shape, seed=seed)
 
     def test_events_come_back(self) -> None:
         """``inverse(basis(x)) = x``, whatever the batch, an empty one as well."""
         for batch in ((), (3,), (2, 3), (0,)):
             basis, x = self._events(*batch)
             z = basis(x)
-            holds("coefficients are (*batch, n)", z.shape == (*batch, basis.dim), tuple(z.shape))
-            same("a basis is invertible", basis.inverse(z), x)
+            assert_holds(
+                "coefficients are (*batch, n)", z.shape == (*batch, basis.dim), tuple(z.shape)
+            )
+            assert_same("a basis is invertible", basis.inverse(z), x)
 
     def test_it_is_orthonormal(self) -> None:
         """Scalar products stay, and the transpose is the inverse."""
         basis, x = self._events(4)
         z = basis(x)
-        same("a basis is orthonormal", z @ z.mT, x.flatten(1) @ x.flatten(1).mT)
-        v = random(4, basis.dim, seed=1)
+        assert_same("a basis is orthonormal", z @ z.mT, x.flatten(1) @ x.flatten(1).mT)
+        v = standard_normal(4, basis.dim, seed=1)
         (transposed,) = torch.func.vjp(basis.analyse, x)[1](v)
-        same("the transpose of an orthonormal basis is its inverse", transposed, basis.inverse(v))
+        assert_same(
+            "the transpose of an orthonormal basis is its inverse", transposed, basis.inverse(v)
+        )
 
     def test_it_is_linear(self) -> None:
         """``basis(a x + y) = a basis(x) + basis(y)``."""
         basis, x = self._events(2)
         y = self._events(2, seed=1)[1]
-        same("a basis is linear", basis(3 * x + y), 3 * basis(x) + basis(y))
+        assert_same("a basis is linear", basis(3 * x + y), 3 * basis(x) + basis(y))
 
     def test_blocks_share_out_the_components(self) -> None:
         """Their sizes add up to the number of components of an event."""
         basis = self.make()
         total = (sum(basis.blocks.sizes.values()), math.prod(basis.event_shape))
-        holds("blocks share out all components", total == (basis.dim, basis.dim), total)
+        assert_holds("blocks share out all components", total == (basis.dim, basis.dim), total)
 
     def test_single_precision(self) -> None:
         """float32 in, float32 out, right to its digits, near and far, and so are gradients."""
         basis, x = self._events(3)
         z, small = basis(x), self.make()(x.float())
-        holds("coefficients have the dtype of events", small.dtype == torch.float32, small.dtype)
-        same("float32 is accurate", small.double(), z, rtol=1e-4, atol=1e-4)
+        assert_holds(
+            "coefficients have the dtype of events", small.dtype == torch.float32, small.dtype
+        )
+        assert_same("float32 is accurate", small.double(), z, rtol=1e-4, atol=1e-4)
 
         def find(basis: Any, x: Tensor) -> dict[str, Tensor]:
             z = basis(x)
@@ -76,4 +82,4 @@ class BasisLaws(ABC):
 
         far = torch.tensor([1.0, 1e3, 1e6], dtype=DOUBLE)
         scaled = far.reshape(-1, *[1] * len(basis.event_shape)) * x
-        single("a basis", basis, find, scaled, size=far.unsqueeze(-1))
+        assert_single_precision("a basis", basis, find, scaled, size=far.unsqueeze(-1))

@@ -18,7 +18,7 @@ from scoresde.likelihood import log_prob
 from scoresde.likelihood.variational import bound, entering
 from scoresde.noise import Noise
 from scoresde.selection import samples
-from scoresde.testing.measures import DOUBLE, holds, random, same
+from scoresde.testing.measures import DOUBLE, assert_holds, assert_same, standard_normal
 
 _BATCH = (5,)
 
@@ -53,8 +53,8 @@ class CompositionLaws(ABC):
         if not isinstance(sde, DiagonalSDE) or sde.prior is not None or len(free) < 2:
             return None
         # vector time, in which what is observed is clean, is nothing that all have learned
-        observation = Observation(torch.arange(n) == free[0], random(*batch, n, seed=3))
-        return ConditionalEstimator(model, observation, held=self.exact)
+        observation = Observation(torch.arange(n) == free[0], standard_normal(*batch, n, seed=3))
+        return ConditionalEstimator(model, observation, clean=self.exact)
 
     def test_what_is_observed_goes_with_its_samples(self) -> None:
         """Some samples of a conditional are the conditional of some samples."""
@@ -64,8 +64,8 @@ class CompositionLaws(ABC):
         selected, part_condition = whole.select(rows, _BATCH), samples(condition, rows, _BATCH)
         mask = whole.observation.mask & ~whole.joint.sde.observed
         observation = Observation(mask, whole.observation.values[rows])
-        rebuilt = ConditionalEstimator(whole.joint.select(rows, _BATCH), observation, whole.held)
-        z, t = random(*_BATCH, whole.sde.basis.dim), whole.sde.T / 2
+        rebuilt = ConditionalEstimator(whole.joint.select(rows, _BATCH), observation, whole.clean)
+        z, t = standard_normal(*_BATCH, whole.sde.basis.dim), whole.sde.T / 2
 
         def entered(model: ScoreEstimator, seeds: Tensor) -> Tensor:
             noise = Noise([torch.Generator().manual_seed(int(seed)) for seed in seeds])
@@ -77,12 +77,14 @@ class CompositionLaws(ABC):
             for model in (selected, rebuilt):
                 law = "a conditional of some samples is some samples of a conditional"
                 expected = whole.denoise(z, t, condition)[rows]
-                same(law, model.denoise(z[rows], t, part_condition), expected, rtol=1e-6, atol=1e-8)
+                assert_same(
+                    law, model.denoise(z[rows], t, part_condition), expected, rtol=1e-6, atol=1e-8
+                )
                 law = "samples start from what is observed of them"
-                same(law, entered(model, rows), entered(whole, every)[rows])
+                assert_same(law, entered(model, rows), entered(whole, every)[rows])
                 law = "samples end as what is observed of them"
                 expected = whole.sde.basis.inverse(z)[rows]
-                same(law, model.sde.basis.inverse(z[rows]), expected)
+                assert_same(law, model.sde.basis.inverse(z[rows]), expected)
 
     def test_conditionals_of_exact_scores_are_exact(self) -> None:
         """What is observed is clean while the rest diffuses: they obey Fokker-Planck still."""
@@ -110,7 +112,9 @@ class CompositionLaws(ABC):
         with torch.no_grad():
             # denoised means are no events that the data exclude
             last = sde.stages()[-1]
-            z = model.denoise(random(4, sde.basis.dim), (last.start + last.end) / 2, condition)
+            z = model.denoise(
+                standard_normal(4, sde.basis.dim), (last.start + last.end) / 2, condition
+            )
             x, count = sde.basis.inverse(z).to(DOUBLE), 16
             neg_log_prob = -log_prob(model, x, condition=condition).value
             repeated = x.expand(count, *x.shape)
@@ -125,4 +129,6 @@ class CompositionLaws(ABC):
             # of the solver; of blocks that are dropped before their signal is gone; of the mean
             slack = 0.05 + entering(sde, x).sqrt() + 5 * bounds.std(0) / count**0.5
         law = "bound >= -log_prob, for every event and to the error of the estimate"
-        holds(law, bounds.mean(0) > neg_log_prob - slack, (bounds.mean(0), neg_log_prob, slack))
+        assert_holds(
+            law, bounds.mean(0) > neg_log_prob - slack, (bounds.mean(0), neg_log_prob, slack)
+        )

@@ -15,8 +15,15 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import log_prob
 from scoresde.reverse import ProbabilityFlow
 from scoresde.testing.compositions import CompositionLaws
-from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
-from scoresde.testing.precision import single
+from scoresde.testing.measures import (
+    DOUBLE,
+    assert_holds,
+    assert_same,
+    assert_saved,
+    has_kernel,
+    standard_normal,
+)
+from scoresde.testing.precision import assert_single_precision
 
 
 class EstimatorLaws(CompositionLaws):
@@ -65,7 +72,7 @@ class EstimatorLaws(CompositionLaws):
     def _states(self, count: int) -> tuple[ScoreEstimator, Tensor, Tensor, Any]:
         """An estimator, states ``(count, n)``, times at which all are there, and a condition."""
         model = self._model()
-        sde, z = model.sde, random(count, model.sde.basis.dim)
+        sde, z = model.sde, standard_normal(count, model.sde.basis.dim)
         last, u = sde.stages()[-1], torch.linspace(0.3, 0.95, count, dtype=DOUBLE)
         low = max(last.end, 1e-3 * last.start)
         return model, z, low * (last.start / low) ** u, self.condition((count,))
@@ -75,14 +82,14 @@ class EstimatorLaws(CompositionLaws):
         for dtype in (torch.float32, DOUBLE):
             model = self.make().to(dtype).eval()
             for batch in ((3,), (2, 3), (0,)):
-                z = random(*batch, model.sde.basis.dim).to(dtype)
+                z = standard_normal(*batch, model.sde.basis.dim).to(dtype)
                 condition = self._condition(batch, dtype)
                 given = z.clone()
                 score = model.score(z, model.sde.T / 2, condition)
                 found = (tuple(score.shape), score.dtype)
                 law = "scores have the shape and dtype of the state"
-                holds(law, found == (tuple(z.shape), dtype), found)
-                same("the state is not written on", z, given, rtol=0, atol=0)
+                assert_holds(law, found == (tuple(z.shape), dtype), found)
+                assert_same("the state is not written on", z, given, rtol=0, atol=0)
 
     def test_one_time_is_one_per_sample(self) -> None:
         """The same for all, or each its own."""
@@ -92,14 +99,14 @@ class EstimatorLaws(CompositionLaws):
             together = model.score(z, ts, condition)
             for i, t in enumerate(ts):
                 shared, every = (model.score(z, s, condition) for s in (t, t.expand(4)))
-                same("one time is as one per sample", every, shared, **tolerance)
+                assert_same("one time is as one per sample", every, shared, **tolerance)
                 law = "a sample is scored at its own time"
-                same(law, together[i], shared[i], **tolerance)
+                assert_same(law, together[i], shared[i], **tolerance)
 
     def test_its_answers_are_one_answer(self) -> None:
         """``D = (z + sigma^2 s)/alpha``, ``eps = -sigma s``, if the SDE has a kernel."""
         model, batch = self._model(), (4,)
-        z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
+        z, condition = standard_normal(*batch, model.sde.basis.dim), self.condition(batch)
         if not has_kernel(model.sde):
             return
         for share in (0.2, 0.5, 0.9):
@@ -110,16 +117,16 @@ class EstimatorLaws(CompositionLaws):
                 noise = model.noise(z, t, condition)
             moving = (sigma > 0).expand_as(z)
             tolerance = {"rtol": 1e-5, "atol": 1e-6}
-            same(
+            assert_same(
                 "alpha D = z + sigma^2 s (Tweedie)",
                 (alpha * mean)[moving], (z + sigma**2 * score)[moving], **tolerance,
             )  # fmt: skip
-            same("noise = -sigma s", noise[moving], (-sigma * score)[moving], **tolerance)
+            assert_same("noise = -sigma s", noise[moving], (-sigma * score)[moving], **tolerance)
 
     def test_several_times_are_as_one_by_one(self) -> None:
         """`scoresde.ScoreEstimator.denoisers` against `scoresde.ScoreEstimator.denoise`."""
         model, batch = self._model(), (4,)
-        z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
+        z, condition = standard_normal(*batch, model.sde.basis.dim), self.condition(batch)
         ts = model.sde.T * torch.tensor([0.9, 0.5, 0.2], dtype=DOUBLE)
         if not has_kernel(model.sde):
             return
@@ -128,26 +135,26 @@ class EstimatorLaws(CompositionLaws):
                 ts, model.denoisers(model.sde.at(ts.unsqueeze(-1), z), condition), strict=True
             ):
                 law = "denoisers are denoise at each of the times"
-                same(law, found(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
+                assert_same(law, found(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
 
     def test_a_sample_does_not_hear_its_neighbours(self) -> None:
         """Rows alone are rows in company."""
         model, batch = self._model(), (5,)
-        z, condition = random(*batch, model.sde.basis.dim), self.condition(batch)
+        z, condition = standard_normal(*batch, model.sde.basis.dim), self.condition(batch)
         rows = torch.tensor([3, 1])
         few = model.select(rows, batch)
         part = condition[rows] if isinstance(condition, Tensor) else condition
         with torch.no_grad():
             together = model.score(z, model.sde.T / 2, condition)[rows]
             alone = few.score(z[rows], model.sde.T / 2, part)
-        same(
+        assert_same(
             "a sample's score does not depend on the others", alone, together, rtol=1e-6, atol=1e-8
         )
 
     def test_its_derivative_is_that_of_its_values(self) -> None:
         """In the state: likelihoods take the divergence of what is answered."""
         model, z, ts, condition = self._states(3)
-        u, v = random(*z.shape, seed=1), random(*z.shape, seed=2)
+        u, v = standard_normal(*z.shape, seed=1), standard_normal(*z.shape, seed=2)
 
         def score(z: Tensor) -> Tensor:
             return model.score(z, ts, condition)
@@ -156,7 +163,7 @@ class EstimatorLaws(CompositionLaws):
             difference = (score(z + 1e-5 * v) - score(z - 1e-5 * v)) / 2e-5
         found, wanted = vjp(score, z)[1](u) * v, u * difference
         law = "the derivative of the score in the state is that of its values"
-        same(law, found.sum(-1), wanted.sum(-1), rtol=1e-4, atol=1e-5)
+        assert_same(law, found.sum(-1), wanted.sum(-1), rtol=1e-4, atol=1e-5)
 
     def test_exact_scores_obey_fokker_planck(self) -> None:
         """``ds/dt = -grad(div v + v.s)`` with the probability flow ``v``, if it claims that."""
@@ -180,7 +187,7 @@ class EstimatorLaws(CompositionLaws):
             found: Any = torch.func.jvp(lambda t, z=row: score(z, t), (t,), (one,))[1]
             law = "exact scores obey the Fokker-Planck equation ds/dt = -grad(div v + v.s)"
             wanted, free = -torch.func.grad(outflow)(row), ~model.sde.observed
-            same(law, found[free], wanted[free], rtol=1e-5, atol=1e-6)
+            assert_same(law, found[free], wanted[free], rtol=1e-5, atol=1e-6)
 
     def _throughout(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For every stage, states ``(k, n)`` that data diffuse to, near and far, times and sizes.
@@ -200,7 +207,7 @@ class EstimatorLaws(CompositionLaws):
             z = z[..., : stage.dim]
             if has_kernel(sde):
                 alpha, sigma = sde.kernel(ts.clamp(max=sde.T).unsqueeze(-1), stage.dim)
-                z = alpha * z + sigma * random(24, stage.dim, seed=1)
+                z = alpha * z + sigma * standard_normal(24, stage.dim, seed=1)
                 power = (alpha**2 + (sigma / unit) ** 2).sqrt().amin(-1, keepdim=True)
             z = z.detach()
             found.append((z, ts, (unit + z.abs().amax(-1, keepdim=True) / power).detach()))
@@ -208,7 +215,7 @@ class EstimatorLaws(CompositionLaws):
 
     def _data(self, count: int) -> Tensor:
         """Events."""
-        return random(count, *self._model().sde.basis.event_shape)
+        return standard_normal(count, *self._model().sde.basis.event_shape)
 
     def test_single_precision(self) -> None:
         """At all times and in all states, near and far: finite, and what float64 says.
@@ -224,7 +231,9 @@ class EstimatorLaws(CompositionLaws):
             return {name: getattr(model, name)(z, t, condition) for name in names}
 
         for z, ts, size in self._throughout():
-            single("an estimator", model, find, z, self.condition(batch), ts, size=size)
+            assert_single_precision(
+                "an estimator", model, find, z, self.condition(batch), ts, size=size
+            )
 
     def test_densities_in_single_precision(self) -> None:
         """`scoresde.log_prob`, where there is one: finite, and that of float64, with gradients."""
@@ -238,7 +247,7 @@ class EstimatorLaws(CompositionLaws):
             find(model, x, self.condition(batch))
         except (NotImplementedError, ValueError):  # no prior, or observed components diffuse
             return
-        single("densities", model, find, x, self.condition(batch), tolerance=1e-2)
+        assert_single_precision("densities", model, find, x, self.condition(batch), tolerance=1e-2)
 
     def test_where_there_is_no_noise(self) -> None:
         """At time 0, and in components that do not diffuse: see `scoresde.parametrization`.
@@ -260,19 +269,19 @@ class EstimatorLaws(CompositionLaws):
                     found = getattr(model, name)(state, t, condition)
                     (slope,) = torch.autograd.grad(found.sum(), state, allow_unused=True)
                     told, slope = found[clean], torch.zeros(()) if slope is None else slope
-                    holds(f"{law}{name} is finite", found.isfinite(), found)
-                    holds(f"{law}the gradient of {name} is finite", slope.isfinite(), slope)
+                    assert_holds(f"{law}{name} is finite", found.isfinite(), found)
+                    assert_holds(f"{law}the gradient of {name} is finite", slope.isfinite(), slope)
                     if name != "denoise":
-                        same(f"{law}{name} is 0", told, torch.zeros_like(told))
+                        assert_same(f"{law}{name} is 0", told, torch.zeros_like(told))
                     elif self.exact:
                         close = {"rtol": 1e-5, "atol": 1e-5}
-                        same(f"{law}the denoised mean is the state", told, z[clean], **close)
+                        assert_same(f"{law}the denoised mean is the state", told, z[clean], **close)
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""
         model, z, ts, condition = self._states(3)
         law = "a state_dict is the whole estimator"
-        saved(law, model, lambda m: m.score(z, ts, condition).detach())
+        assert_saved(law, model, lambda m: m.score(z, ts, condition).detach())
 
     def _loss(self, dtype: torch.dtype = DOUBLE) -> tuple[ScoreEstimator, Tensor, Any] | None:
         """An estimator, events and their condition, if it learns."""
@@ -304,9 +313,11 @@ class EstimatorLaws(CompositionLaws):
             allow_unused=True,
         )
         first, bad = loss(0), [s for s in slopes if s is not None and not s.isfinite().all()]
-        holds("the gradients of a loss are finite", not bad, bad)
-        holds("a loss is one finite number", first.isfinite() & (first.ndim == 0), first)
-        same("a loss draws from the generator that is given, only", loss(1), first, rtol=0, atol=0)
+        assert_holds("the gradients of a loss are finite", not bad, bad)
+        assert_holds("a loss is one finite number", first.isfinite() & (first.ndim == 0), first)
+        assert_same(
+            "a loss draws from the generator that is given, only", loss(1), first, rtol=0, atol=0
+        )
 
     def test_it_learns(self) -> None:
         """To denoise a Gaussian of mean ``m`` and variance ``v``, in an orthonormal basis.
@@ -317,7 +328,7 @@ class EstimatorLaws(CompositionLaws):
             return
         model, _, condition = found
         shape, generator = model.sde.basis.event_shape, torch.Generator().manual_seed(0)
-        center = 1.5 * random(*shape, seed=1)
+        center = 1.5 * standard_normal(*shape, seed=1)
 
         def draw() -> Tensor:
             x = torch.randn(64, *shape, generator=generator, dtype=DOUBLE)
@@ -329,7 +340,7 @@ class EstimatorLaws(CompositionLaws):
             _, z, ts, _ = self._states(64)
             alpha, sigma = model.sde.kernel(ts.unsqueeze(-1))
             mean = model.sde.basis(center)
-            noisy = alpha * (mean + 0.5 * z) + sigma * random(*z.shape, seed=2)
+            noisy = alpha * (mean + 0.5 * z) + sigma * standard_normal(*z.shape, seed=2)
             gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
             wanted = mean + gain * (noisy - alpha * mean)
             answers = model.eval().denoise(noisy, ts, condition)
@@ -342,9 +353,11 @@ class EstimatorLaws(CompositionLaws):
         for i in range(self.updates):
             optimizer.zero_grad()
             loss = model.loss(draw(), condition, generator=generator)
-            holds("a loss is finite while it is minimised", loss.isfinite(), (i, loss))
+            assert_holds("a loss is finite while it is minimised", loss.isfinite(), (i, loss))
             loss.backward()
             optimizer.step()
         law = "what minimises the loss denoises: its error falls to a quarter"
         after = error()
-        holds(law, after < max(0.25 * before, 1e-4), f"{before:.3g} before, {after:.3g} after")
+        assert_holds(
+            law, after < max(0.25 * before, 1e-4), f"{before:.3g} before, {after:.3g} after"
+        )

@@ -16,38 +16,38 @@ from scoresde.sde import SDE
 DOUBLE = torch.float64
 
 
-def same(
+def assert_same(
     law: str, actual: Tensor, expected: Tensor, rtol: float = 1e-7, atol: float = 1e-9
 ) -> None:
     """Raises ``AssertionError`` with the law's words unless two tensors agree.
 
     Example:
         >>> import torch
-        >>> from scoresde.testing import same
-        >>> same("halves add up", torch.tensor(0.5) * 2, torch.tensor(1.0))
+        >>> from scoresde.testing import assert_same
+        >>> assert_same("halves add up", torch.tensor(0.5) * 2, torch.tensor(1.0))
     """
     torch.testing.assert_close(
         actual, expected, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{law}: {m}"
     )
 
 
-def holds(law: str, condition: bool | Tensor, actual: object) -> None:
+def assert_holds(law: str, condition: bool | Tensor, actual: object) -> None:
     """Raises ``AssertionError`` with the law's words unless a condition holds everywhere.
 
     Example:
-        >>> from scoresde.testing import holds
-        >>> holds("time passes", 2 > 1, 2)
+        >>> from scoresde.testing import assert_holds
+        >>> assert_holds("time passes", 2 > 1, 2)
     """
     if not bool(torch.as_tensor(condition).all()):
         raise AssertionError(f"{law}: found {actual}")
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
+def standard_normal(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal numbers.
 
     Example:
-        >>> from scoresde.testing import random
-        >>> random(2, 3).shape
+        >>> from scoresde.testing import standard_normal
+        >>> standard_normal(2, 3).shape
         torch.Size([2, 3])
     """
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
@@ -156,12 +156,12 @@ def moments(run: Callable[[int, Impulses], Tensor], numbers: int = 1) -> tuple[T
     return mean, responses.mT @ responses
 
 
-def slope(counts: Sequence[int], errors: Sequence[float]) -> float:
+def convergence_order(counts: Sequence[int], errors: Sequence[float]) -> float:
     """Order of convergence: minus the slope of log errors over log counts of steps.
 
     Example:
-        >>> from scoresde.testing import slope
-        >>> round(slope([10, 20, 40], [1.0, 0.25, 0.0625]), 6)
+        >>> from scoresde.testing import convergence_order
+        >>> round(convergence_order([10, 20, 40], [1.0, 0.25, 0.0625]), 6)
         2.0
     """
     x, y = (torch.tensor(v, dtype=DOUBLE).log() for v in (counts, errors))
@@ -185,13 +185,13 @@ def has_kernel(sde: SDE) -> bool:
     return True
 
 
-def saved(law: str, module: nn.Module, look: Callable[[Any], Tensor]) -> None:
+def assert_saved(law: str, module: nn.Module, look: Callable[[Any], Tensor]) -> None:
     """A copy with other numbers becomes the module again by its ``state_dict``.
 
     Example:
         >>> import torch
-        >>> from scoresde.testing import saved
-        >>> saved("weights are saved", torch.nn.Linear(1, 1), lambda layer: layer.weight)
+        >>> from scoresde.testing import assert_saved
+        >>> assert_saved("weights are saved", torch.nn.Linear(1, 1), lambda layer: layer.weight)
     """
     hidden = [
         f"{name}.{key}".lstrip(".")
@@ -200,11 +200,11 @@ def saved(law: str, module: nn.Module, look: Callable[[Any], Tensor]) -> None:
         for each in (value if isinstance(value, list | tuple) else [value])
         if isinstance(each, Tensor)
     ]
-    holds("tensors are parameters or buffers, which are moved and saved", not hidden, hidden)
+    assert_holds("tensors are parameters or buffers, which are moved and saved", not hidden, hidden)
     before, other = look(module), copy.deepcopy(module)
     with torch.no_grad():
         for value in other.state_dict().values():
             if value.is_floating_point():
                 value.mul_(0.9)
     other.load_state_dict(module.state_dict())
-    same(law, look(other), before)
+    assert_same(law, look(other), before)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde.testing.measures import DOUBLE, holds, random
+from scoresde.testing.measures import DOUBLE, assert_holds, standard_normal
 
 Find = Callable[..., Mapping[str, Tensor]]
 """``(module, *inputs) -> values`` by name, in the dtype of the inputs."""
 
 
-def single(
+def assert_single_precision(
     law: str,
     module: nn.Module,
     find: Find,
@@ -39,11 +39,11 @@ def single(
 
     Example:
         >>> import torch
-        >>> from scoresde.testing.precision import single
-        >>> same = torch.nn.Identity()
-        >>> def find(same, x): return {"softplus": (1 + same(x).exp()).log()}
-        >>> single("float32 is accurate", same, find, torch.ones(1, 2))
-        >>> single("float32 is accurate", same, find, torch.full((1, 1), 99.0))
+        >>> from scoresde.testing.precision import assert_single_precision
+        >>> identity = torch.nn.Identity()
+        >>> def find(identity, x): return {"softplus": (1 + identity(x).exp()).log()}
+        >>> assert_single_precision("float32 is accurate", identity, find, torch.ones(1, 2))
+        >>> assert_single_precision("float32 is accurate", identity, find, torch.full((1, 1), 99.0))
         Traceback (most recent call last):
             ...
         AssertionError: float32 is accurate: softplus is finite in float32: found tensor([[inf]])
@@ -55,8 +55,8 @@ def single(
     for name, values in actual.items():
         for what, value in values.items():
             exact = expected[name][what]
-            holds(f"{law}: {what} is finite in float64", exact.isfinite(), exact)
-            holds(f"{law}: {what} is finite in float32", value.isfinite(), value)
+            assert_holds(f"{law}: {what} is finite in float64", exact.isfinite(), exact)
+            assert_holds(f"{law}: {what} is finite in float32", value.isfinite(), value)
             if what == name:
                 scale = exact.abs() + torch.as_tensor(size, dtype=DOUBLE)
             elif " in input " in what and exact.ndim:
@@ -68,7 +68,7 @@ def single(
                 scale = 1 + torch.stack([v.abs().amax() for v in slopes]).amax()
             error = (value.double() - exact).abs() / scale
             worst = f"an error of {float(error.max()):.2g} of its size" if error.numel() else ""
-            holds(f"{law}: {what} in float32 is that in float64", error <= tolerance, worst)
+            assert_holds(f"{law}: {what} in float32 is that in float64", error <= tolerance, worst)
 
 
 def _look(
@@ -84,7 +84,7 @@ def _look(
         values[name] = {name: value.detach()}
         if not value.requires_grad:
             continue
-        total = (value * random(*value.shape, seed=5).to(value)).sum()
+        total = (value * standard_normal(*value.shape, seed=5).to(value)).sum()
         slopes = torch.autograd.grad(
             total, [*leaves.values()], retain_graph=True, allow_unused=True
         )

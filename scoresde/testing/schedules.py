@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from scoresde.schedules import Schedule
-from scoresde.testing.measures import DOUBLE, holds, same, saved
-from scoresde.testing.precision import single
+from scoresde.testing.measures import DOUBLE, assert_holds, assert_same, assert_saved
+from scoresde.testing.precision import assert_single_precision
 
 
 class ScheduleLaws(ABC):
@@ -38,20 +38,24 @@ class ScheduleLaws(ABC):
         """Strictly, from ``eps`` to ``T``."""
         schedule, t = self._times()
         snr = schedule.log_snr(t)
-        holds("the log-SNR falls all the time", snr.diff(dim=0) < 0, snr.flatten()[:5].tolist())
+        assert_holds(
+            "the log-SNR falls all the time", snr.diff(dim=0) < 0, snr.flatten()[:5].tolist()
+        )
 
     def test_the_log_snr_is_that_of_signal_and_noise(self) -> None:
         """``2 log(alpha/sigma)``."""
         schedule, t = self._times()
         wanted = 2 * (schedule.alpha(t) / schedule.sigma(t)).log()
-        same("log_snr = 2 log(alpha/sigma)", schedule.log_snr(t), wanted, rtol=1e-5, atol=1e-5)
+        assert_same(
+            "log_snr = 2 log(alpha/sigma)", schedule.log_snr(t), wanted, rtol=1e-5, atol=1e-5
+        )
 
     def test_data_are_clean_at_time_0(self) -> None:
         """``alpha(0) = 1`` and ``sigma(0) = 0``: a variance is that of the noise added since."""
         schedule, zero = self.make(), torch.zeros(1, dtype=DOUBLE)
         for name, expected in (("alpha", 1.0), ("sigma", 0.0)):
             actual = getattr(schedule, name)(zero)
-            same(f"{name}(0) = {expected:g}", actual, torch.full_like(actual, expected))
+            assert_same(f"{name}(0) = {expected:g}", actual, torch.full_like(actual, expected))
 
     def test_rates_are_derivatives(self) -> None:
         """``f = (log alpha)'`` and ``g^2 = (sigma^2)' - 2 f sigma^2``."""
@@ -63,18 +67,24 @@ class ScheduleLaws(ABC):
         derivatives: Any = torch.func.jvp(log_alpha_and_variance, (t,), (torch.ones_like(t),))
         (_, variance), (slope, growth) = derivatives
         f, g2 = schedule.rates(t)
-        same("f is the derivative of log alpha", f, slope.expand_as(f), rtol=1e-5, atol=1e-7)
+        assert_same("f is the derivative of log alpha", f, slope.expand_as(f), rtol=1e-5, atol=1e-7)
         wanted = growth - 2 * slope * variance
-        same("g^2 = (sigma^2)' - 2 f sigma^2", g2, wanted.expand_as(g2), rtol=1e-5, atol=1e-7)
+        assert_same(
+            "g^2 = (sigma^2)' - 2 f sigma^2", g2, wanted.expand_as(g2), rtol=1e-5, atol=1e-7
+        )
 
     def test_single_precision(self) -> None:
         """Right to the digits of float32 over the whole range, gradients in parameters as well."""
         schedule, t = self._times()
         for name in ("alpha", "sigma"):
             small = getattr(schedule, name)(t.float())
-            holds(f"{name} has the dtype of times", small.dtype == torch.float32, small.dtype)
+            assert_holds(
+                f"{name} has the dtype of times", small.dtype == torch.float32, small.dtype
+            )
             wanted = getattr(schedule, name)(t.float().double())
-            same(f"{name} is accurate in float32", small.double(), wanted, rtol=1e-4, atol=1e-7)
+            assert_same(
+                f"{name} is accurate in float32", small.double(), wanted, rtol=1e-4, atol=1e-7
+            )
 
         def find(schedule: Any, t: Tensor) -> dict[str, Tensor]:
             f, g2 = schedule.rates(t.detach())
@@ -83,9 +93,11 @@ class ScheduleLaws(ABC):
 
         u = torch.linspace(0, 1, 40, dtype=DOUBLE).unsqueeze(-1)
         ts = (schedule.eps * (schedule.T / schedule.eps) ** u).clamp(schedule.eps, schedule.T)
-        single("a schedule", schedule, find, ts)
+        assert_single_precision("a schedule", schedule, find, ts)
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""
         schedule, t = self._times()
-        saved("a state_dict is the whole schedule", schedule, lambda s: s.log_snr(t).detach())
+        assert_saved(
+            "a state_dict is the whole schedule", schedule, lambda s: s.log_snr(t).detach()
+        )

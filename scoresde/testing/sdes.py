@@ -15,8 +15,15 @@ from scoresde.estimator import DirectScoreEstimator
 from scoresde.noise import Noise
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
 from scoresde.sde import SDE
-from scoresde.testing.measures import DOUBLE, has_kernel, holds, random, same, saved
-from scoresde.testing.precision import single
+from scoresde.testing.measures import (
+    DOUBLE,
+    assert_holds,
+    assert_same,
+    assert_saved,
+    has_kernel,
+    standard_normal,
+)
+from scoresde.testing.precision import assert_single_precision
 
 
 class _Pull(DirectScoreEstimator):
@@ -64,21 +71,21 @@ class SDELaws(ABC):
         times, kinks = self._times(sde), torch.tensor(sde.breakpoints(), dtype=DOUBLE)
         smooth = ((times.unsqueeze(-1) / kinks - 1).abs() > 1e-3).all(-1)
         ts = times[smooth][[2, 8, -2]].unsqueeze(-1)
-        return sde, random(3, sde.basis.dim).abs(), ts
+        return sde, standard_normal(3, sde.basis.dim).abs(), ts
 
     def test_drift_and_diffusion_have_the_shape_of_the_state(self) -> None:
         """Any batch, an empty one as well, either precision."""
         sde = self.make()
         for batch in ((3,), (2, 3), (0,)):
             for dtype in (torch.float32, DOUBLE):
-                z = random(*batch, sde.basis.dim).abs().to(dtype)
+                z = standard_normal(*batch, sde.basis.dim).abs().to(dtype)
                 t = torch.tensor(sde.T / 2, dtype=dtype)
                 for name in ("f", "g"):
                     value = getattr(sde, name)(t, z)
                     found = (tuple(value.shape), value.dtype)
                     law = f"{name} has the shape and dtype of the state"
-                    holds(law, found == (tuple(z.shape), dtype), found)
-                    holds(f"{name} is finite", torch.isfinite(value), value)
+                    assert_holds(law, found == (tuple(z.shape), dtype), found)
+                    assert_holds(f"{name} is finite", torch.isfinite(value), value)
 
     def test_samples_stand_alone(self) -> None:
         """Each with a time of its own, ``(batch, 1)``, and whatever is beside it."""
@@ -89,7 +96,7 @@ class SDELaws(ABC):
                 [getattr(sde, name)(t, row) for t, row in zip(ts.split(1), z.split(1), strict=True)]
             )
             law = f"{name} of a sample depends on its own state and time only"
-            same(law, together, alone, rtol=1e-6, atol=1e-8)
+            assert_same(law, together, alone, rtol=1e-6, atol=1e-8)
 
     def test_noise_is_diagonal(self) -> None:
         """The ``i``-th entry of ``g`` depends on no other component."""
@@ -97,7 +104,7 @@ class SDELaws(ABC):
         for t, row in zip(ts[:, 0], z, strict=True):
             found = torch.func.jacrev(lambda y, t=t: sde.g(t, y.unsqueeze(0))[0])(row)
             law = "g_i depends on the i-th component only"
-            same(law, found, found.diagonal().diag(), rtol=0, atol=1e-9)
+            assert_same(law, found, found.diagonal().diag(), rtol=0, atol=1e-9)
 
     def test_the_reverse_equations(self) -> None:
         """``f - (1 + eta^2)/2 (g^2 s + div g^2)`` and ``eta g``, whatever the score ``s``."""
@@ -116,16 +123,16 @@ class SDELaws(ABC):
                 reverse, law = ReverseSDE(model, eta), f"with eta = {eta:g} the reverse equation"
                 wanted = (1 + eta**2) / 2 * pull - f
                 words = f"{law} drifts by f - (1 + eta^2)/2 (g^2 s + div g^2)"
-                same(words, reverse.f(-t, row), wanted, **tolerance)
-                same(f"{law} has the noise eta g", reverse.g(-t, row), eta * g, **tolerance)
+                assert_same(words, reverse.f(-t, row), wanted, **tolerance)
+                assert_same(f"{law} has the noise eta g", reverse.g(-t, row), eta * g, **tolerance)
             flow = ProbabilityFlow(model)
             words = "the probability flow is f - (g^2 s + div g^2)/2"
-            same(words, flow.f(t, row), f - pull / 2, **tolerance)
+            assert_same(words, flow.f(t, row), f - pull / 2, **tolerance)
 
     def test_a_short_step_is_the_equation(self) -> None:
         """What solvers are told, against ``f`` and ``g``: forward, in reverse and of the flow."""
         sde, z, ts = self._states()
-        model, xi = _Pull(sde), random(1, sde.basis.dim, seed=1)
+        model, xi = _Pull(sde), standard_normal(1, sde.basis.dim, seed=1)
         equations = [
             ("forward", sde, 1),
             ("in reverse", ReverseSDE(model, 0.7), -1),
@@ -140,12 +147,14 @@ class SDELaws(ABC):
             tolerance = {"rtol": 1e-3, "atol": 1e-5}
             law = f"a short step {way} is "
             drift = equation.f(start[0], row)
-            same(f"{law}f h (decay, gain, forcing)", (end - row) / h, drift, **tolerance)
-            same(f"{law}f h, also where prepared", field.drift(row), drift, **tolerance)
+            assert_same(f"{law}f h (decay, gain, forcing)", (end - row) / h, drift, **tolerance)
+            assert_same(f"{law}f h, also where prepared", field.drift(row), drift, **tolerance)
             noise = torch.zeros(()) if noise_std is None else noise_std * field.increment(row, xi)
             found, wanted = noise / h**0.5, equation.g(start[0], row)
-            same(f"{law}g sqrt(h) xi (noise)", found.expand_as(row), wanted * xi, **tolerance)
-            same(f"{law}g, also where prepared", field.diffusion(row), wanted, **tolerance)
+            assert_same(
+                f"{law}g sqrt(h) xi (noise)", found.expand_as(row), wanted * xi, **tolerance
+            )
+            assert_same(f"{law}g, also where prepared", field.diffusion(row), wanted, **tolerance)
 
     def test_single_precision(self) -> None:
         """From the first to the last time, near and far: finite, and what float64 says.
@@ -157,7 +166,7 @@ class SDELaws(ABC):
         low = max(sde.eps, 1e-4 * sde.T)
         ts = (low * (sde.T / low) ** u).clamp(low, sde.T).unsqueeze(-1)
         far = torch.tensor([1.0, 30.0, 1e3], dtype=DOUBLE).repeat_interleave(8).unsqueeze(-1)
-        z = far * random(24, sde.basis.dim).abs()
+        z = far * standard_normal(24, sde.basis.dim).abs()
         kinks = torch.tensor([0.0, *sde.breakpoints()], dtype=DOUBLE)
         ts = torch.where(((ts - kinks).abs() < 1e-4 * sde.T).any(-1, keepdim=True), low, ts)
 
@@ -170,15 +179,15 @@ class SDELaws(ABC):
             found |= {k: v[0] for k, v in step._asdict().items() if v is not None}
             return found | (sde.kernel(t)._asdict() if has_kernel(sde) else {})
 
-        single("an SDE", sde, find, z, ts, size=far)
+        assert_single_precision("an SDE", sde, find, z, ts, size=far)
 
     def test_data_are_clean_at_time_0(self) -> None:
         """The kernel there is the identity, if it has one."""
         sde = self.make()
         if has_kernel(sde):
             alpha, sigma = sde.kernel(torch.zeros(1, dtype=DOUBLE))
-            same("alpha(0) = 1", alpha, torch.ones_like(alpha))
-            same("sigma(0) = 0", sigma, torch.zeros_like(sigma))
+            assert_same("alpha(0) = 1", alpha, torch.ones_like(alpha))
+            assert_same("sigma(0) = 0", sigma, torch.zeros_like(sigma))
 
     def test_transitions_compose(self) -> None:
         """Of `scoresde.DiagonalSDE`: transitions and bridges carry marginals to marginals."""
@@ -204,11 +213,11 @@ class SDELaws(ABC):
         for law, pairs in laws.items():
             for found, wanted in pairs:
                 shape = (*found.shape[:-1], n)
-                same(law, found.expand(shape), wanted.expand(shape), rtol=1e-6)
-        z, xi = random(len(ts), n), random(len(ts), n, seed=1)
+                assert_same(law, found.expand(shape), wanted.expand(shape), rtol=1e-6)
+        z, xi = standard_normal(len(ts), n), standard_normal(len(ts), n, seed=1)
         alpha, sigma = sde.kernel(ts)
         found = sde.diffuse(z, ts.squeeze(-1), xi)
-        same("diffuse is alpha z + sigma noise", found, alpha * z + sigma * xi)
+        assert_same("diffuse is alpha z + sigma noise", found, alpha * z + sigma * xi)
 
     def test_the_prior_is_of_states(self) -> None:
         """Drawn in their shape, with a density, if it has one."""
@@ -217,11 +226,11 @@ class SDELaws(ABC):
         if not sde.linear and sde.prior is None:
             return
         z = sde.append(torch.empty(4, 0, dtype=DOUBLE), stage, noise)
-        holds("the prior draws states (4, n)", z.shape == (4, stage.dim), tuple(z.shape))
-        holds("the prior draws finite states", torch.isfinite(z), z)
+        assert_holds("the prior draws states (4, n)", z.shape == (4, stage.dim), tuple(z.shape))
+        assert_holds("the prior draws finite states", torch.isfinite(z), z)
         rest, log_prob = sde.marginalise(z, stage, 0)
         found = (tuple(rest.shape), tuple(log_prob.shape))
-        holds("the prior has one log-density per state", found == ((4, 0), (4,)), found)
+        assert_holds("the prior has one log-density per state", found == ((4, 0), (4,)), found)
 
     def test_the_kernel_obeys_the_moment_equations(self) -> None:
         """``alpha' = f alpha`` and ``(sigma^2)' = 2 f sigma^2 + g^2``, if it has a kernel."""
@@ -240,10 +249,10 @@ class SDELaws(ABC):
             found: Any = torch.func.jvp(levels, (t,), (torch.ones_like(t),))
             (alpha, variance), (slope, growth) = found
             f, g = sde.f(t[0], one)[0], sde.g(t[0], one)[0]
-            same("alpha' = f alpha", slope, f * alpha, rtol=1e-5, atol=1e-7)
+            assert_same("alpha' = f alpha", slope, f * alpha, rtol=1e-5, atol=1e-7)
             wanted, moving = 2 * f * variance + g**2, variance > 0
             law = "(sigma^2)' = 2 f sigma^2 + g^2"
-            same(law, growth[moving], wanted[moving], rtol=1e-5, atol=1e-7)
+            assert_same(law, growth[moving], wanted[moving], rtol=1e-5, atol=1e-7)
 
     def test_a_step_is_two_halves(self) -> None:
         """Coefficients of steps compose, where the forcing is constant."""
@@ -255,22 +264,22 @@ class SDELaws(ABC):
             pairs = ((one, two), (two, three), (one, three))
             first, second, both = (s.propagator(t).expand(s.blocks) for s, t in pairs)
             law = f"with eta = {eta:g} a step is two steps of half the way: "
-            same(law + "decay", second.decay * first.decay, both.decay, atol=1e-8)
+            assert_same(law + "decay", second.decay * first.decay, both.decay, atol=1e-8)
             gain = second.decay * first.gain + second.gain
-            same(law + "gain", gain, both.gain, atol=1e-8)
-            same(law + "h", first.h + second.h, both.h, atol=1e-8)
+            assert_same(law + "gain", gain, both.gain, atol=1e-8)
+            assert_same(law + "h", first.h + second.h, both.h, atol=1e-8)
             stds = (first.noise_std, second.noise_std, both.noise_std)
             if eta:
                 early, late, whole = (torch.as_tensor(std) for std in stds)
                 noise = ((second.decay * early) ** 2 + late**2).sqrt()
-                same(law + "noise", noise, whole, rtol=1e-6, atol=1e-8)
+                assert_same(law + "noise", noise, whole, rtol=1e-6, atol=1e-8)
 
     def test_noise_levels_rise(self) -> None:
         """With time, where they are finite."""
         sde = self.make()
         levels = sde.at(self._times(sde).unsqueeze(-1)).noise_levels
         rise = levels.diff(dim=0)
-        holds("noise levels do not fall", (rise >= 0) | rise.isnan(), levels[:3])
+        assert_holds("noise levels do not fall", (rise >= 0) | rise.isnan(), levels[:3])
 
     def test_stages_reach_from_prior_to_data(self) -> None:
         """From ``T`` to ``eps`` without a gap, with more components each time."""
@@ -278,32 +287,34 @@ class SDELaws(ABC):
         stages = sde.stages()
         ends = (stages[0].start, stages[-1].end, stages[-1].dim)
         wanted = (sde.T, sde.eps, sde.basis.dim)
-        holds(
+        assert_holds(
             "stages go from T to eps, to all components",
             ends == wanted,
             ends,
         )
         for one, two in itertools.pairwise(stages):
             fits = one.end == two.start and one.dim < two.dim
-            holds("a stage starts where the last one ended", fits, (one, two))
+            assert_holds("a stage starts where the last one ended", fits, (one, two))
 
     def test_torchsde_and_torchdiffeq_run_on_it(self) -> None:
         """``sdeint(sde, z, ts)`` and ``odeint(sde, z, ts)``, as they are."""
         import torchdiffeq
         import torchsde
 
-        sde, z = self.make(), random(3, self.make().basis.dim).abs()
+        sde, z = self.make(), standard_normal(3, self.make().basis.dim).abs()
         ts = torch.linspace(sde.T / 2, sde.T, 3, dtype=DOUBLE)
         paths = {
             "torchsde": torchsde.sdeint(sde, z, ts, dt=sde.T / 20, method="euler"),
             "torchdiffeq": torchdiffeq.odeint(sde, z, ts, method="midpoint"),
         }
         for name, path in paths.items():
-            holds(f"{name} runs on it", torch.isfinite(path) & (path.shape == (3, *z.shape)), path)
+            assert_holds(
+                f"{name} runs on it", torch.isfinite(path) & (path.shape == (3, *z.shape)), path
+            )
 
     def test_integrators_may_look_past_the_ends_of_time(self) -> None:
         """As adaptive ones do; what they find there has to be finite."""
-        sde, z = self.make(), random(3, self.make().basis.dim).abs()
+        sde, z = self.make(), standard_normal(3, self.make().basis.dim).abs()
         flow, reverse = ProbabilityFlow(_Pull(sde)), ReverseSDE(_Pull(sde), 0.0)
         past = 0.1 * sde.T
         looks = {
@@ -318,14 +329,14 @@ class SDELaws(ABC):
             found = equation(torch.tensor(t, dtype=DOUBLE), state)
             (slope,) = torch.autograd.grad(found.sum(), state)
             both = found.isfinite() & slope.isfinite()
-            holds(f"what is seen past the ends of time is finite ({way})", both, found)
+            assert_holds(f"what is seen past the ends of time is finite ({way})", both, found)
 
     def test_adjoints_find_the_weights(self) -> None:
         """``odeint_adjoint`` and ``sdeint_adjoint`` give those of a score their gradients."""
         import torchdiffeq
         import torchsde
 
-        sde, z = self.make(), random(3, self.make().basis.dim).abs()
+        sde, z = self.make(), standard_normal(3, self.make().basis.dim).abs()
         model, ends = _Learned(sde), torch.tensor([0.45, 0.55], dtype=DOUBLE) * sde.T
         flow, reverse = ProbabilityFlow(model), ReverseSDE(model)
         path = torchsde.BrownianInterval(
@@ -342,15 +353,17 @@ class SDELaws(ABC):
             for adjoint in ("", "_adjoint"):
                 end = run(name + adjoint)[-1]
                 law = f"{name}{adjoint} gives the weights of a score their gradient"
-                holds(law, end.requires_grad, "none")
+                assert_holds(law, end.requires_grad, "none")
                 (found,) = torch.autograd.grad(end.sum(), model.weight, allow_unused=True)
-                holds(law, found is not None, found)
+                assert_holds(law, found is not None, found)
                 slopes.append(found)
             law = f"the gradient of {name}_adjoint is that of {name}"
-            same(law, slopes[1], slopes[0], rtol=0.1)
+            assert_same(law, slopes[1], slopes[0], rtol=0.1)
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""
-        sde, z = self.make(), random(2, self.make().basis.dim).abs()
+        sde, z = self.make(), standard_normal(2, self.make().basis.dim).abs()
         t = torch.tensor(sde.T / 2, dtype=DOUBLE)
-        saved("a state_dict is the whole SDE", sde, lambda s: (s.f(t, z) + s.g(t, z)).detach())
+        assert_saved(
+            "a state_dict is the whole SDE", sde, lambda s: (s.f(t, z) + s.g(t, z)).detach()
+        )

@@ -24,13 +24,13 @@ from scoresde.testing.measures import (
     DOUBLE,
     Brownian,
     Impulses,
-    holds,
+    assert_holds,
+    assert_same,
+    convergence_order,
     moments,
-    random,
-    same,
-    slope,
+    standard_normal,
 )
-from scoresde.testing.precision import single
+from scoresde.testing.precision import assert_single_precision
 
 
 class _Decay(SDE):
@@ -118,13 +118,15 @@ class SolverLaws(ABC):
     def _ordered(self, eta: float, order: float) -> None:
         if self.adaptive:
             error = self._error(50, eta)
-            holds(f"the error is below {self.tolerance}", error < self.tolerance, error)
+            assert_holds(f"the error is below {self.tolerance}", error < self.tolerance, error)
             return
         counts = (64, 128, 256)
         errors = [self._error(n, eta) for n in counts]
-        found = slope(counts, errors)
+        found = convergence_order(counts, errors)
         law = f"with eta = {eta:g} the error falls with the order declared, {order:g}"
-        holds(law, found > order - 0.35 or errors[-1] < 1e-9, f"{found:.2f}, errors {errors}")
+        assert_holds(
+            law, found > order - 0.35 or errors[-1] < 1e-9, f"{found:.2f}, errors {errors}"
+        )
 
     def test_the_order_it_declares(self) -> None:
         """Of the probability flow, where components differ."""
@@ -146,12 +148,12 @@ class SolverLaws(ABC):
         if order is None:
             return
         model, sde = self._bed()
-        reverse, y = ReverseSDE(model, 1.0), random(64, 2)
+        reverse, y = ReverseSDE(model, 1.0), standard_normal(64, 2)
         counted = Impulses()
         self.make(4, 1.0).integrate(reverse, y, -GRIDS["uniform_time"](sde, 4), counted)
         draws = counted.used // 8
-        holds("a step asks for one or two numbers", draws in (1, 2), draws)
-        noise, ends = Brownian(random(512, 64, 2), random(512, 64, 2, seed=1)), {}
+        assert_holds("a step asks for one or two numbers", draws in (1, 2), draws)
+        noise, ends = Brownian(standard_normal(512, 64, 2), standard_normal(512, 64, 2, seed=1)), {}
         for steps in (512, 256, 128, 64, 32):
             ts = -GRIDS["uniform_time"](sde, steps)
             if steps != 256:
@@ -160,9 +162,11 @@ class SolverLaws(ABC):
             noise = noise.coarsened()
         counts = (32, 64, 128)
         errors = [float((ends[n] - ends[512]).norm(dim=-1).median()) for n in counts]
-        found = slope(counts, errors)
+        found = convergence_order(counts, errors)
         law = f"along one Brownian motion the error falls with the strong order declared, {order:g}"
-        holds(law, found > order - 0.35 or errors[-1] < 1e-9, f"{found:.2f}, errors {errors}")
+        assert_holds(
+            law, found > order - 0.35 or errors[-1] < 1e-9, f"{found:.2f}, errors {errors}"
+        )
 
     def test_drift_and_diffusion_are_enough(self) -> None:
         """It integrates an SDE of which nothing else is known: ``dy = -y dt + eta dw``."""
@@ -177,23 +181,23 @@ class SolverLaws(ABC):
             law = f"dy = -y dt + {eta:g} dw takes 1 at time 0 to N(e^-1, eta^2 (1 - e^-2)/2) at 1"
             found = torch.cat([mean, covariance.flatten()])
             wanted = [math.exp(-1), eta**2 * -math.expm1(-2) / 2]
-            same(law, found, torch.tensor(wanted, dtype=DOUBLE), rtol=0, atol=0.01)
+            assert_same(law, found, torch.tensor(wanted, dtype=DOUBLE), rtol=0, atol=0.01)
 
     def test_a_walk_shows_where_it_has_been(self) -> None:
         """One state per step, the last the end; two walks are one, with its memory."""
         model, sde = self._bed()
-        reverse, y = ReverseSDE(model, 0.0), random(3, 2)
+        reverse, y = ReverseSDE(model, 0.0), standard_normal(3, 2)
         solver, ts = self.make(20, 0.0), -GRIDS["uniform_time"](sde, 20)
         end = solver.integrate(reverse, y, ts, Noise())
         tolerance = {"rtol": 0, "atol": self.tolerance if self.adaptive else 1e-9}
         states = list(solver.path(reverse, y, ts, Noise()))
-        holds("a path has a state for every step", len(states) == len(ts) - 1, len(states))
-        same("a path ends where integrate does", states[-1], end, **tolerance)
+        assert_holds("a path has a state for every step", len(states) == len(ts) - 1, len(states))
+        assert_same("a path ends where integrate does", states[-1], end, **tolerance)
         *_, (middle, memory) = solver.walk(reverse, y, ts[:11], Noise())
         *_, (last, _) = solver.walk(reverse, middle, ts[10:], Noise(), memory)
         law = "a walk that is handed its memory goes on as if it had not stopped"
         if memory is not None:
-            same(law, last, end, **tolerance)
+            assert_same(law, last, end, **tolerance)
 
     def test_components_may_enter_on_the_way(self) -> None:
         """In two stages, as in multi-scale diffusion: samples have the law of the data."""
@@ -208,8 +212,8 @@ class SolverLaws(ABC):
 
         found, wanted = moments(run, 3), model.law(sde.eps)
         law = "samples have the law of the data where components enter on the way"
-        same(f"{law}: mean", found[0], wanted.mean, rtol=0, atol=0.1)
-        same(f"{law}: covariance", found[1], wanted.covariance_matrix, rtol=0, atol=0.1)
+        assert_same(f"{law}: mean", found[0], wanted.mean, rtol=0, atol=0.1)
+        assert_same(f"{law}: covariance", found[1], wanted.covariance_matrix, rtol=0, atol=0.1)
 
     def test_clean_components_stay(self) -> None:
         """Those of speed 0 are left as they are, and nothing divides by their noise."""
@@ -217,19 +221,19 @@ class SolverLaws(ABC):
         covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=DOUBLE)
         model = GaussianData(sde, torch.zeros(2, dtype=DOUBLE), covariance)
         for eta in self._kinds():
-            y, ts = random(5, 2), -GRIDS["log_snr"](sde, 20)
+            y, ts = standard_normal(5, 2), -GRIDS["log_snr"](sde, 20)
             noise = Noise(torch.Generator().manual_seed(0))
             end = self.make(20, eta).integrate(ReverseSDE(model, eta), y, ts, noise)
-            same("clean components stay as they are", end[:, 1], y[:, 1], rtol=0, atol=1e-9)
-            holds("the others stay finite", torch.isfinite(end), end)
+            assert_same("clean components stay as they are", end[:, 1], y[:, 1], rtol=0, atol=1e-9)
+            assert_holds("the others stay finite", torch.isfinite(end), end)
 
     def test_log_densities_are_carried_along(self) -> None:
         """`scoresde.log_prob` with this solver is the closed form."""
         model, sde = self._bed()
-        x = random(4, 2)
+        x = standard_normal(4, 2)
         found = log_prob(model, x, self.make(200, 0.0)).value
         wanted = model.law(sde.eps).log_prob(sde.basis(x))
-        same("log_prob is that of the data", found, wanted, rtol=0, atol=0.1)
+        assert_same("log_prob is that of the data", found, wanted, rtol=0, atol=0.1)
 
     def test_the_same_seed_gives_the_same_samples(self) -> None:
         """And the global generator is left alone."""
@@ -242,14 +246,14 @@ class SolverLaws(ABC):
                 solver.sample(model, (5,), generator=torch.Generator().manual_seed(3))
                 for _ in range(2)
             )
-            same("the same seed gives the same samples", one, two, rtol=0, atol=0)
+            assert_same("the same seed gives the same samples", one, two, rtol=0, atol=0)
             untouched = torch.equal(before, torch.get_rng_state())
-            holds("torch's global generator is left alone", untouched, "another state")
+            assert_holds("torch's global generator is left alone", untouched, "another state")
 
     def test_a_sample_has_a_generator_of_its_own(self) -> None:
         """And is the same alone and in company."""
         model, sde = self._bed()
-        y = random(5, 2) * torch.tensor([1.0, 1, 1, 10, 100], dtype=DOUBLE).unsqueeze(-1)
+        y = standard_normal(5, 2) * torch.tensor([1.0, 1, 1, 10, 100], dtype=DOUBLE).unsqueeze(-1)
         for eta in self._kinds():
             solver, reverse = self.make(8, eta), ReverseSDE(model, eta)
             ts = -GRIDS["log_snr"](sde, 8)
@@ -263,7 +267,7 @@ class SolverLaws(ABC):
             # what shares its steps with others shares their errors
             atol = 0.1 * self.tolerance if self.adaptive else 1e-8
             for i in range(5):
-                same(law, ends(i)[0], together[i], rtol=1e-6, atol=atol)
+                assert_same(law, ends(i)[0], together[i], rtol=1e-6, atol=atol)
 
     def test_single_precision(self) -> None:
         """From prior to data, near and far: finite, and where float64 ends, with gradients."""
@@ -278,7 +282,14 @@ class SolverLaws(ABC):
 
             tolerance = self.tolerance if self.adaptive else 1e-3
             law = f"with eta = {eta:g} an integration"
-            single(law, self._bed()[0], find, far * random(3, 2), size=far, tolerance=tolerance)
+            assert_single_precision(
+                law,
+                self._bed()[0],
+                find,
+                far * standard_normal(3, 2),
+                size=far,
+                tolerance=tolerance,
+            )
 
     def test_batches_and_precision(self) -> None:
         """``(2, 3)`` samples, or none; float32 stays float32; the start is not written on."""
@@ -286,12 +297,14 @@ class SolverLaws(ABC):
         for eta in self._kinds():
             solver = self.make(6, eta)
             x = solver.sample(model, (2, 3), generator=torch.Generator().manual_seed(0))
-            holds("samples are (*batch, *event_shape)", x.shape == (2, 3, 2), tuple(x.shape))
+            assert_holds("samples are (*batch, *event_shape)", x.shape == (2, 3, 2), tuple(x.shape))
             none = solver.sample(model, (0,), generator=torch.Generator())
-            holds("no samples are (0, *event_shape)", none.shape == (0, 2), tuple(none.shape))
-            start = random(4, 2).float()
+            assert_holds(
+                "no samples are (0, *event_shape)", none.shape == (0, 2), tuple(none.shape)
+            )
+            start = standard_normal(4, 2).float()
             y = start.clone()
             ts = -GRIDS["log_snr"](sde, 6)
             end = solver.integrate(ReverseSDE(model, eta), y, ts, Noise.of(torch.Generator()))
-            holds("states keep their dtype", end.dtype == torch.float32, end.dtype)
-            same("the start of an integration is not written on", y, start, rtol=0, atol=0)
+            assert_holds("states keep their dtype", end.dtype == torch.float32, end.dtype)
+            assert_same("the start of an integration is not written on", y, start, rtol=0, atol=0)

@@ -24,7 +24,7 @@ from scoresde.training.history import History, OnMeasure
 from scoresde.training.rng_state import RNGState
 from scoresde.training.run_identity import RunIdentity
 from scoresde.training.settings import PRECISIONS, TrainingSettings
-from scoresde.wrappers import matched
+from scoresde.wrappers import match_names
 
 _WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
 
@@ -367,7 +367,7 @@ class TrainingState:
             optimizer.setdefault(int(index), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.estimator.load_state_dict(part("model"))
-        for name, value in matched(part("average"), self.average).items():
+        for name, value in match_names(part("average"), self.average).items():
             self.average[name].copy_(value)
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
         self.generator.set_state(tensors["generator"])

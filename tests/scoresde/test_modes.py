@@ -20,7 +20,7 @@ from scoresde import (
 )
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
-from scoresde.modes import asked
+from scoresde.modes import evaluation_mode
 from solvers import DDIM, Langevin
 
 
@@ -99,7 +99,7 @@ def test_gradients_that_ask_anew_ask_the_same():
 
 def test_modes_come_back_after_an_error():
     network = nn.Dropout()
-    with pytest.raises(ZeroDivisionError), asked(network):
+    with pytest.raises(ZeroDivisionError), evaluation_mode(network):
         1 / 0  # noqa: B018
     assert network.training
 
@@ -108,12 +108,12 @@ def test_the_last_of_several_threads_gives_modes_back():
     network, first, second = nn.Dropout(), threading.Event(), threading.Event()
 
     def late():
-        with asked(network):
+        with evaluation_mode(network):
             first.set()
             second.wait()
 
     thread = threading.Thread(target=late, daemon=True)
-    with asked(network):
+    with evaluation_mode(network):
         thread.start()
         first.wait()
     found = network.training

@@ -107,7 +107,7 @@ def test_shares_are_the_whole(count, rows, draws, data):
         return [
             noise(like),
             noise.uniform(like),
-            noise.strata(like, draws).T,
+            noise.stratified(like, draws).T,
             noise.draw(law, like),
             noise(like.unsqueeze(-1)),
         ]
@@ -124,7 +124,7 @@ def test_shares_are_the_whole(count, rows, draws, data):
 
 @given(rows=st.integers(1, 50), draws=st.integers(1, 3))
 def test_strata_are_even(rows, draws):
-    u = Noise(torch.Generator().manual_seed(rows)).strata(torch.empty(rows, 2), draws)
+    u = Noise(torch.Generator().manual_seed(rows)).stratified(torch.empty(rows, 2), draws)
     assert u.shape == (draws, rows)
     assert ((u >= 0) & (u < 1)).all()
     cells = (u.flatten() * rows * draws - u[0, 0] * rows * draws).round()

@@ -51,7 +51,7 @@ def test_densities_and_bounds_of_every_event(schedule):
 @pytest.mark.parametrize("held", [True, False])
 def test_conditionals_keep_the_mean_of_what_is_free(schedule, held):
     joint = model(schedule, Joint(y=(1,), x=(1,)), mean=MEAN)
-    given = condition(joint, held=held, y=torch.tensor([301.0]))
+    given = condition(joint, clean=held, y=torch.tensor([301.0]))
     x = ExponentialMultistep(200, grid="log_snr", eta=0.0 if held else 1.0).sample(given, (3000,))
     centre, std = -50 + 1.2 / 4, (1 - 1.2**2 / 4) ** 0.5
     if held:

@@ -50,7 +50,7 @@ class Told(ScoreEstimator):
 def test_some_samples_have_their_own_condition_and_observation(make, dtype):
     kind = MAKES[make][0]
     model, rows, batch = bed(), torch.tensor([5, 0, 5]), (2, 3)
-    known = condition(model, held=True, y=torch.randn(*batch, 1))
+    known = condition(model, clean=True, y=torch.randn(*batch, 1))
     told = torch.randn(*batch, 1, dtype=dtype)
     for equation in (kind(known), kind(Told(model.sde), condition=told)):
         z = torch.randn(*batch, 3, dtype=dtype)

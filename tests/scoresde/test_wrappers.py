@@ -7,7 +7,7 @@ import torch
 from runs import edited
 from torch import nn
 
-from scoresde.wrappers import matched, unwrapped
+from scoresde.wrappers import match_names, unwrapped
 
 
 def compiled(network):
@@ -99,4 +99,4 @@ def test_an_estimator_that_is_a_part_is_loaded_as_well():
 def test_names_are_never_mixed_up():
     found = {"n.bias": 1, "n.module.weight": 2, "n.module.bias": 3}
     wanted = ["n.module.bias", "n.module.module.weight", "n.module.module.bias"]
-    assert matched(found, wanted) == dict(zip(wanted, (1, 2, 3), strict=True))
+    assert match_names(found, wanted) == dict(zip(wanted, (1, 2, 3), strict=True))

@@ -71,7 +71,7 @@ MODELS = {
     "multi-scale": lambda: MultiScale(
         STAGED, [ResidualMLP((stage.dim,), 8, 1) for stage in STAGED.stages()]
     ),
-    "conditional": lambda: condition(gaussian(JOINT), held=True, y=torch.ones(1)),
+    "conditional": lambda: condition(gaussian(JOINT), clean=True, y=torch.ones(1)),
     "moments": lambda: guided("moments"),
     "isotropic": lambda: guided("isotropic"),
     "point": lambda: guided("point"),
@@ -140,7 +140,7 @@ def test_noise_and_bounds(dtype):
     for noise in (Noise(), Noise([]), Noise(torch.Generator())):
         like = torch.empty(0, 2, dtype=dtype)
         assert noise(like).shape == noise.uniform(like).shape == (0, 2)
-        assert noise.strata(like, 3).shape == (3, 0)
+        assert noise.stratified(like, 3).shape == (3, 0)
         prior = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
         assert noise.draw(prior, like).shape == (0, 2)
     assert bound(network().to(dtype), torch.zeros(0, 2, dtype=dtype), draws=2).shape == (0,)

@@ -63,7 +63,7 @@ def wide(kind, held=False, **speeds):
     y = torch.tensor([[0.3, -1.0], [2.0, 0.5]])
     gain = cov[2:, :2] @ torch.linalg.inv(cov[:2, :2])
     law = MultivariateNormal(mean[2:] + (y - mean[:2]) @ gain.mT, cov[2:, 2:] - gain @ cov[:2, 2:])
-    return condition(joint, held=held, y=y), law
+    return condition(joint, clean=held, y=y), law
 
 
 @every_schedule
@@ -236,7 +236,7 @@ def test_what_else_the_joint_estimator_is_told_reaches_it(held):
         def denoise(self, z, t, condition=None):
             return condition + 0 * z
 
-    posterior = condition(Told(bivariate(0.8, VP()).sde), held=held, y=torch.ones(1))
+    posterior = condition(Told(bivariate(0.8, VP()).sde), clean=held, y=torch.ones(1))
     z, told = torch.zeros(3, 2), torch.randn(3, 1)
     wanted = torch.cat([torch.ones(3, 1), told], -1)
     assert torch.equal(posterior.denoise(z, 0.5, told), wanted)
@@ -262,13 +262,13 @@ def test_no_density_if_the_condition_diffuses():
 def test_several_parts_may_be_observed_or_left():
     basis = Joint(a=(1,), b=(2,), c=Haar((4,), 1))
     joint = mixture(DiagonalSDE(VP(), basis), 1)
-    left = condition(joint, held=True, b=torch.zeros(3, 2))
+    left = condition(joint, clean=True, b=torch.zeros(3, 2))
     x = ExponentialMultistep(8).sample(left, (5, 3))
     assert {k: v.shape for k, v in left.sde.basis.rest.split(x).items()} == {
         "a": (5, 3, 1),
         "c": (5, 3, 4),
     }
-    only = condition(joint, held=True, b=torch.zeros(2), a=torch.zeros(1))
+    only = condition(joint, clean=True, b=torch.zeros(2), a=torch.zeros(1))
     assert ExponentialMultistep(8).sample(only, (5,)).shape == (5, 4)
 
 
@@ -276,7 +276,7 @@ def test_any_components_may_be_observed():
     joint = gaussian(DiagonalSDE(VP(), Identity((2, 2))), 5)
     mask = torch.tensor([True, False, False, True])
     values = torch.tensor([1.0, torch.nan, torch.nan, -1.0])
-    some = ConditionalEstimator(joint, Observation(mask, values), held=True)
+    some = ConditionalEstimator(joint, Observation(mask, values), clean=True)
     x = ExponentialMultistep(30).sample(some, (4000,)).flatten(1)
     assert (x[:, mask] == values[mask]).all()
     mean, cov = joint.means[0], joint.covariances[0]
@@ -418,7 +418,7 @@ def test_one_network_learns_every_conditional():
         optimizer.step()
     solver = ExponentialMultistep(16)
     for observed in ("a", "b"):
-        x = solver.sample(condition(model, held=True, **{observed: torch.ones(1)}), (4000,))
+        x = solver.sample(condition(model, clean=True, **{observed: torch.ones(1)}), (4000,))
         assert abs(x.mean() - 0.8) < 0.12
         assert abs(x.std() - 0.6) < 0.12
     both = solver.sample(model, (4000,))

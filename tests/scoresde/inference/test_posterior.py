@@ -54,7 +54,7 @@ def test_the_posterior_of_every_observation():
 
 
 def test_observations_that_diffuse_may_be_held():
-    posterior, law = exact(standard(), observation=1.0, held=True)
+    posterior, law = exact(standard(), observation=1.0, clean=True)
     x, u = torch.tensor([[0.5, -1.0, 0.3], [2.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.1], [1.0, 0.3]])
     torch.testing.assert_close(posterior(x).log_prob(u), law(x).log_prob(u), rtol=0, atol=0.04)
 

@@ -171,7 +171,7 @@ def test_events_in_doubt_keep_their_conditions():
     joint = Joint(y=(2,), x=(2,))
     model = gaussian(DiagonalSDE(VP(), joint), 3)
     x, y = torch.randn(2, 3, 2), torch.randn(2, 3, 2)
-    posterior = condition(model, held=True, y=y)
+    posterior = condition(model, clean=True, y=y)
     found, truth = (log_prob(posterior, x, q).value for q in (Quadrature(20, tolerance=0), FINE))
     torch.testing.assert_close(found, truth, rtol=0, atol=2e-3)
 
