@@ -648,7 +648,7 @@ def gaussian(kind):
         (
             EstimatorLaws,
             lambda: gaussian(Company),
-            "a_sample_does_not_hear_its_neighbours",
+            "a_sample_does_not_depend_on_its_batch",
             "does not depend on the others",
         ),
         (ScheduleLaws, NotClean, "data_are_clean_at_time_0", "sigma\\(0\\) = 0"),

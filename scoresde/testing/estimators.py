@@ -45,7 +45,7 @@ class EstimatorLaws(CompositionLaws):
         ...     def make(self):
         ...         sde = DiagonalSDE(VP(), Identity((2,)))
         ...         return Gaussian(sde, torch.zeros(2), torch.eye(2))
-        >>> TestMine().test_a_sample_does_not_hear_its_neighbours()
+        >>> TestMine().test_a_sample_does_not_depend_on_its_batch()
     """
 
     exact = False
@@ -137,7 +137,7 @@ class EstimatorLaws(CompositionLaws):
                 law = "denoisers are denoise at each of the times"
                 assert_same(law, found(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
 
-    def test_a_sample_does_not_hear_its_neighbours(self) -> None:
+    def test_a_sample_does_not_depend_on_its_batch(self) -> None:
         """Rows alone are rows in company."""
         model, batch = self._model(), (5,)
         z, condition = standard_normal(*batch, model.sde.basis.dim), self.condition(batch)
