@@ -194,23 +194,25 @@ class Denoising(Float64Constants, ScoreEstimator):
 
         Events, levels and conditions come to it in the dtype of its weights, whatever the state's.
         """
-        network, basis, own = self.network, self.network_basis, at.like.dtype
-        kind, flat = network_dtype(network) or own, at.like.ndim == 2
-        given = () if condition is None else (condition,)
+        network, basis, state_dtype = self.network, self.network_basis, at.like.dtype
+        weights_dtype, flat = network_dtype(network) or state_dtype, at.like.ndim == 2
+        conditions = () if condition is None else (condition,)
         if isinstance(condition, Tensor) and condition.is_floating_point():
-            given = (condition.to(kind),)
+            conditions = (condition.to(weights_dtype),)
 
         def predict(z: Tensor, level: Tensor) -> Tensor:
             x = basis.synthesise(z)
             if not flat:
                 x = x.reshape(z.shape[:-1].numel(), *basis.event_shape)
-            prediction = network(x if kind == own else x.to(kind), level, *given)
+            prediction = network(
+                x if weights_dtype == state_dtype else x.to(weights_dtype), level, *conditions
+            )
             # asked at every step of a solver
             if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
                 wanted = f"an output of shape {tuple(x.shape)}, that of its input"
                 expect(False, "network", wanted, _shown(prediction))
-            found = basis.analyse(prediction.to(own))
-            return found if flat else found.reshape(z.shape)
+            output = basis.analyse(prediction.to(state_dtype))
+            return output if flat else output.reshape(z.shape)
 
         return predict
 
@@ -243,8 +245,8 @@ class Denoising(Float64Constants, ScoreEstimator):
         t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
         times = t.unsqueeze(-1)
         if self.observe is not None:
-            missing, held = z.isnan(), self.observe(self.sde, z, noise)
-            times = torch.where(held, 0.0, times).masked_fill(missing, self.sde.T)
+            missing, shown = z.isnan(), self.observe(self.sde, z, noise)
+            times = torch.where(shown, 0.0, times).masked_fill(missing, self.sde.T)
             z, learned = z.masked_fill(missing, 0.0), ~missing
         at = self.sde.at(times.unsqueeze(0), z)
         now = at[0]

@@ -103,8 +103,8 @@ class LinearGuidance(Float64Constants, ScoreEstimator):
         instance("y", y, Tensor)
         whole("iterations", iterations, 1)
         real("strength", strength)
-        known = ("moments", "isotropic", "point")
-        expect(method in known, "method", f"one of {', '.join(known)}", repr(method))
+        methods = ("moments", "isotropic", "point")
+        expect(method in methods, "method", f"one of {', '.join(methods)}", repr(method))
         finite("y", y)
         positive("noise_std", noise_std)
         self.estimator, self.operator, self.method = estimator, operator, method
@@ -153,13 +153,14 @@ class LinearGuidance(Float64Constants, ScoreEstimator):
 
         def covary(v: Tensor) -> Tensor:
             """``C v``; what has not entered keeps its own variance."""
-            own = spread * pull_back(v[..., :n])
-            return torch.cat([own, std[n:] ** 2 * v[..., n:]], -1)
+            product = spread * pull_back(v[..., :n])
+            return torch.cat([product, std[n:] ** 2 * v[..., n:]], -1)
 
         def independent(v: Tensor) -> Tensor:
-            own = remaining_variance(alpha, sigma, std[:n] ** 2)
+            product = remaining_variance(alpha, sigma, std[:n] ** 2)
             return (
-                torch.cat([own.expand_as(v[..., :n]), std[n:].expand_as(v[..., n:]) ** 2], -1) * v
+                torch.cat([product.expand_as(v[..., :n]), std[n:].expand_as(v[..., n:]) ** 2], -1)
+                * v
             )
 
         if self.method == "point":
@@ -218,9 +219,9 @@ class ClassifierFree(ScoreEstimator):
             ValueError: If there is no condition to guide by.
         """
         expect(condition is not None, "condition", "a tensor to guide by", None)
-        given = self.estimator.denoise(z, t, condition)
+        conditional = self.estimator.denoise(z, t, condition)
         free = self.estimator.denoise(z, t, self.none.to(condition).expand_as(condition))
-        return given + self.weight * (given - free)
+        return conditional + self.weight * (conditional - free)
 
 
 def _solve(apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:

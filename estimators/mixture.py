@@ -140,11 +140,11 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
         is no noise at all.
         """
         means, covariances = self._data(alpha)
-        own = covariances.diagonal(dim1=-2, dim2=-1).amax(0)
+        variances = covariances.diagonal(dim1=-2, dim2=-1).amax(0)
         # means that are no numbers are so in what is answered, not in what is factored
-        own = own + ((means.amax(0) - means.amin(0)) ** 2).nan_to_num()
+        variances = variances + ((means.amax(0) - means.amin(0)) ** 2).nan_to_num()
         number = torch.finfo(alpha.dtype)
-        least = 64 * alpha.shape[-1] * number.eps * alpha**2 * own
+        least = 64 * alpha.shape[-1] * number.eps * alpha**2 * variances
         return torch.maximum(sigma**2, least.clamp(min=number.tiny**0.5))
 
     def _pull(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -93,8 +93,8 @@ class Truncated(Float64Constants, ScoreEstimator):
     ) -> None:
         super().__init__(sde)
         n, blocks = sde.basis.dim, sde.basis.blocks
-        given = {"low": low, "high": high, "mean": mean, "std": std}
-        for name, value in given.items():
+        bounds_and_moments = {"low": low, "high": high, "mean": mean, "std": std}
+        for name, value in bounds_and_moments.items():
             tensor = numbers(name, value)
             expect(tensor.ndim < 2, name, "a number or a vector of numbers", tuple(tensor.shape))
             blocks.check(name, tensor)

@@ -80,8 +80,8 @@ class Blocks:
     def prefix(self, dim: int) -> Blocks:
         """The layout of the first ``dim`` components, the last block of which may be cut short."""
         if dim not in self._prefixes:
-            kept = {k: min(s.stop, dim) - s.start for k, s in self.slices.items() if s.start < dim}
-            self._prefixes[dim] = Blocks(kept)
+            sizes = {k: min(s.stop, dim) - s.start for k, s in self.slices.items() if s.start < dim}
+            self._prefixes[dim] = Blocks(sizes)
         return self._prefixes[dim]
 
     def repeated(self, count: int) -> Blocks:
@@ -143,8 +143,8 @@ class Blocks:
 
 
 def _nanmean(value: Tensor) -> Tensor:
-    known = ~value.isnan()
-    return folded(value.nan_to_num(0.0)) / folded(known.to(value))
+    finite = ~value.isnan()
+    return folded(value.nan_to_num(0.0)) / folded(finite.to(value))
 
 
 def folded(value: Tensor) -> Tensor:

@@ -153,9 +153,9 @@ class DiagonalCoefficients(SDECoefficients):
         )
         clean = then == 0
         sigma = then.masked_fill(clean, 1.0)
-        kept = torch.where(clean, 0.0, now / sigma)
+        retained = torch.where(clean, 0.0, now / sigma)
         fresh = torch.where(clean, 1.0, drawn / sigma)
-        law = (ratio * kept**2, alpha * fresh**2, now * fresh)
+        law = (ratio * retained**2, alpha * fresh**2, now * fresh)
         return Bridge(*map(self.blocks.expand, law))
 
     def propagator(self, end: DiagonalCoefficients) -> Propagator:

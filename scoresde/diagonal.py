@@ -195,17 +195,17 @@ class DiagonalSDE(Float64Constants, SDE):
         """
         _, sigma = self.moments(self.T, 0, self.blocks.dim)
         sigma = sigma.detach()
-        known = self.observed.to(sigma.device)
+        observed = self.observed.to(sigma.device)
         expect(
-            bool((sigma[known] == 0).all()),
+            bool((sigma[observed] == 0).all()),
             "observed",
             "components that do not diffuse (CDE, or clean=True): others have samples, no density",
-            f"sigma up to {float(sigma.masked_fill(~known, 0).amax()):.3g} at {self.T}",
+            f"sigma up to {float(sigma.masked_fill(~observed, 0).amax()):.3g} at {self.T}",
         )
-        still = int((sigma[~known] == 0).sum())
+        still = int((sigma[~observed] == 0).sum())
         wanted = "components that diffuse: others have a density only if they are observed"
         expect(still == 0, "speeds", wanted, f"{still} that stand still")
-        return ~known
+        return ~observed
 
     def breakpoints(self) -> list[float]:
         """When clocks stop, and when blocks are dropped."""

@@ -157,11 +157,11 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
         (torch.Size([1]), torch.Size([3, 1]))
     """
-    own = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else z.dtype
-    own = torch.promote_types(own, torch.float32)  # numbers have as many digits as the state
+    dtype = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else z.dtype
+    dtype = torch.promote_types(dtype, torch.float32)  # numbers have as many digits as the state
     t = t if isinstance(t, (float, int)) else numbers("t", t)
-    t = torch.as_tensor(t, dtype=own, device=z.device)
-    given = tuple(t.shape)
+    t = torch.as_tensor(t, dtype=dtype, device=z.device)
+    shape = tuple(t.shape)
     if t.ndim == 0:
         return t.reshape(1)
     if t.ndim == z.ndim - 1:
@@ -172,7 +172,7 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
         fits,
         "t",
         f"a number, shape {tuple(batch)} (one time per sample) or {(*batch, 'k')} (per component)",
-        given,
+        shape,
     )
     return t
 

@@ -128,9 +128,9 @@ class ScoreEstimator(Selectable, ABC):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         # weights of a network that is compiled or wrapped, into one that is not, and back
-        own = {f"{prefix}{name}" for name in self.state_dict()}
-        found = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(prefix)}
-        state_dict.update(match_names(found, own))
+        names = {f"{prefix}{name}" for name in self.state_dict()}
+        values = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(prefix)}
+        state_dict.update(match_names(values, names))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _predict(self, name: str, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:

@@ -283,8 +283,8 @@ def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
     """
     times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
     level = _read(sde, _level, times)
-    found = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
-    return t.new_tensor(found)
+    moment = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
+    return t.new_tensor(moment)
 
 
 def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
@@ -298,10 +298,10 @@ def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
         >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
         tensor([False,  True, False])
     """
-    found = torch.zeros_like(ts, dtype=torch.bool)
+    at_kink = torch.zeros_like(ts, dtype=torch.bool)
     for time in equation.breakpoints():
-        found |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
-    return found
+        at_kink |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
+    return at_kink
 
 
 def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:

@@ -81,8 +81,8 @@ def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(formula)
     def whole(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-        kind = next((v.device.type for v in given), "cpu")
+        tensors = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        kind = next((v.device.type for v in tensors), "cpu")
         if not torch.amp.is_autocast_available(kind):
             return formula(*args, **kwargs)
         with torch.autocast(kind, enabled=False):
@@ -119,10 +119,12 @@ class KeepsFloat64(nn.Module):
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept = {id(b) for b in self._buffers.values() if b is not None and b.is_floating_point()}
+        float_buffers = {
+            id(b) for b in self._buffers.values() if b is not None and b.is_floating_point()
+        }
 
         def move(tensor: Tensor) -> Tensor:
-            if id(tensor) not in kept or tensor.is_meta:
+            if id(tensor) not in float_buffers or tensor.is_meta:
                 return fn(tensor)
             device = fn(tensor.new_empty(0, dtype=torch.float32)).device
             return tensor.to(device, precision(device))
@@ -172,16 +174,18 @@ class Float64Constants(KeepsFloat64):
     @property
     def width(self) -> int:
         """The length of the constants' component axis, 1 if all are shared."""
-        own = [v for v in (*self._parameters.values(), *self._buffers.values()) if v is not None]
+        tensors = [
+            v for v in (*self._parameters.values(), *self._buffers.values()) if v is not None
+        ]
         inner = [m.width for m in self._modules.values() if isinstance(m, Float64Constants)]
-        return max([1, *(v.shape[-1] for v in own if v.ndim), *inner])
+        return max([1, *(v.shape[-1] for v in tensors if v.ndim), *inner])
 
     def per_component(self, blocks: Blocks) -> Self:
         """A view of the module with per-block constants repeated over their components."""
         view = copy.copy(self)
-        own = {**self._parameters, **self._buffers}
+        tensors = {**self._parameters, **self._buffers}
         view._parameters = {}
-        view._buffers = {k: None if v is None else blocks.expand(v) for k, v in own.items()}
+        view._buffers = {k: None if v is None else blocks.expand(v) for k, v in tensors.items()}
         view._modules = {
             k: m.per_component(blocks) if isinstance(m, Float64Constants) else m
             for k, m in self._modules.items()

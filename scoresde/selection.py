@@ -54,8 +54,8 @@ def broadcast(name: str, *shapes: Sequence[int]) -> torch.Size:
     try:
         return torch.Size(torch.broadcast_shapes(*shapes))
     except RuntimeError as error:
-        found = " and ".join(str(tuple(shape)) for shape in shapes)
-        raise ValueError(f"{name}: expected batches that fit each other, got {found}") from error
+        got = " and ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{name}: expected batches that fit each other, got {got}") from error
 
 
 def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
@@ -70,9 +70,9 @@ def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
         >>> per_sample("y", torch.zeros(3), (2,)).shape
         torch.Size([2, 3])
     """
-    own = values.shape[:-1]
-    wanted = f"a batch whose last axes are {tuple(own)}"
-    expect(broadcast(name, own, batch) == tuple(batch), name, wanted, tuple(batch))
+    batch_shape = values.shape[:-1]
+    wanted = f"a batch whose last axes are {tuple(batch_shape)}"
+    expect(broadcast(name, batch_shape, batch) == tuple(batch), name, wanted, tuple(batch))
     return values.expand(*batch, values.shape[-1])
 
 
@@ -139,8 +139,8 @@ def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
     for name, part in module._modules.items():
         if part is None:
             continue
-        own = part if isinstance(part, Selectable) else None
-        new = select(part, rows, batch) if own is None else own.select(rows, batch)
+        selectable = part if isinstance(part, Selectable) else None
+        new = select(part, rows, batch) if selectable is None else selectable.select(rows, batch)
         if new is not part:
             inner[name] = new
     return replaced(module, **inner) if inner else module

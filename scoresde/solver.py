@@ -281,10 +281,10 @@ class Solver(ABC):
         walk = self._descend(estimator, z, times, noise, condition, every=True)
         while True:
             with evaluation_mode(estimator), torch.no_grad():
-                found = next(walk, None)
-            if found is None:
+                state = next(walk, None)
+            if state is None:
                 return
-            yield found
+            yield state
 
     def _descend(
         self,
@@ -369,10 +369,10 @@ def _churned(
 def _shape(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size:
     """The shape of samples, which ends with the batch of what is known of them."""
     expect_estimator(estimator)
-    event, own = estimator.sde.basis.event_shape, estimator.batch_shape
+    event, batch = estimator.sde.basis.event_shape, estimator.batch_shape
     shape = checked_sample_shape(sample_shape, event)
-    wanted = f"a shape that ends with {tuple(own)}, the batch of what is known"
-    fits = broadcast("sample_shape", shape, own) == shape
+    wanted = f"a shape that ends with {tuple(batch)}, the batch of what is known"
+    fits = broadcast("sample_shape", shape, batch) == shape
     expect(fits, "sample_shape", wanted, tuple(shape))
     return shape
 

@@ -172,12 +172,12 @@ class Adaptive(EndpointSolver):
         while len(busy):
             # processors round what is left over of a group otherwise
             padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
-            own = alive[padded.to(alive.device)]
-            y, start = run.rows[own], where[padded]
+            mine = alive[padded.to(alive.device)]
+            y, start = run.rows[mine], where[padded]
             reach = torch.minimum(length[padded], 1 - start)
             parts = [track(start + reach * part) for part in (0.0, 1 / 3, 2 / 3, 1.0)]
             times = torch.stack(parts).unsqueeze(-1)
-            at = equation.select(own, batch).at(times, y)
+            at = equation.select(mine, batch).at(times, y)
             first, *forcings = (field.forcing for field in at[:3].fields())
             here = first(y)
             end, error = step(y, here, forcings, stages(at))

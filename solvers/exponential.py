@@ -99,13 +99,13 @@ class _Past(NamedTuple):
         old = blocks.prefix(self.base.shape[-1])
         if old.dim == blocks.dim:
             return list(self.lengths)
-        found = []
+        lengths = []
         for length in self.lengths:
             each = length.shape[-1] > len(old)
             width, whole = (old.dim, blocks.dim) if each else (len(old), len(blocks))
             padding = (0, whole - width)
-            found.append(nn.functional.pad(length.expand(width), padding, value=math.inf))
-        return found
+            lengths.append(nn.functional.pad(length.expand(width), padding, value=math.inf))
+        return lengths
 
 
 @attrs.frozen
@@ -217,8 +217,8 @@ class ExponentialMultistep(FixedStep):
         if step.noise_std is not None:
             base = base.addcmul_(step.noise_std, field.increment(y, noise(y)))
         opening, closing, lengths = step.weights
-        kept = forcings[: self.order]
-        return _add(base, opening, forcings), _Past(kept, lengths, base, closing)
+        recent = forcings[: self.order]
+        return _add(base, opening, forcings), _Past(recent, lengths, base, closing)
 
 
 _LONG = 0.5

@@ -87,11 +87,11 @@ class ConditionalSDE(DiagonalSDE):
     ) -> None:
         clock = sde.clock.per_component(sde.blocks) if clean else sde.clock
         basis = ConditionedBasis(sde.basis, observation, rest)
-        known = basis.observation.mask
+        observed = basis.observation.mask
         super().__init__(
             sde.schedule,
             basis,
-            _StoppedClock(clock, ~known) if clean else clock,
+            _StoppedClock(clock, ~observed) if clean else clock,
             sde.scale,
             sde.drop,
             mean=sde.mean,
@@ -99,7 +99,7 @@ class ConditionalSDE(DiagonalSDE):
         expect(sde.prior is None, "prior", "none: observed components need the kernel", sde.prior)
         sigma = self.kernel(self.scale.new_full((1,), self.T)).sigma.expand(self.blocks.dim)
         late = self.blocks.expand(torch.tensor(self.drop, device=sigma.device)) < self.T
-        blind = int((late & known & (sigma == 0)).sum())
+        blind = int((late & observed & (sigma == 0)).sum())
         wanted = "that the state has from T on: what is clean says nothing before it enters"
         expect(blind == 0, "observed", f"components {wanted}", f"{blind} dropped before")
 
@@ -129,9 +129,9 @@ class ConditionalSDE(DiagonalSDE):
         alpha, sigma = self.kernel(self.scale.new_full((1,), stage.start), last)
         alpha, sigma = (v.expand(last)[first:] for v in (alpha, sigma))
         mean = self.blocks.expand(self.mean).expand(self.blocks.dim)
-        known = self.observation.pin(mean)[..., first:last]
+        observed = self.observation.pin(mean)[..., first:last]
         fresh = noise(z.new_empty(*z.shape[:-1], last - first))
-        return torch.cat([z, (alpha * known).to(z) + sigma.to(z) * fresh], -1)
+        return torch.cat([z, (alpha * observed).to(z) + sigma.to(z) * fresh], -1)
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
         """As `scoresde.SDE.marginalise`, of the components that are not observed.
@@ -250,8 +250,8 @@ def condition(
         >>> condition(model, clean=True, y=torch.ones(1)).sde.basis.event_shape
         torch.Size([1])
     """
-    known, rest = observing(estimator.sde.basis, observed)
-    return ConditionalEstimator(estimator, known, clean, rest)
+    observation, rest = observing(estimator.sde.basis, observed)
+    return ConditionalEstimator(estimator, observation, clean, rest)
 
 
 @attrs.frozen

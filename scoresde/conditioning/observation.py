@@ -82,8 +82,10 @@ class Observation(Selectable):
         Raises:
             ValueError: If a component is observed twice, or the batches do not fit each other.
         """
-        twice = (self.mask & other.mask).nonzero().flatten().tolist()
-        expect(not twice, "observed", "components that are not observed yet", f"{twice} again")
+        repeated = (self.mask & other.mask).nonzero().flatten().tolist()
+        expect(
+            not repeated, "observed", "components that are not observed yet", f"{repeated} again"
+        )
         batch = broadcast("observed", self.batch_shape, other.batch_shape)
         mine, others = (per_sample("observed", v.values, batch) for v in (self, other))
         return Observation(self.mask | other.mask, torch.where(other.mask, others, mine))

@@ -137,8 +137,8 @@ class DensityFlow(AugmentedEquation):
     def _known(self) -> Iterator[Tensor]:
         """What the score depends on besides the state, if gradients are wanted."""
         model = self.flow.estimator
-        given = (*model.parameters(), *model.buffers(), *tree_leaves(self.flow.condition))
-        yield from (v for v in given if isinstance(v, Tensor) and v.requires_grad)
+        inputs = (*model.parameters(), *model.buffers(), *tree_leaves(self.flow.condition))
+        yield from (v for v in inputs if isinstance(v, Tensor) and v.requires_grad)
 
 
 class DensityCoefficients(Coefficients):
@@ -177,9 +177,9 @@ class DensityCoefficients(Coefficients):
     def propagator(self, end: DensityCoefficients) -> Propagator:
         """The flow's; an integral's only part is its forcing, over the same ``h``."""
         blocks, copies = self.flow.blocks, self.density.trace.estimates
-        own = blocks.alike(*self.flow.propagator(end.flow)[:4])
-        width = max(len(blocks), *(v.shape[-1] for v in own))
-        decay, gain, h, damping = (v.expand(*v.shape[:-1], width) for v in own)
+        step = blocks.alike(*self.flow.propagator(end.flow)[:4])
+        width = max(len(blocks), *(v.shape[-1] for v in step))
+        decay, gain, h, damping = (v.expand(*v.shape[:-1], width) for v in step)
 
         def join(state: Tensor, integral: Tensor) -> Tensor:
             return torch.cat([state, *[integral] * copies], -1)
@@ -246,7 +246,7 @@ class _Again(torch.autograd.Function):
             z = ctx.saved_tensors[0].detach().requires_grad_()
             values = ctx.function(z)
             # steps share what was prepared for all of them
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 values, [z, *ctx.known], slopes, allow_unused=True, retain_graph=True
             )
-        return None, *found
+        return None, *gradients

@@ -135,7 +135,7 @@ class ScoreDistribution(TorchDistribution):
         if self.condition is not None:
             x = x.reshape(batch.numel(), *self.event_shape)
             condition = self._rows(batch)
-        found = log_prob(
+        estimate = log_prob(
             self.estimator,
             x,
             self.method,
@@ -144,7 +144,7 @@ class ScoreDistribution(TorchDistribution):
             generator=torch.Generator().manual_seed(self.seed),
             checked=False,
         )
-        density = found.value.reshape(batch)
+        density = estimate.value.reshape(batch)
         lost = there & (density.isnan() | (density == torch.inf))
         far = size > torch.finfo(size.dtype).max ** 0.25
         wrong = (lost & ~far).nonzero().tolist()
@@ -169,8 +169,8 @@ class ScoreDistribution(TorchDistribution):
 
     def _rows(self, batch: Sequence[int]) -> Tensor:
         """As `_conditions`, with the batch flattened, as networks take it."""
-        found = self._conditions(batch)
-        return found.reshape(torch.Size(batch).numel(), *self._shape(found))
+        conditions = self._conditions(batch)
+        return conditions.reshape(torch.Size(batch).numel(), *self._shape(conditions))
 
     def _shape(self, condition: Tensor) -> torch.Size:
         return condition.shape[condition.ndim - self.condition_ndim :]

@@ -117,12 +117,12 @@ class Quadrature:
         if len(rows):
             some = density.select(rows, (len(z),))
             t = nodes.at.t.expand(-1, len(rows), -1)
-            few = nodes.only(density.flow.at(t, nodes.z[0, rows]), rows)
+            failing = nodes.only(density.flow.at(t, nodes.z[0, rows]), rows)
             for _ in range(2):
-                few = _refine(some, few, len(ts) // 2, len(z))
-            better = _integrate(few)
+                failing = _refine(some, failing, len(ts) // 2, len(z))
+            better = _integrate(failing)
             gained = gained.index_copy(0, rows, better.values.sum(0))
-            errors = errors.index_copy(0, rows, _error_estimates(few, better).sum(0))
+            errors = errors.index_copy(0, rows, _error_estimates(failing, better).sum(0))
         return nodes.z[-1].to(z), gained.to(z), errors.to(z)
 
 
@@ -271,9 +271,9 @@ class Rule(NamedTuple):
     def __call__(self, values: Tensor) -> Tensor:
         """Values ``(k + 1, ...)`` to ``(k, ...)``."""
         parts = zip(self.weights.unbind(1), self.nodes.unbind(1), strict=True)
-        found = sum(weights * values[nodes] for weights, nodes in parts)
-        assert isinstance(found, Tensor)
-        return found
+        total = sum(weights * values[nodes] for weights, nodes in parts)
+        assert isinstance(total, Tensor)
+        return total
 
 
 def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rule:
@@ -311,7 +311,7 @@ def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rul
     at = place[:-1].unsqueeze(1) + v * h.unsqueeze(1)
     density = mass.reshape(-1, *[1] * (h.ndim - 1)) * (ahead.damping.unsqueeze(1) * v).exp()
     density = density / density.sum(1, keepdim=True)
-    found = []
+    rules = []
     for j in range(count):
         others = [i for i in range(count) if i != j]
         gaps = nodes[:, j : j + 1] - nodes[:, others]
@@ -320,8 +320,8 @@ def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rul
             first, 1.0
         ).unsqueeze(1)
         shape = ratio.masked_fill(first.unsqueeze(1), 0.0 if j else 1.0).prod(2)
-        found.append((density * shape).sum(1))
-    return Rule(torch.stack(found, 1), stencil)
+        rules.append((density * shape).sum(1))
+    return Rule(torch.stack(rules, 1), stencil)
 
 
 def responses(ahead: Propagator) -> Tensor:

@@ -156,17 +156,17 @@ def bound(
     finite("x", x)
     total = start.expand(batch).reshape(-1)
     rows = torch.arange(len(z), device=z.device).repeat(draws)
-    model, told = estimator.select(rows, batch), samples(condition, rows, batch)
+    model, conditions = estimator.select(rows, batch), samples(condition, rows, batch)
     with nullcontext() if torch.is_grad_enabled() else evaluation_mode(estimator):
         for stage in sde.stages():
-            own = z[..., : stage.dim]
+            coefficients = z[..., : stage.dim]
             t, density = TimeDistribution(restrict(knots(sde, 1024), stage))(
                 noise.stratified(z, draws)
             )
-            xi = torch.cat([noise(own) for _ in range(draws)])
-            gap = _gap(model, own.repeat(draws, 1), t.flatten(), xi, told, moments)
+            xi = torch.cat([noise(coefficients) for _ in range(draws)])
+            gap = _gap(model, coefficients.repeat(draws, 1), t.flatten(), xi, conditions, moments)
             total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
-            total = total + _known(sde, own, stage, moments)
+            total = total + _known(sde, coefficients, stage, moments)
     bad = int((~torch.isfinite(total)).sum())
     expect(bad == 0, "bound", f"finite numbers from {len(total)} events", f"{bad} NaN or infinite")
     return total.reshape(batch)
@@ -212,18 +212,21 @@ def importance(
     """
     sde, noise = _linear(estimator), Noise.of(generator)
     sde.free()
-    (z, batch), found = _flat(estimator, x), []
+    (z, batch), densities = _flat(estimator, x), []
     finite("x", x)
     expect(len(z) > 0, "x", "at least one event", tuple(x.shape))
     rows = torch.arange(len(z), device=z.device)
-    model, told = estimator.select(rows, batch), samples(condition, rows, batch)
+    model, conditions = estimator.select(rows, batch), samples(condition, rows, batch)
     base = grid("log_snr")(sde, strata)
     for stage in sde.stages():
         knots = restrict(base, stage)
-        middles, own = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
+        middles, coefficients = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
         with torch.no_grad(), evaluation_mode(estimator):
             sizes = [
-                _gap(model, own, t.expand(len(z)), noise(own), told, moments) for t in middles.to(z)
+                _gap(
+                    model, coefficients, t.expand(len(z)), noise(coefficients), conditions, moments
+                )
+                for t in middles.to(z)
             ]
         for size in sizes:
             finite("importance", size, "from the estimator")
@@ -231,12 +234,12 @@ def importance(
         share = power * -knots.diff()
         # nothing is left to chance where the control is exact
         share = 0.8 * share / share.sum().clamp(min=1e-300) + 0.2 / len(share)
-        found.append((knots.numpy(), np.concatenate([[0.0], share.cumsum(0).numpy()])))
+        densities.append((knots.numpy(), np.concatenate([[0.0], share.cumsum(0).numpy()])))
 
     def chosen(sde: SDE, steps: int) -> Tensor:
-        each = max(1, steps // len(found))
+        each = max(1, steps // len(densities))
         parts = []
-        for knots, mass in found:
+        for knots, mass in densities:
             part = np.interp(np.linspace(0, mass[-1], each + 1), mass, knots)
             part[-1] = knots[-1]
             parts.append(torch.from_numpy(part))
@@ -267,8 +270,10 @@ def _levels(sde: DiagonalSDE, t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _normal(sde: DiagonalSDE, moments: Moments | None, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the components of a state."""
     mean, std = (sde.mean, sde.scale) if moments is None else moments
-    both = (sde.blocks.expand(torch.as_tensor(v, device=z.device)).to(z) for v in (mean, std))
-    mean, std = (v[..., : z.shape[-1]] if v.ndim else v for v in both)
+    moments_of_data = (
+        sde.blocks.expand(torch.as_tensor(v, device=z.device)).to(z) for v in (mean, std)
+    )
+    mean, std = (v[..., : z.shape[-1]] if v.ndim else v for v in moments_of_data)
     return mean, std**2
 
 

@@ -52,12 +52,12 @@ def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
     """
     finite("data", data)
     z = basis(data.double())
-    found = {}
+    powers = {}
     for name, block in basis.blocks.slices.items():
         centred = z[:, block] - z[:, block].mean(0)
         values = torch.linalg.svdvals(centred) ** 2 / len(z)
-        found[name] = torch.nn.functional.pad(values, (0, centred.shape[1] - len(values)))
-    return found
+        powers[name] = torch.nn.functional.pad(values, (0, centred.shape[1] - len(values)))
+    return powers
 
 
 @attrs.frozen(eq=False)

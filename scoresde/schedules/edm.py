@@ -31,8 +31,8 @@ class EDM(Schedule):
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
             real(name, value)
-        both = sigma_min, sigma_max
-        expect(0 < sigma_min < sigma_max, "sigma_min, sigma_max", "0 < sigma_min < sigma_max", both)
+        got = sigma_min, sigma_max
+        expect(0 < sigma_min < sigma_max, "sigma_min, sigma_max", "0 < sigma_min < sigma_max", got)
         super().__init__(T=sigma_max, eps=sigma_min)
 
     def log_alpha(self, t: Tensor) -> Tensor:

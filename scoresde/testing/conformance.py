@@ -106,22 +106,22 @@ def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
         >>> sorted(arguments("estimators", Gaussian))
         ['covariance', 'mean', 'sde']
     """
-    known, meanings = supplied(group), getattr(factory, "supplied", {})
+    supplied_arguments, meanings = supplied(group), getattr(factory, "supplied", {})
     parameters = inspect.signature(factory).parameters
     # a class may be made of other things than its parent, whose example it has
     example = getattr(factory, "example", {}).items()
-    given = {name: value for name, value in example if name in parameters}
+    arguments = {name: value for name, value in example if name in parameters}
     for name, parameter in parameters.items():
         by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if name not in given and by_name and parameter.default is parameter.empty:
+        if name not in arguments and by_name and parameter.default is parameter.empty:
             meaning = meanings.get(name, name)
-            if meaning not in known:
+            if meaning not in supplied_arguments:
                 raise TypeError(
                     f"{name}: expected a default, or a value in the class attribute 'example', "
                     f"got neither for {factory}"
                 )
-            given[name] = known[meaning]
-    return given
+            arguments[name] = supplied_arguments[meaning]
+    return arguments
 
 
 def conforming(group: str, name: str, factory: Callable[..., Any], **settings: Any) -> type:
@@ -143,11 +143,11 @@ def conforming(group: str, name: str, factory: Callable[..., Any], **settings: A
         of_solver = {} if steps is None else {"steps": steps, "eta": eta}
         return factory(**{**arguments(group, factory), **of_solver})
 
-    told = {**getattr(factory, "laws", {}), **settings}
+    options = {**getattr(factory, "laws", {}), **settings}
     if group == "networks":
-        told.setdefault("event_shape", getattr(factory, "example", {}).get("event_shape", (3,)))
+        options.setdefault("event_shape", getattr(factory, "example", {}).get("event_shape", (3,)))
     title = "_".join(["Test", group, *re.findall(r"\w+", name)])
-    return type(title, (LAWS[group],), {"make": make, **told})
+    return type(title, (LAWS[group],), {"make": make, **options})
 
 
 def conformance(distribution: str) -> dict[str, type]:
@@ -162,14 +162,14 @@ def conformance(distribution: str) -> dict[str, type]:
         >>> "Test_solvers_ddim" in conformance("scoresde")
         True
     """
-    found = [
+    cases = [
         plugin
         for group in LAWS
         for plugin in plugins.available(group).values()
         if plugin.distribution == distribution
     ]
-    expect(bool(found), "distribution", "an installed one with entry points", distribution)
-    classes = [conforming(plugin.group, plugin.name, _loaded(plugin)) for plugin in found]
+    expect(bool(cases), "distribution", "an installed one with entry points", distribution)
+    classes = [conforming(plugin.group, plugin.name, _loaded(plugin)) for plugin in cases]
     return {laws.__name__: laws for laws in classes}
 
 

@@ -62,9 +62,9 @@ class EstimatorLaws(CompositionLaws):
 
     def _condition(self, batch: Sequence[int], dtype: torch.dtype) -> Any:
         """In a precision, if it is a matter of precision."""
-        given = self.condition(batch)
-        real = isinstance(given, Tensor) and given.is_floating_point()
-        return given.to(dtype) if real else given
+        conditions = self.condition(batch)
+        real = isinstance(conditions, Tensor) and conditions.is_floating_point()
+        return conditions.to(dtype) if real else conditions
 
     def _model(self) -> ScoreEstimator:
         return self.make().double().eval()
@@ -84,12 +84,12 @@ class EstimatorLaws(CompositionLaws):
             for batch in ((3,), (2, 3), (0,)):
                 z = standard_normal(*batch, model.sde.basis.dim).to(dtype)
                 condition = self._condition(batch, dtype)
-                given = z.clone()
+                before = z.clone()
                 score = model.score(z, model.sde.T / 2, condition)
-                found = (tuple(score.shape), score.dtype)
+                shape_and_dtype = (tuple(score.shape), score.dtype)
                 law = "scores have the shape and dtype of the state"
-                assert_holds(law, found == (tuple(z.shape), dtype), found)
-                assert_same("the state is not written on", z, given, rtol=0, atol=0)
+                assert_holds(law, shape_and_dtype == (tuple(z.shape), dtype), shape_and_dtype)
+                assert_same("the state is not written on", z, before, rtol=0, atol=0)
 
     def test_one_time_is_one_per_sample(self) -> None:
         """The same for all, or each its own."""
@@ -131,22 +131,22 @@ class EstimatorLaws(CompositionLaws):
         if not has_kernel(model.sde):
             return
         with torch.no_grad():
-            for t, found in zip(
+            for t, denoised in zip(
                 ts, model.denoisers(model.sde.at(ts.unsqueeze(-1), z), condition), strict=True
             ):
                 law = "denoisers are denoise at each of the times"
-                assert_same(law, found(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
+                assert_same(law, denoised(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
 
     def test_a_sample_does_not_depend_on_its_batch(self) -> None:
         """Rows alone are rows in company."""
         model, batch = self._model(), (5,)
         z, condition = standard_normal(*batch, model.sde.basis.dim), self.condition(batch)
         rows = torch.tensor([3, 1])
-        few = model.select(rows, batch)
+        selected = model.select(rows, batch)
         part = condition[rows] if isinstance(condition, Tensor) else condition
         with torch.no_grad():
             together = model.score(z, model.sde.T / 2, condition)[rows]
-            alone = few.score(z[rows], model.sde.T / 2, part)
+            alone = selected.score(z[rows], model.sde.T / 2, part)
         assert_same(
             "a sample's score does not depend on the others", alone, together, rtol=1e-6, atol=1e-8
         )
@@ -161,9 +161,9 @@ class EstimatorLaws(CompositionLaws):
 
         with torch.no_grad():
             difference = (score(z + 1e-5 * v) - score(z - 1e-5 * v)) / 2e-5
-        found, wanted = vjp(score, z)[1](u) * v, u * difference
+        actual, expected = vjp(score, z)[1](u) * v, u * difference
         law = "the derivative of the score in the state is that of its values"
-        assert_same(law, found.sum(-1), wanted.sum(-1), rtol=1e-4, atol=1e-5)
+        assert_same(law, actual.sum(-1), expected.sum(-1), rtol=1e-4, atol=1e-5)
 
     def test_exact_scores_obey_fokker_planck(self) -> None:
         """``ds/dt = -grad(div v + v.s)`` with the probability flow ``v``, if it claims that."""
@@ -266,16 +266,18 @@ class EstimatorLaws(CompositionLaws):
                 state = z.detach().clone().requires_grad_()
                 clean = model.sde.kernel(model.sde.time(t, z)).sigma.expand_as(z) == 0
                 for name in ("noise", "score", "velocity", "denoise"):
-                    found = getattr(model, name)(state, t, condition)
-                    (slope,) = torch.autograd.grad(found.sum(), state, allow_unused=True)
-                    told, slope = found[clean], torch.zeros(()) if slope is None else slope
-                    assert_holds(f"{law}{name} is finite", found.isfinite(), found)
+                    value = getattr(model, name)(state, t, condition)
+                    (slope,) = torch.autograd.grad(value.sum(), state, allow_unused=True)
+                    where_clean, slope = value[clean], torch.zeros(()) if slope is None else slope
+                    assert_holds(f"{law}{name} is finite", value.isfinite(), value)
                     assert_holds(f"{law}the gradient of {name} is finite", slope.isfinite(), slope)
                     if name != "denoise":
-                        assert_same(f"{law}{name} is 0", told, torch.zeros_like(told))
+                        assert_same(f"{law}{name} is 0", where_clean, torch.zeros_like(where_clean))
                     elif self.exact:
                         close = {"rtol": 1e-5, "atol": 1e-5}
-                        assert_same(f"{law}the denoised mean is the state", told, z[clean], **close)
+                        assert_same(
+                            f"{law}the denoised mean is the state", where_clean, z[clean], **close
+                        )
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""

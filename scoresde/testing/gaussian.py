@@ -63,5 +63,5 @@ class GaussianData(Float64Constants, ScoreEstimator):
 
     def _covariance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         n = alpha.shape[-1]
-        kept = alpha.unsqueeze(-1) * self.covariance[:n, :n] * alpha.unsqueeze(-2)
-        return kept + torch.diag_embed(sigma**2)
+        signal = alpha.unsqueeze(-1) * self.covariance[:n, :n] * alpha.unsqueeze(-2)
+        return signal + torch.diag_embed(sigma**2)

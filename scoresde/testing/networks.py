@@ -60,12 +60,12 @@ class NetworkLaws(ABC):
             network = self.make().to(dtype).eval()
             for batch in (1, 4, 0):
                 x, *others = (v.to(dtype) if _real(v) else v for v in self._inputs(batch))
-                given = x.clone()
+                before = x.clone()
                 out = network(x, *others)
-                found = (tuple(out.shape), out.dtype)
+                shape_and_dtype = (tuple(out.shape), out.dtype)
                 law = "predictions have the shape and dtype of events"
-                assert_holds(law, found == (tuple(x.shape), dtype), found)
-                assert_same("events are not written on", x, given, rtol=0, atol=0)
+                assert_holds(law, shape_and_dtype == (tuple(x.shape), dtype), shape_and_dtype)
+                assert_same("events are not written on", x, before, rtol=0, atol=0)
 
     def test_a_sample_does_not_depend_on_its_batch(self) -> None:
         """Rows alone are rows in company, when it is not trained."""

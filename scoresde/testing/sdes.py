@@ -82,9 +82,9 @@ class SDELaws(ABC):
                 t = torch.tensor(sde.T / 2, dtype=dtype)
                 for name in ("f", "g"):
                     value = getattr(sde, name)(t, z)
-                    found = (tuple(value.shape), value.dtype)
+                    shape_and_dtype = (tuple(value.shape), value.dtype)
                     law = f"{name} has the shape and dtype of the state"
-                    assert_holds(law, found == (tuple(z.shape), dtype), found)
+                    assert_holds(law, shape_and_dtype == (tuple(z.shape), dtype), shape_and_dtype)
                     assert_holds(f"{name} is finite", torch.isfinite(value), value)
 
     def test_samples_stand_alone(self) -> None:
@@ -102,9 +102,9 @@ class SDELaws(ABC):
         """The ``i``-th entry of ``g`` depends on no other component."""
         sde, z, ts = self._states()
         for t, row in zip(ts[:, 0], z, strict=True):
-            found = torch.func.jacrev(lambda y, t=t: sde.g(t, y.unsqueeze(0))[0])(row)
+            jacobian = torch.func.jacrev(lambda y, t=t: sde.g(t, y.unsqueeze(0))[0])(row)
             law = "g_i depends on the i-th component only"
-            assert_same(law, found, found.diagonal().diag(), rtol=0, atol=1e-9)
+            assert_same(law, jacobian, jacobian.diagonal().diag(), rtol=0, atol=1e-9)
 
     def test_the_reverse_equations(self) -> None:
         """``f - (1 + eta^2)/2 (g^2 s + div g^2)`` and ``eta g``, whatever the score ``s``."""
@@ -150,11 +150,11 @@ class SDELaws(ABC):
             assert_same(f"{law}f h (decay, gain, forcing)", (end - row) / h, drift, **tolerance)
             assert_same(f"{law}f h, also where prepared", field.drift(row), drift, **tolerance)
             noise = torch.zeros(()) if noise_std is None else noise_std * field.increment(row, xi)
-            found, wanted = noise / h**0.5, equation.g(start[0], row)
+            actual, expected = noise / h**0.5, equation.g(start[0], row)
             assert_same(
-                f"{law}g sqrt(h) xi (noise)", found.expand_as(row), wanted * xi, **tolerance
+                f"{law}g sqrt(h) xi (noise)", actual.expand_as(row), expected * xi, **tolerance
             )
-            assert_same(f"{law}g, also where prepared", field.diffusion(row), wanted, **tolerance)
+            assert_same(f"{law}g, also where prepared", field.diffusion(row), expected, **tolerance)
 
     def test_single_precision(self) -> None:
         """From the first to the last time, near and far: finite, and what float64 says.
@@ -175,9 +175,9 @@ class SDELaws(ABC):
             flow, end = ProbabilityFlow(_Pull(sde)), (t + sde.T) / 2
             at = ReverseSDE(_Pull(sde), 0.7).at(-torch.stack([end, t]), z)
             step = at[:1].propagator(at[1:])
-            found = {"f": sde.f(t, z), "g": sde.g(t, z), "the flow": flow.f(t, z)}
-            found |= {k: v[0] for k, v in step._asdict().items() if v is not None}
-            return found | (sde.kernel(t)._asdict() if has_kernel(sde) else {})
+            fields = {"f": sde.f(t, z), "g": sde.g(t, z), "the flow": flow.f(t, z)}
+            fields |= {k: v[0] for k, v in step._asdict().items() if v is not None}
+            return fields | (sde.kernel(t)._asdict() if has_kernel(sde) else {})
 
         assert_single_precision("an SDE", sde, find, z, ts, size=far)
 
@@ -211,13 +211,13 @@ class SDELaws(ABC):
             ),
         }
         for law, pairs in laws.items():
-            for found, wanted in pairs:
-                shape = (*found.shape[:-1], n)
-                assert_same(law, found.expand(shape), wanted.expand(shape), rtol=1e-6)
+            for actual, expected in pairs:
+                shape = (*actual.shape[:-1], n)
+                assert_same(law, actual.expand(shape), expected.expand(shape), rtol=1e-6)
         z, xi = standard_normal(len(ts), n), standard_normal(len(ts), n, seed=1)
         alpha, sigma = sde.kernel(ts)
-        found = sde.diffuse(z, ts.squeeze(-1), xi)
-        assert_same("diffuse is alpha z + sigma noise", found, alpha * z + sigma * xi)
+        actual = sde.diffuse(z, ts.squeeze(-1), xi)
+        assert_same("diffuse is alpha z + sigma noise", actual, alpha * z + sigma * xi)
 
     def test_the_prior_is_of_states(self) -> None:
         """Drawn in their shape, with a density, if it has one."""
@@ -229,8 +229,8 @@ class SDELaws(ABC):
         assert_holds("the prior draws states (4, n)", z.shape == (4, stage.dim), tuple(z.shape))
         assert_holds("the prior draws finite states", torch.isfinite(z), z)
         rest, log_prob = sde.marginalise(z, stage, 0)
-        found = (tuple(rest.shape), tuple(log_prob.shape))
-        assert_holds("the prior has one log-density per state", found == ((4, 0), (4,)), found)
+        shapes = (tuple(rest.shape), tuple(log_prob.shape))
+        assert_holds("the prior has one log-density per state", shapes == ((4, 0), (4,)), shapes)
 
     def test_the_kernel_obeys_the_moment_equations(self) -> None:
         """``alpha' = f alpha`` and ``(sigma^2)' = 2 f sigma^2 + g^2``, if it has a kernel."""
@@ -326,10 +326,10 @@ class SDELaws(ABC):
         }
         for way, (equation, t) in looks.items():
             state = z.clone().requires_grad_()
-            found = equation(torch.tensor(t, dtype=DOUBLE), state)
-            (slope,) = torch.autograd.grad(found.sum(), state)
-            both = found.isfinite() & slope.isfinite()
-            assert_holds(f"what is seen past the ends of time is finite ({way})", both, found)
+            drift = equation(torch.tensor(t, dtype=DOUBLE), state)
+            (slope,) = torch.autograd.grad(drift.sum(), state)
+            finite = drift.isfinite() & slope.isfinite()
+            assert_holds(f"what is seen past the ends of time is finite ({way})", finite, drift)
 
     def test_adjoints_find_the_weights(self) -> None:
         """``odeint_adjoint`` and ``sdeint_adjoint`` give those of a score their gradients."""
@@ -354,9 +354,9 @@ class SDELaws(ABC):
                 end = run(name + adjoint)[-1]
                 law = f"{name}{adjoint} gives the weights of a score their gradient"
                 assert_holds(law, end.requires_grad, "none")
-                (found,) = torch.autograd.grad(end.sum(), model.weight, allow_unused=True)
-                assert_holds(law, found is not None, found)
-                slopes.append(found)
+                (gradient,) = torch.autograd.grad(end.sum(), model.weight, allow_unused=True)
+                assert_holds(law, gradient is not None, gradient)
+                slopes.append(gradient)
             law = f"the gradient of {name}_adjoint is that of {name}"
             assert_same(law, slopes[1], slopes[0], rtol=0.1)
 

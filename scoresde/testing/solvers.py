@@ -122,10 +122,12 @@ class SolverLaws(ABC):
             return
         counts = (64, 128, 256)
         errors = [self._error(n, eta) for n in counts]
-        found = convergence_order(counts, errors)
+        order_seen = convergence_order(counts, errors)
         law = f"with eta = {eta:g} the error falls with the order declared, {order:g}"
         assert_holds(
-            law, found > order - 0.35 or errors[-1] < 1e-9, f"{found:.2f}, errors {errors}"
+            law,
+            order_seen > order - 0.35 or errors[-1] < 1e-9,
+            f"{order_seen:.2f}, errors {errors}",
         )
 
     def test_the_order_it_declares(self) -> None:
@@ -162,10 +164,12 @@ class SolverLaws(ABC):
             noise = noise.coarsened()
         counts = (32, 64, 128)
         errors = [float((ends[n] - ends[512]).norm(dim=-1).median()) for n in counts]
-        found = convergence_order(counts, errors)
+        order_seen = convergence_order(counts, errors)
         law = f"along one Brownian motion the error falls with the strong order declared, {order:g}"
         assert_holds(
-            law, found > order - 0.35 or errors[-1] < 1e-9, f"{found:.2f}, errors {errors}"
+            law,
+            order_seen > order - 0.35 or errors[-1] < 1e-9,
+            f"{order_seen:.2f}, errors {errors}",
         )
 
     def test_drift_and_diffusion_are_enough(self) -> None:
@@ -179,9 +183,9 @@ class SolverLaws(ABC):
 
             mean, covariance = moments(run, 200 * (eta > 0))
             law = f"dy = -y dt + {eta:g} dw takes 1 at time 0 to N(e^-1, eta^2 (1 - e^-2)/2) at 1"
-            found = torch.cat([mean, covariance.flatten()])
-            wanted = [math.exp(-1), eta**2 * -math.expm1(-2) / 2]
-            assert_same(law, found, torch.tensor(wanted, dtype=DOUBLE), rtol=0, atol=0.01)
+            actual = torch.cat([mean, covariance.flatten()])
+            expected = [math.exp(-1), eta**2 * -math.expm1(-2) / 2]
+            assert_same(law, actual, torch.tensor(expected, dtype=DOUBLE), rtol=0, atol=0.01)
 
     def test_a_walk_shows_where_it_has_been(self) -> None:
         """One state per step, the last the end; two walks are one, with its memory."""
@@ -210,10 +214,10 @@ class SolverLaws(ABC):
         def run(rows: int, noise: Impulses) -> Tensor:
             return solver.sample(model, (rows,), generator=noise, dtype=DOUBLE)
 
-        found, wanted = moments(run, 3), model.law(sde.eps)
+        actual, expected = moments(run, 3), model.law(sde.eps)
         law = "samples have the law of the data where components enter on the way"
-        assert_same(f"{law}: mean", found[0], wanted.mean, rtol=0, atol=0.1)
-        assert_same(f"{law}: covariance", found[1], wanted.covariance_matrix, rtol=0, atol=0.1)
+        assert_same(f"{law}: mean", actual[0], expected.mean, rtol=0, atol=0.1)
+        assert_same(f"{law}: covariance", actual[1], expected.covariance_matrix, rtol=0, atol=0.1)
 
     def test_clean_components_stay(self) -> None:
         """Those of speed 0 are left as they are, and nothing divides by their noise."""
@@ -231,9 +235,9 @@ class SolverLaws(ABC):
         """`scoresde.log_prob` with this solver is the closed form."""
         model, sde = self._bed()
         x = standard_normal(4, 2)
-        found = log_prob(model, x, self.make(200, 0.0)).value
-        wanted = model.law(sde.eps).log_prob(sde.basis(x))
-        assert_same("log_prob is that of the data", found, wanted, rtol=0, atol=0.1)
+        actual = log_prob(model, x, self.make(200, 0.0)).value
+        expected = model.law(sde.eps).log_prob(sde.basis(x))
+        assert_same("log_prob is that of the data", actual, expected, rtol=0, atol=0.1)
 
     def test_the_same_seed_gives_the_same_samples(self) -> None:
         """And the global generator is left alone."""
