@@ -46,7 +46,7 @@ def is_image(shape: Sequence[int]) -> bool:
 class Export:
     """Writes samples of a model as the data were that it has learned from.
 
-    Where data were integers, samples are integers, of the bins in whose cells they lie
+    Where data were integers, samples are the integers in whose bins they lie
     (`scoresde.data.quantize`).
 
     Args:

@@ -1,4 +1,4 @@
-"""Learned dequantisation: where in its cell an integer becomes a real number."""
+"""Learned dequantisation: where in its bin an integer becomes a real number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scoresde.noise import Generators, Noise
 
 
 class VariationalDequantization(nn.Module):
-    """``x = 2 (v + u) / bins - 1`` with a learned law ``q(u | v)`` on the cell (Ho et al. 2019).
+    """``x = 2 (v + u) / bins - 1`` with a learned law ``q(u | v)`` in the bin (Ho et al. 2019).
 
         log P(v) >= E_q [log p(v + u) - log q(u | v)],
         u = sigmoid(shift + scale l),        l standard logistic,
@@ -22,7 +22,7 @@ class VariationalDequantization(nn.Module):
 
     Args:
         bins: Number of bins.
-        network: The cells' centres in ``[-1, 1]``, ``(batch, *event_shape)``, to shifts and
+        network: The bins' centres in ``[-1, 1]``, ``(batch, *event_shape)``, to shifts and
             log-scales, two tensors of that shape.
 
     Raises:

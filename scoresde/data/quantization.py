@@ -1,7 +1,7 @@
-"""Levels: integers to densities and back.
+"""Quantisation: integers as real numbers in bins, and back.
 
-Integers ``v`` of ``0..bins-1`` become densities by *uniform dequantisation*: ``y = v + u`` with
-``u`` uniform on ``[0, 1)``, scaled to ``x = 2 y / bins - 1`` in ``[-1, 1]``.
+An integer ``v`` of ``0..bins-1`` becomes a number in its bin by *uniform dequantisation*,
+``y = v + u`` with ``u`` uniform on ``[0, 1)``, scaled to ``x = 2 y / bins - 1`` in ``[-1, 1]``.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def dequantize(values: Tensor, bins: int, generator: Generators = None) -> Tenso
     """
     check_bins(bins)
     u = Noise.of(generator).uniform(torch.empty(values.shape, device=values.device))
-    # Rounding must not carry x over the edge of its cell: float32 cannot tell 255 + u from 256
+    # Rounding must not carry x over the edge of its bin: float32 cannot tell 255 + u from 256
     # if u is within 2^-17 of 1. Twice bins * eps bounds all roundings, those of `quantize` too.
     margin = 2 * bins * torch.finfo(u.dtype).eps
     return 2 * (values + u.clamp(margin, 1 - margin)) / bins - 1
 
 
 def quantize(x: Tensor, bins: int) -> Tensor:
-    """The bins in whose cells ``x`` lies: ``floor(bins (x + 1) / 2)``, clamped.
+    """The integers in whose bins ``x`` lies: ``floor(bins (x + 1) / 2)``, clamped.
 
     Args:
         x: ``(*)``; what is outside ``[-1, 1]`` goes to the nearest bin.
@@ -108,7 +108,7 @@ def bits_per_dim(log_prob: Tensor, dim: int, bins: int) -> Tensor:
         ValueError: If ``dim`` is not positive or ``bins`` not in ``2..65536``.
 
     Example:
-        The uniform density on ``[-1, 1]^3`` costs as much as storing the bins.
+        The uniform density on ``[-1, 1]^3`` costs as much as storing the integers.
 
         >>> import math
         >>> import torch

@@ -17,13 +17,13 @@ _GLOBAL = threading.RLock()
 class RNGState:
     """States of torch's global generators that follow a seed and nothing else.
 
-    Dropout, and what recomputes it, know no generator but torch's global ones. Inside
-    `installed` those give this stream's numbers, and go on after it where they were. Streams take
-    turns: of two threads one waits.
+    Dropout, and what recomputes it, know no generator but torch's global ones. While these states
+    are `installed`, those go on from them, and afterwards from where they were. Of two threads that
+    install states one waits.
 
     Args:
-        seed: Of the stream.
-        index: Which of several streams of the seed.
+        seed: Of the numbers.
+        index: Which of several independent sequences of the seed.
         device: Whose generator it is, besides the CPU's.
 
     Example:
@@ -39,9 +39,9 @@ class RNGState:
     def __init__(self, seed: int, index: int = 0, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         digest = hashlib.sha256(f"stream {index} of {seed}".encode()).digest()
-        own = int.from_bytes(digest[:7], "big")  # not the seed itself, whose numbers data have
+        derived = int.from_bytes(digest[:7], "big")  # not the seed itself, whose numbers data have
         kinds = ["cpu", *(["cuda"] if self.device.type == "cuda" else [])]
-        generators = {kind: torch.Generator(kind).manual_seed(own) for kind in kinds}
+        generators = {kind: torch.Generator(kind).manual_seed(derived) for kind in kinds}
         self.states = {kind: generator.get_state() for kind, generator in generators.items()}
 
     @contextmanager
