@@ -36,7 +36,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
-def match_names(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]:
+def match_names(values: Mapping[str, _T], names: Iterable[str]) -> dict[str, _T]:
     """Tensors by the names that a module has for them, whatever wraps it or wrapped it.
 
     A part that has nothing of its own but one part, by the name that wrappers give, is taken for a
@@ -44,8 +44,8 @@ def match_names(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]
     somebody's own has such a name.
 
     Args:
-        found: Tensors by name, of a module that may have been wrapped.
-        wanted: Names of the module that is to have them; others keep theirs.
+        values: Tensors by name, of a module that may have been wrapped.
+        names: Of the module that is to have them; others keep theirs.
 
     Example:
         >>> from scoresde.wrappers import match_names
@@ -53,11 +53,11 @@ def match_names(found: Mapping[str, _T], wanted: Iterable[str]) -> dict[str, _T]
         >>> match_names(values, ["module.weight", "module.bias"])
         {'module.weight': 1, 'module.bias': 2}
     """
-    wanted = set(wanted)
-    if found.keys() <= wanted or wanted <= found.keys():
-        return dict(found)
-    names = {plain: name for name, plain in _plain(wanted).items()}
-    return {names.get(plain, name): found[name] for name, plain in _plain(found).items()}
+    names = set(names)
+    if values.keys() <= names or names <= values.keys():
+        return dict(values)
+    by_plain_name = {plain: name for name, plain in _plain(names).items()}
+    return {by_plain_name.get(plain, n): values[n] for n, plain in _plain(values).items()}
 
 
 def _plain(names: Iterable[str]) -> dict[str, str]:

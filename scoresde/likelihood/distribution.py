@@ -156,8 +156,8 @@ class ScoreDistribution(TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
         if self.condition is None:
-            found: Tensor = draw(self.estimator, batch)
-            return found
+            x: Tensor = draw(self.estimator, batch)
+            return x
         condition = self._rows(batch)
         rows: Tensor = draw(self.estimator, (len(condition),), condition=condition)
         return rows.reshape(shape)

@@ -163,16 +163,16 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
     rule = averages(ahead, 2)
     decay, gain, weights = (at.cast(v) for v in (ahead.decay, ahead.gain, rule.weights))
     states: list[Tensor] = []
-    found: list[tuple[Tensor, Tensor]] = []
+    evaluated: list[tuple[Tensor, Tensor]] = []
     for k, field in enumerate(seen.fields()):
         if k:
             places = zip(weights[k - 1], rule.nodes[k - 1].tolist(), strict=True)
-            mean = sum(w * found[j][0] for w, j in places)
+            mean = sum(w * evaluated[j][0] for w, j in places)
             z = decay[k - 1] * z + gain[k - 1] * mean
         states.append(z)
-        found.append(density.evaluate(field.forcing, z))
+        evaluated.append(density.evaluate(field.forcing, z))
     stacked = torch.stack(states)
-    forcing, diagonal = (torch.stack(values) for values in zip(*found, strict=True))
+    forcing, diagonal = (torch.stack(values) for values in zip(*evaluated, strict=True))
     score = seen.score(stacked, forcing)
     wide = torch.empty(z.shape[-1], dtype=precision(z.device), device=z.device)
     own = density.flow.at(exact.t, wide)
@@ -226,14 +226,14 @@ def _refine(density: DensityFlow, nodes: _Nodes, count: int, most: int) -> _Node
     early, share = early.expand(at.blocks), at.blocks.expand(share)
     between = early.decay * z[:-1] + early.gain * mean + share * steps.missed
     times, states = (v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between))
-    rows, found = torch.arange(len(states), device=z.device), []
+    rows, evaluated = torch.arange(len(states), device=z.device), []
     for part in rows.split(most):
         some = density.select(part % z.shape[1], z.shape[1:2])
         state = states[part].to(density.probes)
         seen = some.flow.at(times[part].unsqueeze(0).to(state), state)
         value, diagonal = some.evaluate(next(seen.fields()).forcing, state)
-        found.append((value, seen.score(state.unsqueeze(0), value.unsqueeze(0))[0], diagonal))
-    values = (torch.cat(parts).to(z) for parts in zip(*found, strict=True))
+        evaluated.append((value, seen.score(state.unsqueeze(0), value.unsqueeze(0))[0], diagonal))
+    values = (torch.cat(parts).to(z) for parts in zip(*evaluated, strict=True))
     new = (states.to(density.probes).to(z), *values)
     joined = [
         torch.cat([old, v.reshape(count, *old.shape[1:])])

@@ -184,17 +184,17 @@ class EstimatorLaws(CompositionLaws):
                 return divergence + (v(z) * score(z, t)).sum()
 
             one = torch.ones_like(t)
-            found: Any = torch.func.jvp(lambda t, z=row: score(z, t), (t,), (one,))[1]
+            derivative: Any = torch.func.jvp(lambda t, z=row: score(z, t), (t,), (one,))[1]
             law = "exact scores obey the Fokker-Planck equation ds/dt = -grad(div v + v.s)"
             wanted, free = -torch.func.grad(outflow)(row), ~model.sde.observed
-            assert_same(law, found[free], wanted[free], rtol=1e-5, atol=1e-6)
+            assert_same(law, derivative[free], wanted[free], rtol=1e-5, atol=1e-6)
 
     def _throughout(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For every stage, states ``(k, n)`` that data diffuse to, near and far, times and sizes.
 
         From the first time to the last; sizes are those of denoised means.
         """
-        model, found = self._model(), []
+        model, states = self._model(), []
         sde = model.sde
         unit = sde.scale.amax() if isinstance(sde, DiagonalSDE) else torch.ones((), dtype=DOUBLE)
         for stage in sde.stages():
@@ -210,8 +210,8 @@ class EstimatorLaws(CompositionLaws):
                 z = alpha * z + sigma * standard_normal(24, stage.dim, seed=1)
                 power = (alpha**2 + (sigma / unit) ** 2).sqrt().amin(-1, keepdim=True)
             z = z.detach()
-            found.append((z, ts, (unit + z.abs().amax(-1, keepdim=True) / power).detach()))
-        return found
+            states.append((z, ts, (unit + z.abs().amax(-1, keepdim=True) / power).detach()))
+        return states
 
     def _data(self, count: int) -> Tensor:
         """Events."""
@@ -326,9 +326,9 @@ class EstimatorLaws(CompositionLaws):
 
         The denoised mean is ``m + alpha v (z - alpha m)/(alpha^2 v + sigma^2)``.
         """
-        if (found := self._loss()) is None or not has_kernel(found[0].sde):
+        if (learner := self._loss()) is None or not has_kernel(learner[0].sde):
             return
-        model, _, condition = found
+        model, _, condition = learner
         shape, generator = model.sde.basis.event_shape, torch.Generator().manual_seed(0)
         center = 1.5 * standard_normal(*shape, seed=1)
 

@@ -246,8 +246,8 @@ class SDELaws(ABC):
                 alpha, sigma = sde.kernel(t)
                 return alpha.expand(one.shape[-1]), (sigma**2).expand(one.shape[-1])
 
-            found: Any = torch.func.jvp(levels, (t,), (torch.ones_like(t),))
-            (alpha, variance), (slope, growth) = found
+            derivatives: Any = torch.func.jvp(levels, (t,), (torch.ones_like(t),))
+            (alpha, variance), (slope, growth) = derivatives
             f, g = sde.f(t[0], one)[0], sde.g(t[0], one)[0]
             assert_same("alpha' = f alpha", slope, f * alpha, rtol=1e-5, atol=1e-7)
             wanted, moving = 2 * f * variance + g**2, variance > 0

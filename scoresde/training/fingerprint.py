@@ -114,13 +114,13 @@ def content(data: Dataset | None) -> str | None:
 
 
 def differences(
-    wanted: Mapping[str, Plain], found: Mapping[str, Plain], besides: Iterable[str] = ()
+    expected: Mapping[str, Plain], got: Mapping[str, Plain], besides: Iterable[str] = ()
 ) -> list[str]:
     """What differs between two fingerprints, in words; causes before what follows from them.
 
     Args:
-        wanted: What was expected.
-        found: What came.
+        expected: What was expected.
+        got: What came.
         besides: Names that may differ.
 
     Example:
@@ -128,14 +128,14 @@ def differences(
         >>> differences({"lr": 0.1, "seed": 0}, {"lr": 0.2, "seed": 0})
         ['lr: expected 0.1, got 0.2']
     """
-    names = [name for name in {**wanted, **found} if name not in set(besides)]
-    both = wanted.keys() & found.keys()
+    names = [name for name in {**expected, **got} if name not in set(besides)]
+    both = expected.keys() & got.keys()
     # what is computed from others has a digest mostly, or is there for them only
-    names.sort(key=lambda name: (name not in both, _DIGEST in f"{wanted.get(name)}"))
+    names.sort(key=lambda name: (name not in both, _DIGEST in f"{expected.get(name)}"))
     return [
-        f"{name}: expected {wanted.get(name, 'nothing')}, got {found.get(name, 'nothing')}"
+        f"{name}: expected {expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"
         for name in names
-        if (name in wanted) != (name in found) or not _alike(wanted.get(name), found.get(name))
+        if (name in expected) != (name in got) or not _alike(expected.get(name), got.get(name))
     ]
 
 
