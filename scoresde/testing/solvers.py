@@ -19,6 +19,7 @@ from scoresde.reverse import ReverseSDE
 from scoresde.schedules import VP, LogLinear
 from scoresde.sde import SDE
 from scoresde.solver import Solver
+from scoresde.testing.gaussian import GaussianData
 from scoresde.testing.measures import (
     DOUBLE,
     Brownian,
@@ -84,14 +85,12 @@ class SolverLaws(ABC):
     def make(self, steps: int, eta: float) -> Solver:
         """One of them; ``eta`` above 0 is asked for only if it declares a ``weak_order``."""
 
-    def _bed(self) -> tuple[Any, DiagonalSDE]:
-        from estimators import Gaussian
-
+    def _bed(self) -> tuple[GaussianData, DiagonalSDE]:
         basis = Identity((2,), {"a": 1, "b": 1})
         sde = DiagonalSDE(VP(0.3, [6.0, 9.0], eps=0.1), basis, [1.0, 0.7], [1.0, 0.8])
         mean = torch.tensor([1.0, -0.5], dtype=DOUBLE)
         covariance = torch.tensor([[0.5, 0.3], [0.3, 1.2]], dtype=DOUBLE)
-        model = Gaussian(sde, mean, covariance)
+        model = GaussianData(sde, mean, covariance)
         sde.prior = self._law(model, sde.T)
         return model, sde
 
@@ -99,10 +98,8 @@ class SolverLaws(ABC):
         return [0.0] if self.make(1, 0.0).weak_order is None else [0.0, 1.0]
 
     @staticmethod
-    def _law(model: Any, t: float) -> MultivariateNormal:
-        found: MultivariateNormal = model.marginal(torch.tensor([t], dtype=DOUBLE))
-        component = found.component_distribution  # type: ignore[attr-defined]
-        return MultivariateNormal(component.mean[0], component.covariance_matrix[0])
+    def _law(model: GaussianData, t: float) -> MultivariateNormal:
+        return model.law(t)
 
     def _error(self, steps: int, eta: float) -> float:
         """Of the mean and covariance of what comes out."""
@@ -204,12 +201,10 @@ class SolverLaws(ABC):
 
     def test_components_may_enter_on_the_way(self) -> None:
         """In two stages, as in multi-scale diffusion: samples have the law of the data."""
-        from estimators import Gaussian
-
         basis = Identity((3,), {"a": 2, "b": 1})
         sde = DiagonalSDE(LogLinear(10.0, -12.0), basis, [1.0, 2.0], drop=[1.0, 0.5])
         covariance = torch.tensor([[0.5, 0.3, 0.1], [0.3, 1.2, 0.2], [0.1, 0.2, 0.4]], dtype=DOUBLE)
-        model = Gaussian(sde, torch.tensor([0.3, -0.5, 0.1], dtype=DOUBLE), covariance)
+        model = GaussianData(sde, torch.tensor([0.3, -0.5, 0.1], dtype=DOUBLE), covariance)
         solver = self.make(100, 0.0)
 
         def run(rows: int, noise: Impulses) -> Tensor:
@@ -222,11 +217,9 @@ class SolverLaws(ABC):
 
     def test_clean_components_stay(self) -> None:
         """Those of speed 0 are left as they are, and nothing divides by their noise."""
-        from estimators import Gaussian
-
         sde = DiagonalSDE(VP(eps=0.01), Identity((2,), {"x": 1, "y": 1}), [1.0, 0.0])
         covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=DOUBLE)
-        model = Gaussian(sde, torch.zeros(2, dtype=DOUBLE), covariance)
+        model = GaussianData(sde, torch.zeros(2, dtype=DOUBLE), covariance)
         for eta in self._kinds():
             y, ts = random(5, 2), -GRIDS["log_snr"](sde, 20)
             noise = Noise(torch.Generator().manual_seed(0))
