@@ -22,6 +22,8 @@ from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what is written for this site
 
+from modules import expanded
+
 PACKAGES = ("scoresde", "estimators", "solvers")
 
 project = "scoresde"
@@ -31,6 +33,7 @@ release = metadata.version("scoresde")
 
 extensions = [
     "figures",
+    "modules",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
@@ -172,7 +175,7 @@ def resolve(app: Sphinx, env: Any, node: pending_xref, contents: nodes.Node) -> 
 
 def read(app: Sphinx) -> None:
     """Warns of public modules that no page of the reference shows; mends types of arguments."""
-    pages = "\n".join(page.read_text() for page in Path(app.srcdir, "reference").glob("*.md"))
+    pages = "\n".join(expanded(p.read_text()) for p in Path(app.srcdir, "reference").glob("*.md"))
     # the command line and its options are no modules to import: they have a page of their own
     shown = {"scoresde.app.cli", "scoresde.app.options", *re.findall(r"automodule:: (\S+)", pages)}
     for package in map(importlib.import_module, PACKAGES):

@@ -127,17 +127,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         self.weighting = weightings.weighting(weighting)
         self.stage = Stage(sde.T, sde.eps, sde.basis.dim) if stage is None else stage
         instance("stage", self.stage, Stage)
-        if network_basis is None:
-            whole = self.stage.dim == sde.basis.dim
-            network_basis = sde.basis if whole else Identity((self.stage.dim,))
-        instance("network_basis", network_basis, Basis)
-        expect(
-            network_basis.dim == self.stage.dim,
-            "network_basis",
-            f"{self.stage.dim} components",
-            network_basis.dim,
-        )
-        self.network_basis = network_basis
+        self.network_basis = _seen(network_basis, sde.basis, self.stage.dim)
         self.observe = None if observe is None else observed(observe)
         if baseline is not None:
             instance("baseline", baseline, ScoreEstimator)
@@ -310,6 +300,15 @@ def _corrected(
 ) -> Tensor:
     """What the network corrects, and what it says in its own units, at one time."""
     return torch.addcmul(first(z), out, predict(torch.addcmul(offset, scale, z), level))
+
+
+def _seen(given: Basis | None, own: Basis, dim: int) -> Basis:
+    """The basis whose events a network sees, of which a stage has the first components."""
+    whole = own if dim == own.dim else Identity((dim,))
+    basis = whole if given is None else given
+    instance("network_basis", basis, Basis)
+    expect(basis.dim == dim, "network_basis", f"{dim} components", basis.dim)
+    return basis
 
 
 def _expect_arguments(network: nn.Module) -> None:

@@ -48,7 +48,8 @@ from scoresde.schedules import (
     Schedule,
     SubVP,
 )
-from scoresde.sde import SDE, Kernel, Stage
+from scoresde.sde import SDE, Stage
+from scoresde.sde_coefficients import Kernel
 from scoresde.solver import EndpointSolver, Solver
 
 if TYPE_CHECKING:

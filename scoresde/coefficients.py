@@ -27,7 +27,7 @@ from typing_extensions import Self
 from scoresde.blocks import Blocks
 from scoresde.equation import Field, Forcing, Propagator
 from scoresde.schedules import Signal
-from scoresde.sde import Kernel, ReverseCoefficients, Score, SDECoefficients
+from scoresde.sde_coefficients import Kernel, ReverseCoefficients, Score, SDECoefficients
 
 
 class Bridge(NamedTuple):
@@ -230,7 +230,7 @@ class DiagonalReverse(ReverseCoefficients):
 
     The forcing is the denoised mean rather than the score: nothing cancels at small ``sigma``.
 
-    Takes the arguments of `scoresde.sde.ReverseCoefficients`.
+    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`.
 
     Example:
         >>> import torch

@@ -19,7 +19,8 @@ from torch import Tensor
 from scoresde.checks import expect, named
 from scoresde.equation import Coefficients, Equation
 from scoresde.precision import precision
-from scoresde.sde import SDE, SDECoefficients, Stage
+from scoresde.sde import SDE, Stage
+from scoresde.sde_coefficients import SDECoefficients
 
 Grid = Callable[[SDE, int], Tensor]
 """``(sde, steps) -> times``."""

@@ -21,7 +21,8 @@ from scoresde.checks import expect
 from scoresde.equation import Equation
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.precision import replaced
-from scoresde.sde import SDE, ReverseCoefficients
+from scoresde.sde import SDE
+from scoresde.sde_coefficients import ReverseCoefficients
 from scoresde.selection import samples
 
 

@@ -57,7 +57,7 @@ from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import ConditionedBasis
 from scoresde.equation import Equation
 from scoresde.likelihood import DensityFlow
-from scoresde.planning.plan import _Independent
+from scoresde.planning.gaussian_bed import IndependentGaussian
 from scoresde.sde import _Rates
 from scoresde.testing import (
     BasisLaws,
@@ -192,7 +192,7 @@ MORE = {
         "on a learned schedule": lambda: Denoising(MORE["sdes"]["learned"](), network()),
         "conditional": lambda: conditional(held=False),
         "held": lambda: conditional(held=True),
-        "independent": lambda: _Independent(bed(), torch.tensor([1.0, 0.5, 0.1])),
+        "independent": lambda: IndependentGaussian(bed(), torch.tensor([1.0, 0.5, 0.1])),
         "multi-scale": multi_scale,
         "narrow": lambda: Truncated(DiagonalSDE(EDM(), Identity((2,))), 0.0, [1e-3, 5.0]),
         "singular": lambda: GaussianMixture(

@@ -3,8 +3,8 @@
 import doctest
 import importlib
 import inspect
+import pkgutil
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,17 +13,20 @@ import estimators
 import scoresde
 import solvers
 
-PAGES = Path(__file__).parents[1] / "docs" / "reference"
-MODULES = re.findall(
-    r"automodule:: (\S+)", "\n".join(page.read_text() for page in sorted(PAGES.glob("*.md")))
-)
+PACKAGES = (scoresde, estimators, solvers)
+MODULES = [
+    found.name
+    for package in PACKAGES
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not re.search(r"\._", found.name)
+]
 
 
 def public():
-    """Classes and functions that are exported, or are of a module that a page shows, by name."""
+    """Classes and functions that are exported, or are of a public module, by name."""
     found = {
         f"{package.__name__}.{name}": getattr(package, name)
-        for package in (scoresde, estimators, solvers)
+        for package in PACKAGES
         for name in package.__all__
     }
     exported = {id(thing) for thing in found.values()}

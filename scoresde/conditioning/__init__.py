@@ -1,17 +1,13 @@
 """Conditional diffusion: what is observed, and estimators of the rest."""
 
 from scoresde.conditioning.conditional import (
-    OBSERVED,
     ConditionalEstimator,
     ConditionalSDE,
     ConditionNoiseAnnealing,
-    Observed,
     ResampleObserved,
-    blocks,
-    components,
     condition,
-    observed,
 )
+from scoresde.conditioning.masks import OBSERVED, Observed, blocks, components, observed
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
 
 __all__ = [

@@ -19,7 +19,7 @@ from scoresde.likelihood.traces import Trace
 from scoresde.modes import asked
 from scoresde.precision import replaced
 from scoresde.reverse import ProbabilityFlow
-from scoresde.sde import ReverseCoefficients
+from scoresde.sde_coefficients import ReverseCoefficients
 
 
 class DensityFlow(AugmentedEquation):

@@ -26,7 +26,8 @@ from scoresde.grid import Grid, at_discontinuity, one_sided, segments
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
 from scoresde.precision import precision
-from scoresde.sde import SDE, ReverseCoefficients
+from scoresde.sde import SDE
+from scoresde.sde_coefficients import ReverseCoefficients
 from scoresde.solver import grid_field
 
 

@@ -91,15 +91,11 @@ class SolverLaws(ABC):
         mean = torch.tensor([1.0, -0.5], dtype=DOUBLE)
         covariance = torch.tensor([[0.5, 0.3], [0.3, 1.2]], dtype=DOUBLE)
         model = GaussianData(sde, mean, covariance)
-        sde.prior = self._law(model, sde.T)
+        sde.prior = model.law(sde.T)
         return model, sde
 
     def _kinds(self) -> list[float]:
         return [0.0] if self.make(1, 0.0).weak_order is None else [0.0, 1.0]
-
-    @staticmethod
-    def _law(model: GaussianData, t: float) -> MultivariateNormal:
-        return model.law(t)
 
     def _error(self, steps: int, eta: float) -> float:
         """Of the mean and covariance of what comes out."""
@@ -107,7 +103,7 @@ class SolverLaws(ABC):
         solver, reverse, end = (
             self.make(steps, eta),
             ReverseSDE(model, eta),
-            self._law(model, sde.eps),
+            model.law(sde.eps),
         )
         start = sde.prior
         assert isinstance(start, MultivariateNormal)
@@ -210,7 +206,7 @@ class SolverLaws(ABC):
         def run(rows: int, noise: Impulses) -> Tensor:
             return solver.sample(model, (rows,), generator=noise, dtype=DOUBLE)
 
-        found, wanted = moments(run, 3), self._law(model, sde.eps)
+        found, wanted = moments(run, 3), model.law(sde.eps)
         law = "samples have the law of the data where components enter on the way"
         same(f"{law}: mean", found[0], wanted.mean, rtol=0, atol=0.1)
         same(f"{law}: covariance", found[1], wanted.covariance_matrix, rtol=0, atol=0.1)
@@ -232,7 +228,7 @@ class SolverLaws(ABC):
         model, sde = self._bed()
         x = random(4, 2)
         found = log_prob(model, x, self.make(200, 0.0)).value
-        wanted = self._law(model, sde.eps).log_prob(sde.basis(x))
+        wanted = model.law(sde.eps).log_prob(sde.basis(x))
         same("log_prob is that of the data", found, wanted, rtol=0, atol=0.1)
 
     def test_the_same_seed_gives_the_same_samples(self) -> None:
