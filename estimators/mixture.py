@@ -8,7 +8,7 @@ density are closed forms: the ground truth for everything else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,13 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
         >>> model.score(torch.zeros(1, 2), 0.5) + 0.0
         tensor([[0., 0.]])
     """
+
+    example: ClassVar = {
+        "weights": [0.3, 0.7],
+        "means": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+        "covariances": [torch.eye(3)] * 2,
+    }
+    laws: ClassVar = {"exact": True}
 
     log_weights: Tensor
     means: Tensor
@@ -191,6 +198,8 @@ class Gaussian(GaussianMixture):
         >>> model.denoise(torch.tensor([[2.0]]), 1.0), model.score(torch.tensor([[2.0]]), 1.0)
         (tensor([[1.]]), tensor([[-1.]]))
     """
+
+    example: ClassVar = {"mean": [1.0, 0.0, -1.0], "covariance": torch.eye(3) + 0.3}
 
     def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor) -> None:
         super().__init__(sde, [1.0], _stack("mean", [mean]), _stack("covariance", [covariance]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class ResidualMLP(nn.Module):
     """
 
     references = "he2016 perez2018"
+    example: ClassVar = {"width": 16, "depth": 1}
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -67,6 +67,13 @@ class Truncated(Float64Constants, ScoreEstimator):
     """
 
     references = "barr1999"
+    example: ClassVar = {
+        "low": [-1.0, 0.0, -2.0],
+        "high": [0.5, 3.0, 2.0],
+        "mean": 0.3,
+        "std": [0.7, 2.0],  # of two blocks
+    }
+    laws: ClassVar = {"exact": True}
 
     sde: DiagonalSDE
     low: Tensor

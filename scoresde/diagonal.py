@@ -68,6 +68,7 @@ class DiagonalSDE(Float64Constants, SDE):
 
     references = "batzolis2022"
     supplied: ClassVar = {"scale": "data_std", "mean": "data_mean"}  # by a configuration
+    example: ClassVar = {"speeds": [1.0, 0.6]}  # of two blocks
     linear = True
 
     scale: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import attrs
 import torch
@@ -129,6 +130,7 @@ class Adaptive(EndpointSolver):
     """
 
     references = "lu2022 martineau2021"
+    laws: ClassVar = {"adaptive": True}
 
     order = 3.0
     weak_order = None

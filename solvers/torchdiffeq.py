@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 import torch
 import torchdiffeq
@@ -49,6 +51,7 @@ class TorchDiffEq(EndpointSolver):
     """
 
     references = "chen2018"
+    laws: ClassVar = {"adaptive": True}
 
     weak_order = None
 

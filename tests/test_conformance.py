@@ -3,13 +3,18 @@
 import importlib
 import inspect
 import pkgutil
-import re
 import sys
+from pathlib import Path
 
 import attrs
 import pytest
 import torch
-from models import OrnsteinUhlenbeck
+from models import OrnsteinUhlenbeck, built_in
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 import estimators
 import scoresde
@@ -27,7 +32,6 @@ from estimators import (
 from scoresde import (
     DCT,
     EDM,
-    PCA,
     VE,
     VP,
     Basis,
@@ -44,7 +48,6 @@ from scoresde import (
     Noise,
     Packed,
     ProbabilityFlow,
-    RectifiedFlow,
     ReverseSDE,
     Schedule,
     ScoreEstimator,
@@ -58,15 +61,17 @@ from scoresde.conditioning import ConditionedBasis
 from scoresde.equation import Equation
 from scoresde.likelihood import DensityFlow
 from scoresde.planning.gaussian_bed import IndependentGaussian
-from scoresde.sde import _Rates
+from scoresde.sde_coefficients import PlainCoefficients
 from scoresde.testing import (
     BasisLaws,
     EstimatorLaws,
     ScheduleLaws,
     SDELaws,
     SolverLaws,
+    conformance,
     random,
 )
+from scoresde.testing.conformance import LAWS, arguments, conforming
 from scoresde.testing.precision import single
 from solvers import DDIM, EulerMaruyama
 
@@ -88,6 +93,10 @@ def denoising():
 
 def trained_gaussian():
     return Gaussian(bed(), torch.tensor([1.0, 0.0, -1.0]), torch.eye(3) + 0.3)
+
+
+def truncated():
+    return Truncated(bed(), [-1.0, 0.0, -2.0], [0.5, 3.0, 2.0], 0.3, [0.7, 2.0])
 
 
 def learned(value):
@@ -135,36 +144,13 @@ def multi_scale():
     return MultiScale(bands(), networks)
 
 
-MAKE = {
-    "schedules": {
-        "cosine": Cosine,
-        "edm": EDM,
-        "learned": lambda: Learned(2),
-        "log-linear": lambda: LogLinear([9.0, 12.0], -8.0),
-        "rectified-flow": RectifiedFlow,
-        "sub-vp": SubVP,
-        "ve": lambda: VE(0.01, [20.0, 50.0]),
-        "vp": lambda: VP(0.1, [10.0, 20.0]),
-    },
-    "bases": {
-        "dct": lambda: DCT((2, 4), None, 3),
-        "haar": lambda: Haar((2, 4, 4), 2),
-        "identity": lambda: Identity((2, 3)),
-        "pca": lambda: PCA(torch.linalg.qr(torch.eye(4).double() + 0.3)[0]),
-    },
-    "sdes": {"diagonal": bed},
-    "estimators": {
-        "denoising": denoising,
-        "gaussian": trained_gaussian,
-        "gaussian-mixture": lambda: GaussianMixture(
-            bed(), torch.tensor([0.3, 0.7]), torch.eye(3)[:2], torch.eye(3).expand(2, 3, 3)
-        ),
-        "truncated": lambda: Truncated(bed(), [-1.0, 0.0, -2.0], [0.5, 3.0, 2.0], 0.3, [0.7, 2.0]),
-    },
-    "solvers": {name: plugins.get("solvers", name) for name in plugins.available("solvers")},
-}
+ROOT = Path(__file__).parents[1]
 MORE = {
     "schedules": {
+        "log-linear, per block": lambda: LogLinear([9.0, 12.0], -8.0),
+        "ve, per block": lambda: VE(0.01, [20.0, 50.0]),
+        "vp, per block": lambda: VP(0.1, [10.0, 20.0]),
+        "learned, per block": lambda: Learned(2),
         "cosine, learned": lambda: Cosine(learned(-15.0)),
         "learned, between learned ends": lambda: Learned(2, 4, learned(9.0), learned(-9.0)),
         "log-linear, learned": lambda: LogLinear(learned(10.0), learned(-10.0)),
@@ -173,6 +159,7 @@ MORE = {
         "vp, learned": lambda: VP(learned(0.1), learned(20.0)),
     },
     "bases": {
+        "dct, in bands": lambda: DCT((2, 4), None, 3),
         "joint": lambda: Joint(y=(2,), x=Haar((4,), 1)),
         "packed": lambda: Packed(Haar((1, 4, 4), 2)),
     },
@@ -211,44 +198,30 @@ MORE = {
     },
 }
 CONDITIONED = ("classifier-free", "sure of its labels")
-LAWS = {
-    "schedules": ScheduleLaws,
-    "bases": BasisLaws,
-    "sdes": SDELaws,
-    "estimators": EstimatorLaws,
-    "solvers": SolverLaws,
-}
-ADAPTIVE = ("adaptive", "torchdiffeq")
-EXACT = ("gaussian", "gaussian-mixture", "truncated")
-
-
-def conforming(group, name, build):
-    """The laws of a group, about one of its names."""
-    laws = LAWS[group]
-    body = {"make": lambda self, *args: build(*args)}
-    if group == "solvers":
-        body = {
-            "make": lambda self, steps, eta: build(steps, eta=eta),
-            "adaptive": name in ADAPTIVE,
-        }
-    if group == "estimators":
-        body["exact"] = name in (*EXACT, "broken")
-        if name in CONDITIONED:
-            body["condition"] = lambda self, batch: random(*batch, 2, seed=3)
-    return type("_".join(["Test", group, *re.findall(r"\w+", name)]), (laws,), body)
-
-
-for _group in LAWS:
-    for _name, _build in {**MAKE[_group], **MORE.get(_group, {})}.items():
-        _laws = conforming(_group, _name, _build)
+globals().update(conformance("scoresde"))
+for _group, _builds in MORE.items():
+    for _name, _build in _builds.items():
+        _told = {"condition": lambda self, batch: random(*batch, 2, seed=3)}
+        _laws = conforming(_group, _name, _build, **(_told if _name in CONDITIONED else {}))
         globals()[_laws.__name__] = _laws
 del _laws
 
 
-@pytest.mark.parametrize("group", LAWS)
-def test_everything_registered_is_here(group):
-    built_in = {n for n, p in plugins.available(group).items() if p.distribution == "scoresde"}
-    assert set(MAKE[group]) == built_in
+def test_what_is_declared_is_installed():
+    """Or laws look for less than there is: after a new line, install the project again."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {
+        (group.removeprefix("scoresde."), name, value)
+        for group, entries in project["entry-points"].items()
+        for name, value in entries.items()
+    }
+    installed = {
+        (group, name, plugin.value)
+        for group in plugins.GROUPS
+        for name, plugin in plugins.available(group).items()
+        if plugin.distribution == "scoresde"
+    }
+    assert installed == declared
 
 
 def concrete(base):
@@ -284,10 +257,11 @@ DERIVED = {
 """Equations that laws of SDEs are not about, as they are none that diffuse data."""
 
 
-@pytest.mark.parametrize("group", LAWS)
+@pytest.mark.parametrize("group", BASES)
 def test_no_class_escapes(group):
     """Whatever is concrete obeys the laws, registered or not."""
-    built = {type(build()) for build in {**MAKE[group], **MORE.get(group, {})}.values()}
+    built = {type(build()) for build in MORE.get(group, {}).values()}
+    built |= {type(kind(**arguments(group, kind))) for kind in built_in(group).values()}
     assert concrete(BASES[group]) - {*DERIVED, ConditionedBasis} <= built
 
 
@@ -302,7 +276,7 @@ def test_derived_equations_in_single_precision(kind):
         found = {"f": equation.f(t, y), "g": equation.g(t, y)}
         return found | {"forcing": equation.field(t, y).forcing(y)}
 
-    for build in (denoising, trained_gaussian, MAKE["estimators"]["truncated"]):
+    for build in (denoising, trained_gaussian, truncated):
         model = build()
         for t in (model.sde.eps, 0.1, 0.9, model.sde.T):
             time = torch.tensor(t).double()
@@ -381,7 +355,7 @@ class _Louder(DirectScoreEstimator):
         return 2 * self.estimator.score(z, t, condition)
 
 
-class TwiceTheScore(_Rates):
+class TwiceTheScore(PlainCoefficients):
     def reverse(self, estimator, *rest):
         return super().reverse(_Louder(estimator), *rest)
 
@@ -396,7 +370,7 @@ class Crowd(OrnsteinUhlenbeck):
         return -y + 0.1 * y.mean(0)
 
 
-class Forgotten(_Rates):
+class Forgotten(PlainCoefficients):
     """Integrates its linear part, and leaves it to the solver once more."""
 
     def propagator(self, end):
@@ -788,6 +762,7 @@ def gaussian(kind):
 )
 def test_what_breaks_a_law_is_told_which(laws, build, test, words):
     group = next(g for g, kind in LAWS.items() if kind is laws)
-    broken = conforming(group, "broken", build)()
+    told = {"exact": True} if laws is EstimatorLaws else {}
+    broken = conforming(group, "broken", build, **told)()
     with pytest.raises(AssertionError, match=words):
         getattr(broken, f"test_{test}")()

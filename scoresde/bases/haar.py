@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class Haar(Basis):
     """
 
     references = "mallat1989 batzolis2022"
+    example: ClassVar = {"levels": 2}
 
     def __init__(self, event_shape: Sequence[int], levels: int, spatial: int | None = None) -> None:
         shape = checked_shape(event_shape)

@@ -1,4 +1,4 @@
-"""Laws that every schedule, basis, SDE, estimator and solver obeys, for the tests of plugins.
+"""Laws that every schedule, basis, SDE, estimator, network and solver obeys, to test plugins.
 
     from scoresde.testing import SolverLaws
 
@@ -8,10 +8,12 @@
 
 Inherit the laws of a kind, say how one is made, and pytest runs them all. They need nothing
 else, compute in float64 on the CPU, take seconds, and name the law that is broken. What a class
-does not claim (a kernel, a loss, an order for equations with noise) is not asked of it.
+does not claim (a kernel, a loss, an order for equations with noise) is not asked of it. All that a
+distribution offers is tested at once by `conformance`.
 """
 
 from scoresde.testing.bases import BasisLaws
+from scoresde.testing.conformance import conformance
 from scoresde.testing.estimators import EstimatorLaws
 from scoresde.testing.measures import (
     Brownian,
@@ -24,6 +26,7 @@ from scoresde.testing.measures import (
     saved,
     slope,
 )
+from scoresde.testing.networks import NetworkLaws
 from scoresde.testing.schedules import ScheduleLaws
 from scoresde.testing.sdes import SDELaws
 from scoresde.testing.solvers import SolverLaws
@@ -33,9 +36,11 @@ __all__ = [
     "Brownian",
     "EstimatorLaws",
     "Impulses",
+    "NetworkLaws",
     "SDELaws",
     "ScheduleLaws",
     "SolverLaws",
+    "conformance",
     "has_kernel",
     "holds",
     "moments",

@@ -1,0 +1,179 @@
+"""The laws of plugins, which are found as their users find them: by their entry points.
+
+    from scoresde.testing import conformance
+
+    globals().update(conformance("my-distribution"))
+
+is all the tests that a distribution of plugins needs. What a class is made with is what it has
+defaults for, what is supplied (`supplied`), and what it says itself of the rest, as a
+configuration would, in a class attribute; so does it what its laws are to be told:
+
+    class Mine(ScoreEstimator):
+        example = {"rate": 0.5}     # an argument without a default
+        laws = {"exact": True}      # attributes of EstimatorLaws
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde import plugins
+from scoresde.bases import Identity
+from scoresde.checks import expect
+from scoresde.diagonal import DiagonalSDE
+from scoresde.schedules import VP
+from scoresde.testing.bases import BasisLaws
+from scoresde.testing.estimators import EstimatorLaws
+from scoresde.testing.measures import random
+from scoresde.testing.networks import NetworkLaws
+from scoresde.testing.schedules import ScheduleLaws
+from scoresde.testing.sdes import SDELaws
+from scoresde.testing.solvers import SolverLaws
+
+LAWS: dict[str, type] = {
+    "sdes": SDELaws,
+    "schedules": ScheduleLaws,
+    "bases": BasisLaws,
+    "estimators": EstimatorLaws,
+    "networks": NetworkLaws,
+    "solvers": SolverLaws,
+}
+"""The laws of every group of `scoresde.plugins.GROUPS`."""
+
+SHAPES = {"bases": (2, 4, 4)}
+"""Of the events that things of a group are made for; ``(3,)`` of the others."""
+
+
+class _Perceptron(nn.Module):
+    """A network for estimators that want one."""
+
+    def __init__(self, size: int, width: int = 16) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.enter, self.leave = nn.Linear(size + 1, width), nn.Linear(width, size)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=generator) / len(weight) ** 0.5)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        hidden = self.enter(torch.cat([x.flatten(1), level.unsqueeze(-1)], -1))
+        out: Tensor = self.leave(nn.functional.silu(hidden))
+        return out.reshape(x.shape)
+
+
+def supplied(group: str) -> dict[str, Any]:
+    """Arguments that the laws of a group know, by name or as a class calls them.
+
+    Beside those of a configuration (`scoresde.app.config.SUPPLIED`) these are the parts that a file
+    would name in tables of their own.
+
+    Example:
+        >>> from scoresde.testing.conformance import supplied
+        >>> sorted(supplied("solvers"))[:3], supplied("bases")["event_shape"]
+        (['basis', 'data_components', 'data_mean'], (2, 4, 4))
+    """
+    shape = SHAPES.get(group, (3,))
+    n = math.prod(shape)
+    basis = Identity((3,), {"a": 2, "b": 1})
+    return {
+        "event_shape": shape,
+        "data_mean": torch.zeros(n),
+        "data_std": torch.ones(n),
+        "data_components": torch.linalg.qr(random(n, n)).Q,
+        "schedule": VP(),
+        "basis": basis,
+        "sde": DiagonalSDE(VP(), basis, [1.0, 0.6]),
+        "network": _Perceptron(n),
+    }
+
+
+def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
+    """What a factory is called with, by its laws.
+
+    Raises:
+        TypeError: If it needs something of which nothing is known.
+
+    Example:
+        >>> from estimators import Gaussian
+        >>> from scoresde.testing.conformance import arguments
+        >>> sorted(arguments("estimators", Gaussian))
+        ['covariance', 'mean', 'sde']
+    """
+    known, meanings = supplied(group), getattr(factory, "supplied", {})
+    parameters = inspect.signature(factory).parameters
+    # a class may be made of other things than its parent, whose example it has
+    example = getattr(factory, "example", {}).items()
+    given = {name: value for name, value in example if name in parameters}
+    for name, parameter in parameters.items():
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if name not in given and by_name and parameter.default is parameter.empty:
+            meaning = meanings.get(name, name)
+            if meaning not in known:
+                raise TypeError(
+                    f"{name}: expected a default, or a value in the class attribute 'example', "
+                    f"got neither for {factory}"
+                )
+            given[name] = known[meaning]
+    return given
+
+
+def conforming(group: str, name: str, factory: Callable[..., Any], **settings: Any) -> type:
+    """The laws of something, as a class that pytest collects.
+
+    Args:
+        group: One of `scoresde.plugins.GROUPS`.
+        name: What to call it.
+        factory: Makes one of `arguments`; a solver besides of ``steps`` and ``eta``.
+        settings: Attributes of the laws, beside those that the factory says in ``laws``.
+
+    Example:
+        >>> from scoresde import VP
+        >>> from scoresde.testing.conformance import conforming
+        >>> conforming("schedules", "vp", VP)().test_the_log_snr_falls()
+    """
+
+    def make(self: Any, steps: int | None = None, eta: float = 0.0) -> Any:
+        of_solver = {} if steps is None else {"steps": steps, "eta": eta}
+        return factory(**{**arguments(group, factory), **of_solver})
+
+    told = {**getattr(factory, "laws", {}), **settings}
+    if group == "networks":
+        told.setdefault("event_shape", getattr(factory, "example", {}).get("event_shape", (3,)))
+    title = "_".join(["Test", group, *re.findall(r"\w+", name)])
+    return type(title, (LAWS[group],), {"make": make, **told})
+
+
+def conformance(distribution: str) -> dict[str, type]:
+    """The laws of all that a distribution offers, as classes that pytest collects, by their names.
+
+    Raises:
+        ValueError: If nothing is offered, as where it is not installed.
+        PluginError: If something cannot be imported.
+
+    Example:
+        >>> from scoresde.testing import conformance
+        >>> "Test_solvers_ddim" in conformance("scoresde")
+        True
+    """
+    found = [
+        plugin
+        for group in LAWS
+        for plugin in plugins.available(group).values()
+        if plugin.distribution == distribution
+    ]
+    expect(bool(found), "distribution", "an installed one with entry points", distribution)
+    classes = [conforming(plugin.group, plugin.name, _loaded(plugin)) for plugin in found]
+    return {laws.__name__: laws for laws in classes}
+
+
+def _loaded(plugin: plugins.Plugin) -> Callable[..., Any]:
+    factory = plugin.load()
+    assert callable(factory), f"{plugin.value} can be called"
+    return factory

@@ -1,0 +1,91 @@
+"""Laws of networks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.testing.measures import DOUBLE, holds, random, same, saved
+from scoresde.testing.precision import single
+
+
+class NetworkLaws(ABC):
+    """Laws of what estimators ask: ``network(x, level)`` or ``network(x, level, condition)``.
+
+    Attributes:
+        event_shape: Of the events that it takes.
+
+    Example:
+        >>> from estimators import ResidualMLP
+        >>> from scoresde.testing import NetworkLaws
+        >>> class TestMine(NetworkLaws):
+        ...     def make(self):
+        ...         return ResidualMLP(self.event_shape, width=8, depth=1)
+        >>> TestMine().test_events_go_in_and_come_out()
+    """
+
+    event_shape: Sequence[int] = (3,)
+
+    @abstractmethod
+    def make(self) -> nn.Module:
+        """One of them."""
+
+    def condition(self, batch: int) -> Any:
+        """What it is conditioned on, if anything."""
+        return None
+
+    def _inputs(self, batch: int) -> tuple[Any, ...]:
+        """Events, levels over all there are, and a condition."""
+        level = torch.linspace(-2.0, 2.0, batch, dtype=DOUBLE)
+        told = self.condition(batch)
+        return (random(batch, *self.event_shape), level, *(() if told is None else (told,)))
+
+    def _network(self) -> nn.Module:
+        return self.make().double().eval()
+
+    def test_events_go_in_and_come_out(self) -> None:
+        """In their shape and dtype, of an empty batch as well; they are not written on."""
+        for dtype in (torch.float32, DOUBLE):
+            network = self.make().to(dtype).eval()
+            for batch in (1, 4, 0):
+                x, *others = (v.to(dtype) if _real(v) else v for v in self._inputs(batch))
+                given = x.clone()
+                out = network(x, *others)
+                found = (tuple(out.shape), out.dtype)
+                law = "predictions have the shape and dtype of events"
+                holds(law, found == (tuple(x.shape), dtype), found)
+                same("events are not written on", x, given, rtol=0, atol=0)
+
+    def test_a_sample_does_not_hear_its_neighbours(self) -> None:
+        """Rows alone are rows in company, when it is not trained."""
+        network, inputs = self._network(), self._inputs(4)
+        with torch.no_grad():
+            together = network(*inputs)
+            alone = torch.cat([network(*(v[i : i + 1] for v in inputs)) for i in range(4)])
+        law = "a prediction does not depend on the other samples"
+        same(law, alone, together, rtol=1e-6, atol=1e-8)
+
+    def test_single_precision(self) -> None:
+        """At all levels, for events of any likely size: what float64 says, and its gradients."""
+        x, *others = self._inputs(6)
+        far = torch.tensor([0.1, 1.0, 5.0], dtype=DOUBLE).repeat(2)
+        scaled = far.reshape(-1, *[1] * len(self.event_shape)) * x
+
+        def find(network: Any, x: Tensor, *others: Any) -> dict[str, Tensor]:
+            return {"the prediction": network.eval()(x, *others).flatten(1)}
+
+        single("a network", self._network(), find, scaled, *others)
+
+    def test_saved_and_loaded(self) -> None:
+        """``state_dict`` holds all that is learned."""
+        inputs = self._inputs(3)
+        law = "a state_dict is the whole network"
+        saved(law, self._network(), lambda network: network(*inputs).detach())
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
