@@ -201,7 +201,8 @@ def importance(
     Example:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity, bound, importance
+        >>> from scoresde import VP, DiagonalSDE, Identity, bound
+        >>> from scoresde.likelihood import importance
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
         >>> x = torch.randn(9, 2)
         >>> times = importance(model, x)
