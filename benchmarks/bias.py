@@ -15,16 +15,8 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from estimators import GaussianMixture, LinearGuidance
-from scoresde import (
-    VE,
-    DiagonalSDE,
-    Identity,
-    Joint,
-    ResampleObserved,
-    ScoreEstimator,
-    Solver,
-    condition,
-)
+from scoresde import VE, DiagonalSDE, Identity, Joint, ScoreEstimator, Solver, condition
+from scoresde.conditioning import ResampleObserved
 from solvers import DDIM, ExponentialMultistep
 
 SIGMA = 50.0

@@ -34,16 +34,9 @@ from torch import Tensor, nn
 from benchmarks.images import frechet, kid
 from benchmarks.unets import UNet, parameters
 from estimators import Denoising, measure
-from scoresde import (
-    VE,
-    ConditionNoiseAnnealing,
-    DiagonalSDE,
-    Haar,
-    Joint,
-    ResampleObserved,
-    condition,
-)
+from scoresde import VE, DiagonalSDE, Haar, Joint, condition
 from scoresde.app import plots
+from scoresde.conditioning import ConditionNoiseAnnealing, ResampleObserved
 from scoresde.data import Dataset
 from scoresde.training import History, Training
 from scoresde.weighting import WeightingInputs

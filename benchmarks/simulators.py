@@ -25,7 +25,8 @@ from torch import Tensor
 
 from benchmarks.posteriors import TASKS, Task, c2st, coverage, find
 from estimators import Denoising, ResidualMLP, Truncated
-from scoresde import VE, ConditionNoiseAnnealing, DiagonalSDE, LogLinear, ResampleObserved, Solver
+from scoresde import VE, DiagonalSDE, LogLinear, Solver
+from scoresde.conditioning import ConditionNoiseAnnealing, ResampleObserved
 from scoresde.data import Dataset
 from scoresde.inference import Coordinates, Posterior
 from scoresde.training import Training

@@ -11,29 +11,20 @@ from typing import TYPE_CHECKING
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed
 from scoresde.blocks import Blocks
 from scoresde.clock import Clock
-from scoresde.coefficients import Bridge
 from scoresde.conditioning import (
-    ConditionalEstimator,
-    ConditionNoiseAnnealing,
-    ResampleObserved,
     condition,
 )
-from scoresde.data.dequantization import VariationalDequantization
 from scoresde.diagonal import DiagonalSDE
-from scoresde.equation import Propagator, align
 from scoresde.estimator import DirectScoreEstimator, ScoreEstimator
-from scoresde.fixed_step import FixedStep, Step
+from scoresde.fixed_step import FixedStep
 from scoresde.internals.lazy_imports import lazy_imports
 from scoresde.likelihood import (
     ExactTrace,
     Hutchinson,
-    HutchPlusPlus,
-    LogProb,
-    Trace,
     log_prob,
 )
 from scoresde.likelihood.quadrature import Quadrature
-from scoresde.likelihood.variational import bound, importance
+from scoresde.likelihood.variational import bound
 from scoresde.noise import Noise
 from scoresde.references import citation
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
@@ -48,8 +39,7 @@ from scoresde.schedules import (
     Schedule,
     SubVP,
 )
-from scoresde.sde import SDE, Stage
-from scoresde.sde_coefficients import Kernel
+from scoresde.sde import SDE
 from scoresde.solver import EndpointSolver, Solver
 
 if TYPE_CHECKING:
@@ -71,10 +61,7 @@ __all__ = [
     "VP",
     "Basis",
     "Blocks",
-    "Bridge",
     "Clock",
-    "ConditionNoiseAnnealing",
-    "ConditionalEstimator",
     "Cosine",
     "DiagonalSDE",
     "DirectScoreEstimator",
@@ -82,35 +69,24 @@ __all__ = [
     "ExactTrace",
     "FixedStep",
     "Haar",
-    "HutchPlusPlus",
     "Hutchinson",
     "Identity",
     "Joint",
-    "Kernel",
     "Learned",
     "LogLinear",
-    "LogProb",
     "Noise",
     "Packed",
     "ProbabilityFlow",
-    "Propagator",
     "Quadrature",
     "RectifiedFlow",
-    "ResampleObserved",
     "ReverseSDE",
     "Schedule",
     "ScoreDistribution",
     "ScoreEstimator",
     "Solver",
-    "Stage",
-    "Step",
     "SubVP",
-    "Trace",
-    "VariationalDequantization",
-    "align",
     "bound",
     "citation",
     "condition",
-    "importance",
     "log_prob",
 ]

@@ -136,6 +136,8 @@ class Blocks:
 
         Entries that are NaN do not count.
         """
+        if value.shape[-1] == 1:
+            return value.squeeze(-1)
         if value.shape[-1] == self.dim:
             parts = [_nanmean(value[..., part]) for part in self.slices.values()]
             value = torch.stack(parts, -1)

@@ -36,7 +36,7 @@ class DiagonalSDE(Float64Constants, SDE):
 
     Methods without a state take times with a component axis last, ``(*, 1 | blocks | n)``; a
     time per block or per component is *vector time*. Those with a state take times as
-    `scoresde.align` does. A state may be a prefix of the coefficients, ``(*, m)`` with
+    `scoresde.equation.align` does. A state may be a prefix of the coefficients, ``(*, m)`` with
     ``m <= n``: the coarse blocks alone diffuse as they do in company.
 
     Args:

@@ -153,7 +153,7 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from scoresde import align
+        >>> from scoresde.equation import align
         >>> align(0.5, torch.zeros(3, 2)).shape, align(torch.rand(3), torch.zeros(3, 2)).shape
         (torch.Size([1]), torch.Size([3, 1]))
     """

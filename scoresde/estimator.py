@@ -32,7 +32,7 @@ class ScoreEstimator(Selectable, ABC):
     """The score of diffused data, asked as a denoised mean.
 
     Subclasses say what `denoise` says. States are coefficients ``(*batch, n)`` in the SDE's basis;
-    times are as in `scoresde.align`.
+    times are as in `scoresde.equation.align`.
 
     Args:
         sde: How data are diffused.

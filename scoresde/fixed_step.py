@@ -24,7 +24,7 @@ class Step(NamedTuple):
         fields: The equation at the solver's nodes; a little inside the step where rates jump at
             its end.
         length: Of the step in time, ``(1,)``.
-        decay: Of `scoresde.Propagator`, ``(1 | m)``, as the others.
+        decay: Of `scoresde.equation.Propagator`, ``(1 | m)``, as the others.
         gain: As well.
         noise_std: As well; None for an ODE.
         weights: What the solver has made of them, see `FixedStep.weights`.

@@ -1,7 +1,7 @@
 """Exponential solvers: exact on the linear part and the noise, elementwise.
 
 They integrate a polynomial through the latest denoised means and everything else in closed form
-(`scoresde.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
+(`scoresde.equation.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
 Adams-Bashforth and Adams-Moulton. Every component has nodes and weights of its own: its steps
 are those of its own clock.
 """

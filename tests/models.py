@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from estimators import Denoising
-from scoresde import SDE, DirectScoreEstimator, Schedule, align, plugins
+from scoresde import SDE, DirectScoreEstimator, Schedule, plugins
 from scoresde import parametrization as forms
+from scoresde.equation import align
 
 
 class ScoreOnly(DirectScoreEstimator):

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from estimators import Denoising, MultiScale, ResidualMLP
-from scoresde import DiagonalSDE, Haar, LogLinear, Noise, VariationalDequantization, bound
+from scoresde import DiagonalSDE, Haar, LogLinear, Noise, bound
 from scoresde.data import Dataset
+from scoresde.data.dequantization import VariationalDequantization
 from scoresde.training import Training
 from scoresde.training.distributed import sample
 from solvers import DDIM

@@ -2,8 +2,11 @@
 
 import torch
 
-from scoresde import Bridge, Kernel, Propagator, ReverseSDE
+from scoresde import ReverseSDE
+from scoresde.coefficients import Bridge
+from scoresde.equation import Propagator
 from scoresde.estimator import DirectScoreEstimator
+from scoresde.sde_coefficients import Kernel
 
 
 class Nothing(DirectScoreEstimator):

@@ -18,7 +18,6 @@ from scoresde import (
     ExactTrace,
     Haar,
     Hutchinson,
-    HutchPlusPlus,
     Joint,
     LogLinear,
     Noise,
@@ -27,10 +26,10 @@ from scoresde import (
     ScoreEstimator,
     bound,
     condition,
-    importance,
     log_prob,
 )
 from scoresde.conditioning import ConditionalEstimator, Observation
+from scoresde.likelihood import HutchPlusPlus, importance
 from scoresde.training.distributed import SingleProcess, sample
 from solvers import DDIM, Adaptive, ExponentialMultistep
 

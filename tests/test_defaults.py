@@ -31,11 +31,11 @@ from scoresde import (
     ScoreDistribution,
     bound,
     condition,
-    importance,
     log_prob,
 )
 from scoresde.data import Dataset, dequantize, split
 from scoresde.grid import GRIDS
+from scoresde.likelihood import importance
 from scoresde.training import Training
 from solvers import (
     DDIM,

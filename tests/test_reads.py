@@ -95,7 +95,7 @@ class Answering(nn.Module):
 def denoising(schedule=None, speeds=1.0, **options):
     sde = DiagonalSDE(VP() if schedule is None else schedule, Identity((3,), BLOCKS), speeds)
     levels = 3 if "observe" in options else 1
-    return Denoising(sde, Answering(3, levels=levels), **options)
+    return Denoising(sde, Answering(3, noise_levels=levels), **options)
 
 
 def staged(**options):
@@ -255,7 +255,7 @@ def test_planned_steps_are_read_once_and_walked_without_reading(reads, solver, n
 def conditional(held):
     """A network whose joint events are conditioned on a part of them."""
     sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)))
-    model = Denoising(sde, Answering(3, levels=3), observe="blocks")
+    model = Denoising(sde, Answering(3, noise_levels=3), observe="blocks")
     return condition(model, clean=held, y=torch.ones(1))
 
 

@@ -44,10 +44,10 @@ def evaluate(
     Returns:
         ``data``, ``count``, ``nats`` and ``nats_stderr`` per event, ``trace_stderr`` of that mean
         by random probes alone, ``solver_error``, the mean of what the solver says of its own
-        (`scoresde.LogProb`; NaN where it says nothing), ``evaluations`` of the network per event,
-        which ``estimate`` it is, and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``.
-        Standard errors are those of a mean over events drawn at random, NaN of a single event; that
-        by probes is NaN with a single probe.
+        (`scoresde.likelihood.exact.LogProb`; NaN where it says nothing), ``evaluations`` of the
+        network per event, which ``estimate`` it is, and of integer data ``bits_per_dim`` and
+        ``bits_per_dim_stderr``. Standard errors are those of a mean over events drawn at random,
+        NaN of a single event; that by probes is NaN with a single probe.
 
     Raises:
         FloatingPointError: If a log-density is not finite; the message names the event.

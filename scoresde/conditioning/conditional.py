@@ -1,4 +1,4 @@
-"""What is known of a state: a diffusion of the components that are not observed.
+"""What is known of a state: a diffusion whose observed components are clean.
 
 Every conditional method is one setting of a joint diffusion over all components (Batzolis et
 al. 2022, section 4): the observed ones diffuse like the others (CDiffE), more slowly (CMDE) or
@@ -263,7 +263,7 @@ class ResampleObserved:
     on others, a ``TypeError``.
 
     Example:
-        >>> from scoresde import ResampleObserved
+        >>> from scoresde.conditioning import ResampleObserved
         >>> from solvers import DDIM
         >>> DDIM(50, eta=1.0, corrector=ResampleObserved()).corrector
         ResampleObserved()
@@ -302,7 +302,8 @@ class ConditionNoiseAnnealing:
         ValueError: If a number is not positive, or the part or its ``sigma_max`` is unknown.
 
     Example:
-        >>> from scoresde import VE, DiagonalSDE, Joint, ConditionNoiseAnnealing
+        >>> from scoresde import VE, DiagonalSDE, Joint
+        >>> from scoresde.conditioning import ConditionNoiseAnnealing
         >>> sde = DiagonalSDE(VE(0.01, [50.0, 50.0]), Joint(y=(2,), x=(3,)))
         >>> shrink = ConditionNoiseAnnealing(sde, "y", start=50.0, end=1.0, updates=1000)
         >>> shrink(1000)

@@ -30,7 +30,7 @@ class VariationalDequantization(nn.Module):
 
     Example:
         >>> import torch
-        >>> from scoresde import VariationalDequantization
+        >>> from scoresde.data.dequantization import VariationalDequantization
         >>> x, log_q = VariationalDequantization(bins=4)(torch.tensor([[0, 3], [1, 2]]))
         >>> log_q.abs().max() < 1e-5
         tensor(True)

@@ -50,8 +50,9 @@ class Quadrature:
     change most is halved, all at once, at states between those of the path.
 
     Twice the sum of what they would still change is what is said of an event's error
-    (`scoresde.LogProb`). On Gaussian mixtures it is mostly ten times the error, and never below two
-    fifths of it, also where so few steps are off by hundreds of nats: far between narrow modes.
+    (`scoresde.likelihood.exact.LogProb`). On Gaussian mixtures it is mostly ten times the error,
+    and never below two fifths of it, also where so few steps are off by hundreds of nats: far
+    between narrow modes.
 
     Args:
         steps: Number of steps.
@@ -280,8 +281,8 @@ def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rul
     """Weights of values at the nodes in their mean over each step.
 
     That of the polynomial through ``points`` nodes, under the density ``e^(damping v)`` of
-    `scoresde.Propagator` with ``v`` from 0 to 1 along the step. Four nodes are the nearest, three
-    are these without the latest, two the latest before the end, one is the start.
+    `scoresde.equation.Propagator` with ``v`` from 0 to 1 along the step. Four nodes are the
+    nearest, three are these without the latest, two the latest before the end, one is the start.
 
     Args:
         ahead: Coefficients of the steps, ``(k, ...)``.

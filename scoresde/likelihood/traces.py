@@ -166,7 +166,8 @@ class HutchPlusPlus(Trace):
 
     Example:
         >>> import torch
-        >>> from scoresde import HutchPlusPlus, Noise
+        >>> from scoresde import Noise
+        >>> from scoresde.likelihood import HutchPlusPlus
         >>> trace, z = HutchPlusPlus(samples=2, rank=1), torch.zeros(1, 3)
         >>> trace(lambda v: 2 * v, z, trace.probes(z, Noise())).sum(-1)
         tensor([[6., 6.]])

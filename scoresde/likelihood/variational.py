@@ -159,14 +159,13 @@ def bound(
     model, conditions = estimator.select(rows, batch), samples(condition, rows, batch)
     with nullcontext() if torch.is_grad_enabled() else evaluation_mode(estimator):
         for stage in sde.stages():
-            coefficients = z[..., : stage.dim]
-            t, density = TimeDistribution(restrict(knots(sde, 1024), stage))(
-                noise.stratified(z, draws)
-            )
-            xi = torch.cat([noise(coefficients) for _ in range(draws)])
-            gap = _gap(model, coefficients.repeat(draws, 1), t.flatten(), xi, conditions, moments)
+            prefix = z[..., : stage.dim]
+            u = noise.stratified(z, draws)
+            t, density = TimeDistribution(restrict(knots(sde, 1024), stage))(u)
+            xi = torch.cat([noise(prefix) for _ in range(draws)])
+            gap = _gap(model, prefix.repeat(draws, 1), t.flatten(), xi, conditions, moments)
             total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
-            total = total + _known(sde, coefficients, stage, moments)
+            total = total + _known(sde, prefix, stage, moments)
     bad = int((~torch.isfinite(total)).sum())
     expect(bad == 0, "bound", f"finite numbers from {len(total)} events", f"{bad} NaN or infinite")
     return total.reshape(batch)
@@ -203,7 +202,8 @@ def importance(
     Example:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity, bound, importance
+        >>> from scoresde import VP, DiagonalSDE, Identity, bound
+        >>> from scoresde.likelihood import importance
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
         >>> x = torch.randn(9, 2)
         >>> times = importance(model, x)
@@ -220,12 +220,10 @@ def importance(
     base = grid("log_snr")(sde, strata)
     for stage in sde.stages():
         knots = restrict(base, stage)
-        middles, coefficients = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
+        middles, prefix = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
         with torch.no_grad(), evaluation_mode(estimator):
             sizes = [
-                _gap(
-                    model, coefficients, t.expand(len(z)), noise(coefficients), conditions, moments
-                )
+                _gap(model, prefix, t.expand(len(z)), noise(prefix), conditions, moments)
                 for t in middles.to(z)
             ]
         for size in sizes:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, real
+from scoresde.checks import expect, readable, real
 from scoresde.precision import Float64Constants
 
 
@@ -114,6 +114,8 @@ class Schedule(Float64Constants, ABC):
         """
         first = t == 0
         rated = t if moving is None else torch.where(moving, t, self.eps)
+        if readable(first) and not bool(first.any()):  # mostly, and cheap to know
+            return self._signal(t, rated)
         signal = self._signal(t.masked_fill(first, self.eps), rated)
         with torch.no_grad():
             zero = t.new_zeros(1)

@@ -77,7 +77,7 @@ class Training(TrainingSettings):
                 when this ends.
             progress: Whether to show a progress bar.
             on_step: Called before every update with the number of updates done, for instance
-                `scoresde.ConditionNoiseAnnealing`.
+                `scoresde.conditioning.conditional.ConditionNoiseAnnealing`.
             on_measure: Called at every measurement, for instance `scoresde.app.plots.Pictures`.
             folder: Where the run is written while it goes on, as `scoresde.training.checkpoint`
                 does. A run that is found there is resumed where it was, and ends as if it had

@@ -7,21 +7,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from estimators import Denoising, LinearGuidance
-from scoresde import (
-    SDE,
-    VP,
-    DiagonalSDE,
-    ExactTrace,
-    Hutchinson,
-    HutchPlusPlus,
-    Identity,
-    Quadrature,
-    log_prob,
-)
+from scoresde import SDE, VP, DiagonalSDE, ExactTrace, Hutchinson, Identity, Quadrature, log_prob
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
 from scoresde.derivatives import batched, vjp
 from scoresde.estimator import DirectScoreEstimator
+from scoresde.likelihood import HutchPlusPlus
 from scoresde.reverse import ProbabilityFlow
 from solvers import DDIM, Adaptive
 

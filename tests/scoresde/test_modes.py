@@ -8,18 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from estimators import Denoising, ResidualMLP
-from scoresde import (
-    VP,
-    DiagonalSDE,
-    Identity,
-    Quadrature,
-    ScoreDistribution,
-    bound,
-    importance,
-    log_prob,
-)
+from scoresde import VP, DiagonalSDE, Identity, Quadrature, ScoreDistribution, bound, log_prob
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
+from scoresde.likelihood import importance
 from scoresde.modes import evaluation_mode
 from solvers import DDIM, Langevin
 

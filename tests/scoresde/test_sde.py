@@ -7,9 +7,11 @@ from models import GeometricBrownianMotion, OrnsteinUhlenbeck, ScoreOnly, Square
 from strategies import every_schedule, mixtures, sdes, states, times
 from torch.distributions import Independent, Normal
 
-from scoresde import VP, DiagonalSDE, Identity, Noise, ScoreEstimator, Stage, align
+from scoresde import VP, DiagonalSDE, Identity, Noise, ScoreEstimator
+from scoresde.equation import align
 from scoresde.estimator import DirectScoreEstimator
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
+from scoresde.sde import Stage
 
 pytestmark = pytest.mark.usefixtures("float64")
 

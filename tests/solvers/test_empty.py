@@ -21,7 +21,6 @@ from scoresde import (
     ExactTrace,
     Haar,
     Hutchinson,
-    HutchPlusPlus,
     Identity,
     Joint,
     Noise,
@@ -33,6 +32,7 @@ from scoresde import (
     log_prob,
 )
 from scoresde.grid import GRIDS
+from scoresde.likelihood import HutchPlusPlus
 from solvers import DDIM, Adaptive, ExponentialMultistep, Langevin, TorchDiffEq
 
 SDE = DiagonalSDE(VP(), Identity((2,)))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from estimators import Gaussian
-from scoresde import VP, DiagonalSDE, Identity, Noise, Propagator, ReverseSDE
-from scoresde.equation import Coefficients, Equation, Field
+from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
+from scoresde.equation import Coefficients, Equation, Field, Propagator
 from solvers import ExponentialMultistep
 from solvers.exponential import moments
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde import SDE, ScoreEstimator, align
+from scoresde import SDE, ScoreEstimator
+from scoresde.equation import align
 from scoresde.grid import TimeDistribution, log_snr
 from scoresde.noise import Generators, Noise
 

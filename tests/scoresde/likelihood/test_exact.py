@@ -18,7 +18,6 @@ from scoresde import (
     ExactTrace,
     Haar,
     Hutchinson,
-    HutchPlusPlus,
     Identity,
     Learned,
     LogLinear,
@@ -26,7 +25,7 @@ from scoresde import (
     Quadrature,
     log_prob,
 )
-from scoresde.likelihood import DensityFlow
+from scoresde.likelihood import DensityFlow, HutchPlusPlus
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq
 

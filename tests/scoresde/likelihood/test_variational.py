@@ -23,13 +23,13 @@ from scoresde import (
     LogLinear,
     Quadrature,
     ScoreEstimator,
-    align,
     bound,
-    importance,
     log_prob,
 )
+from scoresde.equation import align
 from scoresde.estimator import DirectScoreEstimator
 from scoresde.grid import grid
+from scoresde.likelihood import importance
 from scoresde.likelihood.variational import entering, reconstruction
 
 pytestmark = pytest.mark.usefixtures("float64")

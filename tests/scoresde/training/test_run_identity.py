@@ -8,7 +8,8 @@ from torch import nn
 from torch.distributions import Normal
 
 from estimators import ResidualMLP
-from scoresde import VE, ConditionNoiseAnnealing, Cosine, DiagonalSDE, Joint, LogLinear
+from scoresde import VE, Cosine, DiagonalSDE, Joint, LogLinear
+from scoresde.conditioning import ConditionNoiseAnnealing
 from scoresde.training import Training
 
 ONE = DATA.values[:1]
