@@ -15,7 +15,7 @@ from estimators.mismatch import check_range, check_standard
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
-from scoresde.checks import expect, instance
+from scoresde.checks import expect, instance, readable
 from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
@@ -33,12 +33,12 @@ _CLEAN = -8.0
 
 
 class _Prepared(NamedTuple):
-    """``D = constant + skip z + out F(offset + scale z, level)``."""
+    """``D = constant + skip z + out F(offset + scale z, level)``; None for constants that are 0."""
 
     level: Tensor
-    constant: Tensor
+    constant: Tensor | None
     skip: Tensor
-    offset: Tensor
+    offset: Tensor | None
     scale: Tensor
     out: Tensor
 
@@ -155,22 +155,24 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def _denoisers(self, at: Coefficients, condition: Any) -> Iterator[Denoiser]:
         assert isinstance(at, DiagonalCoefficients)
-        level, *values = self._prepare(at)
-        constant, skip, *rest = map(at.each, values)
-        firsts: Iterator[Denoiser] = map(partial(partial, torch.addcmul), constant, skip)
+        level, constant, skip, offset, scale, out = self._prepare(at)
+        firsts = _affine(at, constant, skip)
         if self.baseline is not None:
             firsts = self.baseline.denoisers(at)
-        predict = self._predictor(at, condition)
-        return map(partial(partial, _corrected, predict), firsts, *rest, level.unbind())
+        inputs, predict = _affine(at, offset, scale), self._predictor(at, condition)
+        steps = (firsts, inputs, at.each(out), level.unbind())
+        return map(partial(partial, _corrected, predict), *steps)
 
     def _prepare(self, at: DiagonalCoefficients) -> _Prepared:
         """What depends on times alone, with ``k`` of each in front."""
         form, alpha, scale = self._coefficients(at)
-        mean, alpha, scale, skip = at.blocks.alike(
-            self._data("data_mean", at), alpha, scale, form.skip
-        )
-        constant, offset = mean - skip * alpha * mean, -alpha * mean / scale
-        return _Prepared(self._level(at), constant, form.skip, offset, 1 / scale, form.out)
+        level, constant, offset = self._level(at), None, None
+        if not _is_zero(self.data_mean):
+            mean, alpha, scale, skip = at.blocks.alike(
+                self._data("data_mean", at), alpha, scale, form.skip
+            )
+            constant, offset = mean - skip * alpha * mean, -alpha * mean / scale
+        return _Prepared(level, constant, form.skip, offset, 1 / scale, form.out)
 
     def _level(self, at: DiagonalCoefficients) -> Tensor:
         """What the network hears of the noise, ``(k, rows)`` or of every component."""
@@ -294,14 +296,25 @@ class Denoising(Float64Constants, ScoreEstimator):
 def _corrected(
     predict: Callable[[Tensor, Tensor], Tensor],
     first: Denoiser,
-    offset: Tensor,
-    scale: Tensor,
+    enter: Denoiser,
     out: Tensor,
     level: Tensor,
     z: Tensor,
 ) -> Tensor:
-    """What the network corrects, and what it says in its own units, at one time."""
-    return torch.addcmul(first(z), out, predict(torch.addcmul(offset, scale, z), level))
+    """What the network corrects, and what it says of a state in its own units, at one time."""
+    return torch.addcmul(first(z), out, predict(enter(z), level))
+
+
+def _affine(at: Coefficients, offset: Tensor | None, slope: Tensor) -> Iterator[Denoiser]:
+    """``offset + slope z`` at each of several times."""
+    if offset is None:
+        return map(partial(partial, torch.mul), at.each(slope))
+    return map(partial(partial, torch.addcmul), at.each(offset), at.each(slope))
+
+
+def _is_zero(value: Tensor) -> bool:
+    """Whether it is one number, known without waiting for it, and 0."""
+    return value.numel() == 1 and readable(value) and not value.requires_grad and not value.any()
 
 
 def _seen(given: Basis | None, own: Basis, dim: int) -> Basis:

@@ -126,14 +126,15 @@ class DiagonalSDE(Float64Constants, SDE):
         schedule, tau = self._agree(self.schedule, self.T * clock(u))
         speed, tau = self.blocks.alike(clock.rate(u), tau)
         # a stopped clock stops its component, also where the schedule's own rate is infinite
-        signal = schedule.read(tau, moving=speed != 0)
-        f, g2 = (torch.where(speed == 0, 0.0, rate * speed) for rate in (signal.f, signal.g2))
+        still = speed == 0
+        signal = schedule.read(tau, moving=~still)
+        f, g2 = ((rate * speed).masked_fill(still, 0.0) for rate in (signal.f, signal.g2))
         signal = signal._replace(f=f, g2=g2)
         return DiagonalCoefficients(times, like, self.blocks, signal, self.scale.to(times))
 
     def _agree(self, module: _F, t: Tensor) -> tuple[_F, Tensor]:
         """Brings per-block values to components where they meet per-component ones."""
-        if len({module.width, t.shape[-1]} - {1}) > 1:
+        if t.shape[-1] > 1 and module.width not in (1, t.shape[-1]):
             return module.per_component(self.blocks), self.blocks.expand(t)
         return module, t
 
