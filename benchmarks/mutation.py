@@ -82,7 +82,7 @@ TESTS = sorted(
     for path in (ROOT / "tests").rglob("test_*.py")
     if path.stem.removeprefix("test_") in _ABOUT or path.parent.name in ("solvers", "bases")
 )
-CHECKS = ("instance", "named", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")
+CHECKS = ("instance", "look_up", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")
 """Calls that are no mathematics: they refuse bad input or speak to the type checker."""
 STATE = ROOT / "build" / "mutation"
 """Which test reaches which lines, and the verdicts so far."""
