@@ -41,7 +41,7 @@ MODULES = {
     "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step grid "
     "noise parametrization precision reverse sde selection solver weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
-    "scoresde/bases": "basis dct gaps haar identity joint moments packed pca spatial",
+    "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial",
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
     "scoresde/conditioning": "conditional observation",
     "scoresde/inference": "coordinates posterior",
