@@ -74,7 +74,7 @@ class Denoising(Float64Constants, ScoreEstimator):
             stage's components as coefficients; for fewer than all, the coefficients themselves if
             None.
         observe: Which components are shown clean in training, drawn anew for every event:
-            a name in `scoresde.conditioning.OBSERVED` or a function. Given it, the estimator has
+            a name in `scoresde.conditioning.masks.OBSERVED` or a function. Given it, the estimator has
             vector time: the network hears a level of every component, ``(batch, n)``, and one
             network learns every conditional; components that are NaN in the data are missing,
             shown as noise and no part of the loss.
@@ -364,7 +364,7 @@ def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) ->
 
     Args:
         sde: Its basis is used.
-        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.training.Batches`.
+        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.data.events.Batches`.
         missing: Whether NaN stands for values that are missing.
 
     Returns:

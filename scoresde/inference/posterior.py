@@ -96,7 +96,7 @@ class Posterior:
             coordinates.
         coordinates: Where they are.
         solver: Draws samples.
-        held: Whether observations are kept clean, see `scoresde.ScoreEstimator.condition`.
+        held: Whether observations are kept clean, see `scoresde.condition`.
 
     Example:
         >>> import torch
