@@ -6,7 +6,8 @@
 `mutmut run` forks from a process that has imported everything, but leaves decorated functions and
 class bodies as they are, and offers survivors the whole suite, which takes too long here. This
 runner takes mutmut's operators, draws a sample per module, and gives each mutant the tests that
-reach its line, those of its module first, the fastest first, until one fails or its time is up.
+reach its line, those of its module first, a case of each before a second, the fastest first, until
+one fails or its time is up.
 What tests reach, and all verdicts, are kept in ``build/mutation``: delete it after a change to the
 code, which must not change meanwhile either; after a change to tests, ``--again`` will do. To
 measure first what tests reach takes a run of them all; ``--blind``, every test may reach all lines.
@@ -24,6 +25,7 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -222,17 +224,19 @@ class Loop:
         return True
 
     def chosen(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
-        """Tests that reach a mutant: of its module first, fast first."""
+        """Tests that reach a mutant: of its module first, one case of each before a second."""
         touched = set(range(mutant.lines[0], mutant.lines[1] + 1))
         name, costs = Path(mutant.module).name, {}
         own = tuple(f"test_{known}.py" for known in (name, *ELSEWHERE.get(name, ())))
+        cases = Counter[str]()
         # what runs on import is reached by all tests of the module
         for narrow in (True, False) if mutant.warm else (False,):
             for item in items:
                 cost, reached = self.reach.get(item.nodeid, (2.0, {mutant.module: [*touched]}))
                 here = reached.get(mutant.module, ())
                 if touched.intersection(here) if narrow else here:
-                    costs[item] = (item.path.name not in own, cost)
+                    cases[test := item.nodeid.split("[")[0]] += 1
+                    costs[item] = (item.path.name not in own, cases[test], cost)
             if costs:
                 break
         return sorted(costs, key=lambda item: costs[item])
