@@ -59,12 +59,13 @@ ELSEWHERE = {
     **dict.fromkeys(MODULES["scoresde/schedules"].split(), ("schedules", "diagonal")),
     **dict.fromkeys(MODULES["scoresde/bases"].split(), ("laws",)),
     **dict.fromkeys(MODULES["scoresde/planning"].split(), ("planning",)),
+    "blocks": ("diagonal", "solver"),
     "coefficients": ("diagonal", "sde", "reverse", "no_noise", "limiting"),
     "conditional": ("conditioning", "compositions"),
-    "density": ("distribution", "exact", "quadrature"),
+    "density": ("exact", "quadrature", "distribution"),
     "diagonal": ("sde",),
     "equation": ("sde", "diagonal", "reverse", "adapters"),
-    "estimator": ("parametrization", "no_noise", "wrappers", "undefined"),
+    "estimator": ("wrappers", "parametrization", "dtypes", "no_noise", "undefined"),
     "fixed_step": ("solver", "loop", "orders"),
     "masks": ("conditioning", "compositions"),
     "observation": ("conditioning", "compositions"),
@@ -73,6 +74,7 @@ ELSEWHERE = {
     "sde": ("diagonal", "reverse"),
     "sde_coefficients": ("sde", "reverse", "diagonal", "adapters", "between"),
     "selection": ("conditioning", "compositions", "wrappers"),
+    "solver": ("modes", "empty", "loop", "cross"),
     "traces": ("exact",),
     "variational": ("prior_mean", "multiscale"),
 }
@@ -236,7 +238,8 @@ class Loop:
                 here = reached.get(mutant.module, ())
                 if touched.intersection(here) if narrow else here:
                     cases[test := item.nodeid.split("[")[0]] += 1
-                    costs[item] = (item.path.name not in own, cases[test], cost)
+                    place = own.index(item.path.name) if item.path.name in own else len(own)
+                    costs[item] = (place, cases[test], cost)
             if costs:
                 break
         return sorted(costs, key=lambda item: costs[item])
