@@ -6,7 +6,8 @@
 `mutmut run` forks from a process that has imported everything, but leaves decorated functions and
 class bodies as they are, and offers survivors the whole suite, which takes too long here. This
 runner takes mutmut's operators, draws a sample per module, and gives each mutant the tests that
-reach its line, those of its module first, the fastest first, until one fails or its time is up.
+reach its line, those of its module first, a case of each before a second, the fastest first, until
+one fails or its time is up.
 What tests reach, and all verdicts, are kept in ``build/mutation``: delete it after a change to the
 code, which must not change meanwhile either; after a change to tests, ``--again`` will do. To
 measure first what tests reach takes a run of them all; ``--blind``, every test may reach all lines.
@@ -24,6 +25,7 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -39,35 +41,40 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step grid "
-    "noise parametrization precision reverse sde selection solver weighting",
+    "noise parametrization precision reverse sde sde_coefficients selection solver weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial",
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
-    "scoresde/conditioning": "conditional observation",
+    "scoresde/conditioning": "conditional masks observation",
     "scoresde/inference": "coordinates posterior",
-    "scoresde/planning": "plan",
+    "scoresde/planning": "gaussian_bed optimised_grid plan",
     "scoresde/data": "dequantization",
     "scoresde/app": "evaluation",
-    "solvers": "adaptive euler exponential heun langevin rungekutta sra",
+    "solvers": "adaptive euler exponential heun langevin recommendation rungekutta sra",
     "estimators": "denoising guidance mismatch mixture multiscale truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {
     **dict.fromkeys(("euler", "heun", "langevin", "rungekutta", "sra"), ("orders", "between")),
     **dict.fromkeys(MODULES["scoresde/schedules"].split(), ("schedules", "diagonal")),
-    "coefficients": ("diagonal", "sde", "limiting", "reverse", "no_noise"),
+    **dict.fromkeys(MODULES["scoresde/bases"].split(), ("laws",)),
+    **dict.fromkeys(MODULES["scoresde/planning"].split(), ("planning",)),
+    "blocks": ("diagonal", "solver"),
+    "coefficients": ("diagonal", "sde", "reverse", "no_noise", "limiting"),
     "conditional": ("conditioning", "compositions"),
-    "density": ("exact", "quadrature"),
+    "density": ("exact", "quadrature", "distribution"),
     "diagonal": ("sde",),
     "equation": ("sde", "diagonal", "reverse", "adapters"),
-    "estimator": ("parametrization", "no_noise", "wrappers", "undefined"),
+    "estimator": ("wrappers", "parametrization", "dtypes", "no_noise", "undefined"),
     "fixed_step": ("solver", "loop", "orders"),
+    "masks": ("conditioning", "compositions"),
     "observation": ("conditioning", "compositions"),
     "parametrization": ("no_noise",),
-    "plan": ("planning",),
     "reverse": ("sde", "diagonal", "adapters", "between"),
     "sde": ("diagonal", "reverse"),
+    "sde_coefficients": ("sde", "reverse", "diagonal", "adapters", "between"),
     "selection": ("conditioning", "compositions", "wrappers"),
+    "solver": ("modes", "empty", "loop", "cross"),
     "traces": ("exact",),
     "variational": ("prior_mean", "multiscale"),
 }
@@ -219,17 +226,20 @@ class Loop:
         return True
 
     def chosen(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
-        """Tests that reach a mutant: of its module first, fast first."""
+        """Tests that reach a mutant: of its module first, one case of each before a second."""
         touched = set(range(mutant.lines[0], mutant.lines[1] + 1))
         name, costs = Path(mutant.module).name, {}
         own = tuple(f"test_{known}.py" for known in (name, *ELSEWHERE.get(name, ())))
+        cases = Counter[str]()
         # what runs on import is reached by all tests of the module
         for narrow in (True, False) if mutant.warm else (False,):
             for item in items:
                 cost, reached = self.reach.get(item.nodeid, (2.0, {mutant.module: [*touched]}))
                 here = reached.get(mutant.module, ())
                 if touched.intersection(here) if narrow else here:
-                    costs[item] = (item.path.name not in own, cost)
+                    cases[test := item.nodeid.split("[")[0]] += 1
+                    place = own.index(item.path.name) if item.path.name in own else len(own)
+                    costs[item] = (place, cases[test], cost)
             if costs:
                 break
         return sorted(costs, key=lambda item: costs[item])

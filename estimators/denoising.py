@@ -154,7 +154,8 @@ class Denoising(Float64Constants, ScoreEstimator):
         return self._denoisers(at, condition)
 
     def _denoisers(self, at: Coefficients, condition: Any) -> Iterator[Denoiser]:
-        assert isinstance(at, DiagonalCoefficients)
+        if not isinstance(at, DiagonalCoefficients):
+            raise TypeError(f"at: expected what sde.at(times, like=z) says, got a {type(at)}")
         level, constant, skip, offset, scale, out = self._prepare(at)
         firsts = _affine(at, constant, skip)
         if self.baseline is not None:

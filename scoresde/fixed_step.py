@@ -23,11 +23,12 @@ class Step(NamedTuple):
     Attributes:
         fields: The equation at the solver's nodes; a little inside the step where rates jump at
             its end.
-        length: Of the step in time, ``(1,)``.
         decay: Of `scoresde.equation.Propagator`, ``(1 | m)``, as the others.
         gain: As well.
         noise_std: As well; None for an ODE.
         weights: What the solver has made of them, see `FixedStep.weights`.
+        lengths: Of all steps in time, ``(steps, 1)``.
+        place: Which of them this one is.
 
     Example:
         >>> import torch
@@ -42,11 +43,17 @@ class Step(NamedTuple):
     """
 
     fields: Sequence[Field]
-    length: Tensor
     decay: Tensor
     gain: Tensor
     noise_std: Tensor | None
     weights: Any
+    lengths: Tensor
+    place: int
+
+    @property
+    def length(self) -> Tensor:
+        """Of the step in time, ``(1,)``; a view that solvers which need none do not pay for."""
+        return self.lengths[self.place]
 
 
 _AHEAD = 2**18
@@ -124,11 +131,12 @@ class FixedStep(Solver):
         return map(
             Step,
             fields,
-            at.each((ends - starts).unsqueeze(-1)),
             at.each(ahead.decay),
             at.each(ahead.gain),
             itertools.repeat(None) if ahead.noise_std is None else at.each(ahead.noise_std),
             self.weights(ahead, kinks[:-1], at, memory),
+            itertools.repeat(at.cast((ends - starts).unsqueeze(-1))),
+            itertools.count(),
         )
 
     def run(self, y: Tensor, steps: Iterable[Step], noise: Noise) -> Tensor:

@@ -51,8 +51,11 @@ def broadcast(name: str, *shapes: Sequence[int]) -> torch.Size:
         >>> broadcast("x", (5, 1), (3,))
         torch.Size([5, 3])
     """
+    batches = [shape for shape in shapes if len(shape)]
+    if len(batches) < 2:
+        return torch.Size(batches[0] if batches else ())
     try:
-        return torch.Size(torch.broadcast_shapes(*shapes))
+        return torch.Size(torch.broadcast_shapes(*batches))
     except RuntimeError as error:
         got = " and ".join(str(tuple(shape)) for shape in shapes)
         raise ValueError(f"{name}: expected batches that fit each other, got {got}") from error

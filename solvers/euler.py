@@ -43,7 +43,8 @@ class EulerMaruyama(FixedStep):
     def step(self, y: Tensor, step: Step, noise: Noise, memory: Any) -> tuple[Tensor, None]:
         """See the class."""
         (field,) = step.fields
-        end = torch.addcmul(y, step.length, field.drift(y))
+        length = step.length
+        end = torch.addcmul(y, length, field.drift(y))
         if step.noise_std is not None:
-            end = end + step.length**0.5 * field.diffusion(y) * noise(y)
+            end = end + length**0.5 * field.diffusion(y) * noise(y)
         return end, None

@@ -42,10 +42,11 @@ class Heun(FixedStep):
     def step(self, y: Tensor, step: Step, noise: Noise, memory: Any) -> tuple[Tensor, None]:
         """See the class."""
         first, last = step.fields
-        half, start, shifted = step.length / 2, first.drift(y), y
+        length, start, shifted = step.length, first.drift(y), y
+        half = length / 2
         if step.noise_std is not None:
             # both at the old state: the equation is Ito's
             variance = (first.diffusion(y) ** 2 + last.diffusion(y) ** 2) * half
             shifted = torch.addcmul(y, variance.sqrt(), noise(y))
-        end = last.drift(torch.addcmul(shifted, step.length, start))
+        end = last.drift(torch.addcmul(shifted, length, start))
         return torch.addcmul(shifted, half, start + end), None

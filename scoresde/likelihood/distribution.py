@@ -34,7 +34,7 @@ class ScoreDistribution(TorchDistribution):
         solver: Draws samples.
         condition: What the estimator is conditioned on, ``(*batch_shape, *condition_shape)``.
             An estimator that holds a batch of conditions itself
-            (`scoresde.conditioning.condition`) needs none.
+            (`scoresde.condition`) needs none.
         condition_ndim: Number of axes of a single condition.
         method: Of densities, see `scoresde.log_prob`.
         trace: Of densities. Random probes are those of ``seed`` at every call: the density is

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoresde import Blocks
+from scoresde.blocks import folded
 
 sizes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(
     lambda sizes: {f"b{i}": n for i, n in enumerate(sizes)}
@@ -66,3 +67,72 @@ def test_equality_is_of_names_sizes_and_order():
 def test_no_block_and_empty_blocks_are_refused(bad):
     with pytest.raises(ValueError, match="sizes"):
         Blocks(bad)
+
+
+@given(sizes, st.data())
+def test_a_prefix_has_the_first_components_and_their_blocks(sizes, data):
+    blocks = Blocks(sizes)
+    dim = data.draw(st.integers(1, blocks.dim))
+    prefix = blocks.prefix(dim)
+    assert prefix.dim == dim
+    owners = [name for name, size in sizes.items() for _ in range(size)]
+    assert [name for name, size in prefix.sizes.items() for _ in range(size)] == owners[:dim]
+    assert blocks.prefix(blocks.dim) is blocks
+    shared, each, full = (torch.randn(2, width) for width in (1, len(blocks), blocks.dim))
+    assert torch.equal(blocks.cut(shared, prefix), shared)
+    assert torch.equal(blocks.cut(full, prefix), full[:, : dim if blocks.dim > 1 else 1])
+    cut = prefix.expand(blocks.cut(each, prefix))
+    wanted = blocks.expand(each).expand(2, blocks.dim)[:, :dim]
+    torch.testing.assert_close(cut.expand(2, dim), wanted, rtol=0, atol=0)
+
+
+@given(sizes, st.integers(1, 3))
+def test_copies_and_single_components_have_names_of_their_own(sizes, count):
+    blocks = Blocks(sizes)
+    copies, singles = blocks.repeated(count), blocks.singles()
+    assert list(copies.sizes.values()) == count * list(sizes.values())
+    assert list(copies.sizes)[-1] == f"{list(sizes)[-1]}.{count - 1}"
+    assert list(singles.sizes.values()) == [1] * blocks.dim
+    for (name, size), part in zip(sizes.items(), blocks.slices.values(), strict=True):
+        wanted = [name] if size == 1 else [f"{name}[{i}]" for i in range(size)]
+        assert list(singles.sizes)[part] == wanted
+
+
+@given(sizes, st.data())
+def test_values_of_different_widths_meet_on_components(sizes, data):
+    blocks = Blocks(sizes)
+    widths = st.sampled_from([1, len(blocks), blocks.dim])
+    values = [torch.randn(2, data.draw(widths)) for _ in range(3)]
+    for value, found in zip(values, blocks.alike(*values), strict=True):
+        assert torch.equal(blocks.expand(found), blocks.expand(value))
+        if len({v.shape[-1] for v in values} - {1}) < 2:
+            assert found is value
+        else:
+            assert found.shape[-1] in (1, blocks.dim)
+
+
+every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@every_precision
+def test_averages_are_of_blocks_whatever_their_size_and_of_what_is_known(dtype):
+    blocks, nan = Blocks({"a": 1, "b": 3}), torch.nan
+    for value, wanted in (
+        ([[2.0]], 2.0),
+        ([[1.0, 4.0]], 2.5),
+        ([[nan, 4.0]], 4.0),
+        ([[1.0, 2.0, 3.0, 7.0]], 2.5),
+        ([[1.0, 2.0, nan, 7.0]], 2.75),
+        ([[nan, 2.0, 3.0, 7.0]], 4.0),
+        ([[5.0, nan, nan, nan]], 5.0),
+    ):
+        found = blocks.average(torch.tensor(value, dtype=dtype))
+        torch.testing.assert_close(found, torch.tensor([wanted], dtype=dtype))
+
+
+@every_precision
+@given(size=st.integers(1, 40))
+def test_a_sum_is_that_of_a_row_alone(dtype, size):
+    rows = torch.randn(7, size, dtype=dtype)
+    torch.testing.assert_close(folded(rows), rows.sum(-1), rtol=1e-4, atol=1e-5)
+    assert torch.equal(folded(rows)[3:4], folded(rows[3:4]))

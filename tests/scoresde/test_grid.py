@@ -93,6 +93,13 @@ def test_times_that_do_not_decrease_within_the_range_are_refused(times):
         grids.check(sde, torch.tensor(times))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_may_be_all_of_the_range(dtype):
+    found = grids.check(sde, torch.tensor([1.0, 0.5, 0.0], dtype=dtype))
+    assert found.dtype == torch.float64
+    assert found.tolist() == [1.0, 0.5, 0.0]
+
+
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="steps"):
         grids.log_snr(sde, 0)

@@ -239,3 +239,48 @@ def test_an_sde_may_start_at_time_zero_and_no_earlier():
     assert OrnsteinUhlenbeck((2,), eps=0.0).eps == 0
     with pytest.raises(ValueError, match="eps, T: expected 0 <= eps < T"):
         OrnsteinUhlenbeck((2,), eps=-1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["forward", "flow", "reverse"])
+def test_what_an_unknown_sde_says_of_several_times(kind, dtype):
+    """Its drift and diffusion at each of them, and steps of Euler and Maruyama between them."""
+
+    class Ageing(OrnsteinUhlenbeck):
+        def f(self, t, y):
+            return -t * y
+
+        def g(self, t, y):
+            return (1 + t) * y
+
+    sde = Ageing((2,))
+    model = ScoreOnly(sde, lambda z, t: -2 * z - t)
+    equation, eta, sign = {
+        "forward": lambda: (sde, 1.0, 1),
+        "flow": lambda: (ProbabilityFlow(model), 0.0, 1),
+        "reverse": lambda: (ReverseSDE(model, 0.5), 0.5, -1),
+    }[kind]()
+    assert equation.stochastic == (eta > 0)
+    z, xi = torch.tensor([[1.0, -2.0]], dtype=dtype), torch.tensor([[0.3, 0.5]], dtype=dtype)
+    ts = sign * torch.tensor([[0.25], [0.5], [1.0]])
+    at = equation.at(ts, z)
+    for t, field in zip(ts[1:], at[1:].fields(), strict=True):
+        s = sign * t  # the SDE's time
+        g2, divergence = ((1 + s) * z) ** 2, 2 * (1 + s) ** 2 * z
+        pull = g2 * (-2 * z - s) + divergence if kind != "forward" else 0.0
+        drift = sign * (-s * z - (1 + eta**2) / 2 * pull)
+        wanted = {
+            "drift": drift,
+            "diffusion": eta * (1 + s) * z,
+            "forcing": sign * drift,  # in the SDE's time
+        }
+        for name, value in wanted.items():
+            torch.testing.assert_close(getattr(field, name)(z), value.to(dtype), msg=name)
+        noise = (1 + s) * z * xi  # `noise_std` has the factor
+        torch.testing.assert_close(field.increment(z, xi), noise.to(dtype))
+    step, h = at[:2].propagator(at[1:]), torch.tensor([[0.25], [0.5]])  # in the SDE's time
+    for name, value in (("decay", 1 + 0 * h), ("damping", 0 * h), ("h", h), ("gain", h)):
+        torch.testing.assert_close(getattr(step, name), value, msg=name)
+    assert (step.noise_std is None) == (eta == 0)
+    if eta:
+        torch.testing.assert_close(step.noise_std, eta * h.sqrt())

@@ -202,3 +202,24 @@ def test_noise_is_drawn_if_asked_for_and_only_then(name):
         build(name, 5, eta).sample(bed(), (2,), generator=noise)
         counts.append(noise.drawn)
     assert counts == [1, 6]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["ddim", "heun", "euler-maruyama"])
+def test_a_trajectory_ends_in_the_samples_by_the_times_of_the_grid(name, dtype):
+    model, solver = bed(), build(name)
+    walk = list(solver.trajectory(model, (4,), generator=seeds(3)[0], dtype=dtype))
+    times = torch.tensor([t for t, _ in walk])
+    torch.testing.assert_close(times, solver.times(model.sde))
+    assert all(z.shape == (4, 3) and z.dtype == dtype and not z.requires_grad for _, z in walk)
+    samples = solver.sample(model, (4,), generator=seeds(3)[0], dtype=dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(walk[-1][1], samples, rtol=tolerance, atol=tolerance)
+
+
+def test_a_grid_of_ones_own_is_shown_by_its_name():
+    def mine(sde, steps):
+        return torch.linspace(sde.T, sde.eps, steps + 1)
+
+    assert "grid=mine" in repr(DDIM(4, grid=mine))
+    assert "grid=log_snr" in repr(DDIM(4, grid="log_snr"))
