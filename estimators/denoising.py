@@ -74,10 +74,10 @@ class Denoising(Float64Constants, ScoreEstimator):
             stage's components as coefficients; for fewer than all, the coefficients themselves if
             None.
         observe: Which components are shown clean in training, drawn anew for every event:
-            a name in `scoresde.conditioning.masks.OBSERVED` or a function. Given it, the estimator has
-            vector time: the network hears a level of every component, ``(batch, n)``, and one
-            network learns every conditional; components that are NaN in the data are missing,
-            shown as noise and no part of the loss.
+            a name in `scoresde.conditioning.masks.OBSERVED` or a function. Given it, the estimator
+            has vector time: the network hears a level of every component, ``(batch, n)``, and one
+            network learns every conditional; components that are NaN in the data are missing, shown
+            as noise and no part of the loss.
         baseline: What the network corrects, an estimator under the same SDE; the best linear guess
             if None.
 
