@@ -15,7 +15,7 @@ TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 SKELETONS = dict(
     zip(
         ("schedules", "bases", "sdes", "estimators", "solvers"),
-        re.findall(r"```python\n(.*?)```", TEXT.partition("## Files to copy")[2], re.DOTALL),
+        re.findall(r"```py\n(.*?)```", TEXT.partition("## Files to copy")[2], re.DOTALL),
         strict=True,
     )
 )
