@@ -133,3 +133,4 @@ def built_in(group):
 
 
 SOLVERS = built_in("solvers")
+ADAPTIVE = {n for n, s in SOLVERS.items() if getattr(s, "laws", {}).get("adaptive")}

@@ -65,6 +65,7 @@ from scoresde.sde_coefficients import PlainCoefficients
 from scoresde.testing import (
     BasisLaws,
     EstimatorLaws,
+    NetworkLaws,
     ScheduleLaws,
     SDELaws,
     SolverLaws,
@@ -546,6 +547,36 @@ def learner(kind):
     return kind(bed(), ResidualMLP((3,), 16, 1))
 
 
+class Wide(ResidualMLP):
+    """Says more than it was asked for."""
+
+    def forward(self, x, noise_level, condition=None):
+        return super().forward(x, noise_level).repeat(1, 2)
+
+
+class InPlace(ResidualMLP):
+    def forward(self, x, noise_level, condition=None):
+        return super().forward(x.mul_(2.0), noise_level)
+
+
+class InCompany(ResidualMLP):
+    def forward(self, x, noise_level, condition=None):
+        return super().forward(x, noise_level) + x.mean(0, keepdim=True)
+
+
+class Rounded(ResidualMLP):
+    """Adds and takes away what float32 has no digits for."""
+
+    def forward(self, x, noise_level, condition=None):
+        return super().forward(x, noise_level) + x + 1e6 - 1e6
+
+
+class Unsaved(ResidualMLP):
+    def __init__(self, event_shape):
+        super().__init__(event_shape, 8, 1)
+        self.shift = torch.ones(3)
+
+
 @attrs.frozen
 class Strong(EulerMaruyama):
     strong_order = 1.5
@@ -750,6 +781,11 @@ def gaussian(kind):
             "generator that is given",
         ),
         (EstimatorLaws, lambda: learner(WrongTarget), "it_learns", "minimises the loss"),
+        (NetworkLaws, Wide, "events_go_in_and_come_out", "shape and dtype"),
+        (NetworkLaws, InPlace, "events_go_in_and_come_out", "not written on"),
+        (NetworkLaws, InCompany, "a_sample_does_not_depend_on_its_batch", "other samples"),
+        (NetworkLaws, Rounded, "single_precision", "a network: the prediction in float32"),
+        (NetworkLaws, Unsaved, "saved_and_loaded", "buffers.*shift"),
         (SolverLaws, Strong, "the_strong_order_it_declares", "strong order declared, 1.5"),
         (SolverLaws, Short, "a_walk_shows_where_it_has_been", "ends where integrate does"),
         (SolverLaws, Narrow, "drift_and_diffusion_are_enough", "dy = -y dt"),

@@ -62,3 +62,10 @@ def test_the_readme_shows_the_ten_lines():
 def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_files_that_the_walks_name_are_there():
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    named = re.findall(r"`((?:scoresde|estimators|solvers)/[\w/]*(?:\.py)?)`", page)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).exists()] == []

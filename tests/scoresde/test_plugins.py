@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections import OrderedDict
 
+import distributions
 import pytest
 
 from scoresde import plugins
@@ -19,11 +20,7 @@ def install(tmp_path, monkeypatch):
 
     def install(name, entries, source="class A: pass\n", group="scoresde.solvers", folder="site"):
         root = tmp_path / folder
-        info = root / f"{name.replace('-', '_')}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{group}]\n{entries}\n")
-        (root / f"{name.replace('-', '_')}_plugin.py").write_text(source)
+        distributions.write(root, name, group, entries, source)
         if str(root) not in sys.path:
             monkeypatch.syspath_prepend(str(root))
         plugins.refresh()

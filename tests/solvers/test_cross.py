@@ -4,7 +4,7 @@ import pytest
 import torch
 from laws import events, extrapolate, law, marginal, with_true_prior
 from models import SOLVERS, ExactDenoising, OrnsteinUhlenbeck, ScoreOnly
-from strategies import SCHEDULES, gaussian, mixture, rotation
+from strategies import gaussian, mixture, rotation
 from torch.distributions import MultivariateNormal
 
 from estimators import GaussianMixture
@@ -83,17 +83,16 @@ ESTIMATORS = {
     "score only": lambda exact: ScoreOnly(exact.sde, exact.score),
     "score only, no kernel": stranger,
 }
-# steps for the ODE and for the SDE; explicit methods need more to be stable
+# steps for the ODE and for the SDE: as many as explicit methods need to be stable, or fewer
+ENOUGH = (48, 48)
 STEPS = {
     "adaptive": (24, None),
     "ddim": (24, 40),
-    "euler-maruyama": (48, 48),
     "exponential-multistep": (16, 20),
     "exponential-runge-kutta": (12, None),
     "heun": (24, 32),
     "sra": (24, 32),
     "torchdiffeq": (1, None),
-    "torchsde": (48, 48),
 }
 PAIRS = [
     (name, eta)
@@ -110,11 +109,6 @@ def agree(found, truth, tolerance):
     assert (covariance - true_covariance).norm() < tolerance * true_covariance.norm()
 
 
-def test_all_solvers_and_schedules_are_here():
-    assert set(STEPS) == set(SOLVERS)
-    assert set(BUILD) == set(SCHEDULES)
-
-
 @pytest.mark.parametrize("schedule", BUILD)
 @pytest.mark.parametrize(
     ("estimator", "shape"), [("gaussian", "uniform"), *((e, "non-uniform") for e in ESTIMATORS)]
@@ -124,7 +118,7 @@ def test_samples_have_the_datas_moments(name, eta, estimator, schedule, shape): 
     """Exact moments of the samples, extrapolated in the steps at the order declared."""
     exact = with_true_prior(gaussian(SHAPES[shape](BUILD[schedule]()), 11))
     model = ESTIMATORS[estimator](exact)
-    steps, order = STEPS[name][eta > 0], declared(name, eta)
+    steps, order = STEPS.get(name, ENOUGH)[eta > 0], declared(name, eta)
     if estimator == "score only, no kernel":
         # exponential solvers are explicit then, and take the noise of a step at its start
         steps = max(96 if name == "exponential-multistep" else 48, steps)

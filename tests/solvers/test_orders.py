@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from laws import marginal, push, with_true_prior
-from models import SOLVERS, ScoreOnly
+from models import ADAPTIVE, SOLVERS, ScoreOnly
 from strategies import gaussian, mixture
 
 from scoresde import (
@@ -56,7 +56,7 @@ METHODS = {
     "torchdiffeq-rk4": TorchDiffEq(method="rk4"),
     "torchsde-milstein": TorchSDE(method="milstein"),
     "torchsde-srk": TorchSDE(method="srk"),
-    **{name: SOLVERS[name]() for name in sorted({*SOLVERS} - {"adaptive", "torchdiffeq"})},
+    **{name: SOLVERS[name]() for name in sorted({*SOLVERS} - ADAPTIVE)},
     **{
         f"multistep-{order}-{'corrected' if corrected else 'predicted'}": ExponentialMultistep(
             order=order, corrected=corrected
