@@ -46,63 +46,56 @@ class _Prepared(NamedTuple):
 class Denoising(Float64Constants, ScoreEstimator):
     """A network trained by denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
 
-        The network sees events, whatever the basis: with ``m`` and ``sd`` the data's mean and
-        standard deviation in coefficients and ``V = alpha^2 sd^2 + sigma^2``,
+    The network sees events, whatever the basis: with ``m`` and ``sd`` the data's mean and
+    standard deviation in coefficients and ``V = alpha^2 sd^2 + sigma^2``,
 
-            D = m + c_skip (z - alpha m) + c_out U F(U^T (z - alpha m)/sqrt(V), c_noise),
+        D = m + c_skip (z - alpha m) + c_out U F(U^T (z - alpha m)/sqrt(V), c_noise),
 
-        where ``c_noise = level/4`` is EDM's ``log(sigma)/4`` for any schedule (for a non-uniform
-        SDE, the blocks' average) and ``(c_skip, c_out)`` are the parametrisation's. Scales per band
-        matter more than anything else: measure them with `measure`.
+    where ``c_noise = level/4`` is EDM's ``log(sigma)/4`` for any schedule (for a non-uniform
+    SDE, the blocks' average) and ``(c_skip, c_out)`` are the parametrisation's. Scales per band
+    matter more than anything else: measure them with `measure`.
 
-        What precedes the network is all that is known of a Gaussian. Where more is known, a
-        ``baseline`` takes its place, ``D = D_baseline + c_out F``: a network that says
-        nothing is then as good as that.
+    What precedes the network is all that is known of a Gaussian. Where more is known, a
+    ``baseline`` takes its place, ``D = D_baseline + c_out F``: a network that says
+    nothing is then as good as that.
 
-        Args:
-            sde: How data are diffused.
-            network: ``network(x, noise_level)`` or ``network(x, noise_level, condition)``; events
-                ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
-            parametrization: What the network predicts; see `scoresde.parametrization`.
-            weighting: What the loss cares about; see `scoresde.weighting`.
-            times: Density of training times: a grid's name or function.
-            data_mean: ``m``, along the component axis.
-            data_std: ``sd``, along the component axis.
-            stage: Where and on how many components the network works; throughout and on all of
-                them if None.
-            network_basis: The basis whose events the network sees instead of the SDE's, with the
-                stage's components as coefficients; for fewer than all, the coefficients themselves if
-                None.
-            observe: Which components are shown clean in training, drawn anew for every event:
-    <<<<<<< HEAD
-                a name in `scoresde.conditioning.masks.OBSERVED` or a function. The estimator then has
-                vector time: the network is given a noise level per component, ``(batch, n)``, and one
-                network learns every conditional; components that are NaN in the data are missing,
-                shown as noise and no part of the loss.
-    =======
-                a name in `scoresde.conditioning.masks.OBSERVED` or a function. Given it, the estimator
-                has vector time: the network hears a level of every component, ``(batch, n)``, and one
-                network learns every conditional; components that are NaN in the data are missing, shown
-                as noise and no part of the loss.
-    >>>>>>> main
-            baseline: What the network corrects, an estimator under the same SDE; the best linear guess
-                if None.
+    Args:
+        sde: How data are diffused.
+        network: ``network(x, noise_level)`` or ``network(x, noise_level, condition)``; events
+            ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
+        parametrization: What the network predicts; see `scoresde.parametrization`.
+        weighting: What the loss cares about; see `scoresde.weighting`.
+        times: Density of training times: a grid's name or function.
+        data_mean: ``m``, along the component axis.
+        data_std: ``sd``, along the component axis.
+        stage: Where and on how many components the network works; throughout and on all of
+            them if None.
+        network_basis: The basis whose events the network sees instead of the SDE's, with the
+            stage's components as coefficients; for fewer than all, the coefficients themselves if
+            None.
+        observe: Which components are shown clean in training, drawn anew for every event:
+            a name in `scoresde.conditioning.masks.OBSERVED` or a function. The estimator then
+            has vector time: the network is given a noise level per component, ``(batch, n)``; one
+            network learns every conditional; components that are NaN in the data are missing, shown
+            as noise and no part of the loss.
+        baseline: What the network corrects, an estimator under the same SDE; the best linear guess
+            if None.
 
-        Raises:
-            TypeError: If the network cannot be called, or a stage, a basis or the baseline is
-                none.
-            ValueError: If a name is unknown, a scale or the network's basis does not fit the SDE's, or
-                the baseline has another SDE.
+    Raises:
+        TypeError: If the network cannot be called, or a stage, a basis or the baseline is
+            none.
+        ValueError: If a name is unknown, a scale or the network's basis does not fit the SDE's, or
+            the baseline has another SDE.
 
-        Example:
-            >>> import torch
-            >>> from estimators import Denoising, ResidualMLP
-            >>> from scoresde import EDM, DiagonalSDE, Identity
-            >>> sde = DiagonalSDE(EDM(), Identity((2,)))
-            >>> model = Denoising(sde, ResidualMLP((2,), width=16, depth=1), data_std=2.0)
-            >>> model.loss(torch.randn(8, 2)).backward()
-            >>> model.denoise(torch.ones(1, 2), 2.0).detach()  # untrained: the best linear guess
-            tensor([[0.5000, 0.5000]])
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> sde = DiagonalSDE(EDM(), Identity((2,)))
+        >>> model = Denoising(sde, ResidualMLP((2,), width=16, depth=1), data_std=2.0)
+        >>> model.loss(torch.randn(8, 2)).backward()
+        >>> model.denoise(torch.ones(1, 2), 2.0).detach()  # untrained: the best linear guess
+        tensor([[0.5000, 0.5000]])
     """
 
     references = "vincent2011 song2021 karras2022 kingma2021"
