@@ -394,7 +394,7 @@ class TakingThree(Taking):
 def test_networks_that_cannot_be_called_are_refused_at_once():
     sde = DiagonalSDE(VP(), Identity((2,)))
     with pytest.raises(
-        TypeError, match=r"network: .* network\(x, level\), got Taking\.forward\(x\)"
+        TypeError, match=r"network: .* network\(x, noise_level\), got Taking\.forward\(x\)"
     ):
         Denoising(sde, Taking())
     for network in (
