@@ -457,10 +457,11 @@ def asked(made, dtype):
 def test_arguments(name, dtype, data):
     factory = plugins.get(*name.split("/"))
     parameters = inspect.signature(factory).parameters
+    given = {**getattr(factory, "example", {}), **GIVEN}
     arguments = {
-        k: in_precision(GIVEN[k], dtype)
+        k: in_precision(given[k], dtype)
         for k, p in parameters.items()
-        if k in GIVEN and p.default is p.empty
+        if k in given and p.default is p.empty
     }
     # a billion layers are built if one asks for them
     changeable = sorted(set(parameters) - {"depth", "width", "hidden", "prior"})

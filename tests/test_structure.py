@@ -9,9 +9,12 @@ import re
 import tokenize
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from scoresde import plugins
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("scoresde", "estimators", "solvers")
@@ -136,9 +139,18 @@ def test_no_module_imports_itself_in_the_end():
 
 # Names.
 
+BUILT_IN = {
+    name
+    for group in ("estimators", "networks", "solvers")
+    for name, plugin in plugins.available(group).items()
+    if plugin.distribution == "scoresde" and find_spec(name) is None  # the name of a library
+}
+
 
 @pytest.mark.parametrize("name", [m for m in MODULES if m.split(".")[0] == "scoresde"])
 def test_the_language_names_nothing_that_is_built_in(name):
     """Neither in code nor in words: examples of docstrings alone use estimators and solvers."""
     source = re.sub(r"(?m)^\s*(>>>|\.\.\.) .*$", "", MODULES[name].read_text())
     assert re.findall(r"\b(?:estimators|solvers)\.[A-Za-z_]\w*", source) == []
+    strings = {node.value for node in ast.walk(tree(name)) if isinstance(node, ast.Constant)}
+    assert strings & BUILT_IN == set()

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ScoreOnly
-from strategies import mixtures, sdes, states, times
+from strategies import gaussian, mixtures, sdes, states, times
 
+from scoresde import VP, DiagonalSDE, Identity
 from scoresde import parametrization as forms
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -103,3 +104,16 @@ def test_a_clean_component_is_what_it_is_beside_noisy_ones(name, dtype):
     noisy = forms.parametrization(name)(alpha[1], sigma[1], torch.tensor(2.0, dtype=dtype))
     assert (float(found.skip[0]), float(found.out[0])) == (1.0, 0.0)
     torch.testing.assert_close((found.skip[1], found.out[1]), tuple(noisy))
+
+
+@pytest.mark.parametrize("times", [torch.float32, torch.float64])
+@pytest.mark.parametrize("state", [torch.float32, torch.float64])
+def test_answers_have_the_dtype_of_the_state_whatever_that_of_the_times(state, times):
+    model = gaussian(DiagonalSDE(VP(), Identity((2,)), [1.0, 0.6]), 2)
+    z, t = torch.randn(3, 2, dtype=state), torch.tensor([0.2, 0.5, 0.9], dtype=times)
+    by_score = ScoreOnly(model.sde, model.score)
+    for question in (model.denoise, model.score, model.noise, model.velocity, by_score.denoise):
+        found = question(z, t)
+        assert found.dtype == state
+        alone = torch.cat([question(z[i : i + 1], float(t[i])) for i in range(3)])
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)

@@ -176,3 +176,29 @@ def test_moments_have_derivatives_however_long_a_step_is(dtype):
     first, second = moments(x)
     (slope,) = torch.autograd.grad(first.sum(), x)
     torch.testing.assert_close(slope, (second - first**2).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("damping", "before", "step", "used"),
+    [
+        (0.1, 0.3, 0.3, 0.3),
+        (0.1, 0.02, 0.3, 0.15),  # half of a short step at least
+        (2.0, 0.5, 0.4, 0.5),  # a long one: all of it, times its damping over 0.5 until then
+        (1.0, 0.1, 0.3, 0.6 * 0.3),
+        (2.0, 0.4, 2.0, 2.0),
+        (2.0, 2.0, 2.0, 2.0),
+        (2.0, 3.0, 2.0, 3.0),
+    ],
+)
+def test_a_slope_is_not_taken_from_a_step_much_shorter(damping, before, step, used, dtype):
+    """It is ``v_1 h`` over the step before, or over as much as the longer step allows."""
+    sde = Polynomial(torch.zeros(1), damping, torch.ones(2))
+    ts = torch.tensor([0.0, before, before + step])
+    solver = ExponentialMultistep(order=2, corrected=False)
+    *_, last = solver.prepare(sde, ts, torch.zeros(1, 2, dtype=dtype))
+    first, _ = moments(torch.tensor(damping * step))
+    slope = (first * step / used).expand(2)
+    gain = -math.expm1(-damping * step) / damping
+    for found, wanted in zip(last.weights.opening, (1 + slope, -slope), strict=True):
+        torch.testing.assert_close(found, (gain * wanted).to(dtype))

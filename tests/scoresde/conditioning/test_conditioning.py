@@ -39,6 +39,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 SCHEDULES = {"VP": VP, "VE": lambda: VE(0.01, 200.0), "LogLinear": LogLinear}
 every_schedule = pytest.mark.parametrize("kind", SCHEDULES)
+every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 correlations = numbers(0.1, 0.9)
 
 
@@ -487,3 +488,35 @@ def joint():
 def test_bad_conditions(wrong, error, message):
     with pytest.raises(error, match=message):
         wrong()
+
+
+@every_precision
+@every_schedule
+def test_what_is_observed_enters_with_its_noise_in_the_dtype_of_the_state(kind, dtype):
+    """``alpha y + sigma xi``: two draws with the same numbers differ by the means."""
+    known, _ = wide(kind, x=1.0, y=0.7)
+    sde, (stage,) = known.sde, known.sde.stages()
+    entered = [
+        s.append(torch.zeros(2, 0, dtype=dtype), stage, Noise(torch.Generator().manual_seed(0)))
+        for s in (sde, condition(known.joint, y=torch.zeros(2, 2)).sde)
+    ]
+    assert entered[0].dtype == entered[1].dtype == dtype
+    alpha = sde.kernel(torch.tensor([sde.T])).alpha.expand(5)
+    wanted = alpha * sde.observation.pin(torch.zeros(2, 5))
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-12
+    found = entered[0] - entered[1]
+    torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
+
+
+@every_precision
+@pytest.mark.parametrize("held", [False, True])
+def test_a_conditional_answers_at_times_one_by_one(held, dtype):
+    known, _ = wide("VP", held, x=1.0, y=0.7)
+    z, t = torch.randn(2, 5, dtype=dtype), torch.tensor([0.3, 0.8], dtype=dtype)
+    for times in (t, t.unsqueeze(-1)):
+        for question in (known.denoise, known.score):
+            found = question(z, times)
+            assert found.dtype == dtype
+            for row in range(2):
+                alone = question(z, t[row])[row]  # each has its own observation
+                torch.testing.assert_close(found[row], alone)
