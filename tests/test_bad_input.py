@@ -93,7 +93,7 @@ CASES = {
         lambda: Denoising(SDE_, Wrong()).denoise(Z, 0.5), ValueError, r"network: .*\(2, 4\).*\(2, 1\)"),
     "network with an output of its library": (
         lambda: Denoising(SDE_, Returns(Output)).denoise(Z, 0.5), ValueError,
-        r"network: .*\(2, 4\).* got an? Output, no tensor: wrap .* network\(x, level\)\.sample$"),
+        r"network: .*\(2, 4\).* got an? Output, no tensor: wrap .* network\(x, noise_level\)\.sample$"),
     "network with two outputs": (
         lambda: Denoising(SDE_, Returns(lambda x: (x, x))).denoise(Z, 0.5), ValueError,
         r"network: .*\(2, 4\).* got a tuple, no tensor: wrap .*, or the part of it"),
