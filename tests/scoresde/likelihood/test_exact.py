@@ -350,3 +350,31 @@ def test_frugal_gradients_are_the_same(method):
     assert sum(s is not None for s in slopes[0]) == len(inputs)
     for plain, again in zip(*slopes, strict=True):
         torch.testing.assert_close(again, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_densities_have_second_derivatives(dtype):
+    """Of a Gaussian: minus the inverse covariance, here that after the first instant."""
+    sde = DiagonalSDE(VP(eps=0.05), Identity((2,)))
+    model = Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, 0.3], [0.3, 0.5]]))
+    x = torch.tensor([0.4, -0.2], dtype=dtype)
+
+    def density(x):
+        return log_prob(model, x.unsqueeze(0), Quadrature(40)).value[0]
+
+    found = torch.autograd.functional.hessian(density, x)
+    law = model.marginal(torch.tensor([sde.eps]))
+    wanted = torch.autograd.functional.hessian(
+        lambda x: law.log_prob(x.unsqueeze(0))[0], x.double()
+    )
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_a_flow_with_its_integrals_has_no_noise():
+    flow = ProbabilityFlow(diagonal(UNIFORM_OR_NOT["non-uniform"]()))
+    z, t = torch.randn(2, 3), torch.tensor(0.4)
+    density = DensityFlow(flow, ExactTrace(), ExactTrace().probes(z, Noise()))
+    y = density.start(z)
+    assert not density.stochastic
+    for diffusion in (density.g(t, y), density.field(t, y).diffusion(y)):
+        assert torch.equal(diffusion, torch.zeros_like(y))

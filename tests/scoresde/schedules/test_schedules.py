@@ -303,3 +303,14 @@ def test_a_learned_path_is_a_path_wherever_its_units_are(slope, centre, dtype):
     # in the middle of a step a rounding error of time is the step itself
     there = ((u.flatten() - centre).abs() > 1e-6) | (slope < 10)
     torch.testing.assert_close(log_snr.flatten()[there], exact[there], atol=close, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_schedule
+@given(data=st.data())
+def test_rates_where_sampling_ends_are_those_just_before(kind, dtype, data):
+    """Steps look at ``eps`` from later times: where a rate jumps there, it is that above."""
+    schedule = data.draw(schedules(kind))
+    t = torch.tensor([[schedule.eps], [schedule.eps * (1 + 1e-4)]], dtype=dtype)
+    for rate in (schedule.read(t).f, schedule.read(t).g2):
+        torch.testing.assert_close(rate[0], rate[1], rtol=2e-3, atol=1e-9)
