@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from scoresde import plugins
 from scoresde.bases import Identity
-from scoresde.checks import expect
+from scoresde.checks import choice, expect
 from scoresde.diagonal import DiagonalSDE
 from scoresde.schedules import VP
 from scoresde.testing.bases import BasisLaws
@@ -99,6 +99,7 @@ def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
 
     Raises:
         TypeError: If it needs something of which nothing is known.
+        ValueError: If its own example is of an argument that it does not take.
 
     Example:
         >>> from estimators import Gaussian
@@ -109,8 +110,10 @@ def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
     supplied_arguments, meanings = supplied(group), getattr(factory, "supplied", {})
     parameters = inspect.signature(factory).parameters
     # a class may be made of other things than its parent, whose example it has
-    example = getattr(factory, "example", {}).items()
-    arguments = {name: value for name, value in example if name in parameters}
+    example = getattr(factory, "example", {})
+    for name in vars(factory).get("example", {}):
+        choice("example", name, *parameters)
+    arguments = {name: value for name, value in example.items() if name in parameters}
     for name, parameter in parameters.items():
         by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if name not in arguments and by_name and parameter.default is parameter.empty:
@@ -133,6 +136,9 @@ def conforming(group: str, name: str, factory: Callable[..., Any], **settings: A
         factory: Makes one of `arguments`; a solver besides of ``steps`` and ``eta``.
         settings: Attributes of the laws, beside those that the factory says in ``laws``.
 
+    Raises:
+        ValueError: If there is no such group, or its laws have no such attribute.
+
     Example:
         >>> from scoresde import VP
         >>> from scoresde.testing.conformance import conforming
@@ -143,7 +149,10 @@ def conforming(group: str, name: str, factory: Callable[..., Any], **settings: A
         of_solver = {} if steps is None else {"steps": steps, "eta": eta}
         return factory(**{**arguments(group, factory), **of_solver})
 
+    choice("group", group, *LAWS)
     options = {**getattr(factory, "laws", {}), **settings}
+    for option in options:
+        choice("laws", option, *(known for known in dir(LAWS[group]) if known[0] != "_"))
     if group == "networks":
         options.setdefault("event_shape", getattr(factory, "example", {}).get("event_shape", (3,)))
     title = "_".join(["Test", group, *re.findall(r"\w+", name)])

@@ -55,13 +55,11 @@ def test_an_example_is_of_the_arguments_that_there_are():
     """A child that is made of other things has its parent's."""
 
     class Child(DiagonalSDE):
-        def __init__(self, basis, rate):
+        def __init__(self, basis):
             super().__init__(None, basis)
 
-        example = {**DiagonalSDE.example, "rate": 2.0}  # noqa: RUF012
-
     assert "speeds" in arguments("sdes", DiagonalSDE)
-    assert arguments("sdes", Child).keys() == {"basis", "rate"}
+    assert arguments("sdes", Child).keys() == {"basis"}
 
 
 def test_an_argument_that_nobody_knows_is_named():
@@ -87,3 +85,21 @@ def test_an_estimator_says_whether_it_is_exact(dtype):
 def test_what_is_said_of_one_is_said_last():
     assert not conforming("estimators", "gaussian", Gaussian, exact=False).exact
     assert isinstance(conforming("bases", "identity", Identity)().make(), Identity)
+
+
+class Misspelt(Gaussian):
+    example = {"average": [0.0, 0.0, 0.0]}  # noqa: RUF012
+    laws = {"exakt": True}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: arguments("estimators", Misspelt), r"example: .*'average'"),
+        (lambda: conforming("estimators", "mine", Misspelt), r"laws: .*'exakt'"),
+        (lambda: conforming("solver", "mine", Misspelt), r"group: .*'solver'"),
+    ],
+)
+def test_what_would_be_lost_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
