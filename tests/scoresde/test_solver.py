@@ -6,7 +6,7 @@ from laws import law, with_true_prior
 from models import SOLVERS, ScoreOnly, Warped
 from strategies import gaussian, mixture, per_schedule, sdes, uniform_sdes
 
-from estimators import Denoising, ResidualMLP
+from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import VE, VP, DiagonalSDE, Haar, Identity, Noise
 from scoresde.grid import GRIDS
 from scoresde.reverse import ReverseSDE
@@ -223,3 +223,21 @@ def test_a_grid_of_ones_own_is_shown_by_its_name():
 
     assert "grid=mine" in repr(DDIM(4, grid=mine))
     assert "grid=log_snr" in repr(DDIM(4, grid="log_snr"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_corrector_runs_after_every_step_at_the_time_where_it_ends(dtype):
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    model = Gaussian(sde, torch.zeros(2), torch.eye(2))
+    calls, states = [], []
+
+    def corrector(reverse, z, t, noise):
+        calls.append((reverse.eta, float(t)))
+        states.append(z)
+        return z + 1
+
+    solver = DDIM(5, eta=0.5, corrector=corrector)
+    x = solver.sample(model, (3,), dtype=dtype)
+    assert calls == [(0.5, float(t)) for t in solver.times(sde)[1:]]
+    torch.testing.assert_close(x, states[-1] + 1)
+    assert {z.dtype for z in states} == {dtype}
