@@ -48,7 +48,6 @@ class Blocks:
         self.dim = ends[-1]
         self._slices = {k: slice(*v) for k, v in zip(sizes, itertools.pairwise(ends), strict=True)}
         self._prefixes: dict[int, Blocks] = {self.dim: self}
-        self._places: dict[torch.device, Tensor] = {}
 
     def singles(self) -> Blocks:
         """Every component by itself, named ``block[i]``, or as its block if it is alone there."""

@@ -186,8 +186,7 @@ class PlainCoefficients(SDECoefficients):
 
     def propagator(self, end: PlainCoefficients) -> Propagator:
         """Nothing is known of the drift: a step of Euler and Maruyama."""
-        step = _plain_step(self.t, end.t)
-        return step if self.sde.stochastic else step._replace(noise_std=None)
+        return _plain_step(self.t, end.t, float(self.sde.stochastic))
 
     def fields(self) -> Iterator[Field]:
         """All of the drift is forcing."""
@@ -242,9 +241,7 @@ class PlainReverse(ReverseCoefficients):
 
     def propagator(self, end: PlainReverse) -> Propagator:
         """As forward."""
-        step = _plain_step(self.t, end.t)
-        noise_std = self.eta * step.h.abs().sqrt() if self.eta else None
-        return step._replace(noise_std=noise_std)
+        return _plain_step(self.t, end.t, self.eta)
 
     def fields(self) -> Iterator[Field]:
         """All of the drift is forcing."""
@@ -276,9 +273,10 @@ class PlainReverse(ReverseCoefficients):
         return sde.f(t, z) - (1 + self.eta**2) / 2 * pull
 
 
-def _plain_step(t: Tensor, s: Tensor) -> Propagator:
+def _plain_step(t: Tensor, s: Tensor, eta: float) -> Propagator:
     h = s - t
-    return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), h.abs().sqrt())
+    noise_std = eta * h.abs().sqrt() if eta else None
+    return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), noise_std)
 
 
 def _variance(sde: Equation, t: Tensor, z: Tensor) -> tuple[Tensor, PullBack]:

@@ -197,7 +197,7 @@ class DensityCoefficients(Coefficients):
         flow = self.flow
         # where nothing moves the quotient by it is 0, and so are its derivatives
         rate = flow.length_rate.masked_fill(flow.length_rate == 0, torch.inf)
-        rates = (flow.cast(v).unbind() for v in (flow.slope, flow.response, rate))
+        rates = (flow.each(v) for v in (flow.slope, flow.response, rate))
         for field, *values in zip(flow.fields(), *rates, strict=True):
             forcing, drift = (
                 partial(self._forcing, field, *values),

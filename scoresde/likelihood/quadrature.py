@@ -25,7 +25,6 @@ from scoresde.equation import Propagator
 from scoresde.grid import Grid, at_discontinuity, one_sided, segments
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
-from scoresde.precision import precision
 from scoresde.sde import SDE
 from scoresde.sde_coefficients import ReverseCoefficients
 from scoresde.solver import grid_field
@@ -175,9 +174,7 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
     stacked = torch.stack(states)
     forcing, diagonal = (torch.stack(values) for values in zip(*evaluated, strict=True))
     score = seen.score(stacked, forcing)
-    wide = torch.empty(z.shape[-1], dtype=precision(z.device), device=z.device)
-    own = density.flow.at(exact.t, wide)
-    return _Nodes(own, *(v.to(wide) for v in (stacked, forcing, score, diagonal)))
+    return _Nodes(exact, *(v.to(exact.t) for v in (stacked, forcing, score, diagonal)))
 
 
 def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
