@@ -14,6 +14,7 @@ distribution offers is tested at once by `conformance`.
 
 from scoresde.testing.bases import BasisLaws
 from scoresde.testing.conformance import conformance
+from scoresde.testing.device_calls import DeviceCalls
 from scoresde.testing.estimators import EstimatorLaws
 from scoresde.testing.measures import (
     Brownian,
@@ -34,6 +35,7 @@ from scoresde.testing.solvers import SolverLaws
 __all__ = [
     "BasisLaws",
     "Brownian",
+    "DeviceCalls",
     "EstimatorLaws",
     "Impulses",
     "NetworkLaws",
