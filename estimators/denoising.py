@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,24 +10,41 @@ import torch
 from torch import Tensor, nn
 
 from estimators.mismatch import check_range, check_standard
+from estimators.prediction import expect_arguments, predictor, seen_basis
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
-from scoresde.bases import Basis, Identity
+from scoresde.bases import Basis
 from scoresde.checks import expect, instance, readable
 from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
-from scoresde.grid import Grid, TimeDistribution, grid, restrict
+from scoresde.grid import Grid, grid, restrict
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precision import Float64Constants, Numbers, network_dtype
 from scoresde.sde import SDE, Stage
+from scoresde.time_distribution import TimeDistribution
 from scoresde.weighting import Weighting, WeightingInputs
 
 _CLEAN = -8.0
 """The level that a network hears of for what is clean, whose own is minus infinity."""
+
+
+class _Preconditioning(NamedTuple):
+    """What parametrisation and weights are made of, with ``k`` times in front.
+
+    Where data are ``clean``, ``sigma`` is 1 in it, and ``plain`` is the parametrisation of that.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    clean: Tensor
+    plain: Affine
+    form: Affine
+    scale: Tensor
+    """``sqrt(V)``."""
 
 
 class _Prepared(NamedTuple):
@@ -121,13 +136,13 @@ class Denoising(Float64Constants, ScoreEstimator):
     ) -> None:
         super().__init__(sde)
         instance("network", network, Callable)  # type: ignore[arg-type]
-        _expect_arguments(network)
+        expect_arguments(network)
         self.network = network
         self.parametrization = forms.parametrization(parametrization)
         self.weighting = weightings.weighting(weighting)
         self.stage = Stage(sde.T, sde.eps, sde.basis.dim) if stage is None else stage
         instance("stage", self.stage, Stage)
-        self.network_basis = _seen(network_basis, sde.basis, self.stage.dim)
+        self.network_basis = seen_basis(network_basis, sde.basis, self.stage.dim)
         self.observe = None if observe is None else observed(observe)
         if baseline is not None:
             instance("baseline", baseline, ScoreEstimator)
@@ -156,24 +171,37 @@ class Denoising(Float64Constants, ScoreEstimator):
     def _denoisers(self, at: Coefficients, condition: Any) -> Iterator[Denoiser]:
         if not isinstance(at, DiagonalCoefficients):
             raise TypeError(f"at: expected what sde.at(times, like=z) says, got a {type(at)}")
+        predict = predictor(self.network, self.network_basis, at.like, condition)
+        if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not self._is_centred:
+            return map(partial(partial, _centred, predict), *self._prepare_centred(at))
         level, constant, skip, offset, scale, out = self._prepare(at)
         firsts = _affine(at, constant, skip)
         if self.baseline is not None:
             firsts = self.baseline.denoisers(at)
-        inputs, predict = _affine(at, offset, scale), self._predictor(at, condition)
-        steps = (firsts, inputs, at.each(out), level.unbind())
+        steps = (firsts, _affine(at, offset, scale), at.each(out), level.unbind())
         return map(partial(partial, _corrected, predict), *steps)
 
     def _prepare(self, at: DiagonalCoefficients) -> _Prepared:
         """What depends on times alone, with ``k`` of each in front."""
-        form, alpha, scale = self._coefficients(at)
+        alpha, _, _, _, form, scale = self._preconditioning(at)
         level, constant, offset = self._level(at), None, None
-        if not _is_zero(self.data_mean):
+        if not self._is_centred:
             mean, alpha, scale, skip = at.blocks.alike(
                 self._data("data_mean", at), alpha, scale, form.skip
             )
             constant, offset = mean - skip * alpha * mean, -alpha * mean / scale
         return _Prepared(level, constant, form.skip, offset, 1 / scale, form.out)
+
+    def _prepare_centred(self, at: DiagonalCoefficients) -> Iterator[Sequence[Tensor]]:
+        """As `_prepare`, for times of many events: of states less their mean ``alpha m``.
+
+        What is subtracted is never formed; of few times it is, once for many steps.
+        """
+        alpha, _, _, _, form, scale = self._preconditioning(at)
+        mean = at.cast(self._data("data_mean", at)).expand(len(at.t), -1)
+        yield mean.unbind()
+        yield from map(at.each, (alpha, form.skip, 1 / scale, form.out))
+        yield self._level(at).unbind()
 
     def _level(self, at: DiagonalCoefficients) -> Tensor:
         """What the network hears of the noise, ``(k, rows)`` or of every component."""
@@ -191,33 +219,6 @@ class Denoising(Float64Constants, ScoreEstimator):
         )
         rows = at.like.shape[:-1].numel()
         return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
-
-    def _predictor(self, at: Coefficients, condition: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network between coefficients: of states in its units, and their levels.
-
-        Events, levels and conditions come to it in the dtype of its weights, whatever the state's.
-        """
-        network, basis, state_dtype = self.network, self.network_basis, at.like.dtype
-        weights_dtype, flat = network_dtype(network) or state_dtype, at.like.ndim == 2
-        conditions = () if condition is None else (condition,)
-        if isinstance(condition, Tensor) and condition.is_floating_point():
-            conditions = (condition.to(weights_dtype),)
-
-        def predict(z: Tensor, level: Tensor) -> Tensor:
-            x = basis.synthesise(z)
-            if not flat:
-                x = x.reshape(z.shape[:-1].numel(), *basis.event_shape)
-            prediction = network(
-                x if weights_dtype == state_dtype else x.to(weights_dtype), level, *conditions
-            )
-            # asked at every step of a solver
-            if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
-                wanted = f"an output of shape {tuple(x.shape)}, that of its input"
-                expect(False, "network", wanted, _shown(prediction))
-            output = basis.analyse(prediction.to(state_dtype))
-            return output if flat else output.reshape(z.shape)
-
-        return predict
 
     def losses(
         self,
@@ -240,41 +241,45 @@ class Denoising(Float64Constants, ScoreEstimator):
         Returns:
             ``(batch,)``.
         """
-        noise, z = Noise.of(generator), self.sde.basis(x)[..., : self.stage.dim]
+        z = self.sde.basis(x)[..., : self.stage.dim]
         if not (self._met or torch.compiler.is_compiling()):
             self._met = True  # the first events only: looking at them waits for the device
             check_standard(self.sde, x, z, self.data_mean, self.data_std)
-        u = noise.stratified(z).squeeze(0)
-        t, density = self.draw_times(u.to(torch.promote_types(z.dtype, torch.float32)))
+        return self.coefficient_losses(z, condition, generator, weighting)
+
+    def coefficient_losses(
+        self,
+        z: Tensor,
+        condition: Any = None,
+        generator: Generators = None,
+        weighting: Weighting | None = None,
+    ) -> Tensor:
+        """`losses` of events that have been transformed: of the stage's coefficients.
+
+        Takes the arguments of `losses`, with ``z``, ``(batch, stage.dim)``, in the place of ``x``.
+        """
+        noise = Noise.of(generator)
+        t, density = self.draw_times(noise.stratified(z).squeeze(0))
         times = t.unsqueeze(-1)
         if self.observe is not None:
             missing, shown = z.isnan(), self.observe(self.sde, z, noise)
             times = torch.where(shown, 0.0, times).masked_fill(missing, self.sde.T)
-            z, learned = z.masked_fill(missing, 0.0), ~missing
+            z = z.masked_fill(missing, 0.0)
         at = self.sde.at(times.unsqueeze(0), z)
-        now = at[0]
-        alpha, sigma = now.alpha, now.sigma
-        z_t = now.cast(alpha) * z + now.cast(sigma) * noise(z)
-        weight = self._weights(now, density, weighting or self.weighting)
-        (denoise,) = self.denoisers(at, condition)
-        error: Tensor = (z - denoise(z_t)) ** 2
+        ((alpha,), (sigma,)) = at.each(at.alpha), at.each(at.sigma)
+        z_t = torch.addcmul(alpha * z, sigma, noise(z))
+        (weight,) = at.each(self._weights(at, density.unsqueeze(-1), weighting or self.weighting))
         if self.observe is not None:
-            weight = torch.where(learned, weight, 0.0)
-        return (weight * error).sum(-1)
+            weight = torch.where(missing, 0.0, weight)
+        (denoise,) = self.denoisers(at, condition)
+        errors: Tensor = weight * (z - denoise(z_t)).square()
+        return errors.sum(-1)
 
     def _weights(self, at: DiagonalCoefficients, density: Tensor, weighting: Weighting) -> Tensor:
-        """Of the components' errors, ``(batch, 1 | n)``: clean ones have nothing to be learned."""
-        form, *_ = self._coefficients(at)
-        alpha, sigma, decay, out = at.blocks.alike(at.alpha, at.sigma, at.snr_decay, form.out)
-        clean = sigma == 0
-        inputs = WeightingInputs(
-            alpha,
-            sigma.masked_fill(clean, 1.0),
-            decay,
-            out.masked_fill(clean, 1.0),
-            density.unsqueeze(-1),
-        )
-        return at.cast(torch.where(clean, 0.0, weighting(inputs)))
+        """Of the components' errors: what is clean has nothing to be learned."""
+        alpha, sigma, clean, plain, _, _ = self._preconditioning(at)
+        weight = weighting(WeightingInputs(at, alpha, sigma, plain.out, density))
+        return torch.where(clean, 0.0, weight)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component: with the likelihood weighting, nats per dimension."""
@@ -282,11 +287,29 @@ class Denoising(Float64Constants, ScoreEstimator):
         expect(len(losses) > 0, "x", "at least one event", tuple(x.shape))
         return losses.mean() / self.sde.basis.dim
 
-    def _coefficients(self, at: DiagonalCoefficients) -> tuple[Affine, Tensor, Tensor]:
-        """The parametrisation, ``alpha`` and ``sqrt(V)``."""
+    def _preconditioning(self, at: DiagonalCoefficients) -> _Preconditioning:
+        """Found once for all that ask."""
+        found = at.found.get(id(self))
+        if found is None:
+            found = at.found[id(self)] = self._preconditioned(at)
+        return found
+
+    def _preconditioned(self, at: DiagonalCoefficients) -> _Preconditioning:
         alpha, sigma, std = at.blocks.alike(at.alpha, at.sigma, self._data("data_std", at))
-        scale = ((alpha * std) ** 2 + sigma**2).sqrt()
-        return forms.affine(self.parametrization, alpha, sigma, std), alpha, scale
+        clean = sigma == 0
+        scale = torch.hypot(alpha * std, sigma)
+        sigma = sigma.masked_fill(clean, 1.0)
+        plain = self.parametrization(alpha.clamp(min=forms.FAINT), sigma, std)
+        form = forms.where_clean(plain, clean)
+        return _Preconditioning(alpha, sigma, clean, plain, form, scale)
+
+    @property
+    def _is_centred(self) -> bool:
+        """Whether the mean is one number, known without waiting for it, and 0."""
+        value = self.data_mean
+        return (
+            value.numel() == 1 and readable(value) and not value.requires_grad and not value.any()
+        )
 
     def _data(self, name: str, at: DiagonalCoefficients) -> Tensor:
         """A moment of the data, ``(1 | blocks | m)``."""
@@ -306,53 +329,27 @@ def _corrected(
     return torch.addcmul(first(z), out, predict(enter(z), level))
 
 
+def _centred(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    mean: Tensor,
+    alpha: Tensor,
+    skip: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    level: Tensor,
+    z: Tensor,
+) -> Tensor:
+    """The same of a state around its mean."""
+    centred = torch.addcmul(z, alpha, mean, value=-1)
+    first = torch.addcmul(mean, skip, centred)
+    return torch.addcmul(first, out, predict(scale * centred, level))
+
+
 def _affine(at: Coefficients, offset: Tensor | None, slope: Tensor) -> Iterator[Denoiser]:
     """``offset + slope z`` at each of several times."""
     if offset is None:
         return map(partial(partial, torch.mul), at.each(slope))
     return map(partial(partial, torch.addcmul), at.each(offset), at.each(slope))
-
-
-def _is_zero(value: Tensor) -> bool:
-    """Whether it is one number, known without waiting for it, and 0."""
-    return value.numel() == 1 and readable(value) and not value.requires_grad and not value.any()
-
-
-def _seen(given: Basis | None, own: Basis, dim: int) -> Basis:
-    """The basis whose events a network sees, of which a stage has the first components."""
-    whole = own if dim == own.dim else Identity((dim,))
-    basis = whole if given is None else given
-    instance("network_basis", basis, Basis)
-    expect(basis.dim == dim, "network_basis", f"{dim} components", basis.dim)
-    return basis
-
-
-def _expect_arguments(network: nn.Module) -> None:
-    """Raises ``TypeError`` if a network takes neither events and level, nor a condition besides."""
-    try:
-        signature = inspect.signature(getattr(network, "forward", network))
-    except (TypeError, ValueError):  # compiled by others
-        return
-    for arguments in ((0, 0), (0, 0, 0)):
-        with suppress(TypeError):
-            signature.bind(*arguments)
-            return
-    expected = "network: expected one that is called as network(x, noise_level)"
-    raise TypeError(f"{expected}, got {type(network).__name__}.forward{signature}")
-
-
-def _shown(output: Any) -> str:
-    """The shape of a network's output, or what it is and what to do about it."""
-    if isinstance(output, Tensor):
-        return f"{tuple(output.shape)}{' of complex numbers' * output.is_complex()}"
-    names = [
-        name for name, value in getattr(output, "__dict__", {}).items() if torch.is_tensor(value)
-    ]
-    part = f".{names[0]}" if names else ", or the part of it that is one"
-    return (
-        f"a {type(output).__name__}, no tensor: wrap the network in a module whose forward "
-        f"returns network(x, noise_level){part}"
-    )
 
 
 def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) -> dict[str, Tensor]:

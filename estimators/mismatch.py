@@ -166,18 +166,22 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         dim, coefficients = z.shape[-1], z.to(std.dtype)
         m, s = (sde.blocks.expand(v).expand(sde.blocks.dim)[:dim] for v in (mean, std))
         far = ((coefficients - m) / s).abs().nanmedian(0).values
-        low, high = x.amin(), x.amax()
-        integers = (low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()
+        low, high = (v.to(far).expand(dim) for v in (x.amin(), x.amax()))
+        integers = ((low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()).to(far)
+        found = torch.stack([far, m, s, low, high, integers])
     try:
-        hint = "; these look like 8-bit integers, see scoresde.data.dequantize" if integers else ""
+        found = found.cpu()  # the one time that a device is waited for
+        wrong, hint = found[0] > _FAR, _INTEGERS if bool(found[-1, 0] > 0) else ""
     except RuntimeError:  # under torch.func.vmap, or on meta, no number can be read
         return
-    values = {"far": far, "mean": m, "std": s, "low": low.expand(dim), "high": high.expand(dim)}
-    _warn(sde, far > _FAR, _STANDARD + hint, values)
+    values = dict(zip(("far", "mean", "std", "low", "high"), found, strict=False))
+    _warn(sde, wrong, _STANDARD + hint, values)
 
 
 def _warn(sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor]) -> None:
     """One warning of all groups with components of a kind, with the numbers of the first."""
+    if not bool(wrong.any()):
+        return
     slices = sde.basis.groups.slices.items()
     names = [name for name, part in slices if bool(wrong[part].any())]
     if names:
@@ -189,6 +193,7 @@ def _warn(sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor])
 _FAR = 10
 """Deviations within which at least half of any data are, by far (Chebyshev: all but 1%)."""
 
+_INTEGERS = "; these look like 8-bit integers, see scoresde.data.dequantize"
 _STANDARD = (
     "x: events of {names} are typically {far:.3g} deviations from their mean, as data_mean = "
     "{mean:.3g} and data_std = {std:.3g} say, with values from {low:.3g} to {high:.3g}: the "

@@ -77,6 +77,8 @@ class DiagonalCoefficients(SDECoefficients):
         self.layout, self._whole, self._scale = layout, signal, scale
         self.signal = Signal(*(layout.cut(v, self.blocks) for v in signal))
         self.scale = layout.cut(scale, self.blocks) if scale.ndim else scale.unsqueeze(-1)
+        # what an estimator has found of these times, by its id: a loss asks it twice
+        self.found: dict[int, Any] = {}
 
     def __getitem__(self, index: Any) -> Self:
         signal = Signal(*(v[index] for v in self._whole))

@@ -366,32 +366,3 @@ class TimeWarp:
         place = part * (len(self.times) - 1)
         i = place.long().clamp(max=len(self.times) - 2)
         return torch.lerp(self.times[i], self.times[i + 1], place - i)
-
-
-class TimeDistribution:
-    """Random times for training: a grid read as a quantile function.
-
-    Uniform numbers pick an interval of the grid and a time in it, so that the density of the
-    drawn times is known exactly: every interval has the same mass.
-
-    Args:
-        times: A grid's times, decreasing.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.grid import TimeDistribution
-        >>> draw = TimeDistribution(torch.tensor([1.0, 0.5, 0.25]))
-        >>> draw(torch.tensor([0.75]))
-        (tensor([0.7500]), tensor([1.]))
-    """
-
-    def __init__(self, times: Tensor) -> None:
-        self.knots = times.flip(0)
-
-    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Times and their densities, from numbers in ``[0, 1)`` of the same shape."""
-        knots = self.knots.to(u)
-        place = u * (len(knots) - 1)
-        i = place.long().clamp(max=len(knots) - 2)
-        width = knots[i + 1] - knots[i]
-        return knots[i] + (place - i) * width, 1 / ((len(knots) - 1) * width)

@@ -73,17 +73,19 @@ class Noise:
             draws: Numbers per event; they are all evenly spaced together.
 
         Returns:
-            ``(draws, batch)``.
+            ``(draws, batch)``, in float32 at least: a coarser type rounds them up to 1.
         """
-        # ndtr of a normal number is uniform; without generators per sample all rows share the first
-        start = torch.special.ndtr(self(like.new_empty(len(like), 1)))
-        if isinstance(self.generator, Sequence):
-            spaced = start.mT + torch.arange(draws, device=like.device).unsqueeze(-1) / draws
-        else:
-            count = draws * len(like)
-            spaced = start[:1] + torch.arange(count, device=like.device) / count
-        # float32 rounds a number just below 1 up to it, which is outside of [0, 1)
-        u: Tensor = (spaced % 1).clamp(max=1 - 1e-6)
+        each = isinstance(self.generator, Sequence)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        start = self.uniform(
+            like.new_empty(len(like) if each else min(len(like), 1), 1, dtype=dtype)
+        )
+        count = draws if each else draws * len(like)
+        steps = torch.arange(count, dtype=dtype, device=like.device)
+        if each:
+            steps = steps.unsqueeze(-1)
+        # the part behind the point is exact, and below 1
+        u: Tensor = torch.add(start.mT, steps, alpha=1 / max(count, 1)).frac()
         return u.reshape(draws, len(like))
 
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:

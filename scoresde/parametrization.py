@@ -116,9 +116,10 @@ def preconditioned(alpha: Tensor, sigma: Tensor, data_std: Tensor) -> Affine:
         >>> preconditioned(*torch.tensor([0.8, 0.6, 1.0]))
         Affine(skip=tensor(0.8000), out=tensor(0.6000))
     """
-    variance = (alpha * data_std) ** 2 + sigma**2
-    skip = shrinkage(alpha, sigma, data_std**2)
-    return Affine(skip, sigma * data_std / variance.sqrt())
+    signal = alpha * data_std
+    scale = torch.hypot(signal, sigma)
+    share = data_std / scale
+    return Affine(signal / scale * share, sigma * share)
 
 
 def shrinkage(alpha: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
@@ -191,8 +192,20 @@ def affine(
     """
     clean = sigma == 0
     std = torch.as_tensor(data_std, device=sigma.device).to(sigma)
-    skip, out = form(alpha.clamp(min=FAINT), sigma.masked_fill(clean, 1.0), std)
-    return Affine(torch.where(clean, 1.0, skip), torch.where(clean, 0.0, out))
+    return where_clean(form(alpha.clamp(min=FAINT), sigma.masked_fill(clean, 1.0), std), clean)
+
+
+def where_clean(form: Affine, clean: Tensor) -> Affine:
+    """A parametrisation's coefficients, those of the state itself where there is no noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.parametrization import Affine, where_clean
+        >>> form = Affine(skip=torch.zeros(2), out=torch.ones(2))
+        >>> where_clean(form, torch.tensor([True, False]))
+        Affine(skip=tensor([1., 0.]), out=tensor([0., 1.]))
+    """
+    return Affine(form.skip.masked_fill(clean, 1.0), form.out.masked_fill(clean, 0.0))
 
 
 def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:

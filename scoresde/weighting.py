@@ -13,31 +13,40 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import look_up
+from scoresde.coefficients import DiagonalCoefficients
 
 
 class WeightingInputs(NamedTuple):
-    """What a weighting may depend on; all ``(batch, 1 | n)``.
+    """What a weighting may depend on; all ``(*, 1 | blocks | n)``.
 
     Example:
         >>> import torch
-        >>> from scoresde.weighting import WeightingInputs, denoised
-        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
-        >>> denoised(at)
-        tensor([[1.]])
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.weighting import WeightingInputs
+        >>> at, one = DiagonalSDE(EDM(), Identity((1,))).at(torch.tensor([[2.0]])), torch.ones(1, 1)
+        >>> WeightingInputs(at, at.alpha, at.sigma, out=one, density=one).snr_decay
+        tensor([[0.2500]])
     """
 
+    at: DiagonalCoefficients
+    """What the SDE says of random times."""
     alpha: Tensor
     sigma: Tensor
-    snr_decay: Tensor
-    """``-SNR' = alpha^2 g^2 / sigma^4``."""
+    """The noise's deviation; 1 where there is none, whose weight is 0 whatever is said of it."""
     out: Tensor
     """``c_out`` of the parametrisation."""
     density: Tensor
     """Of the random times, per unit of time."""
 
+    @property
+    def snr_decay(self) -> Tensor:
+        """``-SNR' = alpha^2 g^2 / sigma^4``; found when it is asked for."""
+        _, decay = self.at.blocks.alike(self.alpha, self.at.snr_decay)
+        return decay
+
 
 Weighting = Callable[[WeightingInputs], Tensor]
-"""``inputs -> w``, ``(batch, 1 | n)``."""
+"""``inputs -> w``, ``(*, 1 | blocks | n)``."""
 
 
 def likelihood(at: WeightingInputs) -> Tensor:
@@ -48,10 +57,11 @@ def likelihood(at: WeightingInputs) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> from scoresde.weighting import WeightingInputs, likelihood
-        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
-        >>> likelihood(at)
-        tensor([[4.5000]])
+        >>> at = DiagonalSDE(EDM(), Identity((1,))).at(torch.tensor([[2.0]]))
+        >>> likelihood(WeightingInputs(at, at.alpha, at.sigma, out=at.sigma, density=at.alpha))
+        tensor([[0.1250]])
     """
     return at.snr_decay / (2 * at.density)
 
@@ -61,10 +71,11 @@ def noise(at: WeightingInputs) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> from scoresde.weighting import WeightingInputs, noise
-        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
-        >>> noise(at)
-        tensor([[1.7778]])
+        >>> at = DiagonalSDE(EDM(), Identity((1,))).at(torch.tensor([[2.0]]))
+        >>> noise(WeightingInputs(at, at.alpha, at.sigma, out=at.sigma, density=at.alpha))
+        tensor([[0.2500]])
     """
     return (at.alpha / at.sigma) ** 2
 
@@ -74,10 +85,11 @@ def score(at: WeightingInputs) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> from scoresde.weighting import WeightingInputs, score
-        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
-        >>> score(at)
-        tensor([[4.9383]])
+        >>> at = DiagonalSDE(EDM(), Identity((1,))).at(torch.tensor([[2.0]]))
+        >>> score(WeightingInputs(at, at.alpha, at.sigma, out=at.sigma, density=at.alpha))
+        tensor([[0.0625]])
     """
     return (at.alpha / at.sigma**2) ** 2
 
@@ -87,9 +99,10 @@ def denoised(at: WeightingInputs) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> from scoresde.weighting import WeightingInputs, denoised
-        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
-        >>> denoised(at)
+        >>> at = DiagonalSDE(EDM(), Identity((1,))).at(torch.tensor([[2.0]]))
+        >>> denoised(WeightingInputs(at, at.alpha, at.sigma, out=at.sigma, density=at.alpha))
         tensor([[1.]])
     """
     return torch.ones_like(at.sigma)
@@ -100,10 +113,11 @@ def prediction(at: WeightingInputs) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> from scoresde.weighting import WeightingInputs, prediction
-        >>> at = WeightingInputs(*torch.tensor([0.8, 0.6, 9.0, 0.6, 1.0]).reshape(5, 1, 1))
-        >>> prediction(at)
-        tensor([[2.7778]])
+        >>> at = DiagonalSDE(EDM(), Identity((1,))).at(torch.tensor([[2.0]]))
+        >>> prediction(WeightingInputs(at, at.alpha, at.sigma, out=at.sigma, density=at.alpha))
+        tensor([[0.2500]])
     """
     return at.out**-2
 

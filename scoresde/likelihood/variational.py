@@ -29,12 +29,13 @@ from torch import Tensor
 from scoresde.checks import expect, finite, whole
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.grid import Grid, TimeDistribution, grid, restrict
+from scoresde.grid import Grid, grid, restrict
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import shrinkage
 from scoresde.sde import SDE, Stage
 from scoresde.selection import samples
+from scoresde.time_distribution import TimeDistribution
 
 Moments = tuple[Tensor | float, Tensor | float]
 """Mean and standard deviation along the component axis, as of `scoresde.Basis.moments`."""

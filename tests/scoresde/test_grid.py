@@ -7,7 +7,7 @@ from strategies import every_schedule, sdes, uniform_sdes
 
 from scoresde import VP, DiagonalSDE, Identity
 from scoresde import grid as grids
-from scoresde.grid import GRIDS, TimeDistribution
+from scoresde.grid import GRIDS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -52,22 +52,6 @@ def test_steps_are_equal_in_the_grids_coordinate(name, sde, steps):
     value = COORDINATES[name](sde, times.unsqueeze(-1))
     span = value[0] - value[-1]
     torch.testing.assert_close(value.diff() * steps / span, -torch.ones(steps), rtol=0, atol=1e-3)
-
-
-@every_grid
-@given(data=st.data())
-def test_random_times_have_the_density_they_report(name, data):
-    """``dt/du = 1/density``, and the quantile function runs through the whole range."""
-    sde = data.draw(sdes())
-    draw = TimeDistribution(grids.grid(name)(sde, 16))
-    u = (torch.arange(160) + 0.5) / 160
-    (t, density), (slope, _) = torch.func.jvp(draw, (u,), (torch.ones_like(u),))
-    torch.testing.assert_close(slope, 1 / density, rtol=1e-9, atol=0)
-    assert (t.diff() > 0).all()
-    assert draw(torch.zeros(1))[0] == sde.eps
-    assert draw(torch.ones(1))[0] == pytest.approx(sde.T)
-    # the mean of 1/density over the drawn times is the length of the range
-    torch.testing.assert_close((1 / density).mean(), torch.tensor(sde.T - sde.eps))
 
 
 sde = DiagonalSDE(VP(), Identity((2,)))

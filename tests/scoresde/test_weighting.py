@@ -15,8 +15,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 def levels(sde, t, form="denoised", density=1.0):
     alpha, sigma = sde.kernel(t)
     out = forms.parametrization(form)(alpha, sigma, torch.ones_like(sigma)).out
-    decay = sde.blocks.expand(sde.at(t).snr_decay)
-    return WeightingInputs(alpha, sigma, decay, out, torch.tensor([density]))
+    return WeightingInputs(sde.at(t), alpha, sigma, out, torch.tensor([density]))
 
 
 @every_schedule
@@ -25,7 +24,7 @@ def test_likelihood_weighting_is_the_fall_of_the_snr(kind, data, density):
     sde = data.draw(sdes(kind))
     (t,) = data.draw(times(sde))
     slope = torch.func.jvp(lambda t: readings.log_snr(sde, t).exp(), (t,), (torch.ones(1),))[1]
-    weight = weightings.likelihood(levels(sde, t, density=density))
+    weight = sde.blocks.expand(weightings.likelihood(levels(sde, t, density=density)))
     torch.testing.assert_close(weight, -slope / 2 / density, rtol=1e-6, atol=1e-9)
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from scoresde import SDE, ScoreEstimator
 from scoresde.equation import align
-from scoresde.grid import TimeDistribution, log_snr
+from scoresde.grid import log_snr
 from scoresde.noise import Generators, Noise
+from scoresde.time_distribution import TimeDistribution
 
 
 class IndependentGaussian(ScoreEstimator):

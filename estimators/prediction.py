@@ -1,0 +1,109 @@
+"""A network between coefficients: how it is called, and what it may answer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.bases import Basis, Identity
+from scoresde.checks import expect, instance
+from scoresde.precision import network_dtype
+
+
+def predictor(
+    network: nn.Module, basis: Basis, like: Tensor, condition: Any = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The network between coefficients: of states in its units, and their levels.
+
+    Events, levels and conditions come to it in the dtype of its weights, whatever the state's.
+
+    Args:
+        network: See `estimators.Denoising`.
+        basis: Of the events that it sees.
+        like: A state ``(*batch, n)`` like those to come.
+        condition: Passed on to it.
+
+    Example:
+        >>> import torch
+        >>> from estimators.prediction import predictor
+        >>> from scoresde import Identity
+        >>> predict = predictor(lambda x, level: x + level, Identity((1,)), torch.zeros(1, 1))
+        >>> predict(torch.ones(1, 1), torch.ones(1))
+        tensor([[2.]])
+    """
+    state_dtype, flat = like.dtype, like.ndim == 2
+    weights_dtype = network_dtype(network) or state_dtype
+    conditions = () if condition is None else (condition,)
+    if isinstance(condition, Tensor) and condition.is_floating_point():
+        conditions = (condition.to(weights_dtype),)
+
+    def predict(z: Tensor, level: Tensor) -> Tensor:
+        x = basis.synthesise(z)
+        if not flat:
+            x = x.reshape(z.shape[:-1].numel(), *basis.event_shape)
+        prediction = network(
+            x if weights_dtype == state_dtype else x.to(weights_dtype), level, *conditions
+        )
+        # asked at every step of a solver
+        if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
+            wanted = f"an output of shape {tuple(x.shape)}, that of its input"
+            expect(False, "network", wanted, _shown(prediction))
+        output = basis.analyse(prediction.to(state_dtype))
+        return output if flat else output.reshape(z.shape)
+
+    return predict
+
+
+def seen_basis(given: Basis | None, own: Basis, dim: int) -> Basis:
+    """The basis whose events a network sees, of which a stage has the first components.
+
+    Example:
+        >>> from estimators.prediction import seen_basis
+        >>> from scoresde import Haar
+        >>> seen_basis(None, Haar((1, 4, 4), levels=1), 4)
+        Identity(event_shape=(4,), blocks={'all': 4})
+    """
+    whole = own if dim == own.dim else Identity((dim,))
+    basis = whole if given is None else given
+    instance("network_basis", basis, Basis)
+    expect(basis.dim == dim, "network_basis", f"{dim} components", basis.dim)
+    return basis
+
+
+def expect_arguments(network: nn.Module) -> None:
+    """Raises ``TypeError`` if a network takes neither events and level, nor a condition besides.
+
+    Example:
+        >>> import torch
+        >>> from estimators.prediction import expect_arguments
+        >>> expect_arguments(torch.nn.Bilinear(1, 1, 1))  # of two arguments
+    """
+    try:
+        signature = inspect.signature(getattr(network, "forward", network))
+    except (TypeError, ValueError):  # compiled by others
+        return
+    for arguments in ((0, 0), (0, 0, 0)):
+        with suppress(TypeError):
+            signature.bind(*arguments)
+            return
+    expected = "network: expected one that is called as network(x, noise_level)"
+    raise TypeError(f"{expected}, got {type(network).__name__}.forward{signature}")
+
+
+def _shown(output: Any) -> str:
+    """The shape of a network's output, or what it is and what to do about it."""
+    if isinstance(output, Tensor):
+        return f"{tuple(output.shape)}{' of complex numbers' * output.is_complex()}"
+    names = [
+        name for name, value in getattr(output, "__dict__", {}).items() if torch.is_tensor(value)
+    ]
+    part = f".{names[0]}" if names else ", or the part of it that is one"
+    return (
+        f"a {type(output).__name__}, no tensor: wrap the network in a module whose forward "
+        f"returns network(x, noise_level){part}"
+    )
