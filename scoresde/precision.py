@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -102,6 +103,19 @@ def network_dtype(network: object) -> torch.dtype | None:
     """
     weights = network.parameters() if isinstance(network, nn.Module) else iter(())
     return next((w.dtype for w in weights if w.is_floating_point()), None)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's numbers are, its constants first; torch's default device if it has none.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import device_of
+        >>> device_of(torch.nn.Linear(1, 1).to("meta")), device_of(torch.nn.ReLU())
+        (device(type='meta'), device(type='cpu'))
+    """
+    numbers = itertools.chain(module.buffers(), module.parameters())
+    return next((value.device for value in numbers), torch.get_default_device())
 
 
 class KeepsFloat64(nn.Module):

@@ -32,6 +32,7 @@ from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
+from scoresde.precision import device_of
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import SDE, Stage
 from scoresde.selection import broadcast
@@ -384,5 +385,5 @@ def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
         expect(dtype.is_floating_point, "dtype", "a floating-point one", dtype)
     # constants are in float64 whatever the network is: only parameters say
     first = next(estimator.parameters(), torch.empty(0))
-    device = next((b.device for b in estimator.buffers()), first.device)
-    return torch.empty(0, dtype=first.dtype if dtype is None else dtype, device=device)
+    dtype = first.dtype if dtype is None else dtype
+    return torch.empty(0, dtype=dtype, device=device_of(estimator))

@@ -114,6 +114,7 @@ def main(debug: bool) -> None:
     "--distributed", is_flag=True, help="As one of the processes that accelerate launch starts."
 )
 @click.option("--replace", is_flag=True, help="Train anew where another or a finished model is.")
+@options.device
 @options.allow_imports
 def train(
     config: Path,
@@ -121,6 +122,7 @@ def train(
     pictures: Path | None,
     distributed: bool,
     replace: bool,
+    device: str,
     imports: bool,
 ) -> None:
     """Train the model that CONFIG, a TOML file, describes.
@@ -128,18 +130,19 @@ def train(
     The same command goes on with a run that was interrupted, and with a finished one if there are
     more steps in the file.
     """
+    from scoresde.app import devices
     from scoresde.app.config import read
     from scoresde.training import checkpoint
     from scoresde.training.distributed import SINGLE_PROCESS
 
     checkpoint.check(output)
     settings, run = read(config), output / "training"
-    processes = _processes() if distributed else SINGLE_PROCESS
+    processes = devices.processes(device) if distributed else SINGLE_PROCESS
+    where = processes.device if distributed else devices.chosen(device)
     _prepare_run(output, run, replace, processes)
+    options = {"device": where, "pictures": pictures, "imports": imports}
     try:
-        model = _trained(
-            settings, replace, folder=run, pictures=pictures, processes=processes, imports=imports
-        )
+        model = _trained(settings, replace, run, processes, **options)
     except KeyboardInterrupt:
         if (run / "config.json").exists():
             click.echo(f"{run}: saved; the same command goes on from there", err=True)
@@ -218,6 +221,7 @@ def _remove_run(run: Path, processes: Processes) -> None:
 @click.option("--steps", type=int, help="Its steps.")
 @click.option("--eta", type=float, help="Its noise.")
 @options.seed
+@options.device
 @options.allow_imports
 def sample(
     folder: Path,
@@ -228,15 +232,18 @@ def sample(
     steps: int | None,
     eta: float | None,
     seed: int,
+    device: str,
     imports: bool,
 ) -> None:
     """Sample from the model in FOLDER into a file or a folder, as the data were."""
     import torch
 
+    from scoresde.app import devices
     from scoresde.app.model import Model
     from scoresde.internals.limits import afford
 
-    model = Model.load(folder, imports=imports)
+    where = devices.chosen(device)
+    model = Model.load(folder, device=where, imports=imports)
     writers = [model.export.writer(output, "--output")]
     if png is not None:
         expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)
@@ -245,7 +252,7 @@ def sample(
     chosen = _solver(model, solver, imports, steps=steps, eta=eta)
     size = math.prod(model.facts["event_shape"])
     afford("--count", 4 * count * size)
-    x = _samples(model, chosen, count, torch.Generator().manual_seed(seed))
+    x = _samples(model, chosen, count, torch.Generator(where).manual_seed(seed))
     for write in writers:
         write(x)
     click.echo(f"{output}: {tuple(x.shape)}")
@@ -263,7 +270,9 @@ def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> 
     one_part = len(parts) == 1
     x = torch.cat(
         [
-            solver.sample(model.estimator, (len(part),), generator=generator, progress=one_part)
+            solver.sample(
+                model.estimator, (len(part),), generator=generator, progress=one_part
+            ).cpu()
             for part in tqdm(parts, desc="sampling", disable=one_part)
         ]
     )
@@ -283,6 +292,7 @@ def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> 
 @click.option("--steps", type=int, help="Its steps.")
 @options.seed
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.device
 @options.allow_imports
 def evaluate(
     folder: Path,
@@ -293,23 +303,25 @@ def evaluate(
     steps: int | None,
     seed: int,
     as_json: bool,
+    device: str,
     imports: bool,
 ) -> None:
     """Evaluate the log-density of data under the model in FOLDER."""
     import torch
 
+    from scoresde.app import devices
     from scoresde.app.evaluation import evaluate as measure
     from scoresde.app.model import Model, data_like, data_of
     from scoresde.internals.limits import afford
     from scoresde.likelihood import ExactTrace, Hutchinson
 
-    model = Model.load(folder, imports=imports)
+    model = Model.load(folder, device=devices.chosen(device), imports=imports)
     settings, bins = model.settings, model.facts["bins"]
     chosen = _solver(model, solver, imports, steps=steps)
     events = data_of(settings)[1] if data is None else data_like(settings, data, model.facts)
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     expected, got = (f"{n} bins" if n else "real numbers" for n in (bins, events.bins))
     expect(expected == got, "data", f"{expected}, as trained on", got)
     report = measure(
@@ -326,7 +338,7 @@ def cite(folder: Path, imports: bool) -> None:
     from scoresde.app.model import Model
     from scoresde.references import citation
 
-    click.echo(citation(Model.load(folder, imports=imports)))
+    click.echo(citation(Model.load(folder, device="cpu", imports=imports)))
 
 
 @main.command("list")
@@ -342,29 +354,6 @@ def list_plugins() -> None:
             click.echo(f"  {name:24} {plugin.value:40} {origin}")
             if name in broken:
                 click.echo(f"    broken: {broken[name]}")
-
-
-def _processes() -> Processes:
-    """Those that accelerate or torchrun has started, of which this is one."""
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        message = "several processes need accelerate: pip install 'scoresde[distributed]'"
-        raise ImportError(message) from error
-    import torch
-
-    devices = torch.cuda.is_available() or torch.backends.mps.is_available()
-    processes: Processes = Accelerator(cpu=not devices)  # else each would be alone
-    count = processes.num_processes
-    if processes.is_main_process:
-        click.echo(f"--distributed: {count} process{'es' * (count > 1)}", err=True)
-    if count == 1:
-        click.echo(
-            "Warning: --distributed: one process trains alone; accelerate launch starts one for "
-            "each GPU, torchrun --nproc_per_node 2 --no-python scoresde train ... two on CPUs",
-            err=True,
-        )
-    return processes
 
 
 def _solver(model: Model, name: str | None, imports: bool, **overrides: Any) -> Solver:

@@ -14,6 +14,7 @@ from scoresde.data import Dataset, bits_per_dim
 from scoresde.data.events import as_dataset, events
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import Trace, log_prob
+from scoresde.precision import device_of
 from scoresde.solver import Solver
 
 
@@ -69,11 +70,11 @@ def evaluate(
     if count is not None:
         whole("count", count, 1)
     whole("batch_size", batch_size, 1)
-    parts, data = [], as_dataset("data", data)
+    parts, data, where = [], as_dataset("data", data), device_of(estimator)
     with torch.no_grad():
         rows = torch.arange(len(data), device="cpu")[:count]
         for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
-            x = events(data, generator, batch)
+            x = events(data, generator, batch).to(where)
             # checked below, where it is known which event is which
             options: dict[str, Any] = {"generator": generator, "checked": False}
             parts.append(log_prob(estimator, x, solver, trace=trace, **options))

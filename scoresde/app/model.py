@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.app import config
+from scoresde.app import config, devices
 from scoresde.app.config import ConfigError
 from scoresde.app.export import Export
 from scoresde.bases import PCA
@@ -87,6 +87,7 @@ class Model:
         facts: dict[str, Any],
         data: Iterable[Tensor] | None = None,
         *,
+        device: str | torch.device | None = None,
         imports: bool = False,
     ) -> Model:
         """Untrained, from a configuration (`scoresde.app.config`) and what is known of the data.
@@ -96,6 +97,7 @@ class Model:
             facts: As in the attribute.
             data: To measure what is not known yet: pieces of events, that can be gone through
                 several times.
+            device: Where the estimator is to be, see `scoresde.app.devices.device`.
             imports: Whether names may be import paths.
 
         Raises:
@@ -104,22 +106,23 @@ class Model:
                 only with ``imports``.
             PluginError: If a plugin cannot be imported.
         """
-        build = partial(config.build, imports=imports)
+        where, build = devices.device("device", device), partial(config.build, imports=imports)
         _expect_sections(settings)
-        known = _measured(facts)
-        known["data_components"] = config.Lazy(lambda: _components(facts, data))
-        sde = settings["sde"]
-        if isinstance(sde, Mapping) and "basis" in sde:
-            basis = known["basis"] = build(sde["basis"], "sde.basis", known)
-            sde = {**sde, "basis": basis}
-            if data is not None:
-                mean, std = basis.moments(data, missing=facts.get("missing", False))
-                facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
-                known |= _measured(facts)
-        known["sde"] = build(sde, "sde", known)
-        estimator = build(settings["estimator"], "estimator", known)
-        solver = build(settings["solver"], "solver", known)
-        return cls(estimator, solver, dict(settings), facts)
+        with torch.device("cpu"):  # what others build names no device
+            known = _measured(facts)
+            known["data_components"] = config.Lazy(lambda: _components(facts, data))
+            sde = settings["sde"]
+            if isinstance(sde, Mapping) and "basis" in sde:
+                basis = known["basis"] = build(sde["basis"], "sde.basis", known)
+                sde = {**sde, "basis": basis}
+                if data is not None:
+                    mean, std = basis.moments(data, missing=facts.get("missing", False))
+                    facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
+                    known |= _measured(facts)
+            known["sde"] = build(sde, "sde", known)
+            estimator = build(settings["estimator"], "estimator", known)
+            solver = build(settings["solver"], "solver", known)
+        return cls(estimator.to(where), solver, dict(settings), facts)
 
     @classmethod
     def train(
@@ -130,6 +133,7 @@ class Model:
         folder: str | Path | None = None,
         pictures: str | Path | None = None,
         processes: Processes = SINGLE_PROCESS,
+        device: str | torch.device | None = None,
         imports: bool = False,
     ) -> Model:
         """Built and trained as a configuration says.
@@ -145,25 +149,29 @@ class Model:
             folder: Where the run is written while it goes on.
             pictures: A folder for samples on the way, of images; see `scoresde.app.plots.Pictures`.
             processes: That train together, see `Training.fit`.
+            device: Where to train, see `scoresde.app.devices.device`; None of several processes is
+                where each of them computes.
             imports: Whether names may be import paths.
 
         Raises:
             ConfigError, UnknownPlugin, PluginError: See `build`.
             ValueError: If there are to be pictures of what are not images.
         """
+        alone = processes is SINGLE_PROCESS or device is not None
+        where = devices.device("device", device) if alone else processes.device
         settings = {name: config.to_json(value, name) for name, value in settings.items()}
         _expect_sections(settings)
         training, of_fit = _training_of(settings)
         train, held_out = data_of(settings)
         with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
             batches = Batches(train, of_fit["seed"])
-            model = cls.build(settings, _facts(train), batches, imports=imports)
+            model = cls.build(settings, _facts(train), batches, device="cpu", imports=imports)
         model.expect_times()
         recorded = {
             name: config.with_defaults(settings[name], name, imports=imports) for name in _TRAINED
         }
         recorded["data"] = config.section(settings, "data")
-        model.estimator.to(processes.device)
+        model.estimator.to(where)
         model.history = training.fit(
             model.estimator,
             train,
@@ -227,11 +235,19 @@ class Model:
         checkpoint.save(folder, self.estimator.state_dict(), content)
 
     @classmethod
-    def load(cls, folder: str | Path, *, imports: bool = False) -> Model:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        imports: bool = False,
+    ) -> Model:
         """What `save` has written.
 
         Args:
             folder: Where.
+            device: Where the estimator is to be, wherever it was; see
+                `scoresde.app.devices.device`.
             imports: Whether the names in it may be import paths (`scoresde.plugins.get`). A
                 folder from someone else is safe to load without.
 
@@ -240,6 +256,7 @@ class Model:
             UnknownPlugin: If the model uses a plugin that is not installed.
             PluginError: If that cannot be imported.
         """
+        where = devices.device("device", device)
         state, content = checkpoint.load(folder)
         match content:
             case {
@@ -256,11 +273,11 @@ class Model:
             # initial weights are replaced: that they are drawn changes nobody's random numbers
             drawn = DefaultGenerator(torch.Generator("cpu").manual_seed(0))
             with limit, drawn, limits.allow(max(weights_memory, limits.memory())):
-                model = cls.build(settings, facts, imports=imports)
+                model = cls.build(settings, facts, device="cpu", imports=imports)
             model.estimator.load_state_dict(state)
         except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: weights and config do not fit: {error}") from error
-        model.estimator.eval()
+        model.estimator.to(where).eval()
         return model
 
 
@@ -356,7 +373,7 @@ def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"])}
     for key in ("data_mean", "data_std"):
         if key in facts:
-            known[key] = torch.tensor(facts[key], dtype=torch.float64)
+            known[key] = torch.tensor(facts[key], dtype=torch.float64, device="cpu")
     return known
 
 

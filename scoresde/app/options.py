@@ -31,6 +31,14 @@ seed = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."
 )
 
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:1|mps",
+    help="Where to compute; auto is the accelerator that is there, or else the CPU.",
+)
+
 allow_imports = click.option(
     "--allow-imports",
     "imports",

@@ -240,7 +240,7 @@ def test_one_process_is_said_to_be_alone(tmp_path):
     pytest.importorskip("accelerate")
     result = run("train", config(tmp_path), "--output", tmp_path / "out", "--distributed")
     assert result.exit_code == 0, result.output
-    assert "--distributed: 1 process\n" in result.output
+    assert "--distributed: 1 process on cpu\n" in result.output
     assert "Warning: --distributed: one process trains alone; " in result.output
 
 
@@ -254,7 +254,7 @@ def test_two_processes_train_as_one(tmp_path):
             [sys.executable, *command, *train], capture_output=True, text=True, check=True
         )
         assert done.stdout.count("trained in") == 1
-    assert "--distributed: 2 processes\n" in done.stderr
+    assert "--distributed: 2 processes on cpu\n" in done.stderr
     models = [Model.load(tmp_path / name).estimator.state_dict() for name in ("one", "two")]
     torch.testing.assert_close(*models)
 
