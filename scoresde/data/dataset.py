@@ -71,10 +71,14 @@ class Dataset:
 
     def read(self, rows: Tensor | slice) -> Tensor:
         """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""
-        values = self.values[rows]
+        values = self.values
+        if isinstance(rows, Tensor) and isinstance(values, Tensor):
+            # indexed by numbers on the CPU a device would be waited for
+            rows = rows.to(values.device, non_blocking=True)
+        found = values[rows]
         if self.lazy:
-            self._check(values)
-        return values
+            self._check(found)
+        return found
 
     def subset(self, name: str, rows: Tensor) -> Dataset:
         """A data set of the events at ``rows``, lazy if this one is."""

@@ -145,8 +145,24 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
         >>> x.shape, bool(x.abs().max() < 1)
         (torch.Size([1797, 1, 8, 8]), True)
     """
-    values = data.read(slice(None) if rows is None else rows)
-    return values if data.bins is None else dequantize(values, data.bins, generator)
+    return as_numbers(data.read(slice(None) if rows is None else rows), data.bins, generator)
+
+
+def as_numbers(values: Tensor, bins: int | None, generator: Generators = None) -> Tensor:
+    """Events as they are stored, as floating-point numbers.
+
+    Args:
+        values: ``(k, *event_shape)``, on any device.
+        bins: Number of bins of integers, which are dequantised; ``None`` for other numbers.
+        generator: Of the dequantisation.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data.events import as_numbers
+        >>> as_numbers(torch.ones(1, 2), None)
+        tensor([[1., 1.]])
+    """
+    return values if bins is None else dequantize(values, bins, generator)
 
 
 @attrs.frozen(eq=False)

@@ -16,12 +16,16 @@ Run it by ``accelerate launch --num_processes 8 script.py``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import attrs
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator
@@ -102,19 +106,79 @@ class SingleProcess:
 SINGLE_PROCESS = SingleProcess()
 
 
-def shard(rows: Tensor, generator: Generators, processes: Processes) -> tuple[Tensor, Generators]:
-    """This process's rows of a batch, and the source of their part of the batch's noise.
+def shard(generator: Generators, processes: Processes, part: int = 0, parts: int = 1) -> Generators:
+    """The source of the noise of this process's events of a batch, or of a part of them.
+
+    Args:
+        generator: Of the whole batch.
+        processes: That share the batch: each has every so manieth event of it.
+        part: Which part of those, likewise.
+        parts: How many there are.
 
     Example:
         >>> import torch
         >>> from scoresde.training.distributed import SingleProcess, shard
-        >>> shard(torch.arange(6), None, SingleProcess(num_processes=2, process_index=1))[0]
-        tensor([1, 3, 5])
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> shard(generator, SingleProcess(num_processes=2, process_index=1)).rows
+        slice(1, None, 2)
     """
-    index, count = processes.process_index, processes.num_processes
+    count = processes.num_processes * parts
     if count == 1:
-        return rows, generator
-    return rows[index::count], NoiseShard(generator, index, count)
+        return generator
+    return NoiseShard(generator, processes.process_index + processes.num_processes * part, count)
+
+
+class SharedLoss(nn.Module):
+    """An estimator's loss as a module, whose gradients are averages over all processes.
+
+    They are exchanged while others are still computed (``DistributedDataParallel``).
+
+    Args:
+        estimator: Whose loss.
+        processes: That each have some of the events, at least one.
+
+    Raises:
+        ValueError: If there are several processes, and ``torch.distributed`` does not know them.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.training.distributed import SINGLE_PROCESS, SharedLoss
+        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        >>> SharedLoss(model, SINGLE_PROCESS)(torch.zeros(3, 2), torch.Generator()).shape
+        torch.Size([])
+    """
+
+    def __init__(self, estimator: ScoreEstimator, processes: Processes) -> None:
+        super().__init__()
+        self.estimator = estimator
+        self._parallel: list[DistributedDataParallel] = []  # no part, as it has this one
+        if processes.num_processes > 1:
+            known = dist.is_available() and dist.is_initialized()
+            count = dist.get_world_size() if known else 0
+            expected = f"{processes.num_processes} processes of torch.distributed"
+            expect(count == processes.num_processes, "processes", expected, count)
+            self._parallel.append(_parallel(self))
+
+    def forward(self, x: Tensor, generator: Generators) -> Tensor:
+        """See `scoresde.ScoreEstimator.loss`."""
+        return self.estimator.loss(x, generator=generator)
+
+    def averaged(self, x: Tensor, generator: Generators) -> Tensor:
+        """The loss, with a gradient that is averaged."""
+        loss: Tensor = self._parallel[0](x, generator) if self._parallel else self(x, generator)
+        return loss
+
+    def alone(self, whether: bool) -> AbstractContextManager[None]:
+        """Inside, gradients stay in this process, if asked for; the next ones take them along."""
+        return self._parallel[0].no_sync() if self._parallel and whether else nullcontext()
+
+
+def _parallel(module: nn.Module) -> DistributedDataParallel:
+    # weights that one loss has no use for are found, which is said to be slow where there are none
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
 
 def average_over(processes: Processes, tensors: Sequence[Tensor]) -> None:

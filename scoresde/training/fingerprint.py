@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from scoresde.data import Dataset
 from scoresde.internals.limits import chunk_size
-from scoresde.training.rng_state import RNGState
+from scoresde.training.seeds import seeded_globals
 from scoresde.wrappers import unwrapped
 
 Plain = str | int | float | bool | None
@@ -103,7 +103,7 @@ def content(data: Dataset | None) -> str | None:
     if data.lazy and count * size > _NUMBERS:
         least = max(16, min(_SAMPLE, _NUMBERS // size))
         rows = torch.linspace(0, count - 1, least, dtype=torch.float64, device="cpu").long()
-    with RNGState(0).installed() if data.lazy else nullcontext():  # reading may draw
+    with seeded_globals(0) if data.lazy else nullcontext():  # reading may draw
         digest = hashlib.sha256()
         for part in rows.split(chunk_size(shape)):
             digest.update(_bytes(data.read(part)))

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
 
 from scoresde.checks import choice, expect, positive, real, validator, whole
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {
+    "float32": None,
+    "tf32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""Names, and what networks are computed in if that is not what their weights are in."""
 
 _LARGEST_BATCH = 2**20
 """Events per update, all in memory at once: more is a slip."""
+
+_MOST_WORKERS = 1024
+"""Of processes that read: more is a slip."""
 
 _LARGEST = 1e30
 """Of rates and norms, which have to be numbers in single precision, and their squares in double."""
@@ -38,8 +47,17 @@ class TrainingSettings:
             the first updates, so that the average forgets the untrained weights.
         measurements: How often the held-out loss is measured.
         precision: Of the networks' products: ``"float32"``, which is that of the weights,
-            ``"bfloat16"`` or ``"float16"``. Weights, their average and all formulas around the
-            network keep theirs; gradients in float16 are scaled so that small ones survive.
+            ``"tf32"``, by which matrices in single precision are multiplied with 10 bits on devices
+            that know it, ``"bfloat16"`` or ``"float16"``. Weights, their average and all formulas
+            around the network keep theirs; gradients in float16 are scaled so that small ones
+            survive.
+        accumulation: In how many parts, one after the other, the gradient of a batch is computed,
+            for batches that do not fit in memory: the same up to the order of summation.
+        compile: Whether networks are compiled by `torch.compile` for updates.
+        channels_last: Whether weights of convolutions over images lie in memory as
+            ``torch.channels_last``, which tensor cores are faster with.
+        workers: Processes that read ahead data that stay on the disk. They change nothing but the
+            speed. If None, as many as there are processors to spare, where an accelerator trains.
         patience: After how many measurements without a better held-out loss to stop; never if
             None.
 
@@ -68,13 +86,27 @@ class TrainingSettings:
     ema: float = attrs.field(default=0.998, validator=validator(real, 0, 1))
     measurements: int = attrs.field(default=10, validator=validator(whole, 1))
     precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))
+    accumulation: int = attrs.field(default=1, validator=validator(whole, 1))
+    compile: bool = attrs.field(default=False, validator=validator(choice, False, True))
+    channels_last: bool = attrs.field(default=False, validator=validator(choice, False, True))
+    workers: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(whole, 0, _MOST_WORKERS))
+    )
     patience: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(validator(whole, 1))
     )
 
     def __attrs_post_init__(self) -> None:
+        size, parts = self.batch_size, self.accumulation
+        expect(size % parts == 0, "batch_size", f"a multiple of accumulation, {parts}", size)
         for name in ("ema", "warmup"):
             expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
+
+    @property
+    def of_the_result(self) -> dict[str, Any]:
+        """Those on which the result depends, named as in a configuration: all but ``workers``."""
+        values = attrs.asdict(self).items()
+        return {f"training.{name}": value for name, value in values if name != "workers"}
 
     def lr_factor(self, step: int) -> float:
         """The learning rate at a step by ``lr``: a line up to 1, then half a cosine down to 0."""
@@ -83,8 +115,7 @@ class TrainingSettings:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
-    def ema_update(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        """A weight's moving average, ``count`` updates after the first."""
+    def ema_decay(self, count: int) -> float:
+        """What the weights' moving average keeps of itself, ``count`` updates after the first."""
         # (1 + n)/(10 + n) forgets untrained weights: the average is of about the last ninth of n
-        decay = min(self.ema, (1 + int(count)) / (10 + int(count)))
-        return average.lerp(value, 1 - decay)
+        return min(self.ema, (1 + count) / (10 + count)) if count else 0.0

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde.checks import expect
-from scoresde.data import Dataset
-from scoresde.data.events import events
+from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import chunk_size
-from scoresde.noise import Generators
+from scoresde.precision import precision
 from scoresde.training import checkpoint
-from scoresde.training.distributed import Processes, average_over, shard
+from scoresde.training.adam import adam
+from scoresde.training.average import WeightAverage
+from scoresde.training.batch_loss import BatchLoss
+from scoresde.training.batches import Batches
+from scoresde.training.distributed import Processes, average_over
 from scoresde.training.history import History, OnMeasure
-from scoresde.training.rng_state import RNGState
 from scoresde.training.run_identity import RunIdentity
-from scoresde.training.settings import PRECISIONS, TrainingSettings
-from scoresde.wrappers import match_names
+from scoresde.training.settings import TrainingSettings
+from scoresde.training.tally import Tally
 
-_WRITTEN = ("step", "steps", "losses", "measured", "best", "recent", "seconds")
+_WRITTEN = ("step", "steps", "losses", "measured", "best", "seconds")
 
 _HELD_OUT = 4096
 """Events, times and noises of which a held-out loss is the mean: its error is a 64th of the
 deviation of one of them, so that the lowest of ten losses is hardly one by chance."""
-
-_TRIED = 512
-"""Events whose loss is computed one by one to name the first that is not finite: some seconds, when
-all of a large data set would take longer than its training."""
 
 
 @attrs.define(eq=False)
@@ -44,23 +41,24 @@ class TrainingState:
     `scoresde.training.Training.fit` drives it.
 
     Attributes:
-        rng_state: Of what draws from torch's global generators, dropout above all.
-        average: Moving averages of the weights, by name.
-        between_updates: Whether none is half done, and the estimator has its own weights.
+        tally: What updates have come to, on the device.
+        average: Moving averages of the weights.
+        updating: Whether an update is half done.
+        asked_to_end: Whether one of several processes has been, as far as the last look.
 
     Example:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.data import Dataset
+        >>> from scoresde.training.batches import Batches
         >>> from scoresde.training.distributed import SINGLE_PROCESS
         >>> from scoresde.training.settings import TrainingSettings
         >>> from scoresde.training.state import TrainingState
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> training = TrainingSettings(steps=2)
+        >>> training, data = TrainingSettings(steps=2), Dataset("mine", torch.randn(10, 2))
         >>> run = TrainingState.new(training, model, seed=0, processes=SINGLE_PROCESS)
-        >>> run.update(Dataset("mine", torch.randn(10, 2)))
-        False
+        >>> run.update(Batches(data, training, 0, SINGLE_PROCESS, run.device))
         >>> run.step, run.finished
         (1, False)
     """
@@ -69,22 +67,22 @@ class TrainingState:
     estimator: ScoreEstimator
     seed: int
     processes: Processes
-    generator: torch.Generator
-    rng_state: RNGState
+    loss: BatchLoss
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    tally: Tally
     device: torch.device
-    dtype: torch.dtype
-    average: dict[str, Tensor]
+    weights: list[nn.Parameter]
+    average: WeightAverage
     step: int = 0
     steps: list[int] = attrs.field(factory=list)
     losses: list[float] = attrs.field(factory=list)
     measured: list[float] = attrs.field(factory=list)
     best: int = 0
-    recent: float = 0.0
     seconds: float = 0.0
     best_weights: dict[str, Tensor] = attrs.field(factory=dict)
-    between_updates: bool = True
+    updating: bool = False
+    asked_to_end: bool = False
 
     @classmethod
     def new(
@@ -97,26 +95,20 @@ class TrainingState:
         """A run before its first update."""
         weights = list(estimator.parameters())
         expect(len(weights) > 0, "estimator", "weights to train", type(estimator).__name__)
-        device, floating = weights[0].device, [p.dtype for p in weights if p.is_floating_point()]
-        return cls(
-            training,
-            estimator,
-            seed,
-            processes,
-            torch.Generator("cpu").manual_seed(seed),
-            RNGState(seed, processes.process_index, device),
-            torch.optim.AdamW(weights, lr=training.lr, weight_decay=training.weight_decay),
-            torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
-            device,
-            # formulas around networks of less precision stay in single precision
-            torch.promote_types(floating[0], torch.float32),
-            {name: p.detach().clone() for name, p in estimator.named_parameters()},
-        )
+        loss, device = BatchLoss.new(training, estimator, seed, processes), weights[0].device
+        scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
+        tally = Tally(device)
+        optimizer = adam(weights, training, None if scaler.is_enabled() else tally)
+        average = WeightAverage(estimator)
+        parts = (loss, optimizer, scaler, tally, device, weights, average)
+        return cls(training, estimator, seed, processes, *parts)
 
     def check(self) -> None:
         """Raises ``ValueError`` unless the processes can go on together."""
         size, count = self.training.batch_size, self.processes.num_processes
-        expect(size % count == 0, "batch_size", f"a multiple of {count} processes", size)
+        parts = self.training.accumulation
+        of = f"{count} processes" if parts == 1 else f"{parts} parts of {count} processes"
+        expect(size % (count * parts) == 0, "batch_size", f"a multiple of {of}", size)
         mixed_precision = self.processes.mixed_precision
         expect(
             mixed_precision == "no",
@@ -124,7 +116,8 @@ class TrainingState:
             "mixed_precision 'no', as Training has its own",
             mixed_precision,
         )
-        weights = sum(float(p.detach().double().sum()) for p in self.estimator.parameters())
+        wide = precision(self.device)
+        weights = sum(float(p.detach().sum(dtype=wide)) for p in self.weights)
         sums = self._gathered(torch.tensor([weights, self.step], dtype=torch.float64, device="cpu"))
         expect(
             torch.allclose(sums, sums[0].expand_as(sums), rtol=1e-6, equal_nan=True),
@@ -148,6 +141,11 @@ class TrainingState:
             f"the same {', '.join(unlike)} on all",
             ", ".join(str(identity.entries.get(name, "others")) for name in unlike),
         )
+
+    @property
+    def between_updates(self) -> bool:
+        """Whether no update is half done, and the estimator has its own weights."""
+        return not (self.updating or self.average.placed)
 
     @property
     def stopped(self) -> bool:
@@ -175,58 +173,58 @@ class TrainingState:
             [*self.steps], [*self.losses], [*self.measured], best, self.seconds, self.stopped
         )
 
-    def loss(self, data: Dataset, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss of this process's shard of some events."""
-        return self._loss(data, *shard(rows, generator, self.processes))
-
-    def _loss(self, data: Dataset, rows: Tensor, generator: Generators) -> Tensor:
-        x = events(data, generator, rows).to(self.device, self.dtype)
-        kind = PRECISIONS[self.training.precision]
-        with torch.autocast(self.device.type, kind, enabled=kind is not None):
-            return self.estimator.loss(x, generator=generator)
-
-    def update(self, data: Dataset, stop_requested: bool = False) -> bool:
-        """One update, and whether any process has been asked to end."""
-        self.between_updates = False
-        with self.rng_state.installed():
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.training.lr * self.training.lr_factor(self.step)
-            self.optimizer.zero_grad()
-            size = (self.training.batch_size,)
-            rows = torch.randint(len(data), size, generator=self.generator, device="cpu")
-            loss = self.loss(data, rows, self.generator)
-            self.scaler.scale(loss).backward()
-        loss = loss.detach()
-        stop = torch.full_like(loss, float(stop_requested))
-        gradients = [p.grad for p in self.estimator.parameters() if p.grad is not None]
-        average_over(self.processes, [*gradients, loss, stop])
-        self._expect_finite(f"the loss is {float(loss)} at step {self.step + 1}", loss, data, rows)
+    def update(self, batches: Batches, stop_requested: bool = False) -> None:
+        """One update, of which nothing is known until somebody has a `look`."""
+        self.updating = True
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr * self.training.lr_factor(self.step)
+        loss, stop = self.loss.gradients(batches, self.step, self.scaler), None
+        if self.processes.num_processes > 1:
+            stop = torch.full_like(loss, float(stop_requested))
+            average_over(self.processes, [loss, stop])
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.estimator.parameters(), self.training.clip)
-        if not (self.scaler.is_enabled() or math.isfinite(norm)):  # that one leaves the step out
-            raise FloatingPointError(f"the gradient's norm is {norm} at step {self.step + 1}")
+        norm = nn.utils.clip_grad_norm_(self.weights, self.training.clip)
+        # in half precision a step whose gradient overflows is left out
+        self.tally.add(loss, None if self.scaler.is_enabled() else norm, stop)
+        self.step += 1
+        if not self.optimizer.defaults["fused"]:  # that one leaves a step out by itself
+            self.look(batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        for name, weight in self.estimator.named_parameters():
-            now, before = weight.detach(), self.average[name]
-            before.copy_(self.training.ema_update(before, now, self.step) if self.step else now)
-        self.step += 1
-        self.recent += float(loss)
-        self.between_updates = True
-        return stop_requested if self.processes.num_processes == 1 else bool(stop > 0)
+        self.average.update(self.training.ema_decay(self.step - 1))
+        self.updating = False
+
+    def look(self, batches: Batches) -> None:
+        """Waits for the updates, and sees whether they have gone well.
+
+        Raises:
+            FloatingPointError: If a loss or a gradient was not finite; weights are as they were
+                before that step, which is done again to say what it was.
+        """
+        left_out, self.asked_to_end = self.tally.read()
+        if not left_out:
+            return
+        step = self.step - left_out
+        loss, at = self.loss.gradients(batches, step, self.scaler), f"at step {step + 1}"
+        average_over(self.processes, [loss])
+        message, rows = f"the loss is {float(loss)} {at}", batches.order.whole(step)
+        self.loss.expect_finite(message, loss, batches.placed, rows)
+        norm = nn.utils.clip_grad_norm_(self.weights, self.training.clip)
+        raise FloatingPointError(f"the gradient's norm is {float(norm)} {at}")
 
     def measure(
-        self, data: Dataset, held_out: Dataset | None, on_measure: OnMeasure | None
+        self, data: PlacedEvents, held_out: PlacedEvents | None, on_measure: OnMeasure | None
     ) -> None:
         """The held-out loss of the averaged weights, which are kept if it is the lowest."""
-        with self._averaged():
+        with self.average.in_place():
             # without events to measure: whether the weights that are kept say anything
             held_out_loss = self.held_out_loss(
                 data if held_out is None else held_out, held_out is not None
             )
-            self.losses.append(self.recent / (self.step - (self.steps[-1] if self.steps else 0)))
+            updates = self.step - (self.steps[-1] if self.steps else 0)
+            self.losses.append(float(self.tally.loss) / updates)
             self.steps.append(self.step)
-            self.recent = 0.0
+            self.tally.loss.zero_()
             if held_out is not None:
                 self.measured.append(held_out_loss)
                 if held_out_loss < min(self.measured[:-1], default=math.inf):
@@ -236,7 +234,7 @@ class TrainingState:
                 on_measure(self.step, self.estimator, self.history)
 
     @torch.no_grad()
-    def held_out_loss(self, data: Dataset, all_events: bool = True) -> float:
+    def held_out_loss(self, data: PlacedEvents, all_events: bool = True) -> float:
         """The loss with the same events, times and noise at every call.
 
         Args:
@@ -244,55 +242,17 @@ class TrainingState:
             all_events: Whether to go through them, or through one batch, which says no more than
                 whether the loss is finite.
         """
-        generator, batch = torch.Generator("cpu").manual_seed(self.seed), self.training.batch_size
+        batch = self.training.batch_size
         # few events are repeated with other noise, many are not all needed
         count = batch * max(1, _HELD_OUT // batch) if all_events else batch
-        rows = torch.arange(count, device="cpu") % len(data)
-        size = chunk_size(data.values.shape[1:])
-        parts = rows.split(batch * max(1, size // batch))
-        with RNGState(self.seed, device=self.device).installed():
-            losses = [self.loss(data, part, generator) * len(part) for part in parts]
-        mean = torch.stack(losses).sum() / len(rows)
+        rows = torch.arange(count, device="cpu") % len(data.data)
+        size = chunk_size(data.data.values.shape[1:])
+        mean = self.loss.held_out(data, rows, batch * max(1, size // batch))
         average_over(self.processes, [mean])
         of = "the held-out loss" if all_events else "the loss of the averaged weights"
-        self._expect_finite(f"{of} is {float(mean)} after step {self.step}", mean, data, rows)
+        message = f"{of} is {float(mean)} after step {self.step}"
+        self.loss.expect_finite(message, mean, data, rows)
         return float(mean)
-
-    @torch.no_grad()
-    def _expect_finite(self, message: str, loss: Tensor, data: Dataset, rows: Tensor) -> None:
-        """Raises ``FloatingPointError`` that names the first event whose own loss is not finite."""
-        if math.isfinite(loss):
-            return
-        self.estimator.eval()
-        for row in rows.unique(sorted=True)[:_TRIED]:
-            generator = torch.Generator("cpu").manual_seed(self.seed)
-            if not math.isfinite(self._loss(data, row.unsqueeze(0), generator)):
-                message = f"{message}, as that of event {int(row)} of {data.name} is by itself"
-                if bool(data.read(row.unsqueeze(0)).isnan().any()):
-                    message += (
-                        ", of which values are missing: only estimators with observe= take such"
-                    )
-                break
-        raise FloatingPointError(message)
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Gives the estimator its averaged weights, and its own back at the end."""
-        trained = {name: value.clone() for name, value in self.estimator.state_dict().items()}
-        self.between_updates = False
-        self._load_average()
-        self.estimator.eval()
-        try:
-            yield
-        finally:
-            self.estimator.load_state_dict(trained)
-            self.estimator.train()
-            self.between_updates = True
-
-    @torch.no_grad()
-    def _load_average(self) -> None:
-        for name, weight in self.estimator.named_parameters():
-            weight.copy_(self.average[name])
 
     def _gathered(self, value: Tensor) -> Tensor:
         """A tensor of every process, ``(processes, ...)``, on the CPU."""
@@ -303,7 +263,7 @@ class TrainingState:
         if self.best_weights:
             self.estimator.load_state_dict(self.best_weights)
         else:
-            self._load_average()
+            self.average.load()
         self.estimator.eval()
 
     def save(self, write: checkpoint.Write, identity: RunIdentity) -> None:
@@ -312,17 +272,16 @@ class TrainingState:
         Raises:
             FloatingPointError: If a weight is not finite; nothing is written then.
         """
-        for name, weight in (*self.estimator.named_parameters(), *self.average.items()):
+        for name, weight in (*self.estimator.named_parameters(), *self.average.values.items()):
             if not bool(weight.isfinite().all()):
                 raise FloatingPointError(f"{name} is not finite after step {self.step}")
         state = self.optimizer.state_dict()["state"]
         tensors = {
             **{f"model.{k}": v for k, v in self.estimator.state_dict().items()},
-            **{f"average.{k}": v for k, v in self.average.items()},
+            **{f"average.{k}": v for k, v in self.average.values.items()},
             **{f"kept.{k}": v for k, v in self.best_weights.items()},
             **{f"optimizer.{i}.{k}": v for i, slots in state.items() for k, v in slots.items()},
-            "generator": self.generator.get_state(),
-            **{f"stream.{k}": self._gathered(v) for k, v in self.rng_state.states.items()},
+            "loss": self.tally.loss,
         }
         identity.note_changes(self.estimator)
         written = {name: getattr(self, name) for name in _WRITTEN}
@@ -367,16 +326,10 @@ class TrainingState:
             optimizer.setdefault(int(index), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.estimator.load_state_dict(part("model"))
-        for name, value in match_names(part("average"), self.average).items():
-            self.average[name].copy_(value)
+        self.average.restore(part("average"))
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
-        self.generator.set_state(tensors["generator"])
+        self.tally.loss.copy_(tensors["loss"])
         self.scaler.load_state_dict(content["scaler"])
-        for kind, states in part("stream").items():
-            if kind in self.rng_state.states:
-                # more processes than wrote it share what there is
-                saved_state = states[self.processes.process_index % len(states)]
-                self.rng_state.states[kind] = saved_state.clone()  # a view crashes torch
         for name in _WRITTEN:
             setattr(self, name, content[name])
         self.best_weights = part("kept")

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from scoresde.checks import expect, whole
-from scoresde.data import Dataset
 from scoresde.data.events import as_dataset
+from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
 from scoresde.training import checkpoint
+from scoresde.training.batches import Batches
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
 from scoresde.training.history import History, OnMeasure
 from scoresde.training.interrupts import Interrupts
@@ -28,6 +29,10 @@ from scoresde.training.run_identity import RunIdentity
 from scoresde.training.settings import TrainingSettings
 from scoresde.training.state import TrainingState
 from scoresde.wrappers import unwrapped
+
+_LOOK_EVERY = 32
+"""Updates after which the host waits for the device, to see that they have gone well: seldom enough
+that its queue is empty for no time that counts, and soon enough for whoever has pressed Ctrl-C."""
 
 
 @attrs.frozen(kw_only=True)
@@ -111,9 +116,10 @@ class Training(TrainingSettings):
         train = as_dataset("data", data)
         measured = None if held_out is None else as_dataset("held_out", held_out)
         run, identity = TrainingState.new(self, estimator, seed, processes), None
+        batches = Batches(train, self, seed, processes, run.device)
+        placed = None if measured is None else PlacedEvents.of("held_out", measured, run.device)
         if folder is not None or processes.num_processes > 1:
-            entries = {f"training.{name}": value for name, value in attrs.asdict(self).items()}
-            entries["training.seed"] = seed
+            entries = {**self.of_the_result, "training.seed": seed}
             identity = RunIdentity.of(entries, estimator, train, measured, on_step, settings)
             run.check_same_arguments(identity)
         with _writing(folder, processes) as write:
@@ -122,10 +128,9 @@ class Training(TrainingSettings):
                 if run.finished and progress and processes.is_main_process:
                     tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
             run.check()
-            save = (
-                None if folder is None or identity is None else partial(run.save, write, identity)
-            )
-            loop = _Loop(run, train, measured, on_step, on_measure, save, save_every)
+            saved = folder is not None and identity is not None
+            save = partial(run.save, write, identity) if saved else None
+            loop = _Loop(run, batches, placed, on_step, on_measure, save, save_every)
             loop.run_updates(progress and processes.is_main_process)
         run.load_best()
         return run.history
@@ -144,8 +149,8 @@ class _Loop:
     """Update, measure and save, until a run is over or somebody asks it to end."""
 
     run: TrainingState
-    data: Dataset
-    held_out: Dataset | None
+    batches: Batches
+    held_out: PlacedEvents | None
     on_step: Callable[[int], None] | None
     on_measure: OnMeasure | None
     save: Callable[[], None] | None
@@ -160,20 +165,19 @@ class _Loop:
             desc="training", disable=not progress, initial=run.step, total=run.training.steps
         )
         run.estimator.train()
-        with bar, Interrupts(hold=several) as interrupts:
+        with bar, Interrupts(hold=several) as interrupts, self.batches:
             try:
                 while self.measure_and_save(bar):
                     with interrupts.deferred():
                         if self.on_step is not None:
                             self.on_step(run.step)
-                        ended = run.update(self.data, interrupts.pending)
+                        run.update(self.batches, interrupts.pending)
                         self.unsaved = True
                     self.count_time()
                     bar.update()
-                    if ended:
-                        self.write()
-                        interrupts.deliver()
-                        raise KeyboardInterrupt
+                if run.asked_to_end:
+                    interrupts.deliver()
+                    raise KeyboardInterrupt
             except (KeyboardInterrupt, SystemExit):
                 if run.between_updates and not several:  # those agree on when to end
                     self.write()
@@ -182,15 +186,18 @@ class _Loop:
     def measure_and_save(self, bar: tqdm[Any]) -> bool:
         """What is to be done between two updates; whether there is another one."""
         run = self.run
+        saving = run.step > 0 and run.step % self.save_every == 0
+        if run.measurement_due or saving or run.step % _LOOK_EVERY == 0:
+            run.look(self.batches)
         if run.measurement_due:
-            run.measure(self.data, self.held_out, self.on_measure)
+            run.measure(self.batches.placed, self.held_out, self.on_measure)
             held_out = {"held_out": run.measured[-1]} if run.measured else {}
             bar.set_postfix({"loss": run.losses[-1], **held_out}, refresh=False)
             self.unsaved = True
             self.count_time()
-        if run.finished or (run.step > 0 and run.step % self.save_every == 0):
+        if run.finished or run.asked_to_end or saving:
             self.write()
-        return not run.finished
+        return not (run.finished or run.asked_to_end)
 
     def count_time(self) -> None:
         now = time.perf_counter()
@@ -198,6 +205,7 @@ class _Loop:
 
     def write(self) -> None:
         if self.save is not None and self.unsaved:
+            self.run.look(self.batches)
             self.save()
         self.unsaved = False
 

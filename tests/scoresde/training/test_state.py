@@ -15,6 +15,7 @@ from estimators import Denoising, ResidualMLP
 from scoresde import DCT, DiagonalSDE, LogLinear
 from scoresde.data import Dataset, LazyArray
 from scoresde.training import Training, checkpoint
+from scoresde.training.batch_loss import BatchLoss
 from scoresde.training.distributed import SINGLE_PROCESS
 from scoresde.training.lock import FolderLocked
 from scoresde.training.run_identity import RunIdentity
@@ -83,17 +84,19 @@ def keyboard():
 @pytest.mark.parametrize("where", ["update", "measure", "save"])
 def test_ctrl_c_is_heard_where_nothing_is_half_done(tmp_path, where, monkeypatch):
     training, sent = Training(steps=20, measurements=4), []
-    target = {"update": "loss", "measure": "held_out_loss", "save": "save"}[where]
-    real = getattr(TrainingState, target)
+    owner = {"update": BatchLoss}.get(where, TrainingState)
+    target = {"update": "gradients", "measure": "held_out_loss", "save": "save"}[where]
+    real = getattr(owner, target)
 
     def slow(self, *arguments):
         found = real(self, *arguments)
-        if self.step == {"update": 11}.get(where, 10) and not sent:
+        step = arguments[1] if where == "update" else self.step
+        if step == {"update": 11}.get(where, 10) and not sent:
             sent.append(1)
             signal.raise_signal(signal.SIGINT)
         return found
 
-    monkeypatch.setattr(TrainingState, target, slow)
+    monkeypatch.setattr(owner, target, slow)
     options = {"held_out": DATA, "save_every": 5}
     with pytest.raises(KeyboardInterrupt):
         fitted(training, folder=tmp_path / "broken", **options)
@@ -299,8 +302,8 @@ def test_what_was_good_stays_when_a_run_fails(tmp_path):
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path):
     run = TrainingState.new(Training(), edited(), 0, SINGLE_PROCESS)
-    name = next(iter(run.average))
-    run.average[name].fill_(math.inf)
+    name = next(iter(run.average.values))
+    run.average.values[name].fill_(math.inf)
     identity, said = RunIdentity.of({}, run.estimator, DATA), f"{name} is not finite after step 0"
     with checkpoint.writer(tmp_path) as write, pytest.raises(FloatingPointError, match=said):
         run.save(write, identity)

@@ -14,7 +14,9 @@ from estimators import Denoising, ResidualMLP
 from scoresde import DCT, DiagonalSDE, Identity, LogLinear, ScoreEstimator
 from scoresde.data import Dataset
 from scoresde.data.events import events
+from scoresde.data.placement import PlacedEvents
 from scoresde.training import Training, checkpoint
+from scoresde.training.batches import Batches
 from scoresde.training.distributed import SINGLE_PROCESS
 from scoresde.training.run_identity import RunIdentity
 from scoresde.training.state import TrainingState
@@ -23,9 +25,9 @@ from solvers import DDIM
 
 def measured(estimator, average, seed):
     run = TrainingState.new(Training(), estimator, seed, SINGLE_PROCESS)
-    run.average = dict(average.named_parameters())
-    with run._averaged():
-        return run.held_out_loss(DATA)
+    run.average.restore({name: p.detach() for name, p in average.named_parameters()})
+    with run.average.in_place():
+        return run.held_out_loss(PlacedEvents.of("data", DATA, run.device))
 
 
 def test_the_loss_falls():
@@ -112,13 +114,9 @@ def test_losses_are_means_over_events_and_updates(batch, values):
 
 def test_averaging_is_exponential_after_a_while():
     """Among the first updates the decay is smaller: the untrained weights are forgotten."""
-    training, average, weight = Training(ema=0.9), torch.zeros(1), torch.ones(1)
-    kept = []
-    for count in range(200):
-        after = training.ema_update(average, weight, torch.tensor(count))
-        kept.append(float((weight - after) / (weight - average)))
-        average = average * 0  # start again from 0, towards 1
-    assert kept[0] == pytest.approx(0.1)
+    kept = [Training(ema=0.9).ema_decay(count) for count in range(200)]
+    assert kept[0] == 0.0
+    assert kept[1] == pytest.approx(2 / 11)
     assert kept[10] == pytest.approx(11 / 20)
     assert kept[-1] == pytest.approx(0.9)
 
@@ -313,7 +311,7 @@ def test_a_gradient_that_overflows_is_left_out():
     run = TrainingState.new(Training(precision="float16", batch_size=8), model(), 0, SINGLE_PROCESS)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
     before = {name: value.clone() for name, value in run.estimator.state_dict().items()}
-    run.update(DATA)
+    run.update(Batches(DATA, run.training, 0, SINGLE_PROCESS, run.device))
     assert run.scaler.get_scale() == 2.0**59
     assert all(torch.equal(value, before[k]) for k, value in run.estimator.state_dict().items())
 

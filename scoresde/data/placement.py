@@ -1,0 +1,76 @@
+"""Where events are while a device works on them: all of them there, or brought as they are needed.
+
+Integers stay integers on the way, which are fewer bytes, and are spread over their bins there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+from scoresde.data.dataset import Dataset
+from scoresde.internals import limits
+
+_SHARE = 4
+"""Data take a quarter of a device's free memory at most: the rest is the network's."""
+
+
+@attrs.frozen(eq=False)
+class PlacedEvents:
+    """A data set as a device reads it.
+
+    Attributes:
+        data: The data set.
+        device: Which device.
+        values: All events, on the device; None if they do not fit or are read from elsewhere.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Dataset
+        >>> from scoresde.data.placement import PlacedEvents
+        >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), bins=4)
+        >>> PlacedEvents.of("data", data, torch.device("meta")).read(torch.tensor([1])).device
+        device(type='meta')
+    """
+
+    data: Dataset
+    device: torch.device
+    values: Tensor | None
+
+    @classmethod
+    def of(cls, name: str, data: Dataset, device: torch.device) -> PlacedEvents:
+        """Brings events to a device if they are in memory and take a quarter of what is free there.
+
+        Args:
+            name: What to call them.
+            data: The events, on the CPU or on that device.
+            device: Which device.
+
+        Raises:
+            ValueError: If they are on another device, which is mostly the one that was meant.
+        """
+        values = data.values
+        if not isinstance(values, Tensor):
+            return cls(data, device, None)
+        expected = f"events on the CPU or on {device}, where the estimator is"
+        expect(values.device in (torch.device("cpu"), device), name, expected, values.device)
+        if values.device != device and values.nbytes > _free_memory(device) // _SHARE:
+            return cls(data, device, None)
+        return cls(data, device, values.to(device))
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Events by index ``(k,)``, on the device, as they are stored."""
+        if self.values is not None:
+            return self.values[rows.to(self.device, non_blocking=True)]
+        return self.data.read(rows).to(self.device, non_blocking=True)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes; of devices that do not say, what a small file may cost."""
+    ask: Callable[[torch.device], tuple[int, int]] | None
+    ask = getattr(getattr(torch, device.type, None), "mem_get_info", None)
+    return limits.memory() if ask is None else ask(device)[0]

@@ -1,0 +1,146 @@
+"""The loss of a run's batches: from events as they are stored to gradients at the weights."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from scoresde.data.events import as_numbers
+from scoresde.data.placement import PlacedEvents
+from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Generators
+from scoresde.training.batches import Batches
+from scoresde.training.distributed import Processes, SharedLoss, shard
+from scoresde.training.execution import Execution
+from scoresde.training.seeds import derive, device_generator, seeded_globals
+from scoresde.training.settings import TrainingSettings
+
+_TRIED = 512
+"""Events whose loss is computed one by one to name the first that is not finite: some seconds, when
+all of a large data set would take longer than its training."""
+
+
+@attrs.define(eq=False)
+class BatchLoss:
+    """The loss of an estimator, of events as they are stored, with noise that follows a seed.
+
+    Attributes:
+        generator: Of the device: of dequantisation, times and noise.
+        dtype: Of events as numbers.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.training.batch_loss import BatchLoss
+        >>> from scoresde.training.distributed import SINGLE_PROCESS
+        >>> from scoresde.training.settings import TrainingSettings
+        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        >>> loss = BatchLoss.new(TrainingSettings(), model, 0, SINGLE_PROCESS)
+        >>> loss.of(torch.tensor([[0, 3], [1, 2]]), 4, loss.generator).shape
+        torch.Size([])
+    """
+
+    training: TrainingSettings
+    estimator: ScoreEstimator
+    seed: int
+    processes: Processes
+    execution: Execution
+    generator: torch.Generator
+    weights: list[nn.Parameter]
+    dtype: torch.dtype
+    _shared: SharedLoss | None = None
+
+    @classmethod
+    def new(
+        cls,
+        training: TrainingSettings,
+        estimator: ScoreEstimator,
+        seed: int,
+        processes: Processes,
+    ) -> BatchLoss:
+        """Of an estimator that is to be trained with these settings."""
+        weights = [*estimator.parameters()]
+        floating = [p.dtype for p in weights if p.is_floating_point()]
+        return cls(
+            training,
+            estimator,
+            seed,
+            processes,
+            Execution(training, estimator),
+            device_generator(weights[0].device),
+            weights,
+            # formulas around networks of less precision stay in single precision
+            torch.promote_types(floating[0], torch.float32),
+        )
+
+    def of(
+        self, values: Tensor, bins: int | None, noise: Generators, shared: bool = False
+    ) -> Tensor:
+        """The loss of this process's events.
+
+        Args:
+            values: Events as they are stored, on the device.
+            bins: Of integers.
+            noise: Of these events.
+            shared: Whether its gradient is to be an average over all processes.
+        """
+        x = as_numbers(values, bins, noise).to(self.dtype)
+        with self.execution.autocast():
+            loss: Tensor = (self._module.averaged if shared else self._module)(x, noise)
+        return loss
+
+    @property
+    def _module(self) -> SharedLoss:
+        if self._shared is None:  # once the processes are known to have the same weights
+            self._shared = SharedLoss(self.estimator, self.processes)
+        return self._shared
+
+    def gradients(self, batches: Batches, step: int, scaler: torch.amp.GradScaler) -> Tensor:
+        """Leaves the gradient of a step's batch at the weights; returns this process's loss."""
+        for weight in self.weights:
+            weight.grad = None
+        values, bins = batches.read(step), batches.placed.data.bins
+        parts, losses = self.training.accumulation, []
+        dropout = derive(self.seed, f"dropout of process {self.processes.process_index}", step)
+        with seeded_globals(dropout, values.device), self.execution.running(updates=True):
+            for part in range(parts):
+                # every part draws the numbers of all, and keeps its own
+                self.generator.manual_seed(derive(self.seed, "noise", step))
+                noise = shard(self.generator, self.processes, part, parts)
+                with self._module.alone(part + 1 < parts):
+                    loss = self.of(values[part::parts], bins, noise, shared=True)
+                    scaler.scale(loss / parts).backward()
+                losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def held_out(self, data: PlacedEvents, rows: Tensor, size: int) -> Tensor:
+        """The mean over this process's events among some, with the same noise at every call."""
+        index, count = self.processes.process_index, self.processes.num_processes
+        seed, losses = derive(self.seed, "held out"), []
+        noise = shard(self.generator.manual_seed(seed), self.processes)
+        with seeded_globals(seed, data.device), self.execution.running(updates=False):
+            for part in rows.split(size):
+                loss = self.of(data.read(part[index::count]), data.data.bins, noise)
+                losses.append(loss * len(part))
+        return torch.stack(losses).sum() / len(rows)
+
+    @torch.no_grad()
+    def expect_finite(self, message: str, loss: Tensor, data: PlacedEvents, rows: Tensor) -> None:
+        """Raises ``FloatingPointError`` that names the first event whose own loss is not finite."""
+        if math.isfinite(loss):
+            return
+        self.estimator.eval()
+        for row in rows.unique(sorted=True)[:_TRIED]:
+            values, noise = data.read(row.unsqueeze(0)), self.generator.manual_seed(self.seed)
+            if not math.isfinite(self.of(values, data.data.bins, noise)):
+                message = f"{message}, as that of event {int(row)} of {data.data.name} is by itself"
+                if bool(values.isnan().any()):
+                    message += (
+                        ", of which values are missing: only estimators with observe= take such"
+                    )
+                break
+        raise FloatingPointError(message)

@@ -1,0 +1,201 @@
+"""The batches of a run: which events they are of, and how they come to the device."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from scoresde import data as ours
+from scoresde.checks import describe_error
+from scoresde.data.placement import PlacedEvents
+from scoresde.training.distributed import Processes
+from scoresde.training.seeds import derive, seeded_globals
+from scoresde.training.settings import TrainingSettings
+
+_MOST_WORKERS = 8
+"""So many decode faster than most disks read."""
+
+
+@attrs.frozen(eq=False)
+class BatchOrder:
+    """Which events a process has of every batch: a function of seed and step.
+
+    Args:
+        count: Of all events.
+        batch_size: Events of a batch, of all processes together.
+        seed: Of the run.
+        index: Which process.
+        processes: How many there are.
+
+    Example:
+        >>> from scoresde.training.batches import BatchOrder
+        >>> whole, part = BatchOrder(9, 6, seed=0), BatchOrder(9, 6, seed=0, index=1, processes=2)
+        >>> whole.own(3)[1::2].equal(part.own(3))
+        True
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+    index: int = 0
+    processes: int = 1
+
+    def whole(self, step: int) -> Tensor:
+        """Of all processes, ``(batch_size,)``, drawn with replacement."""
+        generator = torch.Generator("cpu").manual_seed(derive(self.seed, "rows", step))
+        return torch.randint(self.count, (self.batch_size,), generator=generator, device="cpu")
+
+    def own(self, step: int) -> Tensor:
+        """Of this process, ``(batch_size / processes,)``."""
+        return self.whole(step)[self.index :: self.processes]
+
+
+class Batches:
+    """This process's events of every batch, as they are stored, on the device.
+
+    Those that fit live there. Others are read ahead by processes of their own, if there are any:
+    they come in the same order, with the same numbers where reading draws any.
+
+    Args:
+        data: All events.
+        training: Of which batch size, steps and workers count.
+        seed: Of the run.
+        processes: That share the batches.
+        device: Where to.
+
+    Attributes:
+        placed: The events, on the device or to be brought there.
+        order: Which events.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Dataset
+        >>> from scoresde.training.batches import Batches
+        >>> from scoresde.training.distributed import SINGLE_PROCESS
+        >>> from scoresde.training.settings import TrainingSettings
+        >>> data, training = Dataset("mine", torch.randn(9, 2)), TrainingSettings(batch_size=4)
+        >>> with Batches(data, training, 0, SINGLE_PROCESS, torch.device("cpu")) as batches:
+        ...     batches.read(0).shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(
+        self,
+        data: ours.Dataset,
+        training: TrainingSettings,
+        seed: int,
+        processes: Processes,
+        device: torch.device,
+    ) -> None:
+        self.placed = PlacedEvents.of("data", data, device)
+        count, index = processes.num_processes, processes.process_index
+        self.order = BatchOrder(len(data), training.batch_size, seed, index, count)
+        self._steps = training.steps
+        self._workers = _workers(training.workers, data, device)
+        self._ahead: Iterator[Tensor | Exception] | None = None
+        self._next = 0
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ahead = None  # ends the processes that read
+
+    def read(self, step: int) -> Tensor:
+        """The events of a batch, ``(batch_size / processes, *event_shape)``."""
+        if self.placed.values is not None:
+            return self.placed.read(self.order.own(step))
+        if self._ahead is None or step != self._next:
+            self._ahead = self._ahead_from(step)
+        found, self._next = next(self._ahead), step + 1
+        if isinstance(found, Exception):
+            raise found
+        return found.to(self.placed.device, non_blocking=True)
+
+    def _ahead_from(self, step: int) -> Iterator[Tensor | Exception]:
+        """The batches from a step on."""
+        reader, context = _Reader(self.placed.data, self.order), None
+        if self._workers and sys.platform == "linux":
+            context = "fork"
+        elif self._workers:
+            _expect_picklable(reader)
+        with torch.device("cpu"):  # a loader draws a number there
+            return iter(
+                DataLoader(
+                    reader,
+                    batch_size=None,
+                    sampler=range(step, max(self._steps, step + 1)),
+                    num_workers=self._workers,
+                    pin_memory=self.placed.device.type == "cuda",
+                    worker_init_fn=_in_worker if self._workers else None,
+                    generator=torch.Generator("cpu"),
+                    multiprocessing_context=context,
+                )
+            )
+
+
+@attrs.frozen(eq=False)
+class _Reader(Dataset[Any]):
+    """Batches by their step, for processes that read them ahead."""
+
+    data: ours.Dataset
+    order: BatchOrder
+
+    def __getitem__(self, step: int) -> Tensor | Exception:
+        order = self.order
+        try:
+            # reading may draw
+            with seeded_globals(derive(order.seed, f"reading of process {order.index}", step)):
+                return self.data.read(order.own(step))
+        except Exception as error:
+            if get_worker_info() is None:
+                raise
+            return _portable(error)  # said in the words that it has here
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that another process can be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(describe_error(error, kind=True))
+    return error
+
+
+def _in_worker(_: int) -> None:
+    """Whoever reads ahead is ended by whoever asked for it, which hears the signals."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _workers(asked: int | None, data: ours.Dataset, device: torch.device) -> int:
+    """How many processes read ahead: where a processor trains, none has time for it."""
+    if asked is not None:
+        return asked
+    if not data.lazy or device.type == "cpu" or sys.platform != "linux":
+        return 0
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, min(_MOST_WORKERS, share - 1))
+
+
+def _expect_picklable(reader: _Reader) -> None:
+    try:
+        pickle.dumps(reader)
+    except Exception as error:
+        expected = "workers: expected 0, as this system's processes cannot be sent such data"
+        raise ValueError(f"{expected} ({describe_error(error)})") from error

@@ -1,0 +1,91 @@
+"""How the networks of an estimator are run while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from scoresde.checks import expect
+from scoresde.estimator import ScoreEstimator
+from scoresde.sde import SDE
+from scoresde.training.settings import PRECISIONS, TrainingSettings
+from scoresde.wrappers import unwrapped
+
+
+class Execution:
+    """Compiled or not, in which precision, and how weights lie in memory.
+
+    Args:
+        training: The settings that say so.
+        estimator: What is trained; its weights are laid out as they say.
+
+    Raises:
+        ValueError: If it has nothing that could be compiled, or that has channels.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.training.execution import Execution
+        >>> from scoresde.training.settings import TrainingSettings
+        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        >>> with Execution(TrainingSettings(precision="bfloat16"), model).autocast():
+        ...     model.network(torch.zeros(3, 2), torch.zeros(3)).dtype
+        torch.bfloat16
+    """
+
+    def __init__(self, training: TrainingSettings, estimator: ScoreEstimator) -> None:
+        self._precision = training.precision
+        self._device = next(estimator.parameters()).device
+        self._compiled: list[tuple[nn.Module, Callable[..., Any]]] = []
+        networks, name = [*_networks(estimator)], type(estimator).__name__
+        if training.channels_last:
+            weights = [p for network in networks for p in network.parameters() if p.ndim == 4]
+            expect(len(weights) > 0, "channels_last", "networks with weights of four axes", name)
+            for weight in weights:
+                weight.data = weight.data.to(memory_format=torch.channels_last)
+        if training.compile:
+            expect(len(networks) > 0, "compile", "an estimator with networks", name)
+            # those that somebody has compiled already are run as they are
+            plain = [n for n in networks if unwrapped(n) is n and n._compiled_call_impl is None]
+            self._compiled = [(network, torch.compile(network._call_impl)) for network in plain]
+
+    @contextmanager
+    def running(self, updates: bool) -> Iterator[None]:
+        """Inside, networks are run as is asked for, forwards and backwards.
+
+        Args:
+            updates: Whether for updates: what else is computed is too little to be compiled for.
+        """
+        compiled = self._compiled if updates else []
+        before = torch.get_float32_matmul_precision()
+        for network, call in compiled:
+            network._compiled_call_impl = call
+        if self._precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        try:
+            yield
+        finally:
+            for network, _ in compiled:
+                network._compiled_call_impl = None
+            if self._precision == "tf32":
+                torch.set_float32_matmul_precision(before)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Inside, products of networks are rounded; only for the way forwards, as torch has it."""
+        kind = PRECISIONS[self._precision]
+        return nullcontext() if kind is None else torch.autocast(self._device.type, kind)
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """What an estimator learns by, whole: what has weights and is no estimator or list of them."""
+    for part in module.children():
+        inner = unwrapped(part)
+        if isinstance(inner, (ScoreEstimator, nn.ModuleList, nn.ModuleDict)):
+            yield from _networks(inner)
+        elif not isinstance(inner, SDE) and any(p.requires_grad for p in part.parameters()):
+            yield part

@@ -1,0 +1,97 @@
+"""Random numbers of a run, of which every step's follow from a seed and its number alone.
+
+Nothing of them has to be kept: a run that is resumed, a batch that is read ahead by another process
+and a step that is repeated to see what went wrong have the numbers that they would have had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_SEEDS = 2**32
+"""How many seeds the Mersenne twister of the CPU's generators tells apart."""
+
+_global = threading.RLock()
+"""Held by whoever has seeded the global generators, which all threads share."""
+
+
+def derive(seed: int, purpose: str, step: int = 0) -> int:
+    """A seed of its own for every purpose, and for every step of a run.
+
+    Args:
+        seed: Of the run.
+        purpose: What the numbers are for.
+        step: Those of consecutive steps are consecutive, so that none comes twice.
+
+    Example:
+        >>> from scoresde.training.seeds import derive
+        >>> derive(0, "noise", 1) - derive(0, "noise", 0)
+        1
+    """
+    digest = hashlib.sha256(f"{purpose} of {seed}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") + step) % _SEEDS
+
+
+def device_generator(device: torch.device) -> torch.Generator:
+    """A generator of a device, or of the CPU where a device has none.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.seeds import device_generator
+        >>> device_generator(torch.device("meta")).device
+        device(type='cpu')
+    """
+    try:
+        return torch.Generator(device)
+    except RuntimeError:  # as torch says it of the meta device
+        return torch.Generator("cpu")
+
+
+@contextmanager
+def seeded_globals(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Inside, torch's global generators follow a seed; at the end they are as they were before.
+
+    For what knows no other generators: dropout, and what recomputes it, and augmentation. Of two
+    threads one waits.
+
+    Args:
+        seed: Of the numbers.
+        device: Whose generator it is, besides the CPU's.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.seeds import seeded_globals
+        >>> def numbers():
+        ...     with seeded_globals(0):
+        ...         return torch.rand(3)
+        >>> torch.equal(numbers(), numbers())
+        True
+    """
+    device = torch.device(device)
+    of_device = getattr(getattr(torch, device.type, None), "default_generators", ())
+    generators = [torch.default_generator, *of_device[device.index or 0 :][:1]]
+    with _global:
+        before = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)
+
+
+def _own_lock() -> None:
+    """A child is alone: a thread of its parent that held the lock will never free it there."""
+    global _global
+    _global = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own_lock)

@@ -1,0 +1,60 @@
+"""What updates have come to, counted where they are computed: nobody waits to know it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scoresde.precision import precision
+
+
+class Tally:
+    """Losses, and whether all of them and of the gradients have been finite.
+
+    Once one has not, `failed` stays 1: updates of weights that are left out where it is 1 leave
+    them as they were before the first that was not finite, whenever that is noticed.
+
+    Args:
+        device: Where updates are computed.
+
+    Attributes:
+        loss: Sum of the losses since it was last cleared.
+        failed: 1 after an update that was not finite, 0 before; ``found_inf`` of an optimiser.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.tally import Tally
+        >>> tally = Tally(torch.device("cpu"))
+        >>> for loss in (1.0, torch.nan, 2.0):
+        ...     tally.add(torch.tensor(loss), torch.tensor(0.5))
+        >>> tally.failed, tally.read()
+        (tensor(1.), (2, False))
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), dtype=precision(device), device=device)
+        self.failed = torch.zeros((), dtype=torch.float32, device=device)
+        # one that is not a number makes the sum none for good
+        self._poison = torch.zeros((), dtype=torch.float32, device=device)
+        self._left_out = torch.zeros((), dtype=torch.float32, device=device)
+        self._stops = torch.zeros((), dtype=torch.float32, device=device)
+
+    def add(self, loss: Tensor, norm: Tensor | None = None, stop: Tensor | None = None) -> None:
+        """Counts an update.
+
+        Args:
+            loss: Its loss.
+            norm: Of its gradient; None if that may be anything.
+            stop: Positive if somebody has asked to end.
+        """
+        self.loss.add_(loss)
+        self._poison.add_(loss if norm is None else loss + norm, alpha=0)
+        torch.ne(self._poison, self._poison, out=self.failed)
+        self._left_out.add_(self.failed)
+        if stop is not None:
+            self._stops.add_(stop)
+
+    def read(self) -> tuple[int, bool]:
+        """How many updates were left out, and whether somebody has asked to end: waits for them."""
+        left_out, stops = torch.stack([self._left_out, self._stops]).tolist()
+        return int(left_out), stops > 0
