@@ -39,18 +39,27 @@ def derive(seed: int, purpose: str, step: int = 0) -> int:
 
 
 def device_generator(device: torch.device) -> torch.Generator:
-    """A generator of a device, or of the CPU where a device has none.
+    """A generator of a device; where a device has none, one of the CPU.
 
     Example:
         >>> import torch
         >>> from scoresde.training.seeds import device_generator
-        >>> device_generator(torch.device("meta")).device
-        device(type='cpu')
+        >>> generator = device_generator(torch.device("meta"))
+        >>> torch.randn(2, device=generator.device, generator=generator).device
+        device(type='meta')
     """
+    if device.type == "meta":
+        return _WithoutNumbers("cpu")
     try:
         return torch.Generator(device)
-    except RuntimeError:  # as torch says it of the meta device
+    except RuntimeError:  # as torch says it of devices that have none
         return torch.Generator("cpu")
+
+
+class _WithoutNumbers(torch.Generator):
+    """Of the meta device, which takes those of the CPU for its own, and draws nothing."""
+
+    device = torch.device("meta")
 
 
 @contextmanager

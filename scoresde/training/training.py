@@ -109,9 +109,7 @@ class Training(TrainingSettings):
             ValueError: If the run in ``folder`` is another one, patience has no data to
                 measure, or processes do not share a batch evenly or differ in their arguments.
         """
-        whole("save_every", save_every, 1)
-        ready = self.patience is None or held_out is not None
-        expect(ready, "held_out", "events, whose loss patience waits for", None)
+        self._check_arguments(held_out, save_every)
         estimator = _unwrapped_estimator(estimator)
         train = as_dataset("data", data)
         measured = None if held_out is None else as_dataset("held_out", held_out)
@@ -123,17 +121,23 @@ class Training(TrainingSettings):
             identity = RunIdentity.of(entries, estimator, train, measured, on_step, settings)
             run.check_same_arguments(identity)
         with _writing(folder, processes) as write:
-            if folder is not None and identity is not None and Path(folder, "config.json").exists():
-                run.restore(folder, identity)
-                if run.finished and progress and processes.is_main_process:
-                    tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
+            save = None
+            if folder is not None and identity is not None:
+                save = partial(run.save, write, identity)
+                if Path(folder, "config.json").exists():
+                    run.restore(folder, identity)
+            if run.finished and progress and processes.is_main_process:
+                tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
             run.check()
-            saved = folder is not None and identity is not None
-            save = partial(run.save, write, identity) if saved else None
             loop = _Loop(run, batches, placed, on_step, on_measure, save, save_every)
             loop.run_updates(progress and processes.is_main_process)
         run.load_best()
         return run.history
+
+    def _check_arguments(self, held_out: Any, save_every: int) -> None:
+        whole("save_every", save_every, 1)
+        ready = self.patience is None or held_out is not None
+        expect(ready, "held_out", "events, whose loss patience waits for", None)
 
 
 def _unwrapped_estimator(estimator: Any) -> ScoreEstimator:

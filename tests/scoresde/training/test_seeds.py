@@ -111,6 +111,8 @@ def test_a_child_does_not_wait_for_a_thread_that_it_does_not_have():
     assert os.waitstatus_to_exitcode(status) == 7
 
 
-def test_a_device_without_generators_takes_the_processors():
-    assert device_generator(torch.device("meta")).device == torch.device("cpu")
-    assert device_generator(torch.device("cpu")).device == torch.device("cpu")
+def test_a_device_has_generators_of_its_own():
+    for name in ("cpu", "meta"):
+        generator = device_generator(torch.device(name))
+        assert generator.device == torch.device(name)
+        assert torch.rand(2, device=name, generator=generator).device == torch.device(name)
