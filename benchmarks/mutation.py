@@ -6,8 +6,8 @@
 `mutmut run` forks from a process that has imported everything, but leaves decorated functions and
 class bodies as they are, and offers survivors the whole suite, which takes too long here. This
 runner takes mutmut's operators, draws a sample per module, and gives each mutant the tests that
-reach its line, those of its module first, a case of each before a second, the fastest first, until
-one fails or its time is up.
+reach its line, examples in docstrings included, those of its module first, a case of each before a
+second, the fastest first, until one fails or its time is up.
 What tests reach, and all verdicts, are kept in ``build/mutation``: delete it after a change to the
 code, which must not change meanwhile either; after a change to tests, ``--again`` will do. To
 measure first what tests reach takes a run of them all; ``--blind``, every test may reach all lines.
@@ -59,6 +59,7 @@ ELSEWHERE = {
     **dict.fromkeys(MODULES["scoresde/schedules"].split(), ("schedules", "diagonal")),
     **dict.fromkeys(MODULES["scoresde/bases"].split(), ("laws",)),
     **dict.fromkeys(MODULES["scoresde/planning"].split(), ("planning",)),
+    "basis": ("laws", "likely_mistakes", "conformance"),
     "blocks": ("diagonal", "solver"),
     "coefficients": ("diagonal", "sde", "reverse", "no_noise", "limiting"),
     "conditional": ("conditioning", "compositions"),
@@ -69,6 +70,7 @@ ELSEWHERE = {
     "fixed_step": ("solver", "loop", "orders"),
     "masks": ("conditioning", "compositions"),
     "observation": ("conditioning", "compositions"),
+    "packed": ("laws", "multiscale", "conformance"),
     "parametrization": ("no_noise",),
     "reverse": ("sde", "diagonal", "adapters", "between"),
     "sde": ("diagonal", "reverse"),
@@ -82,9 +84,9 @@ ELSEWHERE = {
 _ABOUT = {
     *itertools.chain.from_iterable(names.split() for names in MODULES.values()),
     *itertools.chain.from_iterable(ELSEWHERE.values()),
-    *("dtypes", "bad_input", "conformance", "reads"),
+    *("dtypes", "bad_input", "conformance", "docstrings", "reads"),
 }
-TESTS = sorted(
+TESTS = [f"{module}.py" for module in CORE] + sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "tests").rglob("test_*.py")
     if path.stem.removeprefix("test_") in _ABOUT or path.parent.name in ("solvers", "bases")
@@ -229,7 +231,8 @@ class Loop:
         """Tests that reach a mutant: of its module first, one case of each before a second."""
         touched = set(range(mutant.lines[0], mutant.lines[1] + 1))
         name, costs = Path(mutant.module).name, {}
-        own = tuple(f"test_{known}.py" for known in (name, *ELSEWHERE.get(name, ())))
+        files = (f"test_{known}.py" for known in (name, *ELSEWHERE.get(name, ())))
+        own = (f"{name}.py", *files)
         cases = Counter[str]()
         # what runs on import is reached by all tests of the module
         for narrow in (True, False) if mutant.warm else (False,):
@@ -342,7 +345,9 @@ def pytest_in_a_child(plugin: object, mutated: Mutant | None = None) -> None:
         if mutated:
             sys.meta_path.insert(0, Mutated(mutated))
         options = ["-v", "-p", "no:cacheprovider", "-p", "no:randomly", "--tb=no"]
-        options += ["--disable-warnings", "--no-header"]
+        options += ["--disable-warnings", "--no-header", "--doctest-modules"]
+        # modules with examples would be rewritten, from what they were before
+        options += ["--assert=plain"]
         os._exit(int(pytest.main([*options, *TESTS], plugins=[plugin])))
     os.waitpid(child, 0)
 

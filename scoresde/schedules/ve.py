@@ -43,7 +43,7 @@ class VE(Schedule):
     ) -> None:
         super().__init__(eps=eps)
         self.constant("sigma_min", sigma_min, positive=True)
-        self.constant("sigma_max", sigma_max, positive=True)
+        self.constant("sigma_max", sigma_max)
         expect(
             bool((self.sigma_max > self.sigma_min).all()),
             "sigma_max",

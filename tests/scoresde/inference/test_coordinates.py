@@ -114,6 +114,27 @@ def test_outliers_are_named_and_hide_nothing(outlier, count, dtype):
     assert seen[count:].std(0).tolist() == pytest.approx([1, 1], abs=0.1)
 
 
+@both
+@pytest.mark.parametrize("ranks", [False, True])
+@pytest.mark.parametrize("unit", [2.0**-12, 2.0**12])
+def test_units_of_observations_make_no_difference(unit, ranks, dtype):
+    """Nor do they for outliers, and for what is rarely anything."""
+
+    def simulator(t):
+        x = torch.cat([5 * t + torch.randn_like(t), (t[:, :1] > 0.999).to(t)], 1)
+        x[:3, 1] = 1e8
+        return x
+
+    prior = uniform(dtype)
+    theta, x = simulate(prior, simulator, 2000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (Coordinates.fit(prior, theta, c * x, ranks=ranks) for c in (1.0, unit))
+    assert one.clip.tolist() == other.clip.tolist() == [torch.inf, 5.0, torch.inf]
+    torch.testing.assert_close(one.observation(x), other.observation(unit * x))
+    torch.testing.assert_close(one.explained, other.explained)
+
+
 def test_a_long_tail_keeps_what_it_says():
     """A tenth of all numbers beyond any bulk is no outlier."""
     to, x, said = fitted(lambda t: (20 * t).exp(), torch.float64)

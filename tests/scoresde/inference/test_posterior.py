@@ -14,7 +14,7 @@ from torch.distributions import (
 from estimators import Denoising, Gaussian, PartNetwork, ResidualMLP, Truncated
 from scoresde import VP, DiagonalSDE, Joint, LogLinear
 from scoresde.data import Dataset
-from scoresde.inference import Coordinates, Posterior, simulate
+from scoresde.inference import Coordinates, Posterior, PosteriorDistribution, simulate
 from scoresde.training import Training
 from solvers import ExponentialMultistep
 
@@ -75,6 +75,22 @@ def test_simulations_are_pairs():
     assert theta.shape == (2500, 2)
     assert torch.equal(x, torch.cat([theta, theta[:, :1]], 1))
     assert theta.unique(dim=0).shape == theta.shape
+
+
+def test_simulators_get_a_thousand_at_a_time_and_show_progress_if_asked(capsys):
+    counts = []
+
+    def simulator(theta):
+        counts.append(len(theta))
+        return theta
+
+    simulate(standard(), simulator, 2500)
+    assert counts == [1000, 1000, 500]
+    assert capsys.readouterr().err == ""
+    simulate(standard(), simulator, 2500, progress=True)
+    said = capsys.readouterr().err
+    assert "simulating: 100%" in said
+    assert "2500/2500" in said
 
 
 def test_failed_simulations_are_left_out():
@@ -261,6 +277,10 @@ def test_posteriors_are_distributions():
     assert not many.sample((5,)).requires_grad
     with pytest.raises(ValueError, match="support"):
         one.log_prob(torch.tensor([1.5]))
+    unchecked = PosteriorDistribution(posterior, torch.tensor([0.3]), validate_args=False)
+    for law in (unchecked, unchecked.expand([2])):
+        outside = law.log_prob(torch.tensor([1.5]))
+        assert torch.equal(outside, torch.full(law.batch_shape, -torch.inf))
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -8,7 +8,8 @@ from laws import law
 from estimators import Gaussian
 from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear
 from scoresde.grid import GRIDS
-from scoresde.planning import OptimisedGrid, equal, plan, spectra
+from scoresde.planning import OptimisedGrid, equal, gaussian_bed, optimised_grid, plan, spectra
+from scoresde.planning.gaussian_bed import Bed, Draft, minimise
 from solvers import DDIM, ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -117,6 +118,65 @@ def test_tuned_times_beat_every_other_grid(solver, case):
     assert times[0] == sde.T
     assert float(times[-1]) == pytest.approx(sde.eps)
     assert error(tuned) < min(error(grid) for grid in GRIDS.values()) / 1.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_are_tuned_in_double_precision_whatever_the_default(dtype):
+    """Differences of errors of 1e-6 decide what is best."""
+
+    def times():
+        schedule = LogLinear()
+        sde = DiagonalSDE(schedule, Identity((3,)))
+        moved = OptimisedGrid(torch.tensor([1.0, 0.1, 0.01], dtype=dtype), DDIM())(sde, 6)
+        bands = {name: band.to(dtype) for name, band in BANDS.items()}
+        return moved, plan(Haar((1, 8, 8), 2), schedule, bands, DDIM(), evaluations=5).times
+
+    wide = times()
+    torch.set_default_dtype(torch.float32)
+    for one, other in zip(times(), wide, strict=True):
+        assert one.dtype == torch.float64
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def valley(x):
+    """Rosenbrock's, which steps of a fixed length leave."""
+    return ((1 - x[:-1]) ** 2 + 100 * (x[1:] - x[:-1] ** 2) ** 2).sum()
+
+
+def test_the_best_point_of_a_search_is_kept():
+    assert valley(minimise(valley, torch.full((6,), -1.5), 60)) < 1e-3
+    start, seen = torch.tensor([3.0]), []
+
+    def lost(x):
+        seen.append((x - 1).square().sum())
+        return seen[-1] if len(seen) < 3 else seen[-1] * torch.nan
+
+    found = minimise(lost, start, 20)
+    assert (found - 1).square().sum() == min(seen[:2])
+    assert not found.requires_grad
+
+
+def roughness(lengths):
+    return float(lengths.diff().square().sum())
+
+
+def test_steps_are_made_like_their_neighbours_at_hardly_any_loss(monkeypatch):
+    bed = Bed(BASIS, LogLinear(), BANDS, ExponentialMultistep(), 8)
+    sde, variances = DiagonalSDE(VP(), Identity((3,))), torch.tensor([1.0, 0.1, 0.01])
+
+    def tuned(smooth):
+        monkeypatch.setattr(gaussian_bed, "SMOOTH", smooth)
+        monkeypatch.setattr(optimised_grid, "SMOOTH", smooth)
+        times = OptimisedGrid(variances, DDIM())(sde, 8)
+        first = GRIDS["arctan_log_snr"](sde, 8).diff().abs().log()
+        draft = bed.tune(Draft.even([3, 3, 3]), 50)
+        return roughness(times.diff().abs().log() - first), roughness(draft.logits), draft.error
+
+    alike, logits, error = tuned(gaussian_bed.SMOOTH)
+    freely, free_logits, least = tuned(0.0)
+    assert alike < 0.95 * freely
+    assert logits < free_logits
+    assert error < 1.01 * least
 
 
 def test_tuned_times_refuse_what_makes_no_sense():

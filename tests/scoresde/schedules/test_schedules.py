@@ -1,3 +1,4 @@
+import inspect
 import math
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 
@@ -204,11 +205,46 @@ def _single(schedule, i):
         (lambda: EDM(2.0, 1.0), "sigma_min"),
         (lambda: RectifiedFlow(T=1.0), "T"),
         (lambda: VP(eps=0.0), "eps"),
+        # the first that are senseless
+        (lambda: VP(beta_min=0.0), "beta_min: expected positive"),
+        (lambda: VP(beta_max=0.0), "beta_max: expected positive"),
+        (lambda: VE(0.0, 1.0), "sigma_min: expected positive"),
+        (lambda: VE(1.0, 1.0), r"sigma_max: expected more than sigma_min = 1.0, got 1.0"),
+        (lambda: Cosine(0.0), "log_snr_min: expected below 0, got 0.0"),
+        (lambda: LogLinear(5.0, 5.0), "log_snr_min: expected below log_snr_max = 5.0, got 5.0"),
+        (lambda: EDM(1.0, 1.0), r"sigma_min, sigma_max: .*got \(1.0, 1.0\)"),
+        (lambda: EDM(0.0, 1.0), r"sigma_min, sigma_max: .*got \(0.0, 1.0\)"),
+        (lambda: RectifiedFlow(T=0.5, eps=0.5), r"eps, T: .*got \(0.5, 0.5\)"),
+        (lambda: RectifiedFlow(T=0.5, eps=0.0), r"eps, T: .*got \(0.0, 0.5\)"),
     ],
 )
 def test_senseless_parameters_are_refused_by_name(build, named):
     with pytest.raises(ValueError, match=named):
         build()
+
+
+PAPERS = {
+    VP: {"beta_min": 0.1, "beta_max": 20.0},
+    SubVP: {"beta_min": 0.1, "beta_max": 20.0},
+    VE: {"sigma_min": 0.01, "sigma_max": 50.0},
+    EDM: {"sigma_min": 0.002, "sigma_max": 80.0},
+    RectifiedFlow: {"T": 0.999},
+    Cosine: {"log_snr_min": -15.0},
+    LogLinear: {"log_snr_max": 10.0, "log_snr_min": -10.0},
+    Learned: {"log_snr_max": 10.0, "log_snr_min": -10.0},
+}
+
+
+@pytest.mark.parametrize("kind", PAPERS, ids=lambda kind: kind.__name__)
+def test_what_is_said_is_kept_and_what_is_not_is_as_published(kind):
+    names = {"sigma_min": "eps", "sigma_max": "T"} if kind is EDM else {}
+    taken = inspect.signature(kind).parameters.keys() - {"components", "hidden"}
+    assert taken == {*PAPERS[kind]} | ({"eps"} if kind is not EDM else set())
+    for name in taken:
+        value = 0.9 * PAPERS[kind].get(name, 1e-3)
+        assert float(getattr(kind(**{name: value}), names.get(name, name))) == value
+        other = getattr(kind(), names.get(name, name))
+        assert float(other) == PAPERS[kind].get(name, 1e-3)
 
 
 def learned(components=2, seed=0):

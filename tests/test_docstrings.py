@@ -1,0 +1,68 @@
+"""What docstrings say can be given is what can be given."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+
+import estimators
+import scoresde
+import solvers
+
+MODULES = sorted(
+    found.name
+    for package in (scoresde, estimators, solvers)
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not found.name.endswith("__main__")
+)
+
+
+def explained(what):
+    """Names in the section on arguments, in order; None without one."""
+    section = re.search(r"^Args:\n((?: {4}.*\n|\n)+)", f"{inspect.getdoc(what)}\n", re.MULTILINE)
+    return re.findall(r"^ {4}\*{0,2}(\w+):", section[1], re.MULTILINE) if section else None
+
+
+def documented(module):
+    """Classes, functions and methods of a module that explain their arguments."""
+    for value in vars(module).values():
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        inner = vars(value).values() if inspect.isclass(value) else ()
+        for one in (value, *(getattr(v, "__func__", v) for v in inner)):
+            if (inspect.isclass(one) or inspect.isfunction(one)) and explained(one):
+                yield one
+
+
+def parameters(what):
+    """What it takes, by name."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(what).parameters.items()
+        if name not in ("self", "cls")
+    }
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_arguments_are_those_that_are_explained(name):
+    """What a class leaves out is explained by one that it extends."""
+    for what in documented(importlib.import_module(name)):
+        said, taken = explained(what), parameters(what)
+        extended = what.__mro__[1:] if inspect.isclass(what) else ()
+        inherited = {one for base in extended for one in explained(base) or ()}
+        assert {*said} <= {*taken} <= {*said} | inherited, what
+        keywords = {k for k, v in taken.items() if v.kind == inspect.Parameter.KEYWORD_ONLY}
+        in_order = [k for k in taken if k in said and k not in keywords]
+        assert in_order == [k for k in said if k not in keywords], what
+
+
+def test_arguments_are_found():
+    found = [
+        name
+        for module in MODULES
+        for what in documented(importlib.import_module(module))
+        for name in explained(what)
+    ]
+    assert len(found) > 500
