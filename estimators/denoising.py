@@ -241,7 +241,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         Returns:
             ``(batch,)``.
         """
-        z = self.sde.basis(x)[..., : self.stage.dim]
+        z = self.states(x)[..., : self.stage.dim]
         if not (self._met or torch.compiler.is_compiling()):
             self._met = True  # the first events only: looking at them waits for the device
             check_standard(self.sde, x, z, self.data_mean, self.data_std)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance
-from scoresde.precision import network_dtype
+from scoresde.precision import expect_near, network_dtype
 
 
 def predictor(
@@ -36,6 +36,7 @@ def predictor(
         >>> predict(torch.ones(1, 1), torch.ones(1))
         tensor([[2.]])
     """
+    expect_near("condition", condition, network)
     state_dtype, flat = like.dtype, like.ndim == 2
     weights_dtype = network_dtype(network) or state_dtype
     conditions = () if condition is None else (condition,)

@@ -20,6 +20,7 @@ from scoresde.checks import instance
 from scoresde.equation import Coefficients, Forcing
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine
+from scoresde.precision import expect_near
 from scoresde.sde import SDE
 from scoresde.selection import Selectable, broadcast
 from scoresde.wrappers import match_names, unwrapped
@@ -96,8 +97,9 @@ class ScoreEstimator(Selectable, ABC):
 
         Raises:
             TypeError: If ``x`` is not a floating-point tensor.
-            ValueError: If it has the wrong shape.
+            ValueError: If it has the wrong shape, or is on a device where the estimator is not.
         """
+        expect_near("x", x, self)
         z: Tensor = self.sde.basis(x)
         return z.expand(*broadcast("x", z.shape[:-1], self.batch_shape), -1)
 

@@ -118,6 +118,29 @@ def device_of(module: nn.Module) -> torch.device:
     return next((value.device for value in numbers), torch.get_default_device())
 
 
+def expect_near(name: str, value: object, module: object) -> None:
+    """Raises ``ValueError`` unless a value that is a tensor is on a device of a module.
+
+    Args:
+        name: Of the value, for the message.
+        value: What is no tensor can be anywhere.
+        module: It is where the first of its constants, or else of its weights, is.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import expect_near
+        >>> expect_near("x", torch.zeros(2), torch.nn.Linear(1, 1).to("meta"))
+        Traceback (most recent call last):
+            ...
+        ValueError: x: expected a tensor on meta, where the model is, got one on cpu
+    """
+    if not isinstance(value, Tensor) or not isinstance(module, nn.Module):
+        return
+    numbers = itertools.chain(module.buffers(), module.parameters(), [value])
+    here, there = next(numbers).device, value.device
+    expect(here == there, name, f"a tensor on {here}, where the model is", f"one on {there}")
+
+
 class KeepsFloat64(nn.Module):
     """A module whose floating-point buffers are in float64 whatever it is cast to.
 

@@ -26,6 +26,7 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
+from scoresde.precision import expect_near
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import Stage
 
@@ -239,7 +240,8 @@ def condition(
 
     Raises:
         TypeError: If the SDE is not a `scoresde.DiagonalSDE` with a `scoresde.Joint` basis.
-        ValueError: If a name is unknown, or a shape is wrong.
+        ValueError: If a name is unknown, a shape is wrong, or a part is on a device where the
+            estimator is not.
 
     Example:
         >>> import torch
@@ -250,6 +252,8 @@ def condition(
         >>> condition(model, clean=True, y=torch.ones(1)).sde.basis.event_shape
         torch.Size([1])
     """
+    for name, value in observed.items():
+        expect_near(name, value, estimator)
     observation, rest = observing(estimator.sde.basis, observed)
     return ConditionalEstimator(estimator, observation, clean, rest)
 
