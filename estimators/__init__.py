@@ -1,10 +1,11 @@
 """What learns or knows a score."""
 
-from estimators.denoising import Denoising, measure
+from estimators.denoising import Denoising
 from estimators.guidance import ClassifierFree, LinearGuidance
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale
 from estimators.networks import PartNetwork, ResidualMLP
+from estimators.scales import measure
 from estimators.truncated import Truncated
 
 __all__ = [

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from estimators.mismatch import check_range, check_standard
 from estimators.prediction import expect_arguments, predictor, seen_basis
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
-from scoresde.bases import Basis
+from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance, readable
 from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Observed, observed
@@ -23,8 +24,8 @@ from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid, grid, restrict
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
-from scoresde.precision import Float64Constants, Numbers, network_dtype
-from scoresde.sde import SDE, Stage
+from scoresde.precision import Float64Constants, Numbers, expect_near, network_dtype, replaced
+from scoresde.sde import Stage
 from scoresde.time_distribution import TimeDistribution
 from scoresde.weighting import Weighting, WeightingInputs
 
@@ -116,6 +117,7 @@ class Denoising(Float64Constants, ScoreEstimator):
     references = "vincent2011 song2021 karras2022 kingma2021"
 
     sde: DiagonalSDE
+    events: Basis | None
     data_mean: Tensor
     data_std: Tensor
 
@@ -149,7 +151,7 @@ class Denoising(Float64Constants, ScoreEstimator):
             wanted = "an estimator with this very SDE"
             expect(baseline.sde is sde, "baseline", wanted, baseline.sde)
         self.baseline = baseline
-        self._met = False
+        self._met, self.events = False, None
         self.draw_times = TimeDistribution(restrict(grid(times)(sde, 1024), self.stage))
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
@@ -205,12 +207,11 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def _level(self, at: DiagonalCoefficients) -> Tensor:
         """What the network hears of the noise, ``(k, rows)`` or of every component."""
-        level, shape = at.noise_level, at.like.shape[:-1]
-        if self.observe is not None:
-            level, shape = (
-                at.layout.expand(at.noise_levels)[..., : at.like.shape[-1]],
-                at.like.shape,
-            )
+        if self.observe is None:
+            level, shape = at.noise_level, at.like.shape[:-1]
+        else:
+            level, shape = at.layout.expand(at.noise_levels), at.like.shape
+            level = level[..., : shape[-1]]
         level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
         one_for_all = [1] * (1 + len(shape) - level.ndim)
         kind = network_dtype(self.network) or at.like.dtype
@@ -219,6 +220,14 @@ class Denoising(Float64Constants, ScoreEstimator):
         )
         rows = at.like.shape[:-1].numel()
         return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
+
+    def states(self, x: Tensor) -> Tensor:
+        """See `scoresde.ScoreEstimator.states`."""
+        if self.events is None:
+            return super().states(x)
+        expect_near("x", x, self)
+        z: Tensor = self.events(x)
+        return z
 
     def losses(
         self,
@@ -247,6 +256,27 @@ class Denoising(Float64Constants, ScoreEstimator):
             check_standard(self.sde, x, z, self.data_mean, self.data_std)
         return self.coefficient_losses(z, condition, generator, weighting)
 
+    def on_coefficients(self) -> Self:
+        """A view of the estimator whose events are coefficients, the first ``stage.dim`` of them.
+
+        To be trained on data that have been transformed once, ``sde.basis(x)[:, :stage.dim]``. Its
+        network is this one's, and so are its loss and its answers.
+
+        Example:
+            >>> import torch
+            >>> from estimators import Denoising, ResidualMLP
+            >>> from scoresde import VP, DiagonalSDE, Haar
+            >>> sde, x = DiagonalSDE(VP(), Haar((1, 4, 4), levels=1)), torch.randn(5, 1, 4, 4)
+            >>> model = Denoising(sde, ResidualMLP((1, 4, 4), width=8, depth=1))
+            >>> view, z = model.on_coefficients(), sde.basis(x)
+            >>> g = [torch.Generator(), torch.Generator()]
+            >>> loss, same = model.loss(x, generator=g[0]), view.loss(z, generator=g[1])
+            >>> torch.equal(loss, same)
+            True
+        """
+        blocks = self.sde.blocks.prefix(self.stage.dim)
+        return replaced(self, events=Identity((blocks.dim,), blocks.sizes))
+
     def coefficient_losses(
         self,
         z: Tensor,
@@ -258,6 +288,8 @@ class Denoising(Float64Constants, ScoreEstimator):
 
         Takes the arguments of `losses`, with ``z``, ``(batch, stage.dim)``, in the place of ``x``.
         """
+        fits = z.ndim == 2 and z.shape[-1] == self.stage.dim
+        expect(fits, "z", f"coefficients (batch, {self.stage.dim})", tuple(z.shape))
         noise = Noise.of(generator)
         t, density = self.draw_times(noise.stratified(z).squeeze(0))
         times = t.unsqueeze(-1)
@@ -350,36 +382,3 @@ def _affine(at: Coefficients, offset: Tensor | None, slope: Tensor) -> Iterator[
     if offset is None:
         return map(partial(partial, torch.mul), at.each(slope))
     return map(partial(partial, torch.addcmul), at.each(offset), at.each(slope))
-
-
-def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) -> dict[str, Tensor]:
-    """The data's mean per component and standard deviation per block, in an SDE's basis.
-
-    Of vectors in `scoresde.Identity` the standard deviation is per component as well. What is out
-    of the SDE's range is said in a warning with its name (`estimators.mismatch`).
-
-    Source:
-        Karras et al. 2022 (arXiv 2206.00364), section 5, for what it is good for.
-
-    Args:
-        sde: Its basis is used.
-        data: Events, ``(N, *event_shape)``, or pieces of them, `scoresde.data.events.Batches`.
-        missing: Whether NaN stands for values that are missing.
-
-    Returns:
-        ``{"data_mean": (n,), "data_std": (blocks | n,)}``, arguments of `Denoising`; see
-        `scoresde.Basis.moments`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import measure
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}))
-        >>> scales = measure(sde, torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
-        >>> {name: value.tolist() for name, value in scales.items()}
-        {'data_mean': [1.0, 2.0], 'data_std': [1.0, 2.0]}
-    """
-    mean, std = sde.basis.moments(data, missing)
-    if isinstance(sde, DiagonalSDE):
-        check_range(sde, mean, std)
-    return {"data_mean": mean, "data_std": std}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from scoresde.checks import expect, finite, instance, numbers, positive
+from scoresde.checks import expect, finite, instance, numbers, positive, readable
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import noiseless
 from scoresde.precision import Float64Constants, full_precision, precision
@@ -129,7 +129,11 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
         means, covariances = self._data(alpha)
         alpha = alpha.unsqueeze(-2)
         spread = alpha.unsqueeze(-1) * covariances * alpha.unsqueeze(-2)
-        factor = torch.linalg.cholesky(spread + torch.diag_embed(variance.unsqueeze(-2)))
+        matrix = spread + torch.diag_embed(variance.unsqueeze(-2))
+        # whether it has a factor is asked where nobody has to wait for the answer; elsewhere what
+        # is none is no number
+        factor, failed = torch.linalg.cholesky_ex(matrix, check_errors=readable(matrix))
+        factor = factor.masked_fill((failed != 0)[..., None, None], torch.nan)
         weights = self.log_weights.to(alpha)
         return weights, alpha * means, factor
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from estimators.denoising import Denoising
-from estimators.mismatch import check_range
+from estimators.mismatch import check_range, check_standard
 from scoresde.bases import Basis
-from scoresde.checks import expect
+from scoresde.checks import expect, positive, real
 from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Generators, Noise
+from scoresde.selection import samples
 from scoresde.weighting import Weighting
 
 
@@ -23,7 +26,8 @@ class MultiScale(ScoreEstimator):
 
     Each network sees the surviving components only, at their own resolution, and is trained on
     its own interval of time. Stages are independent: train them together through `loss`, or
-    each by itself as the `Denoising` estimator that it is.
+    each by itself as the `Denoising` estimator that it is, ``model.stages[i]``, wherever and
+    whenever; see `Denoising.on_coefficients` for data that have been transformed once.
 
     Args:
         sde: Drops blocks, see `scoresde.DiagonalSDE`.
@@ -31,10 +35,16 @@ class MultiScale(ScoreEstimator):
             object several times for a shared network.
         network_bases: The basis whose events each network sees, for instance `scoresde.Packed`; see
             `Denoising`.
+        shares: Which part of a batch each stage is trained on, coarse first, above 0 and at most 1;
+            1 for all of them if None. A fine stage that learns from fewer events makes updates
+            cheaper, and has losses of more variance and the same mean. In evaluation mode every
+            event counts. For the result not to depend on the number of processes, a share of the
+            events of each has to be a whole number.
         options: Further arguments of every `Denoising`; scales are those of the whole SDE.
 
     Raises:
-        ValueError: If there is not one network, or not one basis of them, per stage.
+        ValueError: If there is not one network, one basis of them, or one share, per stage, or a
+            share is out of its range.
 
     Example:
         >>> from estimators import MultiScale, ResidualMLP
@@ -48,12 +58,15 @@ class MultiScale(ScoreEstimator):
 
     references = "batzolis2022"
 
+    sde: DiagonalSDE
+
     def __init__(
         self,
         sde: DiagonalSDE,
         networks: Sequence[nn.Module],
         *,
         network_bases: Sequence[Basis | None] | None = None,
+        shares: Sequence[float] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(sde)
@@ -61,6 +74,11 @@ class MultiScale(ScoreEstimator):
         bases = [None] * len(stages) if network_bases is None else network_bases
         expect(len(networks) == len(stages), "networks", f"{len(stages)}", len(networks))
         expect(len(bases) == len(stages), "network_bases", f"{len(stages)}", len(bases))
+        self.shares = [1.0] * len(stages) if shares is None else [*shares]
+        expect(len(self.shares) == len(stages), "shares", f"{len(stages)}", len(self.shares))
+        for share in self.shares:
+            real("shares", share, 0, 1)
+            positive("shares", share)
         models = [
             Denoising(sde, network, stage=stage, network_basis=basis, **options)
             for network, stage, basis in zip(networks, stages, bases, strict=True)
@@ -68,6 +86,7 @@ class MultiScale(ScoreEstimator):
         self.stages = nn.ModuleList(models)
         check_range(sde, models[0].data_mean, models[0].data_std)
         self._place = {stage.dim: i for i, stage in enumerate(stages)}
+        self._met = False
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """That of the stage whose components are the state.
@@ -95,17 +114,29 @@ class MultiScale(ScoreEstimator):
         generator: Generators = None,
         weighting: Weighting | None = None,
     ) -> Tensor:
-        """Sum of the stages' losses, ``(batch,)``: sums, so that nats stay nats."""
-        noise = Noise.of(generator)
-        parts = [
-            stage.losses(x, condition, noise, weighting)
-            for stage in self.stages
-            if isinstance(stage, Denoising)
-        ]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
+        """Sum of the stages' losses, ``(batch,)``: sums, so that nats stay nats.
+
+        Of a stage that is trained on a share of the batch, the first of its events have losses that
+        are larger by as much, and the others none, so that means are what they are of all.
+        """
+        noise, z = Noise.of(generator), self.states(x)
+        if not (self._met or torch.compiler.is_compiling()):
+            self._met, first = True, self._stage(z)  # as of `Denoising.losses`
+            check_standard(self.sde, x, z, first.data_mean, first.data_std)
+        parts = []
+        for stage, share in zip(self.stages, self.shares, strict=True):
+            assert isinstance(stage, Denoising)
+            own = z[:, : stage.stage.dim]
+            if share == 1 or not self.training:
+                parts.append(stage.coefficient_losses(own, condition, noise, weighting))
+                continue
+            count = max(round(share * len(z)), min(len(z), 1))
+            rows = torch.arange(count, device=z.device)
+            told = samples(condition, rows, z.shape[:1])
+            part = stage.coefficient_losses(own[:count], told, noise.part(slice(count)), weighting)
+            part = part * (len(z) / max(count, 1))
+            parts.append(nn.functional.pad(part, (0, len(z) - count)))
+        return reduce(torch.add, parts)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component of the data."""

@@ -137,10 +137,17 @@ class Blocks:
         """
         if value.shape[-1] == 1:
             return value.squeeze(-1)
+        kind = value.dtype
         if value.shape[-1] == self.dim:
-            parts = [_nanmean(value[..., part]) for part in self.slices.values()]
-            value = torch.stack(parts, -1)
-        return _nanmean(value)
+            value = self._sums(value.nan_to_num(0.0)) / self._sums(~value.isnan())
+        return _nanmean(value.to(kind))
+
+    def _sums(self, value: Tensor) -> Tensor:
+        """Of every block: differences of what is summed up to its ends, to digits that allow it."""
+        kind = torch.float32 if value.device.type == "mps" else torch.float64
+        total = value.cumsum(-1, dtype=kind)
+        ends = [total[..., part.stop - 1 : part.stop] for part in self.slices.values()]
+        return torch.cat([torch.zeros_like(ends[0]), *ends], -1).diff()
 
 
 def _nanmean(value: Tensor) -> Tensor:

@@ -58,6 +58,10 @@ class Noise:
         """
         return self._numbers(torch.randn, like)
 
+    def part(self, rows: slice) -> Noise:
+        """Of some samples: theirs if each has a generator, else what comes next."""
+        return Noise(self.generator[rows]) if isinstance(self.generator, Sequence) else self
+
     def uniform(self, like: Tensor) -> Tensor:
         """Numbers uniform on ``[0, 1)``, with shape, dtype and device of ``like``."""
         return self._numbers(torch.rand, like)
@@ -151,6 +155,7 @@ class NoiseShard(Noise):
     """
 
     def __init__(self, generator: Generators, index: int, count: int) -> None:
+        super().__init__()
         self.batch_noise, self.rows = Noise.of(generator), slice(index, None, count)
 
     def __call__(self, like: Tensor) -> Tensor:

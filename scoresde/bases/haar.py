@@ -74,8 +74,15 @@ class Haar(Basis):
         super().__init__(shape, Blocks({f"a{levels}": low[levels], **details}))
         self.levels = levels
         self.axes = axes
-        # sums and differences of pairs are sqrt(2) too long along each of the axes
-        self._unit: float = 2 ** (-len(axes) / 2)
+        # sums and differences of pairs are sqrt(2) too long along each of the axes, level by level
+        halvings = [levels, *range(levels, 0, -1)]
+        lengths = torch.tensor([2.0 ** (len(axes) * k / 2) for k in halvings], dtype=torch.float64)
+        self.register_buffer("unit", self.blocks.expand(1 / lengths), persistent=False)
+        signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
+        self.register_buffer("signs", signs, persistent=False)
+
+    unit: Tensor
+    signs: Tensor
 
     def shape(self, level: int) -> torch.Size:
         """Event shape after ``level`` halvings."""
@@ -96,39 +103,37 @@ class Haar(Basis):
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
-        first = x.ndim - len(self.event_shape)
-        low = x
-        bands: list[Tensor] = []
+        first, signs = x.ndim - len(self.event_shape), self.signs.to(x)
+        low, pieces = x, []
         for _ in range(self.levels):
-            low, *details = self._split(low)
-            bands[:0] = details
-        return torch.cat([band.flatten(first) for band in (low, *bands)], dim=-1)
+            # pairs along every axis become sum and difference, along a new axis before channels
+            for i, axis in enumerate(self.axes):
+                p, q = torch.unflatten(low, axis, (-1, 2)).unbind(axis)
+                low = self._paired(p, q, signs, first + i)
+            low = low.flatten(first, first + len(self.axes) - 1)
+            pieces.append(low.narrow(first, 1, low.shape[first] - 1).flatten(first))
+            low = low.select(first, 0)
+        coefficients = torch.cat([low.flatten(first), *reversed(pieces)], -1)
+        return coefficients.mul_(self.unit.to(x))
 
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
-        parts = 2 ** len(self.axes)
-        finer = [self.shape(k) for k in range(self.levels, 0, -1) for _ in range(parts - 1)]
-        shapes = [self.shape(self.levels), *finer]
-        pieces: Sequence[Tensor] = z.split([shape.numel() for shape in shapes], dim=-1)
-        low, *details = (
-            piece.reshape(*z.shape[:-1], *shape)
-            for piece, shape in zip(pieces, shapes, strict=True)
-        )
-        for k in range(0, len(details), parts - 1):
-            low = self._merge([low, *details[k : k + parts - 1]])
+        signs, orientations = self.signs.to(z), 2 ** len(self.axes) - 1
+        low: Tensor
+        low, *details = (z * self.unit.to(z)).split([*self.blocks.sizes.values()], -1)
+        low = low.reshape(*z.shape[:-1], *self.shape(self.levels))
+        for piece, level in zip(details, range(self.levels, 0, -1), strict=True):
+            bands = piece.reshape(*z.shape[:-1], orientations, *self.shape(level))
+            parts = [low, *bands.unbind(z.ndim - 1)]
+            for axis in reversed(self.axes):
+                pairs = zip(parts[::2], parts[1::2], strict=True)
+                parts = [self._paired(s, d, signs, axis).flatten(axis - 1, axis) for s, d in pairs]
+            (low,) = parts
         return low
 
-    def _split(self, x: Tensor) -> list[Tensor]:
-        """The low pass and the details of one level."""
-        parts = [x]
-        for axis in self.axes:
-            pairs = [torch.unflatten(p, axis, (-1, 2)).unbind(axis) for p in parts]
-            parts = [part for p, q in pairs for part in (p + q, p - q)]
-        return [part * self._unit for part in parts]
-
-    def _merge(self, parts: list[Tensor]) -> Tensor:
-        """The inverse of `_split`."""
-        for axis in reversed(self.axes):
-            pairs = zip(parts[::2], parts[1::2], strict=True)
-            parts = [torch.stack([s + d, s - d], axis).flatten(axis - 1, axis) for s, d in pairs]
-        return parts[0] * self._unit
+    @staticmethod
+    def _paired(p: Tensor, q: Tensor, signs: Tensor, axis: int) -> Tensor:
+        """Sum and difference along a new axis, in one operation."""
+        p, q = p.unsqueeze(axis), q.unsqueeze(axis)
+        behind = -axis - 1 if axis < 0 else p.ndim - axis - 1
+        return torch.addcmul(p, q, signs.reshape(2, *[1] * behind))

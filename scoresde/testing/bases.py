@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from scoresde.bases import Basis
-from scoresde.testing.measures import DOUBLE, assert_holds, assert_same, standard_normal
+from scoresde.testing.measures import (
+    DOUBLE,
+    assert_holds,
+    assert_no_waiting,
+    assert_same,
+    standard_normal,
+)
 from scoresde.testing.precision import assert_single_precision
 
 
@@ -60,6 +66,14 @@ class BasisLaws(ABC):
         basis, x = self._events(2)
         y = self._events(2, seed=1)[1]
         assert_same("a basis is linear", basis(3 * x + y), 3 * basis(x) + basis(y))
+
+    def test_a_transform_waits_for_no_device(self) -> None:
+        """Of events that are there, and back."""
+        basis, x = self._events(3)
+        basis.to("meta")
+        for dtype in (torch.float32, DOUBLE):
+            events = x.to("meta", dtype)
+            assert_no_waiting("a transform", lambda: basis.inverse(basis(events)))  # noqa: B023
 
     def test_blocks_share_out_the_components(self) -> None:
         """Their sizes add up to the number of components of an event."""

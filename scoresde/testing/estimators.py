@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from scoresde.derivatives import vjp
 from scoresde.diagonal import DiagonalSDE
@@ -15,9 +16,11 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import log_prob
 from scoresde.reverse import ProbabilityFlow
 from scoresde.testing.compositions import CompositionLaws
+from scoresde.testing.device_calls import DeviceCalls
 from scoresde.testing.measures import (
     DOUBLE,
     assert_holds,
+    assert_no_waiting,
     assert_same,
     assert_saved,
     has_kernel,
@@ -294,6 +297,19 @@ class EstimatorLaws(CompositionLaws):
         except NotImplementedError:
             return None
         return model, x, condition
+
+    def test_its_loss_waits_for_no_device(self) -> None:
+        """Its second one, forwards and back: nothing is read there, or brought there."""
+        for dtype in (torch.float32, DOUBLE):
+            if (found := self._loss(dtype)) is None:
+                return
+            model, x, condition = tree_map_only(Tensor, lambda v: v.to("meta"), found)
+            model.to("meta")
+            with DeviceCalls() as calls:
+                model.loss(x, condition)
+            reads = calls.reads.total()
+            assert_holds("a first loss reads once from a device, at most", reads < 2, str(calls))
+            assert_no_waiting("a loss", lambda: model.loss(x, condition).backward())  # noqa: B023
 
     def test_its_loss_hears_its_generator_only(self) -> None:
         """The same seed, the same loss; dropout, which is torch's own, is off here."""

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from scoresde.noise import Noise
 from scoresde.sde import SDE
+from scoresde.testing.device_calls import DeviceCalls
 
 DOUBLE = torch.float64
 
@@ -40,6 +41,21 @@ def assert_holds(law: str, condition: bool | Tensor, actual: object) -> None:
     """
     if not bool(torch.as_tensor(condition).all()):
         raise AssertionError(f"{law}: found {actual}")
+
+
+def assert_no_waiting(what: str, compute: Callable[[], object]) -> None:
+    """Raises ``AssertionError`` if the host waits for a device, or for what it copies to one.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.testing.measures import assert_no_waiting
+        >>> x = torch.ones(2, device="meta")
+        >>> assert_no_waiting("a sum", lambda: x + x)
+    """
+    with DeviceCalls() as calls:
+        compute()
+    law = f"{what} reads nothing from a device, and copies nothing to it that blocks"
+    assert_holds(law, not (calls.reads or calls.copies), str(calls))
 
 
 def standard_normal(*shape: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from scoresde.schedules import Schedule
-from scoresde.testing.measures import DOUBLE, assert_holds, assert_same, assert_saved
+from scoresde.testing.measures import (
+    DOUBLE,
+    assert_holds,
+    assert_no_waiting,
+    assert_same,
+    assert_saved,
+)
 from scoresde.testing.precision import assert_single_precision
 
 
@@ -94,6 +100,14 @@ class ScheduleLaws(ABC):
         u = torch.linspace(0, 1, 40, dtype=DOUBLE).unsqueeze(-1)
         ts = (schedule.eps * (schedule.T / schedule.eps) ** u).clamp(schedule.eps, schedule.T)
         assert_single_precision("a schedule", schedule, find, ts)
+
+    def test_a_reading_waits_for_no_device(self) -> None:
+        """Signal, noise and rates at times that are there."""
+        schedule, t = self._times()
+        schedule.to("meta")
+        for dtype in (torch.float32, DOUBLE):
+            times = t.to("meta", dtype)
+            assert_no_waiting("a reading", lambda: (schedule.read(times), schedule.rates(times)))  # noqa: B023
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""

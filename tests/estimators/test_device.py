@@ -1,0 +1,149 @@
+"""What a loss asks of a device: counted on one that has no values."""
+
+import pytest
+import torch
+from torch import nn
+
+from estimators import Denoising, Gaussian, MultiScale, PartNetwork, ResidualMLP
+from scoresde import DCT, PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Joint, Learned, Packed
+from scoresde.parametrization import PARAMETRIZATIONS
+from scoresde.testing import DeviceCalls
+from scoresde.weighting import WEIGHTINGS
+
+META = torch.device("meta")
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+class Free(nn.Module):
+    """A network that costs one operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, level, condition=None):
+        return self.weight * x
+
+
+def uniform(basis=None, speeds=1.0, schedule=None, network=None, **options):
+    basis = Identity((4,), {"a": 1, "b": 3}) if basis is None else basis
+    sde = DiagonalSDE(VP() if schedule is None else schedule, basis, speeds)
+    return Denoising(sde, Free() if network is None else network, **options)
+
+
+def corrected():
+    sde = DiagonalSDE(VP(), Identity((4,)))
+    known = Gaussian(sde, torch.zeros(4), torch.eye(4))
+    inner = Denoising(sde, Free(), baseline=known)
+    return Denoising(sde, Free(), baseline=inner, data_mean=[1.0, 2.0, 3.0, 4.0])
+
+
+def part():
+    joint = Joint(y=(1,), x=(3,))
+    sde = DiagonalSDE(VP(), joint, joint.per_block(y=0.0, x=1.0))
+    return Denoising(sde, PartNetwork(joint, "x", ResidualMLP((3,), 8, 1, condition_dim=1)))
+
+
+def multi_scale(levels=2, basis=None, **options):
+    basis = Haar((1, 8, 8), levels) if basis is None else basis
+    drop = [0.5**k for k in range(len(basis.blocks))]
+    sde = DiagonalSDE(Cosine(), basis, [1 / t for t in drop], drop=drop)
+    views = [basis.coarse(levels), *(Packed(basis.coarse(k)) for k in range(levels - 1, -1, -1))]
+    return MultiScale(sde, [Free() for _ in views], network_bases=views, **options)
+
+
+MODELS = {
+    "uniform": uniform,
+    "measured": lambda: uniform(data_mean=[1.0, 2.0, 3.0, 4.0], data_std=[1.0, 2.0]),
+    "a speed per block": lambda: uniform(speeds=[1.0, 0.6]),
+    "a speed per component": lambda: uniform(speeds=[1.0, 0.6, 0.3, 0.2], data_std=[1.0, 2.0]),
+    "components that stand still": lambda: uniform(speeds=[0.0, 1.0]),
+    "a schedule per block": lambda: uniform(schedule=VP(0.1, [10.0, 20.0])),
+    "learned": lambda: uniform(schedule=Learned(2)),
+    "blocks are observed": lambda: uniform(observe="blocks", data_mean=1.0),
+    "components are observed": lambda: uniform(speeds=[1.0, 0.6], observe="components"),
+    "corrected": corrected,
+    "a part": part,
+    "wavelets": lambda: uniform(Haar((1, 4, 4), 2), [1.0, 2.0, 4.0], data_std=[1.0, 2.0, 3.0]),
+    "cosines": lambda: uniform(DCT((1, 4, 4), bands=3), [1.0, 2.0, 4.0]),
+    "principal components": lambda: uniform(PCA(torch.eye(4))),
+    "multi-scale": multi_scale,
+    "multi-scale, in shares": lambda: multi_scale(shares=[1.0, 0.5, 0.25]),
+}
+FORMS = {
+    **{f"parametrization={n}": {"parametrization": n} for n in PARAMETRIZATIONS},
+    **{f"weighting={n}": {"weighting": n} for n in WEIGHTINGS},
+}
+
+
+def counted(call):
+    with DeviceCalls() as calls:
+        call()
+    return calls
+
+
+def ready(make, dtype=torch.float32, rows=8):
+    """A model on the device, and events it has met."""
+    model = make().to(dtype).to(META)
+    x = torch.empty(rows, *model.sde.basis.event_shape, dtype=dtype, device=META)
+    return model, x, counted(lambda: model.loss(x))
+
+
+@every_dtype
+@pytest.mark.parametrize("name", MODELS)
+def test_no_loss_waits_for_the_device(name, dtype):
+    """After the first, which looks at the events."""
+    model, x, first = ready(MODELS[name], dtype)
+    assert first.reads.total() == 1, str(first)
+    calls = counted(lambda: model.loss(x).backward())
+    assert not calls.reads, str(calls)
+    assert not calls.copies, str(calls)
+    assert not calls.drawn
+
+
+@every_dtype
+@pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("make", [uniform, multi_scale])
+def test_nor_does_any_form_of_it(make, options, dtype):
+    model, x, _ = ready(lambda: make(**options), dtype)
+    calls = counted(lambda: model.loss(x).backward())
+    assert not calls.reads, str(calls)
+    assert not calls.copies, str(calls)
+
+
+def operations(make, rows=8):
+    model, x, _ = ready(make, rows=rows)
+    return counted(lambda: model.loss(x)).operations.total()
+
+
+def named(count, size=2):
+    return {f"block{i}": size for i in range(count)}
+
+
+WIDER = {
+    "components": lambda n: uniform(Identity((n,)), data_mean=torch.ones(n)),
+    "components with scales": lambda n: uniform(
+        Identity((n,)), data_mean=torch.ones(n), data_std=torch.full((n,), 2.0)
+    ),
+    "components, observed": lambda n: uniform(Identity((n,)), observe="components"),
+    "blocks": lambda n: uniform(
+        Identity((2 * n,), named(n)), torch.linspace(0.5, 1, n), data_std=torch.full((n,), 2.0)
+    ),
+    "blocks of components with speeds": lambda n: uniform(
+        Identity((2 * n,), named(n)), torch.linspace(0.5, 1, 2 * n)
+    ),
+    "blocks, observed": lambda n: uniform(Identity((2 * n,), named(n)), observe="blocks"),
+}
+
+
+@pytest.mark.parametrize("name", WIDER)
+def test_operations_do_not_grow_with_what_a_state_has(name):
+    """Beside the sums over blocks, which are in pairs."""
+    few, many = (operations(lambda n=n: WIDER[name](n)) for n in (8, 64))
+    in_pairs = 12 if "blocks" in name else 0
+    assert few <= many <= few + in_pairs
+
+
+@pytest.mark.parametrize("make", [uniform, multi_scale])
+def test_operations_do_not_grow_with_the_batch(make):
+    assert operations(make, 4) == operations(make, 256)
