@@ -24,7 +24,14 @@ from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid, grid, restrict
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
-from scoresde.precision import Float64Constants, Numbers, expect_near, network_dtype, replaced
+from scoresde.precision import (
+    Float64Constants,
+    Numbers,
+    expect_near,
+    network_dtype,
+    replaced,
+    sent,
+)
 from scoresde.sde import Stage
 from scoresde.time_distribution import TimeDistribution
 from scoresde.weighting import Weighting, WeightingInputs
@@ -215,9 +222,8 @@ class Denoising(Float64Constants, ScoreEstimator):
         level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
         one_for_all = [1] * (1 + len(shape) - level.ndim)
         kind = network_dtype(self.network) or at.like.dtype
-        level = (
-            (level / 4).to(at.like.device, kind).reshape(len(at.t), *one_for_all, *level.shape[1:])
-        )
+        level = sent((level / 4).to(kind), at.like.device)
+        level = level.reshape(len(at.t), *one_for_all, *level.shape[1:])
         rows = at.like.shape[:-1].numel()
         return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
 

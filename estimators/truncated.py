@@ -13,7 +13,7 @@ from scoresde.checks import expect, instance, numbers
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import noiseless
-from scoresde.precision import Float64Constants, Numbers, full_precision
+from scoresde.precision import Float64Constants, Numbers, full_precision, moved
 
 if TYPE_CHECKING:  # it imports Pyro
     from scoresde.inference import Coordinates
@@ -210,5 +210,6 @@ def _rule(like: Tensor) -> tuple[Tensor, Tensor, float]:
     Of Gauss's rules the shortest that integrates a Gaussian, cut off there, to the last digits.
     """
     count, depth = (24, 20.0) if torch.finfo(like.dtype).eps > 1e-10 else (40, 37.0)
-    nodes, masses = (torch.from_numpy(v).to(like) for v in np.polynomial.legendre.leggauss(count))
+    rule = np.polynomial.legendre.leggauss(count)
+    nodes, masses = (moved(torch.from_numpy(v), like) for v in rule)
     return (nodes + 1) / 2, masses, depth

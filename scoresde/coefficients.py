@@ -26,6 +26,7 @@ from typing_extensions import Self
 
 from scoresde.blocks import Blocks
 from scoresde.equation import Field, Forcing, Propagator
+from scoresde.precision import moved
 from scoresde.schedules import Signal
 from scoresde.sde_coefficients import Kernel, ReverseCoefficients, Score, SDECoefficients
 
@@ -300,7 +301,7 @@ class DiagonalReverse(ReverseCoefficients):
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``(alpha D - z)/sigma^2``; 0 where clean."""
         alpha, sigma = (
-            self.blocks.expand(v.to(z)) for v in (self.forward.alpha, self.forward.sigma)
+            self.blocks.expand(moved(v, z)) for v in (self.forward.alpha, self.forward.sigma)
         )
         clean = sigma == 0
         score = (alpha * forcing - z) / sigma.masked_fill(clean, 1.0) ** 2

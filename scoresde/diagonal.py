@@ -24,7 +24,7 @@ from scoresde.checks import expect, instance, numbers
 from scoresde.clock import Clock
 from scoresde.coefficients import DiagonalCoefficients, root
 from scoresde.noise import Noise
-from scoresde.precision import Float64Constants, Numbers, finest
+from scoresde.precision import Float64Constants, Numbers, moved
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE, Stage
 
@@ -121,8 +121,7 @@ class DiagonalSDE(Float64Constants, SDE):
             like: A state ``(*batch, m)``; one of all components in the times' dtype if None.
         """
         like = t.new_empty(self.basis.dim) if like is None else like
-        times = finest(t, like.device)
-        clock, u = self._agree(self.clock, times / self.T)
+        clock, u = self._agree(self.clock, t / self.T)
         schedule, tau = self._agree(self.schedule, self.T * clock(u))
         speed, tau = self.blocks.alike(clock.rate(u), tau)
         # a stopped clock stops its component, also where the schedule's own rate is infinite
@@ -130,7 +129,8 @@ class DiagonalSDE(Float64Constants, SDE):
         signal = schedule.read(tau, moving=~still)
         f, g2 = ((rate * speed).masked_fill(still, 0.0) for rate in (signal.f, signal.g2))
         signal = signal._replace(f=f, g2=g2)
-        return DiagonalCoefficients(times, like, self.blocks, signal, self.scale.to(times))
+        (scale,) = self.constants(t, "scale")
+        return DiagonalCoefficients(t, like, self.blocks, signal, scale)
 
     def _agree(self, module: _F, t: Tensor) -> tuple[_F, Tensor]:
         """Brings per-block values to components where they meet per-component ones."""
@@ -171,12 +171,16 @@ class DiagonalSDE(Float64Constants, SDE):
             return super().append(z, stage, noise)
         mean, sigma = self.moments(stage.start, z.shape[-1], stage.dim)
         fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
-        return torch.cat([z, torch.addcmul(mean.to(z), sigma.to(z), fresh)], -1)
+        return torch.cat([z, torch.addcmul(moved(mean, z), moved(sigma, z), fresh)], -1)
 
     def moments(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Mean ``alpha_i(t) mean_i`` and deviation ``sigma_i(t)`` of components, ``(k,)`` each."""
-        alpha, sigma = self.kernel(self.scale.new_full((1,), t))
-        mean = alpha * self.blocks.expand(self.mean)
+        """Mean ``alpha_i(t) mean_i`` and deviation ``sigma_i(t)`` of components, ``(k,)`` each.
+
+        In float64, on the CPU.
+        """
+        time = torch.full((1,), t, dtype=torch.float64, device="cpu")
+        alpha, sigma = self.kernel(time)
+        mean = alpha * self.blocks.expand(*self.constants(time, "mean"))
         mean, sigma = (v.expand(self.blocks.dim)[first:last] for v in (mean, sigma))
         return mean, sigma
 
@@ -185,7 +189,8 @@ class DiagonalSDE(Float64Constants, SDE):
         if self.prior is not None and first == 0:
             return self.prior
         # what is not finite has a log-density that is not, and raises nothing
-        each = Normal(*self.moments(t, first, last), validate_args=False)
+        mean, sigma = (moved(v, self.scale) for v in self.moments(t, first, last))
+        each = Normal(mean, sigma, validate_args=False)
         return Independent(each, 1, validate_args=False)
 
     def free(self) -> Tensor:
@@ -206,7 +211,7 @@ class DiagonalSDE(Float64Constants, SDE):
         still = int((sigma[~observed] == 0).sum())
         wanted = "components that diffuse: others have a density only if they are observed"
         expect(still == 0, "speeds", wanted, f"{still} that stand still")
-        return ~observed
+        return ~self.observed
 
     def breakpoints(self) -> list[float]:
         """When clocks stop, and when blocks are dropped."""

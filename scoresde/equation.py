@@ -24,6 +24,7 @@ from typing_extensions import Self
 from scoresde.bases import Basis
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, numbers
+from scoresde.precision import moved, sent
 from scoresde.selection import Selectable
 
 Forcing = Callable[[Tensor], Tensor]
@@ -126,11 +127,11 @@ class Coefficients(ABC):
     @property
     def times(self) -> list[Tensor]:
         """The times one by one, as states have them; a number where it is that of all samples."""
-        return [t.reshape(()) if t.numel() == 1 else t for t in self.t.to(self.like).unbind()]
+        return [t.reshape(()) if t.numel() == 1 else t for t in moved(self.t, self.like).unbind()]
 
     def cast(self, value: Tensor) -> Tensor:
         """A coefficient ``(*, 1 | blocks | m)`` as what multiplies states: ``(*, 1 | m)``."""
-        return self.blocks.expand(value.to(self.like))
+        return self.blocks.expand(moved(value, self.like))
 
     def each(self, value: Tensor) -> Sequence[Tensor]:
         """A coefficient ``(k, *, 1 | blocks | m)`` time by time, as what multiplies states."""
@@ -160,7 +161,10 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
     dtype = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else z.dtype
     dtype = torch.promote_types(dtype, torch.float32)  # numbers have as many digits as the state
     t = t if isinstance(t, (float, int)) else numbers("t", t)
-    t = torch.as_tensor(t, dtype=dtype, device=z.device)
+    if isinstance(t, Tensor):
+        t = sent(t.to(dtype), z.device)
+    else:
+        t = torch.full((), t, dtype=dtype, device=z.device)  # no copy, for which one would wait
     shape = tuple(t.shape)
     if t.ndim == 0:
         return t.reshape(1)

@@ -20,7 +20,7 @@ from scoresde.checks import instance
 from scoresde.equation import Coefficients, Forcing
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine
-from scoresde.precision import expect_near
+from scoresde.precision import expect_near, moved
 from scoresde.sde import SDE
 from scoresde.selection import Selectable, broadcast
 from scoresde.wrappers import match_names, unwrapped
@@ -153,7 +153,7 @@ class ScoreEstimator(Selectable, ABC):
             t = torch.where(still.unsqueeze(-1) if t.ndim == z.ndim else still, self.sde.eps, t)
         else:
             t = self.sde.eps if t == 0 else t
-        return Affine(form.skip.to(z), form.out.to(z)), t
+        return Affine(moved(form.skip, z), moved(form.out, z)), t
 
 
 class DirectScoreEstimator(ScoreEstimator):

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from scoresde.checks import expect, look_up
 from scoresde.equation import Coefficients, Equation
-from scoresde.precision import precision
 from scoresde.sde import SDE, Stage
 from scoresde.sde_coefficients import SDECoefficients
 
@@ -191,12 +190,10 @@ def restrict(times: Tensor, stage: Stage) -> Tensor:
 
 
 def _read(equation: Equation, coordinate: Callable[[Any], Tensor], times: Tensor) -> Tensor:
-    """A function of an equation at times, on its device in as many digits as it has; to float64."""
-    parts = iter([*equation.buffers(), *equation.parameters()])
-    device = next(parts, torch.empty(0, device="cpu")).device
-    like = torch.empty(equation.basis.dim, dtype=precision(device), device=device)
+    """A function of an equation at times on the CPU, in float64."""
+    times = times.double()
     with torch.no_grad():
-        return coordinate(equation.at(times.unsqueeze(-1).to(like), like)).double().cpu()
+        return coordinate(equation.at(times.unsqueeze(-1), times.new_empty(equation.basis.dim)))
 
 
 def _equal(sde: SDE, steps: int, coordinate: Callable[[SDECoefficients], Tensor]) -> Tensor:

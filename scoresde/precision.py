@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -55,17 +55,33 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def finest(t: Tensor, device: torch.device) -> Tensor:
-    """Numbers on a device, with as many of their digits as it can hold.
+def moved(value: Tensor, like: Tensor) -> Tensor:
+    """Numbers in the dtype and on the device of others, on the way to which nobody waits.
 
     Example:
         >>> import torch
-        >>> from scoresde.precision import finest
-        >>> finest(torch.tensor(0.1), torch.device("cpu")).dtype
-        torch.float32
+        >>> from scoresde.precision import moved
+        >>> moved(torch.zeros(2, dtype=torch.float64), torch.empty(1, device="meta"))
+        tensor(..., device='meta', size=(2,))
     """
-    lost = t.dtype == torch.float64 and precision(device) != torch.float64
-    return t.to(device, precision(device) if lost else t.dtype)
+    return sent(value.to(like.dtype), like.device)
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """Numbers on a device, on the way to which nobody waits, in float32 if it has no float64.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import sent
+        >>> sent(torch.tensor(0.1), torch.device("cpu"))
+        tensor(0.1000)
+    """
+    if value.device == device:
+        return value
+    if value.dtype == torch.float64:
+        value = value.to(precision(device))
+    # the driver takes what it copies out of ordinary memory, and goes on; not the other way
+    return value.to(device, non_blocking=value.device.type == "cpu")
 
 
 def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
@@ -170,6 +186,22 @@ class KeepsFloat64(nn.Module):
         return super()._apply(move, recurse)  # type: ignore[no-untyped-call,no-any-return]
 
 
+_CPU = torch.device("cpu")
+
+
+class _Read(NamedTuple):
+    """What a tensor was on its device when it was read, and which tensor that was."""
+
+    source: Tensor
+    version: int
+    value: Tensor
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it has been written to; what inference mode has made says nothing of it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 class Float64Constants(KeepsFloat64):
     """A module with constants along the component axis that no cast rounds.
 
@@ -199,6 +231,7 @@ class Float64Constants(KeepsFloat64):
         expect(bool(torch.isfinite(tensor).all()), name, "finite numbers", value)
         if positive:
             expect(bool((tensor > 0).all()), name, "positive numbers", value)
+        self.__dict__.setdefault("_on_cpu", {})
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
@@ -206,7 +239,40 @@ class Float64Constants(KeepsFloat64):
 
     def constants(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
         """The named constants in the dtype and on the device of ``t``."""
-        return tuple(getattr(self, name).to(t) for name in names)
+        values = [self.held(name, t.device) for name in names]
+        learned = [v for v in values if v.device != t.device]  # together, as one waits for each
+        if len(learned) > 1:
+            sizes = [v.numel() for v in learned]
+            read = iter(moved(torch.cat([v.flatten() for v in learned]), t).split(sizes))
+            values = [v if v.device == t.device else next(read).view_as(v) for v in values]
+        return tuple(moved(v, t) for v in values)
+
+    def held(self, name: str, device: torch.device) -> Tensor:
+        """A constant as it is, on its own device, or on the CPU if that is the one asked for.
+
+        Buffers on another device are read from there once for every value that they take: what
+        is planned on the CPU waits for no device. What is learned is read every time.
+        """
+        value: Tensor = getattr(self, name)
+        if device != _CPU or value.device == _CPU or name in self._parameters:
+            return value
+        read, now = self._on_cpu.get(name), _Read(value, _version(value), value)
+        if read is None or read.source is not value or read.version != now.version:
+            read = self._on_cpu[name] = now._replace(value=value.cpu())
+        return read.value
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        known = {
+            name: self.held(name, _CPU)
+            for name, buffer in self._buffers.items()
+            if buffer is not None and (buffer.device == _CPU or name in self._on_cpu)
+        }
+        super()._apply(fn, recurse)
+        for name, value in known.items():
+            buffer = self._buffers[name]
+            if buffer is not None and buffer.device != _CPU:
+                self._on_cpu[name] = _Read(buffer, _version(buffer), value)
+        return self
 
     @property
     def width(self) -> int:
@@ -223,6 +289,11 @@ class Float64Constants(KeepsFloat64):
         tensors = {**self._parameters, **self._buffers}
         view._parameters = {}
         view._buffers = {k: None if v is None else blocks.expand(v) for k, v in tensors.items()}
+        view._on_cpu = {}
+        for name in self._on_cpu:
+            if (buffer := view._buffers.get(name)) is not None:
+                value = blocks.expand(self.held(name, _CPU))
+                view._on_cpu[name] = _Read(buffer, _version(buffer), value)
         view._modules = {
             k: m.per_component(blocks) if isinstance(m, Float64Constants) else m
             for k, m in self._modules.items()

@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from scoresde.derivatives import PullBack, vjp
 from scoresde.equation import Coefficients, Equation, Field, Forcing, Propagator
+from scoresde.precision import moved
 
 
 class Kernel(NamedTuple):
@@ -259,7 +260,7 @@ class PlainReverse(ReverseCoefficients):
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``(2 (f - F) - div g^2)/g^2``."""
-        t = self.t.to(z)
+        t = moved(self.t, z)
         g2, pull_back = _variance(self.forward.sde, t, z)
         pull = 2 * (self.forward.sde.f(t, z) - forcing) - pull_back(torch.ones_like(z))
         score: Tensor = pull / g2.masked_fill(g2 == 0, torch.inf)

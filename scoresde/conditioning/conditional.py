@@ -26,7 +26,7 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
-from scoresde.precision import expect_near
+from scoresde.precision import expect_near, moved, sent
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import Stage
 
@@ -140,10 +140,10 @@ class ConditionalSDE(DiagonalSDE):
         Raises:
             ValueError: If observed components diffuse: then there is no density.
         """
-        mean, sigma = self.moments(stage.start, dim, stage.dim)
+        mean, sigma = (moved(v, z) for v in self.moments(stage.start, dim, stage.dim))
         free = self.free()[dim : stage.dim]
-        sigma = sigma.masked_fill(~free, 1.0).to(z)
-        each = Normal(mean.to(z), sigma, validate_args=False).log_prob(z[..., dim:])
+        sigma = sigma.masked_fill(~free, 1.0)
+        each = Normal(mean, sigma, validate_args=False).log_prob(z[..., dim:])
         return z[..., :dim], each.masked_fill(~free, 0.0).sum(-1)
 
 
@@ -219,7 +219,8 @@ class ConditionalEstimator(ScoreEstimator):
 
         Of all components, also where the state is a prefix of them: so kernels want it.
         """
-        times = self.sde.basis.blocks.expand(t) * ~self.observation.mask
+        mask = self.observation.mask
+        times = self.sde.basis.blocks.expand(sent(t, mask.device)) * ~mask
         return times.reshape(len(t), *[1] * (z.ndim + 1 - times.ndim), *times.shape[1:])
 
 
