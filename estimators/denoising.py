@@ -55,17 +55,6 @@ class _Preconditioning(NamedTuple):
     """``sqrt(V)``."""
 
 
-class _Prepared(NamedTuple):
-    """``D = constant + skip z + out F(offset + scale z, level)``; None for constants that are 0."""
-
-    level: Tensor
-    constant: Tensor | None
-    skip: Tensor
-    offset: Tensor | None
-    scale: Tensor
-    out: Tensor
-
-
 class Denoising(Float64Constants, ScoreEstimator):
     """A network trained by denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
 
@@ -183,23 +172,29 @@ class Denoising(Float64Constants, ScoreEstimator):
         predict = predictor(self.network, self.network_basis, at.like, condition)
         if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not self._is_centred:
             return map(partial(partial, _centred, predict), *self._prepare_centred(at))
-        level, constant, skip, offset, scale, out = self._prepare(at)
-        firsts = _affine(at, constant, skip)
+        level, *coefficients = self._prepare(at)
+        out, skip, scale, *shifts = at.each(*coefficients)
+        constant, offset = shifts or (None, None)
+        firsts = _affine(constant, skip)
         if self.baseline is not None:
             firsts = self.baseline.denoisers(at)
-        steps = (firsts, _affine(at, offset, scale), at.each(out), level.unbind())
+        steps = (firsts, _affine(offset, scale), out, level.unbind())
         return map(partial(partial, _corrected, predict), *steps)
 
-    def _prepare(self, at: DiagonalCoefficients) -> _Prepared:
-        """What depends on times alone, with ``k`` of each in front."""
+    def _prepare(self, at: DiagonalCoefficients) -> tuple[Tensor, ...]:
+        """What depends on times alone, with ``k`` of each in front.
+
+        ``level, out, skip, scale, constant, offset`` of
+        ``D = constant + skip z + out F(offset + scale z, level)``, without constants that are 0.
+        """
         alpha, _, _, _, form, scale = self._preconditioning(at)
-        level, constant, offset = self._level(at), None, None
+        prepared = self._level(at), form.out, form.skip, 1 / scale
         if not self._is_centred:
             mean, alpha, scale, skip = at.blocks.alike(
                 self._data("data_mean", at), alpha, scale, form.skip
             )
-            constant, offset = mean - skip * alpha * mean, -alpha * mean / scale
-        return _Prepared(level, constant, form.skip, offset, 1 / scale, form.out)
+            return *prepared, mean - skip * alpha * mean, -alpha * mean / scale
+        return prepared
 
     def _prepare_centred(self, at: DiagonalCoefficients) -> Iterator[Sequence[Tensor]]:
         """As `_prepare`, for times of many events: of states less their mean ``alpha m``.
@@ -209,7 +204,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         alpha, _, _, _, form, scale = self._preconditioning(at)
         mean = at.cast(self._data("data_mean", at)).expand(len(at.t), -1)
         yield mean.unbind()
-        yield from map(at.each, (alpha, form.skip, 1 / scale, form.out))
+        yield from at.each(alpha, form.skip, 1 / scale, form.out)
         yield self._level(at).unbind()
 
     def _level(self, at: DiagonalCoefficients) -> Tensor:
@@ -304,9 +299,9 @@ class Denoising(Float64Constants, ScoreEstimator):
             times = torch.where(shown, 0.0, times).masked_fill(missing, self.sde.T)
             z = z.masked_fill(missing, 0.0)
         at = self.sde.at(times.unsqueeze(0), z)
-        ((alpha,), (sigma,)) = at.each(at.alpha), at.each(at.sigma)
+        weight = self._weights(at, density.unsqueeze(-1), weighting or self.weighting)
+        ((alpha,), (sigma,), (weight,)) = at.each(at.alpha, at.sigma, weight)
         z_t = torch.addcmul(alpha * z, sigma, noise(z))
-        (weight,) = at.each(self._weights(at, density.unsqueeze(-1), weighting or self.weighting))
         if self.observe is not None:
             weight = torch.where(missing, 0.0, weight)
         (denoise,) = self.denoisers(at, condition)
@@ -344,7 +339,7 @@ class Denoising(Float64Constants, ScoreEstimator):
     @property
     def _is_centred(self) -> bool:
         """Whether the mean is one number, known without waiting for it, and 0."""
-        value = self.data_mean
+        value = self.held("data_mean", torch.device("cpu"))
         return (
             value.numel() == 1 and readable(value) and not value.requires_grad and not value.any()
         )
@@ -383,8 +378,8 @@ def _centred(
     return torch.addcmul(first, out, predict(scale * centred, level))
 
 
-def _affine(at: Coefficients, offset: Tensor | None, slope: Tensor) -> Iterator[Denoiser]:
+def _affine(offset: Sequence[Tensor] | None, slope: Sequence[Tensor]) -> Iterator[Denoiser]:
     """``offset + slope z`` at each of several times."""
     if offset is None:
-        return map(partial(partial, torch.mul), at.each(slope))
-    return map(partial(partial, torch.addcmul), at.each(offset), at.each(slope))
+        return map(partial(partial, torch.mul), slope)
+    return map(partial(partial, torch.addcmul), offset, slope)

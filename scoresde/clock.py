@@ -54,5 +54,5 @@ class Clock(Float64Constants):
 
     def breakpoints(self) -> list[float]:
         """Times in ``(0, 1)`` at which a clock stops, increasing."""
-        stops = {1 / speed for speed in self.held("speeds", torch.device("cpu")).flatten().tolist() if speed > 1}
-        return sorted(stops)
+        speeds = self.held("speeds", torch.device("cpu")).flatten().tolist()
+        return sorted({1 / speed for speed in speeds if speed > 1})

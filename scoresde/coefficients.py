@@ -27,7 +27,7 @@ from typing_extensions import Self
 from scoresde.blocks import Blocks
 from scoresde.equation import Field, Forcing, Propagator
 from scoresde.precision import moved
-from scoresde.schedules import Signal
+from scoresde.reading import Reading
 from scoresde.sde_coefficients import Kernel, ReverseCoefficients, Score, SDECoefficients
 
 
@@ -60,8 +60,9 @@ class DiagonalCoefficients(SDECoefficients):
         t: See `scoresde.equation.Coefficients`.
         like: As well.
         layout: The blocks of all components, of which the state has the first.
-        signal: What the schedule says, in its own units, of all of them.
+        reading: What the schedule says, in its own units, of all of them.
         scale: Unit of the noise.
+        index: Of which of the times in the reading, of all if None.
 
     Example:
         >>> import torch
@@ -72,43 +73,56 @@ class DiagonalCoefficients(SDECoefficients):
     """
 
     def __init__(
-        self, t: Tensor, like: Tensor, layout: Blocks, signal: Signal, scale: Tensor
+        self,
+        t: Tensor,
+        like: Tensor,
+        layout: Blocks,
+        reading: Reading,
+        scale: Tensor,
+        index: Any = None,
     ) -> None:
         super().__init__(t, like, layout.prefix(like.shape[-1]))
-        self.layout, self._whole, self._scale = layout, signal, scale
-        self.signal = Signal(*(layout.cut(v, self.blocks) for v in signal))
-        self.scale = layout.cut(scale, self.blocks) if scale.ndim else scale.unsqueeze(-1)
+        self.layout, self._reading, self._scale, self._index = layout, reading, scale, index
+        self.scale = layout.cut(scale, self.blocks)
         # what an estimator has found of these times, by its id: a loss asks it twice
         self.found: dict[int, Any] = {}
 
     def __getitem__(self, index: Any) -> Self:
-        signal = Signal(*(v[index] for v in self._whole))
-        return type(self)(self.t[index], self.like, self.layout, signal, self._scale)
+        reading = self._reading if self._index is None else self._reading[self._index]
+        return type(self)(self.t[index], self.like, self.layout, reading, self._scale, index)
+
+    def _read(self, name: str) -> Tensor:
+        """What the schedule says of the state's components, ``(k, *, 1 | blocks | m)``."""
+        return self.layout.cut(self._read_all(name), self.blocks)
+
+    def _read_all(self, name: str) -> Tensor:
+        value: Tensor = getattr(self._reading, name)
+        return value if self._index is None else value[self._index]
 
     @property
     def alpha(self) -> Tensor:
         """The signal's factor."""
-        return self.signal.log_alpha.exp()
+        return self._read("log_alpha").exp()
 
     @property
     def sigma(self) -> Tensor:
         """The noise's standard deviation."""
-        return self._scaled(self.signal.sigma, self.scale)
+        return self._scaled(self._read("sigma"), self.scale)
 
     @property
     def f(self) -> Tensor:
         """The drift's rate."""
-        return self.signal.f
+        return self._read("f")
 
     @property
     def g2(self) -> Tensor:
         """The squared diffusion."""
-        return self._scaled(self.signal.g2, self.scale**2)
+        return self._scaled(self._read("g2"), self.scale**2)
 
     @property
     def log_snr(self) -> Tensor:
         """``log(alpha^2 / sigma^2)``, infinite where clean."""
-        log_snr, unit = self.blocks.alike(self.signal.log_snr, self.scale.log())
+        log_snr, unit = self.blocks.alike(self._read("log_snr"), self.scale.log())
         return log_snr - 2 * unit
 
     @property
@@ -117,7 +131,7 @@ class DiagonalCoefficients(SDECoefficients):
 
         Of all components; minus infinity where clean.
         """
-        return self._whole.log_snr / -2
+        return self._read_all("log_snr") / -2
 
     @property
     def noise_level(self) -> Tensor:
@@ -169,7 +183,7 @@ class DiagonalCoefficients(SDECoefficients):
 
     def fields(self) -> Iterator[Field]:
         """``f_i z_i`` and ``g_i``; nothing is left to the solver."""
-        f, g = self.each(self.f), self.each(root(self.g2))
+        f, g = self.each(self.f, root(self.g2))
         for rate, diffusion in zip(f, g, strict=True):
             drift, filled = partial(torch.mul, rate), partial(_filled, diffusion)
             yield Field(torch.zeros_like, _as_drawn, drift, filled)
@@ -181,7 +195,7 @@ class DiagonalCoefficients(SDECoefficients):
     @property
     def log_snr_decay(self) -> Tensor:
         """``r = -lambda' = g^2/sigma^2``, 0 for a component that stands still."""
-        g2, sigma = self.blocks.alike(self.signal.g2, self.signal.sigma)
+        g2, sigma = self.blocks.alike(self._read("g2"), self._read("sigma"))
         still = g2 == 0
         return torch.where(still, 0.0, g2 / sigma.masked_fill(still, 1.0) ** 2)
 
@@ -217,15 +231,21 @@ class DiagonalCoefficients(SDECoefficients):
             noise_std = self._scaled(drawn, self.scale)
         return Propagator(ratio * q ** (eta**2) if eta else ratio, gain, h, k * h, noise_std)
 
-    def _pair(self, end: DiagonalCoefficients) -> tuple[Signal, Signal]:
+    def _pair(self, end: DiagonalCoefficients) -> tuple[_Levels, _Levels]:
         """What the schedule says of these times and of others, which may differ in width."""
-        whole = self.blocks.alike(*self.signal, *end.signal)
-        count = len(self.signal)
-        return Signal(*whole[:count]), Signal(*whole[count:])
+        read = [at._read(name) for at in (self, end) for name in _Levels._fields]
+        read = [*self.blocks.alike(*read)]
+        return _Levels(*read[:3]), _Levels(*read[3:])
 
     def _scaled(self, value: Tensor, unit: Tensor) -> Tensor:
         value, unit = self.blocks.alike(value, unit)
         return value * unit
+
+
+class _Levels(NamedTuple):
+    log_alpha: Tensor
+    sigma: Tensor
+    log_snr: Tensor
 
 
 class DiagonalReverse(ReverseCoefficients):
@@ -295,7 +315,7 @@ class DiagonalReverse(ReverseCoefficients):
                 self.sign * self.response,
                 self.eta * root(self.forward.g2),
             )
-            self._found = [self.each(v) for v in values]
+            self._found = self.each(*values)
         return self._found
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:

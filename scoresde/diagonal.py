@@ -25,6 +25,7 @@ from scoresde.clock import Clock
 from scoresde.coefficients import DiagonalCoefficients, root
 from scoresde.noise import Noise
 from scoresde.precision import Float64Constants, Numbers, moved
+from scoresde.reading import Reading
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE, Stage
 
@@ -123,19 +124,23 @@ class DiagonalSDE(Float64Constants, SDE):
         like = t.new_empty(self.basis.dim) if like is None else like
         clock, u = self._agree(self.clock, t / self.T)
         schedule, tau = self._agree(self.schedule, self.T * clock(u))
-        speed, tau = self.blocks.alike(clock.rate(u), tau)
-        # a stopped clock stops its component, also where the schedule's own rate is infinite
-        still = speed == 0
-        signal = schedule.read(tau, moving=~still)
-        f, g2 = ((rate * speed).masked_fill(still, 0.0) for rate in (signal.f, signal.g2))
-        signal = signal._replace(f=f, g2=g2)
-        (scale,) = self.constants(t, "scale")
-        return DiagonalCoefficients(t, like, self.blocks, signal, scale)
+        signal = schedule.read(tau)
+
+        def rates() -> tuple[Tensor, Tensor]:
+            speed, _ = self.blocks.alike(clock.rate(u), tau)
+            # a stopped clock stops its component, also where the schedule's own rate is infinite
+            still = speed == 0
+            f, g2 = signal.rates(~still)
+            return (f * speed).masked_fill(still, 0.0), (g2 * speed).masked_fill(still, 0.0)
+
+        scale = self.constants(t, "scale")[0].reshape(-1)
+        reading = Reading(*signal[:3], rates)
+        return DiagonalCoefficients(t, like, self.blocks, reading, scale)
 
     def _agree(self, module: _F, t: Tensor) -> tuple[_F, Tensor]:
         """Brings per-block values to components where they meet per-component ones."""
         if t.shape[-1] > 1 and module.width not in (1, t.shape[-1]):
-            return module.per_component(self.blocks), self.blocks.expand(t)
+            return module.per_component(self.blocks, t.device), self.blocks.expand(t)
         return module, t
 
     # torchsde's contract and the prior.
@@ -171,7 +176,8 @@ class DiagonalSDE(Float64Constants, SDE):
             return super().append(z, stage, noise)
         mean, sigma = self.moments(stage.start, z.shape[-1], stage.dim)
         fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
-        return torch.cat([z, torch.addcmul(moved(mean, z), moved(sigma, z), fresh)], -1)
+        mean, sigma = moved(torch.stack([mean, sigma]), z)
+        return torch.cat([z, torch.addcmul(mean, sigma, fresh)], -1)
 
     def moments(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Mean ``alpha_i(t) mean_i`` and deviation ``sigma_i(t)`` of components, ``(k,)`` each.

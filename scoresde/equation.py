@@ -133,9 +133,17 @@ class Coefficients(ABC):
         """A coefficient ``(*, 1 | blocks | m)`` as what multiplies states: ``(*, 1 | m)``."""
         return self.blocks.expand(moved(value, self.like))
 
-    def each(self, value: Tensor) -> Sequence[Tensor]:
-        """A coefficient ``(k, *, 1 | blocks | m)`` time by time, as what multiplies states."""
-        return self.cast(value).unbind()
+    def together(self, *values: Tensor) -> list[Tensor]:
+        """Several coefficients at once, see `cast`: whatever they are, the device gets one copy."""
+        if all(v.device == self.like.device for v in values):
+            return [self.cast(v) for v in values]
+        parts = moved(torch.cat([v.reshape(-1) for v in values]), self.like)
+        split = parts.split([v.numel() for v in values])
+        return [self.blocks.expand(p.view(v.shape)) for p, v in zip(split, values, strict=True)]
+
+    def each(self, *values: Tensor) -> list[Sequence[Tensor]]:
+        """Coefficients ``(k, *, 1 | blocks | m)`` time by time, as what multiplies states."""
+        return [value.unbind() for value in self.together(*values)]
 
 
 def align(t: Tensor | float, z: Tensor) -> Tensor:

@@ -128,14 +128,16 @@ class FixedStep(Solver):
         ahead = at[:steps].propagator(at[1 : steps + 1])
         first = range(steps + 1, len(at.t), steps)
         fields = zip(*(at[i : i + steps].fields() for i in first), strict=True)
+        known = [v for v in (ahead.decay, ahead.gain, ahead.noise_std) if v is not None]
+        lengths, *known = at.together((ends - starts).unsqueeze(-1), *known)
+        noise_std = itertools.repeat(None) if ahead.noise_std is None else known.pop().unbind()
         return map(
             Step,
             fields,
-            at.each(ahead.decay),
-            at.each(ahead.gain),
-            itertools.repeat(None) if ahead.noise_std is None else at.each(ahead.noise_std),
+            *(v.unbind() for v in known),
+            noise_std,
             self.weights(ahead, kinks[:-1], at, memory),
-            itertools.repeat(at.cast((ends - starts).unsqueeze(-1))),
+            itertools.repeat(lengths),
             itertools.count(),
         )
 

@@ -219,6 +219,8 @@ class Float64Constants(KeepsFloat64):
         tensor(0.1000, dtype=torch.float64)
     """
 
+    _on_cpu: dict[str, _Read]
+
     def constant(self, name: str, value: Numbers, positive: bool = False) -> None:
         """Registers a float64 buffer, or a learned ``nn.Parameter`` as it is.
 
@@ -283,19 +285,25 @@ class Float64Constants(KeepsFloat64):
         inner = [m.width for m in self._modules.values() if isinstance(m, Float64Constants)]
         return max([1, *(v.shape[-1] for v in tensors if v.ndim), *inner])
 
-    def per_component(self, blocks: Blocks) -> Self:
-        """A view of the module with per-block constants repeated over their components."""
+    def per_component(self, blocks: Blocks, device: torch.device | None = None) -> Self:
+        """A view of the module with per-block constants repeated over their components.
+
+        On another device if one is named, see `held`.
+        """
         view = copy.copy(self)
-        tensors = {**self._parameters, **self._buffers}
-        view._parameters = {}
-        view._buffers = {k: None if v is None else blocks.expand(v) for k, v in tensors.items()}
         view._on_cpu = {}
-        for name in self._on_cpu:
-            if (buffer := view._buffers.get(name)) is not None:
-                value = blocks.expand(self.held(name, _CPU))
-                view._on_cpu[name] = _Read(buffer, _version(buffer), value)
+
+        def repeated(name: str, value: Tensor | None) -> Tensor | None:
+            if value is None:
+                return None
+            return blocks.expand(value if device is None else self.held(name, device))
+
+        view._parameters = {}
+        view._buffers = {
+            k: repeated(k, v) for k, v in {**self._parameters, **self._buffers}.items()
+        }
         view._modules = {
-            k: m.per_component(blocks) if isinstance(m, Float64Constants) else m
+            k: m.per_component(blocks, device) if isinstance(m, Float64Constants) else m
             for k, m in self._modules.items()
         }
         return view

@@ -195,10 +195,8 @@ class ExponentialMultistep(FixedStep):
             none = torch.zeros_like(h1)
             pairs = zip([*closing, none], [none, *opening], strict=False)
             closing = [torch.where(fresh | kinked, new, old) for new, old in pairs]
-        gained = (
-            zip(*(at.each(ahead.gain * v) for v in kind), strict=True)
-            for kind in (opening, closing)
-        )
+        every = at.each(*(ahead.gain * v for v in (*opening, *closing)))
+        gained = (zip(*v, strict=True) for v in (every[: len(opening)], every[len(opening) :]))
         lengths = [()] * (len(h) - 1) + [(past[-1], past[-2])]
         return map(_Weights, *gained, lengths)
 

@@ -196,8 +196,9 @@ class DensityCoefficients(Coefficients):
         """The forcing of an integral is ``dl_i/dh_i``."""
         flow = self.flow
         # where nothing moves the quotient by it is 0, and so are its derivatives
-        rate = flow.length_rate.masked_fill(flow.length_rate == 0, torch.inf)
-        rates = (flow.each(v) for v in (flow.slope, flow.response, rate))
+        rate = flow.length_rate
+        rate = rate.masked_fill(rate == 0, torch.inf)
+        rates = flow.each(flow.slope, flow.response, rate)
         for field, *values in zip(flow.fields(), *rates, strict=True):
             forcing, drift = (
                 partial(self._forcing, field, *values),

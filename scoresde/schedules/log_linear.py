@@ -89,6 +89,11 @@ class LogLinear(Schedule):
         variance = torch.where(t < self.eps, early, falling)
         log_alpha = torch.where(t < self.eps, torch.log1p(-early), logsigmoid(log_snr)) / 2
         log_snr = torch.where(t < self.eps, 2 * log_alpha - variance.log(), log_snr)
-        # of times from 0 to eps, which are rated as they are, the line is that at eps
-        g2 = torch.where(rated < self.eps, growth / (1 - growth * rated), -slope * falling)
-        return Signal(log_alpha, variance.sqrt(), log_snr, -g2 / 2, g2)
+
+        def rates(moving: Tensor | None) -> tuple[Tensor, Tensor]:
+            # of times from 0 to eps, which are rated as they are, the line is that at eps
+            t = self._rated(rated, moving)
+            g2 = torch.where(t < self.eps, growth / (1 - growth * t), -slope * falling)
+            return -g2 / 2, g2
+
+        return Signal(log_alpha, variance.sqrt(), log_snr, rates)

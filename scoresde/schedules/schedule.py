@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -30,18 +32,23 @@ from scoresde.precision import Float64Constants
 class Signal(NamedTuple):
     """What a schedule says of a time, all of it: see `Schedule.read`.
 
+    Attributes:
+        rates: ``f`` and ``g^2``, found when they are asked for, as a sampler mostly does not. Of
+            components that stand still, where rates may be infinite, they are those at ``eps``:
+            all are taken to move unless it is told which do.
+
     Example:
         >>> import torch
         >>> from scoresde import EDM
-        >>> EDM().read(torch.tensor([2.0]))._fields
-        ('log_alpha', 'sigma', 'log_snr', 'f', 'g2')
+        >>> signal = EDM().read(torch.tensor([2.0]))
+        >>> signal.sigma, signal.rates(None)
+        (tensor([2.]), (tensor([0.]), tensor([4.])))
     """
 
     log_alpha: Tensor
     sigma: Tensor
     log_snr: Tensor
-    f: Tensor
-    g2: Tensor
+    rates: Callable[[Tensor | None], tuple[Tensor, Tensor]]
 
 
 class Schedule(Float64Constants, ABC):
@@ -100,7 +107,7 @@ class Schedule(Float64Constants, ABC):
         f, log_snr_rate = derivatives
         return f, -(self.sigma(t) ** 2) * log_snr_rate
 
-    def read(self, t: Tensor, moving: Tensor | None = None) -> Signal:
+    def read(self, t: Tensor) -> Signal:
         """All of it at once.
 
         At time 0 derivatives of a standard deviation and of the log-SNR are infinite, and a
@@ -109,28 +116,33 @@ class Schedule(Float64Constants, ABC):
 
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
-            moving: Where rates are wanted; elsewhere, where they may be infinite, they are those
-                at ``eps``. Everywhere if None.
         """
         first = t == 0
-        rated = t if moving is None else torch.where(moving, t, self.eps)
         if readable(first) and not bool(first.any()):  # mostly, and cheap to know
-            return self._signal(t, rated)
-        signal = self._signal(t.masked_fill(first, self.eps), rated)
+            return self._signal(t, t)
+        signal = self._signal(t.masked_fill(first, self.eps), t)
         with torch.no_grad():
             zero = t.new_zeros(1)
-            start = self._signal(zero, torch.full_like(zero, self.eps))
+            start = self._signal(zero, zero)
         log_alpha, sigma, log_snr = (
             torch.where(first, a, v) for a, v in zip(start[:3], signal[:3], strict=True)
         )
-        return Signal(log_alpha, sigma, log_snr, signal.f, signal.g2)
+        return Signal(log_alpha, sigma, log_snr, signal.rates)
 
     def _signal(self, t: Tensor, rated: Tensor) -> Signal:
-        """The levels at ``t``, which is not 0, and the rates at ``rated``.
+        """The levels at ``t``, which is not 0, and the rates at ``rated``, which may be.
 
         Schedules that share work between them override it.
         """
-        return Signal(self.log_alpha(t), self.sigma(t), self.log_snr(t), *self.rates(rated))
+        levels = self.log_alpha(t), self.sigma(t), self.log_snr(t)
+        return Signal(*levels, partial(self._rates_where, rated))
+
+    def _rates_where(self, t: Tensor, moving: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.rates(self._rated(t, moving))
+
+    def _rated(self, t: Tensor, moving: Tensor | None) -> Tensor:
+        """Times at which rates are numbers, whether they are asked for or not."""
+        return t if moving is None else torch.where(moving, t, self.eps)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``(alpha(t), sigma(t))``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -63,10 +65,10 @@ class VP(Schedule):
 
     def _signal(self, t: Tensor, rated: Tensor) -> Signal:
         log_alpha = self.log_alpha(t)
-        variance = -torch.expm1(2 * log_alpha)
-        return Signal(
-            log_alpha, variance.sqrt(), 2 * log_alpha - variance.log(), *self.rates(rated)
-        )
+        power = 2 * log_alpha
+        variance = -torch.expm1(power)
+        rates = partial(self._rates_where, rated)
+        return Signal(log_alpha, variance.sqrt(), power - variance.log(), rates)
 
 
 class SubVP(VP):
@@ -104,4 +106,5 @@ class SubVP(VP):
     def _signal(self, t: Tensor, rated: Tensor) -> Signal:
         log_alpha = self.log_alpha(t)
         sigma = -torch.expm1(2 * log_alpha)
-        return Signal(log_alpha, sigma, 2 * (log_alpha - sigma.log()), *self.rates(rated))
+        rates = partial(self._rates_where, rated)
+        return Signal(log_alpha, sigma, 2 * (log_alpha - sigma.log()), rates)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import readings
 import torch
@@ -8,7 +10,8 @@ from torch import nn
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import DCT, PCA, VP, Blocks, Clock, DiagonalSDE, Haar, Identity, Joint, Learned
-from scoresde.precision import network_dtype, replaced
+from scoresde.precision import moved, network_dtype, replaced, sent
+from scoresde.testing import DeviceCalls
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -174,3 +177,67 @@ def test_the_dtype_of_a_network_is_that_of_its_weights(dtype):
     assert network_dtype(nn.Sequential(nn.ReLU(), nn.Linear(1, 1)).to(dtype)) == dtype
     assert network_dtype(nn.ReLU()) is None
     assert network_dtype(torch.sin) is None
+
+
+@every_schedule
+@given(data=st.data())
+def test_what_is_planned_on_the_cpu_does_not_ask_the_device(kind, data):
+    sde = data.draw(sdes(kind))
+    (t,) = data.draw(times(sde))
+    before = sde.at(t)
+    expected = [before.alpha, before.sigma, before.f, before.g2, before.noise_level]
+    expected += [sde.breakpoints(), *sde.moments(sde.T, 0, sde.basis.dim)]
+    moved_sde = sde.to("meta")
+    with DeviceCalls() as calls:
+        after = moved_sde.at(t)
+        found = [after.alpha, after.sigma, after.f, after.g2, after.noise_level]
+        found += [moved_sde.breakpoints(), *moved_sde.moments(sde.T, 0, sde.basis.dim)]
+    for a, b in zip(expected, found, strict=True):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
+    assert calls.summary()["reads"] == calls.summary()["operations"] == 0, str(calls)
+
+
+def test_a_constant_that_is_written_on_its_device_is_read_again():
+    clock = Clock([1.0, 2.0]).to("meta")
+    cpu = torch.device("cpu")
+    with DeviceCalls() as calls:
+        assert clock.held("speeds", cpu).tolist() == [1.0, 2.0]
+        clock.speeds.mul_(2)
+        clock.held("speeds", cpu)
+        clock.held("speeds", cpu)
+        clock.speeds = torch.ones(2, dtype=torch.float64, device="meta")
+        clock.held("speeds", cpu)
+    assert calls.reads.total() == 2
+    assert clock.held("speeds", torch.device("meta")) is clock.speeds
+
+
+def test_what_is_known_on_the_cpu_follows_a_module_back_and_forth():
+    clock = Clock([1.0, 2.0])
+    clock.speeds.mul_(3)
+    there = copy.deepcopy(clock.to("meta")).to(torch.bfloat16).to("meta")
+    assert there.held("speeds", torch.device("cpu")).tolist() == [3.0, 6.0]
+    view = there.per_component(Blocks({"a": 1, "b": 2}), torch.device("cpu"))
+    assert view.held("speeds", torch.device("cpu")).tolist() == [3.0, 6.0, 6.0]
+    there.to_empty(device="cpu")
+    there.load_state_dict({"speeds": torch.tensor([1.0, 5.0])})
+    assert there.held("speeds", torch.device("cpu")).tolist() == [1.0, 5.0]
+
+
+def test_what_is_learned_on_a_device_is_read_at_once():
+    schedule, t = Learned().to("meta"), torch.linspace(0.1, 1, 5)
+    with DeviceCalls() as calls, torch.no_grad():
+        schedule.log_snr(t)
+    assert calls.reads.total() == 3, str(calls)  # log_snr, log_alpha and sigma
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_numbers_that_are_sent_off_are_those_that_arrive(dtype):
+    value, like = torch.tensor([0.1, 3.0], dtype=torch.float64), torch.empty(0, dtype=dtype)
+    assert torch.equal(moved(value, like), value.to(dtype))
+    assert moved(value, like.to("meta")).dtype == dtype
+    with DeviceCalls() as calls:
+        assert sent(value, torch.device("meta")).dtype == torch.float64
+        moved(torch.ones(2, dtype=dtype, device="meta"), like)
+    assert calls.copies.total() == 0
+    assert calls.queued.total() == 1
+    assert calls.reads.total() == 1

@@ -348,5 +348,5 @@ def test_rates_where_sampling_ends_are_those_just_before(kind, dtype, data):
     """Steps look at ``eps`` from later times: where a rate jumps there, it is that above."""
     schedule = data.draw(schedules(kind))
     t = torch.tensor([[schedule.eps], [schedule.eps * (1 + 1e-4)]], dtype=dtype)
-    for rate in (schedule.read(t).f, schedule.read(t).g2):
+    for rate in schedule.read(t).rates(None):
         torch.testing.assert_close(rate[0], rate[1], rtol=2e-3, atol=1e-9)
