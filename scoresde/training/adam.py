@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _foreach_utils
 
 from scoresde.training.settings import TrainingSettings
@@ -30,7 +30,11 @@ def adam(
         True
     """
     devices = _foreach_utils._get_fused_kernels_supported_devices()
-    fused = all(p.device.type in devices and p.is_floating_point() for p in weights)
+    fused = all(
+        # memory is gone through as it lies: there must be nothing else between a weight's numbers
+        p.device.type in devices and p.is_floating_point() and _like(p).stride() == p.stride()
+        for p in weights
+    )
     optimizer = torch.optim.AdamW(
         weights, lr=training.lr, weight_decay=training.weight_decay, fused=fused
     )
@@ -38,3 +42,32 @@ def adam(
         # as torch's own scaler of gradients has steps left out
         setattr(optimizer, "found_inf", tally.failed)  # noqa: B010
     return optimizer
+
+
+def load_adam(
+    optimizer: torch.optim.AdamW, weights: Sequence[nn.Parameter], state: Mapping[str, Tensor]
+) -> None:
+    """Goes on from what was saved of an optimiser.
+
+    Args:
+        optimizer: Of the same weights.
+        weights: In its order.
+        state: Tensors by ``"weight.name"``, the former by its number.
+
+    Raises:
+        KeyError, ValueError: If it is of other weights.
+    """
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        index, key = name.split(".")
+        weight = weights[int(index)]
+        # moments lie in memory as their weight does, which was of no concern to a file
+        slots.setdefault(int(index), {})[key] = (
+            value if key == "step" else _like(weight).copy_(value)
+        )
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def _like(weight: nn.Parameter) -> Tensor:
+    return torch.empty_like(weight, requires_grad=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import attrs
 import torch
@@ -99,8 +100,14 @@ class BatchLoss:
             self._shared = SharedLoss(self.estimator, self.processes)
         return self._shared
 
-    def gradients(self, batches: Batches, step: int, scaler: torch.amp.GradScaler) -> Tensor:
-        """Leaves the gradient of a step's batch at the weights; returns this process's loss."""
+    def gradients(self, batches: Batches, step: int, scaled: Callable[[Tensor], Tensor]) -> Tensor:
+        """Leaves the gradient of a step's batch at the weights; returns this process's loss.
+
+        Args:
+            batches: Whose events.
+            step: Which batch.
+            scaled: Of what the gradient is to be, made of the loss.
+        """
         for weight in self.weights:
             weight.grad = None
         values, bins = batches.read(step), batches.placed.data.bins
@@ -113,7 +120,7 @@ class BatchLoss:
                 noise = shard(self.generator, self.processes, part, parts)
                 with self._module.alone(part + 1 < parts):
                     loss = self.of(values[part::parts], bins, noise, shared=True)
-                    scaler.scale(loss / parts).backward()
+                    scaled(loss / parts).backward()
                 losses.append(loss.detach())
         return torch.stack(losses).mean()
 

@@ -17,7 +17,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import chunk_size
 from scoresde.precision import precision
 from scoresde.training import checkpoint
-from scoresde.training.adam import adam
+from scoresde.training.adam import adam, load_adam
 from scoresde.training.average import WeightAverage
 from scoresde.training.batch_loss import BatchLoss
 from scoresde.training.batches import Batches
@@ -68,7 +68,7 @@ class TrainingState:
     seed: int
     processes: Processes
     loss: BatchLoss
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     tally: Tally
     device: torch.device
@@ -117,7 +117,7 @@ class TrainingState:
             mixed_precision,
         )
         wide = precision(self.device)
-        weights = sum(float(p.detach().sum(dtype=wide)) for p in self.weights)
+        weights = sum(float(p.detach().abs().sum(dtype=wide)) for p in self.weights)
         sums = self._gathered(torch.tensor([weights, self.step], dtype=torch.float64, device="cpu"))
         expect(
             torch.allclose(sums, sums[0].expand_as(sums), rtol=1e-6, equal_nan=True),
@@ -178,7 +178,7 @@ class TrainingState:
         self.updating = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.training.lr_factor(self.step)
-        loss, stop = self.loss.gradients(batches, self.step, self.scaler), None
+        loss, stop = self.loss.gradients(batches, self.step, self._scaled), None
         if self.processes.num_processes > 1:
             stop = torch.full_like(loss, float(stop_requested))
             average_over(self.processes, [loss, stop])
@@ -194,6 +194,11 @@ class TrainingState:
         self.average.update(self.training.ema_decay(self.step - 1))
         self.updating = False
 
+    def _scaled(self, loss: Tensor) -> Tensor:
+        """Where gradients have a scale, none is a number after a failure: steps are left out."""
+        scaled: Tensor = self.scaler.scale(loss)
+        return scaled * (1 + self.tally.poison) if self.scaler.is_enabled() else scaled
+
     def look(self, batches: Batches) -> None:
         """Waits for the updates, and sees whether they have gone well.
 
@@ -205,7 +210,7 @@ class TrainingState:
         if not left_out:
             return
         step = self.step - left_out
-        loss, at = self.loss.gradients(batches, step, self.scaler), f"at step {step + 1}"
+        loss, at = self.loss.gradients(batches, step, self._scaled), f"at step {step + 1}"
         average_over(self.processes, [loss])
         message, rows = f"the loss is {float(loss)} {at}", batches.order.whole(step)
         self.loss.expect_finite(message, loss, batches.placed, rows)
@@ -310,7 +315,7 @@ class TrainingState:
         # as long as it is not extended: what was built then stays so
         try:
             self._load(tensors, content)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (LookupError, RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(
                 f"{folder}: not a run of this model: {error}"
             ) from error
@@ -320,14 +325,9 @@ class TrainingState:
             start = f"{prefix}."
             return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
 
-        optimizer: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimizer").items():
-            index, key = name.split(".")
-            optimizer.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
         self.estimator.load_state_dict(part("model"))
         self.average.restore(part("average"))
-        self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+        load_adam(self.optimizer, self.weights, part("optimizer"))
         self.tally.loss.copy_(tensors["loss"])
         self.scaler.load_state_dict(content["scaler"])
         for name in _WRITTEN:

@@ -19,6 +19,7 @@ class Tally:
 
     Attributes:
         loss: Sum of the losses since it was last cleared.
+        poison: 0, and no number after an update that was not finite.
         failed: 1 after an update that was not finite, 0 before; ``found_inf`` of an optimiser.
 
     Example:
@@ -34,8 +35,7 @@ class Tally:
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), dtype=precision(device), device=device)
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
-        # one that is not a number makes the sum none for good
-        self._poison = torch.zeros((), dtype=torch.float32, device=device)
+        self.poison = torch.zeros((), dtype=torch.float32, device=device)
         self._left_out = torch.zeros((), dtype=torch.float32, device=device)
         self._stops = torch.zeros((), dtype=torch.float32, device=device)
 
@@ -48,8 +48,8 @@ class Tally:
             stop: Positive if somebody has asked to end.
         """
         self.loss.add_(loss)
-        self._poison.add_(loss if norm is None else loss + norm, alpha=0)
-        torch.ne(self._poison, self._poison, out=self.failed)
+        self.poison.add_((loss if norm is None else loss + norm) * 0)
+        torch.ne(self.poison, self.poison, out=self.failed)
         self._left_out.add_(self.failed)
         if stop is not None:
             self._stops.add_(stop)

@@ -285,6 +285,90 @@ def test_a_gradient_that_is_no_number_is_named():
         Training(steps=3).fit(edited(network=Steep()), DATA, progress=False)
 
 
+class Fails(nn.Module):
+    """Right for some updates, then not, then right again."""
+
+    def __init__(self, bad, gradient=False):
+        super().__init__()
+        self.inner, self.bad, self.gradient = ResidualMLP((2,), 16, 1), bad, gradient
+        self.step = 0
+
+    def forward(self, x, level):
+        out = self.inner(x, level)
+        if not self.training or self.step != self.bad:
+            return out
+        return Cliff.apply(out) if self.gradient else out * math.nan
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("complex_too", [False, True])
+def test_a_failure_that_is_noticed_later_is_named_as_it_was(dtype, gradient, complex_too):
+    """And leaves the weights of before, whether the optimiser is fused or not."""
+    training, kept, seen = Training(steps=60, measurements=1), {}, []
+    estimator = edited(network=Fails(5, gradient)).to(dtype)
+    if complex_too:  # which no fused optimiser takes
+        estimator.extra = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+
+    def on_step(step):
+        seen.append(step)
+        estimator.network.step = step
+        if step == 5:
+            kept.update({k: v.clone() for k, v in estimator.state_dict().items()})
+        if step == 20:  # the update is done again as it was
+            estimator.network.bad = -1
+
+    real = TrainingState.look
+
+    def look(self, batches):
+        estimator.network.step = estimator.network.bad = 5
+        real(self, batches)
+
+    what = "the gradient's norm" if gradient else "the loss"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingState, "look", look)
+        with pytest.raises(FloatingPointError, match=rf"{what} is (nan|inf) at step 6\b"):
+            training.fit(estimator, DATA, progress=False, on_step=on_step)
+    assert seen[-1] == (5 if complex_too else 31)
+    for name, value in estimator.state_dict().items():
+        assert torch.equal(value, kept[name])
+
+
+def test_a_failure_is_noticed_before_anything_is_measured_or_written(tmp_path):
+    for options in ({"save_every": 8}, {"measurements": 7}):
+        training = Training(steps=60, measurements=options.pop("measurements", 1))
+        estimator, seen = edited(network=Fails(5)), []
+
+        def on_step(step, estimator=estimator, seen=seen):
+            estimator.network.step = min(step, 5)
+            seen.append(step)
+
+        with pytest.raises(FloatingPointError, match="the loss is nan at step 6"):
+            training.fit(
+                estimator, DATA, progress=False, on_step=on_step, folder=tmp_path, **options
+            )
+        assert seen[-1] == 7
+        assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_failure_in_half_precision_leaves_the_weights_of_before(dtype):
+    estimator, kept = edited(network=Fails(5)).to(dtype), {}
+
+    def on_step(step):
+        estimator.network.step = step
+        if step == 5:
+            kept.update({k: v.clone() for k, v in estimator.state_dict().items()})
+        if step == 31:
+            estimator.network.bad = 31
+
+    training = Training(steps=60, measurements=1, precision="float16")
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 6"):
+        training.fit(estimator, DATA, progress=False, on_step=on_step)
+    for name, value in estimator.state_dict().items():
+        assert torch.equal(value, kept[name])
+
+
 def test_what_was_good_stays_when_a_run_fails(tmp_path):
     estimator = edited()
 

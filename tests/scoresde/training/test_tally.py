@@ -1,0 +1,59 @@
+"""What has not been finite is known for good, and known not to have been before."""
+
+import math
+
+import pytest
+import torch
+
+from scoresde.training.tally import Tally
+
+CPU = torch.device("cpu")
+BAD = [math.nan, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("part", ["loss", "norm"])
+def test_failures_are_counted_from_the_first_one_on(dtype, bad, part):
+    tally, seen = Tally(CPU), []
+    for step in range(6):
+        values = {"loss": 1.0, "norm": 2.0, part: bad if step == 3 else 0.5}
+        tally.add(*(torch.tensor(v, dtype=dtype) for v in values.values()))
+        seen.append((float(tally.failed), tally.read()[0]))
+    assert seen == [(0.0, 0)] * 3 + [(1.0, 1), (1.0, 2), (1.0, 3)]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_norm_that_may_be_anything_is_not_told(bad):
+    """In half precision, where such a step is left out and the scale is halved."""
+    tally = Tally(CPU)
+    tally.add(torch.tensor(1.0))
+    assert tally.read() == (0, False)
+    tally.add(torch.tensor(bad))
+    assert tally.read() == (1, False)
+
+
+def test_large_numbers_are_numbers():
+    """Each is finite in single precision; their sum need not be, in the precision of the sum."""
+    tally = Tally(CPU)
+    largest = torch.tensor(torch.finfo(torch.float32).max)
+    for _ in range(3):
+        tally.add(largest, torch.tensor(1.0))
+    assert tally.read() == (0, False)
+    assert float(tally.loss) == pytest.approx(3 * float(largest))
+    tally.add(torch.tensor(1e300, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+    assert tally.read() == (0, False)
+
+
+def test_one_who_asks_is_heard():
+    tally = Tally(CPU)
+    for stop in (0.0, 0.25, 0.0):
+        tally.add(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(stop))
+    assert tally.read() == (0, True)
+
+
+def test_losses_are_added_in_double_precision():
+    tally = Tally(CPU)
+    for _ in range(1000):
+        tally.add(torch.tensor(0.1), torch.tensor(1.0))
+    assert float(tally.loss) == pytest.approx(1000 * float(torch.tensor(0.1)), rel=1e-12)
