@@ -8,7 +8,7 @@ walk with a trace.
 
 from typing import TYPE_CHECKING
 
-from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed
+from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed, Wavelet
 from scoresde.blocks import Blocks
 from scoresde.clock import Clock
 from scoresde.conditioning import (
@@ -85,6 +85,7 @@ __all__ = [
     "ScoreEstimator",
     "Solver",
     "SubVP",
+    "Wavelet",
     "bound",
     "citation",
     "condition",

@@ -100,4 +100,4 @@ def test_it_works_where_it_is_installed(wheel, tmp_path):
     assert "broken" not in listing
     file, rest = here(str(python), "-c", SAMPLE).split(maxsplit=1)
     assert Path(file).is_relative_to(tmp_path)
-    assert rest == "(3, 1, 4, 4) 5\n"
+    assert rest == "(3, 1, 4, 4) 6\n"

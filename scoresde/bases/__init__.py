@@ -7,5 +7,6 @@ from scoresde.bases.identity import Identity
 from scoresde.bases.joint import Joint
 from scoresde.bases.packed import Packed
 from scoresde.bases.pca import PCA
+from scoresde.bases.wavelet import Wavelet
 
-__all__ = ["DCT", "PCA", "Basis", "Haar", "Identity", "Joint", "Packed"]
+__all__ = ["DCT", "PCA", "Basis", "Haar", "Identity", "Joint", "Packed", "Wavelet"]

@@ -1,4 +1,4 @@
-"""Haar coefficients as an image of half the size."""
+"""Wavelet coefficients as an image of half the size."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.basis import Basis
-from scoresde.bases.haar import Haar
+from scoresde.bases.wavelet import Wavelet
 
 
 class Packed(Basis):
-    """The coefficients of a `Haar` pyramid, seen as its finest level's bands side by side.
+    """The coefficients of a `Wavelet` pyramid, seen as its finest level's bands side by side.
 
     An event of this basis has the low pass and the details of one level as channels,
     ``(4 C, H/2, W/2)`` of an image and ``(2 C, L/2)`` of signals; its coefficients are those of
@@ -18,7 +18,7 @@ class Packed(Basis):
     is cheaper than on the image (Batzolis et al. 2022, section 5).
 
     Args:
-        haar: The pyramid, of one level at least.
+        pyramid: Of one level at least.
 
     Raises:
         ValueError: If the pyramid has no level.
@@ -31,11 +31,11 @@ class Packed(Basis):
 
     references = "batzolis2022"
 
-    def __init__(self, haar: Haar) -> None:
-        self._channels = haar.event_shape[: -len(haar.axes)].numel()
-        space = haar.coarse(1).event_shape[-len(haar.axes) :]
-        super().__init__((self._channels * 2 ** len(haar.axes), *space), haar.blocks)
-        self.low = haar.coarse(1)
+    def __init__(self, pyramid: Wavelet) -> None:
+        self._channels = pyramid.event_shape[: -len(pyramid.axes)].numel()
+        space = pyramid.coarse(1).event_shape[-len(pyramid.axes) :]
+        super().__init__((self._channels * 2 ** len(pyramid.axes), *space), pyramid.blocks)
+        self.low = pyramid.coarse(1)
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""

@@ -8,14 +8,16 @@ from scoresde.checks import expect, whole
 
 
 def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
-    """How many trailing axes are space: 1 for signals, 2 for images; the others are channels.
+    """How many trailing axes are space: 1 for signals, 2 for images, 3 for volumes.
+
+    The others are channels.
 
     Args:
         event_shape: Shape of one event.
         spatial: The number; 1 if None and the event has one axis, else 2.
 
     Raises:
-        ValueError: If it is not 1 or 2, or the event has fewer axes.
+        ValueError: If it is not 1, 2 or 3, or the event has fewer axes.
 
     Example:
         >>> from scoresde.bases.spatial import spatial_axes
@@ -24,7 +26,7 @@ def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
     """
     spatial = min(len(event_shape), 2) if spatial is None else spatial
     whole("spatial", spatial, 0)
-    expect(spatial in (1, 2), "spatial", "1 (signals) or 2 (images)", spatial)
+    expect(spatial in (1, 2, 3), "spatial", "1 (signals), 2 (images) or 3 (volumes)", spatial)
     expect(
         len(event_shape) >= spatial,
         "event_shape",

@@ -124,8 +124,9 @@ def test_wrong_shape(shape):
 
 
 def test_wrong_spatial():
-    with pytest.raises(ValueError, match=r"spatial: expected 1 \(signals\) or 2 \(images\), got 3"):
-        DCT((2, 2, 2), spatial=3)
+    match = r"spatial: expected 1 \(signals\), 2 \(images\) or 3 \(volumes\), got 4"
+    with pytest.raises(ValueError, match=match):
+        DCT((2, 2, 2, 2), spatial=4)
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 6), (6, 6), (4, 8)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from scoresde.bases import DCT, PCA, Basis, Haar, Identity
+from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Wavelet
 from scoresde.blocks import Blocks
 
 
@@ -32,6 +32,11 @@ BASES = {
     "Haar-image": lambda: Haar((4, 8), levels=2),
     "Haar-colour": lambda: Haar((3, 4, 6), levels=1),
     "Haar-no-levels": lambda: Haar((2, 3), levels=0),
+    "Haar-volume": lambda: Haar((2, 4, 2, 6), levels=1, spatial=3),
+    "Wavelet-signal": lambda: Wavelet((12,), 2, "db3"),
+    "Wavelet-colour": lambda: Wavelet((3, 8, 4), 2, "db4"),
+    "Wavelet-volume": lambda: Wavelet((4, 2, 6), 1, "sym4", spatial=3),
+    "DCT-volume": lambda: DCT((2, 4, 3, 2), spatial=3, bands=2),
     "DCT-signal": lambda: DCT((7,)),
     "DCT-channels": lambda: DCT((2, 5), spatial=1),
     "DCT-image": lambda: DCT((4, 6), bands=3),
