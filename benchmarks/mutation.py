@@ -63,7 +63,7 @@ ELSEWHERE = {
     "blocks": ("diagonal", "solver"),
     "coefficients": ("diagonal", "sde", "reverse", "no_noise", "limiting"),
     "conditional": ("conditioning", "compositions"),
-    "density": ("exact", "quadrature", "distribution"),
+    "density": ("exact", "quadrature", "distribution", "derivatives"),
     "diagonal": ("sde",),
     "equation": ("sde", "diagonal", "reverse", "adapters"),
     "estimator": ("wrappers", "parametrization", "dtypes", "no_noise", "undefined"),
@@ -84,7 +84,7 @@ ELSEWHERE = {
 _ABOUT = {
     *itertools.chain.from_iterable(names.split() for names in MODULES.values()),
     *itertools.chain.from_iterable(ELSEWHERE.values()),
-    *("dtypes", "bad_input", "conformance", "docstrings", "reads"),
+    *("dtypes", "bad_input", "conformance", "defaults", "docstrings", "reads"),
 }
 TESTS = [f"{module}.py" for module in CORE] + sorted(
     str(path.relative_to(ROOT))
