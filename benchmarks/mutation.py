@@ -84,7 +84,7 @@ ELSEWHERE = {
 _ABOUT = {
     *itertools.chain.from_iterable(names.split() for names in MODULES.values()),
     *itertools.chain.from_iterable(ELSEWHERE.values()),
-    *("dtypes", "bad_input", "conformance", "defaults", "docstrings", "reads"),
+    *("arguments", "bad_input", "conformance", "defaults", "dtypes", "reads"),
 }
 TESTS = [f"{module}.py" for module in CORE] + sorted(
     str(path.relative_to(ROOT))

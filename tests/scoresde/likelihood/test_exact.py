@@ -25,6 +25,7 @@ from scoresde import (
     Quadrature,
     log_prob,
 )
+from scoresde.derivatives import vjp
 from scoresde.likelihood import DensityFlow, HutchPlusPlus
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq
@@ -220,6 +221,22 @@ def test_the_exact_trace_is_the_jacobians_diagonal(chunk):
     trace = ExactTrace(chunk)
     found = trace(lambda v: v @ matrix, z, trace.probes(z, Noise()))
     torch.testing.assert_close(found, matrix.diagonal().expand(4, 1, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("trace", [ExactTrace(), Hutchinson(2), HutchPlusPlus(2, 1)], ids=repr)
+def test_the_trace_of_an_event_does_not_depend_on_the_others(trace, dtype):
+    matrix, z = torch.randn(3, 3, dtype=dtype), torch.randn(4, 3, dtype=dtype)
+    probes = trace.probes(z, Noise())
+
+    def found(rows):
+        _, pull_back = vjp(lambda z: torch.tanh(z @ matrix) * z, z[rows])
+        return trace(pull_back, z[rows], trace.select(probes, rows))
+
+    together = found(torch.arange(4))
+    assert together.dtype == dtype
+    for i in range(4):
+        torch.testing.assert_close(found(torch.tensor([i])), together[i : i + 1])
 
 
 @pytest.mark.parametrize("build", [Hutchinson, HutchPlusPlus])

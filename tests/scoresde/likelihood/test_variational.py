@@ -19,11 +19,13 @@ from scoresde import (
     DiagonalSDE,
     Haar,
     Identity,
+    Joint,
     Learned,
     LogLinear,
     Quadrature,
     ScoreEstimator,
     bound,
+    condition,
     log_prob,
 )
 from scoresde.equation import align
@@ -354,6 +356,20 @@ def test_what_is_no_data_is_refused(ask, x, kind, message):
         ask(model, x)
     with pytest.raises(TypeError, match="estimator: expected a ScoreEstimator"):
         ask((2,), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_are_tuned_to_events_that_know_something_of_their_own(dtype):
+    """The same for all of them, it is as if it was said once."""
+    sde = DiagonalSDE(LogLinear(), Joint(y=(1,), x=(1,)), [0.0, 1.0])
+    model = Gaussian(sde, torch.zeros(2, dtype=dtype), COVARIANCE.to(dtype))
+    x = torch.randn(2, 3, 1, dtype=dtype)
+    seed = torch.Generator().manual_seed
+    once, each = (
+        importance(condition(model, y=y), x, generator=seed(0))(sde, 50)
+        for y in (torch.ones(1, dtype=dtype), torch.ones(2, 3, 1, dtype=dtype))
+    )
+    torch.testing.assert_close(each, once)
 
 
 def test_times_are_not_tuned_to_what_is_no_number():

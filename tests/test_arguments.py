@@ -1,10 +1,11 @@
-"""What docstrings say can be given is what can be given."""
+"""Arguments: what docstrings say can be given can be, and what is given if nothing is."""
 
 import importlib
 import inspect
 import pkgutil
 import re
 
+import attrs
 import pytest
 
 import estimators
@@ -66,3 +67,13 @@ def test_arguments_are_found():
         for name in explained(what)
     ]
     assert len(found) > 500
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_defaults_are_accepted(name):
+    """Nobody may ever have made one with nothing said."""
+    for what in vars(importlib.import_module(name)).values():
+        if inspect.isclass(what) and attrs.has(what) and not inspect.isabstract(what):
+            for field in attrs.fields(what):
+                if field.validator and field.default is not attrs.NOTHING:
+                    field.validator(object.__new__(what), field, field.default)
