@@ -28,6 +28,7 @@ from scoresde import (
     Identity,
     Joint,
     Learned,
+    Quadrature,
     ScoreDistribution,
     bound,
     condition,
@@ -120,7 +121,10 @@ SOLVERS = [
 EVERYONE = {
     "asked": lambda m, x, g: [m.denoise(m.sde.basis(x), 0.5), m.score(m.sde.basis(x), 0.5)],
     **{f"sampled {i} {type(s).__name__}": drawn(s) for i, s in enumerate(SOLVERS)},
-    "log_prob": lambda m, x, g: [log_prob(m, x).value],
+    "log_prob": lambda m, x, g: [
+        log_prob(m, x).value,
+        log_prob(m, x, Quadrature(4, tolerance=0.0)).value,
+    ],
     "walked": lambda m, x, g: [
         log_prob(m, x, DDIM(3), trace=Hutchinson(2), generator=g).value,
         log_prob(m, x, Adaptive()).value,

@@ -277,6 +277,37 @@ def test_a_learned_path_falls_from_end_to_end(seed):  # invariants 3, 8, 9
     assert (sigma == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_stays_at_time_zero_teaches_a_learned_path_nothing(dtype):
+    """There levels are those of clean data, whose derivatives are infinite."""
+    ends = [torch.nn.Parameter(torch.tensor(v, dtype=dtype)) for v in (7.0, -6.0)]
+    schedule = Learned(2, 4, *ends)
+    t = torch.tensor([[0.0], [0.3], [1.0]], dtype=dtype)
+
+    def gradients(t):
+        log_alpha, sigma, log_snr, f, g2 = schedule.read(t, t > 0)
+        moving = [torch.where(t > 0, v, 0.0).sum() for v in (log_snr, f, g2)]
+        loss = log_alpha.sum() + sigma.sum() + sum(moving)
+        return torch.autograd.grad(loss, list(schedule.parameters()), allow_unused=True)
+
+    first = schedule.read(t[:1], t[:1] > 0)
+    assert (first.log_alpha == 0).all()
+    assert (first.sigma == 0).all()
+    assert (first.log_snr == torch.inf).all()
+    torch.testing.assert_close(gradients(t), gradients(t[1:]))
+
+
+@every_schedule
+@given(data=st.data())
+def test_times_are_read_one_by_one_as_together(kind, data):
+    """Where it cannot be seen whether one of them is 0."""
+    schedule = data.draw(schedules(kind))
+    t = torch.cat([torch.zeros(1, 1), grid(schedule)])
+    together = schedule.read(t)
+    for one, all_of_them in zip(torch.func.vmap(schedule.read)(t), together, strict=True):
+        torch.testing.assert_close(one, all_of_them)
+
+
 def test_a_learned_path_starts_near_the_straight_line():
     t = torch.linspace(1e-3, 1, 20).unsqueeze(-1)
     assert (Learned().log_snr(t) - LogLinear().log_snr(t)).abs().max() < 1
