@@ -7,6 +7,7 @@ from estimators.multiscale import MultiScale
 from estimators.networks import PartNetwork, ResidualMLP
 from estimators.scales import measure
 from estimators.truncated import Truncated
+from estimators.unet import UNet
 
 __all__ = [
     "ClassifierFree",
@@ -18,5 +19,6 @@ __all__ = [
     "PartNetwork",
     "ResidualMLP",
     "Truncated",
+    "UNet",
     "measure",
 ]

@@ -1,0 +1,183 @@
+"""U-Nets of the MONAI library, called as estimators call their networks."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.bases.basis import checked_shape
+from scoresde.bases.spatial import spatial_axes
+from scoresde.checks import expect, sizes, whole
+
+_STRETCH = 250.0
+"""Noise levels, ``log(sigma / alpha) / 4``, are from about -2 to 2; the sines that embed them have
+the periods of a thousand time steps."""
+
+_GROUPS, _TOGETHER = 32, 4
+"""Channels are normalised in at most so many groups, of at least so many, as in the networks of Ho
+et al. 2020. A channel alone would lose what the noise level and a condition add to it."""
+
+_HEAD = 32
+"""Channels of a head of attention, if a level's can be divided by it."""
+
+
+class UNet(nn.Module):
+    """Residual blocks at falling and rising resolution, modulated by the noise level.
+
+    ``monai.networks.nets.DiffusionModelUNet``; needs ``pip install 'scoresde[images]'``. Events of
+    any size are padded at their ends with their last values to what can be halved, and cut again.
+    A network of signals sees them as images that do not change along one axis.
+
+    Source:
+        Ho et al. 2020 (arXiv 2006.11239), appendix B; Ronneberger et al. 2015 (arXiv 1505.04597).
+
+    Args:
+        event_shape: Shape of one event; axes before the spatial ones are channels.
+        channels: Of the hidden layers at every resolution, finest first.
+        blocks: Residual blocks per resolution.
+        attention: Up to which size, along the longest axis, a resolution has attention: its cost
+            grows with the square of the number of pixels. Nowhere if 0.
+        classes: Number of labels; conditions are then integers ``(batch,)`` of ``0 .. classes``,
+            where ``classes`` itself stands for none (see `estimators.ClassifierFree`).
+        condition_dim: Length of vectors that are conditions, ``(batch, condition_dim)``.
+        condition_channels: Of maps that are conditions, ``(batch, condition_channels, *space)``.
+        spatial: Number of spatial axes, the last ones: 1 to 3. By default 1 if the event has one
+            axis, else 2.
+
+    Raises:
+        ImportError: If MONAI is not installed.
+        ValueError: If a number is out of range, or conditions are of several kinds.
+
+    Example:
+        >>> import torch
+        >>> from estimators import UNet
+        >>> network = UNet((3, 10, 7), channels=[8, 16], blocks=1, classes=2)
+        >>> network(torch.randn(5, 3, 10, 7), torch.zeros(5), torch.tensor([0, 1, 1, 2, 2])).shape
+        torch.Size([5, 3, 10, 7])
+    """
+
+    references = "ho2020 ronneberger2015"
+    example: ClassVar = {"channels": [8, 16], "blocks": 1}
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        channels: Sequence[int] = (64, 128, 256),
+        blocks: int = 2,
+        attention: int = 8,
+        classes: int = 0,
+        condition_dim: int = 0,
+        condition_channels: int = 0,
+        spatial: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape, self.channels = checked_shape(event_shape), sizes("channels", channels)
+        expect(min(self.channels, default=0) > 1, "channels", "numbers above 1", channels)
+        whole("blocks", blocks, 1)
+        whole("attention", attention, 0)
+        kinds = {"classes": classes, "condition_dim": condition_dim}
+        kinds["condition_channels"] = condition_channels
+        for name, value in kinds.items():
+            whole(name, value, 0)
+        given = [name for name, value in kinds.items() if value]
+        expect(len(given) < 2, "condition", "one kind: labels, vectors or maps", given)
+        self.condition_channels = condition_channels
+        axes = spatial_axes(self.event_shape, spatial)
+        self.space = self.event_shape[-axes:]
+        width = self.event_shape[:-axes].numel()
+        self.body = _body(
+            max(axes, 2), width, condition_channels, self.channels, blocks, self._attends(attention)
+        )
+        embedded = self.body.time_embed[-1].out_features
+        self.embed: nn.Module | None = nn.Embedding(classes + 1, embedded) if classes else None
+        if condition_dim:
+            self.embed = nn.Linear(condition_dim, embedded)
+        if self.embed is not None:
+            self.body.num_class_embeds, self.body.class_embedding = 1, self.embed
+
+    def _attends(self, attention: int) -> list[bool]:
+        return [max(self.space) / 2**level <= attention for level in range(len(self.channels))]
+
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What is predicted, ``(batch, *event_shape)``.
+
+        Args:
+            x: Events, ``(batch, *event_shape)``.
+            noise_level: ``(batch,)``.
+            condition: Labels, vectors or maps, if there are any; see the class.
+
+        Raises:
+            ValueError: If a condition is missing, or none was announced.
+        """
+        wanted = self.embed is not None or self.condition_channels > 0
+        if wanted != (condition is not None):  # asked at every step of a solver
+            expected = "one" if wanted else "none (classes=, condition_dim=, condition_channels=)"
+            expect(False, "condition", expected, None if condition is None else condition.shape)
+        if not len(x):  # attention does not take it
+            return torch.zeros_like(x)
+        hidden = x.reshape(len(x), -1, *self.space)
+        labels = condition if self.embed is not None else None
+        if self.condition_channels and condition is not None:
+            hidden = torch.cat([hidden, condition.to(hidden)], 1)
+        hidden = self._padded(hidden)
+        out = self.body(hidden, _STRETCH * noise_level, class_labels=labels)
+        if len(self.space) == 1:
+            out = out.mean(-2)
+        for axis, size in zip(range(-len(self.space), 0), self.space, strict=True):
+            out = out.narrow(axis, 0, size)
+        predicted: Tensor = out.reshape(x.shape)
+        return predicted
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """With sizes that can be halved as often as there are resolutions."""
+        factor = 2 ** (len(self.channels) - 1)
+        ends = [v for size in reversed(self.space) for v in (0, -size % factor)]
+        if any(ends):
+            x = nn.functional.pad(x, ends, mode="replicate")
+        if len(self.space) == 1:
+            x = x.unsqueeze(-2).expand(*x.shape[:-1], factor, x.shape[-1])
+        return x
+
+
+def _groups(channels: Sequence[int]) -> int:
+    """Into how many groups all numbers of channels are divided."""
+    common, fewest = math.gcd(*channels), min(channels)
+    fits = [g for g in range(1, _GROUPS + 1) if common % g == 0 and fewest >= _TOGETHER * g]
+    return max(fits, default=1)
+
+
+def _body(
+    axes: int,
+    width: int,
+    maps: int,
+    channels: Sequence[int],
+    blocks: int,
+    attention: Sequence[bool],
+) -> Any:
+    before = dict(os.environ)
+    try:
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+    except ImportError as error:
+        raise ImportError("a U-Net needs MONAI: pip install 'scoresde[images]'") from error
+    for name in {*os.environ} - {*before}:  # it sets some, of OpenMP and cuBLAS, for the process
+        del os.environ[name]
+    body = DiffusionModelUNet(
+        spatial_dims=axes,
+        in_channels=width + maps,
+        out_channels=width,
+        num_res_blocks=blocks,
+        channels=channels,
+        attention_levels=attention,
+        norm_num_groups=_groups(channels),
+        num_head_channels=[math.gcd(_HEAD, c) for c in channels],
+    )
+    for module in body.modules():
+        for name in ("att_mat", "causal_mask"):  # empty tensors that no move of the module moves
+            if hasattr(module, name):
+                setattr(module, name, None)
+    return body

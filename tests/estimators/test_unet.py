@@ -1,0 +1,152 @@
+"""U-Nets of a library: events of any size, conditions of three kinds."""
+
+import sys
+
+import pytest
+import torch
+
+from estimators import ClassifierFree, Denoising, UNet
+from scoresde import Cosine, DiagonalSDE, Haar, Identity
+from scoresde.testing import NetworkLaws
+from solvers import DDIM
+
+SMALL = {"channels": [8, 16], "blocks": 1}
+
+
+def learned(network, seed=0):
+    """With weights everywhere: the last layer is 0 at first."""
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return network.eval()
+
+
+class TestImages(NetworkLaws):
+    event_shape = (3, 10, 7)
+
+    def make(self):
+        return learned(UNet(self.event_shape, **SMALL))
+
+
+class TestSignals(NetworkLaws):
+    event_shape = (9,)
+
+    def make(self):
+        return learned(UNet(self.event_shape, **SMALL))
+
+
+class TestVolumes(NetworkLaws):
+    event_shape = (2, 4, 3, 6)
+
+    def make(self):
+        return learned(UNet(self.event_shape, **SMALL, spatial=3))
+
+
+class TestLabels(NetworkLaws):
+    event_shape = (1, 8, 8)
+
+    def make(self):
+        return learned(UNet(self.event_shape, **SMALL, classes=3))
+
+    def condition(self, batch):
+        return torch.arange(batch) % 4
+
+
+class TestMaps(NetworkLaws):
+    event_shape = (1, 6, 8)
+
+    def make(self):
+        return learned(UNet(self.event_shape, **SMALL, condition_channels=2))
+
+    def condition(self, batch):
+        return torch.randn(batch, 2, 6, 8, generator=torch.Generator().manual_seed(0)).double()
+
+
+CONDITIONS = {
+    "classes": (3, lambda: (torch.tensor([0, 1]), torch.tensor([0, 2]))),
+    "condition_dim": (4, lambda: (torch.zeros(2, 4), torch.eye(2, 4))),
+    "condition_channels": (2, lambda: (torch.zeros(2, 2, 5, 8), torch.ones(2, 2, 5, 8))),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_it_hears_of_its_condition(kind, dtype):
+    value, make = CONDITIONS[kind]
+    network = learned(UNet((3, 5, 8), **SMALL, **{kind: value})).to(dtype)
+    x, level = torch.ones(2, 3, 5, 8, dtype=dtype), torch.zeros(2, dtype=dtype)
+    one, other = (network(x, level, c.to(dtype) if c.is_floating_point() else c) for c in make())
+    # of labels and vectors the first sample's is the same
+    same = kind != "condition_channels"
+    assert torch.allclose(one[0], other[0]) == (same and kind == "classes")
+    assert not torch.allclose(one[1], other[1])
+    with pytest.raises(ValueError, match="condition: expected one, got None"):
+        network(x, level)
+
+
+@pytest.mark.parametrize("channels", [(8, 8, 8), (2, 3, 5), (32, 64, 32)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_it_hears_of_the_noise_and_of_far_pixels(dtype, channels):
+    network = learned(UNet((1, 16, 16), channels=channels, blocks=1, attention=4)).to(dtype)
+    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    low, high = network(x, torch.tensor([-1.0]).to(dtype)), network(x, torch.ones(1).to(dtype))
+    assert not torch.allclose(low, high, rtol=0.01, atol=0.01)
+    corner = x.clone().requires_grad_()
+    network(corner, torch.zeros(1).to(dtype))[0, 0, 0, 0].backward()
+    assert corner.grad[0, 0, -1, -1] != 0  # by attention
+
+
+def test_padding_is_of_what_is_there():
+    """A constant image of an odd size is the corner of one of a size that can be halved."""
+    odd = learned(UNet((1, 7, 8), channels=[8, 8], blocks=1, attention=0))
+    even = UNet((1, 8, 8), channels=[8, 8], blocks=1, attention=0).eval()
+    even.load_state_dict(odd.state_dict())
+    level = torch.zeros(1)
+    whole = even(torch.ones(1, 1, 8, 8), level)
+    torch.testing.assert_close(odd(torch.ones(1, 1, 7, 8), level), whole[:, :, :7])
+
+
+def test_it_says_nothing_at_first():
+    network = UNet((1, 8, 8), **SMALL)
+    assert not network(torch.ones(2, 1, 8, 8), torch.zeros(2)).any()
+
+
+def test_a_guided_model_of_it_is_trained_and_sampled():
+    sde = DiagonalSDE(Cosine(), Haar((1, 8, 8), levels=1))
+    model = Denoising(sde, learned(UNet((1, 8, 8), **SMALL, classes=2)))
+    labels = torch.tensor([0, 1, 2, 0])
+    model.loss(torch.randn(4, 1, 8, 8), labels).backward()
+    assert model.network.embed.weight.grad.abs().sum(-1).gt(0).tolist() == [True] * 3
+    guided = ClassifierFree(model, 2.0, none=torch.tensor(2))
+    assert DDIM(3).sample(guided, (3,), condition=torch.tensor([0, 1, 1])).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": []}, "channels: expected numbers above 1"),
+        ({"channels": [8, 1]}, "channels: expected"),
+        ({"blocks": 0}, "blocks: expected a whole number of at least 1"),
+        ({"attention": -1}, "attention: expected"),
+        (
+            {"classes": 2, "condition_dim": 3},
+            "condition: expected one kind: labels",
+        ),
+        ({"spatial": 4}, "spatial: expected 1"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        UNet((1, 8, 8), **{**SMALL, **arguments})
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks.nets.diffusion_model_unet", None)
+    with pytest.raises(ImportError, match=r"pip install 'scoresde\[images\]'"):
+        UNet((1, 8, 8))
+
+
+def test_a_condition_that_was_not_announced_is_refused():
+    model = Denoising(DiagonalSDE(Cosine(), Identity((1, 8, 8))), UNet((1, 8, 8), **SMALL))
+    with pytest.raises(ValueError, match="condition: expected none"):
+        model.loss(torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
