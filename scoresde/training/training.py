@@ -75,10 +75,12 @@ class Training(TrainingSettings):
                 is trained itself.
             data: A `scoresde.data.Dataset`, a tensor, an array, a torch ``Dataset`` or its
                 ``DataLoader``; see `scoresde.data.events.as_dataset`. Integer data are dequantised
-                anew for every batch; stored ones are read as they are needed.
+                anew for every batch; stored ones are read as they are needed, others live where the
+                estimator is, if they fit (`scoresde.data.placement`).
             held_out: Measured with the same noise every time; the averaged weights of its lowest
                 loss are kept. The last ones if None.
-            seed: Of batches, times, noise and dropout. Torch's global generators are as before
+            seed: Of batches, times, noise and dropout, each a function of it and of the step; the
+                numbers of a kind of device are its own. Torch's global generators are as before
                 when this ends.
             progress: Whether to show a progress bar.
             on_step: Called before every update with the number of updates done, for instance
@@ -103,11 +105,14 @@ class Training(TrainingSettings):
         Raises:
             CheckpointError: If what is in ``folder`` is damaged, or no run.
             FloatingPointError: If a loss, a gradient or a weight is not finite; the message names
-                the step, and the event whose loss it is. What was written before stays.
+                the step, and the event whose loss it is. What was written before stays, and the
+                estimator has the weights of before that step.
             FolderLocked: If another process or thread trains in ``folder``.
             TypeError: If data or the estimator are of a kind that is not taken.
             ValueError: If the run in ``folder`` is another one, patience has no data to
-                measure, or processes do not share a batch evenly or differ in their arguments.
+                measure, data are on another device than the estimator (those on the CPU are
+                brought to it), or processes do not share a batch evenly or differ in their
+                arguments.
         """
         self._check_arguments(held_out, save_every)
         estimator = _unwrapped_estimator(estimator)
