@@ -141,8 +141,9 @@ class BatchLoss:
         if math.isfinite(loss):
             return
         self.estimator.eval()
+        seed = derive(self.seed, "one by one")
         for row in rows.unique(sorted=True)[:_TRIED]:
-            values, noise = data.read(row.unsqueeze(0)), self.generator.manual_seed(self.seed)
+            values, noise = data.read(row.unsqueeze(0)), self.generator.manual_seed(seed)
             if not math.isfinite(self.of(values, data.data.bins, noise)):
                 message = f"{message}, as that of event {int(row)} of {data.data.name} is by itself"
                 if bool(values.isnan().any()):

@@ -94,7 +94,8 @@ class TrainingState:
     ) -> TrainingState:
         """A run before its first update."""
         weights = list(estimator.parameters())
-        expect(len(weights) > 0, "estimator", "weights to train", type(estimator).__name__)
+        learned = any(weight.requires_grad for weight in weights)
+        expect(learned, "estimator", "weights to train", type(estimator).__name__)
         loss, device = BatchLoss.new(training, estimator, seed, processes), weights[0].device
         scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
         tally = Tally(device)

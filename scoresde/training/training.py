@@ -35,6 +35,10 @@ _LOOK_EVERY = 32
 that its queue is empty for no time that counts, and soon enough for whoever has pressed Ctrl-C."""
 
 
+_SEEDS = -(2**63), 2**64 - 1
+"""What torch takes for one."""
+
+
 @attrs.frozen(kw_only=True)
 class Training(TrainingSettings):
     """The training loop, and its settings.
@@ -109,12 +113,12 @@ class Training(TrainingSettings):
                 estimator has the weights of before that step.
             FolderLocked: If another process or thread trains in ``folder``.
             TypeError: If data or the estimator are of a kind that is not taken.
-            ValueError: If the run in ``folder`` is another one, patience has no data to
-                measure, data are on another device than the estimator (those on the CPU are
-                brought to it), or processes do not share a batch evenly or differ in their
-                arguments.
+            ValueError: If a number is out of its range, the run in ``folder`` is another one,
+                patience has no data to measure, data are on another device than the estimator
+                (those on the CPU are brought to it), or processes do not share a batch evenly or
+                differ in their arguments.
         """
-        self._check_arguments(held_out, save_every)
+        self._check_arguments(held_out, seed, save_every)
         estimator = _unwrapped_estimator(estimator)
         train = as_dataset("data", data)
         measured = None if held_out is None else as_dataset("held_out", held_out)
@@ -122,7 +126,7 @@ class Training(TrainingSettings):
         batches = Batches(train, self, seed, processes, run.device)
         placed = None if measured is None else PlacedEvents.of("held_out", measured, run.device)
         if folder is not None or processes.num_processes > 1:
-            entries = {**self.of_the_result, "training.seed": seed}
+            entries = {**self.of_the_result, "training.seed": int(seed)}
             identity = RunIdentity.of(entries, estimator, train, measured, on_step, settings)
             run.check_same_arguments(identity)
         with _writing(folder, processes) as write:
@@ -139,7 +143,8 @@ class Training(TrainingSettings):
         run.load_best()
         return run.history
 
-    def _check_arguments(self, held_out: Any, save_every: int) -> None:
+    def _check_arguments(self, held_out: Any, seed: int, save_every: int) -> None:
+        whole("seed", seed, *_SEEDS)
         whole("save_every", save_every, 1)
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)

@@ -185,6 +185,28 @@ def test_settings_are_checked(option, value):
         Training(**{option: value})
 
 
+@pytest.mark.parametrize("seed", [1.5, "a", None, True, 2**64, -(2**63) - 1])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match=r"^seed: expected a whole number .*, got "):
+        Training(steps=1).fit(model(), DATA, seed=seed, progress=False)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_every_seed_of_torch_is_one(seed):
+    Training(steps=1).fit(model(), DATA, seed=seed, progress=False)
+
+
+def test_frozen_weights_are_nothing_to_train():
+    estimator = model().requires_grad_(False)
+    with pytest.raises(ValueError, match="estimator: expected weights to train, got Denoising"):
+        Training(steps=1).fit(estimator, DATA, progress=False)
+    first = next(estimator.parameters()).requires_grad_()
+    before = {name: value.clone() for name, value in estimator.state_dict().items()}
+    Training(steps=3, weight_decay=0.5).fit(estimator, DATA, progress=False)
+    changed = {k for k, v in estimator.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {name for name, p in estimator.named_parameters() if p is first}
+
+
 RUN = """
 import sys
 import torch
