@@ -15,7 +15,6 @@ import itertools
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
@@ -23,11 +22,10 @@ from scoresde.bases import Basis
 from scoresde.checks import expect, instance, numbers
 from scoresde.clock import Clock
 from scoresde.coefficients import DiagonalCoefficients, root
-from scoresde.noise import Noise
 from scoresde.precision import Float64Constants, Numbers, moved
 from scoresde.reading import Reading
 from scoresde.schedules import Schedule
-from scoresde.sde import SDE, Stage
+from scoresde.sde import SDE, Append, Stage, gaussian
 
 _F = TypeVar("_F", bound=Float64Constants)
 
@@ -170,14 +168,12 @@ class DiagonalSDE(Float64Constants, SDE):
             for a, b in reversed(list(itertools.pairwise(edges)))
         ]
 
-    def append(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+    def appender(self, like: Tensor, stage: Stage) -> Append:
         """``alpha_i(t) mean_i + sigma_i(t) xi``, or at ``T`` a draw of the prior that was given."""
-        if self.prior is not None and z.shape[-1] == 0:
-            return super().append(z, stage, noise)
-        mean, sigma = self.moments(stage.start, z.shape[-1], stage.dim)
-        fresh = noise(z.new_empty(*z.shape[:-1], len(sigma)))
-        mean, sigma = moved(torch.stack([mean, sigma]), z)
-        return torch.cat([z, torch.addcmul(mean, sigma, fresh)], -1)
+        if self.prior is not None and like.shape[-1] == 0:
+            return super().appender(like, stage)
+        mean, sigma = self.moments(stage.start, like.shape[-1], stage.dim)
+        return gaussian(*moved(torch.stack([mean, sigma]), like))
 
     def moments(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Mean ``alpha_i(t) mean_i`` and deviation ``sigma_i(t)`` of components, ``(k,)`` each.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import attrs
@@ -15,6 +16,7 @@ from scoresde.equation import Coefficients, Equation, Field, Propagator
 from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
 from scoresde.solver import Solver
+from scoresde.tape import Move
 
 
 class Step(NamedTuple):
@@ -107,6 +109,15 @@ class FixedStep(Solver):
             for step in self.prepare(equation, ts[i : i + size + 1], y, memory):
                 y, memory = self.step(y, step, noise, memory)
                 yield y, memory
+
+    def moves(
+        self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None
+    ) -> Iterator[Move]:
+        """See `Solver.moves`."""
+        return map(partial(partial, self._move), self.prepare(equation, ts, like, memory))
+
+    def _move(self, step: Step, y: Tensor, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        return self.step(y, step, noise, memory)
 
     def prepare(
         self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None

@@ -8,6 +8,8 @@ of devices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch.distributions import Distribution
 
 from scoresde.checks import expect, instance
 from scoresde.internals.default_generator import DefaultGenerator
+from scoresde.precision import moved
 
 
 class Noise:
@@ -58,6 +61,11 @@ class Noise:
         """
         return self._numbers(torch.randn, like)
 
+    def check(self, count: int) -> None:
+        """Raises ``ValueError`` if there are generators of samples, and not one for each."""
+        got = len(self.generator) if isinstance(self.generator, Sequence) else count
+        expect(got == count, "generator", f"one generator, or {count}: one per sample", got)
+
     def part(self, rows: slice) -> Noise:
         """Of some samples: theirs if each has a generator, else what comes next."""
         return Noise(self.generator[rows]) if isinstance(self.generator, Sequence) else self
@@ -97,40 +105,45 @@ class Noise:
 
         Distributions take no generator: ours is put in the place of torch's default one.
         """
-        if self.generator is None:
-            return distribution.sample(like.shape[:-1]).to(like)
-        if isinstance(self.generator, torch.Generator):
-            with DefaultGenerator(self.generator):
-                return distribution.sample(like.shape[:-1]).to(like)
-        rows = self._per_sample(like)
-        for row, g in zip(rows, self.generator, strict=True):
-            with DefaultGenerator(g):
-                row.copy_(distribution.sample())
-        return rows.reshape(like.shape)
+        if not isinstance(self.generator, Sequence):
+            with nullcontext() if self.generator is None else DefaultGenerator(self.generator):
+                return moved(distribution.sample(like.shape[:-1]), like)
+
+        def sample(row: Tensor, generator: torch.Generator) -> Tensor:
+            with DefaultGenerator(generator):
+                return distribution.sample()
+
+        return self._per_sample(sample, like)
 
     def _numbers(self, source: Callable[..., Tensor], like: Tensor) -> Tensor:
-        if self.generator is None or isinstance(self.generator, torch.Generator):
-            return self._draw(source, like, self.generator)
-        rows = self._per_sample(like)
-        for row, g in zip(rows, self.generator, strict=True):
-            row.copy_(self._draw(source, row, g))
-        return rows.reshape(like.shape)
+        if isinstance(self.generator, Sequence):
+            return self._per_sample(partial(_drawn, source), like)
+        return moved(_drawn(source, like, self.generator), like)
 
-    @staticmethod
-    def _draw(
-        source: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None
+    def _per_sample(
+        self, draw: Callable[[Tensor, torch.Generator], Tensor], like: Tensor
     ) -> Tensor:
-        device = like.device if generator is None else generator.device
-        drawn = source(like.shape, dtype=like.dtype, device=device, generator=generator)
-        return drawn.to(like.device)
-
-    def _per_sample(self, like: Tensor) -> Tensor:
-        """A row for every sample, and for every generator."""
+        """A row for every sample, from its own generator: gathered there, and sent together."""
         assert isinstance(self.generator, Sequence)
-        count, got = like.shape[:-1].numel(), len(self.generator)
-        wanted = f"one generator, or {count}: one per sample"
-        expect(got == count, "generator", wanted, got)
-        return torch.empty(count, like.shape[-1], dtype=like.dtype, device=like.device)
+        count = like.shape[:-1].numel()
+        self.check(count)
+        place = self.generator[0].device if count else like.device
+        pinned = place.type == "cpu" and like.is_cuda
+        shape = (count, like.shape[-1])
+        rows = torch.empty(shape, dtype=like.dtype, device=place, pin_memory=pinned)
+        for row, g in zip(rows, self.generator, strict=True):
+            row.copy_(draw(row, g))
+        return moved(rows.reshape(like.shape), like)
+
+
+def _drawn(
+    source: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Numbers where the generator is, from where a device can fetch them by itself."""
+    device = like.device if generator is None else generator.device
+    pinned = device.type == "cpu" and like.is_cuda
+    options = {"dtype": like.dtype, "device": device, "generator": generator}
+    return source(like.shape, **options, pin_memory=pinned)
 
 
 class NoiseShard(Noise):

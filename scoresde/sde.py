@@ -8,7 +8,7 @@ equations that run back from prior to data (`scoresde.ReverseSDE`), which share 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,9 @@ from scoresde.equation import (
 )
 from scoresde.noise import Noise
 from scoresde.sde_coefficients import Kernel, PlainCoefficients, SDECoefficients
+
+Append = Callable[[Tensor, Noise], Tensor]
+"""``(state, noise) -> state`` with the components of another stage."""
 
 
 class Stage(NamedTuple):
@@ -168,9 +171,18 @@ class SDE(Equation):
         Raises:
             ValueError: If the SDE has no prior.
         """
-        like = z.new_empty(*z.shape[:-1], stage.dim - z.shape[-1])
-        fresh = noise.draw(self.distribution(stage.start, z.shape[-1], stage.dim), like)
-        return torch.cat([z, fresh], -1)
+        return self.appender(z, stage)(z, noise)
+
+    def appender(self, like: Tensor, stage: Stage) -> Append:
+        """What `append` does to states like one given, with what is known beforehand prepared."""
+        first, last = like.shape[-1], stage.dim
+        distribution = self.distribution(stage.start, first, last)
+
+        def append(z: Tensor, noise: Noise) -> Tensor:
+            fresh = noise.draw(distribution, z.new_empty(*z.shape[:-1], last - first))
+            return torch.cat([z, fresh], -1)
+
+        return append
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
         """What `append` adds, taken off again, and its density.
@@ -199,3 +211,21 @@ class SDE(Equation):
         )
         assert self.prior is not None
         return self.prior
+
+
+def gaussian(mean: Tensor, sigma: Tensor) -> Append:
+    """Appends ``mean + sigma xi``, of ``(*batch or none, k)`` and ``(k,)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Noise
+        >>> from scoresde.sde import gaussian
+        >>> gaussian(torch.ones(2), torch.zeros(2))(torch.zeros(1, 1), Noise())
+        tensor([[0., 1., 1.]])
+    """
+
+    def append(z: Tensor, noise: Noise) -> Tensor:
+        fresh = noise(z.new_empty(*z.shape[:-1], sigma.shape[-1]))
+        return torch.cat([z, torch.addcmul(mean, sigma, fresh)], -1)
+
+    return append

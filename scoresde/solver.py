@@ -6,9 +6,9 @@ A solver walks increasing times, in the SDE's own clock: it does not know whethe
 
 from __future__ import annotations
 
-import math
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,34 +17,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde import grid as grids
-from scoresde.checks import (
-    checked_sample_shape,
-    choice,
-    expect,
-    finite,
-    instance,
-    real,
-    validator,
-    whole,
-)
+from scoresde.batches import batches_of, collected, sample_shape_of, samples_like
+from scoresde.checks import choice, instance, real, validator, whole
+from scoresde.descent import Corrector, Descent, checked
 from scoresde.equation import AugmentedEquation, Equation
-from scoresde.estimator import ScoreEstimator, expect_estimator
+from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
-from scoresde.precision import device_of
-from scoresde.reverse import ReverseSDE
-from scoresde.sde import SDE, Stage
-from scoresde.selection import broadcast
+from scoresde.sampler import Sampler
+from scoresde.sde import SDE
+from scoresde.tape import AtOnce, Move
 
 _MOST_STEPS = 10**6
 """Of a walk: the grid and the coefficients of more would fill memory before the first of them."""
 
 _MOST_NOISE = 1e3
 """Times the reverse SDE's own: far beyond use, and its square is still a number."""
-
-Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
-"""``(reverse equation, state, time of the SDE itself, noise) -> state``."""
 
 
 def grid_field(default: Grid) -> Any:
@@ -206,6 +195,8 @@ class Solver(ABC):
         generator: Generators = None,
         dtype: torch.dtype | None = None,
         progress: bool = False,
+        batch_size: int | None = None,
+        output: str | os.PathLike[str] | None = None,
     ) -> Tensor:
         """Events from the prior, without gradients.
 
@@ -216,26 +207,107 @@ class Solver(ABC):
             generator: One generator, or one per sample; see `scoresde.noise`.
             dtype: Of the samples; that of the network's parameters, or torch's default, if None.
             progress: Whether to show a progress bar.
+            batch_size: Samples at a time; all if None. One generator draws batch after batch, so
+                that another size draws others; with one per sample it changes nothing.
+            output: A ``.npy`` file to which batches are written as they come.
 
         Returns:
-            ``(*sample_shape, *event_shape)``, on the device of the estimator.
+            ``(*sample_shape, *event_shape)``, on the device of the estimator, or mapped from the
+            file.
 
         Raises:
+            OSError: If the file cannot be written.
             TypeError: If the estimator, the shape or the generator is none.
             ValueError: If the samples are not finite: the solver has diverged.
         """
-        with torch.no_grad():
-            x = self.rsample(
-                estimator,
-                sample_shape,
-                condition=condition,
-                generator=generator,
-                dtype=dtype,
-                progress=progress,
-            )
-        help_ = "more steps, or an exponential solver, may help"
-        finite("samples", x, f"from {self!r} ({help_})")
-        return x
+        options: dict[str, Any] = {"condition": condition, "dtype": dtype}
+        if batch_size is None and output is None:
+            with torch.no_grad():
+                x = self.rsample(
+                    estimator, sample_shape, generator=generator, progress=progress, **options
+                )
+            return checked(x, self)
+        shape, like = sample_shape_of(estimator, sample_shape), samples_like(estimator, dtype)
+        size = max(1, shape.numel()) if batch_size is None else batch_size
+        options |= {"generator": generator, "progress": progress}
+        parts = self.batches(estimator, shape, size, **options)
+        return collected(parts, (*shape, *estimator.sde.basis.event_shape), like, output)
+
+    def batches(
+        self,
+        estimator: ScoreEstimator,
+        sample_shape: Sequence[int],
+        batch_size: int,
+        *,
+        condition: Any = None,
+        generator: Generators = None,
+        dtype: torch.dtype | None = None,
+        progress: bool = False,
+    ) -> Iterator[Tensor]:
+        """What `sample` draws, batch by batch, in memory for one of them.
+
+        Takes its arguments.
+
+        Yields:
+            ``(at most batch_size, *event_shape)``: samples in the order of the flattened shape.
+        """
+        whole("batch_size", batch_size, 1)
+        shape = sample_shape_of(estimator, sample_shape)
+        alone, count = shape.numel() <= batch_size, shape.numel()
+        parts = batches_of(estimator, shape, batch_size, condition, Noise.of(generator))
+        with tqdm(desc="sampling", total=count, disable=alone or not progress) as bar:
+            for model, size, known, noise in parts:
+                yield self.sample(
+                    model,
+                    (size,),
+                    condition=known,
+                    generator=noise,
+                    dtype=dtype,
+                    progress=alone and progress,
+                )
+                bar.update(size)
+
+    def compiled(
+        self,
+        estimator: ScoreEstimator,
+        sample_shape: Sequence[int] = (),
+        *,
+        condition: Any = None,
+        dtype: torch.dtype | None = None,
+        compile: bool | Mapping[str, Any] = False,
+    ) -> Sampler:
+        """`sample`, prepared for those who ask for as many samples again and again.
+
+        Args:
+            estimator: As of `sample`.
+            sample_shape: As well.
+            condition: As well.
+            dtype: As well.
+            compile: Whether the walk goes through `torch.compile`, or that one's arguments.
+
+        Raises:
+            ValueError: If this solver does not know its steps before it sees states.
+        """
+        return Sampler(
+            self, estimator, sample_shape, condition=condition, dtype=dtype, compile=compile
+        )
+
+    def moves(
+        self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None
+    ) -> Iterator[Move]:
+        """The steps of `walk`, prepared: for solvers that know them whatever the states are.
+
+        Args:
+            equation: What to integrate.
+            ts: Increasing times.
+            like: A state.
+            memory: What was yielded last if this goes on where another walk has ended.
+
+        Raises:
+            ValueError: If this one does not.
+        """
+        wanted = "one that knows its steps beforehand, as every scoresde.FixedStep does"
+        raise ValueError(f"solver: expected {wanted}, got {self!r}")
 
     def rsample(
         self,
@@ -247,18 +319,9 @@ class Solver(ABC):
         dtype: torch.dtype | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """As `sample`, differentiable and unchecked."""
-        shape, times = _shape(estimator, sample_shape), self.times(estimator.sde)
-        z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
-        every = bool(self.churn) or self.corrector is not None
-        walk = self._descend(estimator, z, times, noise, condition, every)
-        with evaluation_mode(estimator):
-            count = len(times) - 1 + len(estimator.sde.stages())
-            for _, z in tqdm(walk, desc="sampling", total=count, disable=not progress):  # noqa: B007
-                pass
-            if self.final_denoise:
-                z = estimator.denoise(z, times[-1].to(z), condition)
-            return estimator.sde.basis.inverse(z)
+        """As `sample`, differentiable and unchecked, all at once."""
+        descent = self._descent(estimator, sample_shape, condition, dtype)
+        return descent.events(Noise.of(generator), progress=progress)
 
     def trajectory(
         self,
@@ -271,15 +334,17 @@ class Solver(ABC):
     ) -> Iterator[tuple[float, Tensor]]:
         """The states that samples go through, without gradients.
 
-        Takes the arguments of `sample`.
+        Takes the arguments of `rsample`.
 
         Yields:
             Every time of the grid, from ``T`` down, and the state there, ``(*sample_shape, m)``:
             twice where components enter, without them and with.
         """
-        shape, times = _shape(estimator, sample_shape), self.times(estimator.sde)
-        z, noise = _like(estimator, dtype).new_empty(*shape, 0), Noise.of(generator)
-        walk = self._descend(estimator, z, times, noise, condition, every=True)
+        descent, noise = (
+            self._descent(estimator, sample_shape, condition, dtype),
+            Noise.of(generator),
+        )
+        walk = descent.states(self.times(estimator.sde), noise, AtOnce(), every=True)
         while True:
             with evaluation_mode(estimator), torch.no_grad():
                 state = next(walk, None)
@@ -287,35 +352,12 @@ class Solver(ABC):
                 return
             yield state
 
-    def _descend(
-        self,
-        estimator: ScoreEstimator,
-        z: Tensor,
-        times: Tensor,
-        noise: Noise,
-        condition: Any,
-        every: bool,
-    ) -> Iterator[tuple[float, Tensor]]:
-        """From noise to data; with ``every``, step by step, else as the solver walks."""
-        sde, memory = estimator.sde, None
-        reverse = ReverseSDE(estimator, self.eta, condition)
-        for stage in sde.stages():
-            z, ts = sde.append(z, stage, noise), grids.restrict(times, stage)
-            yield stage.start, z
-            if not z.shape[:-1].numel():  # solvers of others need not know what to do with nothing
-                continue
-            for part in ts.unfold(0, 2, 1) if every else [ts]:
-                if self.churn:
-                    z, part = _churned(sde, z, part, stage, self.churn, noise)
-                    memory = None
-                for state in self.walk(reverse, z, -part, noise, memory):
-                    z, memory = state
-                    if not every:
-                        yield stage.start, z
-                if self.corrector is not None:
-                    z = self.corrector(reverse, z, part[-1], noise)
-                if every:
-                    yield float(part[-1]), z
+    def _descent(
+        self, estimator: ScoreEstimator, shape: Sequence[int], condition: Any, dtype: Any
+    ) -> Descent:
+        shape = sample_shape_of(estimator, shape)
+        start = samples_like(estimator, dtype).new_empty(*shape, 0)
+        return Descent(self, estimator, condition, start)
 
 
 @attrs.frozen
@@ -349,41 +391,3 @@ class EndpointSolver(Solver):
     ) -> Iterator[tuple[Tensor, Any]]:
         """The end alone."""
         yield self.integrate(equation, y, ts, noise), None
-
-
-def _churned(
-    sde: SDE, z: Tensor, step: Tensor, stage: Stage, share: float, noise: Noise
-) -> tuple[Tensor, Tensor]:
-    """A state diffused to more noise, as far as its stage goes, and the longer step from there."""
-    back = grids.time_at_level(sde, step[0], math.log1p(share), stage.start)
-    if back <= step[0]:
-        return z, step
-    now = sde.at(torch.stack([step[0], back]).unsqueeze(-1), z)
-    decay, gain, *_, noise_std = now[:1].propagator(now[1:]).expand(now.blocks)
-    field = next(now.fields())
-    assert noise_std is not None
-    drift = torch.addcmul(decay.to(z) * z, gain.to(z), field.forcing(z))
-    diffused = torch.addcmul(drift, noise_std.to(z), field.increment(z, noise(z)))
-    return diffused.reshape(z.shape), torch.stack([back, step[1]])
-
-
-def _shape(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size:
-    """The shape of samples, which ends with the batch of what is known of them."""
-    expect_estimator(estimator)
-    event, batch = estimator.sde.basis.event_shape, estimator.batch_shape
-    shape = checked_sample_shape(sample_shape, event)
-    wanted = f"a shape that ends with {tuple(batch)}, the batch of what is known"
-    fits = broadcast("sample_shape", shape, batch) == shape
-    expect(fits, "sample_shape", wanted, tuple(shape))
-    return shape
-
-
-def _like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
-    """An empty tensor with the dtype and on the device that samples are to have."""
-    if dtype is not None:
-        instance("dtype", dtype, torch.dtype)
-        expect(dtype.is_floating_point, "dtype", "a floating-point one", dtype)
-    # constants are in float64 whatever the network is: only parameters say
-    first = next(estimator.parameters(), torch.empty(0))
-    dtype = first.dtype if dtype is None else dtype
-    return torch.empty(0, dtype=dtype, device=device_of(estimator))

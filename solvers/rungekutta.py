@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import attrs
@@ -13,6 +14,7 @@ from scoresde.equation import Coefficients, Equation, Forcing, Propagator, expec
 from scoresde.grid import at_discontinuity, fractions, one_sided
 from scoresde.noise import Noise
 from scoresde.solver import Solver
+from scoresde.tape import Move
 from solvers.exponential import moments
 
 
@@ -144,12 +146,25 @@ class ExponentialRungeKutta(Solver):
         self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, None]]:
         """See `scoresde.Solver.walk`; yields after every step."""
+        for move in self.moves(equation, ts, y):
+            y, _ = move(y, noise, None)
+            yield y, None
+
+    def moves(
+        self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None
+    ) -> Iterator[Move]:
+        """See `scoresde.Solver.moves`."""
         expect_ode(equation, "this solver")
-        precision = torch.finfo(y.dtype).eps
+        precision = torch.finfo(like.dtype).eps
         starts, ends = one_sided(ts, at_discontinuity(equation, ts), precision)
         one, two = fractions(equation, starts, ends, (1 / 3, 2 / 3))
         for times in torch.stack([starts, one, two, ends], -1).unsqueeze(-1):
-            at = equation.at(times, y)
-            first, *forcings = (field.forcing for field in at[:3].fields())
-            y, _ = step(y, first(y), forcings, stages(at))
-            yield y, None
+            at = equation.at(times, like)
+            yield partial(_move, [field.forcing for field in at[:3].fields()], stages(at))
+
+
+def _move(
+    forcings: Sequence[Forcing], with_: Stages, y: Tensor, noise: Noise, memory: Any
+) -> tuple[Tensor, None]:
+    first, *others = forcings
+    return step(y, first(y), others, with_)[0], None

@@ -28,7 +28,7 @@ from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.precision import expect_near, moved, sent
 from scoresde.reverse import ReverseSDE
-from scoresde.sde import Stage
+from scoresde.sde import Append, Stage, gaussian
 
 
 class _StoppedClock(Clock):
@@ -124,15 +124,15 @@ class ConditionalSDE(DiagonalSDE):
             z,
         )
 
-    def append(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
+    def appender(self, like: Tensor, stage: Stage) -> Append:
         """See the class."""
-        first, last = z.shape[-1], stage.dim
-        alpha, sigma = self.kernel(self.scale.new_full((1,), stage.start), last)
-        alpha, sigma = (v.expand(last)[first:] for v in (alpha, sigma))
-        mean = self.blocks.expand(self.mean).expand(self.blocks.dim)
-        observed = self.observation.pin(mean)[..., first:last]
-        fresh = noise(z.new_empty(*z.shape[:-1], last - first))
-        return torch.cat([z, (alpha * observed).to(z) + sigma.to(z) * fresh], -1)
+        first, last = like.shape[-1], stage.dim
+        time = torch.full((1,), stage.start, dtype=torch.float64, device="cpu")
+        mean = self.blocks.expand(*self.constants(time, "mean"))
+        each = (v.expand(self.blocks.dim)[:last] for v in (*self.kernel(time), mean))
+        alpha, sigma, mean = moved(torch.stack([*each]), like)
+        observed = alpha * self.observation.pin(mean)
+        return gaussian(observed[..., first:], sigma[first:])
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
         """As `scoresde.SDE.marginalise`, of the components that are not observed.

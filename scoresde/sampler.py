@@ -1,0 +1,181 @@
+"""Samplers whose walk is prepared once: on a GPU it is captured, and replayed with new noise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from scoresde.batches import sample_shape_of, samples_like
+from scoresde.descent import Descent, Settings, checked
+from scoresde.estimator import ScoreEstimator
+from scoresde.modes import evaluation_mode
+from scoresde.noise import Generators, Noise
+from scoresde.precision import KeepsFloat64
+from scoresde.tape import Drawn, NoiseTape, Tape
+
+
+class Sampler:
+    """Draws what `scoresde.Solver.sample` draws, from a walk that is prepared once.
+
+    The whole walk is: the steps of every stage, what enters between two of them, correctors, and
+    the way back to events. It goes once when this is made. After that, on a CUDA device, all of it
+    is one CUDA graph: a call draws the noise that the walk will ask for, in the order in which it
+    does, and replays the graph. On other devices the moves that are prepared are made one by one,
+    or through `torch.compile`. With a generator in the same state the samples are those of
+    `sample`, to the last bit unless `torch.compile` fuses what was rounded between.
+
+    Weights are read where they are: those that are changed in place, by an optimiser or by
+    ``load_state_dict``, are followed. What the steps are made of (schedules, speeds, scales,
+    moments of the data) is looked at before every call, and so is where the weights are: if they
+    have changed or moved, the walk is prepared anew. What is no tensor is as it was.
+
+    Made by `scoresde.Solver.compiled`, whose arguments it takes.
+
+    Attributes:
+        solver: Whose walk it is.
+        estimator: Knows the score.
+        sample_shape: Of every draw.
+
+    Raises:
+        RuntimeError: On a CUDA device, if something on the way looks at values that are there, or
+            copies from host memory: that cannot be captured, and `sample` does it.
+        ValueError: If the solver does not know its steps before it sees states.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from solvers import DDIM
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> sampler = DDIM(8, eta=1.0).compiled(model, (5,))
+        >>> x = sampler(torch.Generator().manual_seed(0))
+        >>> same = sampler.solver.sample(model, (5,), generator=torch.Generator().manual_seed(0))
+        >>> torch.equal(x, same)
+        True
+    """
+
+    def __init__(
+        self,
+        solver: Settings,
+        estimator: ScoreEstimator,
+        sample_shape: Sequence[int] = (),
+        *,
+        condition: Any = None,
+        dtype: torch.dtype | None = None,
+        compile: bool | Mapping[str, Any] = False,
+    ) -> None:
+        self.solver, self.estimator = solver, estimator
+        self.sample_shape = sample_shape_of(estimator, sample_shape)
+        self._condition, self._dtype, self._compile = condition, dtype, compile
+        self._lock = threading.Lock()  # of the memory in which a graph finds its noise
+        with torch.no_grad(), evaluation_mode(estimator):
+            self._prepare()
+
+    def __repr__(self) -> str:
+        return f"Sampler({self.solver!r}, {tuple(self.sample_shape)})"
+
+    def __call__(self, generator: Generators = None) -> Tensor:
+        """Events, ``(*sample_shape, *event_shape)``; see `scoresde.Solver.sample`.
+
+        Args:
+            generator: One generator, or one per sample.
+
+        Raises:
+            TypeError: If it is none.
+            ValueError: If the samples are not finite: the solver has diverged.
+        """
+        noise = Noise.of(generator)
+        with self._lock, torch.no_grad(), evaluation_mode(self.estimator):
+            if self._seen != self._look():
+                self._prepare()
+            x = self._draw(noise)
+        return checked(x, self.solver)
+
+    def _prepare(self) -> None:
+        """Walks once, with noise of no consequence, and keeps what it has found."""
+        like = samples_like(self.estimator, self._dtype)
+        start = like.new_empty(*self.sample_shape, 0)
+        tape = Tape()
+        noise = NoiseTape(Noise(torch.Generator().manual_seed(0)))
+        Descent(self.solver, self.estimator, self._condition, start).events(noise, tape)
+        # what is looked at holds what it has looked at: another tensor may not get its name
+        self._tensors, self._read = self._all_tensors(), tape.read | self._constants()
+        self._seen = self._look()
+
+        def replay(numbers: Sequence[Tensor]) -> Tensor:
+            return tape.play(start, Drawn(numbers))
+
+        if self._compile:
+            options = {} if self._compile is True else dict(self._compile)
+            replay = torch.compile(replay, **options)
+        if start.is_cuda:
+            graph = _Graph(replay, noise.draw_all(noise.noise))
+            self._draw = lambda source: graph(noise.draw_all(source))
+        elif self._compile:
+            self._draw = lambda source: replay(noise.draw_all(source))
+        else:
+            self._draw = lambda source: tape.play(start, source)
+
+    _draw: Callable[[Noise], Tensor]
+
+    def _all_tensors(self) -> list[Tensor]:
+        model = self.estimator
+        known = (v for v in tree_leaves(self._condition) if isinstance(v, Tensor))
+        return [*model.parameters(), *model.buffers(), *known]
+
+    def _constants(self) -> set[int]:
+        """Of what is read on the CPU from copies that nobody sees."""
+        modules = (m for m in self.estimator.modules() if isinstance(m, KeepsFloat64))
+        own = ((*m.parameters(recurse=False), *m.buffers(recurse=False)) for m in modules)
+        return {id(v) for tensors in own for v in tensors}
+
+    def _look(self) -> list[tuple[Any, ...]]:
+        """Which tensors there are, where, and what became of those of which steps are made."""
+        return [
+            (id(v), v.device, v.dtype, v.data_ptr(), _version(v) if id(v) in self._read else 0)
+            for v in self._all_tensors()
+        ]
+
+
+class _Graph:
+    """A function of tensors on a CUDA device, captured once: see `torch.cuda.CUDAGraph`."""
+
+    def __init__(
+        self, function: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]
+    ) -> None:
+        self.function, self.inputs = function, list(inputs)
+        self.graph, device = torch.cuda.CUDAGraph(), inputs[0].device
+        # casts that autocast remembers would be of the weights as they are now
+        casts = torch.is_autocast_enabled("cuda")
+        autocast = torch.autocast("cuda", enabled=casts, cache_enabled=False)
+        with torch.cuda.device(device), autocast:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # what libraries do the first time is not captured
+                for _ in range(2):
+                    function(self.inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            try:
+                with torch.cuda.graph(self.graph):
+                    self.output = function(self.inputs)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    "compiled: expected a walk that stays on the device, got one that looks at "
+                    f"values or copies them from the host, which sample() may do: {error}"
+                ) from error
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        for mine, new in zip(self.inputs, inputs, strict=True):
+            mine.copy_(new)
+        self.graph.replay()
+        return self.output.clone()
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written to; what was made in inference mode does not say."""
+    return 0 if tensor.is_inference() else tensor._version
