@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
