@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -11,14 +11,22 @@ from torch import Tensor, nn
 
 from estimators.denoising import Denoising
 from estimators.mismatch import check_range, check_standard
+from estimators.prediction import seen_basis
 from scoresde.bases import Basis
+from scoresde.bases.views import view
 from scoresde.checks import expect, positive, real
 from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.grid import Grid
 from scoresde.noise import Generators, Noise
+from scoresde.parametrization import Parametrization
+from scoresde.precision import Numbers
 from scoresde.selection import samples
 from scoresde.weighting import Weighting
+
+Maker = Callable[[torch.Size], nn.Module]
+"""``event_shape -> network``."""
 
 
 class MultiScale(ScoreEstimator):
@@ -32,15 +40,22 @@ class MultiScale(ScoreEstimator):
     Args:
         sde: Drops blocks, see `scoresde.DiagonalSDE`.
         networks: One for every stage, coarse first (the order of ``sde.stages()``); the same
-            object several times for a shared network.
+            object several times for a shared network. Or what makes them, from the shape of the
+            events that each sees: a function for all, or one of each.
         network_bases: The basis whose events each network sees, for instance `scoresde.Packed`; see
-            `Denoising`.
+            `Denoising`. Or the name of a view, see `scoresde.bases.views`: ``"events"`` of low
+            resolution, their bands ``"packed"`` at half of it, or ``"coefficients"``.
         shares: Which part of a batch each stage is trained on, coarse first, above 0 and at most 1;
             1 for all of them if None. A fine stage that learns from fewer events makes updates
             cheaper, and has losses of more variance and the same mean. In evaluation mode every
             event counts. For the result not to depend on the number of processes, a share of the
             events of each has to be a whole number.
-        options: Further arguments of every `Denoising`; scales are those of the whole SDE.
+        data_mean: Of the whole SDE, see `Denoising`, as the others.
+        data_std: As well.
+        parametrization: What the networks predict.
+        weighting: What the loss cares about.
+        times: Density of training times.
+        baseline: What the networks correct.
 
     Raises:
         ValueError: If there is not one network, one basis of them, or one share, per stage, or a
@@ -63,25 +78,37 @@ class MultiScale(ScoreEstimator):
     def __init__(
         self,
         sde: DiagonalSDE,
-        networks: Sequence[nn.Module],
+        networks: Sequence[nn.Module | Maker] | Maker,
         *,
-        network_bases: Sequence[Basis | None] | None = None,
+        network_bases: Sequence[Basis | None] | str | None = None,
         shares: Sequence[float] | None = None,
-        **options: Any,
+        data_mean: Numbers = 0.0,
+        data_std: Numbers = 1.0,
+        parametrization: str | Parametrization = "preconditioned",
+        weighting: str | Weighting = "prediction",
+        times: str | Grid = "log_snr",
+        baseline: ScoreEstimator | None = None,
     ) -> None:
         super().__init__(sde)
         stages = sde.stages()
-        bases = [None] * len(stages) if network_bases is None else network_bases
-        expect(len(networks) == len(stages), "networks", f"{len(stages)}", len(networks))
-        expect(len(bases) == len(stages), "network_bases", f"{len(stages)}", len(bases))
-        self.shares = [1.0] * len(stages) if shares is None else [*shares]
-        expect(len(self.shares) == len(stages), "shares", f"{len(stages)}", len(self.shares))
-        for share in self.shares:
-            real("shares", share, 0, 1)
-            positive("shares", share)
+        bases = _each("network_bases", _seen(network_bases, sde), len(stages))
+        makers = _each("networks", networks, len(stages))
+        self.shares = _each("shares", 1.0 if shares is None else shares, len(stages))
+        _expect_shares(self.shares)
         models = [
-            Denoising(sde, network, stage=stage, network_basis=basis, **options)
-            for network, stage, basis in zip(networks, stages, bases, strict=True)
+            Denoising(
+                sde,
+                _made(maker, seen_basis(basis, sde.basis, stage.dim).event_shape),
+                stage=stage,
+                network_basis=basis,
+                data_mean=data_mean,
+                data_std=data_std,
+                parametrization=parametrization,
+                weighting=weighting,
+                times=times,
+                baseline=baseline,
+            )
+            for maker, stage, basis in zip(makers, stages, bases, strict=True)
         ]
         self.stages = nn.ModuleList(models)
         check_range(sde, models[0].data_mean, models[0].data_std)
@@ -143,3 +170,29 @@ class MultiScale(ScoreEstimator):
         losses = self.losses(x, condition, generator)
         expect(len(losses) > 0, "x", "at least one event", tuple(x.shape))
         return losses.mean() / self.sde.basis.dim
+
+
+def _expect_shares(shares: Sequence[float]) -> None:
+    for share in shares:
+        real("shares", share, 0, 1)
+        positive("shares", share)
+
+
+def _seen(bases: Sequence[Basis | None] | str | None, sde: DiagonalSDE) -> Any:
+    """What the networks see, as it is given or by the name of a view."""
+    if not isinstance(bases, str):
+        return bases
+    return [view(bases)(sde.basis, stage.dim) for stage in sde.stages()]
+
+
+def _each(name: str, values: Any, count: int) -> list[Any]:
+    """One for every stage: several are as many as there are, one is that of all."""
+    if not isinstance(values, (Sequence, nn.ModuleList)):
+        return [values] * count
+    expect(len(values) == count, name, f"{count}", len(values))
+    return [*values]
+
+
+def _made(maker: nn.Module | Maker, shape: torch.Size) -> nn.Module:
+    """A network of a stage, as it is given or made for the events that it sees."""
+    return maker if isinstance(maker, nn.Module) else maker(shape)

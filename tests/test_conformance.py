@@ -181,7 +181,7 @@ MORE = {
         "conditional": lambda: conditional(held=False),
         "held": lambda: conditional(held=True),
         "independent": lambda: IndependentGaussian(bed(), torch.tensor([1.0, 0.5, 0.1])),
-        "multi-scale": multi_scale,
+        "multi-scale that drops": multi_scale,
         "narrow": lambda: Truncated(DiagonalSDE(EDM(), Identity((2,))), 0.0, [1e-3, 5.0]),
         "singular": lambda: GaussianMixture(
             bed(), torch.tensor([0.3, 0.7]), torch.eye(3)[:2], torch.ones(2, 3, 3)

@@ -23,8 +23,9 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ _GROUPS = {
     "basis": "bases",
     "estimator": "estimators",
     "network": "networks",
+    "networks": "networks",
     "solver": "solvers",
 }
 
@@ -213,7 +215,7 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
         5
     """
     name, entries = _named(table, key)
-    group = _GROUPS[key.rpartition(".")[2]]
+    group = _group(key)
     factory = _factory(name, key, imports)
     parameters = _parameters(factory, key)
     meanings = _supplied_arguments(factory, group, parameters)
@@ -222,7 +224,9 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     }
     for argument, value in entries.items():
         part = _GROUPS.get(argument)
-        if part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
+        if argument == "networks" and argument in parameters:
+            value = _makers(value, f"{key}.{argument}", known, imports)
+        elif part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
             value = build(value, f"{key}.{argument}", known, imports=imports)
         elif isinstance(value, str) and value in MEASURED and value in known:
             value = _known(known, value)
@@ -233,6 +237,22 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     except TypeError as error:
         raise ConfigError(str(error)) from error
     return built
+
+
+def _makers(tables: Any, key: str, known: Mapping[str, Any], imports: bool) -> Any:
+    """What makes the networks that a table describes, or each of several, of any events."""
+
+    def make(table: Any, key: str, event_shape: Sequence[int]) -> Any:
+        return build(table, key, {**known, "event_shape": event_shape}, imports=imports)
+
+    if isinstance(tables, list):
+        return [partial(make, table, f"{key}[{i}]") for i, table in enumerate(tables)]
+    return partial(make, tables, key)
+
+
+def _group(key: str) -> str:
+    """Of which group the object is that stands there in the file."""
+    return _GROUPS[key.rpartition(".")[2].partition("[")[0]]
 
 
 def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
@@ -260,12 +280,16 @@ def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, A
         with suppress(ConfigError):  # an object: no file can say that
             if parameter.default is not inspect.Parameter.empty:
                 full[argument] = to_json(parameter.default, argument)
-    meanings = _supplied_arguments(factory, _GROUPS[key.rpartition(".")[2]], parameters)
+    meanings = _supplied_arguments(factory, _group(key), parameters)
     full |= {argument: what for argument, what in meanings.items() if what in MEASURED}
     full |= entries
     for argument, value in entries.items():
-        if argument in _GROUPS and argument in parameters and isinstance(value, (str, Mapping)):
-            full[argument] = with_defaults(value, f"{key}.{argument}", imports=imports)
+        if argument in _GROUPS and argument in parameters:
+            fill = partial(with_defaults, key=f"{key}.{argument}", imports=imports)
+            if isinstance(value, (str, Mapping)):
+                full[argument] = fill(value)
+            elif isinstance(value, list) and argument == "networks":
+                full[argument] = [*map(fill, value)]
     return full
 
 
@@ -286,7 +310,7 @@ def _named(table: Any, key: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
-    factory = plugins.get(_GROUPS[key.rpartition(".")[2]], name, imports=imports)
+    factory = plugins.get(_group(key), name, imports=imports)
     if not callable(factory):
         expected = f"{key}: {name!r}: expected something that can be called"
         raise ConfigError(f"{expected}, got {factory!r}")

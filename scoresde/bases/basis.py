@@ -122,6 +122,18 @@ class Basis(KeepsFloat64, ABC):
             return z
         return z.reshape(*z.shape[:-1], *self.event_shape)
 
+    def prefix(self, dim: int) -> Basis:
+        """The basis of events of lower resolution whose coefficients are the first of these.
+
+        Args:
+            dim: How many.
+
+        Raises:
+            ValueError: If there is none: most bases have themselves alone.
+        """
+        expect(dim == self.dim, "dim", f"{self.dim}, or a basis of several resolutions", dim)
+        return self
+
     @property
     def groups(self) -> Blocks:
         """Components that are measured together, by name: here those of a block."""

@@ -122,6 +122,16 @@ class Wavelet(Basis):
         self.expect_level(level)
         return Wavelet(self.shape(level), self.levels - level, self.wavelet, len(self.axes))
 
+    def prefix(self, dim: int) -> Wavelet:
+        """That of the low pass with so many coefficients: see `coarse`.
+
+        Raises:
+            ValueError: If no low pass has as many.
+        """
+        coarse = {self.shape(level).numel(): level for level in range(self.levels + 1)}
+        expect(dim in coarse, "dim", f"one of {', '.join(map(str, coarse))}", dim)
+        return self.coarse(coarse[dim])
+
     def expect_level(self, level: int) -> None:
         """Raises ``ValueError`` unless there are so many levels."""
         expect(0 <= level <= self.levels, "level", f"0 to {self.levels}", level)

@@ -91,6 +91,7 @@ def supplied(group: str) -> dict[str, Any]:
         "basis": basis,
         "sde": DiagonalSDE(VP(), basis, [1.0, 0.6]),
         "network": _Perceptron(n),
+        "networks": lambda shape: _Perceptron(math.prod(shape)),
     }
 
 

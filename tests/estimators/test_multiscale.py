@@ -12,7 +12,7 @@ from laws import law, marginal
 from models import Oracle
 from torch import nn
 
-from estimators import Denoising, Gaussian, GaussianMixture, MultiScale
+from estimators import Denoising, Gaussian, GaussianMixture, MultiScale, ResidualMLP
 from scoresde import (
     DCT,
     PCA,
@@ -27,6 +27,7 @@ from scoresde import (
     bound,
     log_prob,
 )
+from scoresde.bases.views import view
 from scoresde.grid import restrict
 from scoresde.likelihood.variational import entering
 from solvers import DDIM, ExponentialMultistep, Heun, TorchDiffEq
@@ -381,3 +382,43 @@ def test_every_sample_has_what_enters_from_its_own_generator():
     both = enter([0, 1], (5, 6))
     assert both.shape == (2, second.dim)
     assert torch.equal(both[1:], enter([1], (6,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["coefficients", "events", "packed"])
+def test_networks_are_made_for_what_they_see(name, dtype):
+    """By one maker or by one for each, and they are those that would have been given."""
+    sde, shapes = staged(Haar((1, 8, 8), 2)), []
+
+    def make(shape):
+        shapes.append(tuple(shape))
+        torch.manual_seed(sum(shape))
+        return ResidualMLP(shape, 8, 1)
+
+    views = [view(name)(sde.basis, stage.dim) for stage in sde.stages()]
+    given = MultiScale(sde, [make(v.event_shape) for v in views], network_bases=views)
+    models = [
+        MultiScale(sde, make, network_bases=name),
+        MultiScale(sde, [make] * len(views), network_bases=name),
+    ]
+    assert shapes == 3 * [tuple(v.event_shape) for v in views]
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = given.to(dtype).loss(x, generator=torch.Generator().manual_seed(1))
+    for model in models:
+        found = model.to(dtype).loss(x, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(found, expected)
+
+
+def test_one_module_is_shared_by_all_stages():
+    class Half(torch.nn.Module):
+        def forward(self, x, level):
+            return x / 2
+
+    shared = Half()
+    model = MultiScale(staged(Haar((1, 8, 8), 2)), shared)
+    assert all(stage.network is shared for stage in model.stages)
+
+
+def test_a_view_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"view: .*packed"):
+        MultiScale(staged(Haar((1, 8, 8), 2)), torch.nn.Identity(), network_bases="packd")

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
+
+from scoresde.app.config import read
+from scoresde.app.model import Model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -29,6 +33,15 @@ def test_demo(tmp_path):
     assert len(report["pictures"]) == 6
     for name in report["pictures"]:
         assert min(Image.open(tmp_path / name).size) > 200
+
+
+@pytest.mark.parametrize("name", ["digits.toml", "multiscale.toml"])
+def test_files(name, tmp_path):
+    """As they are, but for the time they take."""
+    settings = read(EXAMPLES / name)
+    settings["training"] |= {"steps": 2, "measurements": 1}
+    model = Model.train(settings, progress=False)
+    assert model.solver.sample(model.estimator, (2,)).shape == (2, 1, 8, 8)
 
 
 def test_ten_lines():

@@ -469,3 +469,48 @@ def test_tables_that_say_the_same_are_the_same_with_defaults(table):
     assert (full["scale"], full["mean"]) == ("data_std", "data_mean")
     other = {**table, "schedule": {"name": "vp", "beta_max": 10.0}}
     assert with_defaults(other, "sde") != full
+
+
+STAGED = {
+    **SETTINGS,
+    "sde": {**SETTINGS["sde"], "speeds": [1.0, 1.25, 2.0], "drop": [1.0, 0.8, 0.5]},
+    "estimator": {
+        "name": "multi-scale",
+        "network_bases": "packed",
+        "networks": {"name": "residual-mlp", "width": 8, "depth": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_network_is_made_for_every_stage(several, tmp_path):
+    settings = json.loads(json.dumps(STAGED))
+    table = settings["estimator"]["networks"]
+    if several:
+        settings["estimator"]["networks"] = [{**table, "width": width} for width in (4, 6, 8)]
+    model = Model.train(settings, progress=False)
+    stages = model.estimator.stages
+    shapes = [tuple(stage.network_basis.event_shape) for stage in stages]
+    assert shapes == [(1, 2, 2), (4, 2, 2), (4, 4, 4)]
+    widths = [stage.network.enter.out_features for stage in stages]
+    assert widths == ([4, 6, 8] if several else [8, 8, 8])
+    x = model.solver.sample(model.estimator, (2,), generator=torch.Generator().manual_seed(0))
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path)
+    again = loaded.solver.sample(loaded.estimator, (2,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+
+
+def test_an_argument_of_one_of_several_networks_is_named():
+    settings = json.loads(json.dumps(STAGED))
+    settings["estimator"]["networks"]["widht"] = 3
+    with pytest.raises(ConfigError, match=r"estimator.networks.widht: unknown; did you"):
+        Model.train(settings, progress=False)
+
+
+def test_networks_have_defaults_too():
+    for networks in ("residual-mlp", {"name": "residual-mlp", "depth": 4}):
+        table = {"name": "multi-scale", "networks": networks}
+        assert with_defaults(table, "estimator")["networks"]["depth"] == 4
+    table = {"name": "multi-scale", "networks": ["residual-mlp"]}
+    assert with_defaults(table, "estimator")["networks"][0]["width"] == 256
