@@ -41,9 +41,11 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step grid "
-    "noise parametrization precision reverse sde sde_coefficients selection solver weighting",
+    "noise parametrization precision reverse sde sde_coefficients selection solver "
+    "time_distribution weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
-    "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial",
+    "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
+    "wavelet",
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
     "scoresde/conditioning": "conditional masks observation",
     "scoresde/inference": "coordinates posterior",
@@ -51,7 +53,7 @@ MODULES = {
     "scoresde/data": "dequantization",
     "scoresde/app": "evaluation",
     "solvers": "adaptive euler exponential heun langevin recommendation rungekutta sra",
-    "estimators": "denoising guidance mismatch mixture multiscale truncated",
+    "estimators": "denoising guidance mismatch mixture multiscale prediction truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {

@@ -57,6 +57,13 @@ def test_a_sample_of_a_spectrum_stands_for_all_of_it(quantiles):
     torch.testing.assert_close(one.times, other.times, rtol=0, atol=1e-5)
 
 
+def test_32_eigenvalues_represent_a_band_unless_told_otherwise():
+    def error(**quantiles):
+        return plan(BASIS, LogLinear(), BANDS, DDIM(), evaluations=3, **quantiles).error
+
+    assert error() == error(quantiles=32) != error(quantiles=33)
+
+
 def test_plan_beats_equal_steps_at_no_more_cost():
     std = torch.stack([band.mean().sqrt() for band in BANDS.values()])
     even = equal(BASIS, LogLinear(), 3, std)
