@@ -72,16 +72,16 @@ def recommend(sde: SDE, task: Task = "samples", evaluations: int | None = None) 
             "nothing is known of this SDE but its rates: second order, and more stable than "
             "multistep methods",
         )
-    multistep = ExponentialMultistep
+    multistep, stages = ExponentialMultistep, len(sde.stages())
     if task == "likelihood":
         return Recommendation(
-            multistep(evaluations or 60, grid=log_snr),
+            multistep(max(evaluations or 60, stages), grid=log_snr),
             "a divergence is integrated as well as the state, to the lowest noise: even steps",
         )
-    order = 2 if len(sde.stages()) > 1 else 3
+    order = 2 if stages > 1 else 3
     steps = evaluations or (100 if eta else 20)
     return Recommendation(
-        multistep(max(steps, len(sde.stages())), order=order, eta=eta),
+        multistep(max(steps, stages), order=order, eta=eta),
         "lowest error at every budget from 8 evaluations on (benchmark accuracy)"
         if order == 3
         else "order 2 does best within short stages (benchmark gaussian); plan the steps",
