@@ -1,5 +1,7 @@
 """Plans keep their promises on the closed-form bed."""
 
+import math
+
 import attrs
 import pytest
 import torch
@@ -184,6 +186,49 @@ def test_steps_are_made_like_their_neighbours_at_hardly_any_loss(monkeypatch):
     assert alike < 0.95 * freely
     assert logits < free_logits
     assert error < 1.01 * least
+
+
+def test_a_stage_grows_by_halves_of_its_longest_steps():
+    draft = Draft((2, 3), torch.tensor([5.0, 5.0, 0.0, 2.0, 1.0]).double())
+    once, twice = draft.grown(1, 1), draft.grown(1, 2)
+    assert (once.steps, twice.steps) == ((2, 4), (2, 5))
+    half = 2.0 - math.log(2)
+    torch.testing.assert_close(once.logits, torch.tensor([5, 5, 0, half, half, 1]).double())
+    # the first of two that are alike
+    quarter = half - math.log(2)
+    grown = torch.tensor([5, 5, 0, quarter, quarter, half, 1]).double()
+    torch.testing.assert_close(twice.logits, grown)
+    assert draft.grown(0, 1).steps == (3, 3)
+    assert once.error == math.inf
+
+
+def test_least_budgets_will_do_and_less_will_not():
+    def made(**budget):
+        return plan(BASIS, LogLinear(), BANDS, DDIM(), **budget)
+
+    assert made(evaluations=3).steps == (1, 1, 1)
+    least = (4 + 16 + 64) / 64
+    assert made(cost=least).cost == least
+    with pytest.raises(ValueError, match="evaluations: expected at least 3, got 2"):
+        made(evaluations=2)
+    with pytest.raises(ValueError, match=r"cost: expected at least 1.31, got 1.3"):
+        made(cost=1.3)
+    with pytest.raises(ValueError, match="solver: expected a deterministic one"):
+        plan(BASIS, LogLinear(), BANDS, DDIM(eta=1.0), cost=4.0)
+    with pytest.raises(ValueError, match=r"bands\['d1'\]: expected variances, at least 0"):
+        plan(BASIS, LogLinear(), {**BANDS, "d1": -BANDS["d1"]}, DDIM(), cost=4.0)
+
+
+def test_a_band_may_be_of_no_power():
+    """All steps are for the others."""
+    flat = plan(BASIS, LogLinear(), {**BANDS, "d1": torch.zeros(48)}, DDIM(), evaluations=6)
+    assert flat.steps[2] == 1
+    assert flat.times.isfinite().all()
+    assert 0 < flat.error < 1
+    scale = flat.sde.scale
+    torch.testing.assert_close(scale[2] / scale[0], torch.tensor(1e-4).double())
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    assert OptimisedGrid(torch.tensor([1.0, 0.0]), DDIM())(sde, 3).isfinite().all()
 
 
 def test_tuned_times_refuse_what_makes_no_sense():
