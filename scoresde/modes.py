@@ -40,7 +40,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
         ]
         for part in training_modules:
             _evaluations[part] = _evaluations.get(part, 0) + 1
-            part.training = False
+            _set_training(part, False)
     try:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
@@ -53,4 +53,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
                 _evaluations[part] -= 1
                 if not _evaluations[part]:
                     del _evaluations[part]
-                    part.training = True
+                    _set_training(part, True)
+
+
+def _set_training(module: nn.Module, training: bool) -> None:
+    """Past `torch.nn.Module.__setattr__`, which looks for weights and takes longer than a step."""
+    module.__dict__["training"] = training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -103,8 +103,7 @@ class Selectable(nn.Module):
 
         Samples have it as their last batch axes.
         """
-        parts = (m for m in self.modules() if m is not self and isinstance(m, Selectable))
-        return broadcast("batch_shape", *(m.batch_shape for m in parts))
+        return broadcast("batch_shape", *(part.batch_shape for part in _parts(self)))
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
         """The same of some samples only, for solvers that go on without the others.
@@ -120,6 +119,15 @@ class Selectable(nn.Module):
             One of states ``(k, n)``; itself, if no part of it knows of single samples.
         """
         return select(self, rows, batch)
+
+
+def _parts(module: nn.Module) -> Iterator[Selectable]:
+    """The nearest that are selectable: they ask theirs."""
+    for child in module.children():
+        if isinstance(child, Selectable):
+            yield child
+        else:
+            yield from _parts(child)
 
 
 def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
