@@ -334,7 +334,7 @@ class ConditionNoiseAnnealing:
             f"a schedule whose sigma_max has {len(self.sde.blocks)} entries, one per block",
             tuple(largest.shape),
         )
-        expect(bool(self._own().any()), "part", f"one of {self.sde.blocks}", self.part)
+        expect(len(self._own) > 0, "part", f"one of {self.sde.blocks}", self.part)
 
     def __call__(self, update: int) -> None:
         """Sets ``sigma_max`` for the update after ``update`` ones."""
@@ -343,8 +343,10 @@ class ConditionNoiseAnnealing:
         value = self.updates * self.end * self.start / (n * value + self.updates * self.end)
         with torch.no_grad():
             largest: Tensor = self.sde.schedule.get_buffer("sigma_max")
-            largest[self._own()] = value
+            largest[self._own.start : self._own.stop].fill_(value)
 
-    def _own(self) -> Tensor:
-        names = self.sde.blocks.sizes
-        return torch.tensor([name.split(".")[0] == self.part for name in names])
+    @property
+    def _own(self) -> range:
+        """The part's blocks, which are neighbours: of a slice no device has to be told."""
+        own = [i for i, name in enumerate(self.sde.blocks.sizes) if name.split(".")[0] == self.part]
+        return range(min(own, default=0), max(own, default=-1) + 1)

@@ -147,3 +147,31 @@ def test_operations_do_not_grow_with_what_a_state_has(name):
 @pytest.mark.parametrize("make", [uniform, multi_scale])
 def test_operations_do_not_grow_with_the_batch(make):
     assert operations(make, 4) == operations(make, 256)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_default_device_is_nobody_elses(name):
+    """What is on the CPU stays there, whatever is made elsewhere by default."""
+    model = MODELS[name]()
+    x = torch.randn(8, *model.sde.basis.event_shape)
+    with META:
+        loss = model.loss(x, generator=torch.Generator().manual_seed(0))
+        loss.backward()
+        mean = model.denoise(model.sde.basis(x), 0.1)
+    assert (loss.device.type, mean.device.type) == ("cpu", "cpu")
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    again = MODELS[name]()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.loss(x, generator=torch.Generator().manual_seed(0)), loss)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_made_on_a_default_device_is_used_there(name):
+    with META, DeviceCalls():
+        model = MODELS[name]()
+        x = torch.empty(8, *model.sde.basis.event_shape)
+        model.loss(x)
+        calls = counted(lambda: model.loss(x).backward())
+    assert {v.device for v in (*model.parameters(), *model.buffers())} == {META}
+    assert not calls.reads, str(calls)
+    assert not calls.copies, str(calls)

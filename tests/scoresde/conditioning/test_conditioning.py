@@ -33,6 +33,7 @@ from scoresde.conditioning import (
     condition,
 )
 from scoresde.reverse import ReverseSDE
+from scoresde.testing import DeviceCalls
 from solvers import DDIM, Adaptive, EulerMaruyama, ExponentialMultistep, Heun, TorchSDE
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -436,6 +437,17 @@ def test_the_noise_on_a_condition_shrinks():
         inverse.append(1 / sde.schedule.sigma_max[0].item())
     wanted = [1 / 20 + (2 - 1 / 20) * share for share in (0, 0.25, 0.5, 0.75, 1, 1)]
     assert inverse == pytest.approx(wanted)
+
+
+def test_annealing_waits_for_no_device():
+    sde = DiagonalSDE(VE(0.01, [20.0, 20.0]), Joint(y=(1,), x=(1,)))
+    shrink = ConditionNoiseAnnealing(sde, "y", 20.0, 0.5, 100)
+    sde.to("meta")
+    with DeviceCalls() as calls:
+        shrink(3)
+    assert calls.operations["fill_"] == 1
+    assert not calls.reads, str(calls)
+    assert not calls.copies, str(calls)
 
 
 def joint():
