@@ -43,12 +43,14 @@ _CLEAN = -8.0
 class _Preconditioning(NamedTuple):
     """What parametrisation and weights are made of, with ``k`` times in front.
 
-    Where data are ``clean``, ``sigma`` is 1 in it, and ``plain`` is the parametrisation of that.
+    Where data are ``clean``, and there is no noise, ``positive`` is 1, and ``plain`` the
+    parametrisation of that; ``clean`` is None if they are known to be so nowhere.
     """
 
     alpha: Tensor
     sigma: Tensor
-    clean: Tensor
+    clean: Tensor | None
+    positive: Tensor
     plain: Affine
     form: Affine
     scale: Tensor
@@ -187,8 +189,8 @@ class Denoising(Float64Constants, ScoreEstimator):
         ``level, out, skip, scale, constant, offset`` of
         ``D = constant + skip z + out F(offset + scale z, level)``, without constants that are 0.
         """
-        alpha, _, _, _, form, scale = self._preconditioning(at)
-        prepared = self._level(at), form.out, form.skip, 1 / scale
+        alpha, *_, form, scale = self._preconditioning(at)
+        prepared = self._level(at), form.out, form.skip, scale.reciprocal()
         if not self._is_centred:
             mean, alpha, scale, skip = at.blocks.alike(
                 self._data("data_mean", at), alpha, scale, form.skip
@@ -201,10 +203,10 @@ class Denoising(Float64Constants, ScoreEstimator):
 
         What is subtracted is never formed; of few times it is, once for many steps.
         """
-        alpha, _, _, _, form, scale = self._preconditioning(at)
+        alpha, *_, form, scale = self._preconditioning(at)
         mean = at.cast(self._data("data_mean", at)).expand(len(at.t), -1)
         yield mean.unbind()
-        yield from at.each(alpha, form.skip, 1 / scale, form.out)
+        yield from at.each(alpha, form.skip, scale.reciprocal(), form.out)
         yield self._level(at).unbind()
 
     def _level(self, at: DiagonalCoefficients) -> Tensor:
@@ -221,14 +223,6 @@ class Denoising(Float64Constants, ScoreEstimator):
         level = level.reshape(len(at.t), *one_for_all, *level.shape[1:])
         rows = at.like.shape[:-1].numel()
         return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
-
-    def states(self, x: Tensor) -> Tensor:
-        """See `scoresde.ScoreEstimator.states`."""
-        if self.events is None:
-            return super().states(x)
-        expect_near("x", x, self)
-        z: Tensor = self.events(x)
-        return z
 
     def losses(
         self,
@@ -251,7 +245,9 @@ class Denoising(Float64Constants, ScoreEstimator):
         Returns:
             ``(batch,)``.
         """
-        z = self.states(x)[..., : self.stage.dim]
+        expect_near("x", x, self)
+        basis = self.sde.basis if self.events is None else self.events
+        z = basis(x)[..., : self.stage.dim]
         if not (self._met or torch.compiler.is_compiling()):
             self._met = True  # the first events only: looking at them waits for the device
             check_standard(self.sde, x, z, self.data_mean, self.data_std)
@@ -299,8 +295,9 @@ class Denoising(Float64Constants, ScoreEstimator):
             times = torch.where(shown, 0.0, times).masked_fill(missing, self.sde.T)
             z = z.masked_fill(missing, 0.0)
         at = self.sde.at(times.unsqueeze(0), z)
+        known = self._preconditioning(at)
         weight = self._weights(at, density.unsqueeze(-1), weighting or self.weighting)
-        ((alpha,), (sigma,), (weight,)) = at.each(at.alpha, at.sigma, weight)
+        ((alpha,), (sigma,), (weight,)) = at.each(known.alpha, known.sigma, weight)
         z_t = torch.addcmul(alpha * z, sigma, noise(z))
         if self.observe is not None:
             weight = torch.where(missing, 0.0, weight)
@@ -310,9 +307,9 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def _weights(self, at: DiagonalCoefficients, density: Tensor, weighting: Weighting) -> Tensor:
         """Of the components' errors: what is clean has nothing to be learned."""
-        alpha, sigma, clean, plain, _, _ = self._preconditioning(at)
-        weight = weighting(WeightingInputs(at, alpha, sigma, plain.out, density))
-        return torch.where(clean, 0.0, weight)
+        alpha, _, clean, positive, plain, _, _ = self._preconditioning(at)
+        weight = weighting(WeightingInputs(at, alpha, positive, plain.out, density))
+        return weight if clean is None else torch.where(clean, 0.0, weight)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component: with the likelihood weighting, nats per dimension."""
@@ -329,12 +326,15 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def _preconditioned(self, at: DiagonalCoefficients) -> _Preconditioning:
         alpha, sigma, std = at.blocks.alike(at.alpha, at.sigma, self._data("data_std", at))
-        clean = sigma == 0
-        scale = torch.hypot(alpha * std, sigma)
-        sigma = sigma.masked_fill(clean, 1.0)
-        plain = self.parametrization(alpha.clamp(min=forms.FAINT), sigma, std)
+        clean, scale = sigma == 0, torch.hypot(alpha * std, sigma)
+        visible = alpha.clamp(min=forms.FAINT)
+        if readable(clean) and not bool(clean.any()):  # mostly, and cheap to know
+            form = self.parametrization(visible, sigma, std)
+            return _Preconditioning(alpha, sigma, None, sigma, form, form, scale)
+        positive = sigma.masked_fill(clean, 1.0)
+        plain = self.parametrization(visible, positive, std)
         form = forms.where_clean(plain, clean)
-        return _Preconditioning(alpha, sigma, clean, plain, form, scale)
+        return _Preconditioning(alpha, sigma, clean, positive, plain, form, scale)
 
     @property
     def _is_centred(self) -> bool:

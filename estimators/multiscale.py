@@ -21,7 +21,7 @@ from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Parametrization
-from scoresde.precision import Numbers
+from scoresde.precision import Numbers, expect_near
 from scoresde.selection import samples
 from scoresde.weighting import Weighting
 
@@ -146,7 +146,8 @@ class MultiScale(ScoreEstimator):
         Of a stage that is trained on a share of the batch, the first of its events have losses that
         are larger by as much, and the others none, so that means are what they are of all.
         """
-        noise, z = Noise.of(generator), self.states(x)
+        expect_near("x", x, self)
+        noise, z = Noise.of(generator), self.sde.basis(x)
         if not (self._met or torch.compiler.is_compiling()):
             self._met, first = True, self._stage(z)  # as of `Denoising.losses`
             check_standard(self.sde, x, z, first.data_mean, first.data_std)

@@ -202,6 +202,13 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def _lasting(value: Tensor) -> bool:
+    """Whether what is made of a tensor now is good for later: no part of a graph or a transform."""
+    passing = value.requires_grad or torch.is_inference_mode_enabled() or value.is_inference()
+    passing = passing or torch.compiler.is_compiling()
+    return not (passing or torch._C._functorch.is_functorch_wrapped_tensor(value))
+
+
 class Float64Constants(KeepsFloat64):
     """A module with constants along the component axis that no cast rounds.
 
@@ -220,6 +227,7 @@ class Float64Constants(KeepsFloat64):
     """
 
     _on_cpu: dict[str, _Read]
+    _cast_values: dict[tuple[str, torch.dtype, torch.device], _Read]
 
     def constant(self, name: str, value: Numbers, positive: bool = False) -> None:
         """Registers a float64 buffer, or a learned ``nn.Parameter`` as it is.
@@ -234,6 +242,7 @@ class Float64Constants(KeepsFloat64):
         if positive:
             expect(bool((tensor > 0).all()), name, "positive numbers", value)
         self.__dict__.setdefault("_on_cpu", {})
+        self.__dict__.setdefault("_cast_values", {})
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
@@ -247,7 +256,17 @@ class Float64Constants(KeepsFloat64):
             sizes = [v.numel() for v in learned]
             read = iter(moved(torch.cat([v.flatten() for v in learned]), t).split(sizes))
             values = [v if v.device == t.device else next(read).view_as(v) for v in values]
-        return tuple(moved(v, t) for v in values)
+        return tuple(self._cast(name, v, t) for name, v in zip(names, values, strict=True))
+
+    def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
+        """A buffer in another precision is found once for every value that it takes."""
+        if value.dtype == t.dtype or not _lasting(value):
+            return moved(value, t)
+        key, version = (name, t.dtype, t.device), value._version
+        read = self._cast_values.get(key)
+        if read is None or read.source is not value or read.version != version:
+            read = self._cast_values[key] = _Read(value, version, moved(value, t))
+        return read.value
 
     def held(self, name: str, device: torch.device) -> Tensor:
         """A constant as it is, on its own device, or on the CPU if that is the one asked for.
@@ -291,7 +310,7 @@ class Float64Constants(KeepsFloat64):
         On another device if one is named, see `held`.
         """
         view = copy.copy(self)
-        view._on_cpu = {}
+        view._on_cpu, view._cast_values = {}, {}
 
         def repeated(name: str, value: Tensor | None) -> Tensor | None:
             if value is None:

@@ -241,3 +241,53 @@ def test_numbers_that_are_sent_off_are_those_that_arrive(dtype):
     assert calls.copies.total() == 0
     assert calls.queued.total() == 1
     assert calls.reads.total() == 1
+
+
+def beta(sde, dtype=torch.float32):
+    return sde.schedule.constants(torch.zeros(1, dtype=dtype), "beta_min")[0]
+
+
+def test_a_constant_is_cast_once_for_every_value_that_it_takes():
+    sde = DiagonalSDE(VP(0.1, 20.0), Identity((2,)))
+    assert beta(sde) is beta(sde)
+    assert (beta(sde), beta(sde).dtype) == (torch.tensor(0.1), torch.float32)
+    assert beta(sde, torch.float64) == 0.1
+    sde.schedule.beta_min.fill_(0.2)
+    assert beta(sde) == torch.tensor(0.2)
+    sde.load_state_dict(DiagonalSDE(VP(0.3, 20.0), Identity((2,))).state_dict())
+    assert beta(sde) == torch.tensor(0.3)
+    sde.schedule.beta_min = torch.tensor(0.4, dtype=torch.float64)
+    assert beta(sde) == torch.tensor(0.4)
+    assert beta(copy.deepcopy(sde)) == torch.tensor(0.4)
+    blocks = Blocks({"a": 1, "b": 2})
+    each = VP([0.1, 0.2], 20.0)
+    each.constants(torch.zeros(1), "beta_min")
+    wide = each.per_component(blocks).constants(torch.zeros(1), "beta_min")[0]
+    assert torch.equal(wide, torch.tensor([0.1, 0.2, 0.2]))
+
+
+def test_what_was_cast_where_nobody_learns_is_none_of_what_is_learned_after():
+    model = Denoising(DiagonalSDE(Learned(2), Identity((2,))), ResidualMLP((2,), 8, 1))
+    x = torch.randn(3, 2)
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            model.loss(x)
+        model.zero_grad()
+        model.loss(x).backward()
+        assert all(p.grad is not None for p in model.sde.parameters())
+
+
+def test_a_constant_within_a_transform_is_that_transforms():
+    sde = DiagonalSDE(VP(0.1, 20.0), Identity((2,)))
+
+    def cast(low):
+        called = torch.func.functional_call
+        module = sde.schedule
+        return called(module, {"beta_min": low}, (torch.full((1,), 0.5),))[1].sum()
+
+    slopes = [torch.func.grad(cast)(torch.tensor(v, dtype=torch.float64)) for v in (0.1, 0.1, 5.0)]
+    assert slopes[0] == slopes[1] != slopes[2]
+    assert (
+        torch.func.vmap(cast)(torch.tensor([0.1, 5.0], dtype=torch.float64)).unique().numel() == 2
+    )
+    assert beta(sde) == torch.tensor(0.1)
