@@ -139,7 +139,9 @@ class Blocks:
             return value.squeeze(-1)
         kind = value.dtype
         if value.shape[-1] == self.dim:
-            value = self._sums(value.nan_to_num(0.0)) / self._sums(~value.isnan())
+            total, count = self._sums(value.nan_to_num(0.0)), self._sums(~value.isnan())
+            # 0/0 would have no derivative, nor then would sums that other blocks are part of
+            value = (total / count.clamp(min=1)).masked_fill(count == 0, torch.nan)
         return _nanmean(value.to(kind))
 
     def _sums(self, value: Tensor) -> Tensor:
