@@ -88,7 +88,8 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
             "symmetric positive semi-definite matrices",
             f"lowest eigenvalue {lowest:.3g}",
         )
-        rotation = basis(torch.eye(n, dtype=torch.float64).reshape(n, *basis.event_shape)).mT
+        unit = torch.eye(n, dtype=torch.float64, device=c.device)
+        rotation = basis(unit.reshape(n, *basis.event_shape)).mT
         self.constant("log_weights", (w / w.sum()).log())
         self.constant("means", basis(m))
         self.constant("covariances", rotation @ c @ rotation.mT)

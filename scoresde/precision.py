@@ -246,7 +246,8 @@ class Float64Constants(KeepsFloat64):
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
-            self.register_buffer(name, tensor.to(torch.float64))
+            device = tensor.device if tensor is value else torch.get_default_device()
+            self.register_buffer(name, tensor.to(device, precision(device)))
 
     def constants(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
         """The named constants in the dtype and on the device of ``t``."""

@@ -74,9 +74,9 @@ class DCT(Basis):
         limits.afford("event_shape", 8 * (sum(sides) + max(sides)) + 128 * shape.numel())
         # In units of pi / common, squares are integers and equal frequencies are found equal.
         common = math.lcm(*(shape[axis] for axis in axes))
-        square = torch.zeros(shape, dtype=torch.int64)
+        square = torch.zeros(shape, dtype=torch.int64, device="cpu")
         for axis in axes:
-            k = torch.arange(shape[axis]) * (common // shape[axis])
+            k = torch.arange(shape[axis], device="cpu") * (common // shape[axis])
             square = square + (k**2).reshape(-1, *[1] * (-axis - 1))
         ordered, order = square.flatten().sort(stable=True)
         sizes = _band_sizes(ordered, bands)
@@ -84,11 +84,10 @@ class DCT(Basis):
         super().__init__(shape, Blocks(dict(zip(names, sizes, strict=True))))
         self.axes = axes
         frequencies = ordered.double().sqrt() * (math.pi / common)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("rank", order.argsort(), persistent=False)
-        for axis in axes:
-            self.register_buffer(f"matrix{-axis}", _matrix(shape[axis]), persistent=False)
+        made = {"frequencies": frequencies, "order": order, "rank": order.argsort()}
+        made |= {f"matrix{-axis}": _matrix(shape[axis]) for axis in axes}
+        for name, value in made.items():
+            self.register_buffer(name, value.to(torch.get_default_device()), persistent=False)
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -108,7 +107,8 @@ class DCT(Basis):
 
 def _matrix(size: int) -> Tensor:
     """The orthonormal DCT-II of ``size`` points, frequencies along rows."""
-    k, m = torch.arange(size)[:, None], torch.arange(size)
+    m = torch.arange(size, device="cpu")
+    k = m[:, None]
     # The angle is reduced while it is an integer, so that large sizes lose no digits.
     angle = ((2 * m + 1) * k).remainder_(4 * size).double()
     matrix = angle.mul_(math.pi / (2 * size)).cos_().mul_(math.sqrt(2 / size))

@@ -102,9 +102,9 @@ class Joint(Basis):
         """A number per part as one per block, along the component axis (`scoresde.blocks`)."""
         self.check(values)
         expect(len(values) == len(self.parts), "values", f"one for each of {[*self.parts]}", values)
-        counts = [len(basis.blocks) for basis in self._bases()]
-        each = torch.tensor([values[name] for name in self.parts], dtype=torch.float64)
-        return each.repeat_interleave(torch.tensor(counts))
+        parts = zip(self.parts, self._bases(), strict=True)
+        each = [values[name] for name, basis in parts for _ in basis.blocks.sizes]
+        return torch.tensor(each, dtype=torch.float64)
 
     def without(self, names: Collection[str]) -> Basis:
         """The basis of the other parts: one's own, or a joint one of several."""

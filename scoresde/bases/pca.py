@@ -76,7 +76,12 @@ class PCA(Basis):
         )
         matrix = components.detach().to(precision(components.device), copy=True)
         # 1e-5: what is left of float32 components of some thousand numbers, from other programs
-        error = (matrix @ matrix.mT - torch.eye(n).to(matrix)).abs().max().item()
+        error = (
+            (matrix @ matrix.mT - torch.eye(n, dtype=matrix.dtype, device=matrix.device))
+            .abs()
+            .max()
+            .item()
+        )
         expect(error <= 1e-5, "components", "orthonormal rows, to 1e-5", f"an error of {error:.2g}")
         shape = checked_shape([n] if event_shape is None else event_shape)
         expect(
