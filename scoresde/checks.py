@@ -13,7 +13,6 @@ import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -140,9 +139,7 @@ def numbers(name: str, value: Any) -> Tensor:
         tensor([1., 2.], dtype=torch.float64)
     """
     try:
-        # on the CPU whatever the default, where looking at numbers waits for nobody
-        made = partial(torch.tensor, dtype=torch.float64, device="cpu")
-        tensor = value if isinstance(value, Tensor) else made(value)
+        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         expected = f"{name}: expected a number or a list of numbers"
         raise TypeError(f"{expected}, got {reprlib.repr(value)}") from error
@@ -235,7 +232,8 @@ def positive(name: str, value: Tensor | float) -> None:
             ...
         ValueError: lr: expected positive finite numbers, got 0.0
     """
-    tensor = numbers(name, value)
+    with torch.device("cpu"):  # numbers need no other
+        tensor = numbers(name, value)
     good = bool((torch.isfinite(tensor) & (tensor > 0)).all())
     expect(good, name, "positive finite numbers", value)
 

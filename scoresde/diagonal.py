@@ -95,7 +95,9 @@ class DiagonalSDE(Float64Constants, SDE):
         for name in ("scale", "mean"):
             self.blocks.check(name, getattr(self, name))
         self.blocks.check("speeds", self.clock.speeds)
-        self.drop = numbers("drop", [self.T] * len(self.blocks) if drop is None else drop).tolist()
+        with torch.device("cpu"):  # where numbers are looked at, whatever the default
+            dropped = numbers("drop", [self.T] * len(self.blocks) if drop is None else drop)
+        self.drop = dropped.tolist()
         expect(
             isinstance(self.drop, list)
             and len(self.drop) == len(self.blocks)

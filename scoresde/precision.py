@@ -236,7 +236,8 @@ class Float64Constants(KeepsFloat64):
             TypeError: If ``value`` is neither a number nor several.
             ValueError: If it is empty, not finite, or not positive where that is asked for.
         """
-        tensor = numbers(name, value)
+        with torch.device("cpu"):  # where numbers are looked at, whatever the default
+            tensor = numbers(name, value)
         expect(tensor.numel() > 0, name, "a number or a vector of numbers", value)
         expect(bool(torch.isfinite(tensor).all()), name, "finite numbers", value)
         if positive:
