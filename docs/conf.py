@@ -65,6 +65,8 @@ PUBLIC = {
     "pathlib._local.Path": "pathlib.Path",
     "torch._C.Generator": "torch.Generator",
     "torch.nn.modules.module.Module": "torch.nn.Module",
+    "torch.nn.parameter.Parameter": "torch.nn.Parameter",
+    "torch.optim.adamw.AdamW": "torch.optim.AdamW",
 }
 
 autodoc_default_options = {"members": True, "show-inheritance": True}

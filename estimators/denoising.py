@@ -67,7 +67,7 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     where ``c_noise = level/4`` is EDM's ``log(sigma)/4`` for any schedule (for a non-uniform
     SDE, the blocks' average) and ``(c_skip, c_out)`` are the parametrisation's. Scales per band
-    matter more than anything else: measure them with `measure`.
+    matter more than anything else: measure them with `estimators.measure`.
 
     What precedes the network is all that is known of a Gaussian. Where more is known, a
     ``baseline`` takes its place, ``D = D_baseline + c_out F``: a network that says

@@ -27,7 +27,7 @@ class Sampler:
     is one CUDA graph: a call draws the noise that the walk will ask for, in the order in which it
     does, and replays the graph. On other devices the moves that are prepared are made one by one,
     or through `torch.compile`. With a generator in the same state the samples are those of
-    `sample`, to the last bit unless `torch.compile` fuses what was rounded between.
+    `scoresde.Solver.sample`, to the last bit unless `torch.compile` fuses what was rounded between.
 
     Weights are read where they are: those that are changed in place, by an optimiser or by
     ``load_state_dict``, are followed. What the steps are made of (schedules, speeds, scales,
@@ -43,7 +43,7 @@ class Sampler:
 
     Raises:
         RuntimeError: On a CUDA device, if something on the way looks at values that are there, or
-            copies from host memory: that cannot be captured, and `sample` does it.
+            copies from host memory: that cannot be captured, and `scoresde.Solver.sample` does it.
         ValueError: If the solver does not know its steps before it sees states.
 
     Example:

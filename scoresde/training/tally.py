@@ -11,7 +11,7 @@ from scoresde.precision import precision
 class Tally:
     """Losses, and whether all of them and of the gradients have been finite.
 
-    Once one has not, `failed` stays 1: updates of weights that are left out where it is 1 leave
+    Once one has not, ``failed`` stays 1: updates of weights that are left out where it is 1 leave
     them as they were before the first that was not finite, whenever that is noticed.
 
     Args:
