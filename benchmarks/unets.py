@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+
+from estimators import NetworkAdapter
 
 
-class UNet(nn.Module):
+class UNet(NetworkAdapter):
     """``diffusers.UNet2DModel`` without attention, called with a noise level.
 
     Args:
@@ -18,11 +19,10 @@ class UNet(nn.Module):
     """
 
     def __init__(self, event_shape: Sequence[int], widths: Sequence[int], layers: int = 1) -> None:
-        super().__init__()
         from diffusers import UNet2DModel
 
         channels, height, _ = event_shape
-        self.body: Any = UNet2DModel(
+        body = UNet2DModel(
             sample_size=height,
             in_channels=channels,
             out_channels=channels,
@@ -33,11 +33,7 @@ class UNet(nn.Module):
             add_attention=False,
             norm_num_groups=8,
         )
-
-    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
-        """``(batch, *event_shape)`` and noise levels ``(batch,)``."""
-        out: Tensor = self.body(x, 250 * noise_level).sample
-        return out
+        super().__init__(body)
 
 
 def parameters(network: nn.Module) -> int:

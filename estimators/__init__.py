@@ -1,5 +1,6 @@
 """What learns or knows a score."""
 
+from estimators.adapters import NetworkAdapter
 from estimators.denoising import Denoising
 from estimators.guidance import ClassifierFree, LinearGuidance
 from estimators.mixture import Gaussian, GaussianMixture
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianMixture",
     "LinearGuidance",
     "MultiScale",
+    "NetworkAdapter",
     "PartNetwork",
     "ResidualMLP",
     "Truncated",
