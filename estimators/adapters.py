@@ -41,7 +41,7 @@ class NetworkAdapter(nn.Module):
 
     Raises:
         TypeError: If the network is none, or ``embed`` cannot be called.
-        ValueError: If the network returns neither a tensor nor what has one as ``sample``, or first.
+        ValueError: If the network returns no tensor, nor what has one as ``sample`` or first.
 
     Example:
         >>> import torch

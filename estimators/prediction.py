@@ -105,6 +105,6 @@ def _shown(output: Any) -> str:
     ]
     part = f".{names[0]}" if names else ", or the part of it that is one"
     return (
-        f"a {type(output).__name__}, no tensor: wrap the network in a NetworkAdapter, or in a module whose forward "
-        f"returns network(x, noise_level){part}"
+        f"a {type(output).__name__}, no tensor: wrap the network in an estimators.NetworkAdapter, "
+        f"or in a module whose forward returns network(x, noise_level){part}"
     )
