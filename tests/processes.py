@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import attrs
 import torch
 
 from estimators import Denoising, MultiScale, ResidualMLP
@@ -34,6 +35,14 @@ def model(seed=0, dropout=0.0):
     return Denoising(sde, ResidualMLP(SHAPE, width=16, depth=1, dropout=dropout))
 
 
+class Spare(Denoising):
+    """Has weights that no loss asks for."""
+
+    def __init__(self, sde, network):
+        super().__init__(sde, network)
+        self.never = torch.nn.Linear(2, 2)
+
+
 class Bounded(Denoising):
     """Trained by the bound, with learned dequantisation of what is already real."""
 
@@ -54,6 +63,7 @@ def others():
     network = ResidualMLP(SHAPE, width=8, depth=1, noise_levels=16)
     yield Denoising(sde, network, observe="components")
     yield Bounded(sde, ResidualMLP(SHAPE, width=8, depth=1))
+    yield Spare(sde, ResidualMLP(SHAPE, width=8, depth=1))
 
 
 def trained(
@@ -116,9 +126,13 @@ def main(folder):
         "count": processes.num_processes,
         "whole": trained(processes, folder=folder / "whole"),
         "others": [trained(processes, other, steps(6)) for other in others()],
+        "parts": trained(processes, training=attrs.evolve(TRAINING, accumulation=3)),
         "samples": {count: sampled(processes, count) for count in (1, 2, 5)},
         "weights": refused(lambda: trained(processes, model(seed=index))),
         "batch": refused(lambda: trained(processes, training=Training(batch_size=7))),
+        "parts of a batch": refused(
+            lambda: trained(processes, training=Training(batch_size=12, accumulation=4))
+        ),
     }
     saved = {"folder": folder / "dropout", "save_every": 1}
     results["others' arguments"] = {
@@ -128,7 +142,13 @@ def main(folder):
     interrupted = {"folder": folder / "interrupted", "save_every": 100}
     results["interrupted"] = trained(processes, interrupt=index * 7, **interrupted)
     results["after"] = trained(processes, **interrupted)
-    results["dropout"] = trained(processes, model(dropout=0.3))
+    shaken = model(dropout=0.3)
+
+    def note(part, inputs, output):
+        results.setdefault("dropped", output.detach() == 0)
+
+    shaken.network.blocks[0].body[2].register_forward_hook(note)
+    results["dropout"] = trained(processes, shaken)
     trained(processes, model(dropout=0.3), stop=9, **saved)
     results["taken up"] = trained(processes, model(dropout=0.3), **saved)
     results["random"] = torch.get_rng_state()

@@ -111,7 +111,7 @@ class BatchLoss:
         for weight in self.weights:
             weight.grad = None
         values, bins = batches.read(step), batches.placed.data.bins
-        parts, losses = self.training.accumulation, []
+        parts, total = self.training.accumulation, None
         dropout = derive(self.seed, f"dropout of process {self.processes.process_index}", step)
         with seeded_globals(dropout, values.device), self.execution.running(updates=True):
             for part in range(parts):
@@ -120,9 +120,11 @@ class BatchLoss:
                 noise = shard(self.generator, self.processes, part, parts)
                 with self._module.alone(part + 1 < parts):
                     loss = self.of(values[part::parts], bins, noise, shared=True)
-                    scaled(loss / parts).backward()
-                losses.append(loss.detach())
-        return torch.stack(losses).mean()
+                    loss = loss if parts == 1 else loss / parts
+                    scaled(loss).backward()
+                total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
 
     def held_out(self, data: PlacedEvents, rows: Tensor, size: int) -> Tensor:
         """The mean over this process's events among some, with the same noise at every call."""

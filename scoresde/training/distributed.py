@@ -16,7 +16,6 @@ Run it by ``accelerate launch --num_processes 8 script.py``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -176,9 +175,11 @@ class SharedLoss(nn.Module):
 
 
 def _parallel(module: nn.Module) -> DistributedDataParallel:
-    # weights that one loss has no use for are found, which is said to be slow where there are none
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-    return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+    # constants are the same everywhere, and statistics of batches are each process's own
+    buffers = [name for name, _ in module.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, buffers)
+    # weights that a loss has no use for keep no gradient; torch says once that it looks for them
+    return DistributedDataParallel(module, find_unused_parameters=True)
 
 
 def average_over(processes: Processes, tensors: Sequence[Tensor]) -> None:

@@ -50,6 +50,11 @@ def test_whatever_the_estimator_draws(two):
         to_rounding(found, trained(SINGLE_PROCESS, other, steps(6)))
 
 
+def test_parts_of_a_share_are_the_share(two):
+    for result in two[1]:
+        to_rounding(result["parts"], trained(SINGLE_PROCESS))
+
+
 def test_one_goes_on_where_two_were_stopped(two):
     folder, results = two
     to_rounding(
@@ -62,6 +67,9 @@ def test_two_go_on_bit_for_bit(two):
     _, results = two
     for result in results:
         exactly(result["taken up"], result["dropout"])
+    dropped = [result["dropped"] for result in results]
+    assert all(0 < part.double().mean() < 0.6 for part in dropped)
+    assert not torch.equal(*dropped)
     exactly(results[0]["random"], results[1]["random"])
 
 
@@ -94,6 +102,8 @@ def test_one_that_is_interrupted_ends_all_and_nothing_is_lost(two):
 def test_what_cannot_be_shared(two):
     for result in two[1]:
         assert "batch_size: expected a multiple of 2 processes, got 7" in result["batch"]
+        wanted = "batch_size: expected a multiple of 4 parts of 2 processes, got 12"
+        assert wanted in result["parts of a batch"]
         assert "processes: expected the same weights on all" in result["weights"]
     with pytest.raises(ValueError, match="generators: expected one per sample"):
         sample(DDIM(2), model(), [])
