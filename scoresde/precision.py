@@ -204,8 +204,9 @@ def _version(tensor: Tensor) -> int:
 
 def _lasting(value: Tensor) -> bool:
     """Whether what is made of a tensor now is good for later: no part of a graph or a transform."""
+    if torch.compiler.is_compiling():
+        return False  # asked first: graphs break at the others
     passing = value.requires_grad or torch.is_inference_mode_enabled() or value.is_inference()
-    passing = passing or torch.compiler.is_compiling()
     return not (passing or torch._C._functorch.is_functorch_wrapped_tensor(value))
 
 

@@ -185,3 +185,64 @@ def test_what_is_made_on_a_default_device_is_used_there(name):
     assert {v.device for v in (*model.parameters(), *model.buffers())} == {META}
     assert not calls.reads, str(calls)
     assert not calls.copies, str(calls)
+
+
+IN_ONE = ("uniform", "measured", "a speed per block", "learned", "blocks are observed")
+
+
+@pytest.mark.parametrize("name", [*IN_ONE, "corrected", "wavelets", "multi-scale"])
+def test_a_loss_is_one_graph(name):
+    """`torch.compile` finds nothing at which it would have to ask Python."""
+    model = MODELS[name]()
+    x = torch.randn(8, *model.sde.basis.event_shape)
+    model.loss(x)
+    compiled = torch.compile(model.loss, fullgraph=True, backend="eager", dynamic=False)
+    torch.manual_seed(0)
+    found = compiled(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, model.loss(x))
+
+
+@every_dtype
+@pytest.mark.parametrize("make", [uniform, multi_scale])
+def test_random_numbers_of_the_host_are_sent_without_waiting(make, dtype):
+    model, x, _ = ready(make, dtype)
+    calls = counted(lambda: model.loss(x, generator=torch.Generator("cpu")))
+    assert not calls.reads, str(calls)
+    assert not calls.copies, str(calls)
+    assert calls.queued.total() == 2 * len(model.sde.stages())
+
+
+def by_hand(x):
+    """The preconditioned loss of `uniform`, as one would write it for one schedule."""
+    u = (torch.rand(1, device=x.device) + torch.arange(len(x), device=x.device) / len(x)).frac()
+    t = (0.001 + 0.999 * u).unsqueeze(-1)
+    log_alpha = -t * (0.1 + t * (19.9 / 2)) / 2
+    alpha, power = log_alpha.exp(), -torch.expm1(2 * log_alpha)
+    sigma, variance = power.sqrt(), alpha**2 + power
+    level = (power.log() / 2 - log_alpha).squeeze(-1) / 4
+    z = torch.addcmul(alpha * x, sigma, torch.randn_like(x))
+    skip, out = alpha / variance, sigma * variance.rsqrt()
+    denoised = torch.addcmul(skip * z, out, Free().to(x.device)(variance.rsqrt() * z, level))
+    return ((x - denoised) / out).square().mean()
+
+
+def test_a_loss_has_less_than_two_operations_for_one_by_hand():
+    """It says of any schedule, clock and weighting what that says of one."""
+    model, x, _ = ready(lambda: uniform(Identity((4,))))
+    ours, bare = (
+        counted(call).operations.total() for call in (lambda: model.loss(x), lambda: by_hand(x))
+    )
+    assert 30 < bare < ours < 2.2 * bare
+    host, events = uniform(Identity((4,))), torch.randn(8, 4)
+    host.loss(events)
+    ours, bare = (
+        counted(call).host.total() for call in (lambda: host.loss(events), lambda: by_hand(events))
+    )
+    assert 30 < bare < ours < 1.8 * bare
+
+
+def test_stages_have_a_loss_each_and_one_transform():
+    """Outside of networks a multi-scale update costs a few uniform losses."""
+    one, stages = operations(lambda: uniform(Haar((1, 8, 8), 2))), operations(multi_scale)
+    assert stages < 3 * 1.6 * one
