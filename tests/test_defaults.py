@@ -6,6 +6,7 @@ model on the CPU is asked, and generators that are asked for numbers elsewhere, 
 
 import pytest
 import torch
+from torch.distributions import Independent, LogNormal, Uniform
 
 from estimators import (
     Denoising,
@@ -36,6 +37,7 @@ from scoresde import (
 )
 from scoresde.data import Dataset, dequantize, split
 from scoresde.grid import GRIDS
+from scoresde.inference import Coordinates, Posterior, simulate
 from scoresde.likelihood import importance
 from scoresde.training import Training
 from solvers import (
@@ -171,6 +173,31 @@ def test_a_model_works_on_its_own_device(make, ask):
     torch.set_default_device(None)
     assert {v.device.type for v in found} == {"cpu"}
     assert all(v.isfinite().all() for v in found)
+
+
+@pytest.mark.parametrize("kind", [Uniform, LogNormal])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_posterior_works_on_its_own_device(kind, dtype):
+    """Also where much that is drawn is outside the prior's support."""
+    one = torch.ones(1, dtype=dtype)
+    prior = Independent(kind(-one, one), 1)
+    seen = torch.tensor([[-2.0], [0.0], [2.0]], dtype=dtype)
+    torch.manual_seed(0)
+    torch.set_default_device("meta")
+    theta, x = simulate(prior, lambda theta: theta + torch.randn_like(theta), 500)
+    to = Coordinates.fit(prior, theta, x, ranks=True)
+    torch.set_default_device(None)
+    sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0.0, parameter=1.0))
+    model = Gaussian(sde, torch.zeros(3, dtype=dtype), torch.eye(3, dtype=dtype))
+    torch.set_default_device("meta")
+    posterior = Posterior(model, to, DDIM(3))
+    assert posterior(seen.numpy()).observation.device.type == "cpu"
+    drawn = posterior(seen).sample((20,))
+    density = posterior(seen).log_prob(drawn)
+    torch.set_default_device(None)
+    assert (drawn.device.type, drawn.dtype) == ("cpu", dtype)
+    assert prior.support.check(drawn).all()
+    assert density.isfinite().all()
 
 
 @pytest.mark.parametrize(("make", "ask"), PAIRS[::2])

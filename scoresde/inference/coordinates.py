@@ -290,9 +290,9 @@ def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     ends = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
-    low, high = (None if end is None else torch.as_tensor(end) for end in ends)
+    low, high = (torch.tensor(v, device="cpu") if isinstance(v, float | int) else v for v in ends)
     if low is None or high is None:
-        return torch.tensor(-torch.inf), torch.tensor(torch.inf)
+        return torch.tensor(-torch.inf, device="cpu"), torch.tensor(torch.inf, device="cpu")
     return low, high
 
 

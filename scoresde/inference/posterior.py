@@ -74,7 +74,7 @@ def simulate(
     with torch.no_grad(), tqdm(total=count, desc="simulating", disable=not progress) as bar:
         for start in range(0, count, batch_size):
             drawn = prior.sample((min(batch_size, count - start),))
-            observed = torch.as_tensor(simulator(drawn))
+            observed = torch.as_tensor(simulator(drawn), device=drawn.device)
             wanted = f"{len(drawn)} observations"
             expect(len(observed) == len(drawn), "simulator", wanted, len(observed))
             parameters.append(drawn)
@@ -126,7 +126,9 @@ class Posterior:
 
     def __call__(self, observation: Tensor) -> PosteriorDistribution:
         """The posterior of one observation, or of a batch of them, ``(*batch, *shape)``."""
-        return PosteriorDistribution(self, torch.as_tensor(observation))
+        if not isinstance(observation, Tensor):  # an array
+            observation = torch.as_tensor(observation, device=self.coordinates.mean.device)
+        return PosteriorDistribution(self, observation)
 
     def residual(self, observation: Tensor) -> ScoreDistribution:
         """The posterior in the coordinates, where the estimator knows it."""
