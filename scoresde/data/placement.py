@@ -14,6 +14,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.data.dataset import Dataset
 from scoresde.internals import limits
+from scoresde.precision import precision
 
 _SHARE = 4
 """Data take a quarter of a device's free memory at most: the rest is the network's."""
@@ -53,9 +54,9 @@ class PlacedEvents:
         Raises:
             ValueError: If they are on another device, which is mostly the one that was meant.
         """
-        values = data.values
-        if not isinstance(values, Tensor):
+        if not isinstance(data.values, Tensor):
             return cls(data, device, None)
+        values = carried(data.values, device)
         expected = f"events on the CPU or on {device}, where the estimator is"
         expect(values.device in (torch.device("cpu"), device), name, expected, values.device)
         if values.device != device and values.nbytes > _free_memory(device) // _SHARE:
@@ -66,7 +67,20 @@ class PlacedEvents:
         """Events by index ``(k,)``, on the device, as they are stored."""
         if self.values is not None:
             return self.values[rows.to(self.device, non_blocking=True)]
-        return self.data.read(rows).to(self.device, non_blocking=True)
+        return carried(self.data.read(rows), self.device).to(self.device, non_blocking=True)
+
+
+def carried(values: Tensor, device: torch.device) -> Tensor:
+    """Events in a type that a device has: float64 becomes float32 where that is the widest.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data.placement import carried
+        >>> carried(torch.ones(2, dtype=torch.float64), torch.device("mps")).dtype
+        torch.float32
+    """
+    narrower = values.dtype == torch.float64 and precision(device) != torch.float64
+    return values.to(precision(device)) if narrower else values
 
 
 def _free_memory(device: torch.device) -> int:

@@ -11,6 +11,10 @@ from torch.utils import _foreach_utils
 from scoresde.training.settings import TrainingSettings
 from scoresde.training.tally import Tally
 
+_LEAVE_OUT = ("cpu", "cuda", "xpu", "meta")
+"""Devices whose fused optimisers are known to leave steps out that they are told to: Apple's looks
+for the number that says so in the host's memory."""
+
 
 def adam(
     weights: Sequence[nn.Parameter], training: TrainingSettings, tally: Tally | None = None
@@ -29,7 +33,7 @@ def adam(
         >>> adam([torch.nn.Parameter(torch.ones(2))], TrainingSettings()).defaults["fused"]
         True
     """
-    devices = _foreach_utils._get_fused_kernels_supported_devices()
+    devices = {*_foreach_utils._get_fused_kernels_supported_devices()} & {*_LEAVE_OUT}
     fused = all(
         # memory is gone through as it lies: there must be nothing else between a weight's numbers
         p.device.type in devices and p.is_floating_point() and _like(p).stride() == p.stride()

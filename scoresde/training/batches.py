@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from scoresde import data as ours
 from scoresde.checks import describe_error
-from scoresde.data.placement import PlacedEvents
+from scoresde.data.placement import PlacedEvents, carried
 from scoresde.training.distributed import Processes
 from scoresde.training.seeds import derive, seeded_globals
 from scoresde.training.settings import TrainingSettings
@@ -125,7 +125,7 @@ class Batches:
         found, self._next = next(self._ahead), step + 1
         if isinstance(found, Exception):
             raise found
-        return found.to(self.placed.device, non_blocking=True)
+        return carried(found, self.placed.device).to(self.placed.device, non_blocking=True)
 
     def _ahead_from(self, step: int) -> Iterator[Tensor | Exception]:
         """The batches from a step on."""

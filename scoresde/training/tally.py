@@ -47,6 +47,7 @@ class Tally:
             norm: Of its gradient; None if that may be anything.
             stop: Positive if somebody has asked to end.
         """
+        loss = loss.to(self.loss.device)  # a network may be spread over several
         self.loss.add_(loss)
         self.poison.add_((loss if norm is None else loss + norm) * 0)
         torch.ne(self.poison, self.poison, out=self.failed)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoresde.data import Dataset, LazyArray
-from scoresde.data.placement import PlacedEvents
+from scoresde.data.placement import PlacedEvents, carried
 from scoresde.internals import limits
 from scoresde.testing import DeviceCalls
 
@@ -60,6 +60,15 @@ def test_what_is_on_a_disk_stays_there():
     read.clear()
     assert placed.read(ROWS).device == META
     assert read == [3]
+
+
+@pytest.mark.parametrize("name", ["cpu", "meta", "cuda", "mps"])
+def test_numbers_are_as_wide_as_a_device_has_them(name):
+    device = torch.device(name)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8):
+        narrower = name == "mps" and dtype == torch.float64
+        found = carried(torch.ones(2, 3).to(dtype), device)
+        assert found.dtype == (torch.float32 if narrower else dtype)
 
 
 def test_what_is_elsewhere_is_refused():

@@ -74,6 +74,12 @@ def test_state_of_other_weights_is_refused():
         load_adam(optimizer, [weight], {"0.exp_avg": torch.zeros(4)})
 
 
+def test_where_steps_may_not_be_left_out_none_is_fused(monkeypatch):
+    """Whatever torch fuses."""
+    monkeypatch.setattr("scoresde.training.adam._LEAVE_OUT", ("cuda",))
+    assert not adam([nn.Parameter(torch.zeros(3))], SETTINGS).defaults["fused"]
+
+
 def test_complex_weights_have_an_optimiser():
     weight = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
     optimizer = adam([weight], SETTINGS)
