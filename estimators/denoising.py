@@ -172,9 +172,10 @@ class Denoising(Float64Constants, ScoreEstimator):
         if not isinstance(at, DiagonalCoefficients):
             raise TypeError(f"at: expected what sde.at(times, like=z) says, got a {type(at)}")
         predict = predictor(self.network, self.network_basis, at.like, condition)
-        if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not self._is_centred:
+        centred = self._is_centred
+        if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not centred:
             return map(partial(partial, _centred, predict), *self._prepare_centred(at))
-        level, *coefficients = self._prepare(at)
+        level, *coefficients = self._prepare(at, centred)
         out, skip, scale, *shifts = at.each(*coefficients)
         constant, offset = shifts or (None, None)
         firsts = _affine(constant, skip)
@@ -183,7 +184,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         steps = (firsts, _affine(offset, scale), out, level.unbind())
         return map(partial(partial, _corrected, predict), *steps)
 
-    def _prepare(self, at: DiagonalCoefficients) -> tuple[Tensor, ...]:
+    def _prepare(self, at: DiagonalCoefficients, centred: bool) -> tuple[Tensor, ...]:
         """What depends on times alone, with ``k`` of each in front.
 
         ``level, out, skip, scale, constant, offset`` of
@@ -191,7 +192,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         """
         alpha, *_, form, scale = self._preconditioning(at)
         prepared = self._level(at), form.out, form.skip, scale.reciprocal()
-        if not self._is_centred:
+        if not centred:
             mean, alpha, scale, skip = at.blocks.alike(
                 self._data("data_mean", at), alpha, scale, form.skip
             )

@@ -404,3 +404,19 @@ def test_networks_that_cannot_be_called_are_refused_at_once():
         TakingTwo().forward,
     ):
         Denoising(sde, network)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@every_weighting
+def test_what_is_said_of_clean_components_does_not_count(weighting, dtype):
+    class Off(Denoising):
+        def denoise(self, z, t, condition=None):
+            return z + torch.tensor([self.off, 0.0]).to(z)
+
+    sde = DiagonalSDE(VP(), Identity((2,), {"still": 1, "moving": 1}), [0.0, 1.0])
+    model, losses = Off(sde, Recorder(), weighting=weighting).to(dtype), []
+    x = torch.randn(6, 2, dtype=dtype)
+    for model.off in (0.0, 3.0):
+        losses.append(model.losses(x, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(*losses)
+    assert (losses[0] > 0).all()
