@@ -286,8 +286,8 @@ class Denoising(Float64Constants, ScoreEstimator):
 
         Takes the arguments of `losses`, with ``z``, ``(batch, stage.dim)``, in the place of ``x``.
         """
-        fits = z.ndim == 2 and z.shape[-1] == self.stage.dim
-        expect(fits, "z", f"coefficients (batch, {self.stage.dim})", tuple(z.shape))
+        if z.ndim != 2 or z.shape[-1] != self.stage.dim:  # asked at every update
+            expect(False, "z", f"coefficients (batch, {self.stage.dim})", tuple(z.shape))
         noise = Noise.of(generator)
         t, density = self.draw_times(noise.stratified(z).squeeze(0))
         times = t.unsqueeze(-1)
