@@ -6,6 +6,7 @@ and a step that is repeated to see what went wrong have the numbers that they wo
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
@@ -34,8 +35,13 @@ def derive(seed: int, purpose: str, step: int = 0) -> int:
         >>> derive(0, "noise", 1) - derive(0, "noise", 0)
         1
     """
+    return (_first(seed, purpose) + step) % _SEEDS
+
+
+@functools.lru_cache(maxsize=64)
+def _first(seed: int, purpose: str) -> int:
     digest = hashlib.sha256(f"{purpose} of {seed}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") + step) % _SEEDS
+    return int.from_bytes(digest[:8], "big")
 
 
 def device_generator(device: torch.device) -> torch.Generator:

@@ -34,7 +34,6 @@ _LOOK_EVERY = 32
 """Updates after which the host waits for the device, to see that they have gone well: seldom enough
 that its queue is empty for no time that counts, and soon enough for whoever has pressed Ctrl-C."""
 
-
 _SEEDS = -(2**63), 2**64 - 1
 """What torch takes for one."""
 
