@@ -59,7 +59,19 @@ def load_adam(
         state: Tensors by ``"weight.name"``, the former by its number.
 
     Raises:
-        KeyError, ValueError: If it is of other weights.
+        LookupError, RuntimeError, ValueError: If it is of other weights.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.adam import adam, load_adam
+        >>> from scoresde.training.settings import TrainingSettings
+        >>> weights = [torch.nn.Parameter(torch.ones(2))]
+        >>> optimizer = adam(weights, TrainingSettings())
+        >>> saved = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}
+        >>> saved["exp_avg_sq"] = torch.ones(2)
+        >>> load_adam(optimizer, weights, {f"0.{name}": value for name, value in saved.items()})
+        >>> optimizer.state[weights[0]]["step"]
+        tensor(3.)
     """
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
