@@ -319,6 +319,15 @@ def test_events_must_be_finite(bad):
         log_prob(model, torch.tensor([[0.0, bad, 0.0]]), DDIM(3))
 
 
+@pytest.mark.parametrize("method", [Quadrature(3), DDIM(3)])
+def test_who_finds_no_density_is_named(method):
+    model = ScoreOnly(DiagonalSDE(VP(), Identity((2,))), lambda z, t: z * torch.nan)
+    wanted = f"log_prob: expected finite numbers from {type(method).__name__}"
+    with pytest.raises(ValueError, match=wanted):
+        log_prob(model, torch.zeros(1, 2), method)
+    assert log_prob(model, torch.zeros(1, 2), method, checked=False).value.isnan().all()
+
+
 def test_the_flow_carries_the_divergence_of_its_velocity():
     model = mixture(UNIFORM_OR_NOT["non-uniform"](), 3)
     flow = ProbabilityFlow(model)
