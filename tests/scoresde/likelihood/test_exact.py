@@ -325,7 +325,9 @@ def test_who_finds_no_density_is_named(method):
     wanted = f"log_prob: expected finite numbers from {type(method).__name__}"
     with pytest.raises(ValueError, match=wanted):
         log_prob(model, torch.zeros(1, 2), method)
-    assert log_prob(model, torch.zeros(1, 2), method, checked=False).value.isnan().all()
+    found = log_prob(model, torch.zeros(1, 2), method, checked=False)
+    assert found.value.isnan().all()
+    assert found.estimate == f"probability flow, {ExactTrace()!r}, {method!r}"
 
 
 def test_the_flow_carries_the_divergence_of_its_velocity():
