@@ -110,23 +110,10 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
     sde = DiagonalSDE(VP(), Identity((dim,)))
     several = DiagonalSDE(VP(), Identity((dim,)), torch.linspace(0.5, 1, dim))
     ts = torch.linspace(1, sde.eps, steps + 1, dtype=torch.float64)
-    alpha, sigma = (v.squeeze(-1).float() for v in sde.kernel(ts.unsqueeze(-1)))
-    noise_levels = (sigma / alpha).log() / 4
+    first = start * float(sde.kernel(ts[:1]).sigma)
 
-    def bare(eta: float = 0.0) -> Tensor:
-        with torch.no_grad():
-            x = start * sigma[0]
-            for i in range(steps):
-                noise = network(x, noise_levels[i].expand(len(x)))
-                clean = (x - sigma[i] * noise) / alpha[i]
-                if eta:
-                    q = sigma[i + 1] / sigma[i] * alpha[i] / alpha[i + 1]
-                    retained = sigma[i + 1] * q
-                    drawn = sigma[i + 1] * (1 - q**2).sqrt()
-                    x = alpha[i + 1] * clean + retained * noise + drawn * torch.randn_like(x)
-                else:
-                    x = alpha[i + 1] * clean + sigma[i + 1] * noise
-            return x
+    def bare(eta: float = 0.0) -> Callable[[], Tensor]:
+        return bare_ddim(network, sde, ts, lambda: first, eta)
 
     def ours(sde: DiagonalSDE, solver: Solver) -> Callable[[], Tensor]:
         model = Denoising(sde, network, parametrization="noise")
@@ -134,7 +121,7 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
 
     def prepared() -> Callable[[], Tensor]:
         model, solver = Denoising(sde, network, parametrization="noise"), DDIM(steps, **grid)
-        reverse, first = ReverseSDE(model, 0.0), start * float(sigma[0])
+        reverse = ReverseSDE(model, 0.0)
         ahead = list(solver.prepare(reverse, -ts, first))
 
         def sample() -> Tensor:
@@ -145,7 +132,7 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
 
     grid: dict[str, Any] = {"grid": lambda *_: ts}
     return {
-        "bare DDIM": bare,
+        "bare DDIM": bare(),
         "ours DDIM": ours(sde, DDIM(steps, **grid)),
         "ours DDIM, prepared once": prepared(),
         "azula DDIM": _azula(network, sde, ts, start, "DDIMSampler"),
@@ -159,11 +146,45 @@ def _samplers(network: Network, start: Tensor, steps: int) -> dict[str, Callable
         ),
         "diffusers UniPC": _diffusers(network, sde, start, steps, "UniPCMultistepScheduler"),
         "azula xEAB, order 2": _azula(network, sde, ts, start, "xEABSampler"),
-        "bare DDIM, eta 1": lambda: bare(1.0),
+        "bare DDIM, eta 1": bare(1.0),
         "ours DDIM, eta 1": ours(sde, DDIM(steps, eta=1.0, **grid)),
         "azula DDIM, eta 1": _azula(network, sde, ts, start, "DDIMSampler", eta=1.0),
         "diffusers DDIM, eta 1": _diffusers(network, sde, start, steps, "DDIMScheduler", eta=1.0),
     }
+
+
+def bare_ddim(
+    network: nn.Module, sde: DiagonalSDE, ts: Tensor, start: Callable[[], Tensor], eta: float = 0.0
+) -> Callable[[], Tensor]:
+    """DDIM as one writes it by hand, with coefficients computed beforehand.
+
+    Args:
+        network: Predicts noise.
+        sde: Without blocks.
+        ts: Decreasing times.
+        start: Gives the state at the first of them.
+        eta: Share of noise.
+    """
+    device = start().device
+    alpha, sigma = (v.squeeze(-1).float().to(device) for v in sde.kernel(ts.unsqueeze(-1)))
+    noise_levels = (sigma / alpha).log() / 4
+
+    def sample() -> Tensor:
+        with torch.no_grad():
+            x = start()
+            for i in range(len(ts) - 1):
+                noise = network(x, noise_levels[i].expand(len(x)))
+                clean = (x - sigma[i] * noise) / alpha[i]
+                if eta:
+                    q = sigma[i + 1] / sigma[i] * alpha[i] / alpha[i + 1]
+                    retained = sigma[i + 1] * q
+                    drawn = sigma[i + 1] * (1 - q**2).sqrt()
+                    x = alpha[i + 1] * clean + retained * noise + drawn * torch.randn_like(x)
+                else:
+                    x = alpha[i + 1] * clean + sigma[i + 1] * noise
+            return x
+
+    return sample
 
 
 def _azula(

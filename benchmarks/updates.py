@@ -35,7 +35,9 @@ class Case:
         batch_size: Events of an update.
         device: Where both are.
         dtype: Of the network's products, by `torch.autocast`; that of the weights if None.
-        options: Further settings of `Training`.
+        options: Further settings of `Training`; by hand the network is compiled, and its weights
+            are last by channels, if they say so.
+        estimator: What `Training` is given; a plain `Denoising` of the network if None.
     """
 
     network: Callable[[], nn.Module]
@@ -44,6 +46,7 @@ class Case:
     device: torch.device = attrs.field(default="cpu", converter=torch.device)
     dtype: torch.dtype | None = None
     options: dict[str, Any] = attrs.field(factory=dict)
+    estimator: Callable[[], ScoreEstimator] | None = None
 
     def made(self) -> nn.Module:
         """The network, always the same one."""
@@ -55,14 +58,13 @@ class Case:
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
 
-def bare_update(case: Case, network: nn.Module | None = None) -> Callable[[], None]:
-    """One update after the other, written by hand: the loss of `Denoising` with its defaults.
-
-    Args:
-        case: What is trained.
-        network: The network as it is to be run, compiled for instance; the case's own if None.
-    """
-    network = case.made() if network is None else network
+def bare_update(case: Case) -> Callable[[], None]:
+    """One update after the other, written by hand: the loss of `Denoising` with its defaults."""
+    network: Any = case.made()
+    if case.options.get("channels_last"):
+        network = network.to(memory_format=torch.channels_last)
+    if case.options.get("compile"):
+        network = torch.compile(network)
     x, size = case.x.to(case.device), (case.batch_size,)
     weights = list(network.parameters())
     average = [weight.detach().clone() for weight in weights]
@@ -103,6 +105,8 @@ def _levels(dim: int) -> tuple[float, float]:
 
 def estimator(case: Case) -> ScoreEstimator:
     """What `Training` is given."""
+    if case.estimator is not None:
+        return case.estimator().to(case.device)
     sde = DiagonalSDE(VP(), Identity(tuple(case.x.shape[1:])))
     return Denoising(sde, case.made()).to(case.device)
 
