@@ -14,7 +14,7 @@ from estimators.mismatch import check_range, check_standard
 from estimators.prediction import seen_basis
 from scoresde.bases import Basis
 from scoresde.bases.views import view
-from scoresde.checks import expect, positive, real
+from scoresde.checks import describe_error, expect, instance, positive, real
 from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
@@ -196,4 +196,11 @@ def _each(name: str, values: Any, count: int) -> list[Any]:
 
 def _made(maker: nn.Module | Maker, shape: torch.Size) -> nn.Module:
     """A network of a stage, as it is given or made for the events that it sees."""
-    return maker if isinstance(maker, nn.Module) else maker(shape)
+    if isinstance(maker, nn.Module):
+        return maker
+    try:
+        made = maker(shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"networks: {describe_error(error)}, of {maker!r}") from error
+    instance("networks", made, nn.Module)
+    return made

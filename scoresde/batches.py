@@ -56,7 +56,13 @@ def batches_of(
         ValueError: If there are generators, and not one per sample.
 
     Example:
-        See `Batch`.
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> from scoresde.batches import batches_of
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> [part.size for part in batches_of(model, (5, 2), 4, None, Noise())]
+        [4, 4, 2]
     """
     count = math.prod(shape)
     noise.check(count)

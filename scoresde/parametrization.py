@@ -191,7 +191,7 @@ def affine(
         Affine(skip=tensor([1., 0.]), out=tensor([0., 1.]))
     """
     clean = sigma == 0
-    std = torch.as_tensor(data_std, device=sigma.device).to(sigma)
+    std = data_std.to(sigma) if isinstance(data_std, Tensor) else sigma.new_full((), data_std)
     return where_clean(form(alpha.clamp(min=FAINT), sigma.masked_fill(clean, 1.0), std), clean)
 
 

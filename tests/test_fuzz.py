@@ -411,6 +411,7 @@ GIVEN = {
     "basis": Haar((1, 4, 4), levels=1),
     "sde": SDE_,
     "network": ResidualMLP((1, 4, 4), width=4, depth=1),
+    "networks": [ResidualMLP((1, 4, 4), width=4, depth=1)],
     "components": torch.eye(4),
     "mean": torch.zeros(1, 4, 4),
     "covariance": torch.eye(16),
@@ -464,7 +465,8 @@ def test_arguments(name, dtype, data):
         if k in given and p.default is p.empty
     }
     # a billion layers are built if one asks for them
-    changeable = sorted(set(parameters) - {"depth", "width", "hidden", "prior"})
+    huge = {"depth", "width", "hidden", "channels", "blocks", "condition_channels"}
+    changeable = sorted(set(parameters) - huge - {"classes", "condition_dim", "prior"})
     for key in data.draw(st.lists(st.sampled_from(changeable), min_size=1, max_size=2)):
         arguments[key] = data.draw(OBJECTS)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -130,7 +131,8 @@ class DeviceCalls:
             return self._by_host(func, name, args, keywords)
         if on_device and (target == "cpu" or _waits(func, name, args)):
             return self._read(func, name, args, keywords, on_device)
-        if name in _MOVING and any(v.device.type == "cpu" for v in tensors):
+        sent = name in _MOVING and any(v.device.type == "cpu" for v in tensors)
+        if sent and not _wrapped_number(tensors):
             self.copied(name, _is_queued(args, keywords))
         else:
             self._launched(func, name, tensors)
@@ -255,6 +257,15 @@ def _target(name: str, args: Any, keywords: Mapping[str, Any], on_device: list[T
     if keywords.get("device") is not None:
         return torch.device(keywords["device"]).type
     return on_device[0].device.type if on_device else "cpu"
+
+
+def _wrapped_number(tensors: Sequence[Tensor]) -> bool:
+    """Whether a number in code that is differentiated forwards is sent to where its factor is.
+
+    `torch.func.jvp` makes tensors of numbers, which a device with kernels takes as arguments.
+    """
+    within = forward_ad._current_level >= 0
+    return within and all(v.dtype == torch.int64 and v.ndim == 0 for v in tensors)
 
 
 def _waits(func: Any, name: str, args: Any) -> bool:
