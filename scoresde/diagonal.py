@@ -206,7 +206,7 @@ class DiagonalSDE(Float64Constants, SDE):
         """
         _, sigma = self.moments(self.T, 0, self.blocks.dim)
         sigma = sigma.detach()
-        observed = self.observed.to(sigma.device)
+        observed = self._observed_on_cpu()
         expect(
             bool((sigma[observed] == 0).all()),
             "observed",
@@ -217,6 +217,10 @@ class DiagonalSDE(Float64Constants, SDE):
         wanted = "components that diffuse: others have a density only if they are observed"
         expect(still == 0, "speeds", wanted, f"{still} that stand still")
         return ~self.observed
+
+    def _observed_on_cpu(self) -> Tensor:
+        """`observed`, of which nothing has to be asked here."""
+        return torch.zeros(self.blocks.dim, dtype=torch.bool, device="cpu")
 
     def breakpoints(self) -> list[float]:
         """When clocks stop, and when blocks are dropped."""

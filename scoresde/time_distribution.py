@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scoresde.precision import moved
+
 
 class TimeDistribution:
     """Random times for training: a grid read as a quantile function.
@@ -37,7 +39,7 @@ class TimeDistribution:
     def _table(self, like: Tensor) -> Tensor:
         """Where intervals start, how long they are and their density, ``(len(knots), 3)``.
 
-        Once for every device and precision: moving it waits for the device. The last knot starts
+        Once for every device and precision. The last knot starts
         an interval of its own, so that 1 is as good a number as any.
         """
         key = like.device, like.dtype
@@ -45,5 +47,5 @@ class TimeDistribution:
             width = self.knots.diff()
             width = torch.cat([width, width[-1:]])
             columns = [self.knots, width, 1 / ((len(self.knots) - 1) * width)]
-            self._tables[key] = torch.stack(columns, -1).to(like)
+            self._tables[key] = moved(torch.stack(columns, -1), like)
         return self._tables[key]

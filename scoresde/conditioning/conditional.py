@@ -116,6 +116,9 @@ class ConditionalSDE(DiagonalSDE):
         """The observation's mask."""
         return self.observation.mask
 
+    def _observed_on_cpu(self) -> Tensor:
+        return self.observation.mask.cpu()
+
     def observe(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """A state with its observed components replaced by ``alpha y + sigma noise``."""
         return torch.where(

@@ -56,7 +56,7 @@ class DensityFlow(AugmentedEquation):
         super().__init__(Identity((flow.basis.dim * (1 + trace.estimates),)), flow.T, flow.eps)
         self.flow, self.trace, self.probes = flow, trace, probes
         self.checkpointing, self._count = checkpointing, [0]  # shared with what is selected of it
-        self.error = probes.new_tensor(torch.nan)
+        self.error = probes.new_full((), torch.nan)
         """What a method says of its own error in the integrals, ``(*batch,)``."""
 
     @property

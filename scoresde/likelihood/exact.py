@@ -14,10 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 from torch import Tensor
 
-from scoresde.checks import finite, instance
+from scoresde.checks import finite, instance, readable
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import restrict
 from scoresde.likelihood.density import DensityFlow
+from scoresde.likelihood.finite import all_finite
 from scoresde.likelihood.quadrature import Quadrature
 from scoresde.likelihood.traces import ExactTrace, Trace
 from scoresde.modes import evaluation_mode
@@ -127,7 +128,7 @@ def log_prob(
     with evaluation_mode(estimator):
         x, condition = _usable(x), _usable(condition)
         z = estimator.states(x)
-        if checked:
+        if checked and readable(x):  # else looked at with what comes out, as that waits
             finite("x", x)
         flow = ProbabilityFlow(estimator, condition)
         value, integrals, missed, evaluations = _ascend(
@@ -135,7 +136,7 @@ def log_prob(
         )
     value = value + integrals.mean(-1)
     if checked:
-        finite("log_prob", value, f"from {method!r}")
+        all_finite({"x": x, "log_prob": value}, f"from {method!r}")
     error = trace.standard_error(integrals)
     return LogProb(value, error, missed, evaluations, f"probability flow, {trace!r}, {method!r}")
 

@@ -25,6 +25,7 @@ from scoresde.equation import Propagator
 from scoresde.grid import Grid, at_discontinuity, one_sided, segments
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
+from scoresde.precision import moved, precision, sent
 from scoresde.sde import SDE
 from scoresde.sde_coefficients import ReverseCoefficients
 from scoresde.solver import grid_field
@@ -94,36 +95,21 @@ class Quadrature:
         batch, rows = z.shape[:-1], torch.arange(z.shape[:-1].numel(), device=z.device)
         flat = density if len(batch) == 1 else density.select(rows, batch)
         state, kinks = z.reshape(len(rows), z.shape[-1]), at_discontinuity(density, ts)
-        gained, errors = z.new_zeros(()), z.new_zeros(())
+        pieces: list[_Piece] = []
         for a, b in segments(density, ts):
-            state, more, left = self._smooth(flat, state, ts[a : b + 1], kinks[a : b + 1])
-            gained, errors = gained + more, errors + left
+            nodes = _walk(flat, state, ts[a : b + 1], kinks[a : b + 1])
+            pieces.append(_Piece.of(nodes))
+            state = nodes.z[-1].to(z)
+        if self.tolerance is not None:
+            allowed = self.tolerance * z.shape[-1] ** 0.5
+            # which events need more nodes is looked at once for all pieces
+            short = torch.stack([piece.errors for piece in pieces]).gt(allowed).cpu()
+            pieces = [_better(flat, *pair) for pair in zip(pieces, short, strict=True)]
+        gained, errors = (
+            torch.stack(v).sum(0).to(z) for v in zip(*(piece[1:] for piece in pieces), strict=True)
+        )
         density.error = (_CAUTION * errors).reshape(batch)
         return state.reshape(z.shape), gained.reshape(*batch, gained.shape[-1])
-
-    def _smooth(
-        self, density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Between two times at which rates jump: with estimates of what is left of the error.
-
-        States are ``(batch, n)``, what is gained ``(batch, estimates)``, errors ``(batch,)``.
-        """
-        nodes = _walk(density, z, ts, kinks)
-        steps = _integrate(nodes)
-        gained = steps.values.sum(0)
-        errors = _error_estimates(nodes, steps).sum(0)
-        allowed = torch.inf if self.tolerance is None else self.tolerance * z.shape[-1] ** 0.5
-        (rows,) = (errors > allowed).nonzero(as_tuple=True)
-        if len(rows):
-            some = density.select(rows, (len(z),))
-            t = nodes.at.t.expand(-1, len(rows), -1)
-            failing = nodes.only(density.flow.at(t, nodes.z[0, rows]), rows)
-            for _ in range(2):
-                failing = _refine(some, failing, len(ts) // 2, len(z))
-            better = _integrate(failing)
-            gained = gained.index_copy(0, rows, better.values.sum(0))
-            errors = errors.index_copy(0, rows, _error_estimates(failing, better).sum(0))
-        return nodes.z[-1].to(z), gained.to(z), errors.to(z)
 
 
 _CAUTION = 2.0
@@ -144,6 +130,23 @@ class _Nodes(NamedTuple):
     def only(self, at: ReverseCoefficients, rows: Tensor) -> _Nodes:
         """Of some events, whose times are given."""
         return _Nodes(at, *(v[:, rows] for v in self[1:]))
+
+
+class _Piece(NamedTuple):
+    """Between two times at which rates jump: the nodes, and what was found there.
+
+    ``gained`` is ``(batch, estimates)``; ``errors``, estimates of what is left, ``(batch,)``.
+    """
+
+    nodes: _Nodes
+    gained: Tensor
+    errors: Tensor
+
+    @classmethod
+    def of(cls, nodes: _Nodes) -> _Piece:
+        """What is found at some nodes."""
+        steps = _integrate(nodes)
+        return cls(nodes, steps.values.sum(0), _error_estimates(nodes, steps).sum(0))
 
 
 class _Steps(NamedTuple):
@@ -174,25 +177,47 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
     stacked = torch.stack(states)
     forcing, diagonal = (torch.stack(values) for values in zip(*evaluated, strict=True))
     score = seen.score(stacked, forcing)
-    return _Nodes(exact, *(v.to(exact.t) for v in (stacked, forcing, score, diagonal)))
+    full = precision(z.device)
+    return _Nodes(exact, *(v.to(full) for v in (stacked, forcing, score, diagonal)))
+
+
+def _better(density: DensityFlow, piece: _Piece, short: Tensor) -> _Piece:
+    """With more nodes for some events, ``(batch,)`` on the CPU."""
+    nodes, gained, errors = piece
+    rows = sent(short.nonzero().flatten(), gained.device)
+    if not len(rows):
+        return piece
+    steps, count = len(nodes.z) - 1, len(short)
+    some = density.select(rows, (count,))
+    t = sent(nodes.at.t, gained.device).expand(-1, len(rows), -1)
+    failing = nodes.only(density.flow.at(t, nodes.z[0, rows]), rows)
+    for _ in range(2):
+        failing = _refine(some, failing, (steps + 1) // 2, count)
+    _, more, left = _Piece.of(failing)
+    return _Piece(nodes, gained.index_copy(0, rows, more), errors.index_copy(0, rows, left))
 
 
 def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
     """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
     at, z, forcing, score, diagonal = nodes
     steps = at[:-1].propagator(at[1:])
-    ahead = steps.expand(at.blocks)
-    best = averages(steps, points).expand(at.blocks)
-    # of the path and of the flow from the same start, at the end of every step
-    missed = z[1:] - ahead.decay * z[:-1] - ahead.gain * best(forcing)
-    grown = torch.cat([torch.ones_like(ahead.decay[:1]), ahead.decay.cumprod(0)])
-    carried = best.weights * grown[best.nodes] / grown[1:].unsqueeze(1)
-    work = (missed * Rule(carried, best.nodes)(score)).sum(-1)
-    linear = ahead.decay.log().expand(-1, -1, z.shape[-1]).sum(-1)
+    best = averages(steps, points)
     plain = averages(steps._replace(damping=torch.zeros_like(steps.damping)), points)
+    weights, decay = at.blocks.alike(best.weights, steps.decay)
+    grown = torch.cat([torch.ones_like(decay[:1]), decay.cumprod(0)])
+    carried = weights * grown[best.nodes] / grown[1:].unsqueeze(1)
     widths = plain.weights * steps.h.unsqueeze(1) * responses(steps)[plain.nodes]
-    rule = Rule(at.blocks.expand(widths).unsqueeze(-2), plain.nodes)
-    trace = rule(diagonal).sum(-1)
+    # small numbers, found where times are, and sent to where states are
+    decay, gain, growth, weights, carried, widths = (
+        at.blocks.expand(sent(v, z.device))
+        for v in (steps.decay, steps.gain, steps.decay.log(), best.weights, carried, widths)
+    )
+    nearest, level = sent(best.nodes, z.device), sent(plain.nodes, z.device)
+    # of the path and of the flow from the same start, at the end of every step
+    missed = z[1:] - decay * z[:-1] - gain * Rule(weights, nearest)(forcing)
+    work = (missed * Rule(carried, nearest)(score)).sum(-1)
+    linear = growth.expand(-1, -1, z.shape[-1]).sum(-1)
+    trace = Rule(widths.unsqueeze(-2), level)(diagonal).sum(-1)
     return _Steps(trace + (linear - work).unsqueeze(-1), missed)
 
 
@@ -303,7 +328,7 @@ def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rul
     last = k if points == 2 else (k + points // 2).clamp(count - 1, steps)
     stencil = (last.unsqueeze(1) - torch.arange(count, device=h.device)).clamp(min=0)
     nodes = place[stencil]
-    u, mass = (torch.from_numpy(v).to(h) / 2 for v in _LEGENDRE)
+    u, mass = (moved(torch.from_numpy(v), h) / 2 for v in _LEGENDRE)
     v = (u + 0.5).reshape(-1, *[1] * (h.ndim - 1))
     v = v if until is None else v * until.unsqueeze(1)
     at = place[:-1].unsqueeze(1) + v * h.unsqueeze(1)
@@ -311,12 +336,10 @@ def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rul
     density = density / density.sum(1, keepdim=True)
     rules = []
     for j in range(count):
-        others = [i for i in range(count) if i != j]
-        gaps = nodes[:, j : j + 1] - nodes[:, others]
+        others = torch.cat([nodes[:, :j], nodes[:, j + 1 :]], 1)
+        gaps = nodes[:, j : j + 1] - others
         first = gaps == 0  # a node twice: there is no earlier one
-        ratio = (at.unsqueeze(2) - nodes[:, others].unsqueeze(1)) / gaps.masked_fill(
-            first, 1.0
-        ).unsqueeze(1)
+        ratio = (at.unsqueeze(2) - others.unsqueeze(1)) / gaps.masked_fill(first, 1.0).unsqueeze(1)
         shape = ratio.masked_fill(first.unsqueeze(1), 0.0 if j else 1.0).prod(2)
         rules.append((density * shape).sum(1))
     return Rule(torch.stack(rules, 1), stencil)

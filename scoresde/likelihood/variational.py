@@ -23,19 +23,24 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, finite, whole
+from scoresde.checks import expect, finite, readable, whole
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid, grid, restrict
+from scoresde.likelihood.finite import all_finite
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import shrinkage
+from scoresde.precision import moved, precision
 from scoresde.sde import SDE, Stage
 from scoresde.selection import samples
 from scoresde.time_distribution import TimeDistribution
+
+_Floats = npt.NDArray[np.float64]
 
 Moments = tuple[Tensor | float, Tensor | float]
 """Mean and standard deviation along the component axis, as of `scoresde.Basis.moments`."""
@@ -90,9 +95,10 @@ def reconstruction(sde: DiagonalSDE) -> Tensor:
         tensor(-6.2800, dtype=torch.float64)
     """
     alpha, sigma = sde.kernel(sde.scale.new_full((1,), sde.eps))
-    deviation = (sigma / alpha).expand(sde.basis.dim)[sde.free()]
+    free = sde.free()
+    deviation = (sigma / alpha).expand(sde.basis.dim).masked_fill(~free, 1.0)
     entropy: Tensor = deviation.log() + 0.5 * math.log(2 * math.pi * math.e)
-    return entropy.sum()
+    return entropy.masked_fill(~free, 0.0).sum()
 
 
 def bound(
@@ -155,7 +161,8 @@ def bound(
     expect(sde.prior is None, "prior", "None, the normal one", "one of your own")
     z, batch = _flat(estimator, x)
     start = entering(sde, x) + reconstruction(sde).to(x)
-    finite("x", x)
+    if readable(x):  # else looked at with what comes out, as that waits
+        finite("x", x)
     total = start.expand(batch).reshape(-1)
     rows = torch.arange(len(z), device=z.device).repeat(draws)
     model, conditions = estimator.select(rows, batch), samples(condition, rows, batch)
@@ -168,9 +175,9 @@ def bound(
             gap = _gap(model, prefix.repeat(draws, 1), t.flatten(), xi, conditions, moments)
             total = total + (gap.reshape(density.shape) / density.to(gap)).mean(0)
             total = total + _known(sde, prefix, stage, moments)
-    bad = int((~torch.isfinite(total)).sum())
-    expect(bad == 0, "bound", f"finite numbers from {len(total)} events", f"{bad} NaN or infinite")
-    return total.reshape(batch)
+    total = total.reshape(batch)
+    all_finite({"x": x, "bound": total})
+    return total
 
 
 def importance(
@@ -214,27 +221,25 @@ def importance(
     """
     sde, noise = _linear(estimator), Noise.of(generator)
     sde.free()
-    (z, batch), densities = _flat(estimator, x), []
-    finite("x", x)
+    z, batch = _flat(estimator, x)
+    if readable(x):  # else looked at with what comes out, as that waits
+        finite("x", x)
     expect(len(z) > 0, "x", "at least one event", tuple(x.shape))
     rows = torch.arange(len(z), device=z.device)
     model, conditions = estimator.select(rows, batch), samples(condition, rows, batch)
-    base = grid("log_snr")(sde, strata)
-    for stage in sde.stages():
-        knots = restrict(base, stage)
-        middles, prefix = (knots[1:] + knots[:-1]) / 2, z[..., : stage.dim]
-        with torch.no_grad(), evaluation_mode(estimator):
-            sizes = [
-                _gap(model, prefix, t.expand(len(z)), noise(prefix), conditions, moments)
-                for t in middles.to(z)
-            ]
-        for size in sizes:
-            finite("importance", size, "from the estimator")
-        power = torch.stack([v.double().square().mean().sqrt().cpu() for v in sizes])
-        share = power * -knots.diff()
-        # nothing is left to chance where the control is exact
-        share = 0.8 * share / share.sum().clamp(min=1e-300) + 0.2 / len(share)
-        densities.append((knots.numpy(), np.concatenate([[0.0], share.cumsum(0).numpy()])))
+    base, knots, sizes = grid("log_snr")(sde, strata), [], []
+    with torch.no_grad(), evaluation_mode(estimator):
+        for stage in sde.stages():
+            knots.append(restrict(base, stage))
+            middles, prefix = (knots[-1][1:] + knots[-1][:-1]) / 2, z[..., : stage.dim]
+            for t in moved(middles, z):
+                size = _gap(model, prefix, t.expand(len(z)), noise(prefix), conditions, moments)
+                sizes.append(size.to(precision(z.device)).square().mean().sqrt())
+    powers = torch.stack(sizes).cpu()
+    if not bool(torch.isfinite(powers).all()):
+        all_finite({"x": x, "importance": powers.to(x)}, "from the estimator")
+    parts = powers.split([len(v) - 1 for v in knots])
+    densities = [_mass(*pair) for pair in zip(knots, parts, strict=True)]
 
     def chosen(sde: SDE, steps: int) -> Tensor:
         each = max(1, steps // len(densities))
@@ -246,6 +251,14 @@ def importance(
         return torch.cat([parts[0], *(part[1:] for part in parts[1:])])
 
     return chosen
+
+
+def _mass(knots: Tensor, power: Tensor) -> tuple[_Floats, _Floats]:
+    """Times, and how much of a density there is up to each."""
+    share = power.double() * -knots.diff()
+    # nothing is left to chance where the control is exact
+    share = 0.8 * share / share.sum().clamp(min=1e-300) + 0.2 / len(share)
+    return knots.numpy(), np.concatenate([[0.0], share.cumsum(0).numpy()])
 
 
 def _linear(estimator: ScoreEstimator) -> DiagonalSDE:

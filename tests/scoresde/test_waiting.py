@@ -1,0 +1,244 @@
+"""What sampling and likelihoods ask of a device, counted on one that has no values."""
+
+import pytest
+import torch
+from models import SOLVERS
+
+from estimators import ClassifierFree, Denoising, Gaussian, LinearGuidance, MultiScale, ResidualMLP
+from scoresde import (
+    VP,
+    Cosine,
+    DiagonalSDE,
+    ExactTrace,
+    FixedStep,
+    Haar,
+    Hutchinson,
+    Identity,
+    Joint,
+    Noise,
+    Quadrature,
+    bound,
+    condition,
+    log_prob,
+)
+from scoresde.likelihood import HutchPlusPlus, importance
+from scoresde.testing import DeviceCalls
+from solvers import DDIM, ExponentialMultistep, Langevin
+
+META = torch.device("meta")
+FIXED = {name: kind for name, kind in SOLVERS.items() if issubclass(kind, FixedStep)}
+every_solver = pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def uniform(speeds=(1.0, 0.6), sizes=(1, 2)):
+    blocks = {str(i): size for i, size in enumerate(sizes)}
+    n = sum(sizes)
+    sde = DiagonalSDE(VP(), Identity((n,), blocks), list(speeds))
+    return Denoising(sde, ResidualMLP((n,), 8, 1), data_mean=0.5, data_std=2.0)
+
+
+def staged():
+    sde = DiagonalSDE(Cosine(), Haar((4,), 1), [1.0, 1.5], drop=[1.0, 0.5])
+    return MultiScale(sde, [ResidualMLP((2,), 8, 1), ResidualMLP((4,), 8, 1)])
+
+
+def conditional(clean):
+    sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)))
+    model = Denoising(sde, ResidualMLP((3,), 8, 1, noise_levels=3), observe="blocks")
+    return condition(model, clean=clean, y=torch.ones(1))
+
+
+MODELS = {
+    "uniform": uniform,
+    "staged": staged,
+    "many blocks": lambda: uniform([1.0, 1.2, 1.4, 1.6, 1.8], [1] * 5),
+    "large": lambda: uniform(sizes=(100, 500)),
+    "conditional": lambda: conditional(False),
+    "clean": lambda: conditional(True),
+    "guided": lambda: LinearGuidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3),
+}
+DENSE = [n for n in MODELS if n not in ("conditional", "clean")]
+"""Those of which nothing is observed: where it is, what is read of the mask comes on top."""
+
+
+def counted(function):
+    with DeviceCalls() as calls:
+        function()
+    return calls
+
+
+def waits(calls):
+    return calls.copies.total(), calls.reads.total()
+
+
+@every_dtype
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("solver", [DDIM, ExponentialMultistep, FIXED["heun"]])
+@pytest.mark.parametrize("seeds", [None, 1, 5])
+def test_samples_wait_once_whatever_the_steps(solver, seeds, name, dtype):
+    """At the end, for whether they are finite."""
+    model = MODELS[name]().to(dtype).to(META)
+    for eta in (0.0, 1.0):
+        for steps in (4, 11):
+            generator = seeds and [torch.Generator().manual_seed(i) for i in range(seeds)]
+            generator = generator[0] if seeds == 1 else generator
+            calls = counted(
+                lambda s=solver(steps, eta=eta), g=generator: s.sample(model, (5,), generator=g)  # noqa: B008
+            )
+            assert waits(calls) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"corrector": Langevin()}, {"churn": 0.3}, {"final_denoise": True}], ids=str
+)
+def test_what_is_between_steps_does_not_wait(options):
+    for name in ("uniform", "staged"):
+        model = MODELS[name]().to(META)
+        for steps in (4, 11):
+            calls = counted(lambda s=DDIM(steps, **options): s.sample(model, (5,)))  # noqa: B008, B023
+            assert waits(calls) == (0, 1)
+
+
+def test_guidance_without_a_classifier_does_not_wait():
+    model = ClassifierFree(uniform(), 1.0, torch.zeros(1)).to(META)
+    model.estimator.network.forward = lambda x, level, known: x * known
+    known = torch.ones(5, 1, device=META)
+    for steps in (4, 11):
+        calls = counted(lambda s=DDIM(steps): s.sample(model, (5,), condition=known))  # noqa: B008
+        assert waits(calls) == (0, 1)
+
+
+def test_noise_with_a_generator_for_each_sample_is_sent_at_once():
+    many = [torch.Generator().manual_seed(i) for i in range(50)]
+    calls = counted(lambda: Noise(many)(torch.empty(50, 3, device=META)))
+    assert (calls.queued.total(), *waits(calls)) == (1, 0, 0)
+
+
+@every_dtype
+@pytest.mark.parametrize("name", MODELS)
+@every_solver
+def test_a_compiled_sampler_sends_its_noise_and_nothing_else(solver, name, dtype):
+    model = MODELS[name]().to(dtype).to(META)
+    for eta in (0.0, 1.0):
+        if eta and solver.weak_order is None:
+            continue
+        with DeviceCalls():
+            sampler = solver(6, eta=eta).compiled(model, (5,))
+        calls = counted(sampler)
+        assert waits(calls) == (0, 1)
+        if name != "guided":  # which asks the schedule at every step, on its device
+            assert calls.queued.total() == 0
+        source = torch.Generator().manual_seed(0)
+        draws = counted(lambda s=sampler, g=source: s(g)).queued.total()
+        assert draws - calls.queued.total() == len(sampler_draws(solver, eta, model))
+
+
+def sampler_draws(solver, eta, model):
+    """What a walk asks of its noise."""
+    asked = []
+
+    class Asked(Noise):
+        def __call__(self, like):
+            asked.append(like.shape)
+            return super().__call__(like)
+
+    with DeviceCalls():
+        solver(6, eta=eta).sample(model, (5,), generator=Asked())
+    return asked
+
+
+TRACES = {"exact": ExactTrace(), "hutchinson": Hutchinson(2), "deflated": HutchPlusPlus(2, 1)}
+METHODS = {"solver": ExponentialMultistep, "quadrature": lambda n: Quadrature(n, tolerance=None)}
+
+
+@every_dtype
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_densities_wait_once_whatever_the_steps(method, trace, name, dtype):
+    """At the end, for whether they and the events are finite."""
+    model = MODELS[name]().to(dtype).to(META)
+    x = torch.empty(5, *model.sde.basis.event_shape, dtype=dtype, device=META)
+    for steps in (6, 13):
+        calls = counted(lambda m=method(steps): log_prob(model, x, m, trace=trace))  # noqa: B008
+        assert waits(calls) == (0, 1)
+
+
+@every_dtype
+@pytest.mark.parametrize("name", DENSE)
+def test_a_quadrature_looks_once_a_stage_for_what_needs_more_nodes(name, dtype):
+    model = MODELS[name]().to(dtype).to(META)
+    x = torch.empty(5, *model.sde.basis.event_shape, dtype=dtype, device=META)
+    for steps in (6, 13):
+        calls = counted(lambda n=steps: log_prob(model, x, Quadrature(n)))
+        assert waits(calls) == (0, 1 + len(model.sde.stages()))
+
+
+@every_dtype
+@pytest.mark.parametrize("name", [n for n in DENSE if n != "guided"])
+def test_bounds_and_their_times_wait_once(name, dtype):
+    model = MODELS[name]().to(dtype).to(META)
+    x = torch.empty(5, *model.sde.basis.event_shape, dtype=dtype, device=META)
+    for draws in (1, 3):
+        assert waits(counted(lambda d=draws: bound(model, x, draws=d))) == (0, 1)
+        assert waits(counted(lambda d=draws: importance(model, x, strata=8 * d))) == (0, 1)
+
+
+# A default device that is not the model's.
+
+
+@pytest.fixture
+def elsewhere():
+    """New tensors are on a device without values unless their own is said."""
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(before)
+
+
+def on_cpu(name):
+    with torch.device("cpu"):
+        model = MODELS[name]()
+        return model, torch.zeros(5, *model.sde.basis.event_shape)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("solver", [*FIXED.values()], ids=FIXED)
+def test_samples_are_where_the_model_is(elsewhere, solver, name):
+    model, _ = on_cpu(name)
+    seeds = [torch.Generator("cpu").manual_seed(i) for i in range(5)]
+    options = {"eta": 0.0 if solver.weak_order is None else 1.0, "final_denoise": True}
+    for generator in (None, seeds[0], seeds):
+        found = solver(3, **options).sample(model, (5,), generator=generator)
+        assert found.device.type == "cpu"
+        assert bool(found.isfinite().all())
+    assert solver(3, **options).compiled(model, (5,))(seeds).device.type == "cpu"
+    batches = solver(3, churn=0.2, corrector=Langevin()).sample(model, (5,), batch_size=2)
+    assert batches.device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "conditional"])
+@pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
+@pytest.mark.parametrize("method", [Quadrature(6, tolerance=0.0), DDIM(4)], ids=repr)
+def test_densities_are_where_the_model_is(elsewhere, method, trace, name):
+    model, x = on_cpu(name)
+    generator = torch.Generator("cpu").manual_seed(0)
+    found = log_prob(model, x, method, trace=trace, generator=generator)
+    assert found.value.device.type == found.error.device.type == "cpu"
+    if name != "guided":
+        assert bound(model, x, generator=generator).device.type == "cpu"
+        assert importance(model, x, generator=generator)(model.sde, 8).device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_not_finite_is_named_where_it_cannot_be_looked_at_first(monkeypatch, dtype):
+    """As on a device: with what comes out."""
+    for module in ("exact", "variational"):
+        monkeypatch.setattr(f"scoresde.likelihood.{module}.readable", lambda value: False)
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    model = Gaussian(sde, torch.zeros(2), torch.eye(2)).to(dtype)
+    x = torch.tensor([[0.0, torch.nan]], dtype=dtype)
+    for ask in (log_prob, bound, importance):
+        with pytest.raises(ValueError, match="x: expected finite numbers, got 1 NaN"):
+            ask(model, x)
