@@ -28,7 +28,8 @@ from solvers import DDIM, ExponentialMultistep, Langevin
 META = torch.device("meta")
 FIXED = {name: kind for name, kind in SOLVERS.items() if issubclass(kind, FixedStep)}
 every_solver = pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
-every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+# who waits does not depend on it; float64 is there for the coefficients that are not cast
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32], ids=str)
 
 
 def uniform(speeds=(1.0, 0.6), sizes=(1, 2)):
@@ -74,8 +75,8 @@ def waits(calls):
 
 @every_dtype
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("solver", [DDIM, ExponentialMultistep, FIXED["heun"]])
-@pytest.mark.parametrize("seeds", [None, 1, 5])
+@pytest.mark.parametrize("solver", [DDIM, ExponentialMultistep])
+@pytest.mark.parametrize("seeds", [None, 5])
 def test_samples_wait_once_whatever_the_steps(solver, seeds, name, dtype):
     """At the end, for whether they are finite."""
     model = MODELS[name]().to(dtype).to(META)
