@@ -39,8 +39,8 @@ class TimeDistribution:
     def _table(self, like: Tensor) -> Tensor:
         """Where intervals start, how long they are and their density, ``(len(knots), 3)``.
 
-        Once for every device and precision. The last knot starts
-        an interval of its own, so that 1 is as good a number as any.
+        Once for every device and precision. The last knot starts an interval of its own, so that 1
+        is as good a number as any.
         """
         key = like.device, like.dtype
         if key not in self._tables:
