@@ -52,5 +52,6 @@ def test_the_grid_goes_to_a_device_once(dtype):
             t, density = draw(u)
         counts.append(calls.queued.total())
         assert (t.device, density.device, t.dtype) == (u.device, u.device, dtype)
-        assert not (calls.reads or calls.copies)
+        assert not calls.reads
+        assert not calls.copies
     assert counts == [1, 0, 0]
