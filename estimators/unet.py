@@ -10,13 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from estimators.adapters import stretched
 from scoresde.bases.basis import checked_shape
 from scoresde.bases.spatial import spatial_axes
 from scoresde.checks import expect, sizes, whole
-
-_STRETCH = 250.0
-"""Noise levels, ``log(sigma / alpha) / 4``, are from about -2 to 2; the sines that embed them have
-the periods of a thousand time steps."""
 
 _GROUPS, _TOGETHER = 32, 4
 """Channels are normalised in at most so many groups, of at least so many, as in the networks of Ho
@@ -125,7 +122,7 @@ class UNet(nn.Module):
         if self.condition_channels and condition is not None:
             hidden = torch.cat([hidden, condition.to(hidden)], 1)
         hidden = self._padded(hidden)
-        out = self.body(hidden, _STRETCH * noise_level, class_labels=labels)
+        out = self.body(hidden, stretched(noise_level), class_labels=labels)
         if len(self.space) == 1:
             out = out.mean(-2)
         for axis, size in zip(range(-len(self.space), 0), self.space, strict=True):

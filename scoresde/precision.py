@@ -121,8 +121,8 @@ def network_dtype(network: object) -> torch.dtype | None:
     return next((w.dtype for w in weights if w.is_floating_point()), None)
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's numbers are, its constants first; torch's default device if it has none.
+def device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:
+    """Where a module's numbers are, its constants first; the default, torch's if None, without any.
 
     Example:
         >>> import torch
@@ -131,7 +131,8 @@ def device_of(module: nn.Module) -> torch.device:
         (device(type='meta'), device(type='cpu'))
     """
     numbers = itertools.chain(module.buffers(), module.parameters())
-    return next((value.device for value in numbers), torch.get_default_device())
+    found = next((value.device for value in numbers), default)
+    return torch.get_default_device() if found is None else found
 
 
 def expect_near(name: str, value: object, module: object) -> None:
@@ -152,8 +153,7 @@ def expect_near(name: str, value: object, module: object) -> None:
     """
     if not isinstance(value, Tensor) or not isinstance(module, nn.Module):
         return
-    numbers = itertools.chain(module.buffers(), module.parameters(), [value])
-    here, there = next(numbers).device, value.device
+    here, there = device_of(module, value.device), value.device
     expect(here == there, name, f"a tensor on {here}, where the model is", f"one on {there}")
 
 
@@ -189,17 +189,34 @@ class KeepsFloat64(nn.Module):
 _CPU = torch.device("cpu")
 
 
+def times_written(tensor: Tensor) -> int:
+    """How often it has been written to; what inference mode has made says nothing of it.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import times_written
+        >>> x = torch.zeros(2)
+        >>> times_written(x), times_written(x.add_(1))
+        (0, 1)
+    """
+    return 0 if tensor.is_inference() else tensor._version
+
+
 class _Read(NamedTuple):
-    """What a tensor was on its device when it was read, and which tensor that was."""
+    """What was found of a tensor, and which one that was, written to how often."""
 
     source: Tensor
     version: int
     value: Tensor
 
+    @classmethod
+    def of(cls, source: Tensor, value: Tensor) -> _Read:
+        """What is found of a tensor as it is now."""
+        return cls(source, times_written(source), value)
 
-def _version(tensor: Tensor) -> int:
-    """How often it has been written to; what inference mode has made says nothing of it."""
-    return 0 if tensor.is_inference() else tensor._version
+    def holds(self, source: Tensor) -> bool:
+        """Whether it is of this tensor, as that is now."""
+        return self.source is source and self.version == times_written(source)
 
 
 def _lasting(value: Tensor) -> bool:
@@ -268,18 +285,18 @@ class Float64Constants(KeepsFloat64):
     def _found_cast(self, name: str, t: Tensor) -> _Read | None:
         """What a buffer was cast to before, if it is what it was then."""
         value, read = self._buffers.get(name), self._cast_values.get((name, t.dtype, t.device))
-        if value is None or read is None or read.source is not value or value.requires_grad:
+        if value is None or read is None or value.requires_grad:
             return None
-        return read if read.version == value._version else None
+        return read if read.holds(value) else None
 
     def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
         """A buffer in another precision is found once for every value that it takes."""
         if value.dtype == t.dtype or not _lasting(value):
             return moved(value, t)
-        key, version = (name, t.dtype, t.device), value._version
+        key = name, t.dtype, t.device
         read = self._cast_values.get(key)
-        if read is None or read.source is not value or read.version != version:
-            read = self._cast_values[key] = _Read(value, version, moved(value, t))
+        if read is None or not read.holds(value):
+            read = self._cast_values[key] = _Read.of(value, moved(value, t))
         return read.value
 
     def held(self, name: str, device: torch.device) -> Tensor:
@@ -291,9 +308,9 @@ class Float64Constants(KeepsFloat64):
         value: Tensor = getattr(self, name)
         if device != _CPU or value.device == _CPU or name in self._parameters:
             return value
-        read, now = self._on_cpu.get(name), _Read(value, _version(value), value)
-        if read is None or read.source is not value or read.version != now.version:
-            read = self._on_cpu[name] = now._replace(value=value.cpu())
+        read = self._on_cpu.get(name)
+        if read is None or not read.holds(value):
+            read = self._on_cpu[name] = _Read.of(value, value.cpu())
         return read.value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -306,7 +323,7 @@ class Float64Constants(KeepsFloat64):
         for name, value in known.items():
             buffer = self._buffers[name]
             if buffer is not None and buffer.device != _CPU:
-                self._on_cpu[name] = _Read(buffer, _version(buffer), value)
+                self._on_cpu[name] = _Read.of(buffer, value)
         return self
 
     @property

@@ -15,7 +15,7 @@ from scoresde.descent import Descent, Settings, checked
 from scoresde.estimator import ScoreEstimator
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
-from scoresde.precision import KeepsFloat64
+from scoresde.precision import KeepsFloat64, times_written
 from scoresde.tape import Drawn, NoiseTape, Tape
 
 
@@ -137,7 +137,7 @@ class Sampler:
     def _look(self) -> list[tuple[Any, ...]]:
         """Which tensors there are, where, and what became of those of which steps are made."""
         return [
-            (id(v), v.device, v.dtype, v.data_ptr(), _version(v) if id(v) in self._read else 0)
+            (id(v), v.device, v.dtype, v.data_ptr(), times_written(v) if id(v) in self._read else 0)
             for v in self._all_tensors()
         ]
 
@@ -174,8 +174,3 @@ class _Graph:
             mine.copy_(new)
         self.graph.replay()
         return self.output.clone()
-
-
-def _version(tensor: Tensor) -> int:
-    """How often it was written to; what was made in inference mode does not say."""
-    return 0 if tensor.is_inference() else tensor._version

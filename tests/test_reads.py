@@ -44,10 +44,10 @@ class Count:
     def __init__(self):
         self.total = self.depth = 0
 
-    def of(self, function):
+    def of(self, function, adds=1):
         @functools.wraps(function)
         def counted(*args, **kwargs):
-            self.total += self.depth == 0
+            self.total += adds * (self.depth == 0)
             self.depth += 1
             try:
                 return function(*args, **kwargs)
@@ -55,17 +55,6 @@ class Count:
                 self.depth -= 1
 
         return counted
-
-    def uncounted(self, function):
-        @functools.wraps(function)
-        def inner(*args, **kwargs):
-            self.depth += 1
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.depth -= 1
-
-        return inner
 
     def by(self, call):
         """How many one call makes, and what it returns."""
@@ -87,7 +76,7 @@ def reads(monkeypatch):
         for name in {*QUESTIONS} & {*vars(kind)}:
             monkeypatch.setattr(kind, name, count.of(vars(kind)[name]))
     # the rates of a reading are found when they are asked for, and are no reading of their own
-    monkeypatch.setattr(Schedule, "_rates_where", count.uncounted(Schedule._rates_where))
+    monkeypatch.setattr(Schedule, "_rates_where", count.of(Schedule._rates_where, adds=0))
     return count
 
 

@@ -261,21 +261,12 @@ def sample(
 def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> Tensor:
     """In chunks, so that networks have the memory they need."""
     import torch
-    from tqdm.auto import tqdm
 
     from scoresde.internals.limits import chunk_size
 
     size = chunk_size(model.facts["event_shape"])
-    parts = torch.arange(count, device="cpu").split(size)
-    one_part = len(parts) == 1
-    x = torch.cat(
-        [
-            solver.sample(
-                model.estimator, (len(part),), generator=generator, progress=one_part
-            ).cpu()
-            for part in tqdm(parts, desc="sampling", disable=one_part)
-        ]
-    )
+    parts = solver.batches(model.estimator, (count,), size, generator=generator, progress=True)
+    x = torch.cat([part.cpu() for part in parts])
     wanted = (count, *model.facts["event_shape"])
     expect(x.shape == wanted, "samples", f"a tensor of shape {wanted} from {solver!r}", x.shape)
     return x
