@@ -1,11 +1,11 @@
-"""Real images, and how far samples are from them."""
+"""Real images, and a network that knows them."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,31 +121,3 @@ class Classifier(nn.Module):
                 nn.functional.cross_entropy(self(images[rows]), labels[rows]).backward()
                 optimizer.step()
         self.eval()
-
-
-def frechet(features: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> float:
-    """Frechet distance between Gaussians fitted to features of two sets of images."""
-    with torch.no_grad():
-        first, second = features(a).double(), features(b).double()
-    mean = (first.mean(0) - second.mean(0)).square().sum()
-    first, second = (v - v.mean(0) for v in (first, second))
-    first, second = first / (len(a) - 1) ** 0.5, second / (len(b) - 1) ** 0.5
-    cross = torch.linalg.svdvals(first @ second.mT).sum()
-    return float(mean + first.square().sum() + second.square().sum() - 2 * cross)
-
-
-def kid(a: Tensor, b: Tensor) -> float:
-    """Kernel distance between two sets of features, unbiased (Binkowski et al. 2018, section 4).
-
-    The square of the maximum mean discrepancy under the kernel ``(x . y / d + 1)^3``.
-    """
-    a, b = a.double(), b.double()
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.mT / x.shape[1] + 1) ** 3
-
-    within = (
-        (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
-        for k in (kernel(a, a), kernel(b, b))
-    )
-    return float(sum(within) - 2 * kernel(a, b).mean())

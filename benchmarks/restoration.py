@@ -31,13 +31,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.images import frechet, kid
 from benchmarks.unets import UNet, parameters
 from estimators import Denoising, measure
 from scoresde import VE, DiagonalSDE, Haar, Joint, condition
 from scoresde.app import plots
 from scoresde.conditioning import ConditionNoiseAnnealing, ResampleObserved
 from scoresde.data import Dataset
+from scoresde.metrics import frechet_distance, kernel_distance
 from scoresde.training import History, Training
 from scoresde.weighting import WeightingInputs
 from solvers import ExponentialMultistep
@@ -83,7 +83,7 @@ def run(
     features = Features()
     looked = [features(part) for part in tests.split(count)]
     real = torch.cat([real_features for real_features, _ in looked])
-    floor = frechet(_same, features(others)[0], real)
+    floor = frechet_distance(features(others)[0], real)
     print(f"real against real: FD {floor:.1f} at {len(tests)} images", flush=True)
     rows: list[dict[str, Any]] = []
     generated_features: dict[tuple[str, str], list[Tensor]] = {}
@@ -124,7 +124,7 @@ def run(
             "seconds_sample": round(sampled - trained, 1),
             **_quality(samples, test, y, degrade),
             "perceptual": round(_gap(maps, looked[seed][1]), 4),
-            "kid": round(1e3 * kid(generated, real[part]), 3),
+            "kid": round(1e3 * kernel_distance(generated, real[part]).value, 3),
             "diversity": round(float(four.std(0).mean()), 4),
             "curve": curve,
         }
@@ -144,9 +144,9 @@ def run(
             torch.cat(generated_features[entry["task"], entry["method"]]),
             degraded_features[entry["task"]],
         )
-        entry["fd"] = round(frechet(_same, generated, real), 1)
+        entry["fd"] = round(frechet_distance(generated, real), 1)
         pair = torch.cat([generated, y], 1), torch.cat([real, y], 1)
-        entry["fd_joint"] = round(frechet(_same, *pair), 1)
+        entry["fd_joint"] = round(frechet_distance(*pair), 1)
         print(entry, flush=True)
     return {"floor": round(floor, 1), "count": len(tests), "summary": summary, "rows": rows}
 
@@ -313,10 +313,6 @@ def _psnr(samples: Tensor, truth: Tensor) -> float:
     """Decibels, averaged over images."""
     error = (samples - truth).square().mean((1, 2, 3))
     return float((10 * (4 / error).log10()).mean())
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 def _visible(x: Tensor) -> Tensor:

@@ -24,13 +24,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from benchmarks.images import FASHION, Classifier, fashion, frechet
+from benchmarks.images import FASHION, Classifier, fashion
 from benchmarks.unets import UNet, parameters
 from estimators import Denoising, MultiScale, measure
 from scoresde import Basis, DiagonalSDE, Haar, Hutchinson, LogLinear, Packed, log_prob
 from scoresde.app import plots
 from scoresde.data import Dataset, bits_per_dim, dequantize, quantize
 from scoresde.likelihood.variational import bound
+from scoresde.metrics import extract, frechet_distance
 from scoresde.planning import Plan, plan, spectra
 from scoresde.training import Training
 from solvers import ExponentialMultistep
@@ -54,7 +55,7 @@ def run(
     classifier.fit(train.values[: 60 * count] / 127.5 - 1, images["train"][1][: 60 * count])
     accuracy = float((classifier(real).argmax(1) == images["test"][1]).double().mean())
     reference = real[:count]
-    floor = frechet(classifier.features, real[count : 2 * count], reference)
+    floor = _frechet(classifier, real[count : 2 * count], reference)
     print(f"classifier: accuracy {accuracy:.3f}, real against real {floor:.2f}", flush=True)
 
     basis = Haar((1, 32, 32), 2)
@@ -98,7 +99,7 @@ def run(
                 "seconds_train": round(history.seconds, 1),
                 "solver": f"ExponentialMultistep, {solver.steps} steps",
                 "seconds_sample": round(elapsed, 2),
-                "frechet": round(frechet(classifier.features, samples, reference), 2),
+                "frechet": round(_frechet(classifier, samples, reference), 2),
                 **_likelihood(model, images["test"][0], quick),
             }
             rows.append(row)
@@ -143,6 +144,10 @@ def _solver(name: str, staged: Plan) -> ExponentialMultistep:
     if name == "multi-scale":
         return attrs.evolve(SOLVER, steps=sum(staged.steps), grid=staged.grid)
     return attrs.evolve(SOLVER, steps=16)
+
+
+def _frechet(classifier: Classifier, a: Tensor, b: Tensor) -> float:
+    return frechet_distance(*(extract(classifier.features, x) for x in (a, b)))
 
 
 def _seconds_per_update(

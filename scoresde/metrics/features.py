@@ -1,0 +1,91 @@
+"""What of events is compared: any function of them, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.checks import choice, expect, whole
+from scoresde.metrics.efficientnet import EfficientNetLite0
+from scoresde.modes import evaluation_mode
+
+Features = Callable[[Tensor], Tensor]
+"""Events ``(N, *event_shape)`` to what is compared of them, ``(N, d)``."""
+
+
+def pixels(x: Tensor) -> Tensor:
+    """The numbers themselves: distances in them see shades and blur, and no content.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import pixels
+        >>> pixels(torch.zeros(5, 3, 8, 8)).shape
+        torch.Size([5, 192])
+    """
+    return x.flatten(1)
+
+
+NAMED: dict[str, Callable[[], Features]] = {
+    "pixels": lambda: pixels,
+    "efficientnet-lite0": EfficientNetLite0,
+}
+"""What makes the features that have a name."""
+
+
+def named(name: str) -> Features:
+    """Features by their name, one of `NAMED`.
+
+    Raises:
+        ImportError: If a library is missing.
+        ValueError: If there are none of that name.
+
+    Example:
+        >>> from scoresde.metrics import named
+        >>> named("pixels").__name__
+        'pixels'
+    """
+    choice("features", name, *NAMED)
+    return NAMED[name]()
+
+
+@torch.no_grad()
+def extract(
+    features: Features,
+    x: Tensor,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Features of many events, in batches.
+
+    Args:
+        features: A function, or a module, which is in evaluation mode for as long.
+        x: ``(N, *event_shape)``, images between -1 and 1.
+        batch_size: How many events at a time.
+        device: Where they are brought to for it; where they are if None.
+
+    Returns:
+        ``(N, d)``, on the device on which they were computed.
+
+    Raises:
+        ValueError: If a batch becomes anything else.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import extract
+        >>> extract(lambda x: x.mean((-2, -1)), torch.zeros(100, 3, 8, 8)).shape
+        torch.Size([100, 3])
+    """
+    whole("batch_size", batch_size, 1)
+    found = []
+    with evaluation_mode(features) if isinstance(features, nn.Module) else nullcontext():
+        for batch in x.split(batch_size):
+            part = features(batch.to(device))
+            good = isinstance(part, Tensor) and part.ndim == 2 and len(part) == len(batch)
+            got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+            expect(good, "features", f"a tensor ({len(batch)}, d) of {len(batch)} events", got)
+            found.append(part)
+    return torch.cat(found)
