@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
 from scoresde.checks import expect, finite, floating
 from scoresde.data.lazy_array import LazyArray
+from scoresde.data.pairs import Pairs, conditions
 from scoresde.data.quantization import check_bins
 
 _HINT = "(missing= lets NaN stand for missing values)"
 
 
+def _wide(condition: Any) -> Any:
+    whole = isinstance(condition, Tensor) and not (
+        condition.is_floating_point() or condition.is_complex()
+    )
+    return condition.long() if whole else condition
+
+
 @frozen(eq=False)
 class Dataset:
-    """Events with a name, checked: what training and evaluation take.
+    """Events with a name, checked, and what each is conditioned on: what training takes.
 
     Args:
         name: Where they come from.
@@ -25,11 +35,18 @@ class Dataset:
         missing: Whether NaN stands for values that are missing, which estimators with
             ``observe`` take. Every event needs one that is not.
         columns: Names of the columns, if this is a table.
+        condition: What each event is conditioned on, as `scoresde.ScoreEstimator.loss` takes it:
+            integer labels ``(N,)``, real numbers ``(N, c)``, or maps ``(N, *shape)``. None if
+            events stand alone. A `LazyArray` that reads both at once is given with its own
+            ``condition``.
+        classes: Names of the labels ``0, 1, ...``.
 
     Raises:
-        TypeError: If ``bins`` is ``None`` and the values are not floating-point, or the reverse.
+        TypeError: If ``bins`` is ``None`` and the values are not floating-point, or the reverse, or
+            conditions are complex.
         ValueError: If there are no events, values are not finite, missing where they may not be,
-            or not in ``0..bins-1``, or there is not one name for a column.
+            or not in ``0..bins-1``, there is not one name for a column, not one condition for an
+            event, or a label has no name.
 
     Example:
         >>> import torch
@@ -37,6 +54,12 @@ class Dataset:
         >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), bins=4)
         >>> len(data), data.read(slice(1))
         (2, tensor([[0, 3]]))
+
+        With labels:
+
+        >>> named = {"condition": torch.tensor([1, 0]), "classes": ("cat", "dog")}
+        >>> Dataset("mine", torch.randn(2, 3), **named).pairs(slice(1)).condition
+        tensor([1])
     """
 
     name: str
@@ -46,6 +69,8 @@ class Dataset:
     bins: int | None = None
     missing: bool = field(default=False, repr=False)
     columns: tuple[str, ...] | None = field(default=None, repr=False)
+    condition: Tensor | LazyArray | None = field(default=None, repr=False, converter=_wide)
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         shape = tuple(self.values.shape)
@@ -59,7 +84,15 @@ class Dataset:
             names = len(set(self.columns))
             expected = f"{', '.join(map(str, shape[1:]))} different names"
             expect(shape[1:] == (names,), "columns", expected, names)
-        self._check(self.values[:1] if self.lazy else self.values[:])
+        if self.condition is None:
+            expect(self.classes is None, "classes", "None without a condition", self.classes)
+        else:
+            got, wanted = len(self.condition), f"one for each of {len(self)} events"
+            expect(got == len(self), "condition", wanted, got)
+            different = len(set(self.classes or ())) == len(self.classes or ())
+            expect(different, "classes", "different names", self.classes)
+            self._check_conditions(_first(self.condition))
+        self._check(_first(self.values))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -71,22 +104,41 @@ class Dataset:
 
     def read(self, rows: Tensor | slice) -> Tensor:
         """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""
-        values = self.values
-        if isinstance(rows, Tensor) and isinstance(values, Tensor):
-            # indexed by numbers on the CPU a device would be waited for
-            rows = rows.to(values.device, non_blocking=True)
-        found = values[rows]
+        found = _at(self.values, rows)
         if self.lazy:
             self._check(found)
         return found
 
+    def pairs(self, rows: Tensor | slice) -> Pairs:
+        """The same, with their conditions: read together where they come together."""
+        values, condition = self.values, self.condition
+        if condition is None:
+            return Pairs(self.read(rows))
+        if self._read_together and isinstance(values, LazyArray):
+            found = values.pairs(rows)
+            self._check(found.values)
+        else:
+            found = Pairs(self.read(rows), _at(condition, rows))
+        if isinstance(condition, LazyArray) and found.condition is not None:
+            found = found._replace(condition=self._check_conditions(found.condition))
+        return found
+
+    @property
+    def _read_together(self) -> bool:
+        own = self.values.condition if isinstance(self.values, LazyArray) else None
+        return own is not None and self.condition is own
+
     def subset(self, name: str, rows: Tensor) -> Dataset:
-        """A data set of the events at ``rows``, lazy if this one is."""
-        values = self.values
-        only = (
-            values.select(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]
-        )
-        return evolve(self, name=f"{self.name}/{name}", values=only)
+        """A data set of the events at ``rows`` with their conditions, lazy if this one is."""
+        values, condition = _select(self.values, rows), self.condition
+        if self._read_together and isinstance(values, LazyArray):
+            condition = values.condition
+        elif condition is not None:
+            condition = _select(condition, rows)
+        return evolve(self, name=f"{self.name}/{name}", values=values, condition=condition)
+
+    def _check_conditions(self, found: Tensor) -> Tensor:
+        return conditions(f"{self.name}, condition", found, self.classes)
 
     def _check(self, values: Tensor) -> None:
         if self.bins is None:
@@ -108,6 +160,22 @@ class Dataset:
         low, high = int(values.min()), int(values.max())
         expected = f"integers from 0 to {self.bins - 1}"
         expect(low >= 0 and high < self.bins, self.name, expected, f"{low} to {high}")
+
+
+def _first(values: Tensor | LazyArray) -> Tensor:
+    """What is looked at before anybody asks: all that is in memory."""
+    return values[:1] if isinstance(values, LazyArray) else values
+
+
+def _at(values: Tensor | LazyArray, rows: Tensor | slice) -> Tensor:
+    if isinstance(rows, Tensor) and isinstance(values, Tensor):
+        # indexed by numbers on the CPU a device would be waited for
+        rows = rows.to(values.device, non_blocking=True)
+    return values[rows]
+
+
+def _select(values: Tensor | LazyArray, rows: Tensor) -> Tensor | LazyArray:
+    return values.select(rows) if isinstance(values, LazyArray) else values[rows.to(values.device)]
 
 
 def split(

@@ -13,6 +13,7 @@ from torch.utils import data as torch_data
 
 from scoresde.checks import expect
 from scoresde.data import Dataset, LazyArray, dequantize
+from scoresde.data.pairs import Pairs
 from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
 
@@ -26,34 +27,41 @@ def as_dataset(name: str, value: Any) -> Dataset:
         name: What to call it.
         value: A `scoresde.data.Dataset`, as it is; a tensor or an array of floating-point numbers
             ``(N, *event_shape)``; a map-style `torch.utils.data.Dataset`, or whatever else has a
-            length and items, of such events, each alone or alone in a tuple, which stays where it
-            is; or a ``DataLoader`` of one. Batches are drawn from the loader's data set: its
-            ``batch_size`` and ``shuffle`` are not used.
+            length and items, of such events, each alone or in a tuple, alone or with its condition
+            (a label, a vector, a map), which stays where it is; or a ``DataLoader`` of one. Batches
+            are drawn from the loader's data set: its ``batch_size`` and ``shuffle`` are not used.
+            Names of labels are its ``classes``, if it has such.
 
     Raises:
         TypeError: If it is something else, integers that do not say their number of bins, an
             iterable data set, or a loader with a sampler or a ``collate_fn`` of its own.
-        ValueError: If items are not events alone, or the numbers are not as `Dataset` expects.
+        ValueError: If items have more parts, or the numbers are not as `Dataset` expects.
 
     Example:
         >>> import torch
         >>> from scoresde.data.events import as_dataset
         >>> as_dataset("data", torch.utils.data.TensorDataset(torch.zeros(3, 2)))
         Dataset(name='data', values=(3, 2) of torch.float32, bins=None)
+
+        >>> labelled = torch.utils.data.TensorDataset(torch.zeros(3, 2), torch.arange(3))
+        >>> as_dataset("data", labelled).condition
+        tensor([0, 1, 2])
     """
     if isinstance(value, torch_data.DataLoader):
         value = _dataset_of_loader(name, value)
     if isinstance(value, Dataset):
         return value
     if isinstance(value, torch_data.TensorDataset):
-        value = _only_part(name, value.tensors)
+        pair = _pair(name, value.tensors)
+        return Dataset(name, pair.values, condition=pair.condition)
     if isinstance(value, Tensor) or hasattr(value, "__array__"):
         return Dataset(name, _real(name, value))
     not_indexable = isinstance(
         value, (str, bytes, list, tuple, Mapping, torch_data.IterableDataset)
     )
     if not not_indexable and hasattr(value, "__len__") and hasattr(value, "__getitem__"):
-        return Dataset(name, _lazy_array(name, value))
+        values = _lazy_array(name, value)
+        return Dataset(name, values, condition=values.condition, classes=_classes(value, values))
     kind = type(value).__name__
     hints = {
         "str": "; scoresde.data.load reads files",
@@ -87,30 +95,55 @@ def _dataset_of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
 def _lazy_array(name: str, items: Any) -> LazyArray:
     """The items of a map-style data set, read as they are asked for."""
 
-    def read(places: Tensor) -> Tensor:
-        events_read = [_item(name, items[int(i)]) for i in places]
-        for i, item in zip(places.tolist(), events_read, strict=True):
-            shape, expected = tuple(item.shape), tuple(events_read[0].shape)
-            expect(
-                shape == expected, name, f"items of one shape {expected}", f"{shape} of item {i}"
-            )
-        return torch.stack(events_read)
+    def read(places: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        found = [_item(name, items[int(i)]) for i in places]
+        columns = zip(*found, strict=True) if found else []
+        parts = [_stacked(name, column, places.tolist()) for column in columns]
+        return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     return LazyArray(len(items), read)
 
 
-def _item(name: str, item: Any) -> Tensor:
-    return _real(name, _only_part(name, item) if isinstance(item, (tuple, list)) else item)
+def _stacked(name: str, found: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+    for i, item in zip(places, found, strict=True):
+        shape, expected = tuple(item.shape), tuple(found[0].shape)
+        expect(shape == expected, name, f"items of one shape {expected}", f"{shape} of item {i}")
+    return torch.stack([*found])
 
 
-def _only_part(name: str, parts: Sequence[Any]) -> Any:
-    expected = "events alone (the other parts joined to them, as of a scoresde.Joint)"
-    expect(len(parts) == 1, name, expected, f"items of {len(parts)} parts")
-    return parts[0]
+def _item(name: str, item: Any) -> list[Tensor]:
+    pair = _pair(name, item if isinstance(item, (tuple, list)) else (item,))
+    return [part for part in pair if part is not None]
+
+
+def _pair(name: str, parts: Sequence[Any]) -> Pairs:
+    """An event alone, or with its condition."""
+    expected = "events, alone or with a condition (other parts joined to them, see scoresde.Joint)"
+    expect(len(parts) in (1, 2), name, expected, f"items of {len(parts)} parts")
+    return Pairs(_real(name, parts[0]), *(_tensor(f"{name}, condition", v) for v in parts[1:]))
+
+
+def _classes(items: Any, values: LazyArray) -> tuple[str, ...] | None:
+    """Names of the labels, as data sets of torchvision say them."""
+    names, told = getattr(items, "classes", None), values.condition
+    if told is None or told.dtype != torch.int64 or len(told.shape) > 1:
+        return None
+    listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return tuple(names) if listed and names else None
 
 
 def _real(name: str, value: Any) -> Tensor:
     """Floating-point numbers, as wide as they are."""
+    found = _tensor(name, value)
+    if not found.is_floating_point():
+        hint = "; of integers say the number of bins: scoresde.data.Dataset(name, x, bins=256)"
+        got = f"{found.dtype}{'' if found.is_complex() else hint}"
+        raise TypeError(f"{name}: expected real floating-point numbers, got {got}")
+    return found
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """Numbers as they are."""
     if not isinstance(value, Tensor):
         array = np.asarray(value)
         if array.dtype.kind not in "biufc":
@@ -123,11 +156,8 @@ def _real(name: str, value: Any) -> Tensor:
         value = torch.from_numpy(np.require(native, requirements=["C", "W"]))
     assert isinstance(value, Tensor)
     expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
-    if not value.is_floating_point():
-        hint = "; of integers say the number of bins: scoresde.data.Dataset(name, x, bins=256)"
-        got = f"{value.dtype}{'' if value.is_complex() else hint}"
-        raise TypeError(f"{name}: expected real floating-point numbers, got {got}")
-    return value.detach()
+    found: Tensor = value.detach()
+    return found
 
 
 def events(data: Dataset, generator: Generators = None, rows: Tensor | None = None) -> Tensor:

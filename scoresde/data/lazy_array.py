@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.data.conversion import Array
+from scoresde.data.pairs import Pairs
 
 
 class LazyArray:
@@ -17,11 +18,13 @@ class LazyArray:
 
     Args:
         count: How many there are.
-        read: Reads some of them: places ``(k,)``, int64, to events ``(k, *event_shape)``.
+        read: Reads some of them: places ``(k,)``, int64, to events ``(k, *event_shape)``, alone or
+            in a pair with the condition of each, ``(k, *)``.
 
     Attributes:
         shape: ``(count, *event_shape)``.
         dtype: Of the events.
+        condition: The conditions, if they are read with the events.
 
     Raises:
         ValueError: If ``count`` is not positive, or ``read`` returns another shape.
@@ -40,27 +43,38 @@ class LazyArray:
                 [0., 0.]])
     """
 
-    def __init__(self, count: int, read: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, count: int, read: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+    ) -> None:
         expect(count > 0, "count", "at least one event", count)
         self._read = read
-        first = read(torch.zeros(1, dtype=torch.int64, device="cpu"))
+        first, *more = _parts(read(torch.zeros(1, dtype=torch.int64, device="cpu")))
         self.shape, self.dtype = torch.Size([count, *first.shape[1:]]), first.dtype
+        self.condition = LazyArray(count, lambda rows: _parts(read(rows))[1]) if more else None
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """The events at some places ``(k,)``, or in a slice."""
+        return self.pairs(rows).values
+
+    def pairs(self, rows: Tensor | slice) -> Pairs:
+        """The same, with their conditions if these are read with them."""
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(len(self)), device="cpu")
-        events = self._read(rows)
+        events, *more = _parts(self._read(rows))
         wanted = (len(rows), *self.shape[1:])
         expect(events.shape == wanted, "read", f"events {wanted}", tuple(events.shape))
-        return events
+        return Pairs(events, *more)
 
     def select(self, rows: Tensor) -> LazyArray:
         """Those at some places, read as late as these."""
         return LazyArray(len(rows), lambda places: self._read(rows[places]))
+
+
+def _parts(read: Tensor | tuple[Tensor, Tensor]) -> Sequence[Tensor]:
+    return (read,) if isinstance(read, Tensor) else read
 
 
 def concatenated(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.data.dataset import Dataset
+from scoresde.data.pairs import Pairs
 from scoresde.internals import limits
 from scoresde.precision import precision
 
@@ -28,19 +29,22 @@ class PlacedEvents:
         data: The data set.
         device: Which device.
         values: All events, on the device; None if they do not fit or are read from elsewhere.
+        condition: What they are conditioned on, there as well.
 
     Example:
         >>> import torch
         >>> from scoresde.data import Dataset
         >>> from scoresde.data.placement import PlacedEvents
         >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), bins=4)
-        >>> PlacedEvents.of("data", data, torch.device("meta")).read(torch.tensor([1])).device
+        >>> placed = PlacedEvents.of("data", data, torch.device("meta"))
+        >>> placed.pairs(torch.tensor([1])).values.device
         device(type='meta')
     """
 
     data: Dataset
     device: torch.device
     values: Tensor | None
+    condition: Tensor | None = None
 
     @classmethod
     def of(cls, name: str, data: Dataset, device: torch.device) -> PlacedEvents:
@@ -54,20 +58,35 @@ class PlacedEvents:
         Raises:
             ValueError: If they are on another device, which is mostly the one that was meant.
         """
-        if not isinstance(data.values, Tensor):
-            return cls(data, device, None)
-        values = carried(data.values, device)
+        stored = [part for part in (data.values, data.condition) if part is not None]
+        values = [carried(part, device) for part in stored if isinstance(part, Tensor)]
         expected = f"events on the CPU or on {device}, where the estimator is"
-        expect(values.device in (torch.device("cpu"), device), name, expected, values.device)
-        if values.device != device and values.nbytes > _free_memory(device) // _SHARE:
+        for part in values:
+            expect(part.device in (torch.device("cpu"), device), name, expected, part.device)
+        size = sum(part.nbytes for part in values if part.device != device)
+        if len(values) < len(stored) or (size and size > _free_memory(device) // _SHARE):
             return cls(data, device, None)
-        return cls(data, device, values.to(device))
+        return cls(data, device, *(part.to(device) for part in values))
 
-    def read(self, rows: Tensor) -> Tensor:
-        """Events by index ``(k,)``, on the device, as they are stored."""
-        if self.values is not None:
-            return self.values[rows.to(self.device, non_blocking=True)]
-        return carried(self.data.read(rows), self.device).to(self.device, non_blocking=True)
+    def pairs(self, rows: Tensor) -> Pairs:
+        """Events by index ``(k,)``, on the device, as they are stored, with their conditions."""
+        if self.values is None:
+            return brought(self.data.pairs(rows), self.device)
+        rows = rows.to(self.device, non_blocking=True)
+        return Pairs(self.values, self.condition).map(lambda part: part[rows])
+
+
+def brought(pairs: Pairs, device: torch.device) -> Pairs:
+    """Events and conditions on a device, as `carried`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data.pairs import Pairs
+        >>> from scoresde.data.placement import brought
+        >>> brought(Pairs(torch.zeros(3, 2)), torch.device("meta")).values.device
+        device(type='meta')
+    """
+    return pairs.map(lambda part: carried(part, device).to(device, non_blocking=True))
 
 
 def carried(values: Tensor, device: torch.device) -> Tensor:

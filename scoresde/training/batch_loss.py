@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.data.events import as_numbers
+from scoresde.data.pairs import Pairs
 from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators
@@ -36,12 +37,13 @@ class BatchLoss:
         >>> import torch
         >>> from estimators import Denoising, ResidualMLP
         >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.data.pairs import Pairs
         >>> from scoresde.training.batch_loss import BatchLoss
         >>> from scoresde.training.distributed import SINGLE_PROCESS
         >>> from scoresde.training.settings import TrainingSettings
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
         >>> loss = BatchLoss.new(TrainingSettings(), model, 0, SINGLE_PROCESS)
-        >>> loss.of(torch.tensor([[0, 3], [1, 2]]), 4, loss.generator).shape
+        >>> loss.of(Pairs(torch.tensor([[0, 3], [1, 2]])), 4, loss.generator).shape
         torch.Size([])
     """
 
@@ -78,20 +80,21 @@ class BatchLoss:
             torch.promote_types(floating[0], torch.float32),
         )
 
-    def of(
-        self, values: Tensor, bins: int | None, noise: Generators, shared: bool = False
-    ) -> Tensor:
+    def of(self, pairs: Pairs, bins: int | None, noise: Generators, shared: bool = False) -> Tensor:
         """The loss of this process's events.
 
         Args:
-            values: Events as they are stored, on the device.
+            pairs: Events as they are stored, on the device, and their conditions.
             bins: Of integers.
             noise: Of these events.
             shared: Whether its gradient is to be an average over all processes.
         """
+        values, condition = pairs
         x = as_numbers(values, bins, noise).to(self.dtype)
+        if condition is not None and condition.is_floating_point():
+            condition = condition.to(self.dtype)
         with self.execution.autocast():
-            loss: Tensor = (self._module.averaged if shared else self._module)(x, noise)
+            loss: Tensor = (self._module.averaged if shared else self._module)(x, condition, noise)
         return loss
 
     @property
@@ -110,16 +113,17 @@ class BatchLoss:
         """
         for weight in self.weights:
             weight.grad = None
-        values, bins = batches.read(step), batches.placed.data.bins
+        pairs, bins = batches.pairs(step), batches.placed.data.bins
         parts, total = self.training.accumulation, None
         dropout = derive(self.seed, f"dropout of process {self.processes.process_index}", step)
-        with seeded_globals(dropout, values.device), self.execution.running(updates=True):
+        with seeded_globals(dropout, pairs.values.device), self.execution.running(updates=True):
             for part in range(parts):
                 # every part draws the numbers of all, and keeps its own
                 self.generator.manual_seed(derive(self.seed, "noise", step))
                 noise = shard(self.generator, self.processes, part, parts)
                 with self._module.alone(part + 1 < parts):
-                    loss = self.of(values[part::parts], bins, noise, shared=True)
+                    own = pairs.map(lambda values: values[part::parts])  # noqa: B023
+                    loss = self.of(own, bins, noise, shared=True)
                     loss = loss if parts == 1 else loss / parts
                     scaled(loss).backward()
                 total = loss.detach() if total is None else total + loss.detach()
@@ -133,7 +137,7 @@ class BatchLoss:
         noise = shard(self.generator.manual_seed(seed), self.processes)
         with seeded_globals(seed, data.device), self.execution.running(updates=False):
             for part in rows.split(size):
-                loss = self.of(data.read(part[index::count]), data.data.bins, noise)
+                loss = self.of(data.pairs(part[index::count]), data.data.bins, noise)
                 losses.append(loss * len(part))
         return torch.stack(losses).sum() / len(rows)
 
@@ -145,10 +149,10 @@ class BatchLoss:
         self.estimator.eval()
         seed = derive(self.seed, "one by one")
         for row in rows.unique(sorted=True)[:_TRIED]:
-            values, noise = data.read(row.unsqueeze(0)), self.generator.manual_seed(seed)
-            if not math.isfinite(self.of(values, data.data.bins, noise)):
+            pairs, noise = data.pairs(row.unsqueeze(0)), self.generator.manual_seed(seed)
+            if not math.isfinite(self.of(pairs, data.data.bins, noise)):
                 message = f"{message}, as that of event {int(row)} of {data.data.name} is by itself"
-                if bool(values.isnan().any()):
+                if bool(pairs.values.isnan().any()):
                     message += (
                         ", of which values are missing: only estimators with observe= take such"
                     )

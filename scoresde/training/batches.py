@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from scoresde import data as ours
 from scoresde.checks import describe_error
-from scoresde.data.placement import PlacedEvents, carried
+from scoresde.data.pairs import Pairs
+from scoresde.data.placement import PlacedEvents, brought
 from scoresde.training.distributed import Processes
 from scoresde.training.seeds import derive, seeded_globals
 from scoresde.training.settings import TrainingSettings
@@ -61,7 +62,7 @@ class BatchOrder:
 
 
 class Batches:
-    """This process's events of every batch, as they are stored, on the device.
+    """This process's events of every batch, with their conditions, as stored, on the device.
 
     Those that fit live there. Others are read ahead by processes of their own, if there are any:
     they come in the same order, with the same numbers where reading draws any.
@@ -85,7 +86,7 @@ class Batches:
         >>> from scoresde.training.settings import TrainingSettings
         >>> data, training = Dataset("mine", torch.randn(9, 2)), TrainingSettings(batch_size=4)
         >>> with Batches(data, training, 0, SINGLE_PROCESS, torch.device("cpu")) as batches:
-        ...     batches.read(0).shape
+        ...     batches.pairs(0).values.shape
         torch.Size([4, 2])
     """
 
@@ -102,7 +103,7 @@ class Batches:
         self.order = BatchOrder(len(data), training.batch_size, seed, index, count)
         self._steps = training.steps
         self._workers = _workers(training.workers, data, device)
-        self._ahead: Iterator[Tensor | Exception] | None = None
+        self._ahead: Iterator[Pairs | Exception] | None = None
         self._next = 0
 
     def __enter__(self) -> Batches:
@@ -116,18 +117,18 @@ class Batches:
     ) -> None:
         self._ahead = None  # ends the processes that read
 
-    def read(self, step: int) -> Tensor:
+    def pairs(self, step: int) -> Pairs:
         """The events of a batch, ``(batch_size / processes, *event_shape)``."""
         if self.placed.values is not None:
-            return self.placed.read(self.order.own(step))
+            return self.placed.pairs(self.order.own(step))
         if self._ahead is None or step != self._next:
             self._ahead = self._ahead_from(step)
         found, self._next = next(self._ahead), step + 1
         if isinstance(found, Exception):
             raise found
-        return carried(found, self.placed.device).to(self.placed.device, non_blocking=True)
+        return brought(found, self.placed.device)
 
-    def _ahead_from(self, step: int) -> Iterator[Tensor | Exception]:
+    def _ahead_from(self, step: int) -> Iterator[Pairs | Exception]:
         """The batches from a step on."""
         reader, context = _Reader(self.placed.data, self.order), None
         if self._workers and sys.platform == "linux":
@@ -156,12 +157,12 @@ class _Reader(Dataset[Any]):
     data: ours.Dataset
     order: BatchOrder
 
-    def __getitem__(self, step: int) -> Tensor | Exception:
+    def __getitem__(self, step: int) -> Pairs | Exception:
         order = self.order
         try:
             # reading may draw
             with seeded_globals(derive(order.seed, f"reading of process {order.index}", step)):
-                return self.data.read(order.own(step))
+                return self.data.pairs(order.own(step))
         except Exception as error:
             if get_worker_info() is None:
                 raise

@@ -145,7 +145,7 @@ class SharedLoss(nn.Module):
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.training.distributed import SINGLE_PROCESS, SharedLoss
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> SharedLoss(model, SINGLE_PROCESS)(torch.zeros(3, 2), torch.Generator()).shape
+        >>> SharedLoss(model, SINGLE_PROCESS)(torch.zeros(3, 2), None, torch.Generator()).shape
         torch.Size([])
     """
 
@@ -160,13 +160,14 @@ class SharedLoss(nn.Module):
             expect(count == processes.num_processes, "processes", expected, count)
             self._parallel.append(_parallel(self))
 
-    def forward(self, x: Tensor, generator: Generators) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None, generator: Generators) -> Tensor:
         """See `scoresde.ScoreEstimator.loss`."""
-        return self.estimator.loss(x, generator=generator)
+        return self.estimator.loss(x, condition, generator)
 
-    def averaged(self, x: Tensor, generator: Generators) -> Tensor:
+    def averaged(self, x: Tensor, condition: Tensor | None, generator: Generators) -> Tensor:
         """The loss, with a gradient that is averaged."""
-        loss: Tensor = self._parallel[0](x, generator) if self._parallel else self(x, generator)
+        module = self._parallel[0] if self._parallel else self
+        loss: Tensor = module(x, condition, generator)
         return loss
 
     def alone(self, whether: bool) -> AbstractContextManager[None]:

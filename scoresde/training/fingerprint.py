@@ -77,25 +77,32 @@ def fingerprint(name: str, value: object) -> Fingerprint:
     return dict(_parts(name, value, {}))
 
 
-def content(data: Dataset | None) -> str | None:
+def content(name: str, data: Dataset | None) -> Fingerprint:
     """What a data set is, by content: its name and where it lies do not matter.
 
     In memory all numbers count. On a disk they do up to 2^24 of them; of more, 1024 events, evenly
     spaced, with the first and the last: a change of other events is not seen. Of events that are
-    drawn anew at every reading only shape and type are known.
+    drawn anew at every reading only shape and type are known. Conditions, and names of classes,
+    have entries of their own.
+
+    Args:
+        name: Of the entry.
+        data: If there are any.
 
     Example:
         >>> import torch
         >>> from scoresde.data import Dataset
         >>> from scoresde.training.fingerprint import content
-        >>> zeros, ones = (content(Dataset(f"{i}", torch.full((3, 2), float(i)))) for i in (0, 1))
-        >>> zeros.partition(", content ")[0], zeros == ones
-        ('3 events (2,) of torch.float32', False)
-        >>> zeros == content(Dataset("another name", torch.zeros(3, 2)))
+        >>> zeros = content("data", Dataset("zeros", torch.zeros(3, 2)))
+        >>> zeros["data"].partition(", content ")[0]
+        '3 events (2,) of torch.float32'
+        >>> zeros == content("data", Dataset("another name", torch.zeros(3, 2)))
         True
+        >>> zeros == content("data", Dataset("ones", torch.ones(3, 2)))
+        False
     """
     if data is None:
-        return None
+        return {name: None}
     kind = f"{data.values.dtype}" + ("" if data.bins is None else f", {data.bins} bins")
     count, shape = len(data), tuple(data.values.shape[1:])
     rows = torch.arange(count, device="cpu")
@@ -104,13 +111,31 @@ def content(data: Dataset | None) -> str | None:
         least = max(16, min(_SAMPLE, _NUMBERS // size))
         rows = torch.linspace(0, count - 1, least, dtype=torch.float64, device="cpu").long()
     with seeded_globals(0) if data.lazy else nullcontext():  # reading may draw
-        digest = hashlib.sha256()
-        for part in rows.split(chunk_size(shape)):
-            digest.update(_bytes(data.read(part)))
-        digest_text = digest.hexdigest()[:16]
-        if data.lazy and not torch.equal(data.read(rows[:32]), data.read(rows[:32])):
-            digest_text = "drawn anew"
-    return f"{count} events {shape} of {kind}{_DIGEST}{digest_text}"
+        events, conditions = _digests(data, rows, chunk_size(shape))
+    entries: Fingerprint = {name: f"{count} events {shape} of {kind}{_DIGEST}{events}"}
+    if data.condition is not None:
+        told = f"{tuple(data.condition.shape[1:])} of {data.condition.dtype}"
+        entries[f"{name}.condition"] = f"{count} conditions {told}{_DIGEST}{conditions}"
+    if data.classes is not None:
+        entries[f"{name}.classes"] = ", ".join(data.classes)
+    return entries
+
+
+def _digests(data: Dataset, rows: Tensor, size: int) -> list[str]:
+    """Of events and of conditions, those of some rows; of all conditions that are in memory."""
+    digests = [hashlib.sha256(), hashlib.sha256()]
+    for part in rows.split(size):
+        for digest, values in zip(digests, data.pairs(part), strict=True):
+            digest.update(b"" if values is None else _bytes(values))
+    if isinstance(data.condition, Tensor):
+        digests[1] = hashlib.sha256(_bytes(data.condition))
+    texts = [digest.hexdigest()[:16] for digest in digests]
+    if data.lazy:
+        twice = zip(data.pairs(rows[:32]), data.pairs(rows[:32]), strict=True)
+        for i, (one, other) in enumerate(twice):
+            if one is not None and other is not None and not torch.equal(one, other):
+                texts[i] = "drawn anew"
+    return texts
 
 
 def differences(

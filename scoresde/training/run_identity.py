@@ -76,7 +76,7 @@ class RunIdentity:
         settings: Mapping[str, Any] | None = None,
     ) -> RunIdentity:
         """A run's, before its first update; see `scoresde.training.Training.fit`."""
-        entries = {**training, "data": content(data), "held_out": content(held_out)}
+        entries = {**training, **content("data", data), **content("held_out", held_out)}
         if attrs.has(
             type(on_step)
         ):  # a schedule, as ConditionNoiseAnnealing: other callables have no values
@@ -96,7 +96,7 @@ class RunIdentity:
         steps, wanted = (identity.entries.get(_STEPS, 0) for identity in (other, self))
         if int(steps or 0) < int(wanted or 0):
             changes.insert(0, f"{_STEPS}: expected {wanted} or more, got {steps}")
-        data = any(change.startswith(("data:", "held_out:")) for change in changes)
+        data = any(change.startswith(("data", "held_out")) for change in changes)
         sections = (*_SECTIONS, *(["data"] if data else []))
         keys: list[str] = []
         if self.settings is not None and other.settings is not None:

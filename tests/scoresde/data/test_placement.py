@@ -16,14 +16,14 @@ ROWS = torch.tensor([3, 0, 3])
 def test_events_on_a_processor_are_not_copied():
     placed = PlacedEvents.of("data", INTEGERS, CPU)
     assert placed.values is INTEGERS.values
-    assert torch.equal(placed.read(ROWS), INTEGERS.values[ROWS])
+    assert torch.equal(placed.pairs(ROWS).values, INTEGERS.values[ROWS])
 
 
 def test_integers_stay_integers():
     placed = PlacedEvents.of("data", INTEGERS, META)
     assert placed.values.dtype == torch.uint8
     with DeviceCalls() as calls:
-        assert placed.read(ROWS).dtype == torch.uint8
+        assert placed.pairs(ROWS).values.dtype == torch.uint8
     assert calls.summary()["queued"] == 1
     assert calls.copies.total() == calls.reads.total() == 0
 
@@ -37,7 +37,7 @@ def test_what_does_not_fit_stays(monkeypatch):
         assert PlacedEvents.of("data", INTEGERS, CPU).values is not None
     assert placed.values is None
     with DeviceCalls() as calls:
-        assert placed.read(ROWS).device == META
+        assert placed.pairs(ROWS).values.device == META
     assert calls.summary()["queued"] == 1
     assert calls.copies.total() == 0
 
@@ -58,7 +58,7 @@ def test_what_is_on_a_disk_stays_there():
     placed = PlacedEvents.of("data", Dataset("stored", values, bins=5), META)
     assert placed.values is None
     read.clear()
-    assert placed.read(ROWS).device == META
+    assert placed.pairs(ROWS).values.device == META
     assert read == [3]
 
 

@@ -127,7 +127,7 @@ def test_batches_come_in_any_order():
     data, training = stored(lambda rows: DATA.values[rows]), Training(batch_size=8, workers=1)
     with Batches(data, training, 5, SINGLE_PROCESS, CPU) as batches:
         for step in (0, 1, 2, 1, 2, 9, 0):
-            assert torch.equal(batches.read(step), DATA.values[batches.order.whole(step)])
+            assert torch.equal(batches.pairs(step).values, DATA.values[batches.order.whole(step)])
     assert multiprocessing.active_children() == []
 
 
@@ -137,7 +137,7 @@ def test_a_process_reads_its_own_events_only(count):
     data = stored(lambda rows: read.append(len(rows)) or DATA.values[rows])
     read.clear()
     with Batches(data, Training(batch_size=8), 0, processes, CPU) as batches:
-        assert batches.read(0).shape == (8 // count, 2)
+        assert batches.pairs(0).values.shape == (8 // count, 2)
     assert read == [8 // count]
 
 

@@ -37,7 +37,7 @@ X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("row", [0, 17, 39])
 def test_data_are_known_by_every_bit(dtype, lazy, row):
     def of(values):
-        return content(stored(values) if lazy else Dataset("mine", values))
+        return content("x", stored(values) if lazy else Dataset("mine", values))
 
     values = X.to(dtype)
     other = values.clone()
@@ -49,38 +49,38 @@ def test_data_are_known_by_every_bit(dtype, lazy, row):
 
 
 def test_names_and_places_of_data_do_not_matter():
-    wanted = content(Dataset("mine", X))
-    assert content(Dataset("yours", X.T.contiguous().T)) == wanted
-    assert content(stored(X)) == wanted
-    assert content(None) is None
+    wanted = content("x", Dataset("mine", X))
+    assert content("x", Dataset("yours", X.T.contiguous().T)) == wanted
+    assert content("x", stored(X)) == wanted
+    assert content("x", None) == {"x": None}
 
 
 def test_levels_dtypes_and_splits_matter():
     bits = torch.tensor([[0, 1], [1, 0], [1, 1]])
-    found = [content(Dataset("x", bits, bins=n)) for n in (2, 3)]
-    found += [content(Dataset("x", bits.byte(), bins=2))]
-    found += [content(part) for seed in (0, 1) for part in split(Dataset("x", X), 0.5, seed)]
-    assert len(set(found)) == len(found)
+    found = [content("x", Dataset("x", bits, bins=n)) for n in (2, 3)]
+    found += [content("x", Dataset("x", bits.byte(), bins=2))]
+    found += [content("x", part) for seed in (0, 1) for part in split(Dataset("x", X), 0.5, seed)]
+    assert len({entry["x"] for entry in found}) == len(found)
 
 
 def test_large_data_on_a_disk_are_read_in_part(monkeypatch):
     monkeypatch.setattr(fingerprint, "_NUMBERS", 60)
     monkeypatch.setattr(fingerprint, "_SAMPLE", 20)
     seen, other = set(), X.clone()
-    first = content(stored(X, seen))
+    first = content("x", stored(X, seen))
     assert {0, 39} < seen
     assert len(seen) == 20
     other[39] += 1
-    assert content(stored(other)) != first
+    assert content("x", stored(other)) != first
 
 
 def test_events_drawn_anew_have_no_content():
     def of():
         anew = LazyArray(40, lambda places: X[places] + torch.rand(len(places), 1))
-        return content(Dataset("augmented", anew))
+        return content("x", Dataset("augmented", anew))
 
     assert of() == of()
-    assert "drawn anew" in of()
+    assert "drawn anew" in of()["x"]
 
 
 def named(x):

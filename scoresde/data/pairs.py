@@ -1,0 +1,70 @@
+"""Events, and what each of them is conditioned on: labels, vectors, maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect, finite
+
+
+class Pairs(NamedTuple):
+    """Some events, and the condition of each, if there are any.
+
+    Attributes:
+        values: Events, ``(k, *event_shape)``.
+        condition: ``(k, *)``; None if the events stand alone.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data.pairs import Pairs
+        >>> Pairs(torch.zeros(4, 2), torch.arange(4)).map(lambda part: part[::2]).condition
+        tensor([0, 2])
+    """
+
+    values: Tensor
+    condition: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Pairs:
+        """The same of both parts."""
+        values, condition = self
+        return Pairs(function(values), None if condition is None else function(condition))
+
+
+def conditions(name: str, found: Tensor, classes: Sequence[str] | None = None) -> Tensor:
+    """Conditions, checked: labels as int64, real numbers as they are.
+
+    Args:
+        name: What to call them.
+        found: Labels ``(k,)``, or integers or real numbers ``(k, *)``.
+        classes: Names of the labels ``0, 1, ...``, if they have any.
+
+    Raises:
+        TypeError: If they are complex.
+        ValueError: If labels are negative or have no name, or numbers are single or not finite.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data.pairs import conditions
+        >>> conditions("species", torch.tensor([True, False]), ["setosa", "virginica"])
+        tensor([1, 0])
+    """
+    if found.is_complex():
+        raise TypeError(f"{name}: expected integers or real numbers, got {found.dtype}")
+    if found.is_floating_point():
+        wanted = "integer labels (N,), or real numbers (N, c) or (N, *shape)"
+        expect(found.ndim > 1, name, wanted, f"{found.dtype} of shape {tuple(found.shape)}")
+        expect(classes is None, "classes", "None of what are no labels", classes)
+        finite(name, found)
+        return found
+    if found.ndim > 1:
+        expect(classes is None, "classes", "None of what are no labels", classes)
+        return found.long()
+    low, high = (int(v) for v in (found.min(), found.max())) if len(found) else (0, 0)
+    most = torch.iinfo(torch.int64).max if classes is None else len(classes) - 1
+    wanted = f"labels from 0{'' if classes is None else f' to {most}'}"
+    expect(low >= 0 and high <= most, name, wanted, f"{low} to {high}")
+    return found.long()
