@@ -14,7 +14,8 @@ from scoresde.data.arrays import read_array
 from scoresde.data.builtin import BUILT_IN
 from scoresde.data.dataset import Dataset
 from scoresde.data.folders import files
-from scoresde.data.images import SUFFIXES, read_images
+from scoresde.data.image_files import SUFFIXES
+from scoresde.data.images import read_images
 from scoresde.data.parquet import read_parquet
 from scoresde.data.text import read_csv
 
@@ -24,12 +25,13 @@ READERS: dict[str, Callable[..., Dataset]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".parquet": read_parquet,
+    ".zip": read_images,
 }
 """What reads a file, by the end of its name."""
 
 
 def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Reads data: a built-in set by name, an array, a table, or a folder of arrays or images.
+    """Reads data: a built-in set by name, an array, a table, a folder, images in a zip file.
 
     What a source is read by, whose options are taken:
 
@@ -37,7 +39,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
         .npy, .npz, a folder of .npy files     read_array
         .csv, .tsv                             read_csv
         .parquet                               read_parquet
-        a folder of images                     read_images
+        a folder or .zip file of images        read_images
 
     Args:
         source: A name, or the path of a file or a folder.

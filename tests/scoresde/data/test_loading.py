@@ -31,7 +31,9 @@ def test_options_of_another_source_are_refused(tmp_path):
 )
 def test_what_is_not_read_is_told_what_is(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x05.")
-    known = r"expected \.npy, \.npz, \.csv, \.tsv, \.parquet, or a folder of arrays or images"
+    known = (
+        r"expected \.npy, \.npz, \.csv, \.tsv, \.parquet, \.zip, or a folder of arrays or images"
+    )
     with pytest.raises(ValueError, match=known) as refused:
         load(tmp_path / name)
     assert "pickle" not in str(refused.value)
