@@ -41,6 +41,11 @@ class ImageFiles(Protocol):
     Attributes:
         name: Of all of them.
         paths: Where each is, below them.
+
+    Example:
+        >>> from scoresde.data.image_files import ImageFiles
+        >>> def largest(images: ImageFiles) -> int:
+        ...     return max(map(images.size_on_disk, range(len(images.paths))))
     """
 
     name: str
