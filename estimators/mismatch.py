@@ -85,7 +85,8 @@ class Mismatch(NamedTuple):
                 (v.expand(blocks.dim) for v in sde.kernel(t))
                 for t in (drop, unit.new_full((1,), sde.eps))
             )
-            diffuses_fully = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim) == 1
+            last = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim)
+        diffuses_fully = last > 1 - 1e-9  # a delayed clock may arrive within a rounding error
         drawn = diffuses_fully & (sigma > 0) & (sde.prior is None)
         ratio = torch.where(drawn, alpha * s / sigma, 0.0)
         shift = torch.where(drawn, alpha * (sde_mean - m) / (alpha * s).hypot(sigma), 0.0)

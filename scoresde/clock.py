@@ -1,27 +1,38 @@
-"""How fast each component runs through a schedule."""
+"""When each component starts to run through a schedule, and how fast."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from scoresde.blocks import Blocks
 from scoresde.checks import expect
 from scoresde.precision import Float64Constants, Numbers
 
+_SAME = 1e-12
+"""Moments nearer to each other than that are one: what float64 rounds, many times over."""
+
 
 class Clock(Float64Constants):
-    """One clock per component: ``tau_i(u) = min(1, speed_i u)``, both in units of ``T``.
+    """One clock per component: ``tau_i(u) = clip(speed_i (u - delay_i), 0, 1)``, in units of ``T``.
 
     A clock at 0 is clean data, a clock at 1 is prior noise. Speed 1 everywhere is uniform
     diffusion; speeds ``1/T_k`` per band finish band ``k`` at ``T_k`` (multi-scale diffusion,
     Batzolis et al. 2022); speed 0 keeps a component as it is (the condition of CDE), and a
     speed below 1 diffuses it less (CMDE).
 
+    On the way back a component with a delay is finished at that time already, and the others are
+    drawn given it: what is delayed most comes first (`scoresde.front`). Before its start and after
+    its stop a component stands still. Until it starts it is what all are at the ``first`` time that
+    an SDE uses, ``tau_i >= min(speed_i, 1) first``, as scores diverge at 0.
+
     Args:
         speeds: Speeds along the component axis, at least 0; one of them must reach 1.
+        delays: Delays along the component axis, from 0 to below 1, one or as many as speeds.
 
     Raises:
-        ValueError: If a speed is negative or not finite.
+        ValueError: If a speed or a delay is out of its range or not finite, or there are other
+            numbers of them.
 
     Example:
         >>> import torch
@@ -31,28 +42,95 @@ class Clock(Float64Constants):
         tensor([0.2500, 0.5000, 1.0000])
         >>> clock.breakpoints()
         [0.25, 0.5]
+        >>> Clock(2.0, delays=[0.5, 0.0])(torch.tensor([0.75]))  # one after the other
+        tensor([0.5000, 1.0000])
     """
 
     references = "batzolis2022"
 
     speeds: Tensor
+    delays: Tensor | None
+    """None where no clock is delayed."""
 
-    def __init__(self, speeds: Numbers = 1.0) -> None:
+    def __init__(self, speeds: Numbers = 1.0, delays: Numbers = 0.0) -> None:
         super().__init__()
         self.constant("speeds", speeds)
         expect(bool((self.speeds >= 0).all()), "speeds", "at least 0", speeds)
+        self.constant("delays", delays)
+        given = self.delays
+        assert given is not None
+        inside = (given >= 0) & (given < 1)
+        expect(bool(inside.all()), "delays", "from 0 to below 1, in units of T", delays)
+        counts = {v.numel() for v in (self.speeds, given)} - {1}
+        wanted = f"one, or as many as speeds: {self.speeds.numel()}"
+        expect(len(counts) < 2, "delays", wanted, given.numel())
+        if not (given.requires_grad or bool(given.any())):
+            self.delays = None
 
-    def forward(self, u: Tensor) -> Tensor:
-        """``tau(u)``: ``(*, 1 | n)`` to ``(*, 1 | blocks | n)``."""
-        (speeds,) = self.constants(u, "speeds")
-        return (speeds * u).clamp(max=1)
+    @classmethod
+    def of(cls, speeds: Clock | Numbers, delays: Numbers = 0.0) -> Clock:
+        """A clock as it is, or one of speeds and delays.
 
-    def rate(self, u: Tensor) -> Tensor:
-        """``d tau / d u``; 0 after a clock has stopped."""
-        (speeds,) = self.constants(u, "speeds")
-        return torch.where(speeds * u <= 1, speeds, torch.zeros_like(speeds))
+        Raises:
+            ValueError: If there are delays beside a clock.
+        """
+        if not isinstance(speeds, Clock):
+            return cls(speeds, delays)
+        none = isinstance(delays, (float, int)) and not delays
+        expect(none, "delays", "none beside a Clock, which has its own", delays)
+        return speeds
 
-    def breakpoints(self) -> list[float]:
-        """Times in ``(0, 1)`` at which a clock stops, increasing."""
-        speeds = self.held("speeds", torch.device("cpu")).flatten().tolist()
-        return sorted({1 / speed for speed in speeds if speed > 1})
+    def check(self, blocks: Blocks) -> None:
+        """Raises ``ValueError`` unless speeds and delays are along the component axis of blocks."""
+        for name in ("speeds", "delays"):
+            value = getattr(self, name)
+            if value is not None:
+                blocks.check(name, value)
+
+    def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
+        """``tau(u)``: ``(*, 1 | n)`` to ``(*, 1 | blocks | n)``.
+
+        Args:
+            u: Times.
+            first: The first one used, at and after which no clock that will run is at 0.
+        """
+        if self.delays is None:
+            (speeds,) = self.constants(u, "speeds")
+            return (speeds * u).clamp(max=1)
+        reading, least, _ = self._delayed(u, first)
+        return torch.maximum(reading, least).clamp(max=1)
+
+    def rate(self, u: Tensor, first: float = 0.0) -> Tensor:
+        """``d tau / d u``; 0 before a clock has started, and after it has stopped."""
+        if self.delays is None:
+            (speeds,) = self.constants(u, "speeds")
+            return torch.where(speeds * u <= 1, speeds, torch.zeros_like(speeds))
+        reading, least, speeds = self._delayed(u, first)
+        # until the first time all of them leave 0
+        runs = (reading >= least) | (u * speeds.clamp(min=1) < first)
+        return torch.where(runs & (reading <= 1), speeds, torch.zeros_like(speeds))
+
+    def _delayed(self, u: Tensor, first: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What clocks would read, the least that they do, and their speeds."""
+        speeds, delays = self.constants(u, "speeds", "delays")
+        return speeds * (u - delays), (speeds * u.clamp(max=first)).clamp(max=first), speeds
+
+    def breakpoints(self, first: float = 0.0) -> list[float]:
+        """Times in ``(0, 1)`` at which a clock stops, or starts with a delay, increasing."""
+        cpu = torch.device("cpu")
+        speeds = self.held("speeds", cpu).flatten()
+        delays = (
+            torch.zeros((), device=cpu)
+            if self.delays is None
+            else self.held("delays", cpu).flatten()
+        )
+        pairs = zip(*(v.tolist() for v in torch.broadcast_tensors(speeds, delays)), strict=True)
+        moments = []
+        for speed, delay in pairs:
+            if speed > 0:
+                moments += [delay + 1 / speed] + [delay + first / max(speed, 1)] * (delay > 0)
+        found: list[float] = []
+        for moment in sorted(moments):
+            if 1 - moment > _SAME and (not found or moment - found[-1] > _SAME):
+                found.append(moment)
+        return found

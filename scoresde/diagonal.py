@@ -1,4 +1,4 @@
-"""Non-uniform linear SDEs: a schedule, a basis, and a speed for every component.
+"""Non-uniform linear SDEs: a schedule, a basis, and a clock for every component.
 
 In coefficients ``z = U x`` of an orthonormal basis every component diffuses by itself,
 
@@ -6,7 +6,8 @@ In coefficients ``z = U x`` of an orthonormal basis every component diffuses by 
 
 with ``alpha_i(t) = alpha(tau_i(t))`` and ``sigma_i(t) = scale_i sigma(tau_i(t))``: one scalar
 schedule, read by every component on a clock of its own and in units of its own. Uniform,
-multi-scale, conditional and blurring diffusion are settings of this one object.
+multi-scale, conditional, blurring, rolling and autoregressive diffusion are settings of this one
+object.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class DiagonalSDE(Float64Constants, SDE):
         prior: Distribution of ``z_T`` where it is none of these Gaussians.
         mean: Of the data, along the component axis: the prior is ``N(alpha_T mean, sigma_T^2)``,
             and so is what is appended. What is left of data far from zero is where it should be.
+        delays: Of the clock, in units of ``T``, where it is given by its speeds: what is delayed
+            most is finished first on the way back, and the rest drawn given it.
 
     Raises:
         TypeError: If the schedule or the basis is none.
@@ -83,21 +86,22 @@ class DiagonalSDE(Float64Constants, SDE):
         drop: Sequence[float] | None = None,
         prior: Distribution | None = None,
         mean: Numbers = 0.0,
+        delays: Numbers = 0.0,
     ) -> None:
         instance("schedule", schedule, Schedule)
         instance("basis", basis, Basis)
         super().__init__(basis=basis, T=schedule.T, eps=schedule.eps, prior=prior)
         self.schedule = schedule
-        self.clock = speeds if isinstance(speeds, Clock) else Clock(speeds)
+        self.clock = Clock.of(speeds, delays)
         self.constant("scale", scale, positive=True)
         self.constant("mean", mean)
         self.blocks = basis.blocks
         for name in ("scale", "mean"):
             self.blocks.check(name, getattr(self, name))
-        self.blocks.check("speeds", self.clock.speeds)
+        self.clock.check(self.blocks)
         with torch.device("cpu"):  # where numbers are looked at, whatever the default
-            dropped = numbers("drop", [self.T] * len(self.blocks) if drop is None else drop)
-        self.drop = dropped.tolist()
+            drops = [self.T] * len(self.blocks) if drop is None else drop
+            self.drop = numbers("drop", drops).tolist()
         expect(
             isinstance(self.drop, list)
             and len(self.drop) == len(self.blocks)
@@ -108,12 +112,9 @@ class DiagonalSDE(Float64Constants, SDE):
             f"{len(self.blocks)} times, not increasing, from T = {self.T} to above {self.eps}",
             drop,
         )
-        expect(
-            schedule.width in (1, len(self.blocks), self.blocks.dim),
-            "schedule",
-            f"parameters of 1, {len(self.blocks)} (blocks) or {self.blocks.dim} entries",
-            schedule.width,
-        )
+        fits = schedule.width in (1, len(self.blocks), self.blocks.dim)
+        wanted = f"parameters of 1, {len(self.blocks)} (blocks) or {self.blocks.dim} entries"
+        expect(fits, "schedule", wanted, schedule.width)
 
     def at(self, t: Tensor, like: Tensor | None = None) -> DiagonalCoefficients:
         """Everything that follows from the schedule at given times: one read of it.
@@ -124,11 +125,12 @@ class DiagonalSDE(Float64Constants, SDE):
         """
         like = t.new_empty(self.basis.dim) if like is None else like
         clock, u = self._agree(self.clock, t / self.T)
-        schedule, tau = self._agree(self.schedule, self.T * clock(u))
+        first = self.eps / self.T
+        schedule, tau = self._agree(self.schedule, self.T * clock(u, first))
         signal = schedule.read(tau)
 
         def rates() -> tuple[Tensor, Tensor]:
-            speed, _ = self.blocks.alike(clock.rate(u), tau)
+            speed, _ = self.blocks.alike(clock.rate(u, first), tau)
             # a stopped clock stops its component, also where the schedule's own rate is infinite
             still = speed == 0
             f, g2 = signal.rates(~still)
@@ -223,8 +225,8 @@ class DiagonalSDE(Float64Constants, SDE):
         return torch.zeros(self.blocks.dim, dtype=torch.bool, device="cpu")
 
     def breakpoints(self) -> list[float]:
-        """When clocks stop, and when blocks are dropped."""
-        stops = [self.schedule.T * u for u in self.clock.breakpoints()]
+        """When clocks start and stop, and when blocks are dropped."""
+        stops = [self.schedule.T * u for u in self.clock.breakpoints(self.eps / self.T)]
         # a clock that stops when its block is dropped may do so within a rounding error
         stops = [t for t in stops if min(abs(t - d) for d in self.drop) > 1e-12 * self.T]
         return sorted(t for t in {*stops, *self.drop} if self.eps < t < self.T)

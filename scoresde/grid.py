@@ -1,8 +1,8 @@
 """Where a solver puts its steps.
 
 A grid is a function ``(sde, steps) -> times``: ``steps + 1`` times in float64, decreasing from
-``T`` to ``eps``. Every breakpoint of the SDE (a clock that stops) is one of them, if there are
-steps enough, because no solver has its order across a kink.
+``T`` to ``eps``. Every breakpoint of the SDE (a clock that starts or stops) is one of them, if
+there are steps enough, because no solver has its order across a kink.
 """
 
 from __future__ import annotations
@@ -260,7 +260,9 @@ def fractions(
     u = torch.linspace(0, 1, 65, dtype=starts.dtype, device=starts.device)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
     levels = _read(equation, _level, times.flatten()).reshape(times.shape)
-    share = (levels - levels[:, :1]) / (levels[:, -1:] - levels[:, :1])
+    span = levels[:, -1:] - levels[:, :1]
+    # where all components stand still one time is as good as another
+    share = torch.where(span == 0, u, (levels - levels[:, :1]) / span)
     rows = [np.interp(parts, s.numpy(), t.numpy()) for s, t in zip(share, times, strict=True)]
     return list(torch.from_numpy(np.array(rows)).unbind(-1))
 

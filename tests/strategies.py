@@ -114,10 +114,10 @@ def bases(kind=None):
 
 
 @st.composite
-def sdes(draw, kind=None, basis=None, lowest=0.3):
+def sdes(draw, kind=None, basis=None, lowest=0.3, delayed=False):
     """Any schedule, basis, speeds and scales, shared or per block or component.
 
-    A ``lowest`` speed of 0 lets components stay clean.
+    A ``lowest`` speed of 0 lets components stay clean; ``delayed`` ones may start later.
     """
     basis = draw(bases(basis)) if basis is None or isinstance(basis, str) else basis
     widths = (1, len(basis.blocks), basis.dim)
@@ -128,7 +128,12 @@ def sdes(draw, kind=None, basis=None, lowest=0.3):
     speeds = draw(parameters(lowest, 3.0, widths))
     if lowest == 0.0 and isinstance(speeds, list):
         speeds[-1] = 0.0
-    return DiagonalSDE(schedule, basis, speeds, draw(parameters(0.2, 3.0, widths)))
+    delays = 0.0
+    if delayed:
+        width = len(speeds) if isinstance(speeds, list) else 1
+        delays = draw(st.one_of(st.just(0.0), parameters(0.0, 0.6, (1, width))))
+    scale = draw(parameters(0.2, 3.0, widths))
+    return DiagonalSDE(schedule, basis, speeds, scale, delays=delays)
 
 
 def uniform_sdes(kind=None, basis=None):

@@ -169,6 +169,9 @@ MORE = {
         "learned": lambda: DiagonalSDE(Learned(2), Identity((3,), {"a": 2, "b": 1}), [1.0, 0.0]),
         "dropping": lambda: DiagonalSDE(LogLinear(), Haar((4,), 1), drop=[1.0, 0.5]),
         "stopping": lambda: DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0]),
+        "delayed": lambda: DiagonalSDE(
+            VP(), Identity((3,), {"a": 2, "b": 1}), [1.5, 2.0], delays=[1 / 3, 0.0]
+        ),
         "clean": lambda: DiagonalSDE(VE(), Identity((2,), {"a": 1, "b": 1}), [1.0, 0.0]),
         "drift and diffusion only": lambda: OrnsteinUhlenbeck((2,)),
     },

@@ -94,8 +94,9 @@ class Answering(nn.Module):
         return self.inner(x, level)
 
 
-def denoising(schedule=None, speeds=1.0, **options):
-    sde = DiagonalSDE(VP() if schedule is None else schedule, Identity((3,), BLOCKS), speeds)
+def denoising(schedule=None, speeds=1.0, delays=0.0, **options):
+    schedule = VP() if schedule is None else schedule
+    sde = DiagonalSDE(schedule, Identity((3,), BLOCKS), speeds, delays=delays)
     levels = 3 if "observe" in options else 1
     return Denoising(sde, Answering(3, noise_levels=levels), **options)
 
@@ -108,7 +109,9 @@ def staged(**options):
 MODELS = {
     "uniform": denoising,
     "a speed per block": lambda **o: denoising(speeds=[1.0, 0.6], **o),
-    "a speed per component": lambda **o: denoising(speeds=[1.0, 0.6, 1.3], **o),
+    "a clock per component": lambda **o: denoising(
+        speeds=[1.0, 0.6, 1.5], delays=[0.0, 0.2, 0.1], **o
+    ),
     "a schedule per block": lambda **o: denoising(VP(0.1, [10.0, 20.0]), **o),
     "learned": lambda **o: denoising(Learned(2), **o),
     "observing": lambda **o: denoising(speeds=[1.0, 0.6], observe="blocks", **o),

@@ -38,18 +38,18 @@ class _StoppedClock(Clock):
         super().__init__(moves.to(torch.float64))
         self.clock = clock
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
         """See the class."""
-        tau: Tensor = self.constants(u, "speeds")[0] * self.clock(u)
+        tau: Tensor = self.constants(u, "speeds")[0] * self.clock(u, first)
         return tau
 
-    def rate(self, u: Tensor) -> Tensor:
+    def rate(self, u: Tensor, first: float = 0.0) -> Tensor:
         """See the class."""
-        return self.constants(u, "speeds")[0] * self.clock.rate(u)
+        return self.constants(u, "speeds")[0] * self.clock.rate(u, first)
 
-    def breakpoints(self) -> list[float]:
+    def breakpoints(self, first: float = 0.0) -> list[float]:
         """Those of the clock."""
-        return self.clock.breakpoints()
+        return self.clock.breakpoints(first)
 
 
 class ConditionalSDE(DiagonalSDE):

@@ -45,8 +45,10 @@ SDES = {
     "VE": lambda: DiagonalSDE(
         VE([0.3, 0.5], [3.0, 5.0], eps=0.1), Identity(**BASIS), [1.0, 0.7], [1.0, 0.7]
     ),
-    # a clock that stops: rates jump on the way
-    "stopping": lambda: DiagonalSDE(VP(0.3, 9.0, eps=0.1), Identity(**BASIS), [1.0, 2.0]),
+    # clocks that start, and stop: rates jump on the way
+    "stopping": lambda: DiagonalSDE(
+        VP(0.3, 9.0, eps=0.1), Identity(**BASIS), [1.5, 2.0], delays=[1 / 3, 0.0]
+    ),
     "log-linear": lambda: DiagonalSDE(
         LogLinear([4.0, 5.0], [-4.0, -3.0], eps=0.05), Identity(**BASIS), [1.0, 1.5], [1.0, 0.7]
     ),

@@ -65,6 +65,14 @@ def test_parts_are_what_the_file_says(model):
     assert model.solver == DDIM(4)
 
 
+def test_clocks_are_delayed_as_the_file_says(tmp_path):
+    """And so they are in what is saved, and sampled."""
+    Model.train(changed("sde.delays", [0.0, 0.2, 0.5]), progress=False).save(tmp_path)
+    model = Model.load(tmp_path)
+    assert model.estimator.sde.clock.delays.tolist() == [0.0, 0.2, 0.5]
+    assert model.solver.sample(model.estimator, (2,)).isfinite().all()
+
+
 def test_saved_and_loaded_models_sample_alike(model, tmp_path):
     model.save(tmp_path / "model")
     loaded = Model.load(tmp_path / "model")
@@ -225,6 +233,7 @@ def test_a_checkpoint_imports_nothing_unless_allowed(model, tmp_path):
         ),
         ("solver.eta", math.inf, ConfigError, r"solver\.eta: expected a finite number, .* got inf"),
         ("sde.speeds", [1.0, math.nan], ConfigError, r"sde\.speeds\[1\]: .* got nan"),
+        ("sde.delays", [0.0, 0.2, 1.0], ConfigError, "sde: delays: expected from 0 to below 1"),
     ],
 )
 def test_clear_error(path, value, error, message):

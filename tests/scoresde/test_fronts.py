@@ -1,0 +1,109 @@
+import pytest
+import torch
+from laws import with_true_prior
+from strategies import gaussian
+
+from scoresde import EDM, VP, Clock, DiagonalSDE, Identity, LogLinear, Noise, ReverseSDE
+from scoresde.fronts import along, front, patches
+from solvers import ExponentialMultistep
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("ranks", [[0, 1, 2], [2, 0, 0, 1], [0, 0.5, 3], [5, 7]])
+def test_clocks_start_when_the_one_before_has_gone_its_share(ranks, overlap):
+    first = 0.02
+    clock = front(ranks, overlap, first)
+    rank = torch.tensor(ranks, dtype=torch.float64)
+    starts = clock.delays + first / clock.speeds
+    stops = clock.delays + 1 / clock.speeds
+    alone = (1 - overlap) * (1 - first) / clock.speeds
+    torch.testing.assert_close(starts - starts.min(), (rank.max() - rank) * alone)
+    assert float(stops.max()) == pytest.approx(1.0)
+    assert float(clock.delays.min()) == 0.0
+
+
+def test_without_overlap_there_is_no_gap():
+    schedule = EDM()
+    clock = front([0, 1, 2, 3], first=schedule.eps / schedule.T)
+    sde = DiagonalSDE(schedule, Identity((4,)), clock)
+    kinks = torch.tensor([sde.eps, *sde.breakpoints(), sde.T])
+    assert len(kinks) == 5
+    middles = ((kinks[1:] + kinks[:-1]) / 2).unsqueeze(-1)
+    assert torch.equal(sde.at(middles).g2 > 0, torch.eye(4, dtype=torch.bool).flip(-1))
+
+
+def test_all_together_is_uniform():
+    clock = front([0, 1, 2], overlap=1.0)
+    assert clock.delays is None
+    assert clock.speeds.tolist() == 1.0
+
+
+def test_ranks_of_places():
+    shape = (2, 3, 4)
+    channel, row, column = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
+    assert torch.equal(along(shape, -2), row.flatten())
+    assert torch.equal(along(shape, 0), channel.flatten())
+    assert torch.equal(along(shape, 2, window=3), (column // 3).flatten())
+    assert torch.equal(patches(shape, (2, 2, 2)), (row // 2 * 2 + column // 2).flatten())
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: front([0, 1], overlap=1.5), "overlap"),
+        (lambda: front([0, 1], first=1.0), "first"),
+        (lambda: front([0, float("nan")]), "ranks"),
+        (lambda: patches((4, 4), (2,)), "patch_shape"),
+        (lambda: patches((4, 4), (2, 0)), "patch_shape"),
+        (lambda: along((4, 4), 2), "axis"),
+        (lambda: along((4, 4), 0, window=0), "window"),
+    ],
+)
+def test_what_is_no_front_is_refused(call, named):
+    with pytest.raises(ValueError, match=named):
+        call()
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_clocks_that_never_run_together_draw_conditionals(order):
+    """Autoregression: every component from its law given those before it, to the last digit.
+
+    Of a Gaussian the flow is then Knothe's and Rosenblatt's map: in the order of the ranks the
+    Cholesky factor of the covariance.
+    """
+    first = 1e-3
+    sde = DiagonalSDE(LogLinear(14.0, -14.0, eps=first), Identity((3,)), front(order, first=first))
+    model = gaussian(sde, 3)
+    xi, (_, sigma) = torch.eye(4, 3), sde.kernel(torch.tensor([sde.T]))
+    alpha, _ = sde.kernel(torch.tensor([sde.T]))
+    solver = ExponentialMultistep(150)
+    start = alpha * model.means[0] + sigma * xi
+    end = solver.integrate(ReverseSDE(model, 0.0), start, -solver.times(sde), Noise())
+    place = torch.tensor(order).argsort()
+    factor = torch.linalg.cholesky(model.covariances[0][place][:, place])
+    found = (end - end[3:])[:3].mT[place][:, place]
+    torch.testing.assert_close(found, factor, rtol=0, atol=2e-3)
+    torch.testing.assert_close(end[3], model.means[0], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_window_rolls_over_a_series(dtype):
+    """With overlap as well samples are those of the data: the marginals know no clock."""
+    clock = front(along((4, 1), axis=0), overlap=0.7)
+    sde = DiagonalSDE(VP(), Identity((4, 1)), clock)
+    model = with_true_prior(gaussian(sde, 1))
+    xi = torch.cat([torch.eye(4), torch.zeros(1, 4)]).to(dtype)
+    start = sde.prior.loc + xi @ sde.prior.scale_tril.mT.to(dtype)
+    solver = ExponentialMultistep(80)
+    end = solver.integrate(ReverseSDE(model, 0.0), start.to(dtype), -solver.times(sde), Noise())
+    assert end.dtype == dtype
+    columns = (end[:4] - end[4:]).double()
+    alpha, sigma = (v.expand(4) for v in sde.kernel(torch.tensor([sde.eps])))
+    wanted = alpha[:, None] * model.covariances[0] * alpha + torch.diag(sigma**2)
+    torch.testing.assert_close(columns.mT @ columns, wanted, rtol=0, atol=5e-3)
+
+
+def test_a_front_is_a_clock():
+    assert isinstance(front([0, 1]), Clock)
