@@ -31,6 +31,7 @@ def read_array(
     dtype: str | None = None,
     continuous: bool = False,
     missing: Missing = None,
+    flip: bool = False,
 ) -> Dataset:
     """Reads an array ``(N, *event_shape)``.
 
@@ -48,6 +49,7 @@ def read_array(
             a warning if a component has no others.
         missing: ``"nan"`` if NaN stands for missing values, which estimators with
             ``observe`` take.
+        flip: Whether training mirrors images left to right, see `Dataset`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -97,7 +99,7 @@ def read_array(
     convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
     values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
-    return Dataset(path.name, values, bins, missing=missing == "nan")
+    return Dataset(path.name, values, bins, missing=missing == "nan", flip=flip)
 
 
 def _array(path: Path, key: str | None, lazy: bool) -> Array:

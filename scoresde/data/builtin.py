@@ -34,7 +34,9 @@ def digits() -> Dataset:
     return Dataset("digits", torch.from_numpy(images).to(torch.uint8)[:, None], bins=17)
 
 
-def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Dataset:
+def patches(
+    size: int = 32, *, stride: int | None = None, seed: int = 0, flip: bool = False
+) -> Dataset:
     """Grey patches of the two photographs of scikit-learn, in random order.
 
     Args:
@@ -43,6 +45,7 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
             `scoresde.data.split` shares no pixels. Smaller strides give more patches, which
             overlap.
         seed: Seed of the order, and of where the grid of patches starts.
+        flip: Whether training mirrors them left to right, see `Dataset`.
 
     Returns:
         ``(N, 1, size, size)``, 256 bins.
@@ -77,7 +80,7 @@ def patches(size: int = 32, *, stride: int | None = None, seed: int = 0) -> Data
         tiles.append(grid.reshape(-1, 1, size, size))
     values = torch.cat(tiles)
     order = torch.randperm(len(values), generator=generator, device="cpu")
-    return Dataset("patches", values[order], bins=256)
+    return Dataset("patches", values[order], bins=256, flip=flip)
 
 
 BUILT_IN: dict[str, Callable[..., Dataset]] = {"digits": digits, "patches": patches}

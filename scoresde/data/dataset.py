@@ -8,7 +8,8 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
-from scoresde.checks import expect, finite, floating
+from scoresde.checks import choice, expect, finite, floating, validator
+from scoresde.data.augmentation import check_flip
 from scoresde.data.lazy_array import LazyArray
 from scoresde.data.pairs import Pairs, conditions
 from scoresde.data.quantization import check_bins
@@ -40,13 +41,16 @@ class Dataset:
             events stand alone. A `LazyArray` that reads both at once is given with its own
             ``condition``.
         classes: Names of the labels ``0, 1, ...``.
+        flip: Whether training mirrors images left to right, every other time they come, drawn
+            anew; a condition that is a map is mirrored with its event. What is held out stays as
+            it is.
 
     Raises:
         TypeError: If ``bins`` is ``None`` and the values are not floating-point, or the reverse, or
             conditions are complex.
         ValueError: If there are no events, values are not finite, missing where they may not be,
             or not in ``0..bins-1``, there is not one name for a column, not one condition for an
-            event, or a label has no name.
+            event, a label has no name, or events or conditions cannot be mirrored.
 
     Example:
         >>> import torch
@@ -71,6 +75,7 @@ class Dataset:
     columns: tuple[str, ...] | None = field(default=None, repr=False)
     condition: Tensor | LazyArray | None = field(default=None, repr=False, converter=_wide)
     classes: tuple[str, ...] | None = field(default=None, repr=False)
+    flip: bool = field(default=False, repr=False, validator=validator(choice, False, True))
 
     def __attrs_post_init__(self) -> None:
         shape = tuple(self.values.shape)
@@ -93,6 +98,9 @@ class Dataset:
             expect(different, "classes", "different names", self.classes)
             self._check_conditions(_first(self.condition))
         self._check(_first(self.values))
+        if self.flip:
+            condition = self.condition
+            check_flip(self.shapes, None if condition is None else condition.shape[1:])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -101,6 +109,11 @@ class Dataset:
     def lazy(self) -> bool:
         """Whether events are read as they are needed."""
         return isinstance(self.values, LazyArray)
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the parts of an event: of a whole one, here."""
+        return [self.values.shape[1:]]
 
     def read(self, rows: Tensor | slice) -> Tensor:
         """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""
@@ -181,7 +194,7 @@ def _select(values: Tensor | LazyArray, rows: Tensor) -> Tensor | LazyArray:
 def split(
     dataset: Dataset, fraction: float, seed: int | torch.Generator = 0
 ) -> tuple[Dataset, Dataset]:
-    """Splits a data set at random: ``(train, held_out)``.
+    """Splits a data set at random: ``(train, held_out)``; the latter is never augmented.
 
     Args:
         dataset: At least two events.
@@ -204,4 +217,5 @@ def split(
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     order = torch.randperm(count, generator=generator, device=generator.device)
     cut = min(max(round(fraction * count), 1), count - 1)
-    return dataset.subset("train", order[:cut]), dataset.subset("held_out", order[cut:])
+    held_out = dataset.subset("held_out", order[cut:])
+    return dataset.subset("train", order[:cut]), evolve(held_out, flip=False)

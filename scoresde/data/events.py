@@ -13,6 +13,7 @@ from torch.utils import data as torch_data
 
 from scoresde.checks import expect
 from scoresde.data import Dataset, LazyArray, dequantize
+from scoresde.data.augmentation import mirrored
 from scoresde.data.pairs import Pairs
 from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
@@ -199,7 +200,8 @@ def as_numbers(values: Tensor, bins: int | None, generator: Generators = None) -
 class Batches:
     """All events of a data set in order, in batches, the same at every pass.
 
-    For what is measured of data that need not fit in memory, as `scoresde.PCA.fit` does.
+    For what is measured of data that need not fit in memory, as `scoresde.PCA.fit` does. Where
+    training mirrors events, their mirror images come as well: that is the law which is learned.
 
     Args:
         data: The data set.
@@ -220,4 +222,7 @@ class Batches:
         generator = torch.Generator("cpu").manual_seed(self.seed)
         size = chunk_size(self.data.values.shape[1:])
         for rows in torch.arange(len(self.data), device="cpu").split(size):
-            yield events(self.data, generator, rows)
+            x = events(self.data, generator, rows)
+            yield x
+            if self.data.flip:
+                yield mirrored(x, self.data.shapes)

@@ -38,6 +38,7 @@ def read_images(
     background: int | Sequence[int] | None = None,
     frames: str | None = None,
     subfolders: bool | None = None,
+    flip: bool = False,
 ) -> Dataset:
     """Reads the images of a folder or a zip file, sorted by name.
 
@@ -59,6 +60,7 @@ def read_images(
             ``alpha c + (1 - alpha) background``, of shades as they stand.
         frames: ``"first"`` reads the first one of several.
         subfolders: Whether to read those of subfolders, too; by default there may be none.
+        flip: Whether training mirrors them left to right, every other time; see `Dataset`.
 
     Returns:
         ``(N, channels, height, width)``, 256 bins.
@@ -109,7 +111,7 @@ def read_images(
     if not lazy:
         size_of_all = len(values) * shape[0] * shape[1] * shape[2]
         limits.afford(str(folder), size_of_all, stored.on_disk)
-    return Dataset(stored.name, values if lazy else values[:], bins=256)
+    return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip)
 
 
 def _read(stored: ImageFiles, picture: Picture, place: int) -> Array:

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from scoresde.data.augmentation import flipped
 from scoresde.data.events import as_numbers
 from scoresde.data.pairs import Pairs
 from scoresde.data.placement import PlacedEvents
@@ -113,7 +114,7 @@ class BatchLoss:
         """
         for weight in self.weights:
             weight.grad = None
-        pairs, bins = batches.pairs(step), batches.placed.data.bins
+        pairs, data = batches.pairs(step), batches.placed.data
         parts, total = self.training.accumulation, None
         dropout = derive(self.seed, f"dropout of process {self.processes.process_index}", step)
         with seeded_globals(dropout, pairs.values.device), self.execution.running(updates=True):
@@ -123,7 +124,8 @@ class BatchLoss:
                 noise = shard(self.generator, self.processes, part, parts)
                 with self._module.alone(part + 1 < parts):
                     own = pairs.map(lambda values: values[part::parts])  # noqa: B023
-                    loss = self.of(own, bins, noise, shared=True)
+                    own = flipped(own, data.shapes, noise) if data.flip else own
+                    loss = self.of(own, data.bins, noise, shared=True)
                     loss = loss if parts == 1 else loss / parts
                     scaled(loss).backward()
                 total = loss.detach() if total is None else total + loss.detach()

@@ -113,6 +113,8 @@ def content(name: str, data: Dataset | None) -> Fingerprint:
     with seeded_globals(0) if data.lazy else nullcontext():  # reading may draw
         events, conditions = _digests(data, rows, chunk_size(shape))
     entries: Fingerprint = {name: f"{count} events {shape} of {kind}{_DIGEST}{events}"}
+    if data.flip:
+        entries[f"{name}.flip"] = True
     if data.condition is not None:
         told = f"{tuple(data.condition.shape[1:])} of {data.condition.dtype}"
         entries[f"{name}.condition"] = f"{count} conditions {told}{_DIGEST}{conditions}"
