@@ -1,5 +1,6 @@
 """Settings of the property tests."""
 
+import itertools
 import os
 import sys
 
@@ -62,3 +63,42 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--products", action="store_true", help="run products that covering() thins")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "covering(strength): of the product of all parameters, as many cases as it takes for every "
+        "`strength` values of different parameters to meet",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where parameters are independent, what fails for a pair of values is seen by few cases."""
+    if config.getoption("products"):
+        return
+    products = {}
+    for item in items:
+        if item.get_closest_marker("covering"):
+            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = {item for product in products.values() for item in superfluous(product)}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=[*left_out])
+
+
+def superfluous(product):
+    """The cases of a product beside those that are chosen, one with most that is new at a time."""
+    (strength,) = product[0].get_closest_marker("covering").args
+    meetings = {
+        item: {*itertools.combinations(sorted(item.callspec.indices.items()), strength)}
+        for item in product
+    }
+    missing = set().union(*meetings.values())
+    while missing:
+        best = max(meetings, key=lambda item: len(meetings[item] & missing))
+        missing -= meetings.pop(best)
+    return meetings

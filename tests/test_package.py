@@ -23,7 +23,9 @@ from estimators import Gaussian
 from solvers import DDIM
 sde = scoresde.DiagonalSDE(scoresde.VP(), scoresde.Haar((1, 4, 4), levels=1))
 x = DDIM(4).sample(Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16)), (3,))
-print(scoresde.__file__, tuple(x.shape), scoresde.citation(sde).count("@"))
+print(
+    scoresde.__file__, scoresde.__version__, tuple(x.shape), scoresde.citation(sde).count("@")
+)
 """
 
 
@@ -94,10 +96,9 @@ def test_it_works_where_it_is_installed(wheel, tmp_path):
         return run(*command, cwd=tmp_path, env=environment)
 
     command = str(python.with_name("scoresde"))
-    assert here(command, "--version") == f"scoresde, version {scoresde.__version__}\n"
     listing = here(command, "list")
     assert "exponential-multistep" in listing
     assert "broken" not in listing
     file, rest = here(str(python), "-c", SAMPLE).split(maxsplit=1)
     assert Path(file).is_relative_to(tmp_path)
-    assert rest == "(3, 1, 4, 4) 6\n"
+    assert rest == f"{scoresde.__version__} (3, 1, 4, 4) 6\n"

@@ -1,11 +1,12 @@
 """The demo and the ten lines run and leave what they promise."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
+from forks import forked
 from PIL import Image
 
 from scoresde.app.config import read
@@ -14,8 +15,14 @@ from scoresde.app.model import Model
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+def script(name, *arguments):
+    sys.argv = [name, *map(str, arguments)]
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
 def run(name, *arguments):
-    subprocess.run([sys.executable, EXAMPLES / name, *arguments], check=True, capture_output=True)
+    done = forked(script, name, *arguments)
+    assert done.returncode == 0, done.stderr
 
 
 def test_demo(tmp_path):

@@ -79,22 +79,28 @@ def test_installed_it_is_listed_loaded_and_sampled_from_by_name(installed):
 
 
 def test_the_command_line_trains_and_samples_what_a_file_names(installed, tmp_path):
-    run = "from scoresde.app.cli import main; main()"
-    listing = installed("-c", run, "list").split()
-    assert set(NAMES.values()) <= set(listing)
     folder, array, numbers = (str(tmp_path / name) for name in ("model", "x.npy", "numbers.npy"))
-    installed("-c", run, "train", str(PLUGIN / "config.toml"), "--output", folder)
-    installed("-c", run, "sample", folder, "--count", "5", "--output", array)
+    # quantised, a Gaussian is cut off at the ends of the scale: its moments are seen before that
+    listing = installed(
+        "-c",
+        textwrap.dedent(f"""
+            import numpy as np
+            from scoresde.app.cli import main
+            from scoresde.app.model import Model
+
+            for command in (
+                ["list"],
+                ["train", {str(PLUGIN / "config.toml")!r}, "--output", {folder!r}],
+                ["sample", {folder!r}, "--count", "5", "--output", {array!r}],
+            ):
+                main(command, standalone_mode=False)
+            model = Model.load({folder!r})
+            np.save({numbers!r}, model.solver.sample(model.estimator, (2000,)).numpy())
+        """),
+    )
+    assert set(NAMES.values()) <= set(listing.split())
     levels = np.load(array)
     assert (levels.shape, levels.dtype, levels.max() <= 16) == ((5, 1, 8, 8), np.uint8, True)
-    # quantised, a Gaussian is cut off at the ends of the scale: its moments are seen before that
-    draw = f"""
-import numpy as np
-from scoresde.app.model import Model
-model = Model.load({folder!r})
-np.save({numbers!r}, model.solver.sample(model.estimator, (2000,)).numpy())
-"""
-    installed("-c", draw)
     dct = DCT((1, 8, 8))
     z = dct(torch.from_numpy(np.load(numbers)))
     images = data.digits()

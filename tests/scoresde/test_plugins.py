@@ -1,14 +1,13 @@
 """Plugins, through distributions made up on the path."""
 
 import functools
-import os
-import subprocess
 import sys
 import warnings
 from collections import OrderedDict
 
 import distributions
 import pytest
+from forks import forked, needs_fork
 
 from scoresde import plugins
 
@@ -123,23 +122,24 @@ def test_ctrl_c_at_import_stops(install):
         plugins.get("solvers", "bad")
 
 
+def hidden_by(folder):
+    """Asks for a built-in solver as if none of them had been imported."""
+    sys.path.insert(0, str(folder))
+    for module in [name for name in sys.modules if name.partition(".")[0] == "solvers"]:
+        del sys.modules[module]
+    assert plugins.get("schedules", "vp").__name__ == "VP"
+    with pytest.raises(plugins.PluginError) as info:
+        plugins.get("solvers", "ddim")
+    print(info.value)
+
+
+@needs_fork
 @pytest.mark.parametrize("name", ["solvers.py", "solvers/__init__.py"])
 def test_a_module_of_the_user_s_that_hides_the_package(tmp_path, name):
-    """In a process of its own, which has not imported the package."""
     own = tmp_path / name
     own.parent.mkdir(exist_ok=True)
     own.write_text("raise SystemExit('imported')")
-    code = (
-        "from scoresde import plugins\n"
-        "assert plugins.get('schedules', 'vp').__name__ == 'VP'\n"
-        "try: plugins.get('solvers', 'ddim')\n"
-        "except plugins.PluginError as error: print(error)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=tmp_path.parent
-    )
+    done = forked(hidden_by, tmp_path)
     assert f"{own} hides the package 'solvers' that belongs to scoresde; rename it" in done.stdout
 
 

@@ -2,17 +2,21 @@
 
 import json
 import math
+import os
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from commands import config, run
+from forks import forked, needs_fork
 from PIL import Image
 
-from scoresde.app.cli import _json
+from scoresde.app.cli import _json, main
 from scoresde.app.model import Model
 from scoresde.solver import Solver
 from solvers import DDIM
@@ -248,12 +252,12 @@ def test_two_processes_train_as_one(tmp_path):
     pytest.importorskip("accelerate")
     path = config(tmp_path)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, command, options in (("one", [], []), ("two", launch, ["--distributed"])):
-        train = ["-m", "scoresde", "train", path, "--output", tmp_path / name, *options]
-        done = subprocess.run(
-            [sys.executable, *command, *train], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.count("trained in") == 1
+    one = run("train", path, "--output", tmp_path / "one")
+    train = ["-m", "scoresde", "train", path, "--output", tmp_path / "two", "--distributed"]
+    done = subprocess.run(
+        [sys.executable, *launch, *train], capture_output=True, text=True, check=True
+    )
+    assert one.output.count("trained in") == done.stdout.count("trained in") == 1
     assert "--distributed: 2 processes on cpu\n" in done.stderr
     models = [Model.load(tmp_path / name).estimator.state_dict() for name in ("one", "two")]
     torch.testing.assert_close(*models)
@@ -268,37 +272,44 @@ def test_pictures_have_a_place_before_training(tmp_path):
     assert "training:" not in result.output
 
 
-def test_warnings_are_a_line(model, tmp_path):
-    code = (
-        "import sys, warnings\n"
-        "from scoresde.app import cli, model\n"
-        "load = model.Model.load.__func__\n"
-        "def warned(*args, **kwargs):\n"
-        "    warnings.warn('look\\nhere')\n"
-        "    return load(*args, **kwargs)\n"
-        "model.Model.load = classmethod(warned)\n"
-        "cli.main(sys.argv[1:])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "cite", model], capture_output=True, text=True, check=True
-    )
-    assert done.stderr == "Warning: look here\n"
+def warned(*arguments):
+    load = Model.load.__func__
+
+    def warning(*args, **kwargs):
+        warnings.warn("look\nhere", stacklevel=1)
+        return load(*args, **kwargs)
+
+    Model.load = classmethod(warning)
+    main(arguments)
 
 
+@needs_fork
+def test_warnings_are_a_line(model):
+    assert forked(warned, "cite", str(model)).stderr == "Warning: look here\n"
+
+
+def to_nobody():
+    """As ``scoresde list | head -1`` is, whose reader leaves early."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    main(["list"])
+
+
+@needs_fork
 def test_a_reader_that_leaves_early_is_no_error():
-    """As ``scoresde list | head -1`` is one."""
-    command = [sys.executable, "-m", "scoresde", "list"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    process.wait()
+    assert forked(to_nobody).stderr == ""
 
 
+def as_a_module(name):
+    sys.argv = [name, "--version"]
+    runpy.run_module(name, run_name="__main__")
+
+
+@needs_fork
 @pytest.mark.parametrize("module", ["scoresde", "scoresde.app.cli"])
 def test_as_a_module(module):
-    command = [sys.executable, "-m", module, "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("scoresde, version ")
+    assert forked(as_a_module, module).stdout.startswith("scoresde, version ")
 
 
 def test_list_names_every_built_in():

@@ -1,15 +1,16 @@
 """Runs of the command line: interrupted, finished, extended, replaced."""
 
+import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from commands import config, edited, run, state
+from forks import forked, needs_fork
 
 from scoresde.app import config as config_module
+from scoresde.app.cli import main
 from scoresde.app.model import Model
 
 MORE = ("steps = 3\n", "steps = 5\n")
@@ -95,25 +96,26 @@ def test_a_finished_model_without_its_run(tmp_path):
     assert sorted(file.name for file in out.iterdir()) != before
 
 
-TRAIN = """
-import os, signal, sys
-from scoresde.app import cli
-from scoresde import training
-from scoresde.training.state import TrainingState
-update, calls, number = TrainingState.update, [], int(sys.argv.pop(1))
-def interrupted(self, *args, **kwargs):
-    calls.append(None)
-    if len(calls) == 3:
-        os.kill(os.getpid(), number)
-    return update(self, *args, **kwargs)
-TrainingState.update = interrupted
-cli.main(sys.argv[1:], prog_name="scoresde")
-"""
+def train(number, *arguments):
+    """The command, which gets a signal within its third update."""
+    from scoresde.training.state import TrainingState
+
+    update, calls = TrainingState.update, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return update(self, *args, **kwargs)
+
+    TrainingState.update = interrupted
+    main(["train", *map(str, arguments)], prog_name="scoresde")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGTERM")
-@pytest.mark.parametrize("replace", [[], ["--replace"]])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@needs_fork
+@pytest.mark.parametrize(
+    ("number", "replace"), [(signal.SIGINT, ["--replace"]), (signal.SIGTERM, [])]
+)
 def test_what_was_interrupted_is_saved_and_goes_on(tmp_path, number, replace):
     """It ends as a run that nobody has interrupted."""
     path = edited(config(tmp_path), ("steps = 3\n", "steps = 6\n"))
@@ -123,8 +125,7 @@ def test_what_was_interrupted_is_saved_and_goes_on(tmp_path, number, replace):
         edited(path, ("width = 16", "width = 8"))
         assert run("train", path, "--output", out).exit_code == 0
         edited(path, ("width = 8", "width = 16"))
-    command = [sys.executable, "-c", TRAIN, str(int(number)), "train", path, "--output", out]
-    done = subprocess.run([*command, *replace], capture_output=True, text=True)
+    done = forked(train, number, path, "--output", out, *replace)
     assert done.returncode == 128 + number, done.stderr
     assert f"{out / 'training'}: saved; the same command goes on from there\n" in done.stderr
     assert "Traceback" not in done.stderr

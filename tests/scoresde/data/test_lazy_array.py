@@ -1,12 +1,13 @@
 """Data that stay on the disk: the same numbers, the same training, little memory."""
 
 import re
-import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import forked
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -178,35 +179,26 @@ def test_batches_are_all_events_at_every_pass():
     assert len(list(batches)) == 4
 
 
-LARGE = """
-import resource, sys
-import torch
-from estimators import Denoising, ResidualMLP, measure
-from scoresde import DiagonalSDE, Identity, LogLinear
-from scoresde.data import load, split
-from scoresde.training import Training
-
-def held():
-    text = open("/proc/self/status").read()
-    return int(text.split("VmData:")[1].split()[0]) * 1024
-
 def trained(path, lazy):
-    data = load(path, lazy=lazy)
-    train, held_out = split(data, 0.9)
-    sde = DiagonalSDE(LogLinear(), Identity(tuple(data.values.shape[1:])))
-    model = Denoising(sde, ResidualMLP(data.values.shape[1:], width=8, depth=1))
+    train, held_out = split(load(path, lazy=lazy), 0.9)
+    sde = DiagonalSDE(LogLinear(), Identity(tuple(train.values.shape[1:])))
+    model = Denoising(sde, ResidualMLP(train.values.shape[1:], width=8, depth=1))
     Training(steps=3, batch_size=16).fit(model, train, held_out, progress=False)
 
-trained(sys.argv[1], True)
-limit = held() + 2**27
-resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-trained(sys.argv[2], True)
-print("trained")
-try:
-    trained(sys.argv[2], False)
-except (MemoryError, RuntimeError, ValueError) as error:
-    print("no room:", type(error).__name__)
-"""
+
+def train_in_an_eighth(small, large):
+    import resource
+
+    trained(small, True)
+    text = Path("/proc/self/status").read_text()
+    limit = int(text.split("VmData:")[1].split()[0]) * 1024 + 2**27
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    trained(large, True)
+    print("trained")
+    try:
+        trained(large, False)
+    except (MemoryError, RuntimeError, ValueError) as error:
+        print("no room:", type(error).__name__)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits what a process may allocate")
@@ -214,11 +206,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     """A gigabyte, of which nothing is on the disk either, in an eighth of one."""
     for name, count in (("small.npy", 2**8), ("large.npy", 2**20)):
         np.lib.format.open_memmap(tmp_path / name, "w+", "f4", (count, 1, 16, 16)).flush()
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE, tmp_path / "small.npy", tmp_path / "large.npy"],
-        capture_output=True,
-        text=True,
-    )
+    done = forked(train_in_an_eighth, tmp_path / "small.npy", tmp_path / "large.npy")
     assert done.stdout.startswith("trained\nno room"), done.stdout + done.stderr
 
 

@@ -1,17 +1,19 @@
 """What files may cost, and which have no end."""
 
+import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pytest
 import torch
+from forks import forked
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save
@@ -20,6 +22,7 @@ from scoresde import DCT
 from scoresde.app import config
 from scoresde.app.config import ConfigError
 from scoresde.app.model import Model
+from scoresde.data import load
 from scoresde.internals import limits
 from scoresde.training import checkpoint
 from scoresde.training.checkpoint import CheckpointError
@@ -214,27 +217,22 @@ def test_a_description_of_weights_is_small(tmp_path, monkeypatch):
         checkpoint.load(folder)
 
 
-READ = """
-import contextlib, sys, warnings
-import PIL.Image, pyarrow.parquet, torch
-from scoresde.training import checkpoint
-from scoresde.app import config
-from scoresde.internals import limits
-from scoresde.data import load
-from scoresde.app.model import Model
-warnings.simplefilter("ignore")
 def held(kind):
-    text = open("/proc/self/status").read()
+    text = Path("/proc/self/status").read_text()
     return int(text.split(kind)[1].split()[0]) * 1024
-reader = {"load": load, "config": config.read, "model": Model.load}[sys.argv[1]]
-with contextlib.suppress(OSError):  # forgets the peak of importing, where that may be written
-    open("/proc/self/clear_refs", "w").write("5")
-before = held("VmRSS:")
-try:
-    reader(sys.argv[2])
-except Exception as error:
-    print(held("VmHWM:") - before, type(error).__name__, str(error).replace(chr(10), " "))
-"""
+
+
+def grown(read, path):
+    """Says by how much the memory held has grown at most, and the error."""
+    warnings.simplefilter("ignore")
+    os.environ[limits.VARIABLE] = str(2**26)
+    with contextlib.suppress(OSError):  # forgets earlier peaks, where that may be written
+        Path("/proc/self/clear_refs").write_text("5")
+    before = held("VmRSS:")
+    try:
+        read(path)
+    except Exception as error:
+        print(held("VmHWM:") - before, type(error).__name__, str(error).replace("\n", " "))
 
 
 def packed(path):
@@ -267,13 +265,13 @@ def parts(path):
 
 
 HOSTILE = {
-    packed: ("load", "x.npz"),
-    line: ("load", "x.csv"),
-    pixels: ("load", "x"),
-    repeated: ("load", "x.parquet"),
-    transform: ("model", "x"),
-    components: ("model", "x"),
-    parts: ("config", "x.toml"),
+    packed: (load, "x.npz"),
+    line: (load, "x.csv"),
+    pixels: (load, "x"),
+    repeated: (load, "x.parquet"),
+    transform: (Model.load, "x"),
+    components: (Model.load, "x"),
+    parts: (config.read, "x.toml"),
 }
 
 
@@ -283,11 +281,6 @@ def test_a_process_takes_no_more_than_the_bound(tmp_path, make):
     """Each would take 5 to 20 times as much if it were read."""
     reader, name = HOSTILE[make]
     make(tmp_path / name)
-    done = subprocess.run(
-        [sys.executable, "-c", READ, reader, str(tmp_path / name)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, limits.VARIABLE: str(2**26)},
-    )
+    done = forked(grown, reader, tmp_path / name)
     assert "Error" in done.stdout, done.stdout + done.stderr
     assert int(done.stdout.split()[0]) < 2**26, done.stdout

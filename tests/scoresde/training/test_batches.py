@@ -4,11 +4,11 @@ import itertools
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
 import torch
+from forks import forked
 from runs import DATA, edited
 
 from scoresde.data import Dataset, LazyArray
@@ -168,42 +168,36 @@ def test_where_processes_are_not_forked_what_cannot_be_sent_is_refused(monkeypat
         )
 
 
-INTERRUPTED = """
-import os, signal, sys
-import torch
-from runs import DATA, edited
-from scoresde.data import Dataset, LazyArray
-from scoresde.training import Training
-
 def children():
-    return [int(p) for p in open(f"/proc/self/task/{os.getpid()}/children").read().split()]
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(process) for process in file.read().split()]
 
-def on_step(step):
-    if step == 4:
-        print(*children(), flush=True)
-        os.killpg(0, signal.SIGINT)  # as a terminal does, for all of them
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
-data = Dataset("stored", LazyArray(len(DATA), lambda rows: DATA.values[rows]))
-training = Training(steps=9, batch_size=16, workers=2)
-try:
-    training.fit(edited(), data, progress=False, folder=sys.argv[1], on_step=on_step)
-except KeyboardInterrupt:
-    print("interrupted", *children())
-"""
+def interrupted(folder, number):
+    """A run whose fifth update gets a signal, as all of its processes do where it is Ctrl-C."""
+    os.setsid()
+
+    def on_step(step):
+        if step == 4:
+            print(*children(), flush=True)
+            if number == signal.SIGINT:
+                os.killpg(0, number)
+            else:
+                os.kill(os.getpid(), number)
+
+    data = stored(lambda rows: DATA.values[rows])
+    training = Training(steps=9, batch_size=16, workers=2)
+    try:
+        training.fit(edited(), data, progress=False, folder=folder, on_step=on_step)
+    except KeyboardInterrupt:
+        print("interrupted", *children())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are listed by Linux")
 def test_ctrl_c_ends_those_that_read_and_loses_nothing(tmp_path):
     from scoresde.training import checkpoint
 
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
-        start_new_session=True,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = forked(interrupted, tmp_path, signal.SIGINT)
     first, last = done.stdout.splitlines()
     assert (len(first.split()), last, done.stderr) == (2, "interrupted", "")
     assert checkpoint.load(tmp_path)[1]["step"] == 5
@@ -220,9 +214,7 @@ def weights_of(folder, data):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are listed by Linux")
 def test_who_reads_does_not_outlive_who_trains(tmp_path):
     """Killed by what nothing can catch, it leaves nobody, and a folder that is free."""
-    script = INTERRUPTED.replace("os.killpg(0, signal.SIGINT)", "os.kill(os.getpid(), 9)")
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = forked(interrupted, tmp_path, signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     data = stored(lambda rows: DATA.values[rows])
     assert torch.equal(weights_of(tmp_path, data), weights_of(None, data))

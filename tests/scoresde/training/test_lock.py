@@ -4,49 +4,58 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
+import time
 
 import pytest
 import torch
+from forks import FORKS, needs_fork
 
 from scoresde.training import checkpoint, lock
 from scoresde.training.lock import FolderLocked, folder_lock
 
-HOLDS = """
-import sys, time
-from scoresde.training.lock import folder_lock
-with folder_lock(sys.argv[1]):
-    print("mine", flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
+
+def hold(folder, seconds, said):
+    with folder_lock(folder):
+        said.send("mine")
+        time.sleep(seconds)
 
 
-def holder(folder, seconds=600):
-    command = [sys.executable, "-c", HOLDS, str(folder), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "mine\n"
-    return process
+def hold_with_a_child(folder, said):
+    with folder_lock(folder):
+        if os.fork() == 0:
+            said.send(os.getpid())
+        time.sleep(600)
 
 
+def started(function, *arguments):
+    """A process and the first that it says."""
+    here, there = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=function, args=(*arguments, there))
+    process.start()
+    return process, here.recv()
+
+
+@needs_fork
 def test_who_has_it_is_said_and_whoever_is_killed_has_it_no_more(tmp_path):
-    process = holder(tmp_path)
+    process, _ = started(hold, tmp_path, 600)
     said = rf"{re.escape(str(tmp_path))}: process {process.pid} of \S+, since 20\d\d-.*, is writing"
     with pytest.raises(FolderLocked, match=said), folder_lock(tmp_path):
         pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert (tmp_path / ".lock").exists()  # nobody was left to remove it
     with folder_lock(tmp_path) as folder:
         assert folder == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_fork
 def test_one_waits_for_another_to_end(tmp_path):
-    process = holder(tmp_path, seconds=0.5)
+    process, _ = started(hold, tmp_path, 0.5)
     with folder_lock(tmp_path, wait=60):
-        assert process.wait() == 0
+        process.join()
+        assert process.exitcode == 0
 
 
 def test_threads_take_turns(tmp_path):
@@ -75,25 +84,15 @@ def test_an_error_inside_frees_it(tmp_path):
         pass
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 def test_a_child_that_outlives_its_parent_does_not_keep_it(tmp_path):
     """As a loader's worker may, whose parent was killed."""
-    script = f"""
-import os, sys, time
-from scoresde.training.lock import folder_lock
-with folder_lock({str(tmp_path)!r}):
-    if os.fork() == 0:
-        print(os.getpid(), flush=True)
-        time.sleep(600)
-    time.sleep(600)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    child = int(process.stdout.readline())
+    process, child = started(hold_with_a_child, tmp_path)
     try:
         with pytest.raises(FolderLocked), folder_lock(tmp_path):
             pass
         process.kill()
-        process.wait()
+        process.join()
         with folder_lock(tmp_path):
             pass
     finally:
@@ -134,12 +133,12 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
 
 
 def test_a_lock_without_a_word_is_one(tmp_path):
-    process = holder(tmp_path)
+    process, _ = started(hold, tmp_path, 600)
     (tmp_path / ".lock").write_text('["nothing"]')
     with pytest.raises(FolderLocked, match="another process is writing"), folder_lock(tmp_path):
         pass
     process.kill()
-    process.wait()
+    process.join()
 
 
 def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):

@@ -1,12 +1,12 @@
 """The training loop: what it keeps, what it measures, how it fails."""
 
+import contextlib
 import math
-import subprocess
-import sys
 
 import attrs
 import pytest
 import torch
+from forks import FORKS, needs_fork
 from runs import DATA, fitted, model, same
 from torch import nn
 
@@ -207,40 +207,33 @@ def test_frozen_weights_are_nothing_to_train():
     assert changed == {name for name, p in estimator.named_parameters() if p is first}
 
 
-RUN = """
-import sys
-import torch
-from estimators import Denoising, ResidualMLP
-from scoresde import DiagonalSDE, Identity, LogLinear
-from scoresde.data import Dataset
-from scoresde.training import Training
-
-torch.manual_seed(0)
-network = ResidualMLP((2,), width=16, depth=1, dropout=0.1)
-model = Denoising(DiagonalSDE(LogLinear(), Identity((2,))), network)
-data = Dataset("points", torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(64, 1))
-history = Training(steps=120, measurements=6).fit(
-    model, data, data, progress=False, folder=sys.argv[1], save_every=7,
-    on_step=lambda n: print(n, flush=True),
-)
-torch.save((model.state_dict(), history.losses, history.held_out, history.best), sys.argv[2])
-"""
+def run_to_its_end(folder, target, said):
+    torch.manual_seed(0)
+    network = ResidualMLP((2,), width=16, depth=1, dropout=0.1)
+    estimator = Denoising(DiagonalSDE(LogLinear(), Identity((2,))), network)
+    history = Training(steps=120, measurements=6).fit(
+        estimator, DATA, DATA, progress=False, folder=folder, save_every=7, on_step=said.send
+    )
+    torch.save((estimator.state_dict(), history.losses, history.held_out, history.best), target)
 
 
+@needs_fork
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     """At several moments, one after the other, by a signal that nothing can catch."""
 
     def run(name, stops=()):
         target = tmp_path / f"{name}.pt"
         for stop in (*stops, None):
-            command = [sys.executable, "-c", RUN, str(tmp_path / name), str(target)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            for line in process.stdout:
-                if stop is not None and int(line) >= stop:
-                    process.kill()
-                    break
-            process.communicate()
-            assert (process.returncode == 0) == (stop is None)
+            here, there = FORKS.Pipe(duplex=False)
+            process = FORKS.Process(target=run_to_its_end, args=(tmp_path / name, target, there))
+            process.start()
+            there.close()
+            with contextlib.suppress(EOFError):  # at its end
+                while here.recv() < (stop or torch.inf):
+                    pass
+                process.kill()
+            process.join()
+            assert (process.exitcode == 0) == (stop is None)
         return torch.load(target)
 
     (wanted, *history), (found, *same) = run("whole"), run("broken", stops=(3, 30, 31, 77))
