@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -91,14 +92,23 @@ def pytest_collection_modifyitems(config, items):
 
 
 def superfluous(product):
-    """The cases of a product beside those that are chosen, one with most that is new at a time."""
+    """The cases of a product beside those that are chosen: those with most that is new, and rare.
+
+    A parametrisation of several arguments at once has to be of one, a tuple, to be a dimension.
+    """
     (strength,) = product[0].get_closest_marker("covering").args
-    meetings = {
-        item: {*itertools.combinations(sorted(item.callspec.indices.items()), strength)}
+    values = {
+        item: [(name, id(value)) for name, value in item.callspec.params.items()]
         for item in product
     }
-    missing = set().union(*meetings.values())
+    meetings = {item: {*itertools.combinations(own, strength)} for item, own in values.items()}
+    missing, chosen = set().union(*meetings.values()), Counter()
+
+    def worth(item):
+        return len(meetings[item] & missing), -sum(chosen[value] for value in values[item])
+
     while missing:
-        best = max(meetings, key=lambda item: len(meetings[item] & missing))
+        best = max(meetings, key=worth)
         missing -= meetings.pop(best)
+        chosen.update(values[best])
     return meetings

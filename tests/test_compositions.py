@@ -327,6 +327,7 @@ METHODS = {
 }
 
 
+@pytest.mark.covering(1)
 @every_composition
 @pytest.mark.parametrize("how", METHODS)
 def test_densities_are_those_of_the_posterior(name, how):
@@ -364,6 +365,7 @@ class Design(Noise):
         return out
 
 
+@pytest.mark.covering(1)
 @every_dtype
 @every_composition
 def test_bounds_are_those_of_the_posterior(name, dtype):
@@ -405,6 +407,7 @@ def test_a_bound_has_its_own_generator(name, dtype):
     torch.testing.assert_close(alone, all_of_them[rows], rtol=rtol, atol=rtol)
 
 
+@pytest.mark.covering(1)
 @every_dtype
 @every_composition
 def test_distributions_are_of_the_posterior(name, dtype):

@@ -326,6 +326,7 @@ def test_adjoints_of_the_flow_give_every_parameter_its_gradient(case, dtype):
         torch.testing.assert_close(found, wanted, rtol=0, atol=share * largest)
 
 
+@pytest.mark.covering(1)
 @DTYPES
 @pytest.mark.parametrize("case", LEARNT)
 def test_adjoints_of_the_reverse_equation_give_every_parameter_its_gradient(case, dtype):
@@ -374,14 +375,15 @@ def test_what_is_no_estimator_is_refused(build):
 SCHEDULES = [VP, SubVP, VE, Cosine, LogLinear, Learned, EDM, RectifiedFlow]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [("network", torch.float32), ("mixture", torch.float32), ("mixture", torch.float64)],
+    "what", [("network", torch.float32), ("mixture", torch.float32), ("mixture", torch.float64)]
 )
 @torch.no_grad()
-def test_odeint_runs_with_its_defaults(kind, dtype, schedule):
+def test_odeint_runs_with_its_defaults(what, schedule):
     """Adaptive methods look past the ends of time."""
+    kind, dtype = what
     sde = DiagonalSDE(schedule(), Identity((2,)))
     model = network(sde, dtype) if kind == "network" else mixture(sde, 3, 2)
     flow, ts = ProbabilityFlow(model), torch.tensor([sde.T, sde.eps], dtype=dtype)
@@ -395,6 +397,7 @@ def test_odeint_runs_with_its_defaults(kind, dtype, schedule):
         torch.testing.assert_close(again, down, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.covering(1)
 @DTYPES
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @torch.no_grad()

@@ -109,13 +109,15 @@ def agree(found, truth, tolerance):
     assert (covariance - true_covariance).norm() < tolerance * true_covariance.norm()
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("schedule", BUILD)
 @pytest.mark.parametrize(
-    ("estimator", "shape"), [("gaussian", "uniform"), *((e, "non-uniform") for e in ESTIMATORS)]
+    "kind", [("gaussian", "uniform"), *((e, "non-uniform") for e in ESTIMATORS)], ids="-".join
 )
-@pytest.mark.parametrize(("name", "eta"), PAIRS)
-def test_samples_have_the_datas_moments(name, eta, estimator, schedule, shape):  # inv. 14, 15
+@pytest.mark.parametrize("solver", PAIRS, ids=str)
+def test_samples_have_the_datas_moments(solver, kind, schedule):  # invariants 14, 15
     """Exact moments of the samples, extrapolated in the steps at the order declared."""
+    (name, eta), (estimator, shape) = solver, kind
     exact = with_true_prior(gaussian(SHAPES[shape](BUILD[schedule]()), 11))
     model = ESTIMATORS[estimator](exact)
     steps, order = STEPS.get(name, ENOUGH)[eta > 0], declared(name, eta)

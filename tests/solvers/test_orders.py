@@ -92,12 +92,13 @@ def many(name):
     return "multistep" in name
 
 
+@pytest.mark.covering(1)
 @each_sde
 @pytest.mark.parametrize("name", METHODS)
 def test_order_on_the_probability_flow_of_a_mixture(name, case):  # invariant 39
     solver, (reverse, z, end) = METHODS[name], flow(case)
-    counts = [16, 32, 64] if name in {"torchsde-srk", "torchdiffeq-rk4"} else [32, 64, 128]
-    counts = [128, 256, 512] if many(name) else counts
+    counts = [16, 48] if name in {"torchsde-srk", "torchdiffeq-rk4"} else [32, 96]
+    counts = [128, 384] if many(name) else counts
     errors = [
         (solver.integrate(reverse, z, -GRIDS["log_snr"](reverse.sde, n), Noise()) - end)
         .abs()
@@ -123,7 +124,7 @@ def densities():
 def test_densities_have_the_order_of_the_solver(name):
     """Integrals of the divergence have steps, weights and damping of their own."""
     model, x, truth = densities()
-    counts = [64, 128, 256] if many(name) else [32, 64, 128]
+    counts = [64, 192] if many(name) else [32, 96]
     errors = [
         float((log_prob(model, x, attrs.evolve(METHODS[name], steps=n)).value - truth).abs().mean())
         for n in counts
@@ -147,6 +148,7 @@ def test_the_error_of_a_quadratures_path_enters_squared(case):
     assert slope(counts, errors) > 3
 
 
+@pytest.mark.covering(2)
 @each_sde
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s().weak_order is not None])
@@ -156,7 +158,7 @@ def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
     model = with_true_prior(gaussian(SDES[case](), 3))
     sde = model.sde
     reverse, end = ReverseSDE(model, eta), marginal(model, sde.eps)
-    counts = [384, 768, 1536] if many(name) else [24, 48, 96]
+    counts = [384, 1152] if many(name) else [24, 72]
     errors = []
     for n in counts:
         mean, covariance = push(solver, reverse, sde.prior, -GRIDS["uniform_time"](sde, n))
@@ -195,6 +197,7 @@ class Brownian(Noise):
         return next(self.queue)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("case", ["VP", "VE"])
 @pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s().strong_order is not None])
 def test_strong_order_on_a_mixture(name, case):  # invariant 39
@@ -202,13 +205,13 @@ def test_strong_order_on_a_mixture(name, case):  # invariant 39
     model = mixture(sde, 3)
     reverse = ReverseSDE(model, 1.0)
     z = torch.randn(64, 3) * sde.kernel(torch.tensor([sde.T])).sigma
-    noise, ends = Brownian(4096, z.shape), {}
+    noise, ends = Brownian(2048, z.shape), {}
 
     def end(solver, steps):
         ts = -torch.linspace(sde.T, sde.eps, steps + 1)
         return solver.integrate(reverse, z, ts, noise.drawn(2 if isinstance(solver, SRA) else 1))
 
-    exact, counts = end(SRA(), 4096), [2048, 1024, 512]
+    exact, counts = end(SRA(), 2048), [1024, 512, 256]
     for steps in counts:
         noise = noise.coarsened()
         ends[steps] = end(solver, steps)

@@ -62,6 +62,7 @@ def data(model, count=4, seed=0):
     return model.sde.basis.inverse(model.marginal(torch.tensor([model.sde.eps])).sample((count,)))
 
 
+@pytest.mark.covering(1)
 @either
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_gaussian_likelihood_is_exact(solver, case):  # invariant 17
