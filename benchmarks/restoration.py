@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import statistics
 import time
 import zipfile
@@ -35,7 +36,7 @@ from benchmarks.unets import UNet, parameters
 from estimators import Denoising, measure
 from scoresde import VE, DiagonalSDE, Haar, Joint, condition
 from scoresde.app import plots
-from scoresde.conditioning import ConditionNoiseAnnealing, ResampleObserved
+from scoresde.conditioning import ResampleObserved, slowed
 from scoresde.data import Dataset
 from scoresde.metrics import frechet_distance, kernel_distance
 from scoresde.training import History, Training
@@ -97,7 +98,7 @@ def run(
         degrade, part = DEGRADED[task], slice(seed * count, (seed + 1) * count)
         test = tests[part]
         y, curve = degrade(test), []
-        model, joint, hook = _model(method, train, degrade, updates, sigma_y or SIGMA_Y[task])
+        model, joint = _model(method, train, degrade, updates, sigma_y or SIGMA_Y[task])
 
         def watch(
             step: int, model: Any, history: History, y: Tensor = y, test: Tensor = test,
@@ -108,7 +109,7 @@ def run(
         pairs = Dataset(task, joint.join(y=degrade(train), x=train))
         training = Training(steps=updates, batch_size=32, lr=3e-3, measurements=4, ema=0.99)
         start = time.process_time()
-        training.fit(model, pairs, seed=seed, progress=False, on_step=hook, on_measure=watch)
+        training.fit(model, pairs, seed=seed, progress=False, on_measure=watch)
         trained = time.process_time()
         samples = _sample(model, y, seed)
         sampled = time.process_time()
@@ -226,20 +227,17 @@ def _errors(at: WeightingInputs) -> Tensor:
 
 def _model(
     method: str, x: Tensor, degrade: Callable[[Tensor], Tensor], updates: int, sigma_y: float
-) -> tuple[Denoising, Joint, Callable[[int], None] | None]:
-    """Untrained; the joint basis, and what is called at every update."""
+) -> tuple[Denoising, Joint]:
+    """Untrained; and the joint basis."""
     # a scale for every band, so that little training removes little noise well
     joint = Joint(y=tuple(degrade(x[:1]).shape[1:]), x=Haar((3, SIZE, SIZE), 2))
-    sigma_x = x[0].numel() ** 0.5
-    start = {"CMDE": sigma_y}.get(method, sigma_x)
-    schedule = VE(SIGMA_MIN, joint.per_block(y=start, x=sigma_x))
-    speeds = joint.per_block(y=0.0 if method == "CDE" else 1.0, x=1.0)
-    sde = DiagonalSDE(schedule, joint, speeds)
+    noise = {"CDE": 0.0, "CDiffE": math.inf}.get(method, sigma_y)
+    shrinking = updates // 2 if method == "VS-CMDE" else None
+    uniform = DiagonalSDE(VE(SIGMA_MIN, x[0].numel() ** 0.5), joint)
+    sde = slowed(uniform, ["y"], noise, shrinking)
     scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
     model = Denoising(sde, _Pair(joint), times="arctan_log_snr", weighting=_errors, **scales)
-    shrinking = method == "VS-CMDE"
-    hook = ConditionNoiseAnnealing(sde, "y", sigma_x, sigma_y, updates // 2) if shrinking else None
-    return model, joint, hook
+    return model, joint
 
 
 def _sample(model: Denoising, y: Tensor, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ peers run where `sbi` is installed; with ``quick``, CDE alone, on three observat
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import tempfile
 import time
@@ -26,7 +27,7 @@ from torch import Tensor
 from benchmarks.posteriors import TASKS, Task, c2st, coverage, find
 from estimators import Denoising, ResidualMLP, Truncated
 from scoresde import VE, DiagonalSDE, LogLinear, Solver
-from scoresde.conditioning import ConditionNoiseAnnealing, ResampleObserved
+from scoresde.conditioning import ResampleObserved, slowed
 from scoresde.data import Dataset
 from scoresde.inference import Coordinates, Posterior
 from scoresde.training import Training
@@ -102,20 +103,18 @@ def run(
 def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Sampler:
     """Trained."""
     to = Coordinates.fit(task.prior, theta, x)
-    joint, held, hook = to.joint, method == "any conditional", None
+    joint, held = to.joint, method == "any conditional"
     solver: Solver = ExponentialMultistep(32)
-    if method in ("CDE", "any conditional"):
-        speed = 0.0 if method == "CDE" else 1.0
-        sde = DiagonalSDE(LogLinear(), joint, joint.per_block(observation=speed, parameter=1.0))
+    if held:
+        sde = DiagonalSDE(LogLinear(), joint)
+    elif method == "CDE":
+        sde = slowed(DiagonalSDE(LogLinear(), joint), ["observation"], 0.0)
     else:
-        largest = SIGMA_Y if method == "CMDE" else SIGMA[1]
-        schedule = VE(SIGMA[0], joint.per_block(observation=largest, parameter=SIGMA[1]))
-        sde = DiagonalSDE(schedule, joint)
-        solver = ExponentialMultistep(32, corrector=ResampleObserved())
+        noise, updates = (math.inf if method == "CDiffE" else SIGMA_Y), None
         if method == "VS-CMDE":
-            hook = ConditionNoiseAnnealing(
-                sde, "observation", SIGMA[1], SIGMA_Y, training.steps // 2
-            )
+            updates = training.steps // 2
+        sde = slowed(DiagonalSDE(VE(*SIGMA), joint), ["observation"], noise, updates)
+        solver = ExponentialMultistep(32, corrector=ResampleObserved())
     network = ResidualMLP((joint.dim,), WIDTH, DEPTH, noise_levels=joint.dim if held else 1)
     known = Truncated.knowing(to, sde)
     model = Denoising(sde, network, observe="blocks" if held else None, baseline=known)
@@ -125,7 +124,6 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
         Dataset(task.name, pairs[500:]),
         Dataset(task.name, pairs[:500]),
         progress=False,
-        on_step=hook,
     )
     posterior = Posterior(model, to, solver, held)
 

@@ -1,8 +1,10 @@
 """What learns or knows a score."""
 
 from estimators.adapters import NetworkAdapter
+from estimators.conditional import cde, cdiffe, cmde, vs_cmde
 from estimators.denoising import Denoising
 from estimators.guidance import ClassifierFree, LinearGuidance
+from estimators.joint_network import JointNetwork
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale
 from estimators.networks import PartNetwork, ResidualMLP
@@ -15,6 +17,7 @@ __all__ = [
     "Denoising",
     "Gaussian",
     "GaussianMixture",
+    "JointNetwork",
     "LinearGuidance",
     "MultiScale",
     "NetworkAdapter",
@@ -22,5 +25,9 @@ __all__ = [
     "ResidualMLP",
     "Truncated",
     "UNet",
+    "cde",
+    "cdiffe",
+    "cmde",
     "measure",
+    "vs_cmde",
 ]

@@ -91,14 +91,14 @@ class MultiScale(ScoreEstimator):
     ) -> None:
         super().__init__(sde)
         stages = sde.stages()
-        bases = _each("network_bases", _seen(network_bases, sde), len(stages))
-        makers = _each("networks", networks, len(stages))
-        self.shares = _each("shares", 1.0 if shares is None else shares, len(stages))
+        bases = one_for_each("network_bases", _seen(network_bases, sde), len(stages))
+        makers = one_for_each("networks", networks, len(stages))
+        self.shares = one_for_each("shares", 1.0 if shares is None else shares, len(stages))
         _expect_shares(self.shares)
         models = [
             Denoising(
                 sde,
-                _made(maker, seen_basis(basis, sde.basis, stage.dim).event_shape),
+                made(maker, seen_basis(basis, sde.basis, stage.dim).event_shape),
                 stage=stage,
                 network_basis=basis,
                 data_mean=data_mean,
@@ -186,16 +186,30 @@ def _seen(bases: Sequence[Basis | None] | str | None, sde: DiagonalSDE) -> Any:
     return [view(bases)(sde.basis, stage.dim) for stage in sde.stages()]
 
 
-def _each(name: str, values: Any, count: int) -> list[Any]:
-    """One for every stage: several are as many as there are, one is that of all."""
+def one_for_each(name: str, values: Any, count: int) -> list[Any]:
+    """One for every stage: several are as many as there are, one is that of all.
+
+    Example:
+        >>> from estimators.multiscale import one_for_each
+        >>> one_for_each("shares", 1.0, 2), one_for_each("shares", [1.0, 0.5], 2)
+        ([1.0, 1.0], [1.0, 0.5])
+    """
     if not isinstance(values, (Sequence, nn.ModuleList)):
         return [values] * count
     expect(len(values) == count, name, f"{count}", len(values))
     return [*values]
 
 
-def _made(maker: nn.Module | Maker, shape: torch.Size) -> nn.Module:
-    """A network of a stage, as it is given or made for the events that it sees."""
+def made(maker: nn.Module | Maker, shape: torch.Size) -> nn.Module:
+    """A network of a stage, as it is given or made for the events that it sees.
+
+    Example:
+        >>> import torch
+        >>> from estimators import ResidualMLP
+        >>> from estimators.multiscale import made
+        >>> made(lambda shape: ResidualMLP(shape, 8, 1), torch.Size([2])).enter.in_features
+        2
+    """
     if isinstance(maker, nn.Module):
         return maker
     try:

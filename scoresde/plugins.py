@@ -226,16 +226,36 @@ def get(group: str, name: str, *, imports: bool = False) -> object:
     """
     plugins = available(group)
     if ":" in name:
-        if not imports:
-            raise UnknownPlugin(
-                f"{group}: {name!r} is an import path, which can run any code; allow it only if "
-                "you trust where the name comes from (imports=True, --allow-imports)"
-            )
-        return Plugin(name, group, value=name).load()
+        return by_path(group, name, imports=imports)
     if name not in plugins:
         path = " (an import path is written package.module:Name)" if "." in name else ""
         raise UnknownPlugin(f"{group}: no plugin {name!r}{path}{nearest(name, plugins)}")
     return plugins[name].load()
+
+
+def by_path(kind: str, path: str, *, imports: bool) -> object:
+    """Loads an object by its import path.
+
+    Args:
+        kind: What it is to be, for messages.
+        path: ``"package.module:attribute"``.
+        imports: Whether import paths are allowed.
+
+    Raises:
+        UnknownPlugin: If they are not.
+        PluginError: If the import fails.
+
+    Example:
+        >>> from scoresde.plugins import by_path
+        >>> by_path("solvers", "solvers:DDIM", imports=True).__name__
+        'DDIM'
+    """
+    if not imports:
+        raise UnknownPlugin(
+            f"{kind}: {path!r} is an import path, which can run any code; allow it only if "
+            "you trust where the name comes from (imports=True, --allow-imports)"
+        )
+    return Plugin(path, kind, value=path).load()
 
 
 def check(group: str) -> dict[str, Exception]:

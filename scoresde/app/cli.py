@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from scoresde.app.model import Model
+    from scoresde.estimator import ScoreEstimator
     from scoresde.solver import Solver
     from scoresde.training.distributed import Processes
 
@@ -208,7 +209,13 @@ def _remove_run(run: Path, processes: Processes) -> None:
     default=64,
     show_default=True,
     type=click.IntRange(1, 2**63 - 1),
-    help="How many samples.",
+    help="How many samples; of each event that is given.",
+)
+@click.option(
+    "--given",
+    multiple=True,
+    metavar="[PART=]PATH",
+    help="Events of a part, to sample the others of: a file as the data were, or images.",
 )
 @click.option(
     "--output",
@@ -226,6 +233,7 @@ def _remove_run(run: Path, processes: Processes) -> None:
 def sample(
     folder: Path,
     count: int,
+    given: tuple[str, ...],
     output: str,
     png: str | None,
     solver: str | None,
@@ -239,35 +247,37 @@ def sample(
     import torch
 
     from scoresde.app import devices
+    from scoresde.app.given import task
     from scoresde.app.model import Model
     from scoresde.internals.limits import afford
 
     where = devices.chosen(device)
     model = Model.load(folder, device=where, imports=imports)
-    writers = [model.export.writer(output, "--output")]
+    estimator, total, export = task(model, given, count, seed)
+    writers = [export.writer(output, "--output")]
     if png is not None:
         expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)
         expect(Path(png).resolve() != Path(output).resolve(), "--png", "another file", png)
-        writers.append(model.export.writer(png, "--png"))
+        writers.append(export.writer(png, "--png"))
     chosen = _solver(model, solver, imports, steps=steps, eta=eta)
-    size = math.prod(model.facts["event_shape"])
-    afford("--count", 4 * count * size)
-    x = _samples(model, chosen, count, torch.Generator(where).manual_seed(seed))
+    afford("--count", 4 * total * math.prod(export.event_shape))
+    x = _samples(estimator, chosen, total, torch.Generator(where).manual_seed(seed))
     for write in writers:
         write(x)
     click.echo(f"{output}: {tuple(x.shape)}")
 
 
-def _samples(model: Model, solver: Solver, count: int, generator: Generator) -> Tensor:
+def _samples(estimator: ScoreEstimator, solver: Solver, count: int, generator: Generator) -> Tensor:
     """In chunks, so that networks have the memory they need."""
     import torch
 
     from scoresde.internals.limits import chunk_size
 
-    size = chunk_size(model.facts["event_shape"])
-    parts = solver.batches(model.estimator, (count,), size, generator=generator, progress=True)
+    basis = estimator.sde.basis
+    size = chunk_size((basis.dim,))
+    parts = solver.batches(estimator, (count,), size, generator=generator, progress=True)
     x = torch.cat([part.cpu() for part in parts])
-    wanted = (count, *model.facts["event_shape"])
+    wanted = (count, *basis.event_shape)
     expect(x.shape == wanted, "samples", f"a tensor of shape {wanted} from {solver!r}", x.shape)
     return x
 
@@ -309,15 +319,18 @@ def evaluate(
     model = Model.load(folder, device=devices.chosen(device), imports=imports)
     settings, bins = model.settings, model.facts["bins"]
     chosen = _solver(model, solver, imports, steps=steps)
-    events = data_of(settings)[1] if data is None else data_like(settings, data, model.facts)
+    events = (
+        data_of(settings, imports=imports)[1]
+        if data is None
+        else data_like(settings, data, model.facts, imports=imports)
+    )
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
     generator = torch.Generator("cpu").manual_seed(seed)
     expected, got = (f"{n} bins" if n else "real numbers" for n in (bins, events.bins))
     expect(expected == got, "data", f"{expected}, as trained on", got)
-    report = measure(
-        model.estimator, events, chosen, trace, count=count, generator=generator, progress=True
-    )
+    asked: dict[str, Any] = {"given": model.given, "count": count, "generator": generator}
+    report = measure(model.estimator, events, chosen, trace, **asked, progress=True)
     click.echo(_json(report) if as_json else _lines(report))
 
 

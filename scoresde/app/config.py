@@ -32,8 +32,9 @@ from typing import Any
 from torch import nn
 
 from scoresde import plugins
+from scoresde.app.factories import ConfigError, call_factory, parameters
 from scoresde.bases import Basis
-from scoresde.checks import describe_error, instance, nearest
+from scoresde.checks import instance
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
 from scoresde.schedules import Schedule
@@ -49,11 +50,15 @@ _GROUPS = {
     "sde": "sdes",
     "schedule": "schedules",
     "basis": "bases",
+    "bases": "bases",
     "estimator": "estimators",
     "network": "networks",
     "networks": "networks",
     "solver": "solvers",
 }
+
+_MADE_LATER = ("networks", "bases")
+"""Arguments of which makers are given: there is one for every stage, or for every part."""
 
 _KINDS: dict[str, type] = {
     "sdes": SDE,
@@ -67,22 +72,15 @@ _KINDS: dict[str, type] = {
 SUPPLIED: dict[str, tuple[str, ...]] = {
     "sdes": ("event_shape", "data_mean", "data_std"),
     "schedules": (),
-    "bases": ("event_shape",),
+    "bases": ("event_shape", "parts"),
     "estimators": ("sde", "basis", "event_shape", "data_mean", "data_std"),
     "networks": ("event_shape",),
     "solvers": (),
 }
 """Arguments that factories of a group are given where the file says nothing of them."""
 
-MEASURED = ("event_shape", "data_mean", "data_std", "data_components")
+MEASURED = ("event_shape", "parts", "data_mean", "data_std", "data_components")
 """What is known of the data, and what a string in the file may stand for."""
-
-_INSTEAD = {
-    "epochs": ("steps", "an epoch is as many as there are events over batch_size"),
-    "iterations": ("steps", "updates are counted"),
-    "learning_rate": ("lr", "the largest learning rate"),
-}
-"""What people write, what it is called here, and what that is."""
 
 
 class Lazy:
@@ -96,19 +94,6 @@ class Lazy:
 
     def __init__(self, compute: Callable[[], Any]) -> None:
         self.value = functools.cache(compute)
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key.
-
-    Example:
-        >>> from scoresde.app.config import ConfigError, build
-        >>> try:
-        ...     build({"name": "ddim", "stepz": 5}, "solver", {})
-        ... except ConfigError as error:
-        ...     print(str(error)[:43])
-        solver.stepz: unknown; did you mean 'steps'
-    """
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -217,16 +202,16 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     name, entries = _named(table, key)
     group = _group(key)
     factory = _factory(name, key, imports)
-    parameters = _parameters(factory, key)
-    meanings = _supplied_arguments(factory, group, parameters)
+    takes = parameters(factory, key)
+    meanings = _supplied_arguments(factory, group, takes)
     arguments = {
         argument: _known(known, what) for argument, what in meanings.items() if what in known
     }
     for argument, value in entries.items():
         part = _GROUPS.get(argument)
-        if argument == "networks" and argument in parameters:
+        if argument in _MADE_LATER and argument in takes:
             value = _makers(value, f"{key}.{argument}", known, imports)
-        elif part is not None and argument in parameters and not isinstance(value, _KINDS[part]):
+        elif part is not None and argument in takes and not isinstance(value, _KINDS[part]):
             value = build(value, f"{key}.{argument}", known, imports=imports)
         elif isinstance(value, str) and value in MEASURED and value in known:
             value = _known(known, value)
@@ -240,19 +225,27 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
 
 
 def _makers(tables: Any, key: str, known: Mapping[str, Any], imports: bool) -> Any:
-    """What makes the networks that a table describes, or each of several, of any events."""
+    """What makes what a table describes, or each of several, of events of any shape."""
 
     def make(table: Any, key: str, event_shape: Sequence[int]) -> Any:
         return build(table, key, {**known, "event_shape": event_shape}, imports=imports)
 
-    if isinstance(tables, list):
-        return [partial(make, table, f"{key}[{i}]") for i, table in enumerate(tables)]
-    return partial(make, tables, key)
+    return _each(tables, key, partial(partial, make))
+
+
+def _each(tables: Any, key: str, function: Callable[[Any, str], Any]) -> Any:
+    """Of a table and its key, or of each of several: in a list, or of parts by their names."""
+    if isinstance(tables, list) and key.endswith(_MADE_LATER):
+        return [function(table, f"{key}[{i}]") for i, table in enumerate(tables)]
+    if isinstance(tables, Mapping) and key.endswith(".bases"):
+        return {name: function(table, f"{key}.{name}") for name, table in tables.items()}
+    return function(tables, key) if isinstance(tables, (str, Mapping)) else tables
 
 
 def _group(key: str) -> str:
     """Of which group the object is that stands there in the file."""
-    return _GROUPS[key.rpartition(".")[2].partition("[")[0]]
+    *_, before, last = ("", *key.split("."))
+    return _GROUPS[before if before == "bases" else last.partition("[")[0]]
 
 
 def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, Any]:
@@ -274,22 +267,19 @@ def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, A
     """
     name, entries = _named(table, key)
     factory = _factory(name, key, imports)
-    parameters = _parameters(factory, key)
+    takes = parameters(factory, key)
     full: dict[str, Any] = {"name": name}
-    for argument, parameter in parameters.items():
+    for argument, parameter in takes.items():
         with suppress(ConfigError):  # an object: no file can say that
             if parameter.default is not inspect.Parameter.empty:
                 full[argument] = to_json(parameter.default, argument)
-    meanings = _supplied_arguments(factory, _group(key), parameters)
+    meanings = _supplied_arguments(factory, _group(key), takes)
     full |= {argument: what for argument, what in meanings.items() if what in MEASURED}
     full |= entries
     for argument, value in entries.items():
-        if argument in _GROUPS and argument in parameters:
-            fill = partial(with_defaults, key=f"{key}.{argument}", imports=imports)
-            if isinstance(value, (str, Mapping)):
-                full[argument] = fill(value)
-            elif isinstance(value, list) and argument == "networks":
-                full[argument] = [*map(fill, value)]
+        if argument in _GROUPS and argument in takes:
+            fill = partial(with_defaults, imports=imports)
+            full[argument] = _each(value, f"{key}.{argument}", fill)
     return full
 
 
@@ -317,61 +307,6 @@ def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
     return factory
 
 
-def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
-    """Calls a factory; whatever goes wrong becomes a `ConfigError` that names the key.
-
-    Raises:
-        ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
-
-    Example:
-        >>> from scoresde.app.config import call_factory
-        >>> call_factory(complex, {"real": 1.0}, "number")
-        (1+0j)
-    """
-    expect_known(factory, arguments, key)
-    for name, parameter in _parameters(factory, key).items():
-        if parameter.default is inspect.Parameter.empty and name not in arguments:
-            raise ConfigError(f"{key}.{name}: expected a value, got none")
-    try:
-        return factory(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {describe_error(error)}") from error
-    # what else a factory raises, or whether it tries to exit, is up to its author
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        name = f"{factory.__module__}:{getattr(factory, '__qualname__', type(factory).__name__)}"
-        raise ConfigError(f"{key}: {name} failed: {describe_error(error, kind=True)}") from error
-
-
-def expect_known(
-    factory: Callable[..., Any], arguments: Iterable[str], key: str, others: Iterable[str] = ()
-) -> None:
-    """Raises `ConfigError` if a factory does not take an argument.
-
-    Args:
-        factory: Whatever can be called by keywords.
-        arguments: Their names.
-        key: Of the section they stand in.
-        others: Names that may stand there besides.
-
-    Example:
-        >>> from scoresde.app.config import ConfigError, expect_known
-        >>> from scoresde.training import Training
-        >>> try:
-        ...     expect_known(Training, ["epochs"], "training")
-        ... except ConfigError as error:
-        ...     print(str(error)[:36])
-        training.epochs: unknown; write step
-    """
-    possible = [*_parameters(factory, key), *others]
-    for name in arguments:
-        if name not in possible:
-            instead, why = _INSTEAD.get(name, ("", ""))
-            write = f"; write {instead} ({why})" if instead in possible else ""
-            raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")
-
-
 def _supplied_arguments(factory: Any, group: str, parameters: Iterable[str]) -> dict[str, str]:
     """Arguments that a factory is supplied with, and the name of what each is given."""
     renamed = getattr(factory, "supplied", None)
@@ -379,16 +314,6 @@ def _supplied_arguments(factory: Any, group: str, parameters: Iterable[str]) -> 
         renamed if isinstance(renamed, dict) else {}
     )
     return {argument: what for argument, what in meanings.items() if argument in parameters}
-
-
-def _parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Parameter]:
-    """Parameters of a factory that can be given by keyword."""
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {factory!r} does not say what arguments it takes") from error
-    return {name: p for name, p in signature.parameters.items() if p.kind in by_name}
 
 
 def _known(known: Mapping[str, Any], name: str) -> Any:

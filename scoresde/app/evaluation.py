@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scoresde.checks import whole
+from scoresde.conditioning import split_events
 from scoresde.data import Dataset, bits_per_dim
 from scoresde.data.events import as_dataset, events
 from scoresde.estimator import ScoreEstimator
-from scoresde.likelihood import Trace, log_prob
+from scoresde.likelihood import LogProb, Trace, log_prob
 from scoresde.precision import device_of
 from scoresde.solver import Solver
 
@@ -24,6 +26,7 @@ def evaluate(
     solver: Solver,
     trace: Trace | None = None,
     *,
+    given: Sequence[str] = (),
     count: int | None = None,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
@@ -37,6 +40,7 @@ def evaluate(
             `scoresde.data.events.as_dataset` takes.
         solver: Integrates the flow.
         trace: Exact if None.
+        given: Parts of events with parts: the density is that of the others, given these.
         count: How many events, the first ones; all if None.
         batch_size: Events at a time.
         generator: Of dequantisation and probes.
@@ -74,26 +78,25 @@ def evaluate(
     with torch.no_grad():
         rows = torch.arange(len(data), device="cpu")[:count]
         for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
-            x = events(data, generator, batch).to(where)
+            asked, x = split_events(estimator, given, events(data, generator, batch).to(where))
             # checked below, where it is known which event is which
             options: dict[str, Any] = {"generator": generator, "checked": False}
-            parts.append(log_prob(estimator, x, solver, trace=trace, **options))
+            parts.append(log_prob(asked, x, solver, trace=trace, **options))
             _expect_finite(parts[-1].value, batch, data)
     nats = torch.cat([part.value for part in parts])
     error = torch.cat([part.standard_error for part in parts])
-    missed = torch.cat([part.error.expand_as(part.value) for part in parts])
     report = {
         "data": data.name,
         "count": len(nats),
         "nats": float(nats.mean()),
         "nats_stderr": _standard_error(nats),
         "trace_stderr": float(error.square().sum().sqrt()) / len(nats),
-        "solver_error": float(missed.mean()),
+        "solver_error": _mean_error(parts),
         "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
         "estimate": parts[0].estimate,
     }
     if data.bins is not None:
-        bits = bits_per_dim(nats, math.prod(data.values.shape[1:]), data.bins)
+        bits = bits_per_dim(nats, x[0].numel(), data.bins)
         report["bits_per_dim"] = float(bits.mean())
         report["bits_per_dim_stderr"] = _standard_error(bits)
     return report
@@ -104,6 +107,10 @@ def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:
     if bool(bad.any()):
         value, row = float(values[bad.to(values.device)][0]), int(rows[bad][0])
         raise FloatingPointError(f"the log-density of event {row} of {data.name} is {value}")
+
+
+def _mean_error(parts: Sequence[LogProb]) -> float:
+    return float(torch.cat([part.error.expand_as(part.value) for part in parts]).mean())
 
 
 def _standard_error(values: Tensor) -> float:

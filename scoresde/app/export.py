@@ -58,6 +58,7 @@ class Export:
         header: Whether the first line names the columns; by default, if they have names and not
             their places alone.
         encoding: Of the text; UTF-8 by default.
+        figure: Of samples, for pictures; a grid of them by default.
 
     Example:
         >>> import tempfile
@@ -78,6 +79,7 @@ class Export:
     decimal: str = "."
     header: bool | None = None
     encoding: str | None = None
+    figure: Callable[[Tensor], Any] | None = None
 
     def writer(self, path: str | os.PathLike[str], name: str = "path") -> Write:
         """What writes samples to a path, of the kind that its suffix says.
@@ -160,7 +162,9 @@ class Export:
             text.detach()
 
     def _picture(self, target: Path, x: Tensor) -> None:
-        plots.save(plots.image_grid({f"{len(x)} samples": x}), target)
+        draw = self.figure
+        figure = plots.image_grid({f"{len(x)} samples": x}) if draw is None else draw(x)
+        plots.save(figure, target)
 
     def _folder(self, target: Path, x: Tensor) -> None:
         assert self.bins is not None

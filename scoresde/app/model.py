@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor
 
 from scoresde.app import config, devices
-from scoresde.app.config import ConfigError
 from scoresde.app.export import Export
+from scoresde.app.factories import ConfigError, call_factory, expect_known
+from scoresde.app.parts import read_data
 from scoresde.bases import PCA
 from scoresde.checks import describe_error, expect, nearest, real, whole
 from scoresde.data import Dataset, reader, split
@@ -38,7 +38,6 @@ _SQUARES = 56
 
 _SECTIONS = ("data", "sde", "estimator", "solver", "training")
 _TRAINED = ("sde", "estimator")
-_OF_DATA = ("source", "held_out", "seed")
 _OF_FIT = ("seed", "save_every")
 _OF_TEXT = ("delimiter", "decimal", "header", "encoding")
 
@@ -162,7 +161,7 @@ class Model:
         settings = {name: config.to_json(value, name) for name, value in settings.items()}
         _expect_sections(settings)
         training, of_fit = _training_of(settings)
-        train, held_out = data_of(settings)
+        train, held_out = data_of(settings, imports=imports)
         with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
             batches = Batches(train, of_fit["seed"])
             model = cls.build(settings, _facts(train), batches, device="cpu", imports=imports)
@@ -192,6 +191,13 @@ class Model:
         text_options = {name: options[name] for name in _OF_TEXT if name in options}
         facts: dict[str, Any] = {n: self.facts.get(n) for n in ("event_shape", "bins", "columns")}
         return Export(**facts, **text_options)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the parts that its estimator is to be given; none of most."""
+        table = config.with_defaults(self.settings["estimator"], "estimator", imports=True)
+        given = table.get("given", ())
+        return (given,) if isinstance(given, str) else tuple(given)
 
     def expect_times(self) -> None:
         """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""
@@ -284,9 +290,9 @@ class Model:
 def _training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
     """The loop that a configuration asks for, and what it says of one run of it."""
     options = config.section(settings, "training")
-    config.expect_known(Training, options, "training", _OF_FIT)
+    expect_known(Training, options, "training", _OF_FIT)
     of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
-    training: Training = config.call_factory(Training, options, "training")
+    training: Training = call_factory(Training, options, "training")
     whole("training.seed", of_fit.setdefault("seed", 0), 0, _SEEDS)
     whole("training.save_every", of_fit.get("save_every", 1), 1)
     return training, of_fit
@@ -299,11 +305,16 @@ def _facts(data: Dataset) -> dict[str, Any]:
         "bins": data.bins,
         "columns": None if data.columns is None else list(data.columns),
         "missing": data.missing,
+        "parts": None if data.parts is None else {k: list(v) for k, v in data.parts.items()},
     }
 
 
-def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
-    """The training and held-out parts of a configuration's data.
+def data_of(settings: Mapping[str, Any], *, imports: bool = False) -> tuple[Dataset, Dataset]:
+    """The training and held-out shares of a configuration's data.
+
+    Args:
+        settings: The configuration.
+        imports: Whether names may be import paths.
 
     Raises:
         ConfigError: If the section is missing or an option is wrong.
@@ -315,24 +326,19 @@ def data_of(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
         (1438, 359)
     """
     options = config.section(settings, "data")
-    source = options.pop("source", None)
-    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
-        expected = "data.source: expected a data set, a file or a folder"
-        raise ConfigError(f"{expected}, got {'none' if source is None else repr(source)}")
-    share, seed = options.pop("held_out", 0.1), options.pop("seed", 0)
+    share, seed = options.get("held_out", 0.1), options.get("seed", 0)
     real("data.held_out", share)
     expect(0 < share < 1, "data.held_out", "a share between 0 and 1", share)
     whole("data.seed", seed, 0, _SEEDS)
-    read = reader(source)
-    config.expect_known(read, options, "data", _OF_DATA)
-    try:
-        return split(read(**options), 1 - share, seed)
-    except TypeError as error:
-        raise ConfigError(f"data: {error}") from error
+    return split(read_data(options, imports=imports), 1 - share, seed)
 
 
 def data_like(
-    settings: Mapping[str, Any], source: str, facts: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any],
+    source: str,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    imports: bool = False,
 ) -> Dataset:
     """Other data, read with those options of a configuration's data that apply to them.
 
@@ -341,6 +347,7 @@ def data_like(
         source: A built-in set, a file or a folder.
         facts: Of the model that was trained: columns are those it knows, wherever they stand
             in the file, and bins of an array as many.
+        imports: Whether names may be import paths.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
@@ -356,7 +363,8 @@ def data_like(
     known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
     options = {name: value for name, value in known.items() if value is not None}
     options |= config.section(settings, "data")
-    return read(**{key: options[key] for key in allowed & options.keys()})
+    taken = {key: options[key] for key in (allowed | {"parts"}) & options.keys()}
+    return read_data({**taken, "source": source}, imports=imports)
 
 
 def _expect_sections(settings: Mapping[str, Any]) -> None:
@@ -371,6 +379,8 @@ def _expect_sections(settings: Mapping[str, Any]) -> None:
 def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the data while objects are built, see `scoresde.app.config.SUPPLIED`."""
     known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"])}
+    if facts.get("parts") is not None:
+        known["parts"] = {name: tuple(shape) for name, shape in facts["parts"].items()}
     for key in ("data_mean", "data_std"):
         if key in facts:
             known[key] = torch.tensor(facts[key], dtype=torch.float64, device="cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import prod
 
 import torch
@@ -115,6 +115,20 @@ class Joint(Basis):
         }
         return next(iter(rest.values())) if len(rest) == 1 else Joint(**rest)
 
+    def prefix(self, dim: int) -> Joint:
+        """Of the first components: parts before the last one stay whole, see `Basis.prefix`."""
+        *names, last = self.parts
+        *first, basis = self._bases()
+        before = sum(part.dim for part in first)
+        wanted = f"more than {before}: of the last part, {last!r}, alone a part may be left out"
+        expect(dim > before, "dim", wanted, dim)
+        return Joint(**dict(zip(names, first, strict=True)), **{last: basis.prefix(dim - before)})
+
+    def mapped(self, function: Callable[[Basis], Basis]) -> Joint:
+        """With other bases of as many components."""
+        parts = zip(self.parts, self._bases(), strict=True)
+        return Joint(**{name: function(basis) for name, basis in parts})
+
     def check(self, names: Mapping[str, object]) -> None:
         """Raises ``ValueError`` if one of the names is no part."""
         for name in names:
@@ -134,6 +148,39 @@ class Joint(Basis):
 
     def _bases(self) -> list[Basis]:
         return [basis for basis in self.parts.values() if isinstance(basis, Basis)]
+
+
+def joint(
+    parts: Mapping[str, Sequence[int]],
+    bases: Mapping[str, Basis | Callable[[Sequence[int]], Basis]] | None = None,
+) -> Joint:
+    """A `Joint` of parts by their shapes, as a configuration makes it.
+
+    Args:
+        parts: Event shapes by name.
+        bases: Of some of the parts, or what makes them of a shape; others stay as they are.
+
+    Raises:
+        ValueError: If there is a basis of what is no part, or of another shape.
+
+    Example:
+        >>> from scoresde import Haar
+        >>> from scoresde.bases.joint import joint
+        >>> joint({"y": (2,), "x": (1, 4, 4)}, {"x": lambda shape: Haar(shape, levels=1)}).blocks
+        Blocks({'y': 2, 'x.a1': 4, 'x.d1': 12})
+    """
+    plain = Joint(**{name: Identity(tuple(shape)) for name, shape in parts.items()})
+    given = {} if bases is None else bases
+    plain.check(given)
+    made: dict[str, Basis] = {}
+    for name, shape in plain.shapes.items():
+        basis = given.get(name, Identity(shape))
+        made[name] = basis if isinstance(basis, Basis) else basis(shape)
+        expect(made[name].event_shape == shape, f"bases.{name}", f"{shape}", made[name])
+    return Joint(**made)
+
+
+joint.example = {"parts": {"a": (4,), "b": (2, 14)}}  # type: ignore[attr-defined]
 
 
 def _named(part: str, basis: Basis, blocks: Blocks) -> Iterator[tuple[str, int]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from scoresde.bases.basis import Basis
 from scoresde.bases.identity import Identity
+from scoresde.bases.joint import Joint
 from scoresde.bases.packed import Packed
 from scoresde.bases.wavelet import Wavelet
 from scoresde.checks import look_up
@@ -47,8 +48,13 @@ def packed(basis: Basis, dim: int) -> Basis:
         >>> [packed(Haar((1, 4, 4), levels=1), dim).event_shape for dim in (4, 16)]
         [torch.Size([1, 2, 2]), torch.Size([4, 2, 2])]
     """
-    whole = basis.prefix(dim)
-    return Packed(whole) if isinstance(whole, Wavelet) and whole.levels else whole
+    return _packed(basis.prefix(dim))
+
+
+def _packed(basis: Basis) -> Basis:
+    if isinstance(basis, Joint):
+        return basis.mapped(_packed)
+    return Packed(basis) if isinstance(basis, Wavelet) and basis.levels else basis
 
 
 VIEWS: dict[str, View] = {f.__name__: f for f in (coefficients, events, packed)}

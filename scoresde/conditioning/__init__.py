@@ -3,25 +3,30 @@
 from scoresde.conditioning.conditional import (
     ConditionalEstimator,
     ConditionalSDE,
-    ConditionNoiseAnnealing,
     ResampleObserved,
     condition,
+    split_events,
 )
 from scoresde.conditioning.masks import OBSERVED, Observed, blocks, components, observed
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
+from scoresde.conditioning.speeds import AnnealedClock, SlowedClock, factor_of_noise, slowed
 
 __all__ = [
     "OBSERVED",
-    "ConditionNoiseAnnealing",
+    "AnnealedClock",
     "ConditionalEstimator",
     "ConditionalSDE",
     "ConditionedBasis",
     "Observation",
     "Observed",
     "ResampleObserved",
+    "SlowedClock",
     "blocks",
     "components",
     "condition",
+    "factor_of_noise",
     "observed",
     "observing",
+    "slowed",
+    "split_events",
 ]

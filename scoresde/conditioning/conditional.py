@@ -9,7 +9,7 @@ components from the bridge between prior and observation, with ``eta = 0`` they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from scoresde.bases import Basis
-from scoresde.checks import expect, positive
-from scoresde.clock import Clock
+from scoresde.bases import Basis, Joint
+from scoresde.checks import expect
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
+from scoresde.conditioning.speeds import SlowedClock
 from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
@@ -29,27 +29,6 @@ from scoresde.noise import Noise
 from scoresde.precision import expect_near, moved, sent
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import Append, Stage, gaussian
-
-
-class _StoppedClock(Clock):
-    """A clock that is at 0 for some components."""
-
-    def __init__(self, clock: Clock, moves: Tensor) -> None:
-        super().__init__(moves.to(torch.float64))
-        self.clock = clock
-
-    def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
-        """See the class."""
-        tau: Tensor = self.constants(u, "speeds")[0] * self.clock(u, first)
-        return tau
-
-    def rate(self, u: Tensor, first: float = 0.0) -> Tensor:
-        """See the class."""
-        return self.constants(u, "speeds")[0] * self.clock.rate(u, first)
-
-    def breakpoints(self, first: float = 0.0) -> list[float]:
-        """Those of the clock."""
-        return self.clock.breakpoints(first)
 
 
 class ConditionalSDE(DiagonalSDE):
@@ -92,7 +71,7 @@ class ConditionalSDE(DiagonalSDE):
         super().__init__(
             sde.schedule,
             basis,
-            _StoppedClock(clock, ~observed) if clean else clock,
+            SlowedClock(clock, (~observed).double()) if clean else clock,
             sde.scale,
             sde.drop,
             mean=sde.mean,
@@ -262,6 +241,31 @@ def condition(
     return ConditionalEstimator(estimator, observation, clean, rest)
 
 
+def split_events(
+    estimator: ScoreEstimator, given: Sequence[str], x: Tensor
+) -> tuple[ScoreEstimator, Tensor]:
+    """``p(rest | given)`` of events with parts, and the rest of them; as they are if none is given.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Joint
+        >>> from scoresde.conditioning import split_events
+        >>> sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)), speeds=[0.0, 1.0])
+        >>> model = Gaussian(sde, torch.zeros(3), torch.eye(3))
+        >>> split_events(model, ["y"], torch.arange(6.0).reshape(2, 3))[1]
+        tensor([[1., 2.],
+                [4., 5.]])
+    """
+    joint = estimator.sde.basis
+    if not given or not isinstance(joint, Joint):
+        return estimator, x
+    parts = joint.split(x)
+    posterior = condition(estimator, clean=False, **{name: parts.pop(name) for name in given})
+    rest = joint.without(given)
+    return posterior, rest.join(**parts) if isinstance(rest, Joint) else next(iter(parts.values()))
+
+
 @attrs.frozen
 class ResampleObserved:
     """A corrector that draws observed components anew after every step.
@@ -289,67 +293,3 @@ class ResampleObserved:
         if not isinstance(sde, ConditionalSDE):
             raise TypeError(f"corrector: expected a conditioned SDE to redraw, got {type(sde)}")
         return sde.observe(z, t.to(z.device), noise(z))
-
-
-@attrs.frozen
-class ConditionNoiseAnnealing:
-    """Lets the noise on a condition shrink while an estimator is trained (VS-CMDE).
-
-    After ``n`` updates of ``N`` its largest ``sigma`` is
-    ``N end start / (n (start - end) + N end)``: ``1/sigma`` grows linearly from ``1/start`` to
-    ``1/end``, and stays (Batzolis et al. 2022, section 4.4). Call it before every update.
-
-    Args:
-        sde: Its schedule has a ``sigma_max`` per block, as `scoresde.VE`.
-        part: The name of the condition.
-        start: At the first update, for instance that of the target.
-        end: After ``updates``.
-        updates: ``N``.
-
-    Raises:
-        ValueError: If a number is not positive, or the part or its ``sigma_max`` is unknown.
-
-    Example:
-        >>> from scoresde import VE, DiagonalSDE, Joint
-        >>> from scoresde.conditioning import ConditionNoiseAnnealing
-        >>> sde = DiagonalSDE(VE(0.01, [50.0, 50.0]), Joint(y=(2,), x=(3,)))
-        >>> shrink = ConditionNoiseAnnealing(sde, "y", start=50.0, end=1.0, updates=1000)
-        >>> shrink(1000)
-        >>> sde.schedule.sigma_max.tolist()
-        [1.0, 50.0]
-    """
-
-    references = "batzolis2022"
-
-    sde: DiagonalSDE
-    part: str
-    start: float
-    end: float
-    updates: int
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("start", "end", "updates"):
-            positive(name, getattr(self, name))
-        largest = getattr(self.sde.schedule, "sigma_max", torch.empty(()))
-        expect(
-            largest.ndim > 0 and largest.shape[-1] == len(self.sde.blocks),
-            "sde",
-            f"a schedule whose sigma_max has {len(self.sde.blocks)} entries, one per block",
-            tuple(largest.shape),
-        )
-        expect(len(self._own) > 0, "part", f"one of {self.sde.blocks}", self.part)
-
-    def __call__(self, update: int) -> None:
-        """Sets ``sigma_max`` for the update after ``update`` ones."""
-        n = min(update, self.updates)
-        value = self.start - self.end
-        value = self.updates * self.end * self.start / (n * value + self.updates * self.end)
-        with torch.no_grad():
-            largest: Tensor = self.sde.schedule.get_buffer("sigma_max")
-            largest[self._own.start : self._own.stop].fill_(value)
-
-    @property
-    def _own(self) -> range:
-        """The part's blocks, which are neighbours: of a slice no device has to be told."""
-        own = [i for i, name in enumerate(self.sde.blocks.sizes) if name.split(".")[0] == self.part]
-        return range(min(own, default=0), max(own, default=-1) + 1)

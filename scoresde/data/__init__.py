@@ -10,21 +10,27 @@ from scoresde.data.arrays import read_array
 from scoresde.data.dataset import Dataset, split
 from scoresde.data.lazy_array import LazyArray, concatenated
 from scoresde.data.parquet import read_parquet
+from scoresde.data.parts import chosen, degraded, joined
 from scoresde.data.quantization import bits_per_dim, dequantize, quantize
 from scoresde.data.text import read_csv
 from scoresde.internals.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
     from scoresde.data.builtin import BUILT_IN, digits, patches
+    from scoresde.data.degradations import DEGRADATIONS, Crop, Downsample, Edges, Mask, Whole
     from scoresde.data.images import read_images
     from scoresde.data.loading import load, reader
-else:  # images stand on Pillow, which an SDE, an estimator or a solver has no use for
+else:  # images stand on Pillow and SciPy, which an SDE, an estimator or a solver has no use for
     __getattr__ = lazy_imports(
         __name__,
         {
             "BUILT_IN": "scoresde.data.builtin",
             "digits": "scoresde.data.builtin",
             "patches": "scoresde.data.builtin",
+            **dict.fromkeys(
+                ("DEGRADATIONS", "Crop", "Downsample", "Edges", "Mask", "Whole"),
+                "scoresde.data.degradations",
+            ),
             "read_images": "scoresde.data.images",
             "load": "scoresde.data.loading",
             "reader": "scoresde.data.loading",
@@ -33,12 +39,21 @@ else:  # images stand on Pillow, which an SDE, an estimator or a solver has no u
 
 __all__ = [
     "BUILT_IN",
+    "DEGRADATIONS",
+    "Crop",
     "Dataset",
+    "Downsample",
+    "Edges",
     "LazyArray",
+    "Mask",
+    "Whole",
     "bits_per_dim",
+    "chosen",
     "concatenated",
+    "degraded",
     "dequantize",
     "digits",
+    "joined",
     "load",
     "patches",
     "quantize",

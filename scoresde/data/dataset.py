@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class Dataset:
         flip: Whether training mirrors images left to right, every other time they come, drawn
             anew; a condition that is a map is mirrored with its event. What is held out stays as
             it is.
+        parts: Shapes of the parts, by name, of which every event is made: see
+            `scoresde.data.parts.joined`.
 
     Raises:
         TypeError: If ``bins`` is ``None`` and the values are not floating-point, or the reverse, or
@@ -76,6 +79,7 @@ class Dataset:
     condition: Tensor | LazyArray | None = field(default=None, repr=False, converter=_wide)
     classes: tuple[str, ...] | None = field(default=None, repr=False)
     flip: bool = field(default=False, repr=False, validator=validator(choice, False, True))
+    parts: dict[str, tuple[int, ...]] | None = field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         shape = tuple(self.values.shape)
@@ -89,6 +93,9 @@ class Dataset:
             names = len(set(self.columns))
             expected = f"{', '.join(map(str, shape[1:]))} different names"
             expect(shape[1:] == (names,), "columns", expected, names)
+        if self.parts is not None:
+            size = sum(map(math.prod, self.parts.values()))
+            expect(shape[1:] == (size,), "parts", f"events of {size} numbers in all", shape[1:])
         if self.condition is None:
             expect(self.classes is None, "classes", "None without a condition", self.classes)
         else:
@@ -112,8 +119,10 @@ class Dataset:
 
     @property
     def shapes(self) -> list[torch.Size]:
-        """Of the parts of an event: of a whole one, here."""
-        return [self.values.shape[1:]]
+        """Of the parts of an event, or of the whole where it has none."""
+        if self.parts is None:
+            return [self.values.shape[1:]]
+        return [torch.Size(shape) for shape in self.parts.values()]
 
     def read(self, rows: Tensor | slice) -> Tensor:
         """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""

@@ -68,6 +68,8 @@ class ImageFiles(Protocol):
 def image_files(path: Path, subfolders: bool | None) -> ImageFiles:
     """The images of a folder, or of a zip file, sorted by name, those of subfolders behind others.
 
+    Of the path of an image it is that alone.
+
     Args:
         path: Of the folder or the file.
         subfolders: Whether to take those in subfolders; None if there may be none.
@@ -86,17 +88,20 @@ def image_files(path: Path, subfolders: bool | None) -> ImageFiles:
         >>> [path.name for path in image_files(folder, None).paths]
         ['a.jpg', 'b.png']
     """
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return _Folder(path.parent, False, only=path.name)
     return _Folder(path, subfolders) if path.is_dir() else _Archive(path, subfolders)
 
 
 class _Folder:
     paths: Sequence[PurePath]
 
-    def __init__(self, folder: Path, subfolders: bool | None) -> None:
+    def __init__(self, folder: Path, subfolders: bool | None, only: str | None = None) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
         every = files(folder) if subfolders is not False else folder.iterdir()
         found = [path.relative_to(folder) for path in every if not path.is_dir()]
+        found = [path for path in found if only in (None, path.name)]
         self.name, self._folder = folder.name, folder
         self.paths = _chosen(str(folder), found, subfolders)
 

@@ -62,6 +62,18 @@ def dequantize(values: Tensor, bins: int, generator: Generators = None) -> Tenso
     return 2 * (values + u.clamp(margin, 1 - margin)) / bins - 1
 
 
+def bin_centres(values: Tensor, bins: int) -> Tensor:
+    """The middles of the bins of integers, ``(2 v + 1) / bins - 1``: `dequantize` without noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data.quantization import bin_centres
+        >>> bin_centres(torch.tensor([0, 1]), 2)
+        tensor([-0.5000,  0.5000])
+    """
+    return (2 * values.to(torch.get_default_dtype()) + 1) / bins - 1
+
+
 def quantize(x: Tensor, bins: int) -> Tensor:
     """The integers in whose bins ``x`` lies: ``floor(bins (x + 1) / 2)``, clamped.
 

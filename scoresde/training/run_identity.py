@@ -77,9 +77,7 @@ class RunIdentity:
     ) -> RunIdentity:
         """A run's, before its first update; see `scoresde.training.Training.fit`."""
         entries = {**training, **content("data", data), **content("held_out", held_out)}
-        if attrs.has(
-            type(on_step)
-        ):  # a schedule, as ConditionNoiseAnnealing: other callables have no values
+        if attrs.has(type(on_step)):  # with values: other callables have none
             entries |= fingerprint("on_step", on_step)
         known = None if settings is None else dict(_keys("", settings))
         return cls({**entries, **fingerprint(_ESTIMATOR, estimator)}, settings=known)

@@ -86,8 +86,9 @@ class Training(TrainingSettings):
                 numbers of a kind of device are its own. Torch's global generators are as before
                 when this ends.
             progress: Whether to show a progress bar.
-            on_step: Called before every update with the number of updates done, for instance
-                `scoresde.conditioning.conditional.ConditionNoiseAnnealing`.
+            on_step: Called before every update with the number of updates done; so is a method
+                ``before_update`` of any part of the estimator, for instance of a
+                `scoresde.conditioning.AnnealedClock`.
             on_measure: Called at every measurement, for instance `scoresde.app.plots.Pictures`.
             folder: Where the run is written while it goes on, as `scoresde.training.checkpoint`
                 does. A run that is found there is resumed where it was, and ends as if it had
@@ -174,6 +175,8 @@ class _Loop:
     def run_updates(self, progress: bool) -> None:
         run = self.run
         several = run.processes.num_processes > 1
+        heard = (getattr(part, "before_update", None) for part in run.estimator.modules())
+        listeners = [*filter(None, heard), *filter(None, [self.on_step])]
         bar = tqdm(
             desc="training", disable=not progress, initial=run.step, total=run.training.steps
         )
@@ -182,8 +185,8 @@ class _Loop:
             try:
                 while self.measure_and_save(bar):
                     with interrupts.deferred():
-                        if self.on_step is not None:
-                            self.on_step(run.step)
+                        for listener in listeners:
+                            listener(run.step)
                         run.update(self.batches, interrupts.pending)
                         self.unsaved = True
                     self.count_time()

@@ -27,13 +27,11 @@ from scoresde import (
 from scoresde.conditioning import (
     OBSERVED,
     ConditionalEstimator,
-    ConditionNoiseAnnealing,
     Observation,
     ResampleObserved,
     condition,
 )
 from scoresde.reverse import ReverseSDE
-from scoresde.testing import DeviceCalls
 from solvers import DDIM, Adaptive, EulerMaruyama, ExponentialMultistep, Heun, TorchSDE
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -427,29 +425,6 @@ def test_one_network_learns_every_conditional():
     assert abs(torch.cov(both.mT)[0, 1] - 0.8) < 0.15
 
 
-def test_the_noise_on_a_condition_shrinks():
-    sde = cmde(0.5, 20.0, 20.0).sde
-    shrink = ConditionNoiseAnnealing(sde, "y", 20.0, 0.5, 100)
-    inverse = []
-    for n in (0, 25, 50, 75, 100, 300):
-        shrink(n)
-        assert sde.schedule.sigma_max[1] == 20.0
-        inverse.append(1 / sde.schedule.sigma_max[0].item())
-    wanted = [1 / 20 + (2 - 1 / 20) * share for share in (0, 0.25, 0.5, 0.75, 1, 1)]
-    assert inverse == pytest.approx(wanted)
-
-
-def test_annealing_waits_for_no_device():
-    sde = DiagonalSDE(VE(0.01, [20.0, 20.0]), Joint(y=(1,), x=(1,)))
-    shrink = ConditionNoiseAnnealing(sde, "y", 20.0, 0.5, 100)
-    sde.to("meta")
-    with DeviceCalls() as calls:
-        shrink(3)
-    assert calls.operations["fill_"] == 1
-    assert not calls.reads, str(calls)
-    assert not calls.copies, str(calls)
-
-
 def joint():
     return bivariate(0.5, VP())
 
@@ -469,21 +444,6 @@ def joint():
             lambda: condition(gaussian(DiagonalSDE(VP(), Identity((2,)))), y=torch.ones(1)),
             TypeError,
             "basis: expected a Joint one",
-        ),
-        (
-            lambda: ConditionNoiseAnnealing(joint().sde, "y", 1.0, 0.5, 10),
-            ValueError,
-            "sde: .*sigma_max",
-        ),
-        (
-            lambda: ConditionNoiseAnnealing(cmde(0.5, 1.0).sde, "w", 1.0, 0.5, 10),
-            ValueError,
-            "part: .*got w",
-        ),
-        (
-            lambda: ConditionNoiseAnnealing(cmde(0.5, 1.0).sde, "y", 1.0, 0.0, 10),
-            ValueError,
-            "end: .*positive",
         ),
         (
             lambda: DDIM(2, corrector=ResampleObserved()).sample(joint(), (2,)),

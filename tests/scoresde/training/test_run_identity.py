@@ -9,7 +9,7 @@ from torch.distributions import Normal
 
 from estimators import ResidualMLP
 from scoresde import VE, Cosine, DiagonalSDE, Joint, LogLinear
-from scoresde.conditioning import ConditionNoiseAnnealing
+from scoresde.conditioning import slowed
 from scoresde.training import Training
 
 ONE = DATA.values[:1]
@@ -104,19 +104,35 @@ def test_a_run_of_other_settings_is_refused(begun, name):
 
 
 def test_a_schedule_of_the_training_belongs_to_it(tmp_path):
-    def fit(end, sigma=50.0):
-        sde = DiagonalSDE(VE(0.01, [50.0, sigma]), Joint(y=(1,), x=(1,)))
-        shrink = ConditionNoiseAnnealing(sde, "y", start=50.0, end=end, updates=4)
-        return Training(steps=6).fit(
-            edited(lambda _: sde), DATA, progress=False, folder=tmp_path, on_step=shrink
-        )
+    def fit(noise, sigma=50.0):
+        joint = DiagonalSDE(VE(0.01, [50.0, sigma]), Joint(y=(1,), x=(1,)))
+        sde = slowed(joint, ["y"], noise, updates=4)
+        return Training(steps=6).fit(edited(lambda _: sde), DATA, progress=False, folder=tmp_path)
 
     assert fit(1.0).steps == fit(1.0).steps
-    with pytest.raises(ValueError, match=r"on_step\.end: expected 1\.0, got 2\.0"):
+    with pytest.raises(ValueError, match=r"clock\.speeds\.0: expected 0\.5.*, got 0\.6"):
         fit(2.0)
     # what it moves is no difference, its neighbour is
     with pytest.raises(ValueError, match=r"sigma_max\.1: expected 50\.0, got 60\.0"):
         fit(1.0, 60.0)
+
+
+@attrs.frozen
+class Listener:
+    rate: float
+
+    def __call__(self, update):
+        pass
+
+
+def test_what_is_called_before_updates_belongs_to_it(tmp_path):
+    def fit(rate):
+        run = {"progress": False, "folder": tmp_path, "on_step": Listener(rate)}
+        return Training(steps=2).fit(edited(), DATA, **run)
+
+    assert fit(1.0).steps == fit(1.0).steps
+    with pytest.raises(ValueError, match=r"on_step\.rate: expected 1\.0, got 2\.0"):
+        fit(2.0)
 
 
 def test_the_same_object_goes_on(begun, tmp_path):

@@ -1,0 +1,104 @@
+"""Calls of what a configuration names, by keywords: what is wrong is said by its key."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from scoresde.checks import describe_error, nearest
+
+_INSTEAD = {
+    "epochs": ("steps", "an epoch is as many as there are events over batch_size"),
+    "iterations": ("steps", "updates are counted"),
+    "learning_rate": ("lr", "the largest learning rate"),
+}
+"""What people write, what it is called here, and what that is."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key.
+
+    Example:
+        >>> from scoresde.app.config import build
+        >>> from scoresde.app.factories import ConfigError
+        >>> try:
+        ...     build({"name": "ddim", "stepz": 5}, "solver", {})
+        ... except ConfigError as error:
+        ...     print(str(error)[:43])
+        solver.stepz: unknown; did you mean 'steps'
+    """
+
+
+def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
+    """Calls a factory; whatever goes wrong becomes a `ConfigError` that names the key.
+
+    Raises:
+        ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
+
+    Example:
+        >>> from scoresde.app.factories import call_factory
+        >>> call_factory(complex, {"real": 1.0}, "number")
+        (1+0j)
+    """
+    expect_known(factory, arguments, key)
+    for name, parameter in parameters(factory, key).items():
+        if parameter.default is inspect.Parameter.empty and name not in arguments:
+            raise ConfigError(f"{key}.{name}: expected a value, got none")
+    try:
+        return factory(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {describe_error(error)}") from error
+    # what else a factory raises, or whether it tries to exit, is up to its author
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        name = f"{factory.__module__}:{getattr(factory, '__qualname__', type(factory).__name__)}"
+        raise ConfigError(f"{key}: {name} failed: {describe_error(error, kind=True)}") from error
+
+
+def expect_known(
+    factory: Callable[..., Any], arguments: Iterable[str], key: str, others: Iterable[str] = ()
+) -> None:
+    """Raises `ConfigError` if a factory does not take an argument.
+
+    Args:
+        factory: Whatever can be called by keywords.
+        arguments: Their names.
+        key: Of the section they stand in.
+        others: Names that may stand there besides.
+
+    Example:
+        >>> from scoresde.app.factories import ConfigError, expect_known
+        >>> from scoresde.training import Training
+        >>> try:
+        ...     expect_known(Training, ["epochs"], "training")
+        ... except ConfigError as error:
+        ...     print(str(error)[:36])
+        training.epochs: unknown; write step
+    """
+    possible = [*parameters(factory, key), *others]
+    for name in arguments:
+        if name not in possible:
+            instead, why = _INSTEAD.get(name, ("", ""))
+            write = f"; write {instead} ({why})" if instead in possible else ""
+            raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")
+
+
+def parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Parameter]:
+    """Parameters of a factory that can be given by keyword.
+
+    Raises:
+        ConfigError: If it does not say what they are.
+
+    Example:
+        >>> from scoresde.app.factories import parameters
+        >>> list(parameters(lambda a, b=1: None, "key"))
+        ['a', 'b']
+    """
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {factory!r} does not say what arguments it takes") from error
+    return {name: p for name, p in signature.parameters.items() if p.kind in by_name}

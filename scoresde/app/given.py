@@ -1,0 +1,206 @@
+"""What a model is given: parts of its events from files, and samples of the others beside them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from scoresde.app import config, plots
+from scoresde.app.export import Export, is_image
+from scoresde.app.model import Model
+from scoresde.checks import expect, nearest
+from scoresde.conditioning import condition
+from scoresde.data import Dataset, reader
+from scoresde.data.events import events
+from scoresde.data.image_files import SUFFIXES
+from scoresde.data.images import read_images
+from scoresde.data.parts import part_places
+from scoresde.estimator import ScoreEstimator
+
+_BESIDE = 15
+"""Samples beside what is given, in a row of a picture that is as wide as two columns of text."""
+
+
+@attrs.frozen(eq=False)
+class Given:
+    """Parts of events that are known, and the model of the others.
+
+    Args:
+        model: Trained on events with parts.
+        parts: Events of the parts that are known, ``(N, *part_shape)`` each.
+
+    Raises:
+        ValueError: If parts are unknown, or differ in number; see `scoresde.condition`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app.given import Given
+        >>> from scoresde.app.model import Model
+        >>> halves = {
+        ...     "y": {"name": "crop", "columns": [0, 4]},
+        ...     "x": {"name": "crop", "columns": [4, 8]},
+        ... }
+        >>> model = Model.train(
+        ...     {
+        ...         "data": {"source": "digits", "parts": halves},
+        ...         "sde": {"name": "diagonal", "schedule": "ve", "basis": "joint"},
+        ...         "estimator": {"name": "cmde", "networks": "residual-mlp", "noise": 0.5},
+        ...         "solver": {"name": "ddim", "steps": 4, "eta": 1.0},
+        ...         "training": {"steps": 2},
+        ...     },
+        ...     progress=False,
+        ... )
+        >>> known = Given(model, {"y": torch.zeros(3, 1, 8, 4)})
+        >>> model.solver.sample(known.estimator(5), (15,)).shape
+        torch.Size([15, 1, 8, 4])
+    """
+
+    model: Model
+    parts: Mapping[str, Tensor]
+
+    def __attrs_post_init__(self) -> None:
+        counts = {name: len(value) for name, value in self.parts.items()}
+        alike = len(set(counts.values())) == 1
+        expect(alike, "--given", "as many events of every part that is given", counts)
+
+    @classmethod
+    def read(cls, model: Model, paths: Sequence[str], generator: torch.Generator) -> Given:
+        """From files or folders.
+
+        Args:
+            model: See the class.
+            paths: ``part=path`` each; a path alone if the model is given a single part.
+            generator: Of the dequantisation.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If the model has no parts, a part is unknown, missing or twice there, or
+                events are not as those that the model knows.
+        """
+        shapes = model.facts.get("parts")
+        expect(shapes is not None, "--given", "a model of events with parts ([data.parts])", paths)
+        assert shapes is not None
+        named = [_named(path, shapes, model.given) for path in paths]
+        for name in model.given:
+            expect(name in dict(named), "--given", f"a file of the part {name!r}", "none")
+        twice = len(dict(named)) < len(named)
+        expect(not twice, "--given", "a file for each part", [name for name, _ in named])
+        device = next(model.estimator.parameters()).device
+        read = {name: _events(model, name, path, generator).to(device) for name, path in named}
+        return cls(model, read)
+
+    @property
+    def size(self) -> int:
+        """How many events are given."""
+        return len(next(iter(self.parts.values())))
+
+    def estimator(self, count: int = 1) -> ScoreEstimator:
+        """Of the other parts: so many of each event that is given, one after the other."""
+        repeated = {name: value.repeat_interleave(count, 0) for name, value in self.parts.items()}
+        return condition(self.model.estimator, clean=False, **repeated)
+
+    def export(self, count: int) -> Export:
+        """Writes samples of the other parts as the data were, in pictures beside what is given."""
+        facts = self.model.facts
+        whole, places = self.model.export, part_places(facts["parts"])
+        rest = [name for name in places if name not in self.parts]
+        columns = facts.get("columns")
+        if columns is not None:
+            columns = [column for name in rest for column in columns[places[name]]]
+        shapes = [tuple(facts["parts"][name]) for name in rest]
+        flat = (sum(map(math.prod, shapes)),)
+        beside = partial(self._beside, count=count)
+        return attrs.evolve(
+            whole, event_shape=shapes[0] if len(rest) == 1 else flat, columns=columns, figure=beside
+        )
+
+    def _beside(self, x: Tensor, count: int) -> Any:
+        """A row for everything that is given: images of it first, then samples."""
+        shown = [value for value in self.parts.values() if is_image(value.shape[1:])]
+        columns = [_as_image(value, x).unsqueeze(1) for value in shown]
+        samples = x.unflatten(0, (-1, count))[:, :_BESIDE]
+        rows = torch.cat([*columns, samples], 1)
+        title = f"{', '.join(self.parts)} given, and samples" if shown else "samples"
+        return plots.image_grid({title: rows.flatten(0, 1)}, columns=rows.shape[1])
+
+
+def task(
+    model: Model, paths: Sequence[str], count: int, seed: int
+) -> tuple[ScoreEstimator, int, Export]:
+    """What is to be sampled: of what, how many in all, and what writes them.
+
+    Args:
+        model: A trained one.
+        paths: Of what is given, see `Given.read`.
+        count: Samples, of each event that is given.
+        seed: Of the dequantisation of those.
+
+    Raises:
+        ValueError: If the model needs something that is not given; see `Given.read`.
+    """
+    if not (paths or model.given):
+        return model.estimator, count, model.export
+    known = Given.read(model, paths, torch.Generator("cpu").manual_seed(seed))
+    return (
+        known.estimator(count),
+        count * len(next(iter(known.parts.values()))),
+        known.export(count),
+    )
+
+
+def _named(text: str, shapes: Mapping[str, Any], given: Sequence[str]) -> tuple[str, str]:
+    """The part, and the path, of ``part=path``."""
+    name, sign, path = text.partition("=")
+    if sign and name in shapes:
+        return name, path
+    if len(given) == 1 and not (sign and not Path(text).exists()):
+        return given[0], text
+    hint = nearest(name, shapes) if sign else ""
+    expected = f"part=path with one of the parts {', '.join(shapes)}{hint}"
+    expect(False, "--given", expected, text)
+    raise AssertionError
+
+
+def _events(model: Model, name: str, path: str, generator: torch.Generator) -> Tensor:
+    """Events of a part, read as the model's data were."""
+    shape, bins = tuple(model.facts["parts"][name]), model.facts["bins"]
+    data = _read(model, name, path)
+    got = tuple(data.values.shape[1:])
+    expect(
+        got == shape, "--given", f"events {shape} of {name!r}, as trained on", f"{got} in {path}"
+    )
+    numbers, expected = (f"{n} bins" if n else "real numbers" for n in (data.bins, bins))
+    expect(data.bins == bins, "--given", f"{expected}, as trained on", f"{numbers} in {path}")
+    return events(data, generator)
+
+
+def _read(model: Model, name: str, path: str) -> Dataset:
+    read: Callable[..., Dataset] = (
+        partial(read_images, path) if Path(path).suffix.lower() in SUFFIXES else reader(path)
+    )
+    shape, columns = model.facts["parts"][name], model.facts.get("columns")
+    options = {**config.section(model.settings, "data"), "bins": model.facts["bins"]}
+    own = options.get("parts", {}).get(name)
+    options |= own if isinstance(own, Mapping) and "source" in own else {}
+    options["columns"] = columns and columns[part_places(model.facts["parts"])[name]]
+    options["mode"] = "L" if shape[0] == 1 else "RGB"
+    # of the size that it has, or else it is refused
+    unused = ("size", "key", "lazy", "seed", "parts")
+    taken = inspect.signature(read).parameters.keys() - set(unused)
+    return read(**{key: options[key] for key in taken & options.keys() if options[key] is not None})
+
+
+def _as_image(value: Tensor, like: Tensor) -> Tensor:
+    """Images of the size and in the colours of others."""
+    value = value.expand(-1, like.shape[1], -1, -1) if value.shape[1] == 1 else value
+    grey = like.shape[1] == 1 and value.shape[1] == 3
+    value = value.mean(1, keepdim=True) if grey else value
+    return nn.functional.interpolate(value, like.shape[2:], mode="nearest-exact").to(like)

@@ -1,0 +1,108 @@
+"""Section ``data`` of a configuration: what is read, and the parts that its events are made of.
+
+Events have parts if there is a table ``parts``. Each is one of
+
+    x = "whole"                                 # a degradation of the source's events, by name
+    y = { name = "downsample", factor = 8 }     # with arguments
+    z = ["length", "width"]                     # columns of a table
+    w = { source = "sketches", mode = "L" }     # data of its own, in the same order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from scoresde import plugins
+from scoresde.app.factories import ConfigError, call_factory, expect_known
+from scoresde.checks import nearest
+from scoresde.data import DEGRADATIONS, Dataset, chosen, degraded, joined, reader
+from scoresde.data.parts import expect_partition
+
+OF_SPLIT = ("source", "parts", "held_out", "seed")
+"""Entries of the section that are no options of a reader."""
+
+
+def read_data(section: Mapping[str, Any], *, imports: bool = False) -> Dataset:
+    """The data that a section ``data`` describes.
+
+    Args:
+        section: A ``source``, options of what reads it, and ``parts``; see the module.
+        imports: Whether degradations may be import paths.
+
+    Raises:
+        ConfigError: If an entry is unknown, missing or wrong.
+
+    Example:
+        >>> from scoresde.app.parts import read_data
+        >>> left, right = ({"name": "crop", "columns": [k, k + 4]} for k in (0, 4))
+        >>> read_data({"source": "digits", "parts": {"y": left, "x": right}}).parts
+        {'y': (1, 8, 4), 'x': (1, 8, 4)}
+    """
+    parts = section.get("parts")
+    if parts is None:
+        return _read(section, "data")
+    if not isinstance(parts, Mapping):
+        raise ConfigError(f"data.parts: expected a table, [data.parts] in a file, got {parts!r}")
+    own = {name: part for name, part in parts.items() if _has_source(part)}
+    common = None if len(own) == len(parts) else _read(section, "data")
+    if common is None and "source" in section:
+        raise ConfigError("data.source: expected none, as every part has its own, got one")
+    build = partial(_part, common, imports=imports)
+    columns = {name: part for name, part in parts.items() if isinstance(part, list)}
+    try:
+        read = {name: build(part, f"data.parts.{name}") for name, part in parts.items()}
+        if columns and common is not None:
+            expect_partition(common.columns or (), columns)
+        return joined("data" if common is None else common.name, read)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(_in_section(error)) from error
+
+
+def _part(common: Dataset | None, entry: Any, key: str, imports: bool) -> Dataset:
+    """A part, of the events of the section's source or of its own."""
+    if _has_source(entry):
+        return _read(entry, key)
+    assert common is not None
+    if isinstance(entry, list):
+        return chosen(common, entry)
+    match entry:
+        case str(name):
+            arguments: dict[str, Any] = {}
+        case {"name": str(name)}:
+            arguments = {argument: v for argument, v in entry.items() if argument != "name"}
+        case _:
+            expected = "a name, a table with a name or a source, or columns"
+            raise ConfigError(f"{key}: expected {expected}, got {entry!r}")
+    if ":" in name:
+        factory: Any = plugins.by_path("degradations", name, imports=imports)
+    elif name in DEGRADATIONS:
+        factory = DEGRADATIONS[name]
+    else:
+        raise ConfigError(f"{key}: no degradation {name!r}{nearest(name, DEGRADATIONS)}")
+    return degraded(common, call_factory(factory, arguments, key))
+
+
+def _read(section: Mapping[str, Any], key: str) -> Dataset:
+    """What a reader reads with its options."""
+    options = {name: value for name, value in section.items() if name not in OF_SPLIT}
+    source = section.get("source")
+    if not isinstance(source, str) or not source:
+        got = "none" if source is None else repr(source)
+        raise ConfigError(f"{key}.source: expected a data set, a file or a folder, got {got}")
+    read = reader(source)
+    expect_known(read, options, key, OF_SPLIT)
+    try:
+        return read(**options)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _has_source(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and "source" in entry
+
+
+def _in_section(error: Exception) -> str:
+    text = str(error)
+    return text if text.startswith("data") else f"data.{text}"

@@ -1,0 +1,226 @@
+"""What a condition is made of: maps from events to what is left of them.
+
+A degradation is a function of events ``(N, *event_shape)``, of which integers come as the centres
+of their bins in ``[-1, 1]``; what it returns, ``(N, *part_shape)``, is put back into bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor, nn
+
+from scoresde.checks import expect, real, whole
+from scoresde.data.parts import Degradation
+
+_GREY = (0.299, 0.587, 0.114)
+"""Luma of red, green and blue, ITU-R BT.601, as images are read in ``mode="L"``."""
+
+
+@frozen
+class Whole:
+    """Events as they are.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Whole
+        >>> Whole()(torch.ones(1, 2))
+        tensor([[1., 1.]])
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x
+
+
+@frozen
+class Downsample:
+    """Images at ``1/factor`` of their resolution: means over squares.
+
+    Args:
+        factor: By which height and width are divided.
+
+    Raises:
+        ValueError: If it is no whole number above 1; on images whose sizes it does not divide.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Downsample
+        >>> Downsample(8)(torch.randn(5, 3, 64, 32)).shape
+        torch.Size([5, 3, 8, 4])
+    """
+
+    factor: int
+
+    def __attrs_post_init__(self) -> None:
+        whole("factor", self.factor, 2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See the class."""
+        _expect_images(x)
+        divisible = x.shape[-1] % self.factor == 0 and x.shape[-2] % self.factor == 0
+        expected = f"one that divides height and width, {tuple(x.shape[-2:])}"
+        expect(divisible, "factor", expected, self.factor)
+        return nn.functional.avg_pool2d(x, self.factor)
+
+
+@frozen
+class Crop:
+    """A rectangle of images.
+
+    Args:
+        rows: First row, and the one after the last; all if None.
+        columns: First column, and the one after the last; all if None.
+
+    Raises:
+        ValueError: If a range is none; on images that do not have it.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Crop
+        >>> Crop(columns=[0, 4])(torch.randn(5, 1, 8, 8)).shape  # left halves
+        torch.Size([5, 1, 8, 4])
+    """
+
+    rows: Sequence[int] | None = None
+    columns: Sequence[int] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            _expect_range(name, getattr(self, name))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See the class."""
+        _expect_images(x)
+        rows, columns = (
+            _slice(name, getattr(self, name), size)
+            for name, size in zip(("rows", "columns"), x.shape[-2:], strict=True)
+        )
+        return x[..., rows, columns]
+
+
+@frozen
+class Mask:
+    """Images of which a rectangle is hidden: grey, 0, whatever was there.
+
+    By default it is the square in the middle that has a quarter of the image, as of the paper's
+    inpainting.
+
+    Source:
+        Batzolis et al. 2021, *Conditional Image Generation with Score-Based Diffusion Models*
+        (arXiv 2111.13606), section 5.
+
+    Args:
+        rows: First hidden row, and the one after the last.
+        columns: First hidden column, and the one after the last.
+
+    Raises:
+        ValueError: If a range is none; on images that do not have it.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Mask
+        >>> Mask()(torch.ones(1, 1, 4, 4)).flatten(0, 2)
+        tensor([[1., 1., 1., 1.],
+                [1., 0., 0., 1.],
+                [1., 0., 0., 1.],
+                [1., 1., 1., 1.]])
+    """
+
+    rows: Sequence[int] | None = None
+    columns: Sequence[int] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            _expect_range(name, getattr(self, name))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See the class."""
+        _expect_images(x)
+        rows, columns = (
+            _slice(name, getattr(self, name) or [size // 4, size - size // 4], size)
+            for name, size in zip(("rows", "columns"), x.shape[-2:], strict=True)
+        )
+        visible = x.clone()
+        visible[..., rows, columns] = 0.0
+        return visible
+
+
+@frozen
+class Edges:
+    """Edges of images, in one channel: -1 where there are none, 1 where they are strong.
+
+    The magnitude of the gradient of the image's luma, smoothed by a Gaussian.
+
+    Args:
+        width: Deviation of that Gaussian, in pixels.
+        strong: Gradient, in shades of ``[-1, 1]`` per pixel, from which on an edge is strong.
+
+    Raises:
+        ValueError: If a number is not positive.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Edges
+        >>> steps = torch.ones(1, 3, 8, 8)
+        >>> steps[..., :4] = -1
+        >>> Edges()(steps)[0, 0, 0].round(decimals=1)
+        tensor([-1.0000, -1.0000, -0.6000,  1.0000,  1.0000, -0.6000, -1.0000, -1.0000])
+    """
+
+    width: float = 1.0
+    strong: float = 0.5
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("width", "strong"):
+            real(name, getattr(self, name))
+            expect(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See the class."""
+        _expect_images(x)
+        luma = torch.tensor(_GREY, dtype=x.dtype) if x.shape[1] == 3 else x.new_ones(1)
+        grey = torch.einsum("nchw,c->nhw", x, luma.to(x)).cpu().numpy()
+
+        def along(axis: int) -> Any:
+            """The derivative along an axis of what is smoothed along both."""
+            smooth = gaussian_filter1d(grey, self.width, 3 - axis, mode="nearest")
+            return gaussian_filter1d(smooth, self.width, axis, order=1, mode="nearest")
+
+        edges = torch.from_numpy(np.hypot(along(1), along(2))).to(x).unsqueeze(1)
+        return 2 * (edges / self.strong).clamp(max=1) - 1
+
+
+DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
+    "crop": Crop,
+    "downsample": Downsample,
+    "edges": Edges,
+    "mask": Mask,
+    "whole": Whole,
+}
+"""Those above, by name."""
+
+
+def _expect_images(x: Tensor) -> None:
+    images = x.ndim == 4 and x.shape[1] in (1, 3)
+    expect(images, "event_shape", "that of images, (1 | 3, height, width)", tuple(x.shape[1:]))
+
+
+def _expect_range(name: str, value: Sequence[int] | None) -> None:
+    if value is None:
+        return
+    good = isinstance(value, Sequence) and len(value) == 2
+    good = good and all(isinstance(v, int) for v in value) and 0 <= value[0] < value[1]
+    expect(good, name, "two whole numbers, the first and the one after the last", value)
+
+
+def _slice(name: str, value: Sequence[int] | None, size: int) -> slice:
+    if value is None:
+        return slice(None)
+    expect(value[1] <= size, name, f"at most {size}, the image's", value)
+    return slice(*value)
