@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import signal
 import threading
@@ -289,6 +288,13 @@ def _samples(estimator: ScoreEstimator, solver: Solver, count: int, generator: G
 @click.option(
     "--hutchinson", type=click.IntRange(min=1), help="Probes, instead of the exact trace."
 )
+@click.option("--frechet", is_flag=True, help="Compare samples with the events, by features.")
+@click.option(
+    "--features",
+    metavar="NAME",
+    help="efficientnet-lite0 (for images, by default), pixels, or package.module:function.",
+)
+@click.option("--repeats", type=click.IntRange(min=1), help="How often to sample for that.")
 @click.option("--solver", help="A solver's name, instead of the model's own.")
 @click.option("--steps", type=int, help="Its steps.")
 @options.seed
@@ -300,6 +306,9 @@ def evaluate(
     data: str | None,
     count: int | None,
     hutchinson: int | None,
+    frechet: bool,
+    features: str | None,
+    repeats: int | None,
     solver: str | None,
     steps: int | None,
     seed: int,
@@ -307,31 +316,22 @@ def evaluate(
     device: str,
     imports: bool,
 ) -> None:
-    """Evaluate the log-density of data under the model in FOLDER."""
-    import torch
-
-    from scoresde.app import devices
-    from scoresde.app.evaluation import evaluate as measure
-    from scoresde.app.model import Model, data_like, data_of
-    from scoresde.internals.limits import afford
-    from scoresde.likelihood import ExactTrace, Hutchinson
+    """Evaluate the model in FOLDER: the log-density of data under it, or its samples."""
+    from scoresde.app import devices, reports
+    from scoresde.app.model import Model
 
     model = Model.load(folder, device=devices.chosen(device), imports=imports)
-    settings, bins = model.settings, model.facts["bins"]
     chosen = _solver(model, solver, imports, steps=steps)
-    events = (
-        data_of(settings, imports=imports)[1]
-        if data is None
-        else data_like(settings, data, model.facts, imports=imports)
-    )
-    trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
-    afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
-    generator = torch.Generator("cpu").manual_seed(seed)
-    expected, got = (f"{n} bins" if n else "real numbers" for n in (bins, events.bins))
-    expect(expected == got, "data", f"{expected}, as trained on", got)
-    asked: dict[str, Any] = {"given": model.given, "count": count, "generator": generator}
-    report = measure(model.estimator, events, chosen, trace, **asked, progress=True)
-    click.echo(_json(report) if as_json else _lines(report))
+    shared: dict[str, Any] = {"count": count, "seed": seed, "imports": imports}
+    if frechet:
+        expect(hutchinson is None, "--hutchinson", "none beside --frechet", hutchinson)
+        shared |= {"features": features, "repeats": repeats}
+        report = reports.of_samples(model, chosen, data, **shared)
+    else:
+        for name, value in (("--features", features), ("--repeats", repeats)):
+            expect(value is None, name, "none without --frechet", value)
+        report = reports.of_densities(model, chosen, data, **shared, hutchinson=hutchinson)
+    click.echo(reports.as_json(report) if as_json else reports.as_lines(report))
 
 
 @main.command()
@@ -365,19 +365,6 @@ def _solver(model: Model, name: str | None, imports: bool, **overrides: Any) -> 
     options = {key: value for key, value in overrides.items() if value is not None}
     other = bool(options) or name is not None
     return model.solver_like(name, imports=imports, **options) if other else model.solver
-
-
-def _json(report: dict[str, Any]) -> str:
-    """JSON, in which numbers that are not finite are null."""
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in report.items()
-    }
-    return json.dumps(finite, indent=2, allow_nan=False)
-
-
-def _lines(report: dict[str, Any]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in report.items())
 
 
 if __name__ == "__main__":

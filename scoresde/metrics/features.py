@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from scoresde.checks import choice, expect, whole
 from scoresde.metrics.efficientnet import EfficientNetLite0
@@ -58,6 +59,7 @@ def extract(
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """Features of many events, in batches.
 
@@ -66,6 +68,7 @@ def extract(
         x: ``(N, *event_shape)``, images between -1 and 1.
         batch_size: How many events at a time.
         device: Where they are brought to for it; where they are if None.
+        progress: Whether to show a progress bar.
 
     Returns:
         ``(N, d)``, on the device on which they were computed.
@@ -82,7 +85,7 @@ def extract(
     whole("batch_size", batch_size, 1)
     found = []
     with evaluation_mode(features) if isinstance(features, nn.Module) else nullcontext():
-        for batch in x.split(batch_size):
+        for batch in tqdm(x.split(batch_size), desc="features", disable=not progress):
             part = features(batch.to(device))
             good = isinstance(part, Tensor) and part.ndim == 2 and len(part) == len(batch)
             got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__

@@ -16,8 +16,9 @@ from commands import config, run
 from forks import forked, needs_fork
 from PIL import Image
 
-from scoresde.app.cli import _json, main
+from scoresde.app.cli import main
 from scoresde.app.model import Model
+from scoresde.app.reports import as_json
 from scoresde.solver import Solver
 from solvers import DDIM
 
@@ -125,7 +126,7 @@ def test_json_is_json(model):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_are_null(value):
-    assert json.loads(_json({"nats": value, "count": 3})) == {"nats": None, "count": 3}
+    assert json.loads(as_json({"nats": value, "count": 3})) == {"nats": None, "count": 3}
 
 
 @pytest.mark.parametrize(

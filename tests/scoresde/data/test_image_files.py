@@ -1,5 +1,6 @@
 """Images in zip files, which are read as folders are."""
 
+import os
 import struct
 import tracemalloc
 import zipfile
@@ -59,23 +60,16 @@ def test_a_zip_file_is_a_folder(tmp_path, folder, within, method, lazy):
         load(packed)
 
 
-class _Whole(torch.utils.data.Dataset):
-    def __init__(self, data):
-        self.data = data
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, _):
-        return self.data.read(slice(None))
-
-
-def test_every_process_has_a_place_of_its_own_in_the_file(tmp_path, folder):
+def test_every_process_has_a_place_of_its_own_in_the_file(tmp_path, folder, monkeypatch):
+    """One that was forked would read where its parent, or a sibling, has just been."""
     data = load(pack(tmp_path / "images.zip", folder), subfolders=True, lazy=True)
-    part = split(data, 0.7)[0]
-    options = {"num_workers": 2, "multiprocessing_context": "fork"}
-    for values in torch.utils.data.DataLoader(_Whole(part), batch_size=None, **options):
-        assert torch.equal(values, part.read(slice(None)))
+    part, opened = split(data, 0.7)[0], []
+    whole, real = part.read(slice(None)), zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda path: opened.append(path) or real(path))
+    for process in (os.getpid(), 1, 1, 2):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        assert torch.equal(part.read(slice(None)), whole)
+    assert opened == [tmp_path / "images.zip"] * 2
 
 
 def test_what_is_no_zip_file(tmp_path, folder):

@@ -1,0 +1,159 @@
+"""Quality of a model's samples: how far they are from held-out events, beside other real ones."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde import plugins
+from scoresde.checks import expect, whole
+from scoresde.conditioning import split_events
+from scoresde.data import Dataset, quantize
+from scoresde.data.events import as_dataset, events
+from scoresde.estimator import ScoreEstimator
+from scoresde.internals.limits import chunk_size
+from scoresde.metrics import compare, extract, named
+from scoresde.metrics.comparison import Comparison
+from scoresde.metrics.features import Features
+from scoresde.precision import device_of
+from scoresde.solver import Solver
+
+_FEWEST = 4
+"""Events that all metrics take."""
+
+
+def features_of(name: str, *, imports: bool = False) -> Features:
+    """Features by their name, or of one's own by an import path.
+
+    Args:
+        name: One of `scoresde.metrics.NAMED`, or ``"package.module:attribute"``: a function of
+            events, or a class of such that needs no arguments.
+        imports: Whether import paths are allowed.
+
+    Raises:
+        ImportError: If a library is missing.
+        PluginError: If the import fails.
+        TypeError: If nothing that can be called is there.
+        UnknownPlugin: If it is an import path and none is allowed.
+        ValueError: If there are none of that name.
+
+    Example:
+        >>> from scoresde.app.quality import features_of
+        >>> features_of("scoresde.metrics:pixels", imports=True).__name__
+        'pixels'
+    """
+    if ":" not in name:
+        return named(name)
+    found = plugins.by_path("features", name, imports=imports)
+    made: Any = found() if isinstance(found, type) else found
+    if not callable(made):
+        raise TypeError(f"features: expected a function of events, got {made!r} at {name}")
+    features: Features = made
+    return features
+
+
+def evaluate_samples(
+    estimator: ScoreEstimator,
+    data: Any,
+    others: Any,
+    solver: Solver,
+    features: Features,
+    *,
+    given: Sequence[str] = (),
+    count: int | None = None,
+    repeats: int = 1,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Metrics of samples against real events, and their floor: other real events in their place.
+
+    All sets are of one size. Samples of a model of integers are the integers in whose bins they
+    lie; conditions are those of the real events.
+
+    Args:
+        estimator: Knows the score.
+        data: Real events, held out: what `scoresde.data.events.as_dataset` takes.
+        others: Others like them, for the floor.
+        solver: Samples.
+        features: What is compared, see `scoresde.metrics.extract`.
+        given: Parts of events with parts: the others are compared, sampled given these.
+        count: How many events, the first ones; as many as there are of both if None.
+        repeats: How often to sample: metrics are means, with standard errors if there are several.
+        batch_size: Of events whose features are computed at a time.
+        generator: Of the samples.
+        progress: Whether to show progress bars.
+
+    Returns:
+        ``data``, ``count``, ``repeats``; ``frechet``, ``kernel``, ``precision`` and ``recall``
+        (`scoresde.metrics.compare`), each with ``_stderr`` over the repetitions, NaN of one, and
+        ``_floor``.
+
+    Raises:
+        ValueError: If there are fewer events than ``count``, or than 4, or features do not fit.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.app.quality import evaluate_samples
+        >>> from scoresde.metrics import pixels
+        >>> from solvers import DDIM
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> real, others = torch.randn(2, 200, 2, generator=torch.Generator().manual_seed(0))
+        >>> report = evaluate_samples(model, real, others, DDIM(20), pixels)
+        >>> report["count"], report["frechet"] < 0.2
+        (200, True)
+    """
+    whole("repeats", repeats, 1)
+    data, others = as_dataset("data", data), as_dataset("others", others)
+    most = min(len(data), len(others))
+    count = most if count is None else count
+    whole("count", count, _FEWEST)
+    expect(count <= most, "count", f"at most {most}, of which there are other real events", count)
+    where, shape = device_of(estimator), data.values.shape[1:]
+    batches = torch.arange(count, device="cpu").split(chunk_size(shape))
+
+    def seen(x: Tensor) -> Tensor:
+        """Of what a picture of events would show."""
+        shown = x if data.bins is None else _shades(quantize(x, data.bins), data.bins)
+        options: dict[str, Any] = {"batch_size": batch_size, "device": where}
+        return extract(features, shown, **options, progress=progress)
+
+    def asked(source: Dataset, rows: Tensor) -> tuple[ScoreEstimator, Tensor]:
+        return split_events(estimator, given, events(source, generator, rows).to(where))
+
+    def samples(rows: Tensor) -> Tensor:
+        options: dict[str, Any] = {"generator": generator, "progress": progress}
+        options["condition"] = data.pairs(rows).condition
+        return solver.sample(asked(data, rows)[0], (len(rows),), **options)
+
+    real, other = (
+        torch.cat([seen(asked(source, rows)[1]) for rows in batches]) for source in (data, others)
+    )
+    found = [
+        compare(real, torch.cat([seen(samples(rows)) for rows in batches])) for _ in range(repeats)
+    ]
+    report: dict[str, Any] = {"data": data.name, "count": count, "repeats": repeats}
+    return report | _summary(found, compare(real, other))
+
+
+def _shades(values: Tensor, bins: int) -> Tensor:
+    """Integers as a picture shows them: the lowest bin is black, the highest white."""
+    return 2 * values.to(torch.get_default_dtype()) / (bins - 1) - 1
+
+
+def _summary(found: Sequence[Comparison], floor: Comparison) -> dict[str, float]:
+    summary: dict[str, float] = {}
+    for metric in ("frechet", "kernel", "precision", "recall"):
+        values = [float(getattr(one, metric)) for one in found]
+        summary[metric] = statistics.mean(values)
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        summary[f"{metric}_stderr"] = spread / len(values) ** 0.5
+        summary[f"{metric}_floor"] = getattr(floor, metric)
+    return summary
