@@ -74,6 +74,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    # what scoresde init writes
+    here |= {f"scoresde/app/examples/{path.name}" for path in (ROOT / "examples").glob("*.toml")}
     assert {name for name in names if not name.startswith(info)} == here
     assert {f"{package}/py.typed" for package in ("scoresde", "estimators", "solvers")} < here
     assert f"{info}/licenses/LICENSE" in names
@@ -99,6 +101,7 @@ def test_it_works_where_it_is_installed(wheel, tmp_path):
     listing = here(command, "list")
     assert "exponential-multistep" in listing
     assert "broken" not in listing
+    assert "mine.toml: written" in here(command, "init", "table", "--output", "mine.toml")
     file, rest = here(str(python), "-c", SAMPLE).split(maxsplit=1)
     assert Path(file).is_relative_to(tmp_path)
     assert rest == f"{scoresde.__version__} (3, 1, 4, 4) 6\n"

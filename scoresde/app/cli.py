@@ -1,4 +1,4 @@
-"""The command line: ``scoresde train``, ``sample``, ``evaluate``, ``cite``, ``list``."""
+"""The command line: ``scoresde init``, ``train``, ``sample``, ``evaluate``, ``cite``, ``list``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import click
 
 from scoresde import plugins
 from scoresde.app import options
+from scoresde.app.init import init
 from scoresde.app.options import NamedPath
 from scoresde.checks import describe_error, expect
 
@@ -102,6 +103,9 @@ def _one_line_warnings() -> Iterator[None]:
 @click.option("--debug", is_flag=True, help="Show the traceback of errors.")
 def main(debug: bool) -> None:
     """Train, sample and evaluate diffusion models."""
+
+
+main.add_command(init)
 
 
 @main.command()

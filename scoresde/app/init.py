@@ -1,0 +1,97 @@
+"""``scoresde init``: a configuration to start from, with comments.
+
+The files are the examples of the project, and there is no other copy: a wheel takes them along.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from scoresde.app.options import NamedPath
+from scoresde.checks import nearest
+from scoresde.internals.atomic import atomic_write
+
+_INSTALLED, _CHECKOUT = Path(__file__).parent / "examples", Path(__file__).parents[2] / "examples"
+"""Where a wheel puts the examples (``pyproject.toml``), and where they are before that."""
+
+
+def examples() -> dict[str, Path]:
+    """Paths of the files, by name.
+
+    Example:
+        >>> from scoresde.app.init import examples
+        >>> "super-resolution" in examples()
+        True
+    """
+    folder = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+    paths = sorted(folder.glob("*.toml"))
+    return {path.stem.replace("_", "-"): path for path in paths}
+
+
+def example(name: str, source: str | None = None, path: str | Path | None = None) -> str:
+    """The text of a file.
+
+    Args:
+        name: One of `examples`.
+        source: Of the data, in the place of the example's.
+        path: Where it will be, for the commands in its first lines.
+
+    Raises:
+        ValueError: If there is no such example.
+
+    Example:
+        >>> from scoresde.app.init import example
+        >>> text = example("table", source="mine.csv", path="a/b.toml")
+        >>> text.splitlines()[0]
+        '# scoresde train a/b.toml --output model'
+        >>> 'source = "mine.csv"' in text
+        True
+    """
+    known = examples()
+    if name not in known:
+        raise ValueError(f"init: no example {name!r}{nearest(name, known)}")
+    text = known[name].read_text(encoding="utf-8")
+    if path is not None:
+        text = text.replace(known[name].name, str(path))
+    if source is None:
+        return text
+    value = json.dumps(str(source), ensure_ascii=False)
+    text = re.sub(r'(?m)^source = "[^"]*"', lambda _: f"source = {value}", text, count=1)
+    # of the example's data
+    return re.sub(r"(?m)^columns = ", "# columns = ", text)
+
+
+def next_steps(text: str) -> list[str]:
+    r"""The commands in the first lines of a file.
+
+    Example:
+        >>> from scoresde.app.init import next_steps
+        >>> next_steps("# scoresde train a.toml --output model\n# scoresde list\n#\n# Words.")
+        ['scoresde train a.toml --output model', 'scoresde list']
+    """
+    return re.findall(r"(?m)^# (scoresde [^\n]*)$", text)
+
+
+@click.command(
+    "init",
+    help=f"""Write a commented configuration to start from, of data in SOURCE.
+
+    NAME is one of {", ".join(examples())}.""",
+)
+@click.argument("name")
+@click.argument("source", required=False)
+@click.option("--output", type=NamedPath(path_type=Path), help="The file; NAME.toml if omitted.")
+def init(name: str, source: str | None, output: Path | None) -> None:
+    """See the command's help."""
+    path = Path(f"{name}.toml") if output is None else output
+    text = example(name, source, path)
+    if path.exists():
+        raise FileExistsError(f"--output: expected a new file, {path} exists")
+    with atomic_write(path) as file:
+        file.write(text.encode())
+    steps = "\n".join(f"  {step}" for step in next_steps(text))
+    click.echo(f"{path}: written; look at it, and then\n{steps}")

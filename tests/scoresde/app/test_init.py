@@ -1,0 +1,70 @@
+"""Files to start from."""
+
+import os
+from pathlib import Path
+
+import pytest
+from commands import run
+
+from scoresde.app import config
+from scoresde.app.init import example, examples, next_steps
+
+ROOT = Path(__file__).parents[3]
+every = pytest.mark.parametrize("name", examples())
+
+
+def test_they_are_the_examples_of_the_project():
+    assert {path.name for path in examples().values()} == {
+        path.name for path in (ROOT / "examples").glob("*.toml")
+    }
+    assert {"images", "table", "multiscale", "conditional", "super-resolution"} < examples().keys()
+
+
+@every
+def test_a_file_as_it_is_written(name, tmp_path, monkeypatch):
+    """With the user's data and the path of the file in it, and nothing else changed."""
+    monkeypatch.chdir(tmp_path)
+    result = run("init", name, "my data/x.csv", "--output", "new.toml")
+    assert result.exit_code == 0, result.output
+    settings, own = config.read("new.toml"), config.read(examples()[name])
+    assert settings["data"].pop("source") == "my data/x.csv"
+    own["data"].pop("source")
+    own["data"].pop("columns", None)
+    assert settings == own
+    steps = next_steps(Path("new.toml").read_text())
+    assert "scoresde train new.toml --output model" in [step[:38] for step in steps]
+    for step in steps:
+        assert step in result.output
+    os.remove("new.toml")
+    assert run("init", name).exit_code == 0
+    assert config.read(f"{name}.toml") == config.read(examples()[name])
+
+
+def test_what_is_there_is_kept(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("mine")
+    result = run("init", "table", "--output", path)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: --output: expected a new file, {path} exists")
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tabel"], "init: no example 'tabel'; did you mean 'table'? Available: conditional, "),
+        (["table", "--output", "none/x.toml"], "No such file or directory"),
+        (["table", "--output", ""], "expected a path, got an empty one"),
+    ],
+)
+def test_errors(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("init", *arguments)
+    assert result.exit_code
+    assert message in result.output
+
+
+@pytest.mark.parametrize("source", ['a "b" \\c', "é\u2028x", "\\1"])
+def test_any_name_of_a_source(source):
+    text = example("images", source)
+    assert config.tomllib.loads(text)["data"]["source"] == source
