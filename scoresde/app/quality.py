@@ -129,9 +129,8 @@ def evaluate_samples(
         return split_events(estimator, given, events(source, generator, rows).to(where))
 
     def samples(rows: Tensor) -> Tensor:
-        options: dict[str, Any] = {"generator": generator, "progress": progress}
-        options["condition"] = data.pairs(rows).condition
-        return solver.sample(asked(data, rows)[0], (len(rows),), **options)
+        options: dict[str, Any] = {"condition": data.pairs(rows).condition, "progress": progress}
+        return solver.sample(asked(data, rows)[0], (len(rows),), generator=generator, **options)
 
     real, other = (
         torch.cat([seen(asked(source, rows)[1]) for rows in batches]) for source in (data, others)
