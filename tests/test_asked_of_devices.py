@@ -25,8 +25,8 @@ def asked(solver, blocks=2):
 def test_a_sample_is_read_once_and_copied_to_as_often_whatever_the_steps(solver, eta):
     if eta and solver(1).weak_order is None:
         return
-    few, many = asked(solver(5, eta=eta)), asked(solver(11, eta=eta))
-    wide = [asked(solver(n, eta=eta), blocks=20) for n in (5, 11)]
+    few, many = asked(solver(3, eta=eta)), asked(solver(5, eta=eta))
+    wide = [asked(solver(n, eta=eta), blocks=20) for n in (3, 5)]
     for found in (few, many, *wide):
         assert (found["reads"], found["copies"], found["drawn"]) == (1, 0, 0)
         assert found["queued"] == few["queued"]

@@ -295,9 +295,10 @@ class Spikes(Noise):
         return out
 
 
+@pytest.mark.covering(1)
 @every_composition
 @pytest.mark.parametrize(
-    ("solver", "dtype"),
+    "how",
     [
         (ExponentialMultistep(60), torch.float32),
         (ExponentialMultistep(80, eta=1.0), torch.float64),
@@ -306,8 +307,9 @@ class Spikes(Noise):
     ],
     ids=["flow32", "sde64", "adaptive32", "adaptive64"],
 )
-def test_samples_have_the_law_of_the_posterior(name, dtype, solver):
+def test_samples_have_the_law_of_the_posterior(name, how):
     """Solvers are affine maps of their noise here: of zeros and of units they tell mean and law."""
+    solver, dtype = how
     made = composed(name, dtype)
     numbers = N * (1 + (solver.eta > 0) * solver.steps)
     told = None if made.condition is None else made.condition.expand(1 + numbers, BATCH, N)
@@ -433,6 +435,7 @@ def test_distributions_are_of_the_posterior(name, dtype):
     torch.testing.assert_close(spread_out.log_prob(x[0, 0]), alike)
 
 
+@pytest.mark.covering(2)
 @every_dtype
 @every_composition
 @pytest.mark.parametrize(
@@ -463,12 +466,12 @@ def test_processes_share_samples_of_the_posterior(name, dtype, solver):
     torch.testing.assert_close(torch.cat(parts)[:BATCH], whole, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.covering(1)
 @every_composition
-@pytest.mark.parametrize(
-    ("dtype", "checkpointing"), [(torch.float32, True), (torch.float64, False)], ids=["32", "64"]
-)
-def test_gradients_are_those_of_the_posterior(name, dtype, checkpointing):
+@every_dtype
+def test_gradients_are_those_of_the_posterior(name, dtype):
     """In events, in what is observed, in what is told and in what is learned."""
+    checkpointing = dtype == torch.float32
     made = composed(name, dtype)
     x, free = events(made, 1)
     x.requires_grad_()

@@ -166,7 +166,7 @@ def known(basis):
     yield "truncated", Truncated(sde, -ends, ends, slope=slope)
 
 
-KNOWN = {f"{e}-{b}": m for b, basis in BASES.items() for e, m in known(basis)}
+KNOWN = {b: dict(known(basis)) for b, basis in BASES.items()}
 ASKED = {
     "denoise": lambda m, x: m.denoise(m.sde.basis(x), 0.5),
     "score": lambda m, x: m.score(m.sde.basis(x), 0.5),
@@ -179,10 +179,13 @@ ASKED = {
 }
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
-@pytest.mark.parametrize("model", KNOWN.values(), ids=KNOWN)
-def test_formulas_are_exact_within_autocast(model, ask):
+@pytest.mark.parametrize("basis", KNOWN)
+@pytest.mark.parametrize("kind", KNOWN["identity"])
+def test_formulas_are_exact_within_autocast(kind, basis, ask):
     """Half precision is for networks: a bound was off by a sixth, and nothing was said."""
+    model = KNOWN[basis][kind]
     x = torch.rand(4, *model.sde.basis.event_shape)
     wanted = ask(model, x)
     with torch.autocast("cpu", torch.bfloat16):

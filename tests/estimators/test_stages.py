@@ -1,9 +1,8 @@
 """Stages of a multi-scale model: trained together on shares of a batch, or each by itself."""
 
-import multiprocessing
-
 import pytest
 import torch
+from forks import FORKS, needs_fork
 from torch import nn
 
 from estimators import MultiScale, ResidualMLP
@@ -159,17 +158,16 @@ def test_what_is_trained_on_coefficients_is_the_stage():
 
 def fit(index, folder):
     """What each process runs: a stage of the model that all of them build."""
-    torch.set_num_threads(1)
     stage = build().stages[index]
     Training(steps=6, batch_size=8).fit(
         stage, events(64), folder=f"{folder}/stage{index}", progress=False
     )
 
 
+@needs_fork
 def test_stages_trained_at_once_are_those_trained_one_after_the_other(tmp_path):
     """By processes that know nothing of each other; what they have written is put together."""
-    spawn = multiprocessing.get_context("spawn")
-    running = [spawn.Process(target=fit, args=(i, tmp_path)) for i in range(2)]
+    running = [FORKS.Process(target=fit, args=(i, tmp_path)) for i in range(2)]
     for process in running:
         process.start()
     for process in running:

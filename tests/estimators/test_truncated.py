@@ -198,7 +198,7 @@ def test_one_bounded_component_beside_diffused_ones_is_exact(t):
     model = Truncated(sde, [-far, -2.0], [far, 1.0], [0.0, 0.2], std=[1.0, 1.3], slope=slope)
     alpha, sigma = (c.expand(2) for c in sde.kernel(torch.tensor([t])))
     for state in torch.tensor([[0.3, -0.4], [2.0, 1.0], [-1.5, 2.5]]):
-        y, w = torch.linspace(-6, 6, 3001).unsqueeze(-1), torch.linspace(-2, 1, 2001)
+        y, w = torch.linspace(-6, 6, 601).unsqueeze(-1), 3 * (torch.arange(400) + 0.5) / 400 - 2
         x, k = w - 1.5 * y, 1.5 * y
         log = -(y**2) / 2 - (w - v * k - 0.2) ** 2 / v / 2
         log = log - ((state[0] - alpha[0] * y) / sigma[0]) ** 2 / 2

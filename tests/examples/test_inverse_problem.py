@@ -5,8 +5,8 @@ import torch
 
 
 def test_draws_are_those_of_the_closed_form():
-    x, mean, deviations = inverse_problem.main(samples=30, warmup=5)
-    assert x.shape == (30, inverse_problem.SIZE)
+    x, mean, deviations = inverse_problem.main(samples=16, warmup=3)
+    assert x.shape == (16, inverse_problem.SIZE)
     assert ((x.mean(0) - mean).abs() < 0.8 * deviations).all()
     assert 0.6 < float((x.std(0) / deviations).mean()) < 1.4
     # seen through noise, the signal is known better than beforehand

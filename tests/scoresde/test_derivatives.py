@@ -82,6 +82,7 @@ def events(dtype):
     return torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
+@pytest.mark.covering(2)
 @DTYPES
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize(

@@ -139,9 +139,11 @@ def declared(name, eta):
     return solver.weak_order if eta else solver.order
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("name", "eta"), PAIRS)
-def test_samples_of_a_mixture_have_its_moments(name, eta, shape):  # invariants 14, 15
+@pytest.mark.parametrize("solver", PAIRS, ids=str)
+def test_samples_of_a_mixture_have_its_moments(solver, shape):  # invariants 14, 15
+    name, eta = solver
     model = mixture(SHAPES[shape](VP(eps=EPS)), 4, 2)
     sde = model.sde
     sde.prior = model.marginal(torch.tensor([sde.T]))

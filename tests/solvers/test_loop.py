@@ -13,7 +13,10 @@ from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
 from solvers import DDIM, ExponentialMultistep
 
 FIXED = ["ddim", "euler-maruyama", "exponential-multistep", "heun"]
-fixed = pytest.mark.parametrize(("name", "eta"), [(n, eta) for n in FIXED for eta in (0.0, 1.0)])
+every_name, every_eta = (
+    pytest.mark.parametrize("name", FIXED),
+    pytest.mark.parametrize("eta", [0.0, 1.0]),
+)
 
 
 def bed():
@@ -35,7 +38,9 @@ def loop(name, eta, steps=6):
     return solver, reverse, z, lambda y: solver.run(y, ahead, Noise())
 
 
-@fixed
+@pytest.mark.covering(1)
+@every_name
+@every_eta
 def test_the_loop_compiles_without_a_graph_break(name, eta):
     _, _, z, run = loop(name, eta)
     torch._dynamo.reset()
@@ -47,7 +52,8 @@ def test_the_loop_compiles_without_a_graph_break(name, eta):
         torch.testing.assert_close(found, run(z))
 
 
-@fixed
+@every_name
+@every_eta
 def test_a_prepared_run_is_an_integration(name, eta):
     solver, reverse, z, run = loop(name, eta)
     with torch.no_grad():

@@ -5,9 +5,11 @@ import math
 import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -249,17 +251,27 @@ def test_one_process_is_said_to_be_alone(tmp_path):
     assert "Warning: --distributed: one process trains alone; " in result.output
 
 
+def one_of_two(rank, port, *arguments):
+    """As ``torchrun`` starts them."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    main([str(argument) for argument in arguments])
+
+
+@needs_fork
 def test_two_processes_train_as_one(tmp_path):
     pytest.importorskip("accelerate")
     path = config(tmp_path)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
     one = run("train", path, "--output", tmp_path / "one")
-    train = ["-m", "scoresde", "train", path, "--output", tmp_path / "two", "--distributed"]
-    done = subprocess.run(
-        [sys.executable, *launch, *train], capture_output=True, text=True, check=True
-    )
-    assert one.output.count("trained in") == done.stdout.count("trained in") == 1
-    assert "--distributed: 2 processes on cpu\n" in done.stderr
+    with ThreadPoolExecutor() as both:
+        train = ["train", path, "--output", tmp_path / "two", "--distributed"]
+        first, second = both.map(lambda rank: forked(one_of_two, rank, port, *train), range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert one.output.count("trained in") == first.stdout.count("trained in") == 1
+    assert "trained in" not in second.stdout
+    assert "--distributed: 2 processes on cpu\n" in first.stderr
     models = [Model.load(tmp_path / name).estimator.state_dict() for name in ("one", "two")]
     torch.testing.assert_close(*models)
 

@@ -185,6 +185,7 @@ def test_the_bias_of_a_noisy_condition(sigma_y, corrector, eta, mean, variance):
     assert abs(x.var() - variance) < 3 * variance * (2 / 10_000) ** 0.5 + 0.01
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "solver",
     [
