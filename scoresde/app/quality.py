@@ -132,9 +132,7 @@ def evaluate_samples(
         options: dict[str, Any] = {"condition": data.pairs(rows).condition, "progress": progress}
         return solver.sample(asked(data, rows)[0], (len(rows),), generator=generator, **options)
 
-    real, other = (
-        torch.cat([seen(asked(source, rows)[1]) for rows in batches]) for source in (data, others)
-    )
+    real, other = (torch.cat([seen(asked(s, rows)[1]) for rows in batches]) for s in (data, others))
     found = [
         compare(real, torch.cat([seen(samples(rows)) for rows in batches])) for _ in range(repeats)
     ]
