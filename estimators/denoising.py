@@ -11,17 +11,19 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from estimators.mismatch import check_range, check_standard
-from estimators.prediction import expect_arguments, predictor, seen_basis
+from estimators.prediction import expect_arguments, heard, predictor, seen_basis
+from estimators.times import TrainingTimes, training_times
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance, readable
+from scoresde.clock import Clock
 from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
-from scoresde.grid import Grid, grid, restrict
+from scoresde.grid import Grid, restrict
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
 from scoresde.precision import (
@@ -30,14 +32,10 @@ from scoresde.precision import (
     expect_near,
     network_dtype,
     replaced,
-    sent,
 )
 from scoresde.sde import Stage
 from scoresde.time_distribution import TimeDistribution
 from scoresde.weighting import Weighting, WeightingInputs
-
-_CLEAN = -8.0
-"""The level that a network hears of for what is clean, whose own is minus infinity."""
 
 
 class _Preconditioning(NamedTuple):
@@ -79,7 +77,11 @@ class Denoising(Float64Constants, ScoreEstimator):
             ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
         parametrization: What the network predicts; see `scoresde.parametrization`.
         weighting: What the loss cares about; see `scoresde.weighting`.
-        times: Density of training times: a grid's name or function.
+        times: At which times components are in training: one for all, with the density of a grid
+            given by its name or function, or ``"blocks"`` or ``"components"`` for independent ones,
+            or other `estimators.times.TrainingTimes`. Unless there is one for all the estimator
+            has vector time: the network is given a noise level per component, ``(batch, n)``, and
+            samples may be drawn in any order (`along`).
         data_mean: ``m``, along the component axis.
         data_std: ``sd``, along the component axis.
         stage: Where and on how many components the network works; throughout and on all of
@@ -87,11 +89,11 @@ class Denoising(Float64Constants, ScoreEstimator):
         network_basis: The basis whose events the network sees instead of the SDE's, with the
             stage's components as coefficients; for fewer than all, the coefficients themselves if
             None.
-        observe: Which components are shown clean in training, drawn anew for every event:
-            a name in `scoresde.conditioning.masks.OBSERVED` or a function. The estimator then
-            has vector time: the network is given a noise level per component, ``(batch, n)``; one
-            network learns every conditional; components that are NaN in the data are missing, shown
-            as noise and no part of the loss.
+        observe: Which components are shown clean in training, at time 0 whatever ``times`` says,
+            drawn anew for every event: a name in `scoresde.conditioning.masks.OBSERVED` or a
+            function. The estimator then has vector time as well, and one network learns every
+            conditional. With vector time components that are NaN in the data are missing, shown as
+            noise and no part of the loss.
         baseline: What the network corrects, an estimator under the same SDE; the best linear guess
             if None.
 
@@ -116,6 +118,7 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     sde: DiagonalSDE
     events: Basis | None
+    _first_level: Tensor | None
     data_mean: Tensor
     data_std: Tensor
 
@@ -126,7 +129,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         *,
         parametrization: str | Parametrization = "preconditioned",
         weighting: str | Weighting = "prediction",
-        times: str | Grid = "log_snr",
+        times: str | Grid | TrainingTimes = "log_snr",
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
         stage: Stage | None = None,
@@ -150,7 +153,14 @@ class Denoising(Float64Constants, ScoreEstimator):
             expect(baseline.sde is sde, "baseline", wanted, baseline.sde)
         self.baseline = baseline
         self._met, self.events = False, None
-        self.draw_times = TimeDistribution(restrict(grid(times)(sde, 1024), self.stage))
+        self.times = training_times(times)
+        self.draw_times = TimeDistribution(restrict(self.times.grid(sde, 1024), self.stage))
+        whole = self.stage.dim == sde.basis.dim
+        expect(whole or not self.times.apart, "times", "one for all on a stage of some", times)
+        # what nobody has shown clean in training is heard of as it is at the first time
+        unseen = self.times.apart and self.observe is None
+        first = sde.at(sde.scale.new_full((1, 1), sde.eps)).noise_levels if unseen else None
+        self.register_buffer("_first_level", first, persistent=False)
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):
@@ -211,19 +221,23 @@ class Denoising(Float64Constants, ScoreEstimator):
         yield self._level(at).unbind()
 
     def _level(self, at: DiagonalCoefficients) -> Tensor:
-        """What the network hears of the noise, ``(k, rows)`` or of every component."""
-        if self.observe is None:
-            level, shape = at.noise_level, at.like.shape[:-1]
-        else:
-            level, shape = at.layout.expand(at.noise_levels), at.like.shape
-            level = level[..., : shape[-1]]
-        level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
-        one_for_all = [1] * (1 + len(shape) - level.ndim)
         kind = network_dtype(self.network) or at.like.dtype
-        level = sent((level / 4).to(kind), at.like.device)
-        level = level.reshape(len(at.t), *one_for_all, *level.shape[1:])
-        rows = at.like.shape[:-1].numel()
-        return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
+        return heard(at, self.has_vector_time, self._first_level, kind)
+
+    @property
+    def has_vector_time(self) -> bool:
+        """Whether the network hears the noise level of every component, not the blocks' average."""
+        return self.observe is not None or self.times.apart
+
+    def along(self, clock: Clock) -> Self:
+        """See `scoresde.ScoreEstimator.along`: one of independent ``times``, at whatever levels.
+
+        Raises:
+            ValueError: If there is one time for all in training.
+        """
+        wanted = "independent ones in training: other paths have levels that it has not met"
+        expect(self.times.apart, "times", wanted, self.times)
+        return super().along(clock)
 
     def losses(
         self,
@@ -289,18 +303,18 @@ class Denoising(Float64Constants, ScoreEstimator):
         if z.ndim != 2 or z.shape[-1] != self.stage.dim:  # asked at every update
             expect(False, "z", f"coefficients (batch, {self.stage.dim})", tuple(z.shape))
         noise = Noise.of(generator)
-        t, density = self.draw_times(noise.stratified(z).squeeze(0))
-        times = t.unsqueeze(-1)
-        if self.observe is not None:
-            missing, shown = z.isnan(), self.observe(self.sde, z, noise)
-            times = torch.where(shown, 0.0, times).masked_fill(missing, self.sde.T)
-            z = z.masked_fill(missing, 0.0)
+        times, density = self.draw_times(self.times.quantiles(self.sde, z, noise))
+        if self.has_vector_time:
+            missing, times = z.isnan(), self.sde.blocks.expand(times)
+            if self.observe is not None:
+                times = torch.where(self.observe(self.sde, z, noise), 0.0, times)
+            times, z = times.masked_fill(missing, self.sde.T), z.masked_fill(missing, 0.0)
         at = self.sde.at(times.unsqueeze(0), z)
         known = self._preconditioning(at)
-        weight = self._weights(at, density.unsqueeze(-1), weighting or self.weighting)
+        weight = self._weights(at, density, weighting or self.weighting)
         ((alpha,), (sigma,), (weight,)) = at.each(known.alpha, known.sigma, weight)
         z_t = torch.addcmul(alpha * z, sigma, noise(z))
-        if self.observe is not None:
+        if self.has_vector_time:
             weight = torch.where(missing, 0.0, weight)
         (denoise,) = self.denoisers(at, condition)
         errors: Tensor = weight * (z - denoise(z_t)).square()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance
-from scoresde.precision import expect_near, network_dtype
+from scoresde.coefficients import DiagonalCoefficients
+from scoresde.precision import expect_near, moved, network_dtype, sent
 
 
 def predictor(
@@ -58,6 +59,48 @@ def predictor(
         return output if flat else output.reshape(z.shape)
 
     return predict
+
+
+_CLEAN = -8.0
+"""The level that a network hears of for what is clean, whose own is minus infinity."""
+
+
+def heard(
+    at: DiagonalCoefficients, apart: bool, least: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """What a network hears of the noise: a quarter of its level (Karras et al. 2022).
+
+    Args:
+        at: What the SDE says of ``k`` times.
+        apart: Whether of every component; of the blocks' average else.
+        least: Of every component or block, as far down as it was trained; that of what is clean
+            if None.
+        dtype: Of the network.
+
+    Returns:
+        ``(k, rows)``, or ``(k, rows, m)`` of every component.
+
+    Example:
+        >>> import torch
+        >>> from estimators.prediction import heard
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[2.0]]), torch.zeros(3, 2))
+        >>> heard(at, False, None, torch.float32).round(decimals=2)  # log(2)/4
+        tensor([[0.1700, 0.1700, 0.1700]])
+    """
+    if apart:
+        level, shape = at.layout.expand(at.noise_levels), at.like.shape
+        level = level[..., : shape[-1]]
+    else:
+        level, shape = at.noise_level, at.like.shape[:-1]
+    level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
+    if least is not None:
+        level = torch.maximum(level, at.layout.expand(moved(least, level)))
+    one_for_all = [1] * (1 + len(shape) - level.ndim)
+    level = sent((level / 4).to(dtype), at.like.device)
+    level = level.reshape(len(at.t), *one_for_all, *level.shape[1:])
+    rows = at.like.shape[:-1].numel()
+    return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
 
 
 def seen_basis(given: Basis | None, own: Basis, dim: int) -> Basis:

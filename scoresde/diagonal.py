@@ -19,12 +19,13 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
+from typing_extensions import Self
 
 from scoresde.bases import Basis
 from scoresde.checks import expect, instance, numbers
 from scoresde.clock import Clock
 from scoresde.coefficients import DiagonalCoefficients, root
-from scoresde.precision import Float64Constants, Numbers, moved
+from scoresde.precision import Float64Constants, Numbers, moved, replaced
 from scoresde.reading import Reading
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE, Append, Stage, gaussian
@@ -139,6 +140,14 @@ class DiagonalSDE(Float64Constants, SDE):
         scale = self.constants(t, "scale")[0].reshape(-1)
         reading = Reading(*signal[:3], rates)
         return DiagonalCoefficients(t, like, self.blocks, reading, scale)
+
+    def with_clock(self, clock: Clock) -> Self:
+        """See `SDE.with_clock`; the schedule, and all of its numbers, are shared."""
+        instance("clock", clock, Clock)
+        clock.check(self.blocks)
+        whole = min(self.drop) >= self.T
+        expect(whole, "drop", "none: when blocks are dropped is a matter of their clock", self.drop)
+        return replaced(self, clock=clock)
 
     def _agree(self, module: _F, t: Tensor) -> tuple[_F, Tensor]:
         """Brings per-block values to components where they meet per-component ones."""

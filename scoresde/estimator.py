@@ -10,20 +10,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from scoresde import parametrization
 from scoresde.checks import instance
+from scoresde.clock import Clock
 from scoresde.equation import Coefficients, Forcing
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine
-from scoresde.precision import expect_near, moved
+from scoresde.precision import expect_near, moved, replaced
 from scoresde.sde import SDE
 from scoresde.selection import Selectable, broadcast
 from scoresde.wrappers import match_names, unwrapped
+
+M = TypeVar("M", bound=nn.Module)
 
 Denoiser = Forcing
 """``z_t -> E[z_0 | z_t]`` at one time, with states ``(*batch, n)`` in and out."""
@@ -85,6 +89,39 @@ class ScoreEstimator(Selectable, ABC):
             condition: What the estimator is conditioned on.
         """
         return (partial(self.denoise, t=t, condition=condition) for t in at.times)
+
+    def along(self, clock: Clock) -> Self:
+        """A view of the estimator on another clock: samples by another path, of the same data.
+
+        What is known, or was learned, of data is the same at whatever levels of noise their
+        components are: all at once, one after the other, or in a front that moves over them
+        (`scoresde.fronts`). Parts that are estimators go along. For exact estimators, and for
+        `estimators.Denoising` with independent ``times``.
+
+        Args:
+            clock: Instead of the SDE's, whose schedule, basis and scale stay; what is observed
+                and clean does, too.
+
+        Raises:
+            TypeError: If the SDE has no clock.
+            ValueError: If the clock does not fit it, or it is not known how levels hang together
+                on another path.
+
+        Example:
+            >>> import torch
+            >>> from estimators import Gaussian
+            >>> from scoresde import VP, DiagonalSDE, Identity
+            >>> from scoresde.fronts import front
+            >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}))
+            >>> model = Gaussian(sde, torch.zeros(2), torch.eye(2))
+            >>> model.along(front([0, 1])).sde.breakpoints() != model.sde.breakpoints()
+            True
+        """
+        view = _along(self, clock)
+        # wrappers of one that is conditioned share its SDE
+        pairs = zip(self.children(), view.children(), strict=True)
+        found = [new.sde for old, new in pairs if getattr(old, "sde", None) is self.sde]
+        return replaced(view, sde=found[0] if found else self.sde.with_clock(clock))
 
     def states(self, x: Tensor) -> Tensor:
         """Coefficients of events, of as many as there are samples of which something is known.
@@ -154,6 +191,17 @@ class ScoreEstimator(Selectable, ABC):
         else:
             t = self.sde.eps if t == 0 else t
         return Affine(moved(form.skip, z), moved(form.out, z)), t
+
+
+def _along(module: M, clock: Clock) -> M:
+    """A view of a module whose parts that are estimators have another clock."""
+    parts = {
+        name: part.along(clock) if isinstance(part, ScoreEstimator) else _along(part, clock)
+        for name, part in module._modules.items()
+        if part is not None
+    }
+    changed = {name: part for name, part in parts.items() if part is not module._modules[name]}
+    return replaced(module, **changed) if changed else module
 
 
 class DirectScoreEstimator(ScoreEstimator):

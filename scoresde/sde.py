@@ -14,9 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from typing_extensions import Self
 
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, floating, instance, numbers, readable, real
+from scoresde.clock import Clock
 from scoresde.equation import (
     Equation,
     align,
@@ -150,6 +152,15 @@ class SDE(Equation):
         """Which components are known, whatever the state: ``(n,)``, none here."""
         device = next((b.device for b in self.buffers()), "cpu")
         return torch.zeros(self.basis.dim, dtype=torch.bool, device=device)
+
+    def with_clock(self, clock: Clock) -> Self:
+        """A view of the equation on another clock.
+
+        Raises:
+            TypeError: If it has none.
+            ValueError: If the clock does not fit it.
+        """
+        raise TypeError(f"sde: expected one of components with clocks, got {type(self).__name__}")
 
     # What is the state when.
 

@@ -63,7 +63,8 @@ def likelihood(at: WeightingInputs) -> Tensor:
         >>> likelihood(WeightingInputs(at, at.alpha, at.sigma, out=at.sigma, density=at.alpha))
         tensor([[0.1250]])
     """
-    return at.snr_decay / (2 * at.density)
+    decay, density = at.at.blocks.alike(at.snr_decay, at.density)
+    return decay / (2 * density)
 
 
 def noise(at: WeightingInputs) -> Tensor:

@@ -17,9 +17,11 @@ import attrs
 import torch
 from torch import Tensor
 from torch.distributions import Normal
+from typing_extensions import Self
 
 from scoresde.bases import Basis, Joint
 from scoresde.checks import expect
+from scoresde.clock import Clock
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
 from scoresde.conditioning.speeds import SlowedClock
 from scoresde.diagonal import DiagonalSDE
@@ -84,6 +86,10 @@ class ConditionalSDE(DiagonalSDE):
         expect(blind == 0, "observed", f"components {wanted}", f"{blind} dropped before")
 
     basis: ConditionedBasis
+
+    def with_clock(self, clock: Clock) -> Self:
+        """None: what is held, and what is not, is a matter of the estimator."""
+        raise TypeError("sde: expected a joint one, got one that is conditioned: see along")
 
     @property
     def observation(self) -> Observation:
@@ -179,6 +185,12 @@ class ConditionalEstimator(ScoreEstimator):
     def observation(self) -> Observation:
         """What is known, by the joint estimator included."""
         return self.sde.observation
+
+    def along(self, clock: Clock) -> Self:
+        """The same conditional of the joint estimator on another clock."""
+        mask = self.observation.mask & ~self.joint.sde.observed
+        own = Observation(mask, self.observation.values)
+        return type(self)(self.joint.along(clock), own, self.clean, self.sde.basis.rest)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""

@@ -48,7 +48,7 @@ def read_array(
         continuous: Whether whole numbers are meant to be read as real ones; by default there is
             a warning if a component has no others.
         missing: ``"nan"`` if NaN stands for missing values, which estimators with
-            ``observe`` take.
+            vector time take.
         flip: Whether training mirrors images left to right, see `Dataset`.
 
     Raises:

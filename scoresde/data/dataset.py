@@ -35,7 +35,7 @@ class Dataset:
             are read.
         bins: Number of bins of integer values; ``None`` for floating-point ones.
         missing: Whether NaN stands for values that are missing, which estimators with
-            ``observe`` take. Every event needs one that is not.
+            vector time take. Every event needs one that is not.
         columns: Names of the columns, if this is a table.
         condition: What each event is conditioned on, as `scoresde.ScoreEstimator.loss` takes it:
             integer labels ``(N,)``, real numbers ``(N, c)``, or maps ``(N, *shape)``. None if

@@ -155,8 +155,7 @@ class BatchLoss:
             if not math.isfinite(self.of(pairs, data.data.bins, noise)):
                 message = f"{message}, as that of event {int(row)} of {data.data.name} is by itself"
                 if bool(pairs.values.isnan().any()):
-                    message += (
-                        ", of which values are missing: only estimators with observe= take such"
-                    )
+                    wanted = "only estimators with vector time (observe=, times=) take such"
+                    message += f", of which values are missing: {wanted}"
                 break
         raise FloatingPointError(message)

@@ -66,7 +66,9 @@ def expected_losses(model, exact, moments):
     clean, noise = points(exact.means[0], exact.covariances[0])
     t, density = moments
     copies = len(clean)
-    model.draw_times = lambda u: (t.repeat_interleave(copies), density.repeat_interleave(copies))
+    model.draw_times = lambda u: tuple(
+        v.repeat_interleave(copies).unsqueeze(-1) for v in (t, density)
+    )
     x = model.sde.basis.inverse(clean.repeat(len(t), 1))
     losses = model.losses(x, generator=Designed(noise.repeat(len(t), 1)))
     return losses.reshape(len(t), copies).mean(-1)
@@ -155,7 +157,7 @@ def test_denoising_differs_from_explicit_score_matching_by_a_constant(weighting,
         network = ResidualMLP((1,), width=16, depth=1)
         nn.init.normal_(network.leave[1].weight, std=0.3)
         model = Denoising(sde, network, weighting=weighting)
-        times = torch.full((len(clean),), t)
+        times = torch.full((len(clean), 1), t)
         model.draw_times = lambda u, times=times: (times, torch.ones_like(times))
         weights = []
 
@@ -352,7 +354,7 @@ def test_the_loss_is_the_mean_per_component():
     [
         ({"parametrization": "nois"}, "parametrization"),
         ({"weighting": "nois"}, "weighting"),
-        ({"times": "logsnr"}, "grid"),
+        ({"times": "logsnr"}, "times"),
         ({"data_std": 0.0}, "data_std"),
         ({"data_std": [1.0, 1.0, 1.0, 1.0]}, "data_std"),
     ],

@@ -26,6 +26,11 @@ MODELS = {
     "weighting": ({"weighting": "likelihood"}, "estimator.weighting"),
     "own weighting": ({"weighting": lambda levels: levels.sigma}, "estimator.weighting"),
     "times": ({"times": "wide_arctan_log_snr"}, "estimator.draw_times.knots"),
+    "times apart": ({"times": "components"}, "estimator.times"),
+    "delays": (
+        {"sde": lambda basis: DiagonalSDE(LogLinear(), basis, delays=[0.0, 0.5])},
+        "clock.delays",
+    ),
     "mean": ({"data_mean": 0.1}, "estimator.data_mean"),
     "deviation": ({"data_std": 1.4}, "estimator.data_std"),
     "dropout": ({"network": ResidualMLP((2,), 16, 1, dropout=0.2)}, r"body\.2\.p"),

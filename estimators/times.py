@@ -1,0 +1,149 @@
+"""At which times the components of an event are while a network is trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from scoresde import grid as grids
+from scoresde.checks import choice, look_up, validator
+from scoresde.diagonal import DiagonalSDE
+from scoresde.grid import Grid
+from scoresde.noise import Noise
+from scoresde.solver import grid_field
+
+
+@attrs.frozen
+class TrainingTimes(ABC):
+    """How the times of an event's components hang together, each having the density of a grid.
+
+    Subclasses say `quantiles`, and are given to `estimators.Denoising` as its ``times``.
+
+    Args:
+        grid: Density of every time: a grid's name or function.
+
+    Raises:
+        TypeError: If ``grid`` cannot be called.
+        ValueError: If its name is unknown.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from estimators.times import TrainingTimes
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> class Ramp(TrainingTimes):  # later components of a series have more noise
+        ...     def quantiles(self, sde, z, noise):
+        ...         ramp = torch.linspace(-0.5, 0.5, z.shape[-1]).to(z)
+        ...         return (noise.uniform(z[:, :1]) + ramp).clamp(0, 1)
+        >>> sde = DiagonalSDE(VP(), Identity((4,)))
+        >>> network = ResidualMLP((4,), width=8, depth=1, noise_levels=4)
+        >>> Denoising(sde, network, times=Ramp()).loss(torch.randn(5, 4)).shape
+        torch.Size([])
+    """
+
+    grid: Grid = grid_field(grids.log_snr)
+
+    @property
+    def apart(self) -> bool:
+        """Whether components are at different times: the network hears the level of each."""
+        return True
+
+    @abstractmethod
+    def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+        """Numbers in ``[0, 1]``, ``(batch, 1 | blocks | n)``: 0 is ``eps`` and 1 is ``T``.
+
+        Where each by itself is uniform, the times' density is what weightings take it for.
+
+        Args:
+            sde: How data are diffused.
+            z: Clean states, ``(batch, n)``.
+            noise: Where random numbers come from.
+        """
+
+
+@attrs.frozen
+class Together(TrainingTimes):
+    """One time for all, stratified over the batch (Kingma et al. 2021, appendix I.1).
+
+    Takes the arguments of `TrainingTimes`.
+
+    Example:
+        >>> import torch
+        >>> from estimators.times import Together
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> sde = DiagonalSDE(VP(), Identity((3,)))
+        >>> Together(grid="karras").quantiles(sde, torch.zeros(8, 3), Noise()).shape
+        torch.Size([8, 1])
+    """
+
+    @property
+    def apart(self) -> bool:
+        """No."""
+        return False
+
+    def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+        """See the class."""
+        return noise.stratified(z).mT
+
+
+@attrs.frozen
+class Independent(TrainingTimes):
+    """A time for every block, or component, whatever those of the others.
+
+    What is trained so can be sampled along any path, see `scoresde.ScoreEstimator.along`:
+    its loss is a sum of those of all paths (Chen et al. 2024, "diffusion forcing").
+
+    Args:
+        over: ``"blocks"`` or ``"components"``.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> import torch
+        >>> from estimators.times import Independent
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> sde = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}))
+        >>> Independent(over="blocks").quantiles(sde, torch.zeros(8, 3), Noise()).shape
+        torch.Size([8, 2])
+    """
+
+    references = "chen2024"
+
+    over: str = attrs.field(
+        default="blocks", kw_only=True, validator=validator(choice, "blocks", "components")
+    )
+
+    def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+        """See the class."""
+        count = len(sde.blocks) if self.over == "blocks" else z.shape[-1]
+        return noise.uniform(z.new_empty(len(z), count))
+
+
+_APART = {over: Independent(over=over) for over in ("blocks", "components")}
+
+
+def training_times(times: str | Grid | TrainingTimes) -> TrainingTimes:
+    """What ``times`` of an estimator stands for.
+
+    Args:
+        times: ``"blocks"`` or ``"components"``, for `Independent` ones; a grid's name or function,
+            for one time with its density; or `TrainingTimes` as they are.
+
+    Raises:
+        TypeError: If it is none of them.
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> from estimators.times import training_times
+        >>> training_times("blocks").over, training_times("karras").apart
+        ('blocks', False)
+    """
+    if isinstance(times, TrainingTimes):
+        return times
+    known: dict[str, Any] = {**grids.GRIDS, **_APART}
+    found = look_up("times", times, known)
+    return found if isinstance(found, TrainingTimes) else Together(grid=found)
