@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from estimators.mismatch import check_range, check_standard
 from estimators.prediction import expect_arguments, heard, predictor, seen_basis
-from estimators.times import TrainingTimes, training_times
+from estimators.times import TrainingTimes, first_level, training_times
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
@@ -149,18 +149,14 @@ class Denoising(Float64Constants, ScoreEstimator):
         self.observe = None if observe is None else observed(observe)
         if baseline is not None:
             instance("baseline", baseline, ScoreEstimator)
-            wanted = "an estimator with this very SDE"
-            expect(baseline.sde is sde, "baseline", wanted, baseline.sde)
+            expect(baseline.sde is sde, "baseline", "an estimator with this very SDE", baseline.sde)
         self.baseline = baseline
         self._met, self.events = False, None
-        self.times = training_times(times)
+        self.times = training_times(times, whole=self.stage.dim == sde.basis.dim)
         self.draw_times = TimeDistribution(restrict(self.times.grid(sde, 1024), self.stage))
-        whole = self.stage.dim == sde.basis.dim
-        expect(whole or not self.times.apart, "times", "one for all on a stage of some", times)
         # what nobody has shown clean in training is heard of as it is at the first time
         unseen = self.times.apart and self.observe is None
-        first = sde.at(sde.scale.new_full((1, 1), sde.eps)).noise_levels if unseen else None
-        self.register_buffer("_first_level", first, persistent=False)
+        self.register_buffer("_first_level", first_level(sde) if unseen else None, persistent=False)
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):

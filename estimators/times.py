@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from scoresde import grid as grids
-from scoresde.checks import choice, look_up, validator
+from scoresde.checks import choice, expect, look_up, validator
 from scoresde.diagonal import DiagonalSDE
 from scoresde.grid import Grid
 from scoresde.noise import Noise
@@ -126,24 +127,38 @@ class Independent(TrainingTimes):
 _APART = {over: Independent(over=over) for over in ("blocks", "components")}
 
 
-def training_times(times: str | Grid | TrainingTimes) -> TrainingTimes:
+def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> TrainingTimes:
     """What ``times`` of an estimator stands for.
 
     Args:
         times: ``"blocks"`` or ``"components"``, for `Independent` ones; a grid's name or function,
             for one time with its density; or `TrainingTimes` as they are.
+        whole: Whether states have all components: on a stage of some there is one time.
 
     Raises:
         TypeError: If it is none of them.
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or times are apart on a stage.
 
     Example:
         >>> from estimators.times import training_times
         >>> training_times("blocks").over, training_times("karras").apart
         ('blocks', False)
     """
-    if isinstance(times, TrainingTimes):
-        return times
     known: dict[str, Any] = {**grids.GRIDS, **_APART}
-    found = look_up("times", times, known)
-    return found if isinstance(found, TrainingTimes) else Together(grid=found)
+    found: Any = times if isinstance(times, TrainingTimes) else look_up("times", times, known)
+    found = found if isinstance(found, TrainingTimes) else Together(grid=found)
+    expect(whole or not found.apart, "times", "one for all on a stage of some components", times)
+    return found  # type: ignore[no-any-return]
+
+
+def first_level(sde: DiagonalSDE) -> Tensor:
+    """The level of noise of every component at the first time, ``(1, 1 | blocks | n)``.
+
+    Example:
+        >>> from estimators.times import first_level
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> first_level(DiagonalSDE(EDM(sigma_min=1.0), Identity((2,)))).abs()  # log(1)
+        tensor([[0.]], dtype=torch.float64)
+    """
+    with torch.no_grad():
+        return sde.at(sde.scale.new_full((1, 1), sde.eps)).noise_levels

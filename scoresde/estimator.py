@@ -95,8 +95,8 @@ class ScoreEstimator(Selectable, ABC):
 
         What is known, or was learned, of data is the same at whatever levels of noise their
         components are: all at once, one after the other, or in a front that moves over them
-        (`scoresde.fronts`). Parts that are estimators go along. For exact estimators, and for
-        `estimators.Denoising` with independent ``times``.
+        (`scoresde.fronts`). Parts that are estimators go along. For exact estimators, and for those
+        trained at independent times.
 
         Args:
             clock: Instead of the SDE's, whose schedule, basis and scale stay; what is observed
