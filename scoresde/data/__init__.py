@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scoresde.data.degradations import DEGRADATIONS, Crop, Downsample, Edges, Mask, Whole
     from scoresde.data.images import read_images
     from scoresde.data.loading import load, reader
+    from scoresde.data.pillow import image_items
 else:  # images stand on Pillow and SciPy, which an SDE, an estimator or a solver has no use for
     __getattr__ = lazy_imports(
         __name__,
@@ -31,6 +32,7 @@ else:  # images stand on Pillow and SciPy, which an SDE, an estimator or a solve
                 ("DEGRADATIONS", "Crop", "Downsample", "Edges", "Mask", "Whole"),
                 "scoresde.data.degradations",
             ),
+            "image_items": "scoresde.data.pillow",
             "read_images": "scoresde.data.images",
             "load": "scoresde.data.loading",
             "reader": "scoresde.data.loading",
@@ -53,6 +55,7 @@ __all__ = [
     "degraded",
     "dequantize",
     "digits",
+    "image_items",
     "joined",
     "load",
     "patches",

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import data as torch_data
@@ -14,7 +13,7 @@ from torch.utils import data as torch_data
 from scoresde.checks import expect
 from scoresde.data import Dataset, LazyArray, dequantize
 from scoresde.data.augmentation import mirrored
-from scoresde.data.pairs import Pairs
+from scoresde.data.items import PARTS, Items, as_tensor, real_numbers, stacked
 from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
 
@@ -29,9 +28,12 @@ def as_dataset(name: str, value: Any) -> Dataset:
         value: A `scoresde.data.Dataset`, as it is; a tensor or an array of floating-point numbers
             ``(N, *event_shape)``; a map-style `torch.utils.data.Dataset`, or whatever else has a
             length and items, of such events, each alone or in a tuple, alone or with its condition
-            (a label, a vector, a map), which stays where it is; or a ``DataLoader`` of one. Batches
-            are drawn from the loader's data set: its ``batch_size`` and ``shuffle`` are not used.
-            Names of labels are its ``classes``, if it has such.
+            (a label, a vector, a map), or in a mapping of an array's column and at most one
+            other, as Hugging Face's ``datasets`` have, which stays where it is; or a
+            ``DataLoader`` of one. Batches are drawn from the loader's data set: its
+            ``batch_size`` and ``shuffle`` are not used. Events that are images of Pillow have 256
+            bins (`scoresde.data.image_items`). Names of labels are its ``classes``, or
+            ``features``, if it has such.
 
     Raises:
         TypeError: If it is something else, integers that do not say their number of bins, an
@@ -53,16 +55,23 @@ def as_dataset(name: str, value: Any) -> Dataset:
     if isinstance(value, Dataset):
         return value
     if isinstance(value, torch_data.TensorDataset):
-        pair = _pair(name, value.tensors)
-        return Dataset(name, pair.values, condition=pair.condition)
+        expect(len(value.tensors) in (1, 2), name, PARTS, f"items of {len(value.tensors)} parts")
+        values, *conditions = _item(name, value.tensors)
+        return Dataset(name, values, condition=conditions[0] if conditions else None)
     if isinstance(value, Tensor) or hasattr(value, "__array__"):
-        return Dataset(name, _real(name, value))
+        return Dataset(name, real_numbers(name, value))
     not_indexable = isinstance(
         value, (str, bytes, list, tuple, Mapping, torch_data.IterableDataset)
     )
     if not not_indexable and hasattr(value, "__len__") and hasattr(value, "__getitem__"):
-        values = _lazy_array(name, value)
-        return Dataset(name, values, condition=values.condition, classes=_classes(value, values))
+        items = Items.of(name, value)
+        if items.of_images:
+            from scoresde.data.pillow import image_items
+
+            return image_items(value, name=name, lazy=True)
+        stored = _lazy_array(name, items)
+        classes = items.classes(stored.condition)
+        return Dataset(name, stored, condition=stored.condition, classes=classes)
     kind = type(value).__name__
     hints = {
         "str": "; scoresde.data.load reads files",
@@ -93,72 +102,23 @@ def _dataset_of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
     return loader.dataset
 
 
-def _lazy_array(name: str, items: Any) -> LazyArray:
-    """The items of a map-style data set, read as they are asked for."""
+def _lazy_array(name: str, items: Items) -> LazyArray:
+    """Items, read as they are asked for."""
 
     def read(places: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        found = [_item(name, items[int(i)]) for i in places]
+        found = [_item(name, items.parts(int(i))) for i in places]
         columns = zip(*found, strict=True) if found else []
-        parts = [_stacked(name, column, places.tolist()) for column in columns]
+        parts = [stacked(name, column, places.tolist()) for column in columns]
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     return LazyArray(len(items), read)
 
 
-def _stacked(name: str, found: Sequence[Tensor], places: Sequence[int]) -> Tensor:
-    for i, item in zip(places, found, strict=True):
-        shape, expected = tuple(item.shape), tuple(found[0].shape)
-        expect(shape == expected, name, f"items of one shape {expected}", f"{shape} of item {i}")
-    return torch.stack([*found])
-
-
-def _item(name: str, item: Any) -> list[Tensor]:
-    pair = _pair(name, item if isinstance(item, (tuple, list)) else (item,))
-    return [part for part in pair if part is not None]
-
-
-def _pair(name: str, parts: Sequence[Any]) -> Pairs:
-    """An event alone, or with its condition."""
-    expected = "events, alone or with a condition (other parts joined to them, see scoresde.Joint)"
-    expect(len(parts) in (1, 2), name, expected, f"items of {len(parts)} parts")
-    return Pairs(_real(name, parts[0]), *(_tensor(f"{name}, condition", v) for v in parts[1:]))
-
-
-def _classes(items: Any, values: LazyArray) -> tuple[str, ...] | None:
-    """Names of the labels, as data sets of torchvision say them."""
-    names, told = getattr(items, "classes", None), values.condition
-    if told is None or told.dtype != torch.int64 or len(told.shape) > 1:
-        return None
-    listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    return tuple(names) if listed and names else None
-
-
-def _real(name: str, value: Any) -> Tensor:
-    """Floating-point numbers, as wide as they are."""
-    found = _tensor(name, value)
-    if not found.is_floating_point():
-        hint = "; of integers say the number of bins: scoresde.data.Dataset(name, x, bins=256)"
-        got = f"{found.dtype}{'' if found.is_complex() else hint}"
-        raise TypeError(f"{name}: expected real floating-point numbers, got {got}")
-    return found
-
-
-def _tensor(name: str, value: Any) -> Tensor:
-    """Numbers as they are."""
-    if not isinstance(value, Tensor):
-        array = np.asarray(value)
-        if array.dtype.kind not in "biufc":
-            kind = type(value).__name__
-            raise TypeError(f"{name}: expected real numbers, got {kind} of {array.dtype}")
-        expected = "NaN where values are missing, in a Dataset(..., missing=True)"
-        expect(not np.ma.is_masked(value), name, expected, "a masked array")
-        widest = "c16" if array.dtype.kind == "c" else "f8" if array.dtype.itemsize > 8 else None
-        native = array.astype(widest or array.dtype.newbyteorder("="), copy=False)
-        value = torch.from_numpy(np.require(native, requirements=["C", "W"]))
-    assert isinstance(value, Tensor)
-    expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
-    found: Tensor = value.detach()
-    return found
+def _item(name: str, parts: Sequence[Any]) -> list[Tensor]:
+    return [
+        real_numbers(name, parts[0]),
+        *(as_tensor(f"{name}, condition", v) for v in parts[1:]),
+    ]
 
 
 def events(data: Dataset, generator: Generators = None, rows: Tensor | None = None) -> Tensor:

@@ -113,7 +113,7 @@ REFUSED = {
     "sparse": (X.to_sparse(), ValueError, WORDS + "dense tensor, got torch.sparse_coo"),
     "triples": (torch_data.TensorDataset(X, X, X), ValueError, WORDS + "items of 3 parts"),
     "triples as items": (Items(lambda x: (x, 1, 2)), ValueError, WORDS + "items of 3 parts"),
-    "tables": (Items(lambda x: {"x": x}), TypeError, WORDS + "dict of object"),
+    "tables": (Items(lambda x: {"x": x, "y": x}), ValueError, WORDS + "items with one image or"),
     "numbers": (Items(lambda x: float(x[0])), ValueError, WORDS + r"\(N, \*event\)"),
     "iterable": (Endless(), TypeError, WORDS + "map-style torch Dataset .*, got Endless"),
     "iterable loader": (torch_data.DataLoader(Endless()), TypeError, WORDS + "got Endless"),

@@ -1,0 +1,171 @@
+"""Items of somebody else's data set: which part of one is the event, and what is its condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect, join_names
+from scoresde.data.lazy_array import LazyArray
+
+PARTS = "events, alone or with a condition (other parts joined to them, see scoresde.Joint)"
+"""What an item may have."""
+
+
+@attrs.frozen(eq=False)
+class Items:
+    """What has a length and items: a torch ``Dataset``, a Hugging Face one, and what is like them.
+
+    An item is an event, alone or in a tuple with its condition, or a mapping of columns: one of
+    them is the event, an image or an array, and at most one other the condition.
+
+    Attributes:
+        name: What to call it.
+        source: It itself.
+        columns: Of the event and of the condition, where items have columns.
+
+    Example:
+        >>> from scoresde.data.items import Items
+        >>> items = Items.of("mine", [{"x": [0.1, 0.2], "label": 1}, {"x": [0.3, 0.4], "label": 0}])
+        >>> items.columns, items.parts(1)
+        (('x', 'label'), ([0.3, 0.4], 0))
+    """
+
+    name: str
+    source: Any
+    columns: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, source: Any) -> Items:
+        """Looks at the first item.
+
+        Raises:
+            ValueError: If there is none, or it is not clear which column is the event.
+        """
+        expect(len(source) > 0, name, "at least one event", "none")
+        first = source[0]
+        return cls(name, source, _columns(name, first) if isinstance(first, Mapping) else ())
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def parts(self, place: int) -> tuple[Any, ...]:
+        """An item's event, and its condition if it has one, as they are.
+
+        Raises:
+            ValueError: If it has more parts.
+        """
+        item = self.source[place]
+        if self.columns:
+            return tuple(item[column] for column in self.columns)
+        parts = tuple(item) if isinstance(item, (tuple, list)) else (item,)
+        expect(len(parts) in (1, 2), self.name, PARTS, f"items of {len(parts)} parts")
+        return parts
+
+    @property
+    def of_images(self) -> bool:
+        """Whether events are images of Pillow."""
+        return _is_image(self.parts(0)[0])
+
+    def classes(self, condition: LazyArray | Tensor | None) -> tuple[str, ...] | None:
+        """Names of labels, as data sets of torchvision and Hugging Face say them."""
+        if condition is None or condition.dtype != torch.int64 or len(condition.shape) > 1:
+            return None
+        names = getattr(self.source, "classes", None)
+        if self.columns:
+            features = getattr(self.source, "features", {})
+            names = getattr(features.get(self.columns[1]), "names", None)
+        listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        return tuple(names) if listed and names else None
+
+
+def _is_image(value: Any) -> bool:
+    return hasattr(value, "getbands")  # without importing Pillow for those that have none
+
+
+def _columns(name: str, first: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the event and of the condition."""
+    images = [column for column, value in first.items() if _is_image(value)]
+    arrays = [column for column, value in first.items() if _axes(value) > 0]
+    found = images or arrays
+    expected = "items with one image or array, and at most one condition beside it"
+    got = f"columns {join_names(map(str, first))} (select_columns([...]) leaves some out)"
+    expect(len(found) == 1 and len(first) <= 2, name, expected, got)
+    return (*found, *(column for column in first if column not in found))
+
+
+def _axes(value: Any) -> int:
+    if _is_image(value) or isinstance(value, (str, bytes)):
+        return 0
+    return value.ndim if isinstance(value, Tensor) else np.ndim(value)
+
+
+def stacked(name: str, found: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+    """Items as one tensor.
+
+    Raises:
+        ValueError: If they differ in shape; the message names the item.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data.items import stacked
+        >>> stacked("mine", [torch.zeros(2), torch.ones(2)], [0, 5]).shape
+        torch.Size([2, 2])
+    """
+    for i, item in zip(places, found, strict=True):
+        shape, expected = tuple(item.shape), tuple(found[0].shape)
+        expect(shape == expected, name, f"items of one shape {expected}", f"{shape} of item {i}")
+    return torch.stack([*found])
+
+
+def real_numbers(name: str, value: Any) -> Tensor:
+    """Floating-point numbers, as wide as they are.
+
+    Raises:
+        TypeError: If they are others.
+        ValueError: If they are masked or sparse.
+
+    Example:
+        >>> from scoresde.data.items import real_numbers
+        >>> real_numbers("x", [0.5, 1.5])
+        tensor([0.5000, 1.5000], dtype=torch.float64)
+    """
+    found = as_tensor(name, value)
+    if not found.is_floating_point():
+        hint = "; of integers say the number of bins: scoresde.data.Dataset(name, x, bins=256)"
+        got = f"{found.dtype}{'' if found.is_complex() else hint}"
+        raise TypeError(f"{name}: expected real floating-point numbers, got {got}")
+    return found
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Numbers as they are.
+
+    Raises:
+        TypeError: If they are none.
+        ValueError: If they are masked or sparse.
+
+    Example:
+        >>> from scoresde.data.items import as_tensor
+        >>> as_tensor("label", 3)
+        tensor(3)
+    """
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            kind = type(value).__name__
+            raise TypeError(f"{name}: expected real numbers, got {kind} of {array.dtype}")
+        expected = "NaN where values are missing, in a Dataset(..., missing=True)"
+        expect(not np.ma.is_masked(value), name, expected, "a masked array")
+        widest = "c16" if array.dtype.kind == "c" else "f8" if array.dtype.itemsize > 8 else None
+        native = array.astype(widest or array.dtype.newbyteorder("="), copy=False)
+        value = torch.from_numpy(np.require(native, requirements=["C", "W"]))
+    assert isinstance(value, Tensor)
+    expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
+    found: Tensor = value.detach()
+    return found
