@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, finite, numbers, real, whole
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, finite, join_names, numbers, real, whole
 from scoresde.clock import Clock
 from scoresde.precision import Numbers
 
@@ -27,8 +28,8 @@ def front(ranks: Numbers, overlap: float = 0.0, first: float = 1e-3) -> Clock:
     """The clock under which components are drawn in the order of their ranks; see the module.
 
     Of bands, coarse first: ``front(range(len(basis.blocks)))``. Of the parts of a joint event, a
-    latent first: ``front(joint.per_block(latent=0, x=1))``. Of the components of an event: `along`
-    and `patches`.
+    latent first: ``front(joint.per_block(latent=0, x=1))``. Of blocks by their names: `in_order`.
+    Of the components of an event: `along` and `patches`.
 
     Args:
         ranks: Along the component axis, 0 for what is drawn first; not only whole ones.
@@ -57,6 +58,33 @@ def front(ranks: Numbers, overlap: float = 0.0, first: float = 1e-3) -> Clock:
     lag = (1 - overlap) * (1 - first)
     length = 1 / (1 + float(late.max()) * lag)
     return Clock(1 / length, late * lag * length)
+
+
+def in_order(blocks: Blocks, names: Sequence[str]) -> Tensor:
+    """Ranks of blocks by their names, what is not named last: ``(blocks,)``.
+
+    Args:
+        blocks: Of a basis.
+        names: In the order in which they are drawn; of a part of a `scoresde.Joint`, all its
+            blocks.
+
+    Raises:
+        ValueError: If a name is unknown, or comes twice.
+
+    Example:
+        >>> from scoresde import Blocks
+        >>> from scoresde.fronts import in_order
+        >>> in_order(Blocks({"past": 3, "present": 1, "future": 2}), ["present", "past"])
+        tensor([1, 0, 2])
+    """
+    rank: dict[str, int] = {}
+    for place, name in enumerate(names):
+        found = [block for block in blocks.sizes if name in (block, block.split(".")[0])]
+        known = "blocks, each once, of " + join_names(blocks.sizes)
+        expect(bool(found) and not rank.keys() & {*found}, "order", known, list(names))
+        rank |= dict.fromkeys(found, place)
+    ranks = [rank.get(block, len(names)) for block in blocks.sizes]
+    return torch.tensor(ranks, device="cpu")
 
 
 def patches(event_shape: Sequence[int], patch_shape: Sequence[int]) -> Tensor:

@@ -230,6 +230,12 @@ def _remove_run(run: Path, processes: Processes) -> None:
 @click.option("--solver", help="A solver's name, instead of the model's own.")
 @click.option("--steps", type=int, help="Its steps.")
 @click.option("--eta", type=float, help="Its noise.")
+@click.option(
+    "--order",
+    metavar="BLOCK,...",
+    help="Which blocks are drawn first, the others given them; what is not named is last.",
+)
+@click.option("--overlap", type=float, help="Share of its way that a block goes beside the next.")
 @options.seed
 @options.device
 @options.allow_imports
@@ -242,6 +248,8 @@ def sample(
     solver: str | None,
     steps: int | None,
     eta: float | None,
+    order: str | None,
+    overlap: float | None,
     seed: int,
     device: str,
     imports: bool,
@@ -257,6 +265,7 @@ def sample(
     where = devices.chosen(device)
     model = Model.load(folder, device=where, imports=imports)
     estimator, total, export = task(model, given, count, seed)
+    estimator = _along(estimator, order, overlap)
     writers = [export.writer(output, "--output")]
     if png is not None:
         expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)
@@ -268,6 +277,18 @@ def sample(
     for write in writers:
         write(x)
     click.echo(f"{output}: {tuple(x.shape)}")
+
+
+def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) -> ScoreEstimator:
+    """The estimator on the clock of an order, if one is given."""
+    from scoresde.fronts import front, in_order
+
+    if order is None:
+        expect(overlap is None, "--overlap", "an --order beside it", overlap)
+        return estimator
+    sde = estimator.sde
+    ranks = in_order(sde.basis.blocks, [name.strip() for name in order.split(",")])
+    return estimator.along(front(ranks, overlap or 0.0, sde.eps / sde.T))
 
 
 def _samples(estimator: ScoreEstimator, solver: Solver, count: int, generator: Generator) -> Tensor:

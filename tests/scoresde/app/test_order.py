@@ -1,0 +1,70 @@
+"""Samples of one model in any order, from a file and the command line."""
+
+import numpy as np
+import pytest
+import torch
+from commands import config, edited, run
+
+from scoresde.app.model import Model
+from scoresde.fronts import front
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Bands of digits at times of their own, the finest of them delayed a little."""
+    path = tmp_path_factory.mktemp("order")
+    text = edited(
+        config(path),
+        ('name = "denoising"', 'name = "denoising"\ntimes = "blocks"'),
+        ("depth = 1", "depth = 1\nnoise_levels = 64"),
+        ('schedule = "log-linear"', 'schedule = "log-linear"\ndelays = [0.0, 0.0, 0.1]'),
+    )
+    result = run("train", text, "--output", path / "model")
+    assert result.exit_code == 0, result.output
+    return path / "model"
+
+
+def sampled(folder, path, *arguments):
+    result = run("sample", folder, "--count", 3, "--output", path / "x.npy", *arguments)
+    assert result.exit_code == 0, result.output
+    return torch.from_numpy(np.load(path / "x.npy"))
+
+
+@pytest.mark.parametrize(
+    ("order", "overlap", "ranks"),
+    [("a2,d2,d1", None, [0, 1, 2]), ("d1, a2", 0.5, [1, 2, 0]), ("d2", 0.0, [1, 0, 1])],
+)
+def test_samples_are_those_of_the_clock_of_an_order(folder, tmp_path, order, overlap, ranks):
+    more = [] if overlap is None else ["--overlap", overlap]
+    found = sampled(folder, tmp_path, "--order", order, "--steps", 7, *more)
+    model = Model.load(folder)
+    path = model.estimator.along(front(ranks, overlap or 0.0))
+    solver = model.solver_like(None, steps=7)
+    wanted = solver.sample(path, (3,), generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(found, sampled(folder, tmp_path, "--steps", 7))
+    # found are in bins of the data
+    both = torch.stack([found.double().flatten(), wanted.double().flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--order", "a2,d3"], "order: expected blocks, each once, of a2, d2, d1"),
+        (["--order", "a2,a2"], "order: expected blocks, each once"),
+        (["--order", "a2", "--overlap", 2], "overlap: expected"),
+        (["--overlap", 0.5], "--overlap: expected an --order beside it, got 0.5"),
+    ],
+)
+def test_orders_that_are_none_are_refused(folder, tmp_path, arguments, message):
+    result = run("sample", folder, "--output", tmp_path / "x.npy", *arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_a_model_of_one_time_knows_one_order(tmp_path):
+    assert run("train", config(tmp_path), "--output", tmp_path / "model").exit_code == 0
+    result = run("sample", tmp_path / "model", "--order", "a2", "--output", tmp_path / "x.npy")
+    assert result.exit_code == 1
+    assert "times: expected independent ones in training" in result.output
