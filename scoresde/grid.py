@@ -117,6 +117,22 @@ def wide_arctan_log_snr(sde: SDE, steps: int) -> Tensor:
     return _equal(sde, steps, turns)
 
 
+def log_normal(sde: SDE, steps: int) -> Tensor:
+    """Noise levels ``log(sigma/alpha)`` that are normal, of mean -1.2 and deviation 1.2: to train.
+
+    Quantiles of Karras et al. 2022 (table 1), who train on images in [-1, 1] so; their density has
+    no weight where a network has little to learn. For a non-uniform SDE of its blocks' average.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.grid import log_normal
+        >>> log_normal(DiagonalSDE(EDM(), Identity((2,))), 4).log()[2].round(decimals=2)  # median
+        tensor(-1.2000, dtype=torch.float64)
+    """
+    return _equal(sde, steps, lambda at: torch.special.ndtr((at.noise_level + 1.2) / 1.2))
+
+
 _TINY = 1e-12
 """By how much times of a grid may miss those of stages: what float64 rounds, many times over."""
 
@@ -124,7 +140,8 @@ _OFFSET = 16
 """Roundings by which a step keeps off a jump: more than arithmetic on a time may lose."""
 
 GRIDS: dict[str, Grid] = {
-    f.__name__: f for f in (uniform_time, log_snr, karras, arctan_log_snr, wide_arctan_log_snr)
+    f.__name__: f
+    for f in (uniform_time, log_snr, karras, arctan_log_snr, wide_arctan_log_snr, log_normal)
 }
 """The grids above, by name."""
 

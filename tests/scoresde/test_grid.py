@@ -42,6 +42,7 @@ COORDINATES = {
     "karras": lambda sde, t: (readings.level(sde, t) / 7).exp(),
     "arctan_log_snr": lambda sde, t: ((readings.level(sde, t) + 0.75) / 2).arctan(),
     "wide_arctan_log_snr": lambda sde, t: ((readings.level(sde, t) + 1) / 3).arctan(),
+    "log_normal": lambda sde, t: ((readings.level(sde, t) + 1.2) / 1.2 / 2**0.5).erf(),
 }
 
 
