@@ -40,7 +40,7 @@ class Mismatch(NamedTuple):
     """How samples of Gaussian data differ from them, ``(n,)`` each: see the module.
 
     Attributes:
-        prior_ratio: Deviation of samples by that of data, as the prior knows nothing of the data.
+        prior_ratio: Deviation of samples by that of data, as the prior may know nothing of it.
         shift: By how many deviations samples are off, for the same reason.
         noise_ratio: Deviation of samples by that of data, for the noise that is left at the end.
         bias: By how many deviations samples are off, as they are not yet at time 0.
@@ -75,9 +75,9 @@ class Mismatch(NamedTuple):
             std: Along the component axis.
         """
         blocks, unit = sde.blocks, sde.scale.detach()
-        m, s, sde_mean, scale = (
+        m, s, sde_mean, sde_std, scale = (
             blocks.expand(v.detach().to(unit)).expand(blocks.dim)
-            for v in (mean, std, sde.mean, unit)
+            for v in (mean, std, sde.mean, sde.std, unit)
         )
         drop = blocks.expand(unit.new_tensor(sde.drop))
         with torch.no_grad():
@@ -88,12 +88,12 @@ class Mismatch(NamedTuple):
             last = blocks.expand(sde.clock(unit.new_ones(1))).expand(blocks.dim)
         diffuses_fully = last > 1 - 1e-9  # a delayed clock may arrive within a rounding error
         drawn = diffuses_fully & (sigma > 0) & (sde.prior is None)
-        ratio = torch.where(drawn, alpha * s / sigma, 0.0)
+        width = torch.where(drawn, (alpha * sde_std).hypot(sigma) / (alpha * s).hypot(sigma), 1.0)
         shift = torch.where(drawn, alpha * (sde_mean - m) / (alpha * s).hypot(sigma), 0.0)
         # what is constant has no deviation to be off by
         bias = torch.where(s == CONSTANT * m.abs(), 0.0, (first_alpha - 1) * m / s)
         noise = (1 + (first_sigma / (first_alpha * s)) ** 2).sqrt()
-        return cls((1 + ratio**2).rsqrt(), shift, noise, bias, s / scale)
+        return cls(width, shift, noise, bias, s / scale)
 
 
 def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
@@ -125,7 +125,10 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     m, s = (sde.blocks.expand(v).expand(sde.blocks.dim) for v in (mean, std))
     low, high = SPARSE
     kinds = (
-        ((1 - mismatch.prior_ratio > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE), _PRIOR),
+        (
+            ((1 - mismatch.prior_ratio).abs() > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE),
+            _PRIOR,
+        ),
         (mismatch.noise_ratio - 1 > TOLERANCE, _NOISE),
         (mismatch.bias.abs() > TOLERANCE, _BIAS),
         ((mismatch.scale_ratio < low) | (mismatch.scale_ratio > high), _SCALE),

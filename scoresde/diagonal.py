@@ -55,6 +55,10 @@ class DiagonalSDE(Float64Constants, SDE):
             and so is what is appended. What is left of data far from zero is where it should be.
         delays: Of the clock, in units of ``T``, where it is given by its speeds: what is delayed
             most is finished first on the way back, and the rest drawn given it.
+        std: Of the data, along the component axis, where it is to be counted in both:
+            ``N(alpha mean, alpha^2 std^2 + sigma^2)``. What enters a stage late, while its signal
+            can still be seen, then has the width that the data have there (and of each component by
+            itself their Gaussian): blocks may be dropped the earlier.
 
     Raises:
         TypeError: If the schedule or the basis is none.
@@ -77,6 +81,7 @@ class DiagonalSDE(Float64Constants, SDE):
 
     scale: Tensor
     mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class DiagonalSDE(Float64Constants, SDE):
         prior: Distribution | None = None,
         mean: Numbers = 0.0,
         delays: Numbers = 0.0,
+        std: Numbers = 0.0,
     ) -> None:
         instance("schedule", schedule, Schedule)
         instance("basis", basis, Basis)
@@ -96,9 +102,11 @@ class DiagonalSDE(Float64Constants, SDE):
         self.clock = Clock.of(speeds, delays)
         self.constant("scale", scale, positive=True)
         self.constant("mean", mean)
+        self.constant("std", std)
         self.blocks = basis.blocks
-        for name in ("scale", "mean"):
+        for name in ("scale", "mean", "std"):
             self.blocks.check(name, getattr(self, name))
+        expect(bool((self.std >= 0).all()), "std", "numbers of at least 0", std)
         self.clock.check(self.blocks)
         with torch.device("cpu"):  # where numbers are looked at, whatever the default
             drops = [self.T] * len(self.blocks) if drop is None else drop
@@ -183,30 +191,31 @@ class DiagonalSDE(Float64Constants, SDE):
         ]
 
     def appender(self, like: Tensor, stage: Stage) -> Append:
-        """``alpha_i(t) mean_i + sigma_i(t) xi``, or at ``T`` a draw of the prior that was given."""
+        """A draw of `distribution`."""
         if self.prior is not None and like.shape[-1] == 0:
             return super().appender(like, stage)
-        mean, sigma = self.moments(stage.start, like.shape[-1], stage.dim)
-        return gaussian(*moved(torch.stack([mean, sigma]), like))
+        moments = self.moments(stage.start, like.shape[-1], stage.dim)
+        return gaussian(*moved(torch.stack(moments), like))
 
     def moments(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Mean ``alpha_i(t) mean_i`` and deviation ``sigma_i(t)`` of components, ``(k,)`` each.
+        """``alpha_i mean_i`` and ``(alpha_i^2 std_i^2 + sigma_i^2)^(1/2)`` of components, ``(k,)``.
 
         In float64, on the CPU.
         """
         time = torch.full((1,), t, dtype=torch.float64, device="cpu")
         alpha, sigma = self.kernel(time)
-        mean = alpha * self.blocks.expand(*self.constants(time, "mean"))
-        mean, sigma = (v.expand(self.blocks.dim)[first:last] for v in (mean, sigma))
-        return mean, sigma
+        mean, std = map(self.blocks.expand, self.constants(time, "mean", "std"))
+        moments = alpha * mean, torch.hypot(alpha * std, sigma)
+        mean, std = (v.expand(self.blocks.dim)[first:last] for v in moments)
+        return mean, std
 
     def distribution(self, t: float, first: int, last: int) -> Distribution:
-        """``N(alpha_i(t) mean_i, sigma_i(t)^2)``, or at ``T`` the prior that was given."""
+        """The normal distribution of `moments`, or at ``T`` the prior that was given."""
         if self.prior is not None and first == 0:
             return self.prior
         # what is not finite has a log-density that is not, and raises nothing
-        mean, sigma = (moved(v, self.scale) for v in self.moments(t, first, last))
-        each = Normal(mean, sigma, validate_args=False)
+        mean, std = (moved(v, self.scale) for v in self.moments(t, first, last))
+        each = Normal(mean, std, validate_args=False)
         return Independent(each, 1, validate_args=False)
 
     def free(self) -> Tensor:
@@ -215,8 +224,8 @@ class DiagonalSDE(Float64Constants, SDE):
         Raises:
             ValueError: If there is none: observed components diffuse, or others do not.
         """
-        _, sigma = self.moments(self.T, 0, self.blocks.dim)
-        sigma = sigma.detach()
+        time = torch.full((1,), self.T, dtype=torch.float64, device="cpu")
+        sigma = self.kernel(time).sigma.detach().expand(self.blocks.dim)
         observed = self._observed_on_cpu()
         expect(
             bool((sigma[observed] == 0).all()),

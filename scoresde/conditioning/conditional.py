@@ -77,6 +77,7 @@ class ConditionalSDE(DiagonalSDE):
             sde.scale,
             sde.drop,
             mean=sde.mean,
+            std=sde.std,
         )
         expect(sde.prior is None, "prior", "none: observed components need the kernel", sde.prior)
         sigma = self.kernel(self.scale.new_full((1,), self.T)).sigma.expand(self.blocks.dim)
@@ -116,11 +117,12 @@ class ConditionalSDE(DiagonalSDE):
         """See the class."""
         first, last = like.shape[-1], stage.dim
         time = torch.full((1,), stage.start, dtype=torch.float64, device="cpu")
+        (alpha, sigma), (_, std) = self.kernel(time), self.moments(stage.start, 0, last)
         mean = self.blocks.expand(*self.constants(time, "mean"))
-        each = (v.expand(self.blocks.dim)[:last] for v in (*self.kernel(time), mean))
-        alpha, sigma, mean = moved(torch.stack([*each]), like)
-        observed = alpha * self.observation.pin(mean)
-        return gaussian(observed[..., first:], sigma[first:])
+        each = (v.expand(self.blocks.dim)[:last] for v in (alpha, sigma, mean))
+        alpha, sigma, mean, std = moved(torch.stack([*each, std]), like)
+        spread = torch.where(self.observation.mask[:last], sigma, std)
+        return gaussian((alpha * self.observation.pin(mean))[..., first:], spread[first:])
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
         """As `scoresde.SDE.marginalise`, of the components that are not observed.

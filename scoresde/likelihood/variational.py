@@ -47,10 +47,11 @@ Moments = tuple[Tensor | float, Tensor | float]
 
 
 def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
-    """``sum_i SNR_i(t_i) (z_i - mean_i)^2 / 2``, with the time ``t_i`` at which each enters.
+    """What the prior and every handover cost: the divergence of what enters from what is drawn.
 
-    The divergence of ``N(alpha z, sigma^2)`` from ``N(alpha mean, sigma^2)``: of the prior and of
-    every handover (reference: Batzolis et al. 2022, section 5).
+    Of ``N(alpha z, sigma^2)`` from ``N(alpha mean, alpha^2 std^2 + sigma^2)``, at the time at which
+    each component enters; ``sum_i SNR_i (z_i - mean_i)^2 / 2`` where the SDE's ``std`` is 0
+    (reference: Batzolis et al. 2022, section 5).
 
     Args:
         sde: Its blocks enter when they do.
@@ -73,12 +74,16 @@ def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
     sde.free()
     z = sde.basis(x)
     z = z - sde.blocks.expand(sde.mean).to(z)
+    std = sde.blocks.expand(sde.std).expand(z.shape[-1])
     total: Tensor = z.new_zeros(z.shape[:-1])
     known = 0
     for stage in sde.stages():
         alpha, sigma = _levels(sde, sde.scale.new_full((1,), stage.start), stage.dim)
-        fresh = ((alpha / sigma).to(z) * z[..., : stage.dim])[..., known:]
-        total, known = total + (fresh**2).sum(-1) / 2, stage.dim
+        snr = (alpha / sigma).expand(stage.dim)[known:] ** 2
+        wide = snr * std[known : stage.dim] ** 2  # by how much data widen what is drawn
+        distance = (snr / (1 + wide)).to(z) * z[..., known : stage.dim] ** 2
+        constant = (wide.log1p() - wide / (1 + wide)).to(z)
+        total, known = total + (distance + constant).sum(-1) / 2, stage.dim
     return total
 
 
