@@ -85,7 +85,7 @@ class DCT(Basis):
         self.axes = axes
         frequencies = ordered.double().sqrt() * (math.pi / common)
         made = {"frequencies": frequencies, "order": order, "rank": order.argsort()}
-        made |= {f"matrix{-axis}": _matrix(shape[axis]) for axis in axes}
+        made |= {f"matrix{-axis}": dct_matrix(shape[axis]) for axis in axes}
         for name, value in made.items():
             self.register_buffer(name, value.to(torch.get_default_device()), persistent=False)
 
@@ -105,8 +105,15 @@ class DCT(Basis):
         return x
 
 
-def _matrix(size: int) -> Tensor:
-    """The orthonormal DCT-II of ``size`` points, frequencies along rows."""
+def dct_matrix(size: int) -> Tensor:
+    """The orthonormal DCT-II of ``size`` points, frequencies along rows, in float64.
+
+    Example:
+        >>> from scoresde.bases.dct import dct_matrix
+        >>> dct_matrix(3)[[0, 2]].round(decimals=2)  # of colours: brightness, green against both
+        tensor([[ 0.5800,  0.5800,  0.5800],
+                [ 0.4100, -0.8200,  0.4100]], dtype=torch.float64)
+    """
     m = torch.arange(size, device="cpu")
     k = m[:, None]
     # The angle is reduced while it is an integer, so that large sizes lose no digits.

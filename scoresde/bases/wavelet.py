@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.basis import Basis, checked_shape, transformed
+from scoresde.bases.dct import dct_matrix
 from scoresde.bases.spatial import spatial_axes
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, instance, whole
+from scoresde.checks import choice, expect, instance, whole
 from scoresde.internals import limits
 
 
@@ -42,10 +43,15 @@ class Wavelet(Basis):
         spatial: Number of spatial axes, the last ones: 1 for signals ``(L,)`` or ``(C, L)``, 2
             for images ``(H, W)`` or ``(C, H, W)``, 3 for volumes and films. By default 1 if the
             event has one axis, else 2.
+        colour: Whether channels are turned before, by a DCT along their axis: of red, green and
+            blue into brightness and two differences, of which natural images have a hundredth of
+            the power. In every band every channel and orientation is then measured by itself (see
+            `moments`), while it diffuses with its block.
 
     Raises:
         ValueError: If a spatial size is not divisible by ``2**levels``, the event has fewer axes
-            than ``spatial``, or the wavelet is unknown or not orthogonal.
+            than ``spatial``, not one of channels where there is ``colour``, or the wavelet is
+            unknown or not orthogonal.
 
     Source:
         Mallat 1989, *A Theory for Multiresolution Signal Decomposition*; Daubechies 1988; as
@@ -70,10 +76,14 @@ class Wavelet(Basis):
         levels: int,
         wavelet: str = "db4",
         spatial: int | None = None,
+        colour: bool = False,
     ) -> None:
         shape = checked_shape(event_shape)
         axes = range(-spatial_axes(shape, spatial), 0)
-        sizes = shape[-len(axes) :]
+        sizes, channels = shape[-len(axes) :], shape[: -len(axes)]
+        choice("colour", colour, False, True)
+        expected = f"(channels, *space) with {len(axes)} spatial axes, for colour"
+        expect(len(channels) == 1 or not colour, "event_shape", expected, tuple(shape))
         whole("levels", levels, 0)
         expect(
             # a power with thousands of digits is never computed
@@ -86,13 +96,14 @@ class Wavelet(Basis):
         low = [shape.numel() >> len(axes) * k for k in range(levels + 1)]
         details = {f"d{k}": low[k - 1] - low[k] for k in range(levels, 0, -1)}
         super().__init__(shape, Blocks({f"a{levels}": low[levels], **details}))
-        self.levels, self.wavelet, self.axes = levels, wavelet, axes
+        self.levels, self.wavelet, self.axes, self.colour = levels, wavelet, axes, colour
+        if colour:
+            self.register_buffer("turn", dct_matrix(*channels), persistent=False)
         self._paired = len(taps) == 2
         if self._paired:
             # sums and differences of pairs are sqrt(2) too long along each axis, level by level
-            halvings = [levels, *range(levels, 0, -1)]
             lengths = torch.tensor(
-                [2.0 ** (len(axes) * k / 2) for k in halvings], dtype=torch.float64
+                [2.0 ** (len(axes) * k / 2) for k in self._halvings], dtype=torch.float64
             )
             self.register_buffer("unit", self.blocks.expand(1 / lengths), persistent=False)
             signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
@@ -104,6 +115,23 @@ class Wavelet(Basis):
 
     unit: Tensor
     signs: Tensor
+    turn: Tensor
+
+    @property
+    def groups(self) -> Blocks:
+        """With ``colour`` every channel and orientation of a band, elsewhere the bands."""
+        if not self.colour:
+            return self.blocks
+        parts = {}
+        for (band, size), level in zip(self.blocks.sizes.items(), self._halvings, strict=True):
+            each = self.shape(level)[1:].numel()
+            parts |= {f"{band}.{i}": each for i in range(size // each)}
+        return Blocks(parts)
+
+    @property
+    def _halvings(self) -> list[int]:
+        """How many have led to every block."""
+        return [self.levels, *range(self.levels, 0, -1)]
 
     def shape(self, level: int) -> torch.Size:
         """Event shape after ``level`` halvings."""
@@ -120,7 +148,8 @@ class Wavelet(Basis):
             ValueError: If this basis has not that many levels.
         """
         self.expect_level(level)
-        return Wavelet(self.shape(level), self.levels - level, self.wavelet, len(self.axes))
+        rest = self.levels - level
+        return Wavelet(self.shape(level), rest, self.wavelet, len(self.axes), self.colour)
 
     def prefix(self, dim: int) -> Wavelet:
         """That of the low pass with so many coefficients: see `coarse`.
@@ -138,7 +167,8 @@ class Wavelet(Basis):
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
-        first, low, pieces = x.ndim - len(self.event_shape), x, []
+        first, pieces = x.ndim - len(self.event_shape), []
+        low = self._turned(x, self.turn.mT) if self.colour else x
         for _ in range(self.levels):
             # along every axis low and detail become entries of a new axis, before the channels
             for i, axis in enumerate(self.axes):
@@ -163,7 +193,13 @@ class Wavelet(Basis):
                 pairs = zip(parts[::2], parts[1::2], strict=True)
                 parts = [self._merge(low, detail, axis) for low, detail in pairs]
             (low,) = parts
-        return low
+        return self._turned(low, self.turn) if self.colour else low
+
+    def _turned(self, x: Tensor, turn: Tensor) -> Tensor:
+        """Along the axis of channels."""
+        axis = -len(self.axes) - 1
+        turned: Tensor = transformed(x.movedim(axis, -1), turn).movedim(-1, axis)
+        return turned
 
     def _split(self, x: Tensor, axis: int, place: int) -> Tensor:
         """Low pass and detail along an axis, one after the other along a new one at ``place``."""
@@ -185,7 +221,8 @@ class Wavelet(Basis):
 
     def extra_repr(self) -> str:
         """With the wavelet."""
-        return f"{super().extra_repr()}, wavelet={self.wavelet!r}"
+        colour = ", colour=True" if self.colour else ""
+        return f"{super().extra_repr()}, wavelet={self.wavelet!r}{colour}"
 
 
 def _sum_and_difference(p: Tensor, q: Tensor, signs: Tensor, axis: int) -> Tensor:

@@ -35,6 +35,7 @@ BASES = {
     "Haar-volume": lambda: Haar((2, 4, 2, 6), levels=1, spatial=3),
     "Wavelet-signal": lambda: Wavelet((12,), 2, "db3"),
     "Wavelet-colour": lambda: Wavelet((3, 8, 4), 2, "db4"),
+    "Wavelet-turned": lambda: Wavelet((3, 8, 4), 1, "db2", colour=True),
     "Wavelet-volume": lambda: Wavelet((4, 2, 6), 1, "sym4", spatial=3),
     "DCT-volume": lambda: DCT((2, 4, 3, 2), spatial=3, bands=2),
     "DCT-signal": lambda: DCT((7,)),

@@ -119,3 +119,40 @@ def test_what_is_no_orthogonal_wavelet_is_refused(name):
 def test_odd_sizes_are_refused():
     with pytest.raises(ValueError, match=r"levels: expected spatial sizes divisible by 2\*\*1"):
         Wavelet((8, 7), 1, "db4")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_with_colour_channels_are_brightness_and_differences(dtype):
+    basis = Wavelet((3, 8, 8), 2, "db2", colour=True)
+    plain, turned = Wavelet((3, 8, 8), 2, "db2"), normal(5, 3, 8, 8).to(dtype)
+    red, green, blue = turned.unbind(1)
+    by_hand = [
+        (red + green + blue) / 3**0.5,
+        (red - blue) / 2**0.5,
+        (red - 2 * green + blue) / 6**0.5,
+    ]
+    torch.testing.assert_close(basis(turned), plain(torch.stack(by_hand, 1)))
+    torch.testing.assert_close(basis.inverse(basis(turned)), turned)
+    coarse = basis.coarse(1)
+    low = coarse.inverse(basis(turned)[:, : coarse.dim])
+    torch.testing.assert_close(low, plain.coarse(1).inverse(plain(turned)[:, : coarse.dim]))
+
+
+def test_with_colour_every_channel_and_orientation_is_measured_by_itself():
+    basis = Wavelet((3, 8, 8), 1, "db1", colour=True)
+    wanted = torch.arange(1.0, 13.0).double()
+    z = normal(4000, 12, 16) * wanted[:, None]
+    mean, std = basis.moments(basis.inverse(z.flatten(1)))
+    assert std.shape == mean.shape == (192,)
+    torch.testing.assert_close(
+        std.reshape(12, 16), wanted[:, None].expand(12, 16), rtol=0.02, atol=0
+    )
+    grey = torch.randn(50, 1, 8, 8).expand(-1, 3, -1, -1).double()
+    assert basis(grey).reshape(50, 4, 3, 16)[:, :, 1:].abs().max() < 1e-12
+
+
+def test_colour_is_of_one_axis_of_channels():
+    with pytest.raises(ValueError, match=r"event_shape: expected \(channels, \*space\)"):
+        Wavelet((8, 8), 1, colour=True)
+    with pytest.raises(ValueError, match="colour"):
+        Wavelet((3, 8, 8), 1, colour="yes")
