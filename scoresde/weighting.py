@@ -123,8 +123,29 @@ def prediction(at: WeightingInputs) -> Tensor:
     return at.out**-2
 
 
+def balanced(at: WeightingInputs) -> Tensor:
+    """``1 / (c_out,i mean_j c_out,j)``: between what is predicted and what is denoised.
+
+    Where components have scales of their own, `prediction` counts each as much as any other, and
+    the many of fine bands outvote the few of coarse ones, which then are learned last: samples have
+    too much contrast. Errors in the denoised mean, in one unit for all, count coarse bands alone.
+    This is the geometric mean of the two; of one scale `prediction` itself.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.weighting import WeightingInputs, balanced
+        >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[2.0]]))
+        >>> out = torch.tensor([[4.0, 1.0]])
+        >>> balanced(WeightingInputs(at, at.alpha, at.sigma, out=out, density=at.alpha))
+        tensor([[0.1000, 0.4000]])
+    """
+    out = at.out.abs()
+    return (out * at.at.blocks.expand(out).mean(-1, keepdim=True)).reciprocal()
+
+
 WEIGHTINGS: dict[str, Weighting] = {
-    f.__name__: f for f in (likelihood, noise, score, denoised, prediction)
+    f.__name__: f for f in (likelihood, noise, score, denoised, prediction, balanced)
 }
 """The weightings above, by name."""
 

@@ -54,6 +54,18 @@ def test_prediction_weighting_is_the_squared_error_of_the_network(form, data):
     torch.testing.assert_close(weighted, plain, rtol=1e-6, atol=1e-9)
 
 
+@given(data=st.data())
+def test_balanced_is_between_errors_of_the_network_and_of_what_is_denoised(data):
+    sde = data.draw(sdes())
+    (t,) = data.draw(times(sde))
+    at = levels(sde, t, "preconditioned")
+    n = sde.basis.dim
+    out = sde.blocks.expand(at.out).expand(*at.out.shape[:-1], n)
+    predicted, denoised = out**-2, out.mean(-1, keepdim=True).expand_as(out) ** -2
+    weight = sde.blocks.expand(weightings.balanced(at)).expand_as(out)
+    torch.testing.assert_close(weight, (predicted * denoised).sqrt(), rtol=1e-6, atol=1e-9)
+
+
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'likelihood'"):
         weightings.weighting("likelyhood")
