@@ -1,208 +1,272 @@
-"""Trained on real images: uniform against multi-scale diffusion, nothing else different.
+"""Trained on photographs: uniform diffusions against multi-scale, at equal training time.
 
-Fashion-MNIST at 32x32; both arms have the same data, number of parameters, network family,
-weighting, batch size, optimiser, schedule, preconditioning per band and solver. Two budgets:
+All arms have the same images (mirrored at random), family of networks, number of parameters,
+optimiser, batch size and time of training; updates are timed side by side, so that a busy machine
+favours none. Quality is the Frechet distance of samples to held-out images in the features of
+EfficientNet-Lite0, beside that of as many training images. A uniform arm is sampled with whichever
+of several numbers of steps is best for it.
 
-- ``equal updates``: every parameter has seen the same number of updates;
-- ``equal time``: the multi-scale model, whose updates are cheaper, gets as many more as fit.
-  Updates are timed side by side, so that a busy machine does not favour an arm.
-
-A third arm, ``uniform, packed``, is uniform diffusion whose network sees 4x16x16 coefficients
-instead of 1x32x32 pixels: what packing alone would gain. Quality is the Frechet distance in the
-features of a small classifier to held-out images, beside that of other real images.
+``--set table="changes"`` changes one thing at a time instead, with one seed.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.images import FASHION, Classifier, fashion
-from benchmarks.unets import UNet, parameters
-from estimators import Denoising, MultiScale, measure
-from scoresde import Basis, DiagonalSDE, Haar, Hutchinson, LogLinear, Packed, log_prob
+from benchmarks.unets import parameters
+from estimators import Denoising, MultiScale, UNet, measure
+from scoresde import EDM, SDE, DiagonalSDE, Identity, LogLinear, Wavelet, bound
 from scoresde.app import plots
-from scoresde.data import Dataset, bits_per_dim, dequantize, quantize
-from scoresde.likelihood.variational import bound
-from scoresde.metrics import extract, frechet_distance
-from scoresde.planning import Plan, plan, spectra
+from scoresde.data import Dataset, bits_per_dim, dequantize, load, split
+from scoresde.grid import Grid
+from scoresde.metrics import EfficientNetLite0, compare, extract
 from scoresde.training import Training
 from solvers import ExponentialMultistep
 
-UNIFORM = (32, 64, 96)
-PACKED = (32, 64, 96)
-STAGES = ((32, 56), (24, 48), (32, 72))  # coarse first
+SIZE = 32
 BATCH = 32
-SOLVER = ExponentialMultistep(order=2, corrected=False, grid="log_snr")
+FEWER = 4
+"""For choosing numbers of steps, by how much fewer samples are drawn."""
+
+
+@attrs.frozen
+class Arm:
+    """What is trained; every field is one thing that may be changed.
+
+    Attributes:
+        wavelet: Of the SDE's basis; pixels if None.
+        colour: Whether channels are turned, and measured by themselves.
+        one_scale: Whether the network's inputs and outputs have one scale instead of measured ones.
+        weighting: Of the loss.
+        times: Density of training times.
+        drop: When each of the four bands is dropped: uniform diffusion if never.
+        wide: Whether what enters has the width of the data.
+        widths: Of every stage's network.
+        shares: Which part of a batch each is trained on.
+        steps: Of every stage, coarse first; what is tried, the cheapest first.
+    """
+
+    wavelet: str | None = "db4"
+    colour: bool = True
+    one_scale: bool = False
+    weighting: str = "balanced"
+    times: str = "log_snr"
+    drop: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    wide: bool = True
+    widths: tuple[tuple[int, ...], ...] = ((32, 64, 128),)
+    shares: tuple[float, ...] = (1.0,)
+    steps: tuple[tuple[int, ...], ...] = ((12,), (16,), (24,), (32,))
+
+    def model(self, x: Tensor) -> Denoising | MultiScale:
+        """Untrained, for images like ``x``."""
+        shape = x.shape[1:]
+        if self.wavelet is None:
+            basis: Any = Identity(shape)
+        else:
+            basis = Wavelet(shape, 3, self.wavelet, colour=self.colour)
+        mean, std = basis.moments(x)
+        staged = self.drop[-1] < 1.0
+        known = {"mean": mean, "std": std if self.wide else 0.0} if staged else {}
+        schedule = EDM() if self.wavelet is None else LogLinear()
+        sde = DiagonalSDE(schedule, basis, drop=self.drop if staged else None, **known)
+        scales = measure(sde, x)
+        if self.one_scale:
+            scales["data_std"] = (x - x.mean(0)).square().mean().sqrt()
+        options: dict[str, Any] = {"weighting": self.weighting, "times": self.times, **scales}
+        if not staged:
+            return Denoising(sde, UNet(shape, *self.widths, blocks=1), **options)
+        makers = [_maker(widths) for widths in self.widths]
+        return MultiScale(sde, makers, network_bases="events", shares=self.shares, **options)
+
+    def solver(self, steps: tuple[int, ...]) -> ExponentialMultistep:
+        """With so many steps in every stage, equal ones in its noise level."""
+        grid: str | Grid = "karras" if self.wavelet is None else "log_snr"
+        if len(steps) > 1:
+            grid = partial(_equal_in_stages, each=steps)
+        return ExponentialMultistep(sum(steps), order=2, corrected=False, grid=grid)
+
+
+def _equal_in_stages(sde: SDE, steps: int, each: tuple[int, ...]) -> Tensor:
+    """Of an SDE whose noise levels are linear in time."""
+    parts = [
+        torch.linspace(stage.start, stage.end, count + 1, dtype=torch.float64)
+        for stage, count in zip(sde.stages(), each, strict=True)
+    ]
+    return torch.cat([*(part[:-1] for part in parts), parts[-1][-1:]])
+
+
+def _maker(widths: tuple[int, ...]) -> Callable[[torch.Size], nn.Module]:
+    return lambda shape: UNet(shape, widths, blocks=1)
+
+
+MULTISCALE = Arm(
+    drop=(1.0, 1.0, 0.69, 0.5),
+    widths=((48, 96), (32, 64), (24, 48)),
+    shares=(1.0, 1.0, 0.5),
+    steps=((4, 2, 2), (8, 4, 4)),
+)
+ARMS = {
+    "uniform, EDM's recipe": Arm(
+        wavelet=None, one_scale=True, weighting="prediction", times="log_normal"
+    ),
+    "uniform, measured": Arm(),
+    "multi-scale": MULTISCALE,
+}
+CHANGES = {
+    "multi-scale": MULTISCALE,
+    "Haar": attrs.evolve(MULTISCALE, wavelet="db1"),
+    "channels as they are": attrs.evolve(MULTISCALE, colour=False),
+    "one scale": attrs.evolve(MULTISCALE, one_scale=True),
+    "weighting: prediction": attrs.evolve(MULTISCALE, weighting="prediction"),
+    "weighting: denoised": attrs.evolve(MULTISCALE, weighting="denoised"),
+    "times: log_normal": attrs.evolve(MULTISCALE, times="log_normal"),
+    "enters as noise": attrs.evolve(MULTISCALE, wide=False),
+}
+TABLES = {"arms": ARMS, "changes": CHANGES}
 
 
 def run(
-    quick: bool = False, data: Path | None = None, pictures: Path | None = None
+    quick: bool = False,
+    data: Path | None = None,
+    pictures: Path | None = None,
+    table: str = "arms",
+    seconds: float = 300.0,
+    seeds: int = 3,
+    count: int = 1500,
 ) -> dict[str, Any]:
-    """Rows and medians; ``quick`` trains for a moment only, to show that it runs."""
-    updates, count, seeds = (20, 64, 1) if quick else (600, 1000, 3)
-    images = fashion(data or FASHION)
-    train = Dataset("Fashion-MNIST", images["train"][0], 256)
-    real = images["test"][0] / 127.5 - 1
-    classifier = Classifier()
-    classifier.fit(train.values[: 60 * count] / 127.5 - 1, images["train"][1][: 60 * count])
-    accuracy = float((classifier(real).argmax(1) == images["test"][1]).double().mean())
-    reference = real[:count]
-    floor = _frechet(classifier, real[count : 2 * count], reference)
-    print(f"classifier: accuracy {accuracy:.3f}, real against real {floor:.2f}", flush=True)
-
-    basis = Haar((1, 32, 32), 2)
-    x = dequantize(train.values[:5000], 256, torch.Generator().manual_seed(0))
-    scales = measure(DiagonalSDE(LogLinear(), basis), x)
-    bands = spectra(basis, x)
-    staged = plan(basis, LogLinear(), bands, SOLVER, cost=5.0)
-    print(f"plan: {staged.steps} steps, stages from {staged.sde.drop}, error {staged.error:.1e}")
-    arms = _arms(basis, staged, scales)
-    seconds = _seconds_per_update(arms, train, 2 if quick else 6)
-    print("seconds per update:", {k: round(v, 3) for k, v in seconds.items()}, flush=True)
+    """Rows and their summary; ``quick`` trains for a moment only, to show that it runs."""
+    if data is None:
+        raise ValueError("data: expected a folder or a zip file of photographs, got none")
+    if quick:
+        seconds, seeds, count = 2.0, 1, 40
+    torch.set_num_threads(1)
+    images = load(data, size=SIZE, flip=True)
+    train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
+    features = EfficientNetLite0()
+    real, others = (
+        extract(features, _shades(part.read(slice(count)))) for part in (held_out, train)
+    )
+    floor = compare(real, others).frechet
+    print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
+    x = dequantize(train.read(slice(4000)), 256, torch.Generator().manual_seed(0))
+    arms = TABLES[table]
+    updates = _updates(arms, x, train, seconds, 2 if quick else 8)
     rows: list[dict[str, Any]] = []
-    panels = {"real": reference[:32]}
-    for seed in range(seeds):
-        jobs = [("uniform", updates, "both")]
-        for name in ("uniform, packed", "multi-scale"):
-            more = round(updates * seconds["uniform"] / seconds[name])
-            jobs += [(name, updates, "equal updates"), (name, more, "equal time")]
-        for name, steps, budget in jobs:
-            if name == "uniform, packed" and (seed or budget == "equal updates"):
-                continue
+    panels = {"photographs": _shades(held_out.read(slice(32)))}
+    chosen: dict[str, list[tuple[int, ...]]] = {}
+    for seed in range(seeds if table == "arms" else 1):
+        for name, arm in arms.items():
             torch.manual_seed(seed)
-            model = arms[name]()
-            training = Training(steps=steps, batch_size=BATCH, measurements=1, ema=0.99)
-            history = training.fit(model, train, seed=seed, progress=False)
-            solver = _solver(name, staged)
-            start = time.perf_counter()
-            generator = torch.Generator().manual_seed(seed)
-            parts = [
-                solver.sample(model, (part,), generator=generator)
-                for part in [min(100, count)] * max(1, count // 100)
-            ]
-            elapsed = time.perf_counter() - start
-            samples = quantize(torch.cat(parts), 256) / 127.5 - 1
-            row = {
-                "arm": name,
-                "budget": budget,
-                "seed": seed,
-                "parameters": parameters(model),
-                "updates": steps,
-                "seconds_train": round(history.seconds, 1),
-                "solver": f"ExponentialMultistep, {solver.steps} steps",
-                "seconds_sample": round(elapsed, 2),
-                "frechet": round(_frechet(classifier, samples, reference), 2),
-                **_likelihood(model, images["test"][0], quick),
-            }
-            rows.append(row)
-            print(row, flush=True)
+            model = arm.model(x)
+            history = _training(updates[name]).fit(model, train, seed=seed, progress=False)
+            bits = _bits(model, held_out, 8 if quick else 256)
+            if name not in chosen:
+                tried = {}
+                for steps in arm.steps:
+                    drawn, _ = _samples(model, arm.solver(steps), count // FEWER, seed)
+                    tried[steps] = compare(real[: len(drawn)], extract(features, drawn)).frechet
+                print(f"{name}: {tried}", flush=True)
+                best = min(tried, key=tried.__getitem__)
+                chosen[name] = [best] if len(best) == 1 else [*arm.steps]
+            for steps in chosen[name]:
+                samples, elapsed = _samples(model, arm.solver(steps), count, seed)
+                row = {
+                    "arm": f"{name}, {' + '.join(map(str, steps))} steps",
+                    "seed": seed,
+                    "parameters": parameters(model),
+                    "updates": updates[name],
+                    "seconds_train": round(history.seconds, 1),
+                    "seconds_sample": round(elapsed, 2),
+                    "out_of_range": round(float((samples.abs() > 1).float().mean()), 3),
+                    **_rounded(attrs.asdict(compare(real, extract(features, samples)))),
+                    "bits_per_dim_bound": bits,
+                }
+                rows.append(row)
+                print(row, flush=True)
             if seed == 0:
-                panels[f"{name}, {budget}"] = samples[:32]
-    if pictures is not None:
-        plots.save(plots.image_grid(panels), pictures)
-    return {
-        "data": train.name,
-        "samples": count,
-        "floor": round(floor, 2),
-        "classifier_accuracy": round(accuracy, 4),
-        "seconds_per_update": {k: round(v, 4) for k, v in seconds.items()},
-        "summary": _summary(rows),
-        "rows": rows,
-    }
+                panels[name] = samples[:32]
+                if pictures is not None:
+                    plots.save(plots.image_grid(panels, columns=4), pictures)
+    return {"data": images.name, "floor": round(floor, 2), "summary": _summary(rows), "rows": rows}
 
 
-def _arms(
-    basis: Haar, staged: Plan, scales: dict[str, Tensor]
-) -> dict[str, Callable[[], Denoising | MultiScale]]:
-    """Untrained models by name."""
-    flat = DiagonalSDE(LogLinear(), basis)
-    packed = Packed(basis.coarse(0))
-    views: list[Basis] = [basis.coarse(2), Packed(basis.coarse(1)), packed]
-
-    def multiscale() -> MultiScale:
-        networks = [UNet(v.event_shape, w) for v, w in zip(views, STAGES, strict=True)]
-        return MultiScale(staged.sde, networks, network_bases=views, **scales)
-
-    return {
-        "uniform": lambda: Denoising(flat, UNet((1, 32, 32), UNIFORM), **scales),
-        "uniform, packed": lambda: Denoising(
-            flat, UNet(packed.event_shape, PACKED), network_basis=packed, **scales
-        ),
-        "multi-scale": multiscale,
-    }
+def _training(steps: int) -> Training:
+    return Training(
+        steps=steps, batch_size=BATCH, lr=2e-3, precision="bfloat16", measurements=1, warmup=0.1
+    )
 
 
-def _solver(name: str, staged: Plan) -> ExponentialMultistep:
-    if name == "multi-scale":
-        return attrs.evolve(SOLVER, steps=sum(staged.steps), grid=staged.grid)
-    return attrs.evolve(SOLVER, steps=16)
-
-
-def _frechet(classifier: Classifier, a: Tensor, b: Tensor) -> float:
-    return frechet_distance(*(extract(classifier.features, x) for x in (a, b)))
-
-
-def _seconds_per_update(
-    arms: dict[str, Callable[[], Denoising | MultiScale]], data: Dataset, repeats: int
-) -> dict[str, float]:
-    """Medians of interleaved updates."""
-    models = {name: make() for name, make in arms.items()}
+def _updates(
+    arms: dict[str, Arm], x: Tensor, data: Dataset, seconds: float, repeats: int
+) -> dict[str, int]:
+    """How many fit into a time, by the medians of interleaved ones."""
+    models = {name: arm.model(x) for name, arm in arms.items()}
     elapsed: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repeats):
         for name, model in models.items():
-            history = Training(steps=2, batch_size=BATCH, measurements=1).fit(
-                model, data, progress=False
-            )
-            elapsed[name].append(history.seconds / 2)
-    return {name: statistics.median(values) for name, values in elapsed.items()}
+            start = time.thread_time()
+            _training(3).fit(copy.deepcopy(model), data, progress=False)
+            one = time.thread_time()
+            _training(1).fit(copy.deepcopy(model), data, progress=False)
+            elapsed[name].append((2 * one - start - time.thread_time()) / 2)
+    found = {name: statistics.median(values) for name, values in elapsed.items()}
+    print("seconds per update:", {k: round(v, 3) for k, v in found.items()}, flush=True)
+    return {name: max(1, round(seconds / value)) for name, value in found.items()}
 
 
-def _likelihood(model: Denoising | MultiScale, test: Tensor, quick: bool) -> dict[str, Any]:
-    """Bits per dimension of held-out images: the bound, and the flow with random probes."""
+@torch.no_grad()
+def _samples(
+    model: Denoising | MultiScale, solver: ExponentialMultistep, count: int, seed: int
+) -> tuple[Tensor, float]:
+    """Images, and the processor time that they took."""
+    generator, start = torch.Generator().manual_seed(seed), time.thread_time()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        samples = solver.sample(model, (count,), batch_size=100, generator=generator)
+    return samples, time.thread_time() - start
+
+
+def _shades(values: Tensor) -> Tensor:
+    """Stored images in [-1, 1]."""
+    return values / 127.5 - 1
+
+
+def _bits(model: Denoising | MultiScale, data: Dataset, count: int) -> float:
+    """Bits per dimension of held-out images, at most."""
     generator = torch.Generator().manual_seed(0)
-    x = dequantize(test[: 16 if quick else 512], 256, generator)
+    x = dequantize(data.read(slice(count)), 256, generator)
     with torch.no_grad():
-        bounds = torch.stack([bound(model, x, generator=generator) for _ in range(4)]).mean(0)
-    few, trace = x[: 2 if quick else 32], Hutchinson(1)
-    solver = ExponentialMultistep(8 if quick else 64, grid="log_snr")
-    flow = log_prob(model, few, solver, trace=trace, generator=generator).value
-    values = {"bits_per_dim_bound": -bounds, "bits_per_dim_flow": flow.detach()}
-    found = {}
-    for key, nats in values.items():
-        value = bits_per_dim(nats, 1024, 256)
-        found[key] = round(float(value.mean()), 3)
-        found[f"{key}_stderr"] = round(float(value.std() / len(value) ** 0.5), 3)
-    return found
+        nats = torch.stack([bound(model, x, generator=generator) for _ in range(4)]).mean()
+    return round(float(bits_per_dim(nats, x[0].numel(), 256)), 3)
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) for key, value in values.items()}
 
 
 def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and range over seeds."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    """Means and ranges over seeds."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["arm"], row["budget"], row["solver"]), []).append(row)
+        groups.setdefault(row["arm"], []).append(row)
+    keys = ("frechet", "kernel", "seconds_train", "seconds_sample", "bits_per_dim_bound")
     return [
         {
             "arm": arm,
-            "budget": budget,
-            "solver": solver,
             **{
-                key: {
-                    "mean": statistics.mean(values),
-                    "low": min(values),
-                    "high": max(values),
-                }
-                for key in group[0]
-                if key not in ("arm", "budget", "solver", "seed")
-                for values in [[row[key] for row in group if key in row]]
+                key: {"mean": round(statistics.mean(v), 3), "low": min(v), "high": max(v)}
+                for key in keys
+                for v in [[row[key] for row in group]]
             },
         }
-        for (arm, budget, solver), group in groups.items()
+        for arm, group in groups.items()
     ]
