@@ -29,6 +29,7 @@ from scoresde.solver import Solver
 from scoresde.training import History, OnMeasure, Training, checkpoint
 from scoresde.training.checkpoint import CheckpointError
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
+from scoresde.training.settings import expanded
 
 _CONSTANTS = 2**22
 """Numbers that a model may have besides its weights while it is built: 32 MB of tables."""
@@ -289,7 +290,8 @@ class Model:
 
 def _training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
     """The loop that a configuration asks for, and what it says of one run of it."""
-    options = config.section(settings, "training")
+    given = settings.get("training")
+    options = expanded(given if isinstance(given, str) else config.section(settings, "training"))
     expect_known(Training, options, "training", _OF_FIT)
     of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
     training: Training = call_factory(Training, options, "training")

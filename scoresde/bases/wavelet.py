@@ -122,7 +122,7 @@ class Wavelet(Basis):
         """With ``colour`` every channel and orientation of a band, elsewhere the bands."""
         if not self.colour:
             return self.blocks
-        parts = {}
+        parts: dict[str, int] = {}
         for (band, size), level in zip(self.blocks.sizes.items(), self._halvings, strict=True):
             each = self.shape(level)[1:].numel()
             parts |= {f"{band}.{i}": each for i in range(size // each)}

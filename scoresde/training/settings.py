@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -17,6 +18,12 @@ PRECISIONS = {
     "float16": torch.float16,
 }
 """Names, and what networks are computed in if that is not what their weights are in."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "images": {"steps": 20_000, "batch_size": 32, "lr": 2e-3, "ema": 0.999, "clip": 1.0}
+}
+"""Settings by the name of what they are for. Those of images are what the benchmark ``trained`` was
+won with, where networks see few events: small batches, and a rate as large as they bear."""
 
 _LARGEST_BATCH = 2**20
 """Events per update, all in memory at once: more is a slip."""
@@ -119,3 +126,24 @@ class TrainingSettings:
         """What the weights' moving average keeps of itself, ``count`` updates after the first."""
         # (1 + n)/(10 + n) forgets untrained weights: the average is of about the last ninth of n
         return min(self.ema, (1 + count) / (10 + count)) if count else 0.0
+
+
+def expanded(options: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file has them: those of a preset that is named, and what is said besides.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> from scoresde.training.settings import expanded
+        >>> expanded("images") == expanded({"preset": "images"})
+        True
+        >>> expanded({"preset": "images", "steps": 5})["steps"], expanded({"steps": 5})
+        (5, {'steps': 5})
+    """
+    given = {"preset": options} if isinstance(options, str) else dict(options)
+    if "preset" not in given:
+        return given
+    name = given.pop("preset")
+    choice("training.preset", name, *PRESETS)
+    return PRESETS[name] | given

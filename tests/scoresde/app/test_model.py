@@ -3,6 +3,7 @@
 import copy
 import threading
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -137,6 +138,20 @@ def test_what_does_not_change_the_run_may_be_edited(settings, files, begun, path
 def test_more_steps_extend(settings, begun):
     found = Model.train(edited(settings, "training.steps", 9), progress=False, folder=begun)
     assert found.history.steps[-1] == 9
+
+
+def test_settings_of_a_preset_are_those_it_names(settings):
+    from scoresde.app.model import _training_of
+
+    by_name, fit = _training_of({"training": "images"})
+    changed, _ = _training_of({"training": {"preset": "images", "steps": 3, "seed": 1}})
+    assert (by_name.lr, by_name.batch_size, fit["seed"]) == (2e-3, 32, 0)
+    assert changed == attrs.evolve(by_name, steps=3)
+    for wrong in ("sounds", {"preset": 7}):
+        with pytest.raises(ValueError, match=r"training\.preset: expected one of 'images'"):
+            _training_of({"training": wrong})
+    settings["training"] = {"preset": "images", "steps": 1, "batch_size": 4}
+    assert Model.train(settings, progress=False).history.seconds > 0
 
 
 def test_training_leaves_the_global_generators_alone(settings):
