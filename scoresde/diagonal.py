@@ -100,11 +100,9 @@ class DiagonalSDE(Float64Constants, SDE):
         super().__init__(basis=basis, T=schedule.T, eps=schedule.eps, prior=prior)
         self.schedule = schedule
         self.clock = Clock.of(speeds, delays)
-        self.constant("scale", scale, positive=True)
-        self.constant("mean", mean)
-        self.constant("std", std)
         self.blocks = basis.blocks
-        for name in ("scale", "mean", "std"):
+        for name, value in (("scale", scale), ("mean", mean), ("std", std)):
+            self.constant(name, value, positive=name == "scale")
             self.blocks.check(name, getattr(self, name))
         expect(bool((self.std >= 0).all()), "std", "numbers of at least 0", std)
         self.clock.check(self.blocks)
