@@ -9,6 +9,7 @@ from scoresde.conditioning.conditional import (
 )
 from scoresde.conditioning.masks import OBSERVED, Observed, blocks, components, observed
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
+from scoresde.conditioning.rollout import rollout
 from scoresde.conditioning.speeds import AnnealedClock, SlowedClock, factor_of_noise, slowed
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "factor_of_noise",
     "observed",
     "observing",
+    "rollout",
     "slowed",
     "split_events",
 ]
