@@ -5,6 +5,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import commands
+import numpy as np
 import pytest
 from forks import forked
 from PIL import Image
@@ -49,6 +51,25 @@ def test_files(name, tmp_path):
     settings["training"] |= {"steps": 2, "measurements": 1}
     model = Model.train(settings, progress=False)
     assert model.solver.sample(model.estimator, (2,)).shape == (2, 1, 8, 8)
+
+
+def test_a_file_of_images(tmp_path, monkeypatch):
+    """From a folder of photographs to a folder of pictures, by the commands of the README."""
+    monkeypatch.setattr("scoresde.training.state._HELD_OUT", 1)
+    for i in range(12):
+        shades = np.random.default_rng(i).integers(256, size=(40, 36, 3), dtype="u1")
+        Image.fromarray(shades).save(tmp_path / f"{i}.png")
+    path = tmp_path / "images.toml"
+    assert commands.run("init", "images", tmp_path, "--output", path).exit_code == 0
+    commands.edited(
+        path, ("steps = 1500", "steps = 2"), ("= 32\n", "= 4\n"), ("= 24\n\n[tr", "= 4\n\n[tr")
+    )
+    trained = commands.run("train", path, "--output", tmp_path / "model")
+    assert trained.exit_code == 0, trained.output
+    sampled = commands.run("sample", tmp_path / "model", "--count", 3, "--output", f"{tmp_path}/s/")
+    assert sampled.exit_code == 0, sampled.output
+    sizes = [Image.open(path).size for path in sorted((tmp_path / "s").iterdir())]
+    assert sizes == [(32, 32)] * 3
 
 
 def test_ten_lines():
