@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from scoresde.training.history import History
 
 
+_DOTS, _LEAST_WIDTH = 150, 48
+"""Dots of an inch of a figure, and of a small image in a grid: eight are as wide as a column."""
+
+
 def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
@@ -39,7 +43,7 @@ def _figure(width: float, height: float) -> Figure:
             self.savefig(buffer, format="png")
             return buffer.getvalue()
 
-    return Shown(figsize=(width, height), layout="constrained", dpi=150)
+    return Shown(figsize=(width, height), layout="constrained", dpi=_DOTS)
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -68,7 +72,7 @@ def _pixels(x: Tensor) -> Any:
 
 
 def _show(axes: Any, x: Tensor) -> None:
-    axes.imshow(_pixels(x), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(_pixels(x), cmap="gray", vmin=0, vmax=1, interpolation="auto")
     axes.set_axis_off()
 
 
@@ -94,8 +98,12 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
         grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
         expect(grey_or_colour, title, "images (N, 1 | 3, height, width)", tuple(images.shape))
     rows = max(-(-len(images) // columns) for images in panels.values())
-    # a third of an inch for an image: eight in a row are as wide as a column of text
-    figure = _figure(0.32 * columns * len(panels) + 0.3, 0.32 * rows + 0.5)
+    height, width = (max(images.shape[i] for images in panels.values()) for i in (2, 3))
+    # whole dots of the figure for a pixel, and a third of an inch for an image, or all its pixels:
+    # what is left out, or drawn twice here and there, would look like grain
+    scale = max(1, round(_LEAST_WIDTH / width)) / _DOTS
+    size = scale * width * columns * len(panels) + 0.3, scale * height * rows + 0.5
+    figure = _figure(*size)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(cells, panels.items(), strict=True):
         _show(axes, _mosaic(images, columns))

@@ -17,6 +17,7 @@ class History:
         steps: Steps after which the held-out loss was measured.
         losses: Mean training loss since the measurement before.
         held_out: Held-out loss of the averaged weights.
+        lr: Learning rate of the last update before it.
         best: The step whose averaged weights were kept.
         seconds: Wall-clock time.
         stopped: Whether it has ended early, for want of ``Training.patience``.
@@ -37,6 +38,7 @@ class History:
     steps: list[int]
     losses: list[float]
     held_out: list[float]
+    lr: list[float]
     best: int
     seconds: float
     stopped: bool = False

@@ -170,8 +170,9 @@ class TrainingState:
     def history(self) -> History:
         """What has been measured so far."""
         best = self.best or self.step
+        rates = [self.training.lr * self.training.lr_factor(step - 1) for step in self.steps]
         return History(
-            [*self.steps], [*self.losses], [*self.measured], best, self.seconds, self.stopped
+            [*self.steps], [*self.losses], [*self.measured], rates, best, self.seconds, self.stopped
         )
 
     def update(self, batches: Batches, stop_requested: bool = False) -> None:

@@ -101,3 +101,14 @@ def test_trajectories_end_where_samples_do(solver):
     assert t == sde.eps
     x = solver.sample(model, (3,), generator=seed())
     torch.testing.assert_close(sde.basis.inverse(z), x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [8, 32, 48, 100, 128])
+def test_no_pixel_is_left_out_of_a_grid(tmp_path, width):
+    """Of columns of pixels in two shades, alternately, both are seen all over."""
+    stripes = (torch.arange(width) % 2 * 2.0 - 1).expand(4, 1, 4, width)
+    plots.save(plots.image_grid({"": stripes}, columns=4), tmp_path / "x.png")
+    row = np.asarray(Image.open(tmp_path / "x.png").convert("L")).astype(int)
+    assert row.shape[1] >= 4 * width
+    changes = max(int((np.diff(np.sign(line - 128)) != 0).sum()) for line in row)
+    assert changes > 0.9 * 4 * width
