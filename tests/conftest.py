@@ -78,17 +78,19 @@ def pytest_configure(config):
     )
 
 
+# before they are shuffled: it is the same cases every time
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Where parameters are independent, what fails for a pair of values is seen by few cases."""
-    if config.getoption("products"):
-        return
-    products = {}
-    for item in items:
-        if item.get_closest_marker("covering"):
-            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left_out = {item for product in products.values() for item in superfluous(product)}
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=[*left_out])
+    if not config.getoption("products"):
+        products = {}
+        for item in items:
+            if item.get_closest_marker("covering"):
+                products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        left_out = {item for product in products.values() for item in superfluous(product)}
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=[*left_out])
+    return (yield)
 
 
 def superfluous(product):
