@@ -167,10 +167,7 @@ class Export:
         plots.save(figure, target)
 
     def _folder(self, target: Path, x: Tensor) -> None:
-        assert self.bins is not None
-        white = 255 if self.bins <= 256 else 2**16 - 1
-        shades = np.rint(self._values(x).astype(np.float64) * white / (self.bins - 1))
-        pixels = np.moveaxis(shades.astype(np.uint8 if white == 255 else np.uint16), 1, -1)
+        pixels = map(self._pixels, x)  # one after the other: many are large
         digits = len(str(len(x) - 1))
         # beside its place, which it takes as a whole
         target = target.resolve()
@@ -185,6 +182,13 @@ class Export:
             draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _pixels(self, image: Tensor) -> Any:
+        """Shades ``(height, width, channels)``, the lowest bin black and the highest white."""
+        assert self.bins is not None
+        white = 255 if self.bins <= 256 else 2**16 - 1
+        shades = np.rint(self._values(image).astype(np.float64) * white / (self.bins - 1))
+        return np.moveaxis(shades.astype(np.uint8 if white == 255 else np.uint16), 0, -1)
 
 
 def _expect_room(target: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import stat
 import tempfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -218,3 +219,15 @@ def test_where_nothing_can_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*/x\.npy'$"):
         Export(event_shape=(2,)).writer(tmp_path / "x.npy")
+
+
+def test_many_images_are_written_one_after_the_other(tmp_path):
+    """Beside the samples there is the memory of a few of them."""
+    x = torch.rand(200, 3, 64, 64) * 2 - 1
+    write = Export(event_shape=(3, 64, 64), bins=256).writer(f"{tmp_path}/new/")
+    tracemalloc.start()
+    write(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * x.nbytes / 3
+    assert len(list((tmp_path / "new").iterdir())) == 200
