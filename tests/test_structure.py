@@ -154,3 +154,9 @@ def test_the_language_names_nothing_that_is_built_in(name):
     assert re.findall(r"\b(?:estimators|solvers)\.[A-Za-z_]\w*", source) == []
     strings = {node.value for node in ast.walk(tree(name)) if isinstance(node, ast.Constant)}
     assert strings & BUILT_IN == set()
+
+
+def test_test_files_have_names_of_their_own():
+    """Or pytest collects none of them."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted({*names})
