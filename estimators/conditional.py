@@ -45,6 +45,7 @@ def multi_speed(
     given: str | Sequence[str] = "y",
     updates: int | None = None,
     network_bases: str = "events",
+    budget: int | Sequence[int] | None = None,
     **options: Any,
 ) -> MultiScale:
     """A joint estimator of which some parts are to be given, with any noise on them.
@@ -60,6 +61,7 @@ def multi_speed(
         updates: Over which noise shrinks to that while it is trained, see
             `scoresde.conditioning.AnnealedClock`.
         network_bases: In which view parts are shown, see `MultiScale`.
+        budget: Parameters of all networks, or of each, as there.
         options: Other arguments of `MultiScale`, but its baseline.
 
     Returns:
@@ -84,10 +86,10 @@ def multi_speed(
     own = slowed(sde, [given] if isinstance(given, str) else given, noise, updates)
     look, stages = view(network_bases), own.stages()
     bases = [look(own.basis, stage.dim) for stage in stages]
-    shown = []
-    for basis, network in zip(bases, one_for_each("networks", networks, len(stages)), strict=True):
-        assert isinstance(basis, Joint)
-        shown.append(JointNetwork(basis, made(network, JointNetwork.seen_shape(basis))))
+    joint = [basis for basis in bases if isinstance(basis, Joint)]
+    shapes = [*map(JointNetwork.seen_shape, joint)]
+    found = made(one_for_each("networks", networks, len(stages)), shapes, budget)
+    shown = [*map(JointNetwork, joint, found)]
     return MultiScale(own, shown, network_bases=bases, **options)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from estimators.budget import widths
 from estimators.denoising import Denoising
 from estimators.mismatch import check_range, check_standard
 from estimators.prediction import seen_basis
@@ -25,8 +26,8 @@ from scoresde.precision import Numbers, expect_near
 from scoresde.selection import samples
 from scoresde.weighting import Weighting
 
-Maker = Callable[[torch.Size], nn.Module]
-"""``event_shape -> network``."""
+Maker = Callable[..., nn.Module]
+"""``event_shape -> network``, or with a budget ``(event_shape, width) -> network``."""
 
 
 class MultiScale(ScoreEstimator):
@@ -45,6 +46,9 @@ class MultiScale(ScoreEstimator):
         network_bases: The basis whose events each network sees, for instance `scoresde.Packed`; see
             `Denoising`. Or the name of a view, see `scoresde.bases.views`: ``"events"`` of low
             resolution, their bands ``"packed"`` at half of it, or ``"coefficients"``.
+        budget: Parameters of all networks, or a number for each: those that make them are then
+            called as ``networks(event_shape, width)``, with widths that
+            `estimators.budget.widths` finds.
         shares: Which part of a batch each stage is trained on, coarse first, above 0 and at most 1;
             1 for all of them if None. A fine stage that learns from fewer events makes updates
             cheaper, and has losses of more variance and the same mean. In evaluation mode every
@@ -81,6 +85,7 @@ class MultiScale(ScoreEstimator):
         networks: Sequence[nn.Module | Maker] | Maker,
         *,
         network_bases: Sequence[Basis | None] | str | None = None,
+        budget: int | Sequence[int] | None = None,
         shares: Sequence[float] | None = None,
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
@@ -93,12 +98,12 @@ class MultiScale(ScoreEstimator):
         stages = sde.stages()
         bases = one_for_each("network_bases", _seen(network_bases, sde), len(stages))
         makers = one_for_each("networks", networks, len(stages))
-        self.shares = one_for_each("shares", 1.0 if shares is None else shares, len(stages))
-        _expect_shares(self.shares)
+        found = made(makers, _shapes(sde, bases), budget)
+        self.shares = _checked(shares, len(stages))
         models = [
             Denoising(
                 sde,
-                made(maker, seen_basis(basis, sde.basis, stage.dim).event_shape),
+                network,
                 stage=stage,
                 network_basis=basis,
                 data_mean=data_mean,
@@ -108,12 +113,11 @@ class MultiScale(ScoreEstimator):
                 times=times,
                 baseline=baseline,
             )
-            for maker, stage, basis in zip(makers, stages, bases, strict=True)
+            for network, stage, basis in zip(found, stages, bases, strict=True)
         ]
         self.stages = nn.ModuleList(models)
         check_range(sde, models[0].data_mean, models[0].data_std)
-        self._place = {stage.dim: i for i, stage in enumerate(stages)}
-        self._met = False
+        self._met, self._place = False, {stage.dim: i for i, stage in enumerate(stages)}
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """That of the stage whose components are the state.
@@ -173,10 +177,18 @@ class MultiScale(ScoreEstimator):
         return losses.mean() / self.sde.basis.dim
 
 
-def _expect_shares(shares: Sequence[float]) -> None:
-    for share in shares:
+def _shapes(sde: DiagonalSDE, bases: Sequence[Basis | None]) -> list[torch.Size]:
+    """Of the events that each network sees."""
+    pairs = zip(bases, sde.stages(), strict=True)
+    return [seen_basis(basis, sde.basis, stage.dim).event_shape for basis, stage in pairs]
+
+
+def _checked(shares: Sequence[float] | None, count: int) -> list[float]:
+    found = one_for_each("shares", 1.0 if shares is None else shares, count)
+    for share in found:
         real("shares", share, 0, 1)
         positive("shares", share)
+    return found
 
 
 def _seen(bases: Sequence[Basis | None] | str | None, sde: DiagonalSDE) -> Any:
@@ -200,21 +212,46 @@ def one_for_each(name: str, values: Any, count: int) -> list[Any]:
     return [*values]
 
 
-def made(maker: nn.Module | Maker, shape: torch.Size) -> nn.Module:
-    """A network of a stage, as it is given or made for the events that it sees.
+def made(
+    makers: Sequence[nn.Module | Maker],
+    shapes: Sequence[torch.Size],
+    budget: int | Sequence[int] | None = None,
+) -> list[nn.Module]:
+    """Networks of stages, as they are given or made for the events that they see.
+
+    Args:
+        makers: One for each.
+        shapes: Of those events.
+        budget: See `MultiScale`.
+
+    Raises:
+        TypeError: If there is a budget for a network that is made already.
 
     Example:
         >>> import torch
         >>> from estimators import ResidualMLP
         >>> from estimators.multiscale import made
-        >>> made(lambda shape: ResidualMLP(shape, 8, 1), torch.Size([2])).enter.in_features
-        2
+        >>> def maker(shape, width=8): return ResidualMLP(shape, width, 1)
+        >>> [n.enter.out_features for n in made([maker, maker], [torch.Size([2])] * 2)]
+        [8, 8]
+        >>> [n.enter.out_features for n in made([maker, maker], [torch.Size([2])] * 2, 20_000)]
+        [56, 48]
     """
+    if budget is None:
+        return [_made(maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
+    for maker in makers:
+        if isinstance(maker, nn.Module):
+            raise TypeError(f"budget: expected functions that make networks, got {type(maker)}")
+    wide = [partial(_made, maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
+    return [make(width) for make, width in zip(wide, widths(wide, budget), strict=True)]
+
+
+def _made(maker: nn.Module | Maker, shape: torch.Size, *width: int) -> nn.Module:
     if isinstance(maker, nn.Module):
         return maker
     try:
-        made = maker(shape)
+        found = maker(shape, *width)
     except (TypeError, ValueError) as error:
         raise type(error)(f"networks: {describe_error(error)}, of {maker!r}") from error
-    instance("networks", made, nn.Module)
-    return made
+    instance("networks", found, nn.Module)
+    return found

@@ -47,6 +47,7 @@ class ResidualMLP(nn.Module):
 
     references = "he2016 perez2018"
     example: ClassVar = {"width": 16, "depth": 1}
+    width_argument = "width"  # what a budget of parameters changes
 
     def __init__(
         self,

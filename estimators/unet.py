@@ -60,6 +60,7 @@ class UNet(nn.Module):
 
     references = "ho2020 ronneberger2015"
     example: ClassVar = {"channels": [8, 16], "blocks": 1}
+    width_argument = "channels"  # what a budget of parameters changes
 
     def __init__(
         self,

@@ -227,10 +227,26 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
 def _makers(tables: Any, key: str, known: Mapping[str, Any], imports: bool) -> Any:
     """What makes what a table describes, or each of several, of events of any shape."""
 
-    def make(table: Any, key: str, event_shape: Sequence[int]) -> Any:
+    def make(table: Any, key: str, event_shape: Sequence[int], width: int | None = None) -> Any:
+        if width is not None:
+            table = _widened(table, key, width, imports)
         return build(table, key, {**known, "event_shape": event_shape}, imports=imports)
 
     return _each(tables, key, partial(partial, make))
+
+
+def _widened(table: Any, key: str, width: int, imports: bool) -> Any:
+    """A table with another width; widths of several layers stay in proportion to the first."""
+    name, entries = _named(table, key)
+    factory = _factory(name, key, imports)
+    argument = getattr(factory, "width_argument", None)
+    if argument is None:
+        expected = "a network that a budget can size, with a class attribute width_argument"
+        raise ConfigError(f"{key}: expected {expected}, got {name!r}")
+    value = entries.get(argument, parameters(factory, key)[argument].default)
+    if isinstance(value, (list, tuple)):
+        return {"name": name, **entries, argument: [max(1, width * v // value[0]) for v in value]}
+    return {"name": name, **entries, argument: width}
 
 
 def _each(tables: Any, key: str, function: Callable[[Any, str], Any]) -> Any:

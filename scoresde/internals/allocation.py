@@ -15,7 +15,8 @@ class AllocationLimit(DispatchMode):
     """Inside, this thread makes new tensors of so many numbers in all, and no more.
 
     They are counted before they are made, so that a few bytes of configuration cannot ask for
-    memory without end. What is computed from tensors is not counted.
+    memory without end. What is computed from tensors is not counted, nor what takes no memory, on
+    torch's "meta" device.
 
     Args:
         count: Numbers.
@@ -50,7 +51,8 @@ class AllocationLimit(DispatchMode):
         keywords = dict(kwargs or {})
         # factories take a device: on "meta", without memory, they say how large a tensor would be
         is_factory = any(argument.name == "device" for argument in func._schema.arguments)
-        if is_factory and not any(isinstance(arg, Tensor) for arg in args):
+        free = torch.device(keywords.get("device") or "cpu").type == "meta"
+        if is_factory and not free and not any(isinstance(arg, Tensor) for arg in args):
             on_meta = {**keywords, "device": torch.device("meta"), "pin_memory": False}
             shape = tuple(func(*args, **on_meta).shape)
             self.total += torch.Size(shape).numel()
