@@ -1,9 +1,10 @@
 """What learns or knows a score."""
 
 from estimators.adapters import NetworkAdapter
+from estimators.classifier_free import ClassifierFree
 from estimators.conditional import cde, cdiffe, cmde, vs_cmde
 from estimators.denoising import Denoising
-from estimators.guidance import ClassifierFree, LinearGuidance
+from estimators.guidance import LinearGuidance
 from estimators.joint_network import JointNetwork
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale

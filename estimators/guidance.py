@@ -1,4 +1,4 @@
-"""Guidance: estimators that wrap an estimator and steer what it says of clean data.
+"""Guidance by what was observed: an estimator is wrapped, and what it says of clean data steered.
 
     D(z_t | y) = D(z_t) + (sigma^2/alpha) grad_z log p(y | z_t)
 
@@ -174,54 +174,6 @@ class LinearGuidance(Float64Constants, ScoreEstimator):
 
     def _whole(self, value: Tensor, z: Tensor) -> Tensor:
         return self.sde.basis.blocks.expand(value).to(z).expand(self.sde.basis.dim)
-
-
-class ClassifierFree(ScoreEstimator):
-    """``(1 + w) D(z_t | condition) - w D(z_t | none)`` (Ho and Salimans 2022).
-
-    Args:
-        estimator: Trained with the condition and, at times, with ``none`` in its place.
-        weight: ``w``: 0 for the condition as it is, more for samples that show it more.
-        none: What stands for no condition; expanded to the shape of the condition.
-
-    Raises:
-        TypeError: If the estimator is none, or ``none`` no tensor.
-        ValueError: If ``weight`` is negative or not finite.
-
-    Example:
-        >>> import torch
-        >>> from estimators import ClassifierFree
-        >>> from scoresde import VP, DiagonalSDE, Identity, ScoreEstimator
-        >>> class AsTold(ScoreEstimator):
-        ...     def denoise(self, z, t, condition=None): return condition.expand_as(z)
-        >>> model = AsTold(DiagonalSDE(VP(), Identity((1,))))
-        >>> guided = ClassifierFree(model, weight=2.0, none=torch.zeros(1))
-        >>> guided.denoise(torch.zeros(1, 1), 0.5, condition=torch.ones(1))
-        tensor([[3.]])
-    """
-
-    references = "ho2022"
-
-    def __init__(self, estimator: ScoreEstimator, weight: float, none: Tensor) -> None:
-        expect_estimator(estimator)
-        super().__init__(estimator.sde)
-        real("weight", weight, 0)
-        instance("none", none, Tensor)
-        self.estimator, self.weight = estimator, weight
-        self.register_buffer("none", none)
-
-    none: Tensor
-
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """See the class.
-
-        Raises:
-            ValueError: If there is no condition to guide by.
-        """
-        expect(condition is not None, "condition", "a tensor to guide by", None)
-        conditional = self.estimator.denoise(z, t, condition)
-        free = self.estimator.denoise(z, t, self.none.to(condition).expand_as(condition))
-        return conditional + self.weight * (conditional - free)
 
 
 def _solve(apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from estimators.labels import Labels, expect_condition
 from scoresde.bases import Joint
 from scoresde.bases.basis import checked_shape
-from scoresde.checks import real, whole
+from scoresde.checks import expect, real, whole
 
 _FREQUENCIES = 8
 """Octaves that embed a noise level, which is ``log(sigma / alpha) / 4``: from about -3 to 3,
@@ -31,11 +32,15 @@ class ResidualMLP(nn.Module):
         depth: Number of residual blocks.
         dropout: Dropout inside them.
         condition_dim: Length of a condition vector; 0 if there is none.
+        classes: Number of labels, if those are conditions: integers ``(batch,)`` of
+            ``0 .. classes``, where ``classes`` itself stands for none (see
+            `estimators.ClassifierFree`).
         noise_levels: How many noise levels it is told: 1, or one per component or block for an
             estimator with vector time.
 
     Raises:
-        ValueError: If a size is not a whole number in range, or ``dropout`` is negative.
+        ValueError: If a size is not a whole number in range, ``dropout`` is negative, or
+            conditions are of both kinds.
 
     Example:
         >>> import torch
@@ -57,11 +62,17 @@ class ResidualMLP(nn.Module):
         dropout: float = 0.0,
         condition_dim: int = 0,
         noise_levels: int = 1,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("width", width), ("depth", depth), ("noise_levels", noise_levels)):
             whole(name, value, 1)
         whole("condition_dim", condition_dim, 0)
+        whole("classes", classes, 0)
+        expect(not (classes and condition_dim), "classes", "0 beside condition_dim", classes)
+        self.labels = Labels(classes, width) if classes else None
+        condition_dim = width if classes else condition_dim
+        self.conditioned = condition_dim > 0
         real("dropout", dropout, 0)
         size = checked_shape(event_shape).numel()
         octaves = 2.0 ** torch.arange(_FREQUENCIES)
@@ -90,8 +101,14 @@ class ResidualMLP(nn.Module):
         Args:
             x: Events, ``(batch, *event_shape)``.
             noise_level: ``(batch,)``, or ``(batch, noise_levels)``.
-            condition: ``(batch, condition_dim)``, if there is one.
+            condition: ``(batch, condition_dim)``, or labels ``(batch,)``, if there are any.
+
+        Raises:
+            ValueError: If a condition is missing, or none was announced.
         """
+        expect_condition(condition, self.conditioned, "condition_dim= or classes=")
+        if self.labels is not None:
+            condition = self.labels(condition)
         noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
         phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
         conditions = [] if condition is None else [condition]

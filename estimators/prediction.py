@@ -21,13 +21,17 @@ def predictor(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The network between coefficients: of states in its units, and their levels.
 
-    Events, levels and conditions come to it in the dtype of its weights, whatever the state's.
+    Events, levels and conditions come to it in the dtype of its weights, whatever the state's, and
+    with one axis for the batch; a single label is that of all.
 
     Args:
         network: See `estimators.Denoising`.
         basis: Of the events that it sees.
         like: A state ``(*batch, n)`` like those to come.
         condition: Passed on to it.
+
+    Raises:
+        TypeError: If the network takes no condition, and there is one.
 
     Example:
         >>> import torch
@@ -40,9 +44,12 @@ def predictor(
     expect_near("condition", condition, network)
     state_dtype, flat = like.dtype, like.ndim == 2
     weights_dtype = network_dtype(network) or state_dtype
+    if condition is not None:
+        _expect_conditional(network)
+    if isinstance(condition, Tensor):
+        condition = _one_batch_axis(condition, like.shape[:-1])
+        condition = condition.to(weights_dtype) if condition.is_floating_point() else condition
     conditions = () if condition is None else (condition,)
-    if isinstance(condition, Tensor) and condition.is_floating_point():
-        conditions = (condition.to(weights_dtype),)
 
     def predict(z: Tensor, level: Tensor) -> Tensor:
         x = basis.synthesise(z)
@@ -103,6 +110,13 @@ def heard(
     return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
 
 
+def _one_batch_axis(condition: Tensor, batch: torch.Size) -> Tensor:
+    if condition.ndim == 0:
+        return condition.expand(batch.numel())
+    fits = len(batch) > 1 and condition.shape[: len(batch)] == batch
+    return condition.flatten(0, len(batch) - 1) if fits else condition
+
+
 def seen_basis(given: Basis | None, own: Basis, dim: int) -> Basis:
     """The basis whose events a network sees, of which a stage has the first components.
 
@@ -127,16 +141,32 @@ def expect_arguments(network: nn.Module) -> None:
         >>> from estimators.prediction import expect_arguments
         >>> expect_arguments(torch.nn.Bilinear(1, 1, 1))  # of two arguments
     """
+    if not (_takes(network, 2) or _takes(network, 3)):
+        expected = "network: expected one that is called as network(x, noise_level)"
+        raise TypeError(f"{expected}, got {_call(network)}")
+
+
+def _expect_conditional(network: nn.Module) -> None:
+    if not _takes(network, 3):
+        expected = "condition: expected None, as the network takes none besides (x, noise_level)"
+        raise TypeError(f"{expected}, got one for {_call(network)}")
+
+
+def _takes(network: nn.Module, count: int) -> bool:
+    """Whether it can be called with so many arguments, as far as it says."""
     try:
         signature = inspect.signature(getattr(network, "forward", network))
     except (TypeError, ValueError):  # compiled by others
-        return
-    for arguments in ((0, 0), (0, 0, 0)):
-        with suppress(TypeError):
-            signature.bind(*arguments)
-            return
-    expected = "network: expected one that is called as network(x, noise_level)"
-    raise TypeError(f"{expected}, got {type(network).__name__}.forward{signature}")
+        return True
+    with suppress(TypeError):
+        signature.bind(*range(count))
+        return True
+    return False
+
+
+def _call(network: nn.Module) -> str:
+    signature = inspect.signature(getattr(network, "forward", network))
+    return f"{type(network).__name__}.forward{signature}"
 
 
 def _shown(output: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators.adapters import stretched
+from estimators.labels import Labels, expect_condition
 from scoresde.bases.basis import checked_shape
 from scoresde.bases.spatial import spatial_axes
 from scoresde.checks import expect, sizes, whole
@@ -92,7 +93,7 @@ class UNet(nn.Module):
             max(axes, 2), width, condition_channels, self.channels, blocks, self._attends(attention)
         )
         embedded = self.body.time_embed[-1].out_features
-        self.embed: nn.Module | None = nn.Embedding(classes + 1, embedded) if classes else None
+        self.embed: nn.Module | None = Labels(classes, embedded) if classes else None
         if condition_dim:
             self.embed = nn.Linear(condition_dim, embedded)
         if self.embed is not None:
@@ -113,9 +114,7 @@ class UNet(nn.Module):
             ValueError: If a condition is missing, or none was announced.
         """
         wanted = self.embed is not None or self.condition_channels > 0
-        if wanted != (condition is not None):  # asked at every step of a solver
-            expected = "one" if wanted else "none (classes=, condition_dim=, condition_channels=)"
-            expect(False, "condition", expected, None if condition is None else condition.shape)
+        expect_condition(condition, wanted, "classes=, condition_dim= or condition_channels=")
         if not len(x):  # attention does not take it
             return torch.zeros_like(x)
         hidden = x.reshape(len(x), -1, *self.space)

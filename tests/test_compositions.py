@@ -210,7 +210,7 @@ def composed(name, dtype):
         model, facts = MADE[name](known, dtype)
     elif name in TOLD:
         # of Gaussians the extrapolated denoised mean is that of data as far again
-        free = ClassifierFree(joint(known, dtype), 0.5, torch.zeros(N))
+        free = ClassifierFree(joint(known, dtype), torch.zeros(N), guidance=1.5)
         model, facts = TOLD[name](free, known)
         condition, moved = known.told, 1.5 * known.told.double()
     else:

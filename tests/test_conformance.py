@@ -179,7 +179,7 @@ MORE = {
         "guided": lambda: LinearGuidance(
             trained_gaussian(), lambda x: x[..., :1], torch.linspace(-1, 1, 1).double(), 0.5
         ),
-        "classifier-free": lambda: ClassifierFree(Labelled(), 1.5, torch.zeros(2)),
+        "guided by its labels": lambda: ClassifierFree(Labelled(), torch.zeros(2), guidance=2.5),
         "on a learned schedule": lambda: Denoising(MORE["sdes"]["learned"](), network()),
         "conditional": lambda: conditional(held=False),
         "held": lambda: conditional(held=True),
@@ -201,7 +201,7 @@ MORE = {
         ),
     },
 }
-CONDITIONED = ("classifier-free", "sure of its labels")
+CONDITIONED = ("guided by its labels", "sure of its labels")
 globals().update(conformance("scoresde"))
 for _group, _builds in MORE.items():
     for _name, _build in _builds.items():

@@ -121,7 +121,7 @@ def test_conditions_come_in_the_network_s_dtype(network, state, kind):
     z, condition = torch.randn(3, 2, dtype=state), torch.ones(3, 1, dtype=kind)
     assert model.denoise(z, 0.5, condition).dtype == state
     if kind.is_floating_point:
-        guided = ClassifierFree(model, 1.0, torch.zeros(1))
+        guided = ClassifierFree(model, torch.zeros(1), guidance=2.0)
         assert DDIM(2).sample(guided, (3,), condition=condition, dtype=state).dtype == state
 
 

@@ -190,7 +190,7 @@ def test_conditions_are_the_answer(held, dtype):
 @every_precision
 def test_classifier_free_and_multi_scale_answers(dtype):
     free, c = (
-        ClassifierFree(Conditioned(sde()), 2.0, torch.zeros(1)),
+        ClassifierFree(Conditioned(sde()), torch.zeros(1), guidance=3.0),
         torch.ones(3, 1, dtype=dtype),
     )
     for question in QUESTIONS[1:]:

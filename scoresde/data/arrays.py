@@ -18,6 +18,7 @@ from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 from scoresde.data.folders import files
 from scoresde.data.lazy_array import concatenated
+from scoresde.data.pairs import labelled
 from scoresde.data.tables import Missing, check_missing
 from scoresde.internals import limits
 
@@ -26,6 +27,8 @@ def read_array(
     path: str | os.PathLike[str],
     *,
     key: str | None = None,
+    labels: str | None = None,
+    condition: str | None = None,
     bins: int | None = None,
     lazy: bool = False,
     dtype: str | None = None,
@@ -39,7 +42,10 @@ def read_array(
         path: A ``.npy`` or ``.npz`` file, or a folder of ``.npy`` files that follow each other
             in the order of their names. Arrays of Python objects are refused: reading them can
             run code.
-        key: Which array of an ``.npz`` file; may be omitted if it holds one.
+        key: Which array of an ``.npz`` file; may be omitted if it holds one beside the next two.
+        labels: Which array of that file says which class each event is of, in whole numbers
+            ``(N,)``.
+        condition: Which array of that file events are conditioned on, real numbers ``(N, *shape)``.
         bins: Number of bins of whole numbers; known for ``uint8`` (256) and booleans (2).
         lazy: Whether to leave the numbers on the disk, memory-mapped, and read those that are
             asked for.
@@ -86,7 +92,10 @@ def read_array(
         expect(key is None, "key", "None for a folder", key)
     else:
         paths = [path]
-    arrays = [_array(file, key, lazy) for file in paths]
+    expect(labels is None or condition is None, "condition", "None with labels", condition)
+    beside = labels if condition is None else condition
+    told = {} if beside is None else _told(path, beside, labels is not None, dtype)
+    arrays = [_array(file, key, lazy, beside) for file in paths]
     for file, array in zip(paths, arrays, strict=True):
         filled = array.ndim > 1 and array.size > 0
         expect(filled, str(file), "a shape (N, *event), no size 0", array.shape)
@@ -99,18 +108,34 @@ def read_array(
     convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
     values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
-    return Dataset(path.name, values, bins, missing=missing == "nan", flip=flip)
+    return Dataset(path.name, values, bins, missing=missing == "nan", flip=flip, **told)
 
 
-def _array(path: Path, key: str | None, lazy: bool) -> Array:
+def _told(path: Path, key: str, labels: bool, dtype: str | None) -> dict[str, Any]:
+    """Labels, or numbers that events are conditioned on, of an archive."""
+    name = "labels" if labels else "condition"
+    expect(isinstance(key, str), name, "the name of an array", repr(key))
+    array = np.asarray(_array(path, key, False, argument=name))
+    if labels:
+        classes = array.ndim == 1 and array.dtype.kind in "biu"
+        got = f"{array.dtype} {array.shape}"
+        expect(classes, f"{path}, {key}", "whole numbers (N,)", got)
+        return labelled([str(int(value)) for value in array])
+    convert, _ = conversion(f"{path}, {key}", [array], None, dtype, continuous=True)
+    return {"condition": convert(array)}
+
+
+def _array(
+    path: Path, key: str | None, lazy: bool, beside: str | None = None, argument: str = "key"
+) -> Array:
     """The array of a file: in memory if it was packed, else memory-mapped."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     with limits.opened(path) as file:
         if file.peek(4)[:4] == b"PK\x03\x04":
             expect(not lazy, "lazy", "False for an .npz file", lazy)
-            return _packed(path, file, key)
-        expect(key is None, "key", "None for a single array", key)
+            return _packed(path, file, key, beside, argument)
+        expect(key is None, argument, "None for a single array", key)
         header = _header(path, file, os.fstat(file.fileno()).st_size)
         with _garbled(path):
             if header.size == 0:  # nothing can be mapped
@@ -118,8 +143,10 @@ def _array(path: Path, key: str | None, lazy: bool) -> Array:
             return np.memmap(file, header.dtype, "r", file.tell(), header.shape, header.order)
 
 
-def _packed(path: Path, file: IO[bytes], key: str | None) -> Array:
-    """An array of a zip archive."""
+def _packed(
+    path: Path, file: IO[bytes], key: str | None, beside: str | None, argument: str
+) -> Array:
+    """An array of a zip archive, the only one but for one that is beside it if it has no name."""
     with contextlib.ExitStack() as stack:
         with _garbled(path):
             archive = stack.enter_context(zipfile.ZipFile(file))
@@ -128,8 +155,9 @@ def _packed(path: Path, file: IO[bytes], key: str | None) -> Array:
         expect(
             len(members) == len(parts), str(path), "arrays of different names", join_names(members)
         )
-        key = next(iter(members)) if key is None and len(members) == 1 else key
-        expect(key in members, "key", f"one of {join_names(members)}", key)
+        others = [name for name in members if name != beside]
+        key = others[0] if key is None and len(others) == 1 else key
+        expect(key in others, argument, f"one of {join_names(others)}", key)
         member = members[str(key)]
         label = f"{path}, {key}"
         # what NumPy writes: others may ask for memory on their own

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from scoresde.checks import whole
+from scoresde.checks import choice, whole
 from scoresde.data.dataset import Dataset
 
 
@@ -22,16 +22,26 @@ def _sklearn_datasets() -> Any:
     return datasets
 
 
-def digits() -> Dataset:
+def digits(*, labels: bool = False) -> Dataset:
     """Handwritten digits of scikit-learn: ``(1797, 1, 8, 8)``, 17 bins.
+
+    Args:
+        labels: Whether each is conditioned on which digit it is.
 
     Example:
         >>> from scoresde.data import digits
         >>> digits().values.shape
         torch.Size([1797, 1, 8, 8])
+        >>> digits(labels=True).condition[:4]
+        tensor([0, 1, 2, 3])
     """
-    images = _sklearn_datasets().load_digits().images
-    return Dataset("digits", torch.from_numpy(images).to(torch.uint8)[:, None], bins=17)
+    choice("labels", labels, False, True)
+    found = _sklearn_datasets().load_digits()
+    told: dict[str, Any] = {}
+    if labels:
+        told = {"condition": torch.from_numpy(found.target), "classes": tuple(map(str, range(10)))}
+    values = torch.from_numpy(found.images).to(torch.uint8)[:, None]
+    return Dataset("digits", values, bins=17, **told)
 
 
 def patches(

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from scoresde.checks import choice, expect
+from scoresde.checks import choice, expect, join_names
 from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
 from scoresde.data.image_files import ImageFiles, image_files
 from scoresde.data.lazy_array import LazyArray
+from scoresde.data.pairs import labelled
 from scoresde.data.picture import Picture
 from scoresde.internals import limits
 
@@ -39,6 +41,7 @@ def read_images(
     frames: str | None = None,
     subfolders: bool | None = None,
     flip: bool = False,
+    labels: bool = False,
 ) -> Dataset:
     """Reads the images of a folder or a zip file, sorted by name.
 
@@ -61,6 +64,8 @@ def read_images(
         frames: ``"first"`` reads the first one of several.
         subfolders: Whether to read those of subfolders, too; by default there may be none.
         flip: Whether training mirrors them left to right, every other time; see `Dataset`.
+        labels: Whether subfolders are classes, with their names: each event is conditioned on that
+            of the one that it is in, or below.
 
     Returns:
         ``(N, channels, height, width)``, 256 bins.
@@ -83,8 +88,12 @@ def read_images(
     choice("lazy", lazy, False, True)
     choice("frames", frames, None, "first")
     choice("subfolders", subfolders, None, False, True)
+    choice("labels", labels, False, True)
+    expect(not (labels and subfolders is False), "subfolders", "True with labels", subfolders)
+    subfolders = labels or subfolders
     picture = Picture(mode, size, resize, background, frames == "first")
     stored = image_files(Path(folder), subfolders)
+    told = _classes(str(folder), stored) if labels else {}
     shape = _read(stored, picture, 0).shape
 
     def one(place: int) -> Array:
@@ -111,7 +120,14 @@ def read_images(
     if not lazy:
         size_of_all = len(values) * shape[0] * shape[1] * shape[2]
         limits.afford(str(folder), size_of_all, stored.on_disk)
-    return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip)
+    return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip, **told)
+
+
+def _classes(folder: str, stored: ImageFiles) -> dict[str, Any]:
+    """The class of each image: the folder in which it is."""
+    alone = [str(path) for path in stored.paths if len(path.parts) == 1]
+    expect(not alone, folder, "every image in the folder of its class", join_names(alone))
+    return labelled([path.parts[0] for path in stored.paths])
 
 
 def _read(stored: ImageFiles, picture: Picture, place: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,26 @@ class Pairs(NamedTuple):
         """The same of both parts."""
         values, condition = self
         return Pairs(function(values), None if condition is None else function(condition))
+
+
+def labelled(names: Sequence[str]) -> dict[str, Any]:
+    """What a `Dataset` is given whose events are of classes with names.
+
+    Classes are in the order of their names, whole numbers by size.
+
+    Example:
+        >>> from scoresde.data.pairs import labelled
+        >>> labelled(["dog", "cat", "dog"])
+        {'condition': tensor([1, 0, 1]), 'classes': ('cat', 'dog')}
+        >>> labelled(["10", "9"])["classes"]
+        ('9', '10')
+    """
+    different = set(names)
+    whole = all(name.removeprefix("-").isdecimal() for name in different)
+    classes = sorted(different, key=int if whole else None)
+    places = {name: place for place, name in enumerate(classes)}
+    told = torch.tensor([places[name] for name in names], device="cpu")
+    return {"condition": told, "classes": tuple(classes)}
 
 
 def conditions(name: str, found: Tensor, classes: Sequence[str] | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from scoresde.checks import expect, join_names
 from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
-from scoresde.data.tables import RECIPE, Missing, check_missing, column_indices, table_dataset
+from scoresde.data.tables import RECIPE, Columns, Missing, check_missing, table_dataset
 from scoresde.internals import limits
 
 FOOTER = 256
@@ -26,6 +26,8 @@ def read_parquet(
     path: str | os.PathLike[str],
     *,
     columns: Sequence[str] | None = None,
+    labels: str | None = None,
+    condition: Sequence[str] | None = None,
     missing: Missing = None,
     bins: int | None = None,
     dtype: str | None = None,
@@ -37,7 +39,10 @@ def read_parquet(
 
     Args:
         path: A file.
-        columns: Names of those to read, in this order; all if None.
+        columns: Names of those to read, in this order; all others if None.
+        labels: The name of the column that says which class an event is of, by name: events are
+            conditioned on it, and not made of it.
+        condition: Names of columns of numbers that events are conditioned on.
         missing: ``"nan"`` makes NaN of nulls, and lets NaN be. By default they are refused.
         bins: Number of bins, if all columns hold whole numbers of ``0..bins-1``.
         dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
@@ -74,6 +79,7 @@ def read_parquet(
         raise ImportError(message) from error
     path = Path(path)
     check_missing(missing)
+    chosen = Columns(columns, labels, condition)
     with limits.opened(path) as file:
         _afford_footer(path, file)
         with _garbled(path):
@@ -81,15 +87,19 @@ def read_parquet(
             schema = table.schema_arrow
         if columns is None:
             _expect_no_index(path, schema.metadata)
-        names = [schema.names[i] for i in column_indices(path, schema.names, columns)]
-        for name in names:
+        places, told, label = chosen.indices(path, schema.names)
+        names, others = ([schema.names[i] for i in part] for part in (places, told))
+        for name in (*names, *others):
             kind, types = schema.field(name).type, pyarrow.types
             good = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
             expect(good, f"{path}, column {name!r}", "numbers", f"{kind} ({RECIPE})")
         expect(table.metadata.num_rows > 0, str(path), "rows of numbers", "none")
-        _afford_columns(path, table.metadata, len(names))
-        values = _values(path, table, names, missing)
-    return table_dataset(path.name, values, names, missing, bins, dtype, continuous)
+        _afford_columns(path, table.metadata, len(names) + len(others) + (label is not None))
+        values = _values(path, table, names + others, missing)
+        classes = None if label is None else _classes(path, table, schema.names[label])
+    events, told_numbers = values[:, : len(names)], values[:, len(names) :]
+    given = told_numbers if others else classes
+    return table_dataset(path.name, events, names, missing, bins, dtype, continuous, given)
 
 
 def _afford_footer(path: Path, file: IO[bytes]) -> None:
@@ -120,6 +130,20 @@ def _expect_no_index(path: Path, metadata: dict[bytes, bytes] | None) -> None:
         return
     got = f"the index {join_names(index)} among them (name those to read)"
     expect(not index, f"{path}, columns", "columns of data alone", got)
+
+
+def _classes(path: Path, table: Any, name: str) -> list[str]:
+    """The class of every row, by name."""
+    place, classes = f"{path}, column {name!r}", []
+    with _garbled(path):
+        for batch in table.iter_batches(2**16, columns=[name], use_threads=False):
+            column = batch.column(name)
+            expect(column.null_count == 0, place, "a class in every row", "nulls")
+            for value in column.to_pylist():
+                known = isinstance(value, (str, int))
+                expect(known, place, "names or whole numbers", repr(value))
+                classes.append(str(value))
+    return classes
 
 
 def _values(path: Path, table: Any, names: list[str], missing: Missing) -> Array:

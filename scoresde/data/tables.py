@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from attrs import frozen
 
 from scoresde.checks import choice, expect, join_names
 from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
+from scoresde.data.pairs import labelled
 
 Missing = Literal["nan"] | None
 
@@ -21,6 +23,57 @@ RECIPE = (
     " each, dates as days since the first"
 )
 """What to do about what is no number."""
+
+
+@frozen
+class Columns:
+    """Which columns of a table are read, and as what.
+
+    Args:
+        events: Names of those that events are made of, in this order; all others if None.
+        labels: The name of the one that says which class an event is of, if there is one.
+        condition: Names of those whose numbers each event is conditioned on.
+
+    Raises:
+        ValueError: If a name stands for several things, or names are none.
+
+    Example:
+        >>> from scoresde.data.tables import Columns
+        >>> Columns(None, labels="species").indices("x.csv", ["a", "b", "species"])
+        ([0, 1], [], 2)
+    """
+
+    events: Sequence[str] | None = None
+    labels: str | None = None
+    condition: Sequence[str] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (("columns", self.events), ("condition", self.condition)):
+            strings = not isinstance(value, str) and all(isinstance(v, str) for v in value or ())
+            good = value is None or (strings and len(value) > 0)
+            expect(good, name, "a list of names", repr(value))
+        one = self.labels is None or isinstance(self.labels, str)
+        expect(one, "labels", "the name of a column", repr(self.labels))
+        expect(not (self.labels and self.condition), "condition", "None with labels", "both")
+        both = sorted(set(self._told) & set(self.events or ()))
+        expect(not both, "columns", "others than labels and condition", join_names(both))
+
+    @property
+    def _told(self) -> list[str]:
+        return [*(self.condition or ()), *([] if self.labels is None else [self.labels])]
+
+    def indices(
+        self, path: object, names: Sequence[str]
+    ) -> tuple[list[int], list[int], int | None]:
+        """Places of events, of conditions, and of labels.
+
+        Raises:
+            ValueError: If one is unknown or has no name, or two to be read have the same.
+        """
+        told = column_indices(path, names, self._told) if self._told else []
+        others = [name for name in names if name not in self._told] if told else None
+        events = column_indices(path, names, others if self.events is None else self.events)
+        return (events, told, None) if self.labels is None else (events, [], told[0])
 
 
 def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
@@ -40,8 +93,7 @@ def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | 
         [2, 0]
     """
     if columns is not None:
-        strings = not isinstance(columns, str) and all(isinstance(name, str) for name in columns)
-        expect(strings and len(columns) > 0, "columns", "a list of names", repr(columns))
+        expect(len(columns) > 0, "columns", "some beside labels and condition", "none")
         unknown = sorted(set(columns) - set(names))
         expect(not unknown, "columns", f"some of {join_names(names)}", join_names(unknown))
     requested = list(names if columns is None else columns)
@@ -83,6 +135,7 @@ def table_dataset(
     bins: int | None,
     dtype: str | None,
     continuous: bool,
+    condition: Array | Sequence[str] | None = None,
 ) -> Dataset:
     """A data set of a table's numbers.
 
@@ -94,6 +147,7 @@ def table_dataset(
         bins: As of `scoresde.data.conversion.conversion`.
         dtype: As there.
         continuous: As there.
+        condition: Classes of the events by name, or numbers ``(N, c)``.
 
     Raises:
         ValueError: As there and of `Dataset`, or if a column has no value at all.
@@ -109,5 +163,11 @@ def table_dataset(
         empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]
         expect(not empty, f"{name}, columns", "values in every one", f"none in {join_names(empty)}")
     convert, bins = conversion(name, [values], bins, dtype, continuous, columns)
+    told: dict[str, Any] = {}
+    if isinstance(condition, np.ndarray):
+        of_condition, _ = conversion(f"{name}, condition", [condition], None, dtype, True)
+        told = {"condition": of_condition(condition)}
+    elif condition is not None:
+        told = labelled(condition)
     has_missing = missing == "nan"
-    return Dataset(name, convert(values), bins, missing=has_missing, columns=tuple(columns))
+    return Dataset(name, convert(values), bins, has_missing, tuple(columns), **told)

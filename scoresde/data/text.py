@@ -23,9 +23,9 @@ from scoresde.data.dataset import Dataset
 from scoresde.data.tables import (
     MISSING,
     RECIPE,
+    Columns,
     Missing,
     check_missing,
-    column_indices,
     table_dataset,
 )
 from scoresde.internals import limits
@@ -49,6 +49,8 @@ def read_csv(
     path: str | os.PathLike[str],
     *,
     columns: Sequence[str] | None = None,
+    labels: str | None = None,
+    condition: Sequence[str] | None = None,
     delimiter: str | None = None,
     decimal: str = ".",
     header: bool | None = None,
@@ -66,7 +68,10 @@ def read_csv(
 
     Args:
         path: A text file.
-        columns: Names of those to read, in this order; all if None.
+        columns: Names of those to read, in this order; all others if None.
+        labels: The name of the column that says which class an event is of, by name: events are
+            conditioned on it, and not made of it.
+        condition: Names of columns of numbers that events are conditioned on.
         delimiter: What stands between two cells: by default a tab in a ``.tsv`` file, else ``,``.
         decimal: What begins the fraction of a number: ``"."`` or ``","``.
         header: Whether the first line names the columns. By default it does if no cell is a
@@ -114,17 +119,19 @@ def read_csv(
     worded = comment is None or (isinstance(comment, str) and comment != "")
     expect(worded, "comment", "what such lines begin with", repr(comment))
     numbers = NumberParser(decimal, missing == "nan", delimiter)
+    chosen = Columns(columns, labels, condition)
     with limits.opened(path) as file, _decoded(file, encoding) as text:
         lines = _Lines(str(path), text, comment)
         try:
-            names, values = _read(lines, delimiter, numbers, header, columns)
+            names, values, classes = _read(lines, delimiter, numbers, header, chosen)
         except csv.Error as error:
             raise ValueError(f"{lines.place}: cannot be read as CSV: {error}") from error
         except UnicodeError as error:  # of a piece of text, which need not be the next line
             hint = "encoding= says how text is encoded"
             raise ValueError(f"{path}: cannot be read as CSV: {error} ({hint})") from error
-    table = np.frombuffer(values).reshape(-1, len(names))
-    return table_dataset(path.name, table, names, missing, bins, dtype, continuous)
+    table = np.frombuffer(values).reshape(-1, len(names) + len(condition or ()))
+    events, told = table[:, : len(names)], table[:, len(names) :] if condition else classes
+    return table_dataset(path.name, events, names, missing, bins, dtype, continuous, told)
 
 
 def _decoded(file: io.BufferedReader, encoding: str | None) -> io.TextIOWrapper:
@@ -181,31 +188,37 @@ def _read(
     delimiter: str,
     numbers: NumberParser,
     header: bool | None,
-    columns: Sequence[str] | None,
-) -> tuple[list[str], array[float]]:
-    """Names of columns and their numbers, row by row."""
+    columns: Columns,
+) -> tuple[list[str], array[float], list[str] | None]:
+    """Names of columns, their numbers and those of conditions, row by row, and classes."""
     records = _records(lines, delimiter)
     first = next(records, [])
     expect(len(first) > 0, lines.path, "lines of numbers", "none")
     named = _is_header(lines.place, first, numbers, header)
     names = [cell.strip() for cell in first] if named else [str(i + 1) for i in range(len(first))]
-    places = column_indices(lines.path, names, columns)
+    places, told, label = columns.indices(lines.path, names)
     values: array[float] = array("d")
+    classes: list[str] = []
     for cells in records if named else itertools.chain([first], records):
         if len(cells) != len(names):
             mark = next((mark for mark in ";\t|" if mark in first[0] and mark != delimiter), None)
             hint = f" (delimiter={mark!r} may separate them)" if mark else ""
             expect(False, lines.place, f"{len(names)} columns", f"{len(cells)}{hint}")
-        for i in places:
+        for i in (*places, *told):
             try:
                 values.append(numbers(cells[i]))
             except ValueError as error:
-                label = f"{i + 1} ({names[i]})" if named else names[i]
-                raise ValueError(f"{lines.place}, column {label}: {error}") from None
-        if all(map(math.isnan, values[-len(places) :])):
+                column = f"{i + 1} ({names[i]})" if named else names[i]
+                raise ValueError(f"{lines.place}, column {column}: {error}") from None
+        if all(map(math.isnan, values[-len(places) - len(told) :][: len(places)])):
             expect(False, lines.place, "a value in every line", "none")
+        if label is not None:
+            cell = cells[label].strip()
+            known = cell.lower() not in MISSING
+            expect(known, f"{lines.place}, column {names[label]}", "a class", _short(cell))
+            classes.append(cell)
     expect(len(values) > 0, lines.path, "lines of numbers", "none")
-    return [names[i] for i in places], values
+    return [names[i] for i in places], values, None if label is None else classes
 
 
 def _records(lines: _Lines, delimiter: str) -> Iterator[list[str]]:

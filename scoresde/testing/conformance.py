@@ -28,6 +28,7 @@ from scoresde import plugins
 from scoresde.bases import Identity
 from scoresde.checks import choice, expect
 from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
 from scoresde.schedules import VP
 from scoresde.testing.bases import BasisLaws
 from scoresde.testing.estimators import EstimatorLaws
@@ -68,6 +69,14 @@ class _Perceptron(nn.Module):
         return out.reshape(x.shape)
 
 
+class _StandardNormal(ScoreEstimator):
+    """An estimator for those that wrap one, whatever it is told."""
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+        return alpha * z / (alpha**2 + sigma**2)
+
+
 def supplied(group: str) -> dict[str, Any]:
     """Arguments that the laws of a group know, by name or as a class calls them.
 
@@ -82,6 +91,7 @@ def supplied(group: str) -> dict[str, Any]:
     shape = SHAPES.get(group, (3,))
     n = math.prod(shape)
     basis = Identity((3,), {"a": 2, "b": 1})
+    sde = DiagonalSDE(VP(), basis, [1.0, 0.6])
     return {
         "event_shape": shape,
         "data_mean": torch.zeros(n),
@@ -89,7 +99,9 @@ def supplied(group: str) -> dict[str, Any]:
         "data_components": torch.linalg.qr(standard_normal(n, n)).Q,
         "schedule": VP(),
         "basis": basis,
-        "sde": DiagonalSDE(VP(), basis, [1.0, 0.6]),
+        "sde": sde,
+        "estimator": _StandardNormal(sde),
+        "none": 2,
         "network": _Perceptron(n),
         "networks": lambda shape: _Perceptron(math.prod(shape)),
     }

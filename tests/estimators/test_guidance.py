@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import mixture, numbers, random_covariance, sdes, states, times
 
-from estimators import ClassifierFree, Denoising, Gaussian, GaussianMixture, LinearGuidance
+from estimators import ClassifierFree, Gaussian, GaussianMixture, LinearGuidance
 from scoresde import (
     VP,
     DiagonalSDE,
@@ -131,7 +131,7 @@ def test_samples_with_steps_of_their_own_keep_what_is_known_of_them():
             alpha = self.sde.kernel(self.sde.time(t, z)).alpha
             return self.inner.denoise(z - alpha * condition, t) + condition
 
-    moved = ClassifierFree(Towards(guided), 0.0, torch.zeros(2))
+    moved = ClassifierFree(Towards(guided), torch.zeros(2))
     shift = torch.randn(3, 5, 2, generator=g)
     z = torch.randn(3, 5, 2, generator=g)
     found = {}
@@ -196,21 +196,6 @@ def test_the_observation_may_differ_between_samples():
         torch.testing.assert_close(many[i : i + 1], one)
 
 
-class Two(torch.nn.Module):
-    def forward(self, x, level, condition):
-        return x * condition
-
-
-@given(weight=numbers(0.0, 4.0))
-def test_classifier_free_guidance_goes_on_in_a_line(weight):
-    model = Denoising(DiagonalSDE(VP(), Identity((2,))), Two(), parametrization="denoised")
-    condition, z = torch.tensor([[2.0], [3.0]]), torch.randn(2, 2)
-    found = ClassifierFree(model, weight, torch.zeros(1)).denoise(z, 0.3, condition)
-    given, free = (model.denoise(z, 0.3, c) for c in (condition, torch.zeros_like(condition)))
-    torch.testing.assert_close(found, (1 + weight) * given - weight * free)
-    assert ClassifierFree(model, weight, torch.zeros(1)).sde is model.sde
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -264,15 +249,6 @@ def test_directions_that_are_no_covariance_are_left(dtype):
     )
     both = LinearGuidance(model, lambda x: x, torch.ones(2), 0.1).denoise(z, 0.9)
     assert (both - model.denoise(z, 0.9)).norm() < 3
-
-
-@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
-def test_guidance_without_a_condition_or_with_a_senseless_weight(weight):
-    model = Denoising(DiagonalSDE(VP(), Identity((2,))), Two(), parametrization="denoised")
-    with pytest.raises(ValueError, match="weight: expected a finite number of at least 0"):
-        ClassifierFree(model, weight, torch.zeros(1))
-    with pytest.raises(ValueError, match="condition: expected a tensor"):
-        ClassifierFree(model, 1.0, torch.zeros(1)).denoise(torch.zeros(1, 2), 0.5)
 
 
 def test_what_is_seen_has_a_batch_that_fits_what_is_known():

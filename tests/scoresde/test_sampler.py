@@ -134,7 +134,7 @@ def test_conditions_are_read_when_samples_are_drawn(dtype):
     torch.manual_seed(0)
     sde = DiagonalSDE(VP(), Identity((3,)))
     model = Denoising(sde, Told())
-    guided = ClassifierFree(model, 0.5, torch.zeros(1, dtype=dtype))
+    guided = ClassifierFree(model, torch.zeros(1, dtype=dtype), guidance=1.5)
     for estimator in (model, guided):
         known = torch.ones(4, 1, dtype=dtype)
         sampler = DDIM(5).compiled(estimator, (4,), condition=known)

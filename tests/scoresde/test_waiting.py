@@ -103,7 +103,7 @@ def test_what_is_between_steps_does_not_wait(options):
 
 
 def test_guidance_without_a_classifier_does_not_wait():
-    model = ClassifierFree(uniform(), 1.0, torch.zeros(1)).to(META)
+    model = ClassifierFree(uniform(), torch.zeros(1), guidance=2.0).to(META)
     model.estimator.network.forward = lambda x, level, known: x * known
     known = torch.ones(5, 1, device=META)
     for steps in STEPS:

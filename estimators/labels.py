@@ -1,0 +1,67 @@
+"""Labels as networks hear them, and what is said where a condition does not fit a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.checks import expect
+
+
+class Labels(nn.Embedding):
+    """Learned vectors for ``0 .. classes - 1``, and for ``classes``, which stands for none.
+
+    Args:
+        classes: Number of labels.
+        width: Length of the vectors.
+
+    Raises:
+        ValueError: On the CPU, if what is to be embedded are no such labels.
+
+    Example:
+        >>> import torch
+        >>> from estimators.labels import Labels
+        >>> Labels(classes=10, width=4)(torch.tensor([3, 10])).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__(classes + 1, width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """``(batch,)`` to ``(batch, width)``."""
+        most, good = self.num_embeddings - 1, labels.ndim == 1 and not labels.is_floating_point()
+        # elsewhere looking at them would wait for the device, which says itself that it has failed
+        if good and len(labels) and labels.is_cpu and not torch.compiler.is_compiling():
+            good = bool((labels >= 0).all() and (labels <= most).all())
+        if not good:
+            wanted = f"labels (batch,) of 0 to {most}, the last of which stands for none"
+            got = (
+                labels.tolist() if labels.numel() <= 8 else f"{labels.dtype} {tuple(labels.shape)}"
+            )
+            expect(False, "condition", wanted, got)
+        return super().forward(labels)
+
+
+def expect_condition(condition: Any, wanted: bool, arguments: str) -> None:
+    """Raises ``ValueError`` if there is a condition and none is wanted, or the reverse.
+
+    Args:
+        condition: What a network was given.
+        wanted: Whether it was made for one.
+        arguments: That it had to be made with.
+
+    Example:
+        >>> from estimators.labels import expect_condition
+        >>> expect_condition(None, True, "classes=")
+        Traceback (most recent call last):
+            ...
+        ValueError: condition: expected one, as the network was made for it, got None
+    """
+    if wanted != (condition is not None):  # asked at every step of a solver
+        made = "one, as the network was made for it"
+        expected = made if wanted else f"None, as the network was made without {arguments}"
+        got = f"a tensor {tuple(condition.shape)}" if isinstance(condition, Tensor) else condition
+        expect(False, "condition", expected, got)
