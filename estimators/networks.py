@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from estimators.labels import Labels, expect_condition
+from estimators.conditions import Labels, Standardised, expect_condition
 from scoresde.bases import Joint
 from scoresde.bases.basis import checked_shape
 from scoresde.checks import expect, real, whole
+from scoresde.precision import Numbers
 
 _FREQUENCIES = 8
 """Octaves that embed a noise level, which is ``log(sigma / alpha) / 4``: from about -3 to 3,
@@ -35,6 +36,8 @@ class ResidualMLP(nn.Module):
         classes: Number of labels, if those are conditions: integers ``(batch,)`` of
             ``0 .. classes``, where ``classes`` itself stands for none (see
             `estimators.ClassifierFree`).
+        condition_mean: Of condition vectors, number by number or of all.
+        condition_std: As well: the network hears them in its units.
         noise_levels: How many noise levels it is told: 1, or one per component or block for an
             estimator with vector time.
 
@@ -63,6 +66,8 @@ class ResidualMLP(nn.Module):
         condition_dim: int = 0,
         noise_levels: int = 1,
         classes: int = 0,
+        condition_mean: Numbers = 0.0,
+        condition_std: Numbers = 1.0,
     ) -> None:
         super().__init__()
         for name, value in (("width", width), ("depth", depth), ("noise_levels", noise_levels)):
@@ -70,8 +75,9 @@ class ResidualMLP(nn.Module):
         whole("condition_dim", condition_dim, 0)
         whole("classes", classes, 0)
         expect(not (classes and condition_dim), "classes", "0 beside condition_dim", classes)
-        self.labels = Labels(classes, width) if classes else None
-        condition_dim = width if classes else condition_dim
+        self.tell: nn.Module = Standardised(condition_mean, condition_std)
+        if classes:
+            self.tell, condition_dim = Labels(classes, width), width
         self.conditioned = condition_dim > 0
         real("dropout", dropout, 0)
         size = checked_shape(event_shape).numel()
@@ -107,11 +113,9 @@ class ResidualMLP(nn.Module):
             ValueError: If a condition is missing, or none was announced.
         """
         expect_condition(condition, self.conditioned, "condition_dim= or classes=")
-        if self.labels is not None:
-            condition = self.labels(condition)
         noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
         phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
-        conditions = [] if condition is None else [condition]
+        conditions = [] if condition is None else [self.tell(condition)]
         levels = [noise_level, phases.sin(), phases.cos()]
         embedding = self.embed(torch.cat([*levels, *conditions], dim=-1))
         hidden = self.enter(torch.cat([x.flatten(1), *conditions], dim=-1))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from estimators.adapters import stretched
-from estimators.labels import Labels, expect_condition
+from estimators.conditions import Labels, Standardised, expect_condition
 from scoresde.bases.basis import checked_shape
 from scoresde.bases.spatial import spatial_axes
 from scoresde.checks import expect, sizes, whole
+from scoresde.precision import Numbers
 
 _GROUPS, _TOGETHER = 32, 4
 """Channels are normalised in at most so many groups, of at least so many, as in the networks of Ho
@@ -43,6 +44,8 @@ class UNet(nn.Module):
         classes: Number of labels; conditions are then integers ``(batch,)`` of ``0 .. classes``,
             where ``classes`` itself stands for none (see `estimators.ClassifierFree`).
         condition_dim: Length of vectors that are conditions, ``(batch, condition_dim)``.
+        condition_mean: Of those vectors, number by number or of all.
+        condition_std: As well: the network hears them in its units.
         condition_channels: Of maps that are conditions, ``(batch, condition_channels, *space)``.
         spatial: Number of spatial axes, the last ones: 1 to 3. By default 1 if the event has one
             axis, else 2.
@@ -73,6 +76,8 @@ class UNet(nn.Module):
         condition_dim: int = 0,
         condition_channels: int = 0,
         spatial: int | None = None,
+        condition_mean: Numbers = 0.0,
+        condition_std: Numbers = 1.0,
     ) -> None:
         super().__init__()
         self.event_shape, self.channels = checked_shape(event_shape), sizes("channels", channels)
@@ -95,7 +100,8 @@ class UNet(nn.Module):
         embedded = self.body.time_embed[-1].out_features
         self.embed: nn.Module | None = Labels(classes, embedded) if classes else None
         if condition_dim:
-            self.embed = nn.Linear(condition_dim, embedded)
+            scaled = Standardised(condition_mean, condition_std)
+            self.embed = nn.Sequential(scaled, nn.Linear(condition_dim, embedded))
         if self.embed is not None:
             self.body.num_class_embeds, self.body.class_embedding = 1, self.embed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import signal
 import threading
 import warnings
@@ -23,8 +22,8 @@ from scoresde.checks import describe_error, expect
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from scoresde.app.given import Task
     from scoresde.app.model import Model
-    from scoresde.estimator import ScoreEstimator
     from scoresde.solver import Solver
     from scoresde.training.distributed import Processes
 
@@ -224,7 +223,7 @@ def _remove_run(run: Path, processes: Processes) -> None:
     "--output",
     default="samples.npy",
     show_default=True,
-    help="A .npy, .csv or .png file, or a folder/ of PNG files.",
+    help="A .npy, .npz, .csv or .png file, or a folder/ of PNG files.",
 )
 @click.option("--png", help="Also a picture, of images.")
 @click.option("--solver", help="A solver's name, instead of the model's own.")
@@ -236,23 +235,25 @@ def _remove_run(run: Path, processes: Processes) -> None:
     help="Which blocks are drawn first, the others given them; what is not named is last.",
 )
 @click.option("--overlap", type=float, help="Share of its way that a block goes beside the next.")
+@options.label
+@options.condition
+@options.guidance
+@options.interval
 @options.seed
 @options.device
 @options.allow_imports
 def sample(
     folder: Path,
     count: int,
-    given: tuple[str, ...],
     output: str,
     png: str | None,
     solver: str | None,
     steps: int | None,
     eta: float | None,
-    order: str | None,
-    overlap: float | None,
     seed: int,
     device: str,
     imports: bool,
+    **told: Any,
 ) -> None:
     """Sample from the model in FOLDER into a file or a folder, as the data were."""
     import torch
@@ -260,46 +261,34 @@ def sample(
     from scoresde.app import devices
     from scoresde.app.given import task
     from scoresde.app.model import Model
-    from scoresde.internals.limits import afford
 
-    where = devices.chosen(device)
-    model = Model.load(folder, device=where, imports=imports)
-    estimator, total, export = task(model, given, count, seed)
-    estimator = _along(estimator, order, overlap)
-    writers = [export.writer(output, "--output")]
+    where, guiding = devices.chosen(device), {n: told.pop(n) for n in ("guidance", "interval")}
+    model = Model.load(folder, device=where, imports=imports, options=guiding)
+    asked = task(model, count, seed, **told)
+    writers = [asked.export.writer(output, "--output")]
     if png is not None:
         expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)
         expect(Path(png).resolve() != Path(output).resolve(), "--png", "another file", png)
-        writers.append(export.writer(png, "--png"))
+        writers.append(asked.export.writer(png, "--png"))
     chosen = _solver(model, solver, imports, steps=steps, eta=eta)
-    afford("--count", 4 * total * math.prod(export.event_shape))
-    x = _samples(estimator, chosen, total, torch.Generator(where).manual_seed(seed))
+    x = _samples(asked, chosen, torch.Generator(where).manual_seed(seed))
     for write in writers:
         write(x)
+    if asked.said:
+        click.echo(asked.said)
     click.echo(f"{output}: {tuple(x.shape)}")
 
 
-def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) -> ScoreEstimator:
-    """The estimator on the clock of an order, if one is given."""
-    from scoresde.fronts import front, in_order
-
-    if order is None:
-        expect(overlap is None, "--overlap", "an --order beside it", overlap)
-        return estimator
-    sde = estimator.sde
-    ranks = in_order(sde.basis.blocks, [name.strip() for name in order.split(",")])
-    return estimator.along(front(ranks, overlap or 0.0, sde.eps / sde.T))
-
-
-def _samples(estimator: ScoreEstimator, solver: Solver, count: int, generator: Generator) -> Tensor:
+def _samples(asked: Task, solver: Solver, generator: Generator) -> Tensor:
     """In chunks, so that networks have the memory they need."""
     import torch
 
     from scoresde.internals.limits import chunk_size
 
-    basis = estimator.sde.basis
-    size = chunk_size((basis.dim,))
-    parts = solver.batches(estimator, (count,), size, generator=generator, progress=True)
+    basis, count = asked.estimator.sde.basis, asked.count
+    size, told = chunk_size((basis.dim,)), asked.condition
+    options: dict[str, Any] = {"condition": told, "generator": generator, "progress": True}
+    parts = solver.batches(asked.estimator, (count,), size, **options)
     x = torch.cat([part.cpu() for part in parts])
     wanted = (count, *basis.event_shape)
     expect(x.shape == wanted, "samples", f"a tensor of shape {wanted} from {solver!r}", x.shape)
@@ -322,6 +311,7 @@ def _samples(estimator: ScoreEstimator, solver: Solver, count: int, generator: G
 @click.option("--repeats", type=click.IntRange(min=1), help="How often to sample for that.")
 @click.option("--solver", help="A solver's name, instead of the model's own.")
 @click.option("--steps", type=int, help="Its steps.")
+@options.guidance
 @options.seed
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.device
@@ -336,6 +326,7 @@ def evaluate(
     repeats: int | None,
     solver: str | None,
     steps: int | None,
+    guidance: float | None,
     seed: int,
     as_json: bool,
     device: str,
@@ -343,9 +334,14 @@ def evaluate(
 ) -> None:
     """Evaluate the model in FOLDER: the log-density of data under it, or its samples."""
     from scoresde.app import devices, reports
+    from scoresde.app.conditions import guides
     from scoresde.app.model import Model
 
-    model = Model.load(folder, device=devices.chosen(device), imports=imports)
+    where = devices.chosen(device)
+    model = Model.load(folder, device=where, imports=imports, options={"guidance": guidance})
+    if not frechet and guidance is None and guides(model.settings):
+        # what guidance makes of a density is not that of the data
+        model = Model.load(folder, device=where, imports=imports, options={"guidance": 1.0})
     chosen = _solver(model, solver, imports, steps=steps)
     shared: dict[str, Any] = {"count": count, "seed": seed, "imports": imports}
     if frechet:

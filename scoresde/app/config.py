@@ -74,7 +74,10 @@ SUPPLIED: dict[str, tuple[str, ...]] = {
     "schedules": (),
     "bases": ("event_shape", "parts"),
     "estimators": ("sde", "basis", "event_shape", "data_mean", "data_std"),
-    "networks": ("event_shape",),
+    "networks": (
+        *("event_shape", "classes", "condition_dim", "condition_channels"),
+        *("condition_mean", "condition_std"),
+    ),
     "solvers": (),
 }
 """Arguments that factories of a group are given where the file says nothing of them."""

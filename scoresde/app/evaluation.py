@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from scoresde.checks import whole
 from scoresde.conditioning import split_events
 from scoresde.data import Dataset, bits_per_dim
-from scoresde.data.events import as_dataset, events
+from scoresde.data.events import as_dataset, as_numbers
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import LogProb, Trace, log_prob
 from scoresde.precision import device_of
@@ -37,7 +37,8 @@ def evaluate(
     Args:
         estimator: Knows the score.
         data: Integer data are dequantised, once, and reported in bits per dimension as well; what
-            `scoresde.data.events.as_dataset` takes.
+            `scoresde.data.events.as_dataset` takes. Of events with conditions the density is that
+            given them.
         solver: Integrates the flow.
         trace: Exact if None.
         given: Parts of events with parts: the density is that of the others, given these.
@@ -78,9 +79,12 @@ def evaluate(
     with torch.no_grad():
         rows = torch.arange(len(data), device="cpu")[:count]
         for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
-            asked, x = split_events(estimator, given, events(data, generator, batch).to(where))
+            values, told = data.pairs(batch)
+            x = as_numbers(values, data.bins, generator).to(where)
+            asked, x = split_events(estimator, given, x)
             # checked below, where it is known which event is which
             options: dict[str, Any] = {"generator": generator, "checked": False}
+            options["condition"] = None if told is None else told.to(where)
             parts.append(log_prob(asked, x, solver, trace=trace, **options))
             _expect_finite(parts[-1].value, batch, data)
     nats = torch.cat([part.value for part in parts])
@@ -95,11 +99,12 @@ def evaluate(
         "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
         "estimate": parts[0].estimate,
     }
-    if data.bins is not None:
-        bits = bits_per_dim(nats, x[0].numel(), data.bins)
-        report["bits_per_dim"] = float(bits.mean())
-        report["bits_per_dim_stderr"] = _standard_error(bits)
-    return report
+    return report | ({} if data.bins is None else _bits(nats, x[0].numel(), data.bins))
+
+
+def _bits(nats: Tensor, dim: int, bins: int) -> dict[str, float]:
+    bits = bits_per_dim(nats, dim, bins)
+    return {"bits_per_dim": float(bits.mean()), "bits_per_dim_stderr": _standard_error(bits)}
 
 
 def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,11 @@ from scoresde.checks import expect
 from scoresde.data import quantize
 from scoresde.internals.atomic import atomic_write
 
-WRITTEN = ".npy, .csv, .png (one picture of all), or a folder of PNG files, which ends in /"
+WRITTEN = ".npy, .npz, .csv, .png (one picture of all), or a folder of PNG files, which ends in /"
 """What `Export.writer` knows."""
+
+_ROW = 16
+"""Images in a row, at most, of a picture with one for each class."""
 
 Write = Callable[[Tensor], None]
 """Writes samples ``(N, *event_shape)``, whole or not at all."""
@@ -59,6 +64,8 @@ class Export:
             their places alone.
         encoding: Of the text; UTF-8 by default.
         figure: Of samples, for pictures; a grid of them by default.
+        classes: Of each sample by name, if there are several: a folder has one in it for each.
+        beside: Columns of a table beside those of the events, by name, a cell for each sample.
 
     Example:
         >>> import tempfile
@@ -80,11 +87,14 @@ class Export:
     header: bool | None = None
     encoding: str | None = None
     figure: Callable[[Tensor], Any] | None = None
+    classes: Sequence[str] | None = None
+    beside: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
 
     def writer(self, path: str | os.PathLike[str], name: str = "path") -> Write:
         """What writes samples to a path, of the kind that its suffix says.
 
             x.npy     an array, integers in uint8, or in uint16 if there are more bins
+            x.npz     the same as ``x``, beside ``label`` or whatever else is of each sample
             x.csv     a table, of events that are vectors
             x.png     one picture with all of them, of images
             folder/   a PNG file for each, of images that were integers: black is the lowest
@@ -105,7 +115,7 @@ class Export:
         if target.is_dir() or text.endswith(("/", os.sep)):
             self._check_folder(target, name)
             return partial(self._folder, target)
-        kinds = {".npy": self._npy, ".csv": self._csv, ".png": self._picture}
+        kinds = {".npy": self._npy, ".npz": self._npz, ".csv": self._csv, ".png": self._picture}
         expect(suffix in kinds, name, WRITTEN, text)
         if suffix == ".csv":
             vector = len(self.event_shape) == 1
@@ -131,6 +141,9 @@ class Export:
         deep = 256 if self.event_shape[0] == 3 else 2**16
         expected = f"images of at most {deep} bins for PNG files (.npy takes all)"
         expect(self.bins is not None and self.bins <= deep, name, expected, self._kind)
+        for part in set(self.classes or ()):
+            wanted = "classes whose names are those of folders"
+            expect(Path(part).name == part and part[0] != ".", name, wanted, repr(part))
         if target.exists():
             full = not target.is_dir() or any(target.iterdir())
             if full:
@@ -148,23 +161,37 @@ class Export:
         with atomic_write(target) as file:
             np.save(file, self._values(x))
 
+    def _npz(self, target: Path, x: Tensor) -> None:
+        beside: dict[str, Any] = {name: np.asarray(cells) for name, cells in self.beside.items()}
+        with atomic_write(target) as file:
+            np.savez(file, x=self._values(x), **beside)
+
     def _csv(self, target: Path, x: Tensor) -> None:
         with atomic_write(target) as file:
             text = io.TextIOWrapper(file, encoding=self.encoding or "utf-8", newline="")
             rows = csv.writer(text, delimiter=self.delimiter or ",", lineterminator="\n")
-            names = self.columns or ()
+            names = [*(self.columns or ()), *self.beside]
             places = [str(i + 1) for i in range(len(names))]
             if list(names) != places if self.header is None else self.header:
                 rows.writerow(names)
             # the shortest numbers that are read as the same ones
             cells = self._values(x).astype(str)
-            rows.writerows([cell.replace(".", self.decimal) for cell in row] for row in cells)
+            told = zip(*self.beside.values(), strict=True) if self.beside else itertools.repeat(())
+            for row, more in zip(cells, told, strict=False):
+                rows.writerow([*(cell.replace(".", self.decimal) for cell in row), *more])
             text.detach()
 
     def _picture(self, target: Path, x: Tensor) -> None:
-        draw = self.figure
-        figure = plots.image_grid({f"{len(x)} samples": x}) if draw is None else draw(x)
-        plots.save(figure, target)
+        draw = self.figure or self._grid
+        plots.save(draw(x), target)
+
+    def _grid(self, x: Tensor) -> Any:
+        counts = Counter(self.classes or ())
+        # a row for each class, if all have as many and those fit
+        alike = len({*counts.values()}) == 1 and max(counts.values()) <= _ROW
+        title, columns = f"{len(x)} samples", max(counts.values()) if alike else 8
+        title = f"rows: {', '.join(counts)}" if alike else title
+        return plots.image_grid({title: x}, columns)
 
     def _folder(self, target: Path, x: Tensor) -> None:
         pixels = map(self._pixels, x)  # one after the other: many are large
@@ -176,7 +203,9 @@ class Export:
         try:
             for i, image in enumerate(pixels):
                 grey = image.shape[-1] == 1
-                Image.fromarray(image[..., 0] if grey else image).save(draft / f"{i:0{digits}}.png")
+                inner = draft / self.classes[i] if self.classes else draft
+                inner.mkdir(exist_ok=True)
+                Image.fromarray(image[..., 0] if grey else image).save(inner / f"{i:0{digits}}.png")
             if target.exists():
                 target.rmdir()
             draft.rename(target)

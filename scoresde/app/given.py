@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from scoresde.app import config, plots
+from scoresde.app.conditions import Asked
 from scoresde.app.export import Export, is_image
 from scoresde.app.model import Model
 from scoresde.checks import expect, nearest
@@ -24,6 +25,9 @@ from scoresde.data.image_files import SUFFIXES
 from scoresde.data.images import read_images
 from scoresde.data.parts import part_places
 from scoresde.estimator import ScoreEstimator
+from scoresde.fronts import front, in_order
+from scoresde.internals.limits import afford
+from scoresde.precision import device_of
 
 _BESIDE = 15
 """Samples beside what is given, in a row of a picture that is as wide as two columns of text."""
@@ -132,28 +136,81 @@ class Given:
         return plots.image_grid({title: rows.flatten(0, 1)}, columns=rows.shape[1])
 
 
+class Task(NamedTuple):
+    """What is to be sampled.
+
+    Attributes:
+        estimator: Of what.
+        count: How many in all.
+        condition: Of each, on its device, if there is any.
+        export: What writes them.
+        said: What to tell the user, if anything.
+
+    Example:
+        >>> from scoresde.app.given import Task
+        >>> Task._fields
+        ('estimator', 'count', 'condition', 'export', 'said')
+    """
+
+    estimator: ScoreEstimator
+    count: int
+    condition: Tensor | None
+    export: Export
+    said: str | None
+
+
 def task(
-    model: Model, paths: Sequence[str], count: int, seed: int
-) -> tuple[ScoreEstimator, int, Export]:
-    """What is to be sampled: of what, how many in all, and what writes them.
+    model: Model,
+    count: int,
+    seed: int,
+    given: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    condition: str | None = None,
+    order: str | None = None,
+    overlap: float | None = None,
+) -> Task:
+    """What a user of the command line asks for.
 
     Args:
         model: A trained one.
-        paths: Of what is given, see `Given.read`.
         count: Samples, of each event that is given.
-        seed: Of the dequantisation of those.
+        seed: Of the dequantisation of those, and of labels that are drawn.
+        given: Parts of events, see `Given.read`.
+        labels: Classes, see `scoresde.app.conditions.Asked`.
+        condition: A file, see there.
+        order: Names of blocks that are drawn first, with commas between them.
+        overlap: See `scoresde.fronts.front`.
 
     Raises:
         ValueError: If the model needs something that is not given; see `Given.read`.
+
+    Example:
+        >>> from scoresde.app.given import task
+        >>> from scoresde.app.model import Model
+        >>> def dogs(model: Model) -> Tensor | None:
+        ...     return task(model, count=10, seed=0, labels=["dog"]).condition
     """
-    if not (paths or model.given):
-        return model.estimator, count, model.export
-    known = Given.read(model, paths, torch.Generator("cpu").manual_seed(seed))
-    return (
-        known.estimator(count),
-        count * len(next(iter(known.parts.values()))),
-        known.export(count),
-    )
+    estimator, total, export = model.estimator, count, model.export
+    if given or model.given:
+        known = Given.read(model, given, torch.Generator("cpu").manual_seed(seed))
+        estimator, total, export = known.estimator(count), count * known.size, known.export(count)
+    afford("--count", 4 * total * math.prod(export.event_shape))
+    asked = Asked.of(model.settings, model.facts, labels, condition, count, seed)
+    asked = asked.repeated(total // count)
+    estimator = _along(estimator, order, overlap)
+    told = None if asked.condition is None else asked.condition.to(device_of(model.estimator))
+    export = attrs.evolve(export, classes=asked.classes, beside=asked.beside)
+    return Task(estimator, total, told, export, asked.said)
+
+
+def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) -> ScoreEstimator:
+    """The estimator on the clock of an order, if one is given."""
+    if order is None:
+        expect(overlap is None, "--overlap", "an --order beside it", overlap)
+        return estimator
+    sde = estimator.sde
+    ranks = in_order(sde.basis.blocks, [name.strip() for name in order.split(",")])
+    return estimator.along(front(ranks, overlap or 0.0, sde.eps / sde.T))
 
 
 def _named(text: str, shapes: Mapping[str, Any], given: Sequence[str]) -> tuple[str, str]:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from scoresde.app import config, devices
+from scoresde.app.conditions import aligned, with_options
 from scoresde.app.export import Export
 from scoresde.app.factories import ConfigError, call_factory, expect_known
+from scoresde.app.facts import facts_of, known_of
 from scoresde.app.parts import read_data
 from scoresde.bases import PCA
 from scoresde.checks import describe_error, expect, nearest, real, whole
@@ -55,7 +57,8 @@ class Model:
         solver: Samples and evaluates.
         settings: The configuration, as read.
         facts: What was learned from the data: ``event_shape``, ``bins``, ``columns`` of a
-            table, whether values are ``missing``, ``data_mean``, ``data_std``.
+            table, whether values are ``missing``, ``data_mean``, ``data_std``, and of conditions
+            (`scoresde.app.facts`).
         history: Of the training, if it has been trained here.
 
     Example:
@@ -109,7 +112,7 @@ class Model:
         where, build = devices.device("device", device), partial(config.build, imports=imports)
         _expect_sections(settings)
         with torch.device("cpu"):  # what others build names no device
-            known = _measured(facts)
+            known = known_of(facts)
             known["data_components"] = config.Lazy(lambda: _components(facts, data))
             sde = settings["sde"]
             if isinstance(sde, Mapping) and "basis" in sde:
@@ -118,7 +121,7 @@ class Model:
                 if data is not None:
                     mean, std = basis.moments(data, missing=facts.get("missing", False))
                     facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
-                    known |= _measured(facts)
+                    known |= known_of(facts)
             known["sde"] = build(sde, "sde", known)
             estimator = build(settings["estimator"], "estimator", known)
             solver = build(settings["solver"], "solver", known)
@@ -165,7 +168,7 @@ class Model:
         train, held_out = data_of(settings, imports=imports)
         with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
             batches = Batches(train, of_fit["seed"])
-            model = cls.build(settings, _facts(train), batches, device="cpu", imports=imports)
+            model = cls.build(settings, facts_of(train), batches, device="cpu", imports=imports)
         model.expect_times()
         recorded = {
             name: config.with_defaults(settings[name], name, imports=imports) for name in _TRAINED
@@ -178,7 +181,7 @@ class Model:
             held_out,
             **of_fit,
             progress=progress,
-            on_measure=None if pictures is None else model._pictures(pictures, processes),
+            on_measure=None if pictures is None else model._pictures(pictures, processes, train),
             folder=folder,
             processes=processes,
             settings=recorded,
@@ -226,15 +229,20 @@ class Model:
         table = self.settings["solver"]
         table = table if isinstance(table, Mapping) else {"name": table}
         table = {**(table if name is None else {"name": name}), **options}
-        solver: Solver = config.build(table, "solver", _measured(self.facts), imports=imports)
+        solver: Solver = config.build(table, "solver", known_of(self.facts), imports=imports)
         return solver
 
-    def _pictures(self, folder: str | Path, processes: Processes) -> OnMeasure:
+    def _pictures(self, folder: str | Path, processes: Processes, data: Dataset) -> OnMeasure:
         from scoresde.app.plots import Pictures
 
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.export.writer(Path(folder, "0.png"), "pictures")
-        return Pictures(Path(folder), self.solver, draws=processes.is_main_process)
+        told, options = data.pairs(slice(64)).condition, dict[str, Any]()
+        if told is not None:
+            told = told if told.ndim > 1 else told.sort().values
+            options = {"condition": told, "count": len(told)}
+        draws = processes.is_main_process
+        return Pictures(Path(folder), self.solver, draws=draws, **options)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``config.json`` and the weights as safetensors, whole or not at all."""
@@ -248,6 +256,7 @@ class Model:
         *,
         device: str | torch.device | None = None,
         imports: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> Model:
         """What `save` has written.
 
@@ -257,6 +266,7 @@ class Model:
                 `scoresde.app.devices.device`.
             imports: Whether the names in it may be import paths (`scoresde.plugins.get`). A
                 folder from someone else is safe to load without.
+            options: Arguments of the estimator, in the place of those it was trained with.
 
         Raises:
             CheckpointError: If the files are damaged or do not fit together.
@@ -273,6 +283,7 @@ class Model:
                 pass
             case _:
                 raise CheckpointError(f"{folder}: expected a model's settings and facts")
+        settings = with_options(settings, options, imports)
         try:
             # four times: a module may replace its parameters while it is built
             limit = AllocationLimit(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
@@ -298,17 +309,6 @@ def _training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]
     whole("training.seed", of_fit.setdefault("seed", 0), 0, _SEEDS)
     whole("training.save_every", of_fit.get("save_every", 1), 1)
     return training, of_fit
-
-
-def _facts(data: Dataset) -> dict[str, Any]:
-    """What a model has to remember of its data."""
-    return {
-        "event_shape": list(data.values.shape[1:]),
-        "bins": data.bins,
-        "columns": None if data.columns is None else list(data.columns),
-        "missing": data.missing,
-        "parts": None if data.parts is None else {k: list(v) for k, v in data.parts.items()},
-    }
 
 
 def data_of(settings: Mapping[str, Any], *, imports: bool = False) -> tuple[Dataset, Dataset]:
@@ -366,7 +366,7 @@ def data_like(
     options = {name: value for name, value in known.items() if value is not None}
     options |= config.section(settings, "data")
     taken = {key: options[key] for key in (allowed | {"parts"}) & options.keys()}
-    return read_data({**taken, "source": source}, imports=imports)
+    return aligned(read_data({**taken, "source": source}, imports=imports), facts or {})
 
 
 def _expect_sections(settings: Mapping[str, Any]) -> None:
@@ -376,17 +376,6 @@ def _expect_sections(settings: Mapping[str, Any]) -> None:
     for section in ("sde", "estimator", "solver"):
         if section not in settings:
             raise ConfigError(f"{section}: expected a table with a name, got none")
-
-
-def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of the data while objects are built, see `scoresde.app.config.SUPPLIED`."""
-    known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"])}
-    if facts.get("parts") is not None:
-        known["parts"] = {name: tuple(shape) for name, shape in facts["parts"].items()}
-    for key in ("data_mean", "data_std"):
-        if key in facts:
-            known[key] = torch.tensor(facts[key], dtype=torch.float64, device="cpu")
-    return known
 
 
 def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:

@@ -39,6 +39,33 @@ device = click.option(
     help="Where to compute; auto is the accelerator that is there, or else the CPU.",
 )
 
+label = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="A class, by name or number, of as many samples as others; drawn as in the data if none.",
+)
+
+condition = click.option(
+    "--condition",
+    type=NamedPath(),
+    help="A .npy array or a table of what samples are conditioned on, each for as many of them.",
+)
+
+guidance = click.option(
+    "--guidance",
+    type=float,
+    help="How much samples are to show their condition: 0 not at all, 1 as the data do.",
+)
+
+interval = click.option(
+    "--guidance-interval",
+    "interval",
+    type=float,
+    nargs=2,
+    help="Least and largest sigma/alpha at which there is guidance.",
+)
+
 allow_imports = click.option(
     "--allow-imports",
     "imports",

@@ -17,6 +17,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.internals.atomic import atomic_write
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
+from scoresde.precision import device_of
 from scoresde.solver import Solver
 
 if TYPE_CHECKING:
@@ -267,6 +268,7 @@ class Pictures:
         count: Of samples.
         seed: Of their noise.
         draws: Whether this process draws, as one of several does.
+        condition: Of the samples, if there is any.
 
     Example:
         >>> import tempfile
@@ -289,6 +291,7 @@ class Pictures:
     count: int = 64
     seed: int = 0
     draws: bool = True
+    condition: Any = None
 
     def __call__(self, step: int, estimator: ScoreEstimator, history: History) -> None:
         """Draws one."""
@@ -296,6 +299,8 @@ class Pictures:
             return
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():  # unchecked: a model that diverges is worth a look
-            x = self.solver.rsample(estimator, (self.count,), generator=generator)
+            told = None if self.condition is None else self.condition.to(device_of(estimator))
+            shape = (self.count,)
+            x = self.solver.rsample(estimator, shape, condition=told, generator=generator)
         self.folder.mkdir(parents=True, exist_ok=True)
         save(image_grid({f"after {step} updates": x}), self.folder / f"{step:08}.png")

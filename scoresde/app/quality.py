@@ -129,7 +129,7 @@ def evaluate_samples(
         return split_events(estimator, given, events(source, generator, rows).to(where))
 
     def samples(rows: Tensor) -> Tensor:
-        options: dict[str, Any] = {"condition": data.pairs(rows).condition, "progress": progress}
+        options: dict[str, Any] = {"condition": _told(data, rows, where), "progress": progress}
         return solver.sample(asked(data, rows)[0], (len(rows),), generator=generator, **options)
 
     real, other = (torch.cat([seen(asked(s, rows)[1]) for rows in batches]) for s in (data, others))
@@ -138,6 +138,12 @@ def evaluate_samples(
     ]
     report: dict[str, Any] = {"data": data.name, "count": count, "repeats": repeats}
     return report | _summary(found, compare(real, other))
+
+
+def _told(data: Dataset, rows: Tensor, device: torch.device) -> Tensor | None:
+    """What events are conditioned on, on a device."""
+    condition = data.pairs(rows).condition
+    return None if condition is None else condition.to(device)
 
 
 def _shades(values: Tensor, bins: int) -> Tensor:

@@ -80,18 +80,8 @@ def read_array(
     choice("lazy", lazy, False, True)
     check_missing(missing)
     if path.is_dir():
-        files_inside = [file for file in files(path) if file.suffix.lower() in (".npy", ".npz")]
-        paths = [
-            file for file in files_inside if file.parent == path and file.suffix.lower() == ".npy"
-        ]
-        expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
-        others = [str(file.relative_to(path)) for file in files_inside if file not in paths]
-        expect(
-            not others, str(path), "no .npz file and no array in a subfolder", join_names(others)
-        )
         expect(key is None, "key", "None for a folder", key)
-    else:
-        paths = [path]
+    paths = _in_folder(path) if path.is_dir() else [path]
     expect(labels is None or condition is None, "condition", "None with labels", condition)
     beside = labels if condition is None else condition
     told = {} if beside is None else _told(path, beside, labels is not None, dtype)
@@ -109,6 +99,16 @@ def read_array(
     # a copy, even of one: no file lies behind it
     values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
     return Dataset(path.name, values, bins, missing=missing == "nan", flip=flip, **told)
+
+
+def _in_folder(path: Path) -> list[Path]:
+    """The arrays of a folder; raises ``ValueError`` for what would be left out unsaid."""
+    inside = [file for file in files(path) if file.suffix.lower() in (".npy", ".npz")]
+    paths = [file for file in inside if file.parent == path and file.suffix.lower() == ".npy"]
+    expect(len(paths) > 0, str(path), "a folder with .npy files in it", "none")
+    others = [str(file.relative_to(path)) for file in inside if file not in paths]
+    expect(not others, str(path), "no .npz file and no array in a subfolder", join_names(others))
+    return paths
 
 
 def _told(path: Path, key: str, labels: bool, dtype: str | None) -> dict[str, Any]:

@@ -88,11 +88,11 @@ def read_images(
     choice("lazy", lazy, False, True)
     choice("frames", frames, None, "first")
     choice("subfolders", subfolders, None, False, True)
-    choice("labels", labels, False, True)
-    expect(not (labels and subfolders is False), "subfolders", "True with labels", subfolders)
-    subfolders = labels or subfolders
+    if labels:
+        choice("labels", labels, False, True)
+        expect(subfolders is not False, "subfolders", "True with labels", subfolders)
     picture = Picture(mode, size, resize, background, frames == "first")
-    stored = image_files(Path(folder), subfolders)
+    stored = image_files(Path(folder), bool(labels) or subfolders)
     told = _classes(str(folder), stored) if labels else {}
     shape = _read(stored, picture, 0).shape
 

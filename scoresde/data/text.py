@@ -110,12 +110,7 @@ def read_csv(
     check_missing(missing)
     choice("header", header, None, False, True)
     choice("decimal", decimal, ".", ",")
-    if delimiter is None:
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        expect(delimiter != decimal, "delimiter", "what stands between cells if not a comma", None)
-    single = isinstance(delimiter, str) and len(delimiter) == 1
-    usable = single and delimiter not in '+-."\r\n' and not delimiter.isalnum()
-    expect(usable, "delimiter", "one character that no number has", repr(delimiter))
+    delimiter = _delimiter(path, delimiter, decimal)
     worded = comment is None or (isinstance(comment, str) and comment != "")
     expect(worded, "comment", "what such lines begin with", repr(comment))
     numbers = NumberParser(decimal, missing == "nan", delimiter)
@@ -132,6 +127,17 @@ def read_csv(
     table = np.frombuffer(values).reshape(-1, len(names) + len(condition or ()))
     events, told = table[:, : len(names)], table[:, len(names) :] if condition else classes
     return table_dataset(path.name, events, names, missing, bins, dtype, continuous, told)
+
+
+def _delimiter(path: Path, delimiter: str | None, decimal: str) -> str:
+    """What stands between cells, by default what the suffix says."""
+    if delimiter is None:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        expect(delimiter != decimal, "delimiter", "what stands between cells if not a comma", None)
+    single = isinstance(delimiter, str) and len(delimiter) == 1
+    usable = single and delimiter not in '+-."\r\n' and not delimiter.isalnum()
+    expect(usable, "delimiter", "one character that no number has", repr(delimiter))
+    return delimiter
 
 
 def _decoded(file: io.BufferedReader, encoding: str | None) -> io.TextIOWrapper:

@@ -309,8 +309,8 @@ class Deaf(torch.nn.Linear):
 
 
 DEAF = {
-    "mlp": (ResidualMLP((2,), 8, 1), ValueError, "None, as the network was made without"),
-    "unet": (UNet((2,), channels=[8], blocks=1), ValueError, "None, as the network was made witho"),
+    "mlp": (ResidualMLP((2,), 8, 1), ValueError, "none, as the network was made without"),
+    "unet": (UNet((2,), channels=[8], blocks=1), ValueError, "none, as the network was made witho"),
     "a user's": (Deaf(2, 2), TypeError, r"None, as the network takes none .* Deaf.forward\(x, lev"),
 }
 
@@ -332,7 +332,7 @@ def test_what_takes_no_condition_says_so_in_a_sentence(name):
         (torch.tensor([-1, 0]), r"got \[-1, 0\]"),
         (torch.tensor([0.0, 1.0]), r"got \[0.0, 1.0\]"),
         (torch.zeros(20, 1).long(), r"got torch.int64 \(20, 1\)"),
-        (None, "condition: expected one, as the network was made for it"),
+        (None, "condition: expected one, got None"),
     ],
 )
 def test_labels_that_are_none_are_named(labels, message):

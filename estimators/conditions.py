@@ -1,4 +1,4 @@
-"""Labels as networks hear them, and what is said where a condition does not fit a network."""
+"""Conditions as networks hear them, and what is said where one does not fit a network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde.checks import expect
+from scoresde.checks import expect, numbers, positive
+from scoresde.precision import Numbers
 
 
 class Labels(nn.Embedding):
@@ -22,7 +23,7 @@ class Labels(nn.Embedding):
 
     Example:
         >>> import torch
-        >>> from estimators.labels import Labels
+        >>> from estimators.conditions import Labels
         >>> Labels(classes=10, width=4)(torch.tensor([3, 10])).shape
         torch.Size([2, 4])
     """
@@ -45,6 +46,39 @@ class Labels(nn.Embedding):
         return super().forward(labels)
 
 
+class Standardised(nn.Module):
+    """Vectors in units of their own deviations, ``(c - mean) / std``.
+
+    Args:
+        mean: Of every number, or of all.
+        std: As well.
+
+    Raises:
+        ValueError: If a deviation is not positive.
+
+    Example:
+        >>> import torch
+        >>> from estimators.conditions import Standardised
+        >>> Standardised([170.0, 70.0], [10.0, 15.0])(torch.tensor([[180.0, 40.0]]))
+        tensor([[ 1., -2.]])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Numbers, std: Numbers) -> None:
+        super().__init__()
+        for name, value in (("mean", mean), ("std", std)):
+            values = numbers(f"condition_{name}", value).to(torch.get_default_dtype())
+            self.register_buffer(name, values, persistent=False)
+        positive("condition_std", self.std)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """``(batch, condition_dim)``, as given."""
+        scaled: Tensor = (condition - self.mean) / self.std
+        return scaled
+
+
 def expect_condition(condition: Any, wanted: bool, arguments: str) -> None:
     """Raises ``ValueError`` if there is a condition and none is wanted, or the reverse.
 
@@ -54,14 +88,13 @@ def expect_condition(condition: Any, wanted: bool, arguments: str) -> None:
         arguments: That it had to be made with.
 
     Example:
-        >>> from estimators.labels import expect_condition
+        >>> from estimators.conditions import expect_condition
         >>> expect_condition(None, True, "classes=")
         Traceback (most recent call last):
             ...
-        ValueError: condition: expected one, as the network was made for it, got None
+        ValueError: condition: expected one, got None
     """
     if wanted != (condition is not None):  # asked at every step of a solver
-        made = "one, as the network was made for it"
-        expected = made if wanted else f"None, as the network was made without {arguments}"
+        expected = "one" if wanted else f"none, as the network was made without {arguments}"
         got = f"a tensor {tuple(condition.shape)}" if isinstance(condition, Tensor) else condition
         expect(False, "condition", expected, got)

@@ -1,0 +1,230 @@
+"""What samples of a model are conditioned on: classes by name, or rows of a file."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.app import config
+from scoresde.checks import expect, join_names
+from scoresde.data import Dataset, load
+
+
+def aligned(data: Dataset, facts: Mapping[str, Any]) -> Dataset:
+    """Other data with the labels that a model knows their classes by.
+
+    Raises:
+        ValueError: If there is a class that it does not know.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app.conditions import aligned
+        >>> from scoresde.data import Dataset
+        >>> labels = torch.tensor([0, 0])
+        >>> dogs = Dataset("mine", torch.zeros(2, 3), condition=labels, classes=("dog",))
+        >>> aligned(dogs, {"classes": ["cat", "dog"]}).condition
+        tensor([1, 1])
+    """
+    classes, told = facts.get("classes"), data.condition
+    if not classes or data.classes is None or not isinstance(told, Tensor):
+        return data
+    unknown = [name for name in data.classes if name not in classes]
+    expect(not unknown, "data", f"classes among {join_names(classes)}", join_names(unknown))
+    places = torch.tensor([classes.index(name) for name in data.classes], device="cpu")
+    return attrs.evolve(data, condition=places[told], classes=tuple(classes))
+
+
+def classes_of(
+    facts: Mapping[str, Any], names: Sequence[str], count: int, generator: torch.Generator
+) -> Tensor:
+    """The classes of samples: as many of each, to one, in their order.
+
+    Args:
+        facts: Of the model.
+        names: Of classes, or their numbers; if there are none, classes are drawn as in the data.
+        count: How many.
+        generator: Of what is drawn.
+
+    Returns:
+        ``(count,)``.
+
+    Raises:
+        ValueError: If the model knows no labels, or not this one, or there are too few samples.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app.conditions import classes_of
+        >>> facts = {"classes": ["cat", "dog"], "class_counts": [90, 10]}
+        >>> classes_of(facts, ["dog", "0"], 3, torch.Generator())
+        tensor([1, 1, 0])
+        >>> classes_of(facts, [], 10, torch.Generator().manual_seed(0)).sum() < 5
+        tensor(True)
+    """
+    classes = facts.get("classes")
+    expect(bool(classes), "--label", "a model of data with labels", "one without")
+    assert classes is not None
+    if not names:
+        shares = torch.tensor(facts["class_counts"], dtype=torch.float64, device="cpu")
+        return shares.multinomial(count, True, generator=generator).sort().values
+    numbers = {str(place): place for place in range(len(classes))}
+    known = numbers | {name: place for place, name in enumerate(classes)}
+    for name in names:
+        expected = f"one of {join_names(classes)}, or its number"
+        expect(name in known, "--label", expected, repr(name))
+    return torch.tensor([known[name] for name in names])[_blocks("--label", len(names), count)]
+
+
+def given(
+    settings: Mapping[str, Any], facts: Mapping[str, Any], path: str | os.PathLike[str], count: int
+) -> Tensor:
+    r"""Conditions from a file, each for as many samples, to one, in their order.
+
+    Args:
+        settings: Of the model.
+        facts: As well.
+        path: An array ``(k, *shape)``, or a table with the columns that the data had.
+        count: How many samples.
+
+    Returns:
+        ``(count, *shape)``.
+
+    Raises:
+        ValueError: If the model has no such conditions, or there are too few samples.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from scoresde.app.conditions import given
+        >>> path = Path(tempfile.mkdtemp(), "ages.csv")
+        >>> _ = path.write_text("name,age\\nAda,36.5\\nEmmy,53.5\\n")
+        >>> settings = {"data": {"source": "people.csv", "condition": ["age"]}}
+        >>> given(settings, {"condition_shape": [1]}, path, 3).flatten().tolist()
+        [36.5, 36.5, 53.5]
+    """
+    shape = facts.get("condition_shape")
+    expect(bool(shape), "--condition", "a model of data with such conditions", "one without")
+    table = os.fspath(path).lower().endswith((".csv", ".tsv", ".parquet"))
+    names = config.section(settings, "data").get("condition") if table else None
+    options = {"columns": names} if isinstance(names, list) else {}
+    rows = load(path, continuous=True, **options).values[:]
+    expect(list(rows.shape[1:]) == shape, "--condition", f"rows {shape}", tuple(rows.shape))
+    return rows[_blocks("--condition", len(rows), count)]
+
+
+def _blocks(name: str, rows: int, count: int) -> Tensor:
+    """Which of several each of many is: runs of one length, to one."""
+    expect(count >= rows, "--count", f"at least {rows}, one for each {name}", count)
+    return torch.arange(count, device="cpu") * rows // count
+
+
+@attrs.frozen(eq=False)
+class Asked:
+    """What samples are conditioned on, and how their files say so.
+
+    Attributes:
+        condition: ``(count, *)``; None if there is none.
+        said: What to tell the user, if anything.
+        classes: Of each sample by name, where there are several.
+        beside: Columns of a table beside those of the events, by name.
+
+    Example:
+        >>> from scoresde.app.conditions import Asked
+        >>> settings, facts = {"data": {"source": "x.npz"}}, {"classes": ["cat", "dog"]}
+        >>> Asked.of(settings, facts, ["dog"], None, count=2, seed=0).said
+        'labels: dog (2)'
+    """
+
+    condition: Tensor | None = None
+    said: str | None = None
+    classes: Sequence[str] | None = None
+    beside: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        settings: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        labels: Sequence[str],
+        condition: str | os.PathLike[str] | None,
+        count: int,
+        seed: int,
+    ) -> Asked:
+        """Of a model's samples: of classes with names, given in a file, or drawn as in the data.
+
+        Raises:
+            ValueError: See `classes_of` and `given`; or if both are given, or none are known.
+        """
+        expect(not labels or condition is None, "--condition", "none beside --label", condition)
+        column = config.section(settings, "data").get(
+            "labels" if condition is None else "condition"
+        )
+        if condition is not None:
+            told = given(settings, facts, condition, count)
+            columns = column if isinstance(column, list) and told.ndim == 2 else []
+            cells = zip(columns, told.mT.numpy().astype(str).tolist(), strict=bool(columns))
+            return cls(told, beside=dict(cells))
+        if not labels and not facts.get("classes"):
+            shape = facts.get("condition_shape")
+            wanted = "a file with what samples are conditioned on"
+            expect(
+                not shape, "--condition", f"{wanted}, (k, {', '.join(map(str, shape or ()))})", None
+            )
+            return cls()
+        told = classes_of(facts, labels, count, torch.Generator("cpu").manual_seed(seed))
+        classes = [facts["classes"][place] for place in told.tolist()]
+        said = ", ".join(f"{name} ({n})" for name, n in Counter(classes).items())
+        how = "" if labels else " (drawn as in the data; --label chooses)"
+        beside = {column if isinstance(column, str) else "label": classes}
+        return cls(told, f"labels: {said}{how}", None if len(labels) == 1 else classes, beside)
+
+    def repeated(self, times: int) -> Asked:
+        """The same again and again."""
+        if self.condition is None or times == 1:
+            return self
+        told = self.condition.repeat(times, *[1] * (self.condition.ndim - 1))
+        classes = None if self.classes is None else [*self.classes] * times
+        beside = {name: [*cells] * times for name, cells in self.beside.items()}
+        return Asked(told, self.said, classes, beside)
+
+
+def with_options(
+    settings: Mapping[str, Any], options: Mapping[str, Any] | None, imports: bool = False
+) -> dict[str, Any]:
+    """A configuration with other arguments of the estimator, those that are not None.
+
+    Raises:
+        ValueError: If it does not take them.
+
+    Example:
+        >>> from scoresde.app.conditions import with_options
+        >>> with_options({"estimator": "denoising"}, {"guidance": None})
+        {'estimator': 'denoising'}
+    """
+    given_options = {name: value for name, value in (options or {}).items() if value is not None}
+    if not given_options:
+        return dict(settings)
+    full = config.with_defaults(settings["estimator"], "estimator", imports=imports)
+    for name in given_options:
+        wanted = "a model whose estimator guides, such as classifier-free"
+        expect(name in full, name, wanted, repr(full["name"]))
+    table = settings["estimator"]
+    table = dict(table) if isinstance(table, Mapping) else {"name": table}
+    return {**settings, "estimator": {**table, **given_options}}
+
+
+def guides(settings: Mapping[str, Any]) -> bool:
+    """Whether a configuration asks for samples that show their condition more, or less.
+
+    Example:
+        >>> from scoresde.app.conditions import guides
+        >>> guides({"estimator": {"name": "classifier-free", "guidance": 3.0}})
+        True
+    """
+    table = settings["estimator"]
+    return isinstance(table, Mapping) and table.get("guidance", 1) != 1

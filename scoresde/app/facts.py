@@ -1,0 +1,83 @@
+"""What a model remembers of its data, and what of that its parts are told while they are built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.data import Dataset
+
+_FAR = 4.0
+"""Deviations from the mean at which vectors and maps stand for none: hardly any of the data are
+that far, in all of their components, and networks still learn from numbers of this size."""
+
+
+def facts_of(data: Dataset) -> dict[str, Any]:
+    """What a model has to remember of its data, as JSON holds it.
+
+    Beside what a `Dataset` says of its events these are ``classes`` by name and ``class_counts``,
+    or ``condition_shape``, ``condition_mean`` and ``condition_std``, of conditions in memory.
+
+    Example:
+        >>> from scoresde.app.facts import facts_of
+        >>> from scoresde.data import load
+        >>> facts = facts_of(load("digits", labels=True))
+        >>> facts["event_shape"], facts["classes"][:3], facts["class_counts"][:3]
+        ([1, 8, 8], ['0', '1', '2'], [178, 182, 177])
+    """
+    facts = {
+        "event_shape": list(data.values.shape[1:]),
+        "bins": data.bins,
+        "columns": None if data.columns is None else list(data.columns),
+        "missing": data.missing,
+        "parts": None if data.parts is None else {k: list(v) for k, v in data.parts.items()},
+    }
+    told = data.condition
+    if not isinstance(told, Tensor):
+        return facts
+    if data.classes is not None:
+        counts = torch.bincount(told, minlength=len(data.classes)).tolist()
+        return {**facts, "classes": list(data.classes), "class_counts": counts}
+    axes = 0 if told.ndim == 2 else tuple(range(told.ndim))  # maps have one scale, as images do
+    mean, std = told.double().mean(axes), told.double().std(axes, correction=0)
+    moments = {"condition_mean": mean.tolist(), "condition_std": std.tolist()}
+    return {**facts, "condition_shape": list(told.shape[1:]), **moments}
+
+
+def known_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What arguments may be supplied with, by the names of `scoresde.app.config.SUPPLIED`.
+
+    Example:
+        >>> from scoresde.app.facts import known_of
+        >>> known_of({"event_shape": [3, 8, 8], "classes": ["cat", "dog"]})
+        {'event_shape': (3, 8, 8), 'classes': 2, 'none': 2}
+    """
+    known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"]), **_of_conditions(facts)}
+    if facts.get("parts") is not None:
+        known["parts"] = {name: tuple(shape) for name, shape in facts["parts"].items()}
+    for key in ("data_mean", "data_std"):
+        if key in facts:
+            known[key] = torch.tensor(facts[key], dtype=torch.float64, device="cpu")
+    return known
+
+
+def _of_conditions(facts: Mapping[str, Any]) -> dict[str, Any]:
+    if facts.get("classes"):
+        count = len(facts["classes"])
+        return {"classes": count, "none": count}
+    if not facts.get("condition_shape"):
+        return {}
+    shape = facts["condition_shape"]
+    mean, std = (
+        torch.tensor(facts[f"condition_{name}"], dtype=torch.float64, device="cpu")
+        for name in ("mean", "std")
+    )
+    std = torch.where(std > 0, std, 1.0)
+    none = (mean - _FAR * std).expand(shape).float()
+    if len(shape) > 1:
+        return {"condition_channels": shape[0], "none": none}
+    scales = {"condition_mean": mean, "condition_std": std}
+    return {"condition_dim": shape[0], "none": none, **scales}
