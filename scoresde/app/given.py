@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import torch
@@ -136,7 +136,8 @@ class Given:
         return plots.image_grid({title: rows.flatten(0, 1)}, columns=rows.shape[1])
 
 
-class Task(NamedTuple):
+@attrs.frozen(eq=False)
+class Task:
     """What is to be sampled.
 
     Attributes:
@@ -148,8 +149,8 @@ class Task(NamedTuple):
 
     Example:
         >>> from scoresde.app.given import Task
-        >>> Task._fields
-        ('estimator', 'count', 'condition', 'export', 'said')
+        >>> def many(asked: Task) -> bool:
+        ...     return asked.count > 1000
     """
 
     estimator: ScoreEstimator

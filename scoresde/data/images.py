@@ -87,12 +87,8 @@ def read_images(
     """
     choice("lazy", lazy, False, True)
     choice("frames", frames, None, "first")
-    choice("subfolders", subfolders, None, False, True)
-    if labels:
-        choice("labels", labels, False, True)
-        expect(subfolders is not False, "subfolders", "True with labels", subfolders)
     picture = Picture(mode, size, resize, background, frames == "first")
-    stored = image_files(Path(folder), bool(labels) or subfolders)
+    stored = image_files(Path(folder), _below(subfolders, labels))
     told = _classes(str(folder), stored) if labels else {}
     shape = _read(stored, picture, 0).shape
 
@@ -121,6 +117,14 @@ def read_images(
         size_of_all = len(values) * shape[0] * shape[1] * shape[2]
         limits.afford(str(folder), size_of_all, stored.on_disk)
     return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip, **told)
+
+
+def _below(subfolders: bool | None, labels: bool) -> bool | None:
+    """Whether images are taken from subfolders: where these are classes all are there."""
+    choice("subfolders", subfolders, None, False, True)
+    choice("labels", labels, False, True)
+    expect(not labels or subfolders is not False, "subfolders", "True with labels", subfolders)
+    return labels or subfolders
 
 
 def _classes(folder: str, stored: ImageFiles) -> dict[str, Any]:

@@ -366,7 +366,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(model, tmp_path):
     for options in (
         ("--output", tmp_path / "folder.npy"),
         ("--output", tmp_path / "none" / "x.npy"),
-        ("--output", tmp_path / "x.npz"),
+        ("--output", tmp_path / "x.npx"),
         ("--output", tmp_path / "x.csv"),
         ("--output", array, "--png", tmp_path / "none" / "x.png"),
         ("--output", array, "--png", tmp_path / "x.jpg"),

@@ -147,7 +147,7 @@ def test_others_may_see_what_the_umask_lets_them(tmp_path):
 @pytest.mark.parametrize(
     ("path", "shape", "bins", "message"),
     [
-        ("x.npz", (2,), None, r"expected \.npy, \.csv, \.png .*, or a folder .*, got .*x\.npz"),
+        ("x.npx", (2,), None, r"expected \.npy, \.npz, \.csv, .*, or a folder .*, got .*x\.npx"),
         ("x.pt", (2,), None, r"expected \.npy, .*x\.pt"),
         ("x", (2,), None, r"expected \.npy, "),
         (".npy", (2,), None, r"expected \.npy, "),
