@@ -102,7 +102,7 @@ def given(
         >>> from pathlib import Path
         >>> from scoresde.app.conditions import given
         >>> path = Path(tempfile.mkdtemp(), "ages.csv")
-        >>> _ = path.write_text("name,age\\nAda,36.5\\nEmmy,53.5\\n")
+        >>> _ = path.write_text("name,age\nAda,36.5\nEmmy,53.5\n")
         >>> settings = {"data": {"source": "people.csv", "condition": ["age"]}}
         >>> given(settings, {"condition_shape": [1]}, path, 3).flatten().tolist()
         [36.5, 36.5, 53.5]
