@@ -40,20 +40,20 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step grid "
-    "noise parametrization precision reverse sde sde_coefficients selection solver "
+    "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step "
+    "fronts grid noise parametrization precision reverse sde sde_coefficients selection solver "
     "time_distribution weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
     "wavelet",
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
-    "scoresde/conditioning": "conditional masks observation",
+    "scoresde/conditioning": "conditional masks observation rollout",
     "scoresde/inference": "coordinates posterior",
     "scoresde/planning": "gaussian_bed optimised_grid plan",
     "scoresde/data": "dequantization",
     "scoresde/app": "evaluation",
     "solvers": "adaptive euler exponential heun langevin recommendation rungekutta sra",
-    "estimators": "denoising guidance mismatch mixture multiscale prediction truncated",
+    "estimators": "denoising guidance mismatch mixture multiscale prediction times truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {

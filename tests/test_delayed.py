@@ -25,6 +25,8 @@ from scoresde import (
     log_prob,
 )
 from scoresde.fronts import front
+from scoresde.planning import OptimisedGrid
+from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
 from solvers import DDIM, ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -183,6 +185,18 @@ def test_networks_of_stages_are_trained_on_bands_that_start_late():
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert ExponentialMultistep(6).sample(model, (3,)).isfinite().all()
+
+
+def test_grids_are_tuned_between_starts_and_stops():
+    sde, variances = delayed(), torch.tensor([1.0, 0.5, 0.1])
+    model, errors = IndependentGaussian(sde, variances), []
+    tuned = OptimisedGrid(variances, DDIM())(sde, 10)
+    for kink in sde.breakpoints():
+        assert (tuned - kink).abs().min() < 1e-12
+    for grid in (lambda *_: tuned, "arctan_log_snr"):
+        spread = DDIM(10, grid=grid).sample(model, generator=UnitNoise())
+        errors.append((spread - variances.sqrt()).square().sum())
+    assert errors[0] < 0.9 * errors[1]
 
 
 @pytest.mark.parametrize(
