@@ -30,7 +30,8 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_from_images_to_images(name, images, tmp_path):
+def test_from_images_to_images(name, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("scoresde.training.state._HELD_OUT", 1)
     path, given = tmp_path / "x.toml", tmp_path / "given"
     assert run("init", name, images, "--output", path).exit_code == 0
     result = run("train", edited(path, *SMALL), "--output", tmp_path / "model")
