@@ -25,6 +25,7 @@ from scoresde import (
     log_prob,
 )
 from scoresde.fronts import front
+from scoresde.grid import fractions
 from scoresde.planning import OptimisedGrid
 from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
 from solvers import DDIM, ExponentialMultistep
@@ -185,6 +186,13 @@ def test_networks_of_stages_are_trained_on_bands_that_start_late():
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert ExponentialMultistep(6).sample(model, (3,)).isfinite().all()
+
+
+def test_steps_in_which_nothing_moves_are_divided_by_time():
+    sde = delayed(speeds=3.0, delays=[2 / 3, 0.0])
+    start, end = torch.tensor([0.6]), torch.tensor([0.4])
+    (third,) = fractions(sde, start, end, (1 / 3,))
+    torch.testing.assert_close(third, start - 0.2 / 3)
 
 
 def test_grids_are_tuned_between_starts_and_stops():
