@@ -21,7 +21,7 @@ from benchmarks.images import grey_patches
 from estimators import Gaussian
 from scoresde import DiagonalSDE, Haar, LogLinear, Solver
 from scoresde.data import patches
-from scoresde.planning import equal, plan, spectra
+from scoresde.planning import equal, kurtosis, plan, spectra
 from solvers import DDIM, EulerMaruyama, ExponentialMultistep
 
 SECOND = ExponentialMultistep(order=2, corrected=False, grid="log_snr")
@@ -84,11 +84,14 @@ def run(quick: bool = False, data: Path | None = None) -> dict[str, Any]:
     if data is not None:
         beds["planned for photographs, other images"] = moments(grey_patches(data, 32))
     planner = ExponentialMultistep(order=2)
-    for budget in (4.5,) if quick else (4.5, 8.0):
-        staged = plan(basis, schedule, bands, planner, cost=budget)
+    tails = kurtosis(basis, x)
+    budgets = [(4.0, None)] if quick else [(v, k) for k in (None, tails) for v in (3.0, 4.0, 8.0)]
+    for budget, known in budgets:
+        staged = plan(basis, schedule, bands, planner, cost=budget, kurtosis=known)
         solver = attrs.evolve(planner, steps=sum(staged.steps), grid=staged.grid)
         for name, bed in beds.items():
-            measure(name, staged.sde, solver, ",".join(map(str, staged.steps)), bed)
+            kind = name if known is None else f"{name}, heavy tails"
+            measure(kind, staged.sde, solver, ",".join(map(str, staged.steps)), bed)
     for name, bed in list(beds.items())[1:]:
         second = attrs.evolve(SECOND, steps=24)
         measure(f"uniform, {name.split(', ')[-1]}", uniform, second, "24", bed)

@@ -9,6 +9,7 @@ from estimators.joint_network import JointNetwork
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale
 from estimators.networks import PartNetwork, ResidualMLP
+from estimators.pretrained import from_diffusers
 from estimators.scales import measure
 from estimators.truncated import Truncated
 from estimators.unet import UNet
@@ -29,6 +30,7 @@ __all__ = [
     "cde",
     "cdiffe",
     "cmde",
+    "from_diffusers",
     "measure",
     "vs_cmde",
 ]

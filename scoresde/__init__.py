@@ -38,6 +38,7 @@ from scoresde.schedules import (
     RectifiedFlow,
     Schedule,
     SubVP,
+    Tabulated,
 )
 from scoresde.sde import SDE
 from scoresde.solver import EndpointSolver, Solver
@@ -85,6 +86,7 @@ __all__ = [
     "ScoreEstimator",
     "Solver",
     "SubVP",
+    "Tabulated",
     "Wavelet",
     "bound",
     "citation",

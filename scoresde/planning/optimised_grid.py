@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import attrs
 import torch
 from torch import Tensor
@@ -9,9 +12,13 @@ from torch import Tensor
 from scoresde import grid as grids
 from scoresde.checks import expect
 from scoresde.grid import segments
-from scoresde.planning.gaussian_bed import SMOOTH, IndependentGaussian, UnitNoise, minimise
+from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
 from scoresde.sde import SDE
 from scoresde.solver import Solver
+
+SMOOTH = 0.03
+"""Weight of the squared differences between log-lengths of neighbouring steps: neighbours of very
+different length are tuned to the bed, not to the data. Small beside a log-error of order one."""
 
 
 @attrs.frozen(eq=False)
@@ -73,3 +80,32 @@ class OptimisedGrid:
             return total
 
         return times(minimise(loss, start, 60)).detach()
+
+
+def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
+    """The best point that a quasi-Newton method has seen.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.planning.optimised_grid import minimise
+        >>> minimise(lambda x: (x - 3).square().sum(), torch.zeros(1), iterations=5).round()
+        tensor([3.])
+    """
+    point, best, lowest = start.clone().requires_grad_(), start, math.inf
+    optimizer = torch.optim.LBFGS(
+        [point], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        nonlocal best, lowest
+        optimizer.zero_grad()
+        if not bool(point.isfinite().all()):
+            return point.new_tensor(math.inf)  # a line search that has lost its way
+        value: Tensor = loss(point)
+        if (found := value.item()) < lowest:
+            best, lowest = point.detach().clone(), found
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return best

@@ -1,15 +1,16 @@
 """Multi-scale plans from data: when to drop what, and where to put the steps.
 
-For data with independent Gaussian components a deterministic solver is a linear map, and the
-error of its samples is known in closed form. A plan minimises it: the data are replaced by the
-eigenvalues of every band's covariance, times are moved by gradient descent, and steps are added
-where they buy most. Coarse stages are cheap, so they get most of them.
+For data with independent coefficients the error of a deterministic solver's samples is known
+without sampling. A plan makes it small: bands are replaced by laws of as much power and as heavy
+tails, steps are added where they buy most, and stages end where that is best. Coarse stages are
+cheap, so they get most of the steps.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -17,47 +18,19 @@ import torch
 from torch import Tensor
 
 from scoresde.bases import Basis
-from scoresde.checks import expect, finite
+from scoresde.checks import expect, instance, real
 from scoresde.diagonal import DiagonalSDE
-from scoresde.planning.gaussian_bed import Bed, Draft, Spectra
+from scoresde.planning.bands import Spectra
+from scoresde.planning.bed import Bed
+from scoresde.planning.denoising_errors import DenoisingErrors
+from scoresde.planning.search import Search
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE
 from scoresde.solver import Solver
 
-_WORTH = 0.002
-"""By how much a full-resolution evaluation must lower the logarithm of the error."""
-
-
-def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
-    """Eigenvalues of the covariance of every block of coefficients.
-
-    Args:
-        basis: Its blocks are the bands.
-        data: Events, ``(N, *event_shape)``; of blocks longer than ``N`` the eigenvalues that
-            so many events show.
-
-    Returns:
-        ``(size,)`` for every block, not increasing.
-
-    Raises:
-        ValueError: If the data are not finite.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Haar
-        >>> from scoresde.planning import spectra
-        >>> bands = spectra(Haar((1, 4, 4), 1), torch.randn(100, 1, 4, 4))
-        >>> {name: len(values) for name, values in bands.items()}
-        {'a1': 4, 'd1': 12}
-    """
-    finite("data", data)
-    z = basis(data.double())
-    powers = {}
-    for name, block in basis.blocks.slices.items():
-        centred = z[:, block] - z[:, block].mean(0)
-        values = torch.linalg.svdvals(centred) ** 2 / len(z)
-        powers[name] = torch.nn.functional.pad(values, (0, centred.shape[1] - len(values)))
-    return powers
+_WORTH = 0.05
+"""By how much an evaluation must lower the logarithm of the error: what is within 5% of what there
+is without it is not worth the time. One at full resolution, unless evaluations are counted."""
 
 
 @attrs.frozen(eq=False)
@@ -71,7 +44,7 @@ class Plan:
         times: Decreasing, from ``T`` to ``eps``.
         steps: Steps per stage, coarse first.
         cost: Sum over steps of active over all components: full-resolution evaluations.
-        error: Predicted ``W2^2 / trace`` between samples and data.
+        error: ``W2^2 / trace`` between samples and Gaussian data of these spectra.
         handover: Bound on the divergence that the handovers cost, in nats:
             ``sum_k SNR_k(T_k) E|d_k|^2 / 2``.
 
@@ -105,19 +78,27 @@ def plan(
     error: float = 0.0,
     cost: float = math.inf,
     evaluations: float = math.inf,
-    quantiles: int = 32,
+    kurtosis: Mapping[str, float] | None = None,
+    learned: DenoisingErrors | None = None,
 ) -> Plan:
     """The cheapest plan found that reaches an error, or the best within a budget.
+
+    It is found by a search among whole numbers, so that it is the same on every machine, and
+    nearly the same for other data of the kind.
 
     Args:
         basis: Its blocks are dropped one by one, the last one first.
         schedule: Read by every band on a clock that stops when the band is dropped.
         bands: What is known of the data, see `spectra`.
         solver: A deterministic solver, whose grid is planned.
-        error: Wanted ``W2^2 / trace``.
+        error: Wanted ``W2^2 / trace`` on Gaussian data.
         cost: Allowed cost, in full-resolution evaluations.
         evaluations: Allowed number of steps in all.
-        quantiles: Eigenvalues by which each band is represented.
+        kurtosis: Of the bands, see `scoresde.planning.kurtosis`: where it is above 3, steps are
+            placed for coefficients with tails as heavy, which take more of them than Gaussian
+            ones. Those of images are.
+        learned: What an estimator misses of data of the kind: no step is spent where its own
+            errors are larger than what the step would save.
 
     Raises:
         ValueError: If neither an error nor a budget is given, or the solver is stochastic, or
@@ -135,35 +116,88 @@ def plan(
         >>> sum(made.steps), made.cost < 5
         (5, True)
     """
-    expect(
-        error > 0 or min(cost, evaluations) < math.inf,
-        "error, cost, evaluations",
-        "one of them",
-        (error, cost, evaluations),
-    )
+    _check(basis, bands, solver, kurtosis)
+    bed = Bed(basis, schedule, bands, solver, kurtosis=kurtosis, learned=learned)
+    return _searched(bed, error, cost, evaluations)
+
+
+def replan(
+    sde: DiagonalSDE,
+    bands: Spectra,
+    solver: Solver,
+    *,
+    error: float = 0.0,
+    cost: float = math.inf,
+    evaluations: float = math.inf,
+    kurtosis: Mapping[str, float] | None = None,
+    learned: DenoisingErrors | None = None,
+) -> Plan:
+    """Other steps for the SDE that a model was trained on, whose stages stay as they are.
+
+    Args:
+        sde: With or without stages.
+        bands: As of `plan`, as the others.
+        solver: As there.
+        error: As there.
+        cost: As there.
+        evaluations: As there.
+        kurtosis: As there.
+        learned: As there; measured on held-out data by `DenoisingErrors.of`.
+
+    Raises:
+        TypeError: If ``sde`` is none of these.
+        ValueError: As of `plan`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Haar, LogLinear
+        >>> from scoresde.planning import equal, replan
+        >>> from solvers import DDIM
+        >>> sde = equal(Haar((1, 4, 4), 1), LogLinear(), steps=4).sde
+        >>> bands = {"a1": torch.tensor([9.0, 1.0]), "d1": torch.tensor([1.0, 0.5])}
+        >>> made = replan(sde, bands, DDIM(), evaluations=6)
+        >>> made.sde is sde, sum(made.steps), len(made.times)
+        (True, 6, 7)
+    """
+    instance("sde", sde, DiagonalSDE)
+    drops = set(sde.drop) >= set(sde.breakpoints())
+    expect(drops, "sde", "clocks that run until their block is dropped", sde.breakpoints())
+    _check(sde.basis, bands, solver, kurtosis)
+    options: dict[str, Any] = {"kurtosis": kurtosis, "learned": learned}
+    bed = Bed(sde.basis, sde.schedule, bands, solver, sde=sde, **options)
+    return _searched(bed, error, cost, evaluations)
+
+
+def _check(
+    basis: Basis, bands: Spectra, solver: Solver, kurtosis: Mapping[str, float] | None
+) -> None:
     expect(solver.eta == 0, "solver", "a deterministic one (eta = 0)", solver)
-    for name, band in bands.items():
-        expect(bool((band >= 0).all()), f"bands[{name!r}]", "variances, at least 0", band)
     expect(list(bands) == list(basis.blocks.sizes), "bands", f"{basis.blocks}", list(bands))
-    bed = Bed(basis, schedule, bands, solver, quantiles)
-    best = bed.tune(Draft.even([1] * len(bands)))
-    expect(bed.cost(best) <= cost, "cost", f"at least {bed.cost(best):.3g}", cost)
-    expect(len(bands) <= evaluations, "evaluations", f"at least {len(bands)}", evaluations)
-    while best.error > error:
-        # where one step more is worth nothing, two may be
-        for more in (1, 2):
-            grown = [best.grown(k, more) for k in range(len(bands))]
-            grown = [d for d in grown if bed.cost(d) <= cost and sum(d.steps) <= evaluations]
-            tuned = [bed.tune(draft) for draft in grown]
-            gains = [math.log(best.error / d.error) / (bed.cost(d) - bed.cost(best)) for d in tuned]
-            if gains and max(gains) > _WORTH:
-                break
-        else:
-            break
-        best = tuned[gains.index(max(gains))]
-    best = bed.tune(best, iterations=100)
-    sde, times = bed.sde(basis, best)
-    return Plan(sde, times, best.steps, bed.cost(best), best.error, bed.handover(best))
+    for name, band in bands.items():
+        good = len(band) > 0 and bool(band.isfinite().all() and (band >= 0).all())
+        expect(good, f"bands[{name!r}]", "variances, at least 0", band)
+    expect(any(bool(band.any()) for band in bands.values()), "bands", "data that vary", "zeros")
+    for name, value in (kurtosis or {}).items():
+        expect(name in bands, "kurtosis", f"those of {list(bands)}", name)
+        real(f"kurtosis[{name!r}]", value, 0)
+
+
+def _searched(bed: Bed, error: float, cost: float, evaluations: float) -> Plan:
+    wanted, budget = error > 0, min(cost, evaluations) < math.inf
+    expect(wanted or budget, "error, cost, evaluations", "one of them", (error, cost, evaluations))
+    least, stages = sum(bed.active) / bed.active[-1], len(bed.active)
+    expect(least <= cost, "cost", f"at least {least:.3g}", cost)
+    expect(stages <= evaluations, "evaluations", f"at least {stages}", evaluations)
+    by_cost = wanted or cost < math.inf
+    search = Search(
+        bed,
+        allowed=lambda draft: bed.cost(draft) <= cost and sum(draft.steps) <= evaluations,
+        price=bed.cost if by_cost else lambda draft: sum(draft.steps),
+        worth=_WORTH,
+    )
+    best = search.run(lambda draft: wanted and bed.exact(draft) <= error)
+    sde, times = bed.sde(best)
+    return Plan(sde, times, best.steps, bed.cost(best), bed.exact(best), bed.handover(best))
 
 
 def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Plan:

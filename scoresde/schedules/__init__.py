@@ -6,6 +6,7 @@ from scoresde.schedules.learned import Learned
 from scoresde.schedules.log_linear import LogLinear
 from scoresde.schedules.rectified_flow import RectifiedFlow
 from scoresde.schedules.schedule import Schedule, Signal
+from scoresde.schedules.tabulated import Tabulated
 from scoresde.schedules.ve import VE
 from scoresde.schedules.vp import VP, SubVP
 
@@ -20,4 +21,5 @@ __all__ = [
     "Schedule",
     "Signal",
     "SubVP",
+    "Tabulated",
 ]

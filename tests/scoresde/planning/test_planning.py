@@ -8,10 +8,10 @@ import torch
 from laws import law
 
 from estimators import Gaussian
-from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear
+from scoresde import EDM, VP, Cosine, DiagonalSDE, Haar, Identity, LogLinear
 from scoresde.grid import GRIDS
-from scoresde.planning import OptimisedGrid, equal, gaussian_bed, optimised_grid, plan, spectra
-from scoresde.planning.gaussian_bed import Bed, Draft, minimise
+from scoresde.planning import OptimisedGrid, equal, optimised_grid, plan, replan
+from scoresde.planning.optimised_grid import minimise
 from solvers import DDIM, ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -25,24 +25,30 @@ BANDS = {
 FULL = torch.cat(list(BANDS.values()))
 
 
-def measured(planned):
+def measured(planned, order=3):
     """``W2^2 / trace`` of the samples of a plan, components being independent."""
     rotation = BASIS(torch.eye(64).reshape(64, 1, 8, 8)).mT
     data = Gaussian(planned.sde, torch.zeros(1, 8, 8), rotation.mT @ torch.diag(FULL) @ rotation)
-    solver = ExponentialMultistep(len(planned.times) - 1, grid=planned.grid)
+    solver = ExponentialMultistep(len(planned.times) - 1, grid=planned.grid, order=order)
     _, spread = law(solver, data)
     own = (rotation @ spread @ rotation.mT).diagonal().sqrt()
     return float((own - FULL.sqrt()).square().sum() / FULL.sum())
 
 
 def test_predicted_error_is_the_true_one():
-    planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), cost=4.0, quantiles=64)
+    planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), cost=2.7)
     assert planned.cost <= 4.0
     assert measured(planned) == pytest.approx(planned.error, rel=1e-3)
 
 
-@pytest.mark.parametrize("quantiles", [2, 64])
-def test_a_sample_of_a_spectrum_stands_for_all_of_it(quantiles):
+def same(one, other):
+    assert one.steps == other.steps
+    assert torch.equal(one.times, other.times)
+    assert one.sde.drop == other.sde.drop
+    assert torch.equal(one.sde.scale, other.sde.scale)
+
+
+def test_a_sample_of_a_spectrum_stands_for_all_of_it():
     """Bands weigh what they have of components, however many eigenvalues are known of each."""
     known = {"a2": BANDS["a2"], "d2": torch.tensor([0.6, 0.1]), "d1": torch.linspace(0.1, 0.01, 8)}
     whole = {
@@ -50,20 +56,40 @@ def test_a_sample_of_a_spectrum_stands_for_all_of_it(quantiles):
         for (name, values), size in zip(known.items(), BASIS.blocks.sizes.values(), strict=True)
     }
     one, other = (
-        plan(BASIS, LogLinear(), bands, DDIM(), evaluations=6, quantiles=quantiles)
-        for bands in (known, whole)
+        plan(BASIS, LogLinear(), bands, DDIM(), evaluations=6) for bands in (known, whole)
     )
-    assert one.steps == other.steps
-    assert one.error == pytest.approx(other.error, rel=1e-6)
-    assert one.handover == pytest.approx(other.handover, rel=1e-6)
-    torch.testing.assert_close(one.times, other.times, rtol=0, atol=1e-5)
+    same(one, other)
+    assert one.error == pytest.approx(other.error, rel=1e-9)
+    assert one.handover == pytest.approx(other.handover, rel=1e-9)
 
 
-def test_32_eigenvalues_represent_a_band_unless_told_otherwise():
-    def error(**quantiles):
-        return plan(BASIS, LogLinear(), BANDS, DDIM(), evaluations=3, **quantiles).error
+def test_plans_do_not_depend_on_what_rounding_is():
+    """One machine's logarithms are not another's, to the last bit."""
+    torch.manual_seed(0)
+    base = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(order=2), cost=2.7)
+    noisy = {k: v * (1 + 1e-10 * torch.randn(len(v))) for k, v in BANDS.items()}
+    same(plan(BASIS, LogLinear(), noisy, ExponentialMultistep(order=2), cost=2.7), base)
 
-    assert error() == error(quantiles=32) != error(quantiles=33)
+
+def test_plans_do_not_depend_on_by_how_many_eigenvalues_bands_are_known():
+    torch.manual_seed(0)
+    basis = Haar((1, 16, 16), 1)
+    spread = {"a1": 1.0, "d1": 0.6}  # of logarithms
+    bands = {
+        name: torch.exp(spread[name] * torch.randn(size))
+        for name, size in basis.blocks.sizes.items()
+    }
+    bands["d1"] = bands["d1"] / 30
+    plans = []
+    for count in (8, 16, 32):
+        few = {
+            name: torch.stack([part.mean() for part in v.sort().values.tensor_split(count)])
+            for name, v in bands.items()
+        }
+        plans.append(plan(basis, LogLinear(), few, ExponentialMultistep(order=2), cost=3.0))
+    assert len({made.steps for made in plans}) == 1
+    for made in plans[1:]:
+        torch.testing.assert_close(made.times, plans[0].times, rtol=0, atol=0.05)
 
 
 def test_plan_beats_equal_steps_at_no_more_cost():
@@ -76,10 +102,10 @@ def test_plan_beats_equal_steps_at_no_more_cost():
 def test_wanted_error_is_reached_at_less_cost_than_a_smaller_one():
     loose, tight = (
         plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), error=error)
-        for error in (3e-2, 1e-3)
+        for error in (1e-1, 3e-3)
     )
-    assert loose.error <= 3e-2
-    assert tight.error <= 1e-3
+    assert loose.error <= 1e-1
+    assert tight.error <= 3e-3
     assert loose.cost < tight.cost
 
 
@@ -94,19 +120,10 @@ def test_the_papers_plan():
 def test_handover_is_half_the_snr_times_the_power():
     planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), evaluations=5)
     snr = torch.tensor(-10.0).exp()  # in units of each band's power, at the end of its clock
-    assert planned.handover == pytest.approx(float(snr) * (12 + 48) / 2, rel=1e-6)
+    assert planned.handover == pytest.approx(float(snr) * (12 + 48) / 2, rel=1e-3)
     # a step costs what is there by then
     active = zip(planned.steps, (4, 16, 64), strict=True)
     assert planned.cost == pytest.approx(sum(n * a for n, a in active) / 64)
-
-
-def test_spectra_are_eigenvalues():
-    x = torch.randn(500, 1, 8, 8) @ torch.randn(8, 8)
-    found = spectra(BASIS, x)
-    z = BASIS(x)
-    for name, block in BASIS.blocks.slices.items():
-        own = torch.linalg.eigvalsh(torch.cov(z[:, block].mT, correction=0)).flip(0)
-        torch.testing.assert_close(found[name], own)
 
 
 @pytest.mark.parametrize("solver", [DDIM(8), ExponentialMultistep(8)])
@@ -170,36 +187,42 @@ def roughness(lengths):
 
 
 def test_steps_are_made_like_their_neighbours_at_hardly_any_loss(monkeypatch):
-    bed = Bed(BASIS, LogLinear(), BANDS, ExponentialMultistep(), 8)
     sde, variances = DiagonalSDE(VP(), Identity((3,))), torch.tensor([1.0, 0.1, 0.01])
 
     def tuned(smooth):
-        monkeypatch.setattr(gaussian_bed, "SMOOTH", smooth)
         monkeypatch.setattr(optimised_grid, "SMOOTH", smooth)
         times = OptimisedGrid(variances, DDIM())(sde, 8)
         first = GRIDS["arctan_log_snr"](sde, 8).diff().abs().log()
-        draft = bed.tune(Draft.even([3, 3, 3]), 50)
-        return roughness(times.diff().abs().log() - first), roughness(draft.logits), draft.error
+        return roughness(times.diff().abs().log() - first)
 
-    alike, logits, error = tuned(gaussian_bed.SMOOTH)
-    freely, free_logits, least = tuned(0.0)
-    assert alike < 0.95 * freely
-    assert logits < free_logits
-    assert error < 1.01 * least
+    assert tuned(optimised_grid.SMOOTH) < 0.95 * tuned(0.0)
 
 
-def test_a_stage_grows_by_halves_of_its_longest_steps():
-    draft = Draft((2, 3), torch.tensor([5.0, 5.0, 0.0, 2.0, 1.0]).double())
-    once, twice = draft.grown(1, 1), draft.grown(1, 2)
-    assert (once.steps, twice.steps) == ((2, 4), (2, 5))
-    half = 2.0 - math.log(2)
-    torch.testing.assert_close(once.logits, torch.tensor([5, 5, 0, half, half, 1]).double())
-    # the first of two that are alike
-    quarter = half - math.log(2)
-    grown = torch.tensor([5, 5, 0, quarter, quarter, half, 1]).double()
-    torch.testing.assert_close(twice.logits, grown)
-    assert draft.grown(0, 1).steps == (3, 3)
-    assert once.error == math.inf
+@pytest.mark.parametrize("schedule", [VP(), Cosine(), EDM()])
+def test_any_schedule_is_planned_on(schedule):
+    made = plan(BASIS, schedule, BANDS, ExponentialMultistep(order=2), cost=3.0)
+    assert made.cost <= 3
+    assert made.times[0] == schedule.T
+    assert made.times[-1] == schedule.eps
+    assert measured(made) < measured(equal(BASIS, schedule, 2, made.sde.scale))
+
+
+def test_other_steps_for_an_sde_that_is_kept():
+    solver = ExponentialMultistep(order=2)
+    first = plan(BASIS, LogLinear(), BANDS, solver, evaluations=3)
+    more = replan(first.sde, BANDS, solver, cost=2.7)
+    assert more.sde is first.sde
+    assert more.cost <= 2.7
+    assert more.error < first.error / 2
+    starts = [stage.start for stage in first.sde.stages()]
+    edges = [0, *torch.tensor(more.steps).cumsum(0).tolist()]
+    assert more.times[edges].tolist() == [*starts, first.sde.eps]
+    uniform = DiagonalSDE(LogLinear(), BASIS, scale=first.sde.scale)
+    flat = replan(uniform, BANDS, solver, evaluations=6)
+    assert 2 < flat.steps[0] == flat.cost <= 6
+    assert measured(flat, order=2) == pytest.approx(flat.error, rel=1e-3)
+    with pytest.raises(ValueError, match="sde: expected clocks that run until"):
+        replan(DiagonalSDE(LogLinear(), BASIS, [1.0, 2.0, 4.0]), BANDS, solver, cost=4.0)
 
 
 def test_least_budgets_will_do_and_less_will_not():
@@ -217,6 +240,12 @@ def test_least_budgets_will_do_and_less_will_not():
         plan(BASIS, LogLinear(), BANDS, DDIM(eta=1.0), cost=4.0)
     with pytest.raises(ValueError, match=r"bands\['d1'\]: expected variances, at least 0"):
         plan(BASIS, LogLinear(), {**BANDS, "d1": -BANDS["d1"]}, DDIM(), cost=4.0)
+    with pytest.raises(ValueError, match="bands: expected data that vary"):
+        plan(BASIS, LogLinear(), {k: 0 * v for k, v in BANDS.items()}, DDIM(), cost=4.0)
+    with pytest.raises(ValueError, match="kurtosis: expected those of"):
+        made(cost=4.0, kurtosis={"d3": 4.0})
+    with pytest.raises(ValueError, match=r"kurtosis\['d1'\]: expected"):
+        made(cost=4.0, kurtosis={"d1": math.nan})
 
 
 def test_a_band_may_be_of_no_power():

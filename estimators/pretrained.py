@@ -1,0 +1,161 @@
+"""Models of the diffusers library, as estimators.
+
+A discrete-time model of noise ``alpha_k^2 = prod_(j <= k) (1 - beta_j)`` is a continuous one at its
+``N`` steps; between them its noise is interpolated (`scoresde.Tabulated`), and what the network
+hears is the step, which may be a fraction.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.adapters import NetworkAdapter
+from estimators.denoising import Denoising
+from scoresde.bases import Identity
+from scoresde.checks import expect, instance, look_up, real, whole
+from scoresde.diagonal import DiagonalSDE
+from scoresde.internals import limits
+from scoresde.schedules import Tabulated
+
+_PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "denoised"}
+"""What networks are said to predict there, and what it is called here."""
+
+_COSINE = 0.008
+"""The offset of Nichol and Dhariwal 2021, eq. 17, and the largest beta that they allow."""
+_LARGEST = 0.999
+
+
+def _linear(first: float, last: float, count: int) -> Tensor:
+    return torch.linspace(first, last, count, dtype=torch.float64)
+
+
+def _scaled_linear(first: float, last: float, count: int) -> Tensor:
+    return _linear(first**0.5, last**0.5, count) ** 2
+
+
+def _cosine(first: float, last: float, count: int) -> Tensor:
+    u = torch.linspace(0, 1, count + 1, dtype=torch.float64)
+    signal = ((u + _COSINE) / (1 + _COSINE) * math.pi / 2).cos() ** 2
+    return (1 - signal[1:] / signal[:-1]).clamp(max=_LARGEST)
+
+
+def _sigmoid(first: float, last: float, count: int) -> Tensor:
+    return first + (last - first) * torch.linspace(-6, 6, count, dtype=torch.float64).sigmoid()
+
+
+_BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
+    "linear": _linear,
+    "scaled_linear": _scaled_linear,
+    "squaredcos_cap_v2": _cosine,
+    "sigmoid": _sigmoid,
+}
+
+
+class _Steps(nn.Module):
+    """From what estimators tell networks of the noise to the steps that these were trained on."""
+
+    def __init__(self, schedule: Tabulated) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, noise_level: Tensor) -> Tensor:
+        return self.schedule.step(4 * noise_level)
+
+
+def from_diffusers(
+    folder: str | os.PathLike[str],
+    network: nn.Module | None = None,
+    condition: str = "class_labels",
+) -> Denoising:
+    """A pretrained ``UNet2DModel`` and its scheduler, for every solver, likelihood and guidance.
+
+    At the model's own steps all is as there: ``DDIM`` on them, with ``final_denoise=True``, gives
+    the samples of diffusers' ``DDIMScheduler`` with ``clip_sample=False``. The model may be trained
+    on. A network with classes takes labels as conditions, ``(batch,)`` whole numbers.
+
+    Args:
+        folder: Of a pipeline, as ``save_pretrained`` writes it or the Hugging Face hub's snapshots
+            have it: ``unet/config.json``, its weights, and ``scheduler/scheduler_config.json``.
+        network: Instead of what diffusers makes of ``unet``, which needs that library.
+        condition: How the network calls a condition.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ImportError: If diffusers is not installed and no network is given.
+        ValueError: If the model predicts, or its noise grows, in a way that is not known here.
+
+    Example:
+        >>> import json, tempfile, torch
+        >>> from pathlib import Path
+        >>> from estimators import ResidualMLP, from_diffusers
+        >>> from solvers import DDIM
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name, about in {
+        ...     "unet/config": {"sample_size": 4, "in_channels": 1},
+        ...     "scheduler/scheduler_config": {"beta_schedule": "linear", "beta_start": 1e-4,
+        ...         "beta_end": 0.02, "num_train_timesteps": 1000, "prediction_type": "epsilon"},
+        ... }.items():
+        ...     (folder / name).parent.mkdir()
+        ...     _ = (folder / f"{name}.json").write_text(json.dumps(about))
+        >>> model = from_diffusers(folder, ResidualMLP((1, 4, 4), 8, 1))
+        >>> DDIM(10).sample(model, (3,)).shape
+        torch.Size([3, 1, 4, 4])
+    """
+    folder = Path(folder)
+    about = _read(folder / "unet" / "config.json")
+    schedule, prediction = _noise(_read(folder / "scheduler" / "scheduler_config.json"))
+    if network is None:
+        network = _unet(folder / "unet")
+    instance("network", network, nn.Module)
+    size, channels = about.get("sample_size"), about.get("in_channels")
+    shape = [channels, *(size if isinstance(size, list) else [size, size])]
+    for value in shape:
+        whole(f"{folder / 'unet'}: in_channels, sample_size", value, 1)
+    sde = DiagonalSDE(schedule, Identity(shape))
+    adapted = NetworkAdapter(network, _Steps(schedule), condition)
+    return Denoising(sde, adapted, parametrization=prediction)
+
+
+def _noise(about: Mapping[str, Any]) -> tuple[Tabulated, str]:
+    """The schedule that a scheduler's file describes, and what its network predicts."""
+    prediction = look_up("prediction_type", about.get("prediction_type", "epsilon"), _PREDICTIONS)
+    infinite = "false: a last step of no signal at all has an infinite log-SNR"
+    expect(not about.get("rescale_betas_zero_snr"), "rescale_betas_zero_snr", infinite, True)
+    betas = about.get("trained_betas")
+    if betas is None:
+        make = look_up("beta_schedule", about.get("beta_schedule", "linear"), _BETAS)
+        first, last = about.get("beta_start", 1e-4), about.get("beta_end", 0.02)
+        count = about.get("num_train_timesteps", 1000)
+        real("beta_start", first, 0, 1)
+        real("beta_end", last, 0, 1)
+        whole("num_train_timesteps", count, 2)
+        betas = make(first, last, count)
+    return Tabulated.of((1 - torch.as_tensor(betas, dtype=torch.float64)).cumprod(0)), prediction
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(limits.read(path, limits.JSON))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a JSON file, got {error}") from error
+    expect(isinstance(content, dict), str(path), "a JSON object", content)
+    about: dict[str, Any] = content
+    return about
+
+
+def _unet(folder: Path) -> nn.Module:
+    try:
+        from diffusers import UNet2DModel  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        wanted = "reading a pretrained network needs diffusers: pip install diffusers"
+        raise ImportError(f"{wanted}, or give the network itself") from error
+    network: nn.Module = UNet2DModel.from_pretrained(folder, local_files_only=True)
+    return network.eval()

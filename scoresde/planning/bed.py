@@ -1,0 +1,385 @@
+"""Where drafts of plans are measured: many at once, on data whose coefficients are independent.
+
+A deterministic solver moves every coefficient by itself, and monotonously: what has started at a
+quantile of the noise should end at that quantile of the data, and what it misses is ``W2^2``. A
+coefficient is as good as any other whose variance, in units of its band's, is the same, so few of
+them stand for all. Variances are spread, which neighbouring spectra share: a plan that owed its
+error to steps whose errors cancel at this variance or that would not be one for other data.
+
+Drafts of as many steps are blocks of one SDE on clocks of their own, so that any solver takes all
+of them at once.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from scoresde.bases import Basis, Identity
+from scoresde.clock import Clock
+from scoresde.diagonal import DiagonalSDE
+from scoresde.equation import Coefficients
+from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.noise import Noise
+from scoresde.planning.bands import Spectra
+from scoresde.planning.denoising_errors import DenoisingErrors
+from scoresde.planning.draft import Draft, Layout
+from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
+from scoresde.schedules import Schedule
+from scoresde.sde import SDE
+from scoresde.sde_coefficients import SDECoefficients
+from scoresde.solver import Solver
+
+_Floats = npt.NDArray[np.float64]
+
+_RATIOS = torch.logspace(-1.75, 1.5, 9, dtype=torch.float64)
+"""Variances, in units of a band's, by which it is represented: a factor of 2.5 from one to the
+next, and few images have coefficients of less than a fiftieth or more than thirty times."""
+
+_SPREAD = 0.7
+"""Standard deviation by which logarithms of variances are spread: as far as the nodes above are
+apart, and about as much as bands of other images differ."""
+
+_POINTS = (-math.sqrt(3), 0.0, math.sqrt(3))
+_SHARES = (1 / 6, 2 / 3, 1 / 6)
+"""A normal law by three points and their weights: that of logarithms of variances."""
+
+_QUANTILES = 5
+"""Quantiles of one sign by which a law that is not Gaussian is represented."""
+
+
+class ScaleMixtures(ScoreEstimator):
+    """The exact estimator of independent mixtures of Gaussians with mean 0.
+
+    Args:
+        sde: How data are diffused.
+        variances: Of the parts of every component's mixture, ``(parts, n)``.
+        shares: Of the parts, ``(parts,)``.
+        excess: What the first of two rows of states is not told of: adds to the denoised means of
+            the second, by ``log(sigma/alpha)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.planning.bed import ScaleMixtures
+        >>> sde = DiagonalSDE(EDM(), Identity((2,)))
+        >>> model = ScaleMixtures(sde, torch.tensor([[1.0, 3.0]]), torch.ones(1))
+        >>> model.denoise(torch.ones(1, 2), 1.0)  # v / (v + t^2)
+        tensor([[0.5000, 0.7500]])
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        variances: Tensor,
+        shares: Tensor,
+        excess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(sde)
+        self.variances, self.shares, self.excess = variances, shares, excess
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """The parts' shrunk states, by how likely they are."""
+        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+        return self._mean(alpha, sigma, z)
+
+    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """From levels that are read once."""
+        assert isinstance(at, SDECoefficients)
+        return (partial(self._mean, a, s) for a, s in zip(*at.kernel, strict=True))
+
+    def _mean(self, alpha: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+        variances = self.variances[:, : z.shape[-1]]
+        signal = alpha * variances
+        spread = alpha * signal + sigma**2
+        shrunk = signal / spread
+        if len(shrunk) == 1:
+            mean = shrunk[0] * z
+        else:
+            z2 = z.unsqueeze(-2) ** 2
+            likely = self.shares.log().unsqueeze(-1) - (spread.log() + z2 / spread) / 2
+            mean = (likely.softmax(-2) * shrunk).sum(-2) * z
+        if self.excess is not None:
+            mean[1] += self.excess((sigma / alpha).log().expand(z.shape[-1]))
+        return mean
+
+
+class _Quantiles(Noise):
+    """The same quantiles for the coefficients of every variance."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = values
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return self.values.repeat(like.shape[-1] // len(self.values)).expand_as(like)
+
+
+class _Warped(Clock):
+    """Clocks of several drafts, by how far each has come along its times.
+
+    Args:
+        times: Of the drafts, ``(drafts, steps + 1)``, in units of ``T``.
+        clock: From those to what the blocks read, ``(*, drafts)`` to ``(*, blocks, drafts)``.
+        blocks: How many.
+        eps: Last of the times that are shared, in units of ``T``.
+    """
+
+    def __init__(
+        self, times: Tensor, clock: Callable[[Tensor], Tensor], blocks: int, eps: float
+    ) -> None:
+        super().__init__(torch.ones(blocks * len(times)))
+        self.times, self.clock, self.eps = times, clock, eps
+
+    def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
+        """Between two times as between two of those that are shared."""
+        count = self.times.shape[-1] - 1
+        place = (1 - u.squeeze(-1)) / (1 - self.eps) * count
+        whole = place.round()
+        place = torch.where((place - whole).abs() < 1e-9, whole, place).clamp(0, count)
+        step = place.long().clamp(max=count - 1)
+        times = torch.lerp(self.times[:, step], self.times[:, step + 1], place - step)
+        return self.clock(times.movedim(0, -1)).flatten(-2)
+
+    def breakpoints(self, first: float = 0.0) -> list[float]:
+        """None but where blocks enter."""
+        return []
+
+
+class Bed:
+    """Measures drafts.
+
+    Args:
+        basis: Its blocks are the bands.
+        schedule: Read by every band.
+        bands: Eigenvalues of the covariance of every band.
+        solver: A deterministic one.
+        sde: Whose stages are kept; they are planned if None.
+        kurtosis: Of the bands' coefficients, if they are not Gaussian.
+        learned: What an estimator's denoised means miss.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Haar, LogLinear
+        >>> from scoresde.planning.bed import Bed
+        >>> from scoresde.planning.draft import Draft
+        >>> from solvers import DDIM
+        >>> bands = {"a1": torch.ones(4), "d1": torch.full((12,), 0.1)}
+        >>> bed = Bed(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
+        >>> few = Draft.first(2)
+        >>> more = few.grown(0, 3).grown(1, 3)
+        >>> bed.cost(more) / bed.cost(few), bed.errors([more])[0] < bed.errors([few])[0]
+        (4.0, True)
+    """
+
+    def __init__(
+        self,
+        basis: Basis,
+        schedule: Schedule,
+        bands: Spectra,
+        solver: Solver,
+        *,
+        sde: DiagonalSDE | None = None,
+        kurtosis: Mapping[str, float] | None = None,
+        learned: DenoisingErrors | None = None,
+    ) -> None:
+        self.basis, self.schedule, self.solver = basis, schedule, solver
+        self.given, self.layout = sde, Layout(schedule, sde)
+        self.bands = [band.double() for band in bands.values()]
+        self.sizes = [*basis.blocks.sizes.values()]
+        power = [float(band.mean()) for band in self.bands]
+        if sde is None:
+            floor = 1e-8 * max(power)
+            # to four digits, as times are to six: what is written in a file is what was planned
+            units = [float(f"{max(v, floor) ** 0.5:.4g}") for v in power]
+            self.entry, self.active = list(range(len(bands))), [*itertools.accumulate(self.sizes)]
+        else:
+            each = basis.blocks.expand(sde.scale.cpu() ** 2).expand(basis.dim)
+            units = basis.blocks.mean(each).sqrt().tolist()
+            self.active = [stage.dim for stage in sde.stages()]
+            ends = itertools.accumulate(self.sizes)
+            self.entry = [bisect.bisect_left(self.active, end) for end in ends]
+        self.scale = torch.tensor(units, dtype=torch.float64)
+        counts = torch.stack([self._counts(k) for k in range(len(power))])
+        # W2^2 / trace of what each of these coefficients stands for
+        self.weights = counts / (counts @ _RATIOS).sum()
+        self._laws([(kurtosis or {}).get(name, 3.0) for name in bands])
+        self._together: bool | None = None
+        self.excess = None
+        if learned is not None:
+            triples = zip(bands, units, self.bands, strict=True)
+            self.excess = [learned.excess(*triple) for triple in triples]
+
+    def _counts(self, k: int) -> Tensor:
+        """How much of a band's power, in units of one of its coefficients, has each variance."""
+        band, nodes = self.bands[k], _RATIOS.log()
+        ratios = (band / self.scale[k] ** 2).clamp(min=1e-30)
+        near = -(((nodes - ratios.log().unsqueeze(-1)) / _SPREAD) ** 2) / 2
+        held = ratios @ near.softmax(-1) / _RATIOS
+        return held * self.scale[k] ** 2 * (self.sizes[k] / len(band))
+
+    def _laws(self, kurtosis: Sequence[float]) -> None:
+        """Mixtures of the bands' laws, and the quantiles that stand for them."""
+        spread = [max(math.log(max(v, 3.0) / 3), 0.0) ** 0.5 for v in kurtosis]
+        heavy = any(spread)
+        self.shares = torch.tensor(_SHARES if heavy else (1.0,), dtype=torch.float64)
+        points = torch.tensor(_POINTS if heavy else (0.0,), dtype=torch.float64)
+        parts = torch.outer(torch.tensor(spread, dtype=torch.float64), points).exp()
+        self.parts = (parts / (parts @ self.shares).unsqueeze(-1)).mT
+        z, density = np.polynomial.hermite_e.hermegauss(2 * _QUANTILES)
+        z, density = (z, density) if heavy else (np.array([1.0]), np.array([1.0]))
+        self.z = torch.from_numpy(z[z > 0])
+        self.density = torch.from_numpy(density[z > 0] / density[z > 0].sum())
+        ends = [quantiles(self.z, own, self.shares) for own in self.parts.mT]
+        self.truth = torch.stack(ends).unsqueeze(1) * _RATIOS.sqrt().unsqueeze(-1)
+
+    def cost(self, draft: Draft) -> float:
+        """Full-resolution evaluations: the sum over steps of active over all components."""
+        return sum(n * a for n, a in zip(draft.steps, self.active, strict=True)) / self.active[-1]
+
+    def errors(self, drafts: Sequence[Draft]) -> list[float]:
+        """``W2^2 / trace`` of what drafts sample, with what the estimator misses.
+
+        Args:
+            drafts: With the same numbers of steps.
+        """
+        starts, times = self.layout.times(drafts)
+        possible = (np.diff(times) < 0).all(1)
+        found = np.full(len(drafts), math.inf)
+        if possible.any():
+            measured = (drafts[0].steps, starts[possible], times[possible])
+            if self._together is None:
+                # solvers that ask for rates, which time that is warped has others of
+                alone = self._alone(*measured)
+                same = np.allclose(self._measure(*measured), alone, rtol=1e-6, atol=0)
+                self._together = bool(same)
+            measure = self._measure if self._together else self._alone
+            found[possible] = measure(*measured)
+        return [float(v) for v in found]
+
+    def _alone(self, steps: Sequence[int], starts: _Floats, times: _Floats) -> _Floats:
+        pairs = zip(starts, times, strict=True)
+        return np.concatenate([self._measure(steps, a[None], t[None], False) for a, t in pairs])
+
+    def _measure(
+        self, steps: Sequence[int], starts: _Floats, times: _Floats, warped: bool = True
+    ) -> _Floats:
+        """Of drafts on times that they share, or of one as it is."""
+        T, eps, bands = self.schedule.T, self.schedule.eps, len(self.sizes)
+        drafts, count = times.shape
+        shape = (bands, drafts, len(_RATIOS), len(self.z))
+        each = shape[2] * shape[3]
+        names = {f"{k}-{draft}": each for k in range(bands) for draft in range(drafts)}
+        shared = torch.linspace(T, eps, count, dtype=torch.float64)
+        clock: Clock = _Warped(torch.from_numpy(times) / T, self._clock(starts), bands, eps / T)
+        if not warped:
+            shared, clock = torch.from_numpy(times[0]), self._own_clock(starts[0])
+        first = [0, *itertools.accumulate(steps)]
+        drop = [float(shared[first[entry]]) for entry in self.entry for _ in range(drafts)]
+        sde = DiagonalSDE(self.schedule, Identity((math.prod(shape),), names), clock, drop=drop)
+        parts = self.parts[:, :, None, None, None] * _RATIOS.unsqueeze(-1)
+        variances = parts.expand(-1, *shape).flatten(1)
+        model = ScaleMixtures(sde, variances, self.shares, self._missed(shape))
+        solver = attrs.evolve(self.solver, steps=count - 1, grid=lambda *_: shared)
+        rows = (1 if self.excess is None else 2,)
+        with torch.no_grad():
+            x = solver.rsample(model, rows, generator=_Quantiles(self.z), dtype=torch.float64)
+        x = x.reshape(-1, *shape)
+        gap = (x[0] - self.truth.unsqueeze(1)) ** 2 + (x[-1] - x[0]) ** 2
+        found: _Floats = ((gap @ self.density) * self.weights.unsqueeze(1)).sum((0, 2)).numpy()
+        return found
+
+    def _own_clock(self, starts: _Floats) -> Clock:
+        """That of one draft's bands."""
+        if self.given is not None:
+            return self.given.clock
+        return Clock([self.schedule.T / t for t in starts.tolist()])
+
+    def _clock(self, starts: _Floats) -> Callable[[Tensor], Tensor]:
+        """What the bands read at times of drafts, ``(*, drafts)`` to ``(*, bands, drafts)``."""
+        if self.given is None:
+            speeds = self.schedule.T / torch.from_numpy(starts).mT
+            return lambda u: (speeds * u.unsqueeze(-2)).clamp(max=1)
+        clock, bands = self.given.clock, len(self.sizes)
+        return lambda u: clock(u.unsqueeze(-1)).expand(*u.shape, bands).movedim(-1, -2)
+
+    def _missed(self, shape: Sequence[int]) -> Callable[[Tensor], Tensor] | None:
+        """What an estimator misses at noise levels, component by component."""
+        if self.excess is None:
+            return None
+        tables, size = self.excess, math.prod(shape[1:])
+
+        def missed(levels: Tensor) -> Tensor:
+            pieces = levels.numpy().reshape(-1, size)
+            pairs = zip(pieces, tables, strict=False)  # fine bands are not always there
+            return torch.from_numpy(np.concatenate([np.interp(v, *table) for v, table in pairs]))
+
+        return missed
+
+    def sde(self, draft: Draft) -> tuple[DiagonalSDE, Tensor]:
+        """The multi-scale SDE of a draft, and its times."""
+        starts, times = self.layout.times([draft])
+        drop, clock = starts[0].tolist(), self._own_clock(starts[0])
+        sde = self.given or DiagonalSDE(self.schedule, self.basis, clock, self.scale, drop)
+        return sde, torch.from_numpy(times[0])
+
+    def exact(self, draft: Draft) -> float:
+        """``W2^2 / trace`` of the samples of Gaussian data with these eigenvalues."""
+        sde, times = self.sde(draft)
+        counts = [len(band) for band in self.bands]
+        basis = Identity((sum(counts),), dict(zip(self.basis.blocks.sizes, counts, strict=True)))
+        known = DiagonalSDE(self.schedule, basis, sde.clock, self.scale, sde.drop)
+        variances = torch.cat(self.bands)
+        sizes = [n / k for n, k in zip(self.sizes, counts, strict=True)]
+        weights = basis.blocks.expand(torch.tensor(sizes, dtype=torch.float64))
+        solver = attrs.evolve(self.solver, steps=sum(draft.steps), grid=lambda *_: times)
+        model = IndependentGaussian(known, variances)
+        with torch.no_grad():
+            spread = solver.rsample(model, generator=UnitNoise(), dtype=torch.float64)
+        gap = weights * (spread - variances.sqrt()) ** 2
+        return float(gap.sum() / (weights * variances).sum())
+
+    def handover(self, draft: Draft) -> float:
+        """What is lost where components enter: see `scoresde.planning.Plan`."""
+        sde, _ = self.sde(draft)
+        total = 0.0
+        for start, name in list(zip(sde.drop, self.basis.blocks.sizes, strict=True))[1:]:
+            at = sde.at(torch.tensor([[start]], dtype=torch.float64))
+            block, k = self.basis.blocks.slices[name], list(self.basis.blocks.sizes).index(name)
+            snr = sde.blocks.expand(at.log_snr[0].exp()).expand(self.basis.dim)[block].mean()
+            total += float(snr * self.bands[k].mean()) * self.sizes[k] / 2
+        return total
+
+
+def quantiles(z: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
+    """Quantiles of a mixture of Gaussians where those of a standard one are known.
+
+    Args:
+        z: Those, above 0.
+        variances: Of the parts, whose means are 0.
+        shares: Of the parts.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.planning.bed import quantiles
+        >>> z = torch.tensor([0.5, 1.0])
+        >>> quantiles(z, torch.tensor([4.0]), torch.ones(1)).round(decimals=4)
+        tensor([1., 2.])
+    """
+    low, high = torch.zeros_like(z), z * variances.max().sqrt()
+    wanted = torch.erfc(z / math.sqrt(2))
+    for _ in range(60):  # halvings: to the last bit
+        middle = (low + high) / 2
+        above = torch.erfc(middle.unsqueeze(-1) / (2 * variances).sqrt()) @ shares > wanted
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return high

@@ -1,0 +1,118 @@
+"""What an estimator's denoised means miss, level by level of noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from scoresde import grid as grids
+from scoresde.checks import expect, instance, whole
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.modes import evaluation_mode
+from scoresde.noise import Generators, Noise
+from scoresde.precision import expect_near
+
+_MOST = 1e3
+"""What is missed at most, in units of a band: an infinite error, with which one can reckon."""
+
+_KNOWN = 1.05
+"""Up to which errors are those of the best: what a few hundred events know to is some per cent."""
+
+_Floats = npt.NDArray[np.float64]
+
+
+@attrs.frozen(eq=False)
+class DenoisingErrors:
+    """Mean squared errors of denoised means, block by block.
+
+    Attributes:
+        levels: ``log(sigma/alpha)`` of every block, in the coefficients' own units; increasing.
+        errors: ``E (D - z_0)^2`` of a coefficient at these levels.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.planning import DenoisingErrors
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> found = DenoisingErrors.of(model, torch.randn(4000, 2), count=3)
+        >>> variance = found.levels["all"].mul(2).exp()  # of the noise
+        >>> torch.allclose(found.errors["all"], variance / (1 + variance), rtol=0.1)
+        True
+    """
+
+    levels: Mapping[str, Tensor]
+    errors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        estimator: ScoreEstimator,
+        x: Tensor,
+        count: int = 24,
+        generator: Generators = None,
+    ) -> DenoisingErrors:
+        """Measured on held-out data: a few hundred events will do.
+
+        Args:
+            estimator: Of a `scoresde.DiagonalSDE`.
+            x: Events, ``(N, *event_shape)``.
+            count: Levels at which it is asked.
+            generator: Of the noise.
+
+        Raises:
+            TypeError: If its SDE is another.
+            ValueError: If there are no events, or they do not fit.
+        """
+        sde = estimator.sde
+        instance("estimator.sde", sde, DiagonalSDE)
+        assert isinstance(sde, DiagonalSDE)
+        whole("count", count, 2)
+        expect_near("x", x, estimator)
+        expect(len(x) > 0, "x", "at least one event", tuple(x.shape))
+        noise, z, stages = Noise.of(generator), sde.basis(x), sde.stages()
+        times = grids.log_snr(sde, max(count, len(stages)))
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in sde.blocks.sizes}
+        with evaluation_mode(estimator), torch.no_grad():
+            for t in ((times[1:] + times[:-1]) / 2).flip(0):
+                dim = next(stage.dim for stage in stages if float(t) >= stage.end)
+                clean = z[:, :dim]
+                mean = estimator.denoise(sde.diffuse(clean, float(t), noise(clean)), float(t))
+                errors = (mean - clean).double().square().mean(0).cpu()
+                levels = sde.blocks.expand(sde.at(t.reshape(1, 1)).log_snr[0] / -2)
+                levels = levels.expand(sde.basis.dim).cpu()
+                for name, block in sde.blocks.slices.items():
+                    if block.stop <= dim:
+                        found[name].append(
+                            (float(levels[block].mean()), float(errors[block].mean()))
+                        )
+        tables = {name: torch.tensor(sorted(v), dtype=torch.float64) for name, v in found.items()}
+        return cls(*({name: v[:, i] for name, v in tables.items()} for i in (0, 1)))
+
+    def excess(self, name: str, unit: float, variances: Tensor) -> tuple[_Floats, _Floats]:
+        """What is missed beyond what the best linear denoiser of a block misses.
+
+        Args:
+            name: Of the block.
+            unit: In which its coefficients and noise levels are wanted.
+            variances: Of its principal components.
+
+        Returns:
+            Increasing levels, and the root of the mean square missed at each.
+
+        Raises:
+            ValueError: If nothing is known of the block.
+        """
+        expect(name in self.levels, "learned", f"errors of block {name!r}", list(self.levels))
+        levels, noise = self.levels[name].double(), (2 * self.levels[name].double()).exp()
+        linear = torch.stack([(variances * v / (variances + v)).mean() for v in noise])
+        excess = self.errors[name].double() - _KNOWN * linear
+        excess = (excess / unit**2).clamp(0, _MOST**2).sqrt()
+        return (levels - math.log(unit)).numpy(), excess.numpy()

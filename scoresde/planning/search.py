@@ -1,0 +1,145 @@
+"""Which draft is taken: steps are added where they buy most, and knobs are turned in between."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from scoresde.checks import expect
+from scoresde.planning.bed import Bed
+from scoresde.planning.draft import MIDDLE, Draft
+
+_STRANGE = 0.1
+"""What a stage that ends a factor of ``e`` from the middle, or has so many times the steps of the
+next, must save in the logarithm of the error: many drafts are as good, and the plainest of them is
+the one for all data alike."""
+
+_ALIKE = 0.01
+"""Logarithms of errors that differ by less are alike: far above rounding, far below what data or
+their spectra are known to."""
+
+_ENDS = (MIDDLE, 38, 43, 46, 48)
+"""Where stages end before anything is known: late on schedules whose noise grows with time to a
+power, as clocks that stop early have little left of them."""
+
+
+@attrs.define
+class Search:
+    """A way through drafts, the same on every machine.
+
+    Args:
+        bed: Where they are measured.
+        allowed: Which drafts may be taken.
+        price: What a draft costs, of whatever is scarce.
+        worth: By how much the logarithm of the error must fall for a unit of that.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Haar, LogLinear
+        >>> from scoresde.planning.bed import Bed
+        >>> from scoresde.planning.search import Search
+        >>> from solvers import DDIM
+        >>> bands = {"a1": torch.ones(4), "d1": torch.full((12,), 0.1)}
+        >>> bed = Bed(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
+        >>> search = Search(bed, lambda draft: sum(draft.steps) <= 5, lambda d: sum(d.steps), 0.0)
+        >>> sum(search.run(lambda draft: False).steps)
+        5
+    """
+
+    bed: Bed
+    allowed: Callable[[Draft], bool]
+    price: Callable[[Draft], float]
+    worth: float
+    _known: dict[Draft, float] = attrs.field(factory=dict, init=False)
+
+    def scores(self, drafts: Sequence[Draft]) -> list[float]:
+        """Logarithms of errors, and what is strange about drafts with the same steps."""
+        new = [draft for draft in dict.fromkeys(drafts) if draft not in self._known]
+        if new:
+            errors = self.bed.errors(new)
+            for draft, error in zip(new, errors, strict=True):
+                log = math.log(error) if 0 < error < math.inf else math.inf
+                self._known[draft] = log + _STRANGE * draft.strangeness
+        return [self._known[draft] for draft in drafts]
+
+    def best(self, drafts: Sequence[Draft]) -> tuple[Draft, float]:
+        """The first of those that are as good as the best."""
+        scores = self.scores(drafts)
+        place = next(i for i, v in enumerate(scores) if v <= min(scores) + _ALIKE)
+        return drafts[place], scores[place]
+
+    def tuned(self, draft: Draft, distances: Sequence[int] = (4, 2, 1)) -> Draft:
+        """The same steps at better times."""
+        for distance in distances:
+            while True:
+                near = [draft, *draft.neighbours(distance, self.bed.given is not None)]
+                better, _ = self.best(near)
+                if better == draft:
+                    break
+                draft = better
+        return draft
+
+    def run(self, enough: Callable[[Draft], bool]) -> Draft:
+        """Grows a draft until it is enough, or more is not allowed or worth nothing.
+
+        Steps are then exchanged between stages, so that the way here matters less.
+        """
+        stages = len(self.bed.active)
+        draft, score = self.best([Draft.first(stages, end) for end in _ENDS])
+        wanted = "one that has room for as many stages as the basis has blocks"
+        expect(score < math.inf, "schedule", wanted, self.bed.schedule)
+        draft = self.tuned(draft)
+        # neighbours in company: a stage's errors hide what another's steps are worth
+        groups = [range(a, b) for b in range(1, stages + 1) for a in reversed(range(b))]
+        while not enough(draft):
+            grown = [self._grown(draft, group, share) for group in groups for share in (3, 1)]
+            near = self._near([g for g in grown if g])
+            gains = [self._gain(draft, other) for other in near]
+            top = max(gains, default=-math.inf)
+            if top <= self.worth:
+                return self._exchanged(draft)
+            draft = self.tuned(next(d for d, v in zip(near, gains, strict=True) if v >= 0.98 * top))
+        return draft
+
+    def _exchanged(self, draft: Draft) -> Draft:
+        """With fewer steps in a stage and more in another, as long as that is better."""
+        while True:
+            merits = {draft: self._merit(draft)}
+            moved = []
+            for less, more in itertools.permutations(range(len(draft.steps)), 2):
+                steps = list(draft.steps)
+                steps[less] -= max(1, steps[less] // 4)
+                moved.append(attrs.evolve(draft, steps=tuple(steps)))
+                steps[more] += max(1, steps[more] // 3)
+                moved.append(attrs.evolve(draft, steps=tuple(steps)))
+            possible = [d for d in moved if min(d.steps) > 0 and self.allowed(d)]
+            for near in self._near(possible):
+                merits[near] = self._merit(near)
+            best = min(merits, key=lambda d: merits[d])
+            if merits[best] > merits[draft] - 2 * _ALIKE:
+                return draft
+            draft = self.tuned(best)
+
+    def _near(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """The best of each one's neighbours."""
+        fixed = self.bed.given is not None
+        return [self.best([d, *d.neighbours(4, fixed)])[0] for d in dict.fromkeys(drafts)]
+
+    def _merit(self, draft: Draft) -> float:
+        return self.scores([draft])[0] + self.worth * self.price(draft)
+
+    def _gain(self, draft: Draft, other: Draft) -> float:
+        before, after = (self.scores([d])[0] for d in (draft, other))
+        return (before - after) / (self.price(other) - self.price(draft))
+
+    def _grown(self, draft: Draft, group: range, share: int) -> Draft | None:
+        """With so many more steps in some stages, or one more each if that is not allowed."""
+        for part in (share, max(draft.steps)):
+            more = [max(1, n // part) if k in group else 0 for k, n in enumerate(draft.steps)]
+            steps = tuple(n + m for n, m in zip(draft.steps, more, strict=True))
+            if self.allowed(grown := attrs.evolve(draft, steps=steps)):
+                return grown
+        return None

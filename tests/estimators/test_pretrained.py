@@ -1,0 +1,140 @@
+"""Models of another library: their files, and what their own sampler does, written out."""
+
+import builtins
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from estimators import from_diffusers
+from scoresde import Noise, ReverseSDE
+from solvers import DDIM, ExponentialMultistep
+
+STEPS = [900, 700, 500, 300, 100, 0]
+
+
+class Theirs(nn.Module):
+    """Told a step as a whole number, and a label if there is one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.heard = nn.Conv2d(1, 1, 3, padding=1), []
+
+    def forward(self, sample, timestep, class_labels=None):
+        self.heard.append(timestep.detach().clone())
+        told = 0.0 if class_labels is None else class_labels.reshape(-1, 1, 1, 1) / 4
+        return (self.layer(sample).tanh() * (1 + timestep.reshape(-1, 1, 1, 1) / 1000) + told,)
+
+
+def folder_of(path, **scheduler):
+    about = {"beta_schedule": "linear", "prediction_type": "epsilon", **scheduler}
+    files = {
+        "unet/config.json": {"sample_size": [4, 6], "in_channels": 1},
+        "scheduler/scheduler_config.json": about,
+    }
+    for name, content in files.items():
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text(json.dumps(content))
+    return path
+
+
+def signal_of(kind):
+    """Squares of alpha, one by one."""
+    found, product = [], 1.0
+    for k in range(1000):
+        part = k / 999
+        match kind:
+            case "linear":
+                beta = 1e-4 + (0.02 - 1e-4) * part
+            case "scaled_linear":
+                beta = (0.01 + (math.sqrt(0.02) - 0.01) * part) ** 2
+            case "sigmoid":
+                beta = 1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * part))
+            case _:
+                bars = [math.cos((v / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for v in (k, k + 1)]
+                beta = min(1 - bars[1] / bars[0], 0.999)
+        product *= 1 - beta
+        found.append(product)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+def test_ddim_on_the_models_steps_is_theirs(tmp_path, kind, prediction, dtype):
+    """Song et al. 2021, eq. 12 with sigma = 0, down to the denoised mean at step 0."""
+    network, labels = Theirs().to(dtype), torch.tensor([0, 3])
+    folder = folder_of(tmp_path, beta_schedule=kind, prediction_type=prediction)
+    model = from_diffusers(folder, network).to(dtype)
+    signals = signal_of(kind)
+    torch.manual_seed(1)
+    x = start = torch.randn(2, 1, 4, 6, dtype=dtype)
+    with torch.no_grad():
+        for k, later in zip(STEPS, [*STEPS[1:], None], strict=True):
+            alpha, sigma = signals[k] ** 0.5, (1 - signals[k]) ** 0.5
+            out = network(x, torch.full((2,), float(k), dtype=dtype), labels)[0]
+            match prediction:
+                case "epsilon":
+                    clean, noise = (x - sigma * out) / alpha, out
+                case "sample":
+                    clean, noise = out, (x - alpha * out) / sigma
+                case _:
+                    clean, noise = alpha * x - sigma * out, sigma * x + alpha * out
+            end = 1.0 if later is None else signals[later]
+            x = end**0.5 * clean + (1 - end) ** 0.5 * noise
+        network.heard.clear()
+        times = torch.tensor([(k + 1) / 1000 for k in STEPS], dtype=torch.float64)
+        z = DDIM().integrate(ReverseSDE(model, 0.0, labels), start.flatten(1), -times, Noise())
+        z = model.denoise(z, float(times[-1]), labels)
+    assert [float(v[0]) for v in network.heard] == STEPS
+    digits = 1e-9 if dtype == torch.float64 else 1e-4
+    scale = float(x.abs().max())
+    torch.testing.assert_close(z.reshape_as(x), x, rtol=0, atol=digits * scale)
+
+
+def test_betas_may_be_given(tmp_path):
+    betas = [0.1, 0.2, 0.4]
+    model = from_diffusers(folder_of(tmp_path, trained_betas=betas), Theirs())
+    t = torch.tensor([1 / 3, 2 / 3, 1.0]).double()
+    signal = model.sde.schedule.alpha(t) ** 2
+    torch.testing.assert_close(signal, torch.tensor([0.9, 0.72, 0.432]).double())
+
+
+def test_any_solver_takes_them(tmp_path):
+    model = from_diffusers(folder_of(tmp_path), Theirs())
+    generator = torch.Generator().manual_seed(0)
+    for solver in (ExponentialMultistep(6), DDIM(6, eta=1.0)):
+        assert solver.sample(model, (2,), generator=generator).shape == (2, 1, 4, 6)
+    x = torch.randn(3, 1, 4, 6)
+    model.loss(x).backward()
+
+
+def test_what_is_not_known_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="config"):
+        from_diffusers(tmp_path, Theirs())
+    for bad, message in (
+        ({"prediction_type": "flow"}, "prediction_type"),
+        ({"beta_schedule": "laplace"}, "beta_schedule"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr: expected false"),
+        ({"beta_end": 2.0}, "beta_end"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_diffusers(folder_of(tmp_path, **bad), Theirs())
+    folder = folder_of(tmp_path)
+    (folder / "unet/config.json").write_text("[")
+    with pytest.raises(ValueError, match=r"config.json: expected a JSON file"):
+        from_diffusers(folder, Theirs())
+    folder = folder_of(tmp_path)
+    imported = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name == "diffusers":
+            raise ImportError(name)
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match="pip install diffusers, or give the network itself"):
+        from_diffusers(folder)
