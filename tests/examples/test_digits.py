@@ -44,7 +44,7 @@ def test_demo(tmp_path):
     assert min(Image.open(tmp_path / "digits.png").size) > 200
 
 
-@pytest.mark.parametrize("name", ["digits.toml", "multiscale.toml"])
+@pytest.mark.parametrize("name", ["digits.toml", "labels.toml", "multiscale.toml"])
 def test_files(name, tmp_path):
     """As they are, but for the time they take."""
     settings = read(EXAMPLES / name)
