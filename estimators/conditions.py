@@ -69,9 +69,12 @@ class Standardised(nn.Module):
     def __init__(self, mean: Numbers, std: Numbers) -> None:
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
-            values = numbers(f"condition_{name}", value).to(torch.get_default_dtype())
+            with torch.device("cpu"):  # where numbers are looked at, whatever the default
+                values = numbers(f"condition_{name}", value).to(torch.get_default_dtype())
+                if name == "std":
+                    positive("condition_std", values)
+            values = values.to(torch.get_default_device())
             self.register_buffer(name, values, persistent=False)
-        positive("condition_std", self.std)
 
     def forward(self, condition: Tensor) -> Tensor:
         """``(batch, condition_dim)``, as given."""

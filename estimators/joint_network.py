@@ -46,6 +46,8 @@ class JointNetwork(nn.Module):
         torch.Size([5, 204])
     """
 
+    references = "saharia2021 batzolis2022"
+
     def __init__(self, joint: Joint, network: nn.Module, spatial: int | None = None) -> None:
         super().__init__()
         self.network = network

@@ -235,7 +235,7 @@ def made(
         >>> [n.enter.out_features for n in made([maker, maker], [torch.Size([2])] * 2)]
         [8, 8]
         >>> [n.enter.out_features for n in made([maker, maker], [torch.Size([2])] * 2, 20_000)]
-        [56, 48]
+        [40, 40]
     """
     if budget is None:
         return [_made(maker, shape) for maker, shape in zip(makers, shapes, strict=True)]

@@ -33,13 +33,13 @@ class ResidualMLP(nn.Module):
         depth: Number of residual blocks.
         dropout: Dropout inside them.
         condition_dim: Length of a condition vector; 0 if there is none.
+        noise_levels: How many noise levels it is told: 1, or one per component or block for an
+            estimator with vector time.
         classes: Number of labels, if those are conditions: integers ``(batch,)`` of
             ``0 .. classes``, where ``classes`` itself stands for none (see
             `estimators.ClassifierFree`).
         condition_mean: Of condition vectors, number by number or of all.
         condition_std: As well: the network hears them in its units.
-        noise_levels: How many noise levels it is told: 1, or one per component or block for an
-            estimator with vector time.
 
     Raises:
         ValueError: If a size is not a whole number in range, ``dropout`` is negative, or

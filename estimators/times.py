@@ -80,6 +80,8 @@ class Together(TrainingTimes):
         torch.Size([8, 1])
     """
 
+    references = "kingma2021"
+
     @property
     def apart(self) -> bool:
         """No."""

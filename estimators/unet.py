@@ -44,11 +44,11 @@ class UNet(nn.Module):
         classes: Number of labels; conditions are then integers ``(batch,)`` of ``0 .. classes``,
             where ``classes`` itself stands for none (see `estimators.ClassifierFree`).
         condition_dim: Length of vectors that are conditions, ``(batch, condition_dim)``.
-        condition_mean: Of those vectors, number by number or of all.
-        condition_std: As well: the network hears them in its units.
         condition_channels: Of maps that are conditions, ``(batch, condition_channels, *space)``.
         spatial: Number of spatial axes, the last ones: 1 to 3. By default 1 if the event has one
             axis, else 2.
+        condition_mean: Of vectors that are conditions, number by number or of all.
+        condition_std: As well: the network hears them in its units.
 
     Raises:
         ImportError: If MONAI is not installed.

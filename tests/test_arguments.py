@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import types
 
 import attrs
 import pytest
@@ -38,7 +39,11 @@ def documented(module):
 
 
 def parameters(what):
-    """What it takes, by name."""
+    """What it takes, by name; of a function that shows another signature, its own."""
+    if inspect.isfunction(what) and hasattr(what, "__signature__"):
+        own = types.FunctionType(what.__code__, what.__globals__, argdefs=what.__defaults__)
+        own.__kwdefaults__ = what.__kwdefaults__
+        what = own
     return {
         name: parameter
         for name, parameter in inspect.signature(what).parameters.items()

@@ -187,8 +187,7 @@ def task(
 
     Example:
         >>> from scoresde.app.given import task
-        >>> from scoresde.app.model import Model
-        >>> def dogs(model: Model) -> Tensor | None:
+        >>> def dogs(model):  # of a `scoresde.app.model.Model`
         ...     return task(model, count=10, seed=0, labels=["dog"]).condition
     """
     estimator, total, export = model.estimator, count, model.export

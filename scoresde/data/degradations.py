@@ -132,6 +132,8 @@ class Mask:
                 [1., 1., 1., 1.]])
     """
 
+    references = "batzolis2021"
+
     rows: Sequence[int] | None = None
     columns: Sequence[int] | None = None
 
@@ -170,7 +172,7 @@ class Edges:
         >>> steps = torch.ones(1, 3, 8, 8)
         >>> steps[..., :4] = -1
         >>> Edges()(steps)[0, 0, 0].round(decimals=1)
-        tensor([-1.0000, -1.0000, -0.6000,  1.0000,  1.0000, -0.6000, -1.0000, -1.0000])
+        tensor([-1.0000, -0.9000, -0.0000,  1.0000,  1.0000, -0.0000, -0.9000, -1.0000])
     """
 
     width: float = 1.0

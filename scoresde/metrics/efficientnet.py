@@ -28,6 +28,8 @@ class EfficientNetLite0(nn.Module):
         torch.Size([2, 1280])
     """
 
+    references = "tan2019"
+
     def __init__(self) -> None:
         super().__init__()
         try:

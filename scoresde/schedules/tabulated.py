@@ -39,7 +39,7 @@ class Tabulated(LogLinear):
         0.001
     """
 
-    references = "ho2020"
+    references = "ho2020 fritsch1984"
     example: ClassVar = {"log_snr": [7.0, 3.0, 2.0, -1.0, -4.0, -9.0]}
 
     knots: Tensor
