@@ -254,7 +254,7 @@ def test_missing_values_where_nobody_takes_them_are_named(tmp_path):
     values = DATA.values.clone()
     values[3, 0] = float("nan")
     gaps = Dataset("gaps", values, missing=True)
-    said = r"event 3 of gaps is by itself, of which values are missing: only estimators with obs"
+    said = r"event 3 of gaps is by itself, of which values are missing: only estimators with vec"
     with pytest.raises(FloatingPointError, match=said):
         Training(steps=1, batch_size=512).fit(edited(), gaps, progress=False)
 
