@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect
+from scoresde.checks import expect, numbers
 from scoresde.precision import Float64Constants, Numbers
 
 _SAME = 1e-12
@@ -57,8 +57,8 @@ class Clock(Float64Constants):
         self.constant("speeds", speeds)
         expect(bool((self.speeds >= 0).all()), "speeds", "at least 0", speeds)
         self.constant("delays", delays)
-        given = self.delays
-        assert given is not None
+        with torch.device("cpu"):  # where numbers are looked at, whatever the default
+            given = numbers("delays", delays)
         inside = (given >= 0) & (given < 1)
         expect(bool(inside.all()), "delays", "from 0 to below 1, in units of T", delays)
         counts = {v.numel() for v in (self.speeds, given)} - {1}

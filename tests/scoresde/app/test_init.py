@@ -52,7 +52,7 @@ def test_what_is_there_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tabel"], "init: no example 'tabel'; did you mean 'table' or 'labels'? Available: conditional, "),
+        (["tabel"], "init: no example 'tabel'; did you mean 'table' or 'labels'? Available"),
         (["table", "--output", "none/x.toml"], "No such file or directory"),
         (["table", "--output", ""], "expected a path, got an empty one"),
     ],
