@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from scoresde.bases import Joint
-from scoresde.checks import expect, real, whole
+from scoresde.checks import expect, instance, real, whole
 from scoresde.clock import Clock
 from scoresde.diagonal import DiagonalSDE
-from scoresde.precision import moved
+from scoresde.precision import moved, replaced
 from scoresde.schedules import Schedule
 
 _POINTS, _ROUNDS = 65, 8
@@ -170,7 +170,7 @@ def slowed(
             None.
 
     Raises:
-        TypeError: If the basis is another one.
+        TypeError: If the SDE or its basis is another one.
         ValueError: If a name is unknown, no part or every part is given, or the noise is out of its
             range.
 
@@ -182,6 +182,7 @@ def slowed(
         >>> [round(float(v), 4) for v in sde.at(torch.ones(1)).sigma]
         [0.5, 50.0]
     """
+    instance("sde", sde, DiagonalSDE)
     joint = sde.basis
     if not isinstance(joint, Joint):
         raise TypeError(f"basis: expected a Joint one, whose parts have names, got {joint}")
@@ -195,9 +196,8 @@ def slowed(
     clock = SlowedClock(sde.clock, factors)
     if updates is not None:
         clock = AnnealedClock(sde.clock, factors, sde.schedule, updates)
-    return DiagonalSDE(
-        sde.schedule, joint, clock, sde.scale, sde.drop, prior=sde.prior, mean=sde.mean
-    )
+    clock.check(joint.blocks)
+    return replaced(sde, clock=clock)
 
 
 @torch.no_grad()

@@ -147,3 +147,12 @@ def test_annealing_waits_for_no_device():
 def test_errors(wrong, error, message):
     with pytest.raises(error, match=message):
         wrong(DiagonalSDE(VE(0.005, 55.0), joint()))
+
+
+def test_all_else_of_an_sde_stays_as_it_is():
+    joint = Joint(y=(1,), x=(2,))
+    sde = DiagonalSDE(VE(0.01, 50.0), joint, scale=2.0, mean=[1.0, 3.0], std=[0.5, 4.0])
+    slow = slowed(sde, ["y"], 0.5)
+    for name in ("scale", "mean", "std"):
+        assert torch.equal(getattr(slow, name), getattr(sde, name))
+    torch.testing.assert_close(sde.at(torch.ones(1)).sigma, torch.tensor([100.0]))
