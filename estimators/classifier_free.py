@@ -86,12 +86,12 @@ class ClassifierFree(ScoreEstimator):
         """See `scoresde.ScoreEstimator.denoisers`."""
         if condition is None:
             return self.estimator.denoisers(at, self._none(at.like))
-        conditional = self.estimator.denoisers(at, condition)
         if self.guidance == 1:
-            return conditional
-        if self.guidance == 0 and self.interval is None:
-            return self.estimator.denoisers(at, self._none(at.like, condition))
+            return self.estimator.denoisers(at, condition)
         free = self.estimator.denoisers(at, self._none(at.like, condition))
+        if self.guidance == 0 and self.interval is None:
+            return free
+        conditional = self.estimator.denoisers(at, condition)
         return map(self._guided, conditional, free, self._within(at))
 
     def _guided(self, conditional: Denoiser, free: Denoiser, within: Tensor | bool) -> Denoiser:

@@ -70,7 +70,19 @@ class Downsample:
 
 
 @frozen
-class Crop:
+class _Rectangle:
+    """Rows and columns of images, from one to the one before another."""
+
+    rows: Sequence[int] | None = None
+    columns: Sequence[int] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            _expect_range(name, getattr(self, name))
+
+
+@frozen
+class Crop(_Rectangle):
     """A rectangle of images.
 
     Args:
@@ -87,13 +99,6 @@ class Crop:
         torch.Size([5, 1, 8, 4])
     """
 
-    rows: Sequence[int] | None = None
-    columns: Sequence[int] | None = None
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("rows", "columns"):
-            _expect_range(name, getattr(self, name))
-
     def __call__(self, x: Tensor) -> Tensor:
         """See the class."""
         _expect_images(x)
@@ -105,7 +110,7 @@ class Crop:
 
 
 @frozen
-class Mask:
+class Mask(_Rectangle):
     """Images of which a rectangle is hidden: grey, 0, whatever was there.
 
     By default it is the square in the middle that has a quarter of the image, as of the paper's
@@ -133,13 +138,6 @@ class Mask:
     """
 
     references = "batzolis2021"
-
-    rows: Sequence[int] | None = None
-    columns: Sequence[int] | None = None
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("rows", "columns"):
-            _expect_range(name, getattr(self, name))
 
     def __call__(self, x: Tensor) -> Tensor:
         """See the class."""
