@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scoresde.bases.basis import Basis
 from scoresde.bases.identity import Identity
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, nearest
+from scoresde.checks import expect, instance, nearest
 
 
 class Joint(Basis):
@@ -161,6 +161,7 @@ def joint(
         bases: Of some of the parts, or what makes them of a shape; others stay as they are.
 
     Raises:
+        TypeError: If parts or bases have no names, or what makes a basis cannot be called.
         ValueError: If there is a basis of what is no part, or of another shape.
 
     Example:
@@ -169,12 +170,17 @@ def joint(
         >>> joint({"y": (2,), "x": (1, 4, 4)}, {"x": lambda shape: Haar(shape, levels=1)}).blocks
         Blocks({'y': 2, 'x.a1': 4, 'x.d1': 12})
     """
-    plain = Joint(**{name: Identity(tuple(shape)) for name, shape in parts.items()})
     given = {} if bases is None else bases
+    for argument, names in (("parts", parts), ("bases", given)):
+        instance(argument, names, Mapping)
+        for name in names:
+            instance(argument, name, str)
+    plain = Joint(**{name: Identity(shape) for name, shape in parts.items()})
     plain.check(given)
     made: dict[str, Basis] = {}
     for name, shape in plain.shapes.items():
         basis = given.get(name, Identity(shape))
+        instance(f"bases.{name}", basis, Callable)  # type: ignore[arg-type]
         made[name] = basis if isinstance(basis, Basis) else basis(shape)
         expect(made[name].event_shape == shape, f"bases.{name}", f"{shape}", made[name])
     return Joint(**made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
@@ -126,6 +127,7 @@ class _Archive:
 
     def __init__(self, path: Path, subfolders: bool | None) -> None:
         self.name, self._path, self._opened_by = path.stem, path, -1
+        self._opening = threading.Lock()
         with limits.opened(path):  # a file, and no pipe
             pass
         entries = [entry for entry in self._zip().infolist() if not entry.is_dir()]
@@ -143,9 +145,10 @@ class _Archive:
 
     def _zip(self) -> zipfile.ZipFile:
         """The archive, open: every process has a place of its own in it."""
-        if self._opened_by != os.getpid():
-            with self._readable():
-                self._archive, self._opened_by = zipfile.ZipFile(self._path), os.getpid()
+        with self._opening:  # once for all threads
+            if self._opened_by != os.getpid():
+                with self._readable():
+                    self._archive, self._opened_by = zipfile.ZipFile(self._path), os.getpid()
         return self._archive
 
     @property

@@ -86,7 +86,12 @@ class ScaleMixtures(ScoreEstimator):
         excess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(sde)
-        self.variances, self.shares, self.excess = variances, shares, excess
+        self.register_buffer("variances", variances)
+        self.register_buffer("shares", shares)
+        self.excess = excess
+
+    variances: Tensor
+    shares: Tensor
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """The parts' shrunk states, by how likely they are."""
@@ -99,15 +104,15 @@ class ScaleMixtures(ScoreEstimator):
         return (partial(self._mean, a, s) for a, s in zip(*at.kernel, strict=True))
 
     def _mean(self, alpha: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
-        variances = self.variances[:, : z.shape[-1]]
-        signal = alpha * variances
-        spread = alpha * signal + sigma**2
-        shrunk = signal / spread
-        if len(shrunk) == 1:
-            mean = shrunk[0] * z
+        variances, shares = self.variances[:, : z.shape[-1]].to(z), self.shares.to(z)
+        a = alpha.unsqueeze(-2)
+        spread = a**2 * variances + sigma.unsqueeze(-2) ** 2
+        shrunk = a * variances / spread
+        if len(variances) == 1:
+            mean = shrunk.squeeze(-2) * z
         else:
             z2 = z.unsqueeze(-2) ** 2
-            likely = self.shares.log().unsqueeze(-1) - (spread.log() + z2 / spread) / 2
+            likely = shares.log().unsqueeze(-1) - (spread.log() + z2 / spread) / 2
             mean = (likely.softmax(-2) * shrunk).sum(-2) * z
         if self.excess is not None:
             mean[1] += self.excess((sigma / alpha).log().expand(z.shape[-1]))

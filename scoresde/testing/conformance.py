@@ -15,6 +15,7 @@ configuration would, in a class attribute; so does it what its laws are to be to
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
@@ -126,7 +127,8 @@ def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
     example = getattr(factory, "example", {})
     for name in vars(factory).get("example", {}):
         choice("example", name, *parameters)
-    arguments = {name: value for name, value in example.items() if name in parameters}
+    # a module that laws have moved or trained would be so for the next
+    arguments = {k: copy.deepcopy(v) for k, v in example.items() if k in parameters}
     for name, parameter in parameters.items():
         by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if name not in arguments and by_name and parameter.default is parameter.empty:
