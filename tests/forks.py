@@ -17,7 +17,14 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 if hasattr(os, "fork"):
     FORKS = multiprocessing.get_context("forkserver")
     FORKS.set_forkserver_preload(
-        ["pytest", "scoresde.app.cli", "scoresde.app.model", "sklearn.datasets", "solvers"]
+        [
+            "without_cwd",
+            "pytest",
+            "scoresde.app.cli",
+            "scoresde.app.model",
+            "sklearn.datasets",
+            "solvers",
+        ]
     )
 
 

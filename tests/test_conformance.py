@@ -60,6 +60,7 @@ from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import ConditionedBasis
 from scoresde.equation import Equation
 from scoresde.likelihood import DensityFlow
+from scoresde.planning.bed import ScaleMixtures
 from scoresde.planning.gaussian_bed import IndependentGaussian
 from scoresde.sde_coefficients import PlainCoefficients
 from scoresde.testing import (
@@ -186,6 +187,9 @@ MORE = {
         "independent": lambda: IndependentGaussian(bed(), torch.tensor([1.0, 0.5, 0.1])),
         "multi-scale that drops": multi_scale,
         "narrow": lambda: Truncated(DiagonalSDE(EDM(), Identity((2,))), 0.0, [1e-3, 5.0]),
+        "of many scales": lambda: ScaleMixtures(
+            bed(), torch.tensor([[1.0, 0.5, 2.0], [0.1, 3.0, 0.2]]), torch.tensor([0.7, 0.3])
+        ),
         "singular": lambda: GaussianMixture(
             bed(), torch.tensor([0.3, 0.7]), torch.eye(3)[:2], torch.ones(2, 3, 3)
         ),

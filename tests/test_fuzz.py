@@ -419,6 +419,8 @@ GIVEN = {
     "means": torch.zeros(1, 1, 4, 4),
     "covariances": torch.eye(16)[None],
     "levels": 1,
+    "estimator": MODEL,
+    "none": 0.0,
     "low": -1.0,
     "high": 1.0,
 }

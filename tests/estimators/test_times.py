@@ -211,7 +211,7 @@ def test_what_an_estimator_is_made_of_goes_along():
     guided, y = LinearGuidance(exact, lambda x: x[..., :1], torch.zeros(1), 0.5), torch.zeros(1)
     again = LinearGuidance(exact.along(clock), lambda x: x[..., :1], y, 0.5)
     torch.testing.assert_close(guided.along(clock).denoise(z, t), again.denoise(z, t))
-    free = ClassifierFree(exact, 0.5, torch.zeros(1))
+    free = ClassifierFree(exact, torch.zeros(1), guidance=1.5)
     torch.testing.assert_close(free.along(clock).denoise(z, t, torch.ones(1)), wanted)
     for clean in (False, True):
         seen = Observation(torch.tensor([True, False, False]), torch.ones(3))
