@@ -52,7 +52,12 @@ toc_object_entries_show_parents = "hide"
 nitpicky = True
 nitpick_ignore = [
     ("py:class", name)
-    for name in ("numpy.ndarray", "numpy.dtype", "torch.utils._python_dispatch.TorchDispatchMode")
+    for name in (
+        "numpy.ndarray",
+        "numpy.dtype",
+        "torch.utils._python_dispatch.TorchDispatchMode",
+        "PIL.Image.Image",
+    )
 ]
 nitpick_ignore_regex = [("py:class", r".*\.(_\w+|[A-Z])")]  # private names, type variables
 intersphinx_mapping = {
@@ -63,8 +68,10 @@ intersphinx_mapping = {
 # where something is documented under another name than that of the module it is in
 PUBLIC = {
     "pathlib._local.Path": "pathlib.Path",
+    "pathlib._local.PurePath": "pathlib.PurePath",
     "torch._C.Generator": "torch.Generator",
     "torch.nn.modules.module.Module": "torch.nn.Module",
+    "torch.nn.modules.sparse.Embedding": "torch.nn.Embedding",
     "torch.nn.parameter.Parameter": "torch.nn.Parameter",
     "torch.optim.adamw.AdamW": "torch.optim.AdamW",
 }

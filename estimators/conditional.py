@@ -4,12 +4,8 @@ A condition ``y`` is a part of the event, diffused together with the rest ``x``.
 noise it gets is which estimator it is; all of them learn by denoising score matching of both, and
 `scoresde.condition` makes ``p(x | y)`` of them.
 
-| name | noise that ``y`` ends with |
-|---|---|
-| `cde` | none |
-| `cdiffe` | that of ``x`` |
-| `cmde` | little |
-| `vs_cmde` | little, in the end: training begins with that of ``x`` |
+``y`` ends with no noise in `cde`, with that of ``x`` in `cdiffe` and with little in `cmde`; in the
+end it does so in `vs_cmde`, too, whose training begins with that of ``x``.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def features_of(name: str, *, imports: bool = False) -> Features:
     """Features by their name, or of one's own by an import path.
 
     Args:
-        name: One of `scoresde.metrics.NAMED`, or ``"package.module:attribute"``: a function of
-            events, or a class of such that needs no arguments.
+        name: One of `scoresde.metrics.features.NAMED`, or ``"package.module:attribute"``: a
+            function of events, or a class of such that needs no arguments.
         imports: Whether import paths are allowed.
 
     Raises:

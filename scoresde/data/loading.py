@@ -43,8 +43,8 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
 
     Args:
         source: A name, or the path of a file or a folder.
-        options: Those of `digits`, `patches`, `read_array`, `read_csv`, `read_parquet` or
-            `read_images`.
+        options: Those of `digits`, `scoresde.data.builtin.patches`, `read_array`, `read_csv`,
+            `read_parquet` or `read_images`.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
