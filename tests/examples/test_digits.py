@@ -62,7 +62,7 @@ def test_a_file_of_images(tmp_path, monkeypatch):
     path = tmp_path / "images.toml"
     assert commands.run("init", "images", tmp_path, "--output", path).exit_code == 0
     commands.edited(
-        path, ("steps = 1500", "steps = 2"), ("= 32\n", "= 4\n"), ("= 24\n\n[tr", "= 4\n\n[tr")
+        path, ("steps = 1200", "steps = 2"), ("= 32\n", "= 4\n"), ("= 24\n\n[tr", "= 4\n\n[tr")
     )
     trained = commands.run("train", path, "--output", tmp_path / "model")
     assert trained.exit_code == 0, trained.output
