@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import statistics
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from benchmarks.unets import UNet, parameters
-from estimators import Denoising, MultiScale
+from benchmarks.unets import parameters
+from estimators import Denoising, MultiScale, UNet
 from scoresde import DiagonalSDE, Haar, LogLinear, Packed, ScoreEstimator, Solver
 from scoresde.data import patches
 from scoresde.planning import Plan, equal, plan, spectra
@@ -38,7 +37,6 @@ ERROR_OF_UNIFORM_EULER_MARUYAMA = 2.9e-3
 
 def run(quick: bool = False) -> dict[str, Any]:
     """Ratios and rows; ``quick`` has fewer evaluations, one image and one repetition."""
-    warnings.filterwarnings("ignore", module="diffusers")
     torch.manual_seed(0)
     bands = spectra(Haar((1, 32, 32), 3), patches(32, stride=4).values.double() / 127.5 - 1)
     rows: list[dict[str, Any]] = []
@@ -47,7 +45,7 @@ def run(quick: bool = False) -> dict[str, Any]:
         total = 2 * (levels + 1) if quick else 8 * (levels + 1)
         repeats, batch = (1, 1) if quick else (3, 4)
         basis = Haar((3, size, size), levels)
-        uniform = Denoising(DiagonalSDE(LogLinear(), basis), UNet((3, size, size), UNIFORM))
+        uniform = Denoising(DiagonalSDE(LogLinear(), basis), _unet((3, size, size), UNIFORM))
         plans = {"equal_split": equal(basis, LogLinear(), total // (levels + 1))}
         photographs = dict(zip(basis.blocks.sizes, _pyramid(bands, levels), strict=True))
         solver = ExponentialMultistep(order=2)
@@ -93,12 +91,16 @@ def _pyramid(bands: dict[str, torch.Tensor], levels: int) -> list[torch.Tensor]:
     return [coarse, *details]
 
 
+def _unet(shape: Sequence[int], widths: Sequence[int]) -> UNet:
+    return UNet(shape, widths, blocks=1, attention=0)
+
+
 def _multiscale(staged: Plan, levels: int) -> MultiScale:
     basis = staged.sde.basis
     assert isinstance(basis, Haar)
     views = [basis.coarse(levels), *(Packed(basis.coarse(k)) for k in reversed(range(levels)))]
     networks = [
-        UNet(view.event_shape, widths)
+        _unet(view.event_shape, widths)
         for view, widths in zip(views, STAGES[levels + 1], strict=True)
     ]
     return MultiScale(staged.sde, networks, network_bases=views)

@@ -1,4 +1,4 @@
-"""U-Nets of images, as networks of ours: those of the diffusers library, and plain ones."""
+"""What benchmarks of networks share: a plain U-Net, widths and numbers of parameters."""
 
 from __future__ import annotations
 
@@ -6,35 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-from estimators import NetworkAdapter
-
-
-class UNet(NetworkAdapter):
-    """``diffusers.UNet2DModel`` without attention, called with a noise level.
-
-    Args:
-        event_shape: ``(channels, height, width)``.
-        widths: Channels at every resolution, finest first.
-        layers: Residual blocks per resolution.
-    """
-
-    def __init__(self, event_shape: Sequence[int], widths: Sequence[int], layers: int = 1) -> None:
-        from diffusers import UNet2DModel
-
-        channels, height, _ = event_shape
-        body = UNet2DModel(
-            sample_size=height,
-            in_channels=channels,
-            out_channels=channels,
-            layers_per_block=layers,
-            block_out_channels=tuple(widths),
-            down_block_types=("DownBlock2D",) * len(widths),
-            up_block_types=("UpBlock2D",) * len(widths),
-            add_attention=False,
-            norm_num_groups=8,
-        )
-        super().__init__(body)
 
 
 def parameters(network: nn.Module) -> int:

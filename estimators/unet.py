@@ -179,6 +179,8 @@ def _body(
         norm_num_groups=_groups(channels),
         num_head_channels=[math.gcd(_HEAD, c) for c in channels],
     )
+    if not attention[-1]:  # the middle always has it, whatever its size
+        body.middle_block.attention = nn.Identity()
     for module in body.modules():
         for name in ("att_mat", "causal_mask"):  # empty tensors that no move of the module moves
             if hasattr(module, name):

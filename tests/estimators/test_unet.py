@@ -96,6 +96,17 @@ def test_it_hears_of_the_noise_and_of_far_pixels(dtype, channels):
     assert corner.grad[0, 0, -1, -1] != 0  # by attention
 
 
+@pytest.mark.parametrize(("attention", "attending"), [(0, []), (3, []), (4, [4]), (8, [4, 8])])
+def test_only_resolutions_that_are_small_enough_attend(attention, attending):
+    network = UNet((1, 16, 16), channels=[8, 8, 8], blocks=1, attention=attention)
+    seen = set()
+    for module in network.modules():
+        if type(module).__name__ == "SpatialAttentionBlock":
+            module.register_forward_pre_hook(lambda _, given: seen.add(given[0].shape[-1]))
+    network(torch.ones(1, 1, 16, 16), torch.zeros(1))
+    assert sorted(seen) == attending
+
+
 def test_padding_is_of_what_is_there():
     """A constant image of an odd size is the corner of one of a size that can be halved."""
     odd = learned(UNet((1, 7, 8), channels=[8, 8], blocks=1, attention=0))
