@@ -143,8 +143,22 @@ def run(
     seconds: float = 300.0,
     seeds: int = 3,
     count: int = 1500,
+    lr: float = 2e-3,
+    only: str = "",
 ) -> dict[str, Any]:
-    """Rows and their summary; ``quick`` trains for a moment only, to show that it runs."""
+    """Rows and their summary.
+
+    Args:
+        quick: Trains for a moment only, to show that it runs.
+        data: Folder or zip file of photographs.
+        pictures: Where to write samples.
+        table: One of `TABLES`.
+        seconds: Processor time that training may take.
+        seeds: Of models; one for ``"changes"``.
+        count: How many samples are compared.
+        lr: Of all arms.
+        only: What is in the names of those that are run.
+    """
     if data is None:
         raise ValueError("data: expected a folder or a zip file of photographs, got none")
     if quick:
@@ -159,7 +173,7 @@ def run(
     floor = compare(real, others).frechet
     print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
     x = dequantize(train.read(slice(4000)), 256, torch.Generator().manual_seed(0))
-    arms = TABLES[table]
+    arms = {name: arm for name, arm in TABLES[table].items() if only in name}
     updates = _updates(arms, x, train, seconds, 2 if quick else 8)
     rows: list[dict[str, Any]] = []
     panels = {"photographs": _shades(held_out.read(slice(32)))}
@@ -168,7 +182,7 @@ def run(
         for name, arm in arms.items():
             torch.manual_seed(seed)
             model = arm.model(x)
-            history = _training(updates[name]).fit(model, train, seed=seed, progress=False)
+            history = _training(updates[name], lr).fit(model, train, seed=seed, progress=False)
             bits = _bits(model, held_out, 8 if quick else 256)
             if name not in chosen:
                 tried = {}
@@ -200,9 +214,9 @@ def run(
     return {"data": images.name, "floor": round(floor, 2), "summary": _summary(rows), "rows": rows}
 
 
-def _training(steps: int) -> Training:
+def _training(steps: int, lr: float = 2e-3) -> Training:
     return Training(
-        steps=steps, batch_size=BATCH, lr=2e-3, precision="bfloat16", measurements=1, warmup=0.1
+        steps=steps, batch_size=BATCH, lr=lr, precision="bfloat16", measurements=1, warmup=0.1
     )
 
 
