@@ -11,6 +11,8 @@ from estimators.multiscale import MultiScale
 from estimators.networks import PartNetwork, ResidualMLP
 from estimators.pretrained import from_diffusers
 from estimators.scales import measure
+from estimators.sliced import SlicedScoreMatching
+from estimators.transition_matching import TransitionMatching
 from estimators.truncated import Truncated
 from estimators.unet import UNet
 
@@ -25,6 +27,8 @@ __all__ = [
     "NetworkAdapter",
     "PartNetwork",
     "ResidualMLP",
+    "SlicedScoreMatching",
+    "TransitionMatching",
     "Truncated",
     "UNet",
     "cde",

@@ -14,9 +14,11 @@ from scoresde.clock import Clock
 from scoresde.conditioning import (
     condition,
 )
+from scoresde.cox_ingersoll_ross import CoxIngersollRoss
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import DirectScoreEstimator, ScoreEstimator
 from scoresde.fixed_step import FixedStep
+from scoresde.geometric_brownian import GeometricBrownian
 from scoresde.internals.lazy_imports import lazy_imports
 from scoresde.likelihood import (
     ExactTrace,
@@ -64,11 +66,13 @@ __all__ = [
     "Blocks",
     "Clock",
     "Cosine",
+    "CoxIngersollRoss",
     "DiagonalSDE",
     "DirectScoreEstimator",
     "EndpointSolver",
     "ExactTrace",
     "FixedStep",
+    "GeometricBrownian",
     "Haar",
     "Hutchinson",
     "Identity",

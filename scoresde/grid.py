@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, look_up
-from scoresde.equation import Coefficients, Equation
+from scoresde.equation import Equation
 from scoresde.sde import SDE, Stage
 from scoresde.sde_coefficients import SDECoefficients
 
@@ -61,6 +62,18 @@ def log_snr(sde: SDE, steps: int) -> Tensor:
         [1.0, 0.722, 0.305, 0.032, 0.001]
     """
     return _equal(sde, steps, lambda at: at.noise_level)
+
+
+def root_time(sde: SDE, steps: int) -> Tensor:
+    """Equal steps in the root of time, as noise of a steady rate grows: without a kernel.
+
+    Example:
+        >>> from scoresde import CoxIngersollRoss
+        >>> from scoresde.grid import root_time
+        >>> root_time(CoxIngersollRoss((2,), T=4.0), 4).round(decimals=3).tolist()
+        [4.0, 2.274, 1.032, 0.274, 0.001]
+    """
+    return _equal(sde, steps, lambda at: at.t.squeeze(-1).sqrt())
 
 
 def karras(sde: SDE, steps: int) -> Tensor:
@@ -139,10 +152,8 @@ _TINY = 1e-12
 _OFFSET = 16
 """Roundings by which a step keeps off a jump: more than arithmetic on a time may lose."""
 
-GRIDS: dict[str, Grid] = {
-    f.__name__: f
-    for f in (uniform_time, log_snr, karras, arctan_log_snr, wide_arctan_log_snr, log_normal)
-}
+_ALL = (uniform_time, root_time, log_snr, karras, arctan_log_snr)
+GRIDS: dict[str, Grid] = {f.__name__: f for f in (*_ALL, wide_arctan_log_snr, log_normal)}
 """The grids above, by name."""
 
 
@@ -247,10 +258,6 @@ def _apportion(spans: _Floats, steps: int) -> list[int]:
     return [int(c) + 1 for c in counts]
 
 
-def _level(at: Coefficients) -> Tensor:
-    return at.noise_level
-
-
 def fractions(
     equation: Equation, starts: Tensor, ends: Tensor, parts: Sequence[float]
 ) -> list[Tensor]:
@@ -276,7 +283,7 @@ def fractions(
     """
     u = torch.linspace(0, 1, 65, dtype=starts.dtype, device=starts.device)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
-    levels = _read(equation, _level, times.flatten()).reshape(times.shape)
+    levels = _read(equation, attrgetter("noise_level"), times.flatten()).reshape(times.shape)
     span = levels[:, -1:] - levels[:, :1]
     # where all components stand still one time is as good as another
     share = torch.where(span == 0, u, (levels - levels[:, :1]) / span)
@@ -298,7 +305,7 @@ def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
         tensor([0.1000], dtype=torch.float64)
     """
     times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
-    level = _read(sde, _level, times)
+    level = _read(sde, attrgetter("noise_level"), times)
     moment = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
     return t.new_tensor(moment)
 

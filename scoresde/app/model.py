@@ -19,7 +19,7 @@ from scoresde.app.export import Export
 from scoresde.app.factories import ConfigError, call_factory, expect_known
 from scoresde.app.facts import facts_of, known_of
 from scoresde.app.parts import read_data
-from scoresde.bases import PCA
+from scoresde.bases import PCA, Identity
 from scoresde.checks import describe_error, expect, nearest, real, whole
 from scoresde.data import Dataset, reader, split
 from scoresde.data.events import Batches
@@ -114,14 +114,14 @@ class Model:
         with torch.device("cpu"):  # what others build names no device
             known = known_of(facts)
             known["data_components"] = config.Lazy(lambda: _components(facts, data))
-            sde = settings["sde"]
+            sde, basis = settings["sde"], Identity(facts["event_shape"])
             if isinstance(sde, Mapping) and "basis" in sde:
                 basis = known["basis"] = build(sde["basis"], "sde.basis", known)
                 sde = {**sde, "basis": basis}
-                if data is not None:
-                    mean, std = basis.moments(data, missing=facts.get("missing", False))
-                    facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
-                    known |= known_of(facts)
+            if data is not None:
+                mean, std = basis.moments(data, missing=facts.get("missing", False))
+                facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
+                known |= known_of(facts)
             known["sde"] = build(sde, "sde", known)
             estimator = build(settings["estimator"], "estimator", known)
             solver = build(settings["solver"], "solver", known)

@@ -38,6 +38,7 @@ def test_every_breakpoint_is_a_time_of_the_grid(name, data):
 
 COORDINATES = {
     "uniform_time": lambda sde, t: t.squeeze(-1),
+    "root_time": lambda sde, t: t.squeeze(-1).sqrt(),
     "log_snr": lambda sde, t: readings.level(sde, t),
     "karras": lambda sde, t: (readings.level(sde, t) / 7).exp(),
     "arctan_log_snr": lambda sde, t: ((readings.level(sde, t) + 0.75) / 2).arctan(),
