@@ -12,7 +12,10 @@ from pathlib import Path
 
 import benchmarks
 
-HELPERS = ("__main__", "beds", "images", "mutation", "posteriors", "references", "unets")
+HELPERS = (
+    *("__main__", "beds", "equal_time", "images", "mutation", "posteriors", "recipes"),
+    *("references", "unets"),
+)
 
 
 def main() -> None:

@@ -11,9 +11,6 @@ of several numbers of steps is best for it.
 
 from __future__ import annotations
 
-import copy
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,18 +20,17 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from benchmarks.equal_time import bound_in_bits, draw, shades, spread, training, updates
 from benchmarks.unets import parameters
 from estimators import Denoising, MultiScale, UNet, measure
-from scoresde import EDM, SDE, DiagonalSDE, Identity, LogLinear, Wavelet, bound
+from scoresde import EDM, SDE, DiagonalSDE, Identity, LogLinear, Wavelet
 from scoresde.app import plots
-from scoresde.data import Dataset, bits_per_dim, dequantize, load, split
+from scoresde.data import dequantize, load, split
 from scoresde.grid import Grid
 from scoresde.metrics import EfficientNetLite0, compare, extract
-from scoresde.training import Training
 from solvers import ExponentialMultistep
 
 SIZE = 32
-BATCH = 32
 FEWER = 4
 """For choosing numbers of steps, by how much fewer samples are drawn."""
 
@@ -132,6 +128,9 @@ CHANGES = {
     "times: log_normal": attrs.evolve(MULTISCALE, times="log_normal"),
     "enters as noise": attrs.evolve(MULTISCALE, wide=False),
 }
+KEYS = ("frechet", "kernel", "seconds_train", "seconds_sample", "bits_per_dim_bound")
+"""What is summed up over seeds."""
+
 TABLES = {"arms": ARMS, "changes": CHANGES}
 
 
@@ -168,37 +167,38 @@ def run(
     train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
     features = EfficientNetLite0()
     real, others = (
-        extract(features, _shades(part.read(slice(count)))) for part in (held_out, train)
+        extract(features, shades(part.read(slice(count)))) for part in (held_out, train)
     )
     floor = compare(real, others).frechet
     print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
     x = dequantize(train.read(slice(4000)), 256, torch.Generator().manual_seed(0))
     arms = {name: arm for name, arm in TABLES[table].items() if only in name}
-    updates = _updates(arms, x, train, seconds, 2 if quick else 8)
+    models = {name: arm.model(x) for name, arm in arms.items()}
+    steps_of = updates(models, train, seconds, 2 if quick else 8)
     rows: list[dict[str, Any]] = []
-    panels = {"photographs": _shades(held_out.read(slice(32)))}
+    panels = {"photographs": shades(held_out.read(slice(32)))}
     chosen: dict[str, list[tuple[int, ...]]] = {}
     for seed in range(seeds if table == "arms" else 1):
         for name, arm in arms.items():
             torch.manual_seed(seed)
             model = arm.model(x)
-            history = _training(updates[name], lr).fit(model, train, seed=seed, progress=False)
-            bits = _bits(model, held_out, 8 if quick else 256)
+            history = training(steps_of[name], lr).fit(model, train, seed=seed, progress=False)
+            bits = bound_in_bits(model, held_out, 8 if quick else 256)
             if name not in chosen:
                 tried = {}
                 for steps in arm.steps:
-                    drawn, _ = _samples(model, arm.solver(steps), count // FEWER, seed)
+                    drawn, _ = draw(model, arm.solver(steps), count // FEWER, seed)
                     tried[steps] = compare(real[: len(drawn)], extract(features, drawn)).frechet
                 print(f"{name}: {tried}", flush=True)
                 best = min(tried, key=tried.__getitem__)
                 chosen[name] = [best] if len(best) == 1 else [*arm.steps]
             for steps in chosen[name]:
-                samples, elapsed = _samples(model, arm.solver(steps), count, seed)
+                samples, elapsed = draw(model, arm.solver(steps), count, seed)
                 row = {
                     "arm": f"{name}, {' + '.join(map(str, steps))} steps",
                     "seed": seed,
                     "parameters": parameters(model),
-                    "updates": updates[name],
+                    "updates": steps_of[name],
                     "seconds_train": round(history.seconds, 1),
                     "seconds_sample": round(elapsed, 2),
                     "out_of_range": round(float((samples.abs() > 1).float().mean()), 3),
@@ -211,76 +211,13 @@ def run(
                 panels[name] = samples[:32]
                 if pictures is not None:
                     plots.save(plots.image_grid(panels, columns=4), pictures)
-    return {"data": images.name, "floor": round(floor, 2), "summary": _summary(rows), "rows": rows}
-
-
-def _training(steps: int, lr: float = 2e-3) -> Training:
-    return Training(
-        steps=steps, batch_size=BATCH, lr=lr, precision="bfloat16", measurements=1, warmup=0.1
-    )
-
-
-def _updates(
-    arms: dict[str, Arm], x: Tensor, data: Dataset, seconds: float, repeats: int
-) -> dict[str, int]:
-    """How many fit into a time, by the medians of interleaved ones."""
-    models = {name: arm.model(x) for name, arm in arms.items()}
-    elapsed: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(repeats):
-        for name, model in models.items():
-            start = time.thread_time()
-            _training(3).fit(copy.deepcopy(model), data, progress=False)
-            one = time.thread_time()
-            _training(1).fit(copy.deepcopy(model), data, progress=False)
-            elapsed[name].append((2 * one - start - time.thread_time()) / 2)
-    found = {name: statistics.median(values) for name, values in elapsed.items()}
-    print("seconds per update:", {k: round(v, 3) for k, v in found.items()}, flush=True)
-    return {name: max(1, round(seconds / value)) for name, value in found.items()}
-
-
-@torch.no_grad()
-def _samples(
-    model: Denoising | MultiScale, solver: ExponentialMultistep, count: int, seed: int
-) -> tuple[Tensor, float]:
-    """Images, and the processor time that they took."""
-    generator, start = torch.Generator().manual_seed(seed), time.thread_time()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        samples = solver.sample(model, (count,), batch_size=100, generator=generator)
-    return samples, time.thread_time() - start
-
-
-def _shades(values: Tensor) -> Tensor:
-    """Stored images in [-1, 1]."""
-    return values / 127.5 - 1
-
-
-def _bits(model: Denoising | MultiScale, data: Dataset, count: int) -> float:
-    """Bits per dimension of held-out images, at most."""
-    generator = torch.Generator().manual_seed(0)
-    x = dequantize(data.read(slice(count)), 256, generator)
-    with torch.no_grad():
-        nats = torch.stack([bound(model, x, generator=generator) for _ in range(4)]).mean()
-    return round(float(bits_per_dim(nats, x[0].numel(), 256)), 3)
+    return {
+        "data": images.name,
+        "floor": round(floor, 2),
+        "summary": spread(rows, "arm", KEYS),
+        "rows": rows,
+    }
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
     return {key: round(value, 4) for key, value in values.items()}
-
-
-def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means and ranges over seeds."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row["arm"], []).append(row)
-    keys = ("frechet", "kernel", "seconds_train", "seconds_sample", "bits_per_dim_bound")
-    return [
-        {
-            "arm": arm,
-            **{
-                key: {"mean": round(statistics.mean(v), 3), "low": min(v), "high": max(v)}
-                for key in keys
-                for v in [[row[key] for row in group]]
-            },
-        }
-        for arm, group in groups.items()
-    ]

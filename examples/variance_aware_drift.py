@@ -13,6 +13,8 @@ the same law at every time, and only what is not Gaussian about data is diffused
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from report import digits, moments, report
 from torch import Tensor
 
@@ -22,7 +24,11 @@ from solvers import ExponentialMultistep
 
 
 def variance_aware_drift(
-    data: Tensor, power: float = 1.0, floor: float = 1e-2, beta_max: float = 20.0
+    data: Tensor,
+    power: float = 1.0,
+    floor: float = 1e-2,
+    beta_max: float = 20.0,
+    blocks: Mapping[str, int] | None = None,
 ) -> DiagonalSDE:
     """The setting.
 
@@ -31,8 +37,9 @@ def variance_aware_drift(
         power: How much drift depends on variances.
         floor: Least variance that is told apart, in units of the largest: ``a`` is bounded.
         beta_max: Rate of noise at the end.
+        blocks: Components that an estimator measures together; all if None.
     """
-    basis = PCA.fit(data)
+    basis = PCA.fit(data, blocks)
     largest = basis.variances.max()
     rates = (largest / basis.variances.clamp(min=floor * largest)) ** power
     schedule = VP(0.1 * rates, beta_max * rates)

@@ -112,7 +112,8 @@ class Layout:
             self.levels = [_levels(-snr / 2)]
         else:
             at = sde.at(torch.from_numpy(self.dense).unsqueeze(-1))
-            noise = sde.blocks.expand(at.noise_levels - sde.scale.log())
+            levels = at.noise_levels - sde.scale.log()
+            noise = sde.blocks.expand(levels).expand(-1, sde.blocks.dim)
             self.levels = [_levels(noise[:, stage.dim - 1 :][:, :1]) for stage in sde.stages()]
 
     def times(self, drafts: Sequence[Draft]) -> tuple[_Floats, _Floats]:

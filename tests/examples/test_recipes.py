@@ -1,6 +1,5 @@
 """Recipes of anisotropic noise and of learned paths: the special cases that each must recover."""
 
-import attrs
 import laws
 import learned_bands
 import pytest
@@ -14,6 +13,7 @@ from estimators import Denoising, Gaussian, GaussianMixture, ResidualMLP
 from scoresde import DCT, VP, DiagonalSDE, Identity, Learned, Wavelet, bound
 from solvers import ExponentialMultistep
 
+FEW = ExponentialMultistep(5, order=2, grid="uniform_time")
 SHAPE = (1, 4, 4)
 
 
@@ -132,16 +132,18 @@ def test_paths_that_are_alike_are_one():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_error_of_few_steps_is_that_of_their_exact_law(dtype):
     basis, x = DCT(SHAPE, bands=3), data()
-    sde, solver = learned_bands.learned_bands(basis, x), ExponentialMultistep(5, order=2)
+    sde, solver = (
+        learned_bands.learned_bands(basis, x),
+        ExponentialMultistep(5, order=2, grid="uniform_time"),
+    )
     variances = basis(x).var(0).to(dtype)
     found = learned_bands.few_steps_error(sde, variances, solver)
     components = basis.inverse(torch.eye(16).double()).reshape(16, 16)
     covariance = components.mT @ torch.diag(variances.double()) @ components
     centred = DiagonalSDE(sde.schedule, basis, scale=sde.scale)
     model = Gaussian(centred, torch.zeros(SHAPE), covariance)
-    timed = attrs.evolve(solver, grid="uniform_time")
     with torch.no_grad():
-        _, law = laws.moments(lambda rows, noise: timed.rsample(
+        _, law = laws.moments(lambda rows, noise: solver.rsample(
             model, (rows,), generator=noise, dtype=torch.float64))  # fmt: skip
     in_basis = components @ law @ components.mT
     gap = (in_basis.diagonal().sqrt() - variances.double().sqrt()).square().sum()
@@ -152,7 +154,10 @@ def test_the_error_of_few_steps_is_that_of_their_exact_law(dtype):
 
 def test_paths_learned_for_few_steps_miss_less_with_them():
     basis, x = Wavelet(SHAPE, 2, "db1"), data()
-    sde, solver = learned_bands.learned_bands(basis, x), ExponentialMultistep(5, order=2)
+    sde, solver = (
+        learned_bands.learned_bands(basis, x),
+        ExponentialMultistep(5, order=2, grid="uniform_time"),
+    )
     variances = basis(x).var(0)
     before = learned_bands.by_quality(sde, variances, solver, steps=1)
     after = learned_bands.by_quality(sde, variances, solver, steps=40)

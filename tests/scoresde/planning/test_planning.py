@@ -221,6 +221,8 @@ def test_other_steps_for_an_sde_that_is_kept():
     flat = replan(uniform, BANDS, solver, evaluations=6)
     assert 2 < flat.steps[0] == flat.cost <= 6
     assert measured(flat, order=2) == pytest.approx(flat.error, rel=1e-3)
+    one_scale = DiagonalSDE(LogLinear(), BASIS, drop=first.sde.drop)
+    assert replan(one_scale, BANDS, solver, evaluations=6).sde is one_scale
     with pytest.raises(ValueError, match="sde: expected clocks that run until"):
         replan(DiagonalSDE(LogLinear(), BASIS, [1.0, 2.0, 4.0]), BANDS, solver, cost=4.0)
 

@@ -1,0 +1,203 @@
+"""All recipes of diffusion in one table, under the same conditions.
+
+Every recipe of `benchmarks.recipes` has the same grey photographs (``--data``, a folder or a zip
+file; mirrored at random), family of networks, number of parameters, optimiser, batch size and time
+of training: updates are timed side by side. With more and more evaluations, twice as many each
+time, samples are drawn until their Frechet distance to held-out images stops falling, in the
+features of EfficientNet-Lite0; it is given beside that of as many training images.
+
+``--set table="bed"`` needs no data and trains nothing: exact scores of the Gaussian that patches of
+two photographs have, where the law of a sampler's results is known. Error: ``W2^2 / trace``; cost:
+evaluations at full resolution. Every recipe is given the better of several grids and orders.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from benchmarks.beds import cost, relative_w2, sample_law
+from benchmarks.equal_time import bound_in_bits, draw, shades, spread, training, updates
+from benchmarks.recipes import RECIPES, Recipe, learned, learned_stages, wavelets
+from benchmarks.unets import parameters
+from estimators import Gaussian
+from scoresde import DiagonalSDE, LogLinear
+from scoresde.data import dequantize, load, patches, split
+from scoresde.metrics import EfficientNetLite0, compare, extract
+from scoresde.planning import plan, replan, spectra
+from solvers import ExponentialMultistep
+
+EVALUATIONS = (4, 8, 16, 32, 64)
+FALLS = 0.97
+"""What is above this part of the distance before has stopped falling: samples of other seeds differ
+by as much."""
+
+STAGES = {2.0: (2, 2, 2, 1), 4.0: (4, 4, 4, 2), 8.0: (6, 6, 6, 6)}
+"""Steps of stages whose paths are learned, at most at this cost."""
+
+COSTS = tuple(STAGES)
+KEYS = ("frechet", "evaluations", "seconds_sample", "seconds_train", "bits_per_dim_bound")
+
+
+def run(
+    quick: bool = False,
+    data: Path | None = None,
+    table: str = "trained",
+    size: int = 32,
+    seconds: float = 45.0,
+    seeds: int = 1,
+    count: int = 500,
+    recipes: str = "",
+) -> dict[str, Any]:
+    """One of two tables, ``trained`` or ``bed``; ``recipes`` names some, with ``;`` between them.
+
+    ``quick`` trains for a moment only, or takes small patches, to show that it runs.
+    """
+    torch.set_num_threads(1)
+    # of images that heat dissipation blurs the brightness is there to the end, and is sampled so
+    warnings.filterwarnings("ignore", message="sde: data of 'band1' are not lost")
+    named = [name.strip() for name in recipes.split(";") if name.strip()]
+    unknown = {*named} - {*RECIPES}
+    if unknown or table not in ("trained", "bed"):
+        raise ValueError(f"recipes, table: expected some of {[*RECIPES]}; got {unknown or table}")
+    chosen = {name: RECIPES[name] for name in named or RECIPES}
+    if table == "bed":
+        return bed(chosen, 16 if quick else size)
+    if data is None:
+        raise ValueError("data: expected --data, a folder or a zip file of photographs, got none")
+    if quick:
+        size, seconds, seeds, count = 16, 0.3, 1, 8
+    return trained(chosen, data, size, seconds, seeds, count, quick)
+
+
+def trained(
+    recipes: dict[str, Recipe],
+    data: Path,
+    size: int,
+    seconds: float,
+    seeds: int,
+    count: int,
+    quick: bool,
+) -> dict[str, Any]:
+    """Rows of every recipe, seed and number of evaluations, and the best of each."""
+    images = load(data, size=size, mode="L", flip=True)
+    train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
+    features = EfficientNetLite0()
+    real, others = (
+        extract(features, shades(part.read(slice(count)))) for part in (held_out, train)
+    )
+    floor = compare(real, others).frechet
+    print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
+    x = dequantize(train.read(slice(4000)), 256, torch.Generator().manual_seed(0))
+    sdes = {name: recipe.sde(x) for name, recipe in recipes.items()}
+    models = {name: recipe.model(sdes[name], x) for name, recipe in recipes.items()}
+    steps = updates(models, train, seconds, 1 if quick else 5)
+    rows: list[dict[str, Any]] = []
+    best: list[dict[str, Any]] = []
+    for seed, (name, recipe) in itertools.product(range(seeds), recipes.items()):
+        torch.manual_seed(seed)
+        model = recipe.model(sdes[name], x)
+        history = training(steps[name]).fit(model, train, seed=seed, progress=False)
+        known = {
+            "recipe": name,
+            "seed": seed,
+            "parameters": parameters(model),
+            "updates": steps[name],
+            "seconds_train": round(history.seconds, 1),
+            "bits_per_dim_bound": bound_in_bits(model, held_out, 8 if quick else 256),
+        }
+        last = math.inf
+        for evaluations in EVALUATIONS[: 2 if quick else None]:
+            solver = recipe.solver(evaluations)
+            samples, elapsed = draw(model, solver, count, seed)
+            quality = compare(real, extract(features, samples))
+            row = known | {
+                "evaluations": evaluations,
+                "cost": round(cost(model.sde, solver), 2),
+                "seconds_sample": round(elapsed, 2),
+                "frechet": round(quality.frechet, 1),
+                "kernel": round(quality.kernel, 4),
+                "out_of_range": round(float((samples.abs() > 1).float().mean()), 3),
+            }
+            rows.append(row)
+            print(row, flush=True)
+            if row["frechet"] > FALLS * last:
+                break
+            last, reached = row["frechet"], row
+        best.append(reached)
+    best.sort(key=lambda row: float(row["frechet"]))
+    return {
+        "data": images.name,
+        "floor": round(floor, 2),
+        "summary": spread(best, "recipe", KEYS),
+        "rows": rows,
+    }
+
+
+def bed(recipes: dict[str, Recipe], size: int) -> dict[str, Any]:
+    """Error at cost, with exact scores of the patches' Gaussian, and the best at every cost."""
+    x = patches(size, stride=4).values.double() / 127.5 - 1
+    mean, covariance = x.mean(0), torch.cov(x.flatten(1).mT)
+    rows: list[dict[str, Any]] = []
+    for budget in COSTS:
+        for name, sde, solvers in candidates(recipes, x, budget):
+            model = Gaussian(sde, mean, covariance)
+            errors = [
+                relative_w2(mean.flatten(), covariance, sample_law(model, solver))
+                for solver in solvers
+            ]
+            error, solver = min(zip(errors, solvers, strict=True), key=lambda pair: pair[0])
+            row = {
+                "recipe": name,
+                "budget": budget,
+                "cost": round(cost(sde, solver), 2),
+                "error": error,
+                "steps": solver.steps,
+                "grid": getattr(solver.grid, "__name__", "planned"),
+                "corrected": solver.corrected,
+            }
+            rows.append(row)
+            text = "{recipe:34} {steps:3} steps, cost {cost:5.2f} error {error:.2e} on {grid}"
+            print(text.format(**row), flush=True)
+    at = {budget: [row for row in rows if row["budget"] == budget] for budget in COSTS}
+    best = {f"{budget:g}": min(at[budget], key=lambda row: row["error"]) for budget in at}
+    return {"best": best, "rows": rows}
+
+
+def candidates(
+    recipes: dict[str, Recipe], x: Tensor, budget: float
+) -> Iterator[tuple[str, DiagonalSDE, list[ExponentialMultistep]]]:
+    """What is tried of every recipe within a cost; stages are planned, as are their steps."""
+    second = ExponentialMultistep(int(budget), order=2)
+    for name, recipe in recipes.items():
+        if recipe.learns:
+            continue  # of exact scores the bound is the same on every path
+        sde = recipe.sde(x)
+        if len(sde.stages()) == 1:
+            named = {recipe.grid, "log_snr", "arctan_log_snr", "uniform_time"}
+            grids = sorted(named, key=str)
+            tried = [(grid, c) for grid in grids for c in (False, True)]
+            yield name, sde, [attrs.evolve(second, grid=g, corrected=c) for g, c in tried]
+            continue
+        # stages that there are, a step each at least
+        if budget >= sum(stage.dim for stage in sde.stages()) / sde.basis.dim:
+            staged = replan(sde, spectra(sde.basis, x), second, cost=budget)
+            yield name, sde, [attrs.evolve(second, steps=sum(staged.steps), grid=staged.grid)]
+    equal = attrs.evolve(second, grid="uniform_time")
+    yield f"learned per band, for {second.steps} steps", learned(x, second.steps), [equal]
+    for wavelet in ("db1", "db4"):
+        basis = wavelets(x, wavelet)
+        staged = plan(basis, LogLinear(), spectra(basis, x), second, cost=budget)
+        solver = attrs.evolve(second, steps=sum(staged.steps), grid=staged.grid)
+        yield f"multi-scale, planned, {wavelet}", staged.sde, [solver]
+    steps = STAGES[budget]
+    sde = learned_stages(x, steps)
+    yield "learned per band, in stages", sde, [attrs.evolve(equal, steps=sum(steps))]

@@ -1,0 +1,206 @@
+"""Recipes of diffusion as settings of the same objects, for images of one channel.
+
+Those of `examples/` are the ones that are tested there.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from estimators import Denoising, MultiScale, UNet, measure
+from scoresde import DCT, EDM, VP, Basis, DiagonalSDE, Identity, Learned, LogLinear, Wavelet
+from scoresde.fronts import front
+from scoresde.grid import Grid
+from scoresde.planning import spectra
+from scoresde.schedules import Cosine
+from solvers import ExponentialMultistep
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from blurring_diffusion import Blurring
+from inverse_heat_dissipation import HeatDissipation, geometric
+from learned_bands import by_quality, learned_bands
+from spectral_noise import equal_snr, power_law
+from variance_aware_drift import variance_aware_drift
+
+LEVELS = 3
+LEARNING = 100
+"""Steps of Adam for a schedule that is learned before a network."""
+
+BANDS = 8
+"""Of frequencies, or of principal components, that networks are given in units of their own."""
+
+WIDTHS = ((16, 32, 64),)
+STAGED = ((24, 48), (16, 32), (12, 24))
+"""Of networks for a quarter, half and all of the resolution: as many parameters in all."""
+
+
+@attrs.frozen
+class Recipe:
+    """How data are diffused, and what is trained on that.
+
+    Attributes:
+        sde: Of images ``(N, 1, height, width)``.
+        weighting: Of the loss.
+        times: Density of training times.
+        grid: Of the sampler.
+        learns: Whether the schedule goes on being learned with the network.
+    """
+
+    sde: Callable[[Tensor], DiagonalSDE]
+    weighting: str = "balanced"
+    times: str = "log_snr"
+    grid: str | Grid = "log_snr"
+    learns: bool = False
+
+    def model(self, sde: DiagonalSDE, x: Tensor) -> Denoising | MultiScale:
+        """Untrained, for images like ``x``: with one network, or one for every stage."""
+        sde, shape = copy.deepcopy(sde), x.shape[1:]
+        sde.schedule.requires_grad_(self.learns)
+        options: dict[str, Any] = {"weighting": self.weighting, "times": self.times}
+        options |= measure(sde, x)
+        if len(sde.stages()) == 1:
+            return Denoising(sde, UNet(shape, *WIDTHS, blocks=1), **options)
+        makers = [partial(_network, widths=widths) for widths in STAGED]
+        return MultiScale(sde, makers, network_bases="events", shares=(1.0, 1.0, 0.5), **options)
+
+    def solver(self, steps: int) -> ExponentialMultistep:
+        """With so many evaluations, in all stages together."""
+        return ExponentialMultistep(steps, order=2, corrected=False, grid=self.grid)
+
+
+def _network(shape: torch.Size, widths: tuple[int, ...]) -> nn.Module:
+    return UNet(shape, widths, blocks=1)
+
+
+def pixels(x: Tensor, schedule: Any) -> DiagonalSDE:
+    """Uniform diffusion."""
+    return DiagonalSDE(schedule(), Identity(x.shape[1:]))
+
+
+def wavelets(x: Tensor, name: str = "db4") -> Basis:
+    """A pyramid of four bands."""
+    return Wavelet(x.shape[1:], LEVELS, name)
+
+
+def banded(x: Tensor, wavelet: str = "db4", unit: bool = True, **options: Any) -> DiagonalSDE:
+    """Log-linear in the bands of a pyramid, whose means are known, in their units if so wished."""
+    basis = wavelets(x, wavelet)
+    mean, std = basis.moments(x)
+    return DiagonalSDE(LogLinear(), basis, mean=mean, scale=std if unit else 1.0, **options)
+
+
+def staged(x: Tensor, wavelet: str) -> DiagonalSDE:
+    """Multi-scale diffusion (arXiv 2207.09786): a band has ended when it is dropped."""
+    drop = [1.0, 1.0, 0.75, 0.5]
+    return banded(x, wavelet, speeds=[1 / t for t in drop], drop=drop)
+
+
+def subspaces(x: Tensor, wavelet: str, drop: tuple[float, ...], wide: bool) -> DiagonalSDE:
+    """Subspace diffusion (arXiv 2205.01490) on an image's pyramid: one noise, dropped when faint.
+
+    With ``wide`` what enters has the width of the data, so that it may be dropped before.
+    """
+    std = wavelets(x, wavelet).moments(x)[1] if wide else 0.0
+    return banded(x, wavelet, unit=False, drop=drop, std=std)
+
+
+def blurring(x: Tensor) -> DiagonalSDE:
+    """Blurring diffusion (arXiv 2209.05557)."""
+    basis = DCT(x.shape[1:], bands=BANDS)
+    return DiagonalSDE(Blurring(Cosine(), basis.frequencies), basis)
+
+
+def heat(x: Tensor) -> DiagonalSDE:
+    """Inverse heat dissipation (arXiv 2206.13397), from a Gaussian of the blurred images."""
+    basis = DCT(x.shape[1:], bands=BANDS)
+    blur = 0.6 * x.shape[-1]
+    z = basis(x)
+    return DiagonalSDE(
+        HeatDissipation(basis.frequencies, T=blur**2 / 2), basis, mean=z.mean(0), std=z.std(0)
+    )
+
+
+def variances(x: Tensor) -> DiagonalSDE:
+    """Drift by the square root of the variance (arXiv 2606.03360)."""
+    sizes = {f"part{k}": x[0].numel() // BANDS for k in range(BANDS)}
+    return variance_aware_drift(x, power=0.5, blocks=sizes)
+
+
+def delayed(x: Tensor, overlap: float) -> DiagonalSDE:
+    """Coarse to fine: finer bands are delayed less, without overlap one band after the other."""
+    schedule = LogLinear()
+    clock = front(range(LEVELS + 1), overlap, first=schedule.eps / schedule.T)
+    return banded(x, speeds=clock)
+
+
+def learned(x: Tensor, steps: int = 0) -> DiagonalSDE:
+    """A path for every band, for so many steps on Gaussian coefficients if any."""
+    sde = learned_bands(wavelets(x), x)
+    if steps:
+        _for_few_steps(sde, x, steps)
+    return sde
+
+
+def learned_stages(x: Tensor, steps: Sequence[int]) -> DiagonalSDE:
+    """As that, with a band dropped after each of so many steps, coarse first.
+
+    Time is equal in steps. Ends of paths are learned, too: a band enters with the width of the
+    data, at whatever level is best.
+    """
+    basis, total = wavelets(x, "db1"), sum(steps)
+    mean, std = basis.moments(x)
+    schedule = Learned(
+        len(steps),
+        log_snr_max=nn.Parameter(torch.full((len(steps),), 10.0)),
+        log_snr_min=nn.Parameter(torch.full((len(steps),), -8.0)),
+    )
+    taken = itertools.accumulate(steps[:-1], initial=0)
+    drop = [1 - (1 - schedule.eps) * n / total for n in taken]
+    known: dict[str, Any] = {"scale": std, "std": std, "mean": mean, "drop": drop}
+    sde = DiagonalSDE(schedule, basis, [1 / t for t in drop], **known)
+    _for_few_steps(sde, x, total)
+    return sde
+
+
+def _for_few_steps(sde: DiagonalSDE, x: Tensor, steps: int) -> None:
+    """Learns paths on the eigenvalues of bands: whitening a band leaves its noise as it is."""
+    variances = torch.cat([*spectra(sde.basis, x).values()])
+    by_quality(sde, variances, ExponentialMultistep(steps, order=2, grid="uniform_time"), LEARNING)
+    sde.schedule.requires_grad_(False)
+
+
+RECIPES = {
+    "uniform VP": Recipe(partial(pixels, schedule=VP)),
+    "EDM": Recipe(
+        partial(pixels, schedule=EDM), weighting="prediction", times="log_normal", grid="karras"
+    ),
+    "bands, one noise": Recipe(partial(banded, unit=False)),
+    "EqualSNR, sub-bands": Recipe(lambda x: equal_snr(wavelets(x), x)),
+    "SAGD, f^-1/2": Recipe(lambda x: power_law(DCT(x.shape[1:], bands=BANDS), -0.5)),
+    "variance-aware drift": Recipe(variances),
+    "blurring": Recipe(blurring),
+    "inverse heat dissipation": Recipe(heat, grid=geometric),
+    "subspaces (DVDP), Haar": Recipe(
+        partial(subspaces, wavelet="db1", drop=(1.0, 1.0, 0.55, 0.5), wide=False)
+    ),
+    "multi-scale, Haar": Recipe(partial(staged, wavelet="db1")),
+    "multi-scale, db4": Recipe(partial(staged, wavelet="db4")),
+    "multi-scale, db4, as wide as data": Recipe(
+        partial(subspaces, wavelet="db4", drop=(1.0, 1.0, 0.69, 0.5), wide=True)
+    ),
+    "coarse to fine, delayed": Recipe(partial(delayed, overlap=0.6)),
+    "autoregressive by band": Recipe(partial(delayed, overlap=0.0)),
+    "learned per band, by the bound": Recipe(learned, weighting="likelihood", learns=True),
+    "learned per band, for 8 steps": Recipe(partial(learned, steps=8), grid="uniform_time"),
+}
