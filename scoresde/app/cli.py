@@ -15,6 +15,7 @@ import click
 
 from scoresde import plugins
 from scoresde.app import options
+from scoresde.app.averaging import average
 from scoresde.app.init import init
 from scoresde.app.options import NamedPath
 from scoresde.checks import describe_error, expect
@@ -104,6 +105,7 @@ def main(debug: bool) -> None:
     """Train, sample and evaluate diffusion models."""
 
 
+main.add_command(average)
 main.add_command(init)
 
 

@@ -164,7 +164,7 @@ class Model:
         where = devices.device("device", device) if alone else processes.device
         settings = {name: config.to_json(value, name) for name, value in settings.items()}
         _expect_sections(settings)
-        training, of_fit = _training_of(settings)
+        training, of_fit = training_of(settings)
         train, held_out = data_of(settings, imports=imports)
         with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
             batches = Batches(train, of_fit["seed"])
@@ -299,8 +299,15 @@ class Model:
         return model
 
 
-def _training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
-    """The loop that a configuration asks for, and what it says of one run of it."""
+def training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
+    """The loop that a configuration asks for, and what it says of one run of it.
+
+    Example:
+        >>> from scoresde.app.model import training_of
+        >>> training, of_fit = training_of({"training": {"steps": 5, "seed": 3}})
+        >>> training.steps, of_fit
+        (5, {'seed': 3})
+    """
     given = settings.get("training")
     options = expanded(given if isinstance(given, str) else config.section(settings, "training"))
     expect_known(Training, options, "training", _OF_FIT)

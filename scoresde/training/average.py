@@ -10,6 +10,21 @@ from torch import Tensor, nn
 
 from scoresde.wrappers import match_names
 
+GAMMAS = (16.97, 6.94)
+"""Of the power profiles of which snapshots are kept: of relative widths of 0.05 and 0.10, as Karras
+et al. 2024 have them."""
+
+
+def power_decay(gamma: float, count: int) -> float:
+    """What an average with a power profile keeps of itself in the update number ``count``.
+
+    Example:
+        >>> from scoresde.training.average import power_decay
+        >>> power_decay(1.0, 1), power_decay(1.0, 2)
+        (0.0, 0.25)
+    """
+    return float((1 - 1 / count) ** (gamma + 1))
+
 
 class WeightAverage:
     """Exponential moving averages of a module's weights, all of them moved at once.

@@ -52,6 +52,9 @@ class TrainingSettings:
         clip: Largest norm of the gradient.
         ema: Decay of the exponential moving average of the weights, per update; smaller among
             the first updates, so that the average forgets the untrained weights.
+        snapshots: How often averages of two widths are written beside the run, from which
+            `scoresde.training.post_hoc.PostHocAverages` makes averages of any width when it is
+            over; 0 is never.
         measurements: How often the held-out loss is measured.
         precision: Of the networks' products: ``"float32"``, which is that of the weights,
             ``"tf32"``, by which matrices in single precision are multiplied with 10 bits on devices
@@ -91,6 +94,7 @@ class TrainingSettings:
         default=1.0, validator=[validator(real, 0, _LARGEST), validator(positive)]
     )
     ema: float = attrs.field(default=0.998, validator=validator(real, 0, 1))
+    snapshots: int = attrs.field(default=0, validator=validator(whole, 0))
     measurements: int = attrs.field(default=10, validator=validator(whole, 1))
     precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))
     accumulation: int = attrs.field(default=1, validator=validator(whole, 1))

@@ -18,7 +18,7 @@ from scoresde.internals.limits import chunk_size
 from scoresde.precision import precision
 from scoresde.training import checkpoint
 from scoresde.training.adam import adam, load_adam
-from scoresde.training.average import WeightAverage
+from scoresde.training.average import GAMMAS, WeightAverage, power_decay
 from scoresde.training.batch_loss import BatchLoss
 from scoresde.training.batches import Batches
 from scoresde.training.distributed import Processes, average_over
@@ -43,6 +43,7 @@ class TrainingState:
     Attributes:
         tally: What updates have come to, on the device.
         average: Moving averages of the weights.
+        profiles: Averages with power profiles, if there are to be snapshots.
         updating: Whether an update is half done.
         asked_to_end: Whether one of several processes has been, as far as the last look.
 
@@ -74,6 +75,7 @@ class TrainingState:
     device: torch.device
     weights: list[nn.Parameter]
     average: WeightAverage
+    profiles: list[WeightAverage]
     step: int = 0
     steps: list[int] = attrs.field(factory=list)
     losses: list[float] = attrs.field(factory=list)
@@ -101,7 +103,8 @@ class TrainingState:
         tally = Tally(device)
         optimizer = adam(weights, training, None if scaler.is_enabled() else tally)
         average = WeightAverage(estimator)
-        parts = (loss, optimizer, scaler, tally, device, weights, average)
+        profiles = [WeightAverage(estimator) for _ in GAMMAS if training.snapshots]
+        parts = (loss, optimizer, scaler, tally, device, weights, average, profiles)
         return cls(training, estimator, seed, processes, *parts)
 
     def check(self) -> None:
@@ -167,6 +170,13 @@ class TrainingState:
         return now and self.step not in self.steps[-1:]
 
     @property
+    def snapshot_due(self) -> bool:
+        """Whether one is to be written now."""
+        every = max(1, self.training.steps // max(1, self.training.snapshots))
+        now = self.step % every == 0 or self.step >= self.training.steps
+        return bool(self.profiles) and self.step > 0 and now
+
+    @property
     def history(self) -> History:
         """What has been measured so far."""
         best = self.best or self.step
@@ -194,6 +204,8 @@ class TrainingState:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.training.ema_decay(self.step - 1))
+        for gamma, profile in zip(GAMMAS, self.profiles, strict=False):
+            profile.update(power_decay(gamma, self.step))
         self.updating = False
 
     def _scaled(self, loss: Tensor) -> Tensor:
@@ -287,6 +299,7 @@ class TrainingState:
             **{f"model.{k}": v for k, v in self.estimator.state_dict().items()},
             **{f"average.{k}": v for k, v in self.average.values.items()},
             **{f"kept.{k}": v for k, v in self.best_weights.items()},
+            **{f"profile.{k}": v for k, v in self.profile_tensors().items()},
             **{f"optimizer.{i}.{k}": v for i, slots in state.items() for k, v in slots.items()},
             "loss": self.tally.loss,
         }
@@ -322,6 +335,11 @@ class TrainingState:
                 f"{folder}: not a run of this model: {error}"
             ) from error
 
+    def profile_tensors(self) -> dict[str, Tensor]:
+        """The averages with power profiles, by their number and the name of the weight."""
+        pairs = enumerate(self.profiles)
+        return {f"{i}.{name}": v for i, profile in pairs for name, v in profile.values.items()}
+
     def _load(self, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
             start = f"{prefix}."
@@ -329,6 +347,8 @@ class TrainingState:
 
         self.estimator.load_state_dict(part("model"))
         self.average.restore(part("average"))
+        for i, profile in enumerate(self.profiles):
+            profile.restore(part(f"profile.{i}"))
         load_adam(self.optimizer, self.weights, part("optimizer"))
         self.tally.loss.copy_(tensors["loss"])
         self.scaler.load_state_dict(content["scaler"])

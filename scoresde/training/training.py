@@ -20,7 +20,7 @@ from scoresde.checks import expect, whole
 from scoresde.data.events import as_dataset
 from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
-from scoresde.training import checkpoint
+from scoresde.training import checkpoint, post_hoc
 from scoresde.training.batches import Batches
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
 from scoresde.training.history import History, OnMeasure
@@ -118,7 +118,7 @@ class Training(TrainingSettings):
                 (those on the CPU are brought to it), or processes do not share a batch evenly or
                 differ in their arguments.
         """
-        self._check_arguments(held_out, seed, save_every)
+        self._check_arguments(held_out, seed, save_every, folder)
         estimator = _unwrapped_estimator(estimator)
         train = as_dataset("data", data)
         measured = None if held_out is None else as_dataset("held_out", held_out)
@@ -135,19 +135,21 @@ class Training(TrainingSettings):
                 save = partial(run.save, write, identity)
                 if Path(folder, "config.json").exists():
                     run.restore(folder, identity)
-            if run.finished and progress and processes.is_main_process:
-                tqdm.write(f"{folder}: this run is over, at step {run.step}", file=sys.stderr)
+                elif processes.is_main_process:
+                    post_hoc.forget(Path(folder))
             run.check()
-            loop = _Loop(run, batches, placed, on_step, on_measure, save, save_every)
+            loop = _Loop(run, batches, placed, on_step, on_measure, folder, save, save_every)
             loop.run_updates(progress and processes.is_main_process)
         run.load_best()
         return run.history
 
-    def _check_arguments(self, held_out: Any, seed: int, save_every: int) -> None:
+    def _check_arguments(self, held_out: Any, seed: int, save_every: int, folder: Any) -> None:
         whole("seed", seed, *_SEEDS)
         whole("save_every", save_every, 1)
         ready = self.patience is None or held_out is not None
         expect(ready, "held_out", "events, whose loss patience waits for", None)
+        kept = not self.snapshots or folder is not None
+        expect(kept, "folder", f"one in which snapshots={self.snapshots} are kept", None)
 
 
 def _unwrapped_estimator(estimator: Any) -> ScoreEstimator:
@@ -167,6 +169,7 @@ class _Loop:
     held_out: PlacedEvents | None
     on_step: Callable[[int], None] | None
     on_measure: OnMeasure | None
+    folder: str | os.PathLike[str] | None
     save: Callable[[], None] | None
     save_every: int
     unsaved: bool = False
@@ -174,6 +177,8 @@ class _Loop:
 
     def run_updates(self, progress: bool) -> None:
         run = self.run
+        if run.finished and progress:
+            tqdm.write(f"{self.folder}: this run is over, at step {run.step}", file=sys.stderr)
         several = run.processes.num_processes > 1
         heard = (getattr(part, "before_update", None) for part in run.estimator.modules())
         listeners = [*filter(None, heard), *filter(None, [self.on_step])]
@@ -211,6 +216,9 @@ class _Loop:
             bar.set_postfix({"loss": run.losses[-1], **held_out}, refresh=False)
             self.unsaved = True
             self.count_time()
+        if run.snapshot_due and self.folder is not None:  # before the run says that it was here
+            run.look(self.batches)
+            post_hoc.keep(Path(self.folder), run)
         if run.finished or run.asked_to_end or saving:
             self.write()
         return not (run.finished or run.asked_to_end)

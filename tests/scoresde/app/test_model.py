@@ -141,15 +141,15 @@ def test_more_steps_extend(settings, begun):
 
 
 def test_settings_of_a_preset_are_those_it_names(settings):
-    from scoresde.app.model import _training_of
+    from scoresde.app.model import training_of
 
-    by_name, fit = _training_of({"training": "images"})
-    changed, _ = _training_of({"training": {"preset": "images", "steps": 3, "seed": 1}})
+    by_name, fit = training_of({"training": "images"})
+    changed, _ = training_of({"training": {"preset": "images", "steps": 3, "seed": 1}})
     assert (by_name.lr, by_name.batch_size, fit["seed"]) == (2e-3, 32, 0)
     assert changed == attrs.evolve(by_name, steps=3)
     for wrong in ("sounds", {"preset": 7}):
         with pytest.raises(ValueError, match=r"training\.preset: expected one of 'images'"):
-            _training_of({"training": wrong})
+            training_of({"training": wrong})
     settings["training"] = {"preset": "images", "steps": 1, "batch_size": 4}
     assert Model.train(settings, progress=False).history.seconds > 0
 

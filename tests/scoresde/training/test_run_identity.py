@@ -53,6 +53,7 @@ SETTINGS = {
     "clip": 2.0,
     "ema": 0.9,
     "measurements": 5,
+    "snapshots": 3,
     "precision": "bfloat16",
     "patience": 4,
     "accumulation": 2,
