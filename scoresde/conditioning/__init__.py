@@ -1,5 +1,6 @@
 """Conditional diffusion: what is observed, and estimators of the rest."""
 
+from scoresde.conditioning.composition import Composition
 from scoresde.conditioning.conditional import (
     ConditionalEstimator,
     ConditionalSDE,
@@ -15,6 +16,7 @@ from scoresde.conditioning.speeds import AnnealedClock, SlowedClock, factor_of_n
 __all__ = [
     "OBSERVED",
     "AnnealedClock",
+    "Composition",
     "ConditionalEstimator",
     "ConditionalSDE",
     "ConditionedBasis",

@@ -1,6 +1,18 @@
 """Simulation-based inference."""
 
 from scoresde.inference.coordinates import Coordinates
+from scoresde.inference.given import GivenObservation, OfPart
 from scoresde.inference.posterior import Posterior, PosteriorDistribution, simulate
+from scoresde.inference.prior import PriorEstimator
+from scoresde.inference.several import SeveralObservations
 
-__all__ = ["Coordinates", "Posterior", "PosteriorDistribution", "simulate"]
+__all__ = [
+    "Coordinates",
+    "GivenObservation",
+    "OfPart",
+    "Posterior",
+    "PosteriorDistribution",
+    "PriorEstimator",
+    "SeveralObservations",
+    "simulate",
+]

@@ -127,7 +127,7 @@ class Coordinates(nn.Module):
         """
         count = len(observations)
         finite("observations", observations)
-        real = _real(prior).inv(parameters).reshape(len(parameters), -1)
+        real = line(prior).inv(parameters).reshape(len(parameters), -1)
         finite("parameters", real)
         expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
         values = observations if observations.is_floating_point() else observations.double()
@@ -166,6 +166,11 @@ class Coordinates(nn.Module):
         observation = self.observation(self.observation_mean)
         return Joint(observation=tuple(observation.shape), parameter=tuple(self.prior.event_shape))
 
+    @property
+    def observation_ndim(self) -> int:
+        """Number of axes of one observation."""
+        return self.observation_mean.ndim
+
     def observation(self, x: Tensor) -> Tensor:
         """Observations ``(*batch, *observation_shape)``, standardised.
 
@@ -197,12 +202,25 @@ class Coordinates(nn.Module):
     @full_precision
     def transform(self, observation: Tensor) -> Transform:
         """From these coordinates to parameters, given observations ``(*batch, *shape)``."""
-        shape = self.prior.event_shape
+        return self._around(self.mean + self.explanation(observation))
+
+    @property
+    def without_observation(self) -> Transform:
+        """From coordinates in which nothing is explained, the same for all observations."""
+        return self._around(self.mean)
+
+    @full_precision
+    def explanation(self, observation: Tensor) -> Tensor:
+        """What the regression says of parameters less their mean, ``(*batch, m)``."""
         batch = observation.shape[: observation.ndim - self.observation_mean.ndim]
-        observed = self.observation(observation).reshape(*batch, -1)
-        centre = (self.mean + observed @ self.slope).reshape(*batch, *shape)
+        explained: Tensor = self.observation(observation).reshape(*batch, -1) @ self.slope
+        return explained
+
+    def _around(self, centre: Tensor) -> Transform:
+        shape = self.prior.event_shape
+        centre = centre.reshape(*centre.shape[:-1], *shape)
         affine = AffineTransform(centre, self.std.reshape(shape), event_dim=len(shape))
-        return ComposeTransform([affine, _real(self.prior)])
+        return ComposeTransform([affine, line(self.prior)])
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -296,8 +314,16 @@ def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _real(prior: Distribution) -> Transform:
-    """From the real line, or what has two bounds, to parameters."""
+def line(prior: Distribution) -> Transform:
+    """From the real line to parameters; of those between two bounds, as they are.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.coordinates import line
+        >>> from torch.distributions import LogNormal
+        >>> line(LogNormal(0.0, 1.0))(torch.zeros(1))
+        tensor([1.])
+    """
     if bounds(prior)[0].isfinite().all():
         return identity_transform
     transform: Transform = biject_to(prior.support)

@@ -7,6 +7,7 @@ al. 2022, Geffner et al. 2023).
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,14 +16,16 @@ import attrs
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Transform, constraints
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
+from scoresde.bases import Joint
 from scoresde.checks import expect
 from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates, bounds, unbatched
+from scoresde.inference.given import GivenObservation, OfPart
 from scoresde.likelihood.distribution import ScoreDistribution
 from scoresde.solver import Solver
 
@@ -93,7 +96,8 @@ class Posterior:
 
     Args:
         estimator: Of joint events with the parts ``"observation"`` and ``"parameter"``, in
-            coordinates.
+            coordinates; or of parameters, with observations as conditions, which any network may
+            embed (`estimators.Embedded`).
         coordinates: Where they are.
         solver: Draws samples.
         clean: Whether observations are kept clean, see `scoresde.condition`.
@@ -130,11 +134,31 @@ class Posterior:
             observation = torch.as_tensor(observation, device=self.coordinates.mean.device)
         return PosteriorDistribution(self, observation)
 
+    @property
+    def observation_ndim(self) -> int:
+        """Number of axes of what one posterior is given."""
+        return self.coordinates.observation_ndim
+
     def residual(self, observation: Tensor) -> ScoreDistribution:
         """The posterior in the coordinates, where the estimator knows it."""
+        if not isinstance(self.estimator.sde.basis, Joint):
+            given = GivenObservation.of(
+                self.estimator, self.coordinates, observation, shifted=False
+            )
+            return ScoreDistribution(given, self.solver)
         observed = self.coordinates.observation(observation)
         conditional = condition(self.estimator, clean=self.clean, observation=observed)
         return ScoreDistribution(conditional, self.solver)
+
+    def transform(self, observation: Tensor) -> Transform:
+        """From there to parameters."""
+        return self.coordinates.transform(observation)
+
+    def of_parameters(self) -> ScoreEstimator:
+        """The estimator of parameters alone, to which an observation is a condition."""
+        if not isinstance(self.estimator.sde.basis, Joint):
+            return self.estimator
+        return OfPart(self.estimator, "parameter", self.clean)
 
 
 class PosteriorDistribution(TorchDistribution):
@@ -165,6 +189,7 @@ class PosteriorDistribution(TorchDistribution):
     ) -> None:
         self.posterior, self.observation = posterior, observation
         self.base, self.prior = posterior.residual(observation), posterior.coordinates.prior
+        self._own = self.base.batch_shape
         super().__init__(self.base.batch_shape, self.prior.event_shape, validate_args=validate_args)
 
     @property
@@ -176,8 +201,10 @@ class PosteriorDistribution(TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         """The same with a larger batch shape."""
-        expanded: Self = type(self)(self.posterior, self._seen(batch_shape), self._validate_args)
-        return expanded
+        new: Self = self._get_checked_instance(PosteriorDistribution, _instance)  # type: ignore[no-untyped-call]
+        new.__dict__.update(copy.copy(self.__dict__))
+        new._batch_shape = torch.Size(batch_shape)
+        return new
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -188,20 +215,19 @@ class PosteriorDistribution(TorchDistribution):
         """
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
-        observations = self._seen(batch)
-        observations = observations.reshape(-1, *observations.shape[len(batch) :])
-        transform = self.posterior.coordinates.transform
         dtype = self.posterior.coordinates.mean.dtype
-        drawn = self.base.sample(sample_shape).to(dtype)
-        parameters = transform(observations)(drawn.reshape(-1, *self.event_shape))
+        drawn = self.base.expand(self.batch_shape).sample(sample_shape).to(dtype)
+        transform = self.posterior.transform(self.observation)
+        parameters = transform(drawn).reshape(-1, *self.event_shape)
         rows = torch.arange(len(parameters), device=parameters.device)
+        whose = torch.arange(self._own.numel(), device=rows.device).reshape(self._own)
+        whose = whose.expand(batch).flatten()
         for _ in range(_TRIES):
             rows = rows[~self.support.check(parameters[rows])]
             if not len(rows):
                 break
             # a solver takes as long for one sample as for hundreds
-            redrawn = self.posterior.residual(observations[rows]).sample((-(-_AGAIN // len(rows)),))
-            redrawn = transform(observations[rows])(redrawn.to(dtype))
+            redrawn = self._redraw(whose[rows], -(-_AGAIN // len(rows))).to(dtype)
             first = self.support.check(redrawn).int().argmax(0)
             parameters[rows] = redrawn[first, torch.arange(len(rows), device=first.device)]
         else:
@@ -212,6 +238,17 @@ class PosteriorDistribution(TorchDistribution):
             )
         samples: Tensor = parameters.reshape(shape)
         return samples
+
+    def _redraw(self, whose: Tensor, count: int) -> Tensor:
+        """Samples ``(count, k, *event_shape)`` for ``k`` of the observations."""
+        estimator = self.base.estimator.select(whose, self._own)
+        again = (count,) if estimator.batch_shape else (count, len(whose))
+        drawn = ScoreDistribution(estimator, self.posterior.solver).sample(again)
+        one = self.observation.shape[self.observation.ndim - self.posterior.observation_ndim :]
+        parameters: Tensor = self.posterior.transform(self.observation.reshape(-1, *one)[whose])(
+            drawn
+        )
+        return parameters
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*batch)``, in nats; minus infinity outside the support.
@@ -224,7 +261,7 @@ class PosteriorDistribution(TorchDistribution):
             self._validate_sample(value)
         inside, transform = (
             self.support.check(value),
-            self.posterior.coordinates.transform(self.observation),
+            self.posterior.transform(self.observation),
         )
         axes = tuple([...] + [None] * len(self.event_shape))
         inside_value = transform(torch.zeros_like(value))
@@ -233,13 +270,10 @@ class PosteriorDistribution(TorchDistribution):
         inside = inside & event.isfinite().flatten(event.ndim - len(self.event_shape)).all(-1)
         value = torch.where(inside[axes], value, inside_value)
         event = transform.inv(value)
-        log_prob = self.base.log_prob(event) - transform.log_abs_det_jacobian(event, value)
+        base = self.base.expand(self.batch_shape)
+        log_prob = base.log_prob(event) - transform.log_abs_det_jacobian(event, value)
         density: Tensor = log_prob.masked_fill(~inside, -torch.inf)
         return density
-
-    def _seen(self, batch: Sequence[int]) -> Tensor:
-        """Observations with a larger batch."""
-        return self.observation.expand(*batch, *self.posterior.coordinates.observation_mean.shape)
 
 
 _TRIES, _AGAIN = 100, 1000

@@ -1,0 +1,280 @@
+"""What several observations of the same thing say together.
+
+Observations that are independent of each other given ``x`` multiply: with ``n`` of them,
+
+    p(x | y_1 ... y_n) = p(x)^(1 - n) prod_j p(x | y_j),
+
+and so do laws of clean given diffused states, ``p(z_0 | z_t, y_1 ... y_n)``, as the kernel is the
+same in all of them. Their means and covariances, ``D_j`` and ``C_j`` for one observation, ``D_0``
+and ``C_0`` for none, then say what the mean is of all of them together: to second order in general,
+exactly where all are Gaussian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from scoresde.checks import expect, finite, instance
+from scoresde.derivatives import batched, vjp
+from scoresde.estimator import ScoreEstimator
+from scoresde.parametrization import FAINT, noiseless
+from scoresde.precision import full_precision, moved, replaced
+from scoresde.selection import broadcast
+
+
+class Composition(ScoreEstimator):
+    """The posterior of ``n`` observations, from estimators that know one each.
+
+        D = D_0 + L^-1 sum_j C_j^-1 (D_j - D_0),    L = sum_j C_j^-1 + (1 - n) C_0^-1
+
+    which is ``score = L^-1 [sum_j C_j^-1 s_j + (1 - n) C_0^-1 s_0]`` in the words of Linhart et al.
+    2024 (arXiv 2404.07593), with denoising covariances ``C_j(z_t)``:
+
+    - from the estimators' Jacobians, ``C = (dD/dz) sigma^2/alpha``: Tweedie's second-order formula,
+      true wherever the state is;
+    - or, with ``covariances``, those that Gaussians with the covariances of the data would have,
+      ``C_j = (S_j^-1 + alpha^2/sigma^2)^-1``: cheaper by a factor of the number of components.
+
+    Both are exact for Gaussians. No observation says less than nothing: where an estimator has
+    ``C_j > C_0`` in some direction, as between two modes, that is taken for ``C_0``. As noise goes
+    to 0, all of them come to ``score = sum_j s_j + (1 - n) s_0``, whatever the data: the last steps,
+    or a Langevin corrector there, make samples those of the product.
+
+    Args:
+        posteriors: One estimator for each observation; or one of a batch ``(*batch, n)`` of them.
+        prior: Estimator of ``x`` without an observation, under an SDE with the same kernel.
+        covariances: Of the data, ``(*batch, n, m, m)`` of the posteriors, and ``(m, m)`` of the
+            prior, in coefficients; by Jacobians if None.
+
+    Raises:
+        TypeError: If an estimator is none.
+        ValueError: If there is no observation, or shapes or states do not fit each other.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.conditioning import Composition
+        >>> sde, one = DiagonalSDE(VP(), Identity((1,))), torch.eye(1)
+        >>> seen = [Gaussian(sde, torch.tensor([y]), one / 2) for y in (0.5, 1.0, 0.0)]
+        >>> both = Composition(seen, Gaussian(sde, torch.zeros(1), one))
+        >>> law = Gaussian(sde, torch.tensor([3 / 4]), one / 4)  # y / 2 each, of noise 1: sum y / 4
+        >>> z = torch.tensor([[-1.0], [2.0]])
+        >>> torch.allclose(both.denoise(z, 0.4), law.denoise(z, 0.4))
+        True
+    """
+
+    references = "linhart2024 geffner2023"
+
+    def __init__(
+        self,
+        posteriors: Sequence[ScoreEstimator] | ScoreEstimator,
+        prior: ScoreEstimator,
+        covariances: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        instance("prior", prior, ScoreEstimator)
+        super().__init__(prior.sde)
+        each = posteriors if isinstance(posteriors, ScoreEstimator) else Stacked(posteriors)
+        wanted = "a batch (*batch, n) of n observations"
+        expect(len(each.batch_shape) > 0, "posteriors", wanted, tuple(each.batch_shape))
+        n = prior.sde.basis.dim
+        expect(each.sde.basis.dim == n, "posteriors", f"states of {n}", each.sde.basis.dim)
+        self.posteriors, self.prior, self.count = each, prior, each.batch_shape[-1]
+        expect(self.count > 0, "posteriors", "at least one observation", "none")
+        self.precisions: Tensor | None
+        self.prior_precision: Tensor | None
+        precisions = [None, None] if covariances is None else map(_precision, covariances)
+        for name, value in zip(("precisions", "prior_precision"), precisions, strict=True):
+            self.register_buffer(name, value)
+        if self.precisions is not None and self.prior_precision is not None:
+            wanted = f"shape (*batch, {self.count}, {n}, {n}), and {(n, n)} of the prior"
+            shapes = tuple(self.precisions.shape), tuple(self.prior_precision.shape)
+            fits = shapes[0][-3:] == (self.count, n, n) and shapes[1] == (n, n)
+            expect(fits, "covariances", wanted, shapes)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """That of the posteriors, without the axis along which observations are."""
+        shape = self.posteriors.batch_shape
+        # of some samples, observations of all of them are in one row
+        return shape[:-1] if shape[-1] == self.count else torch.Size([shape[0] // self.count])
+
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
+        """With the observations of some samples."""
+        if not self.batch_shape:
+            return self
+        own = torch.arange(self.batch_shape.numel(), device=rows.device).reshape(self.batch_shape)
+        owner = own.expand(*batch).flatten()[rows]
+        inner = owner.unsqueeze(-1) * self.count + torch.arange(self.count, device=rows.device)
+        chosen: dict[str, object] = {
+            "posteriors": self.posteriors.select(inner.flatten(), self.posteriors.batch_shape)
+        }
+        if self.precisions is not None:
+            of_each = self.precisions.expand(*self.batch_shape, *self.precisions.shape[-3:])
+            chosen["precisions"] = of_each.flatten(0, -4)[owner]
+        return replaced(self, **chosen)
+
+    @full_precision
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        batch = broadcast("z", z.shape[:-1], self.batch_shape)
+        times = self.sde.time(t, z)
+        z = z.expand(*batch, z.shape[-1])
+        alpha, sigma = (moved(v, z) for v in self.sde.kernel(times, z.shape[-1]))
+        inside = (*batch[: len(batch) - len(self.batch_shape)], *self.posteriors.batch_shape)
+
+        def given(many: Tensor) -> Tensor:
+            """``(*batch, n, m)`` in and out."""
+            moments = times[0]
+            if times.shape != (1,):
+                moments = times.unsqueeze(-2).expand(*many.shape[:-1], -1).reshape(*inside, -1)
+            rows = many.reshape(*inside, many.shape[-1])
+            return self.posteriors.denoise(rows, moments, condition).reshape(many.shape)
+
+        def without(one: Tensor) -> Tensor:
+            return self.prior.denoise(one, times[0] if times.shape == (1,) else times)
+
+        noise = alpha, sigma**2 / alpha.clamp(min=FAINT)
+        many = z.unsqueeze(-2).expand(*batch, self.count, z.shape[-1])
+        known = self._moments(without, self.prior_precision, z, *noise)
+        each = self._moments(given, self.precisions, many, *map(_between, noise))
+        return noiseless(sigma, z, _together(*known, *each))
+
+    def _moments(
+        self,
+        denoise: Callable[[Tensor], Tensor],
+        precision: Tensor | None,
+        z: Tensor,
+        alpha: Tensor,
+        spread: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of the clean state; ``spread`` is ``sigma^2/alpha``."""
+        if precision is not None:
+            kernel = (alpha / spread.clamp(min=_TINY)).expand(*alpha.shape[:-1], z.shape[-1])
+            return denoise(z), torch.linalg.inv(precision.to(z) + torch.diag_embed(kernel))
+        mean, pull_back = vjp(denoise, z, self.parameters())
+        unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+        rows = batched(lambda v: pull_back(v.expand_as(mean)), unit)
+        covariance = rows.movedim(0, -2) * spread.unsqueeze(-2)
+        return mean, (covariance + covariance.mT) / 2
+
+
+_TINY = 1e-30
+"""What noise is at least, where it is divided by."""
+
+_LEAST = 1e-7
+"""The least variance, in units of the prior's, that a learned Jacobian may say an observation
+leaves: beyond that float32 has no digits of it, and a network's may be negative."""
+
+
+def _together(prior: Tensor, covariance: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    """The mean of a product of Gaussians, divided by all but one of the prior's.
+
+    In coordinates in which the prior's covariance is 1: what one observation leaves is then
+    between 0 and 1 of it.
+
+    Args:
+        prior: Mean without observations, ``(*batch, m)``.
+        covariance: ``(*batch, m, m)``.
+        means: With one each, ``(*batch, n, m)``.
+        covariances: ``(*batch, n, m, m)``.
+    """
+    scale = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=_TINY).sqrt()
+    unit = torch.eye(prior.shape[-1], dtype=prior.dtype, device=prior.device)
+    correlation = covariance / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    jitter = 16 * torch.finfo(prior.dtype).eps * unit
+    factor = torch.linalg.cholesky_ex(correlation + jitter).L * scale.unsqueeze(-1)
+    each = factor.unsqueeze(-3)
+
+    def whiten(matrix: Tensor) -> Tensor:
+        white: Tensor = torch.linalg.solve_triangular(each, matrix, upper=False)
+        return white
+
+    left = whiten(whiten(covariances).mT)
+    information = _inverse((left + left.mT) / 2, unit)
+    moved_by = whiten((means - prior.unsqueeze(-2)).unsqueeze(-1))
+    total = unit + (information - unit).sum(-3)
+    pull = torch.linalg.solve(total, (information @ moved_by).sum(-3))
+    mean: Tensor = prior + (factor @ pull).squeeze(-1)
+    return mean
+
+
+def _inverse(left: Tensor, unit: Tensor) -> Tensor:
+    """Of what is left of the prior's unit variance, as much as that at most."""
+    with torch.no_grad():  # of equal eigenvalues, vectors have no derivatives
+        values, vectors = torch.linalg.eigh(left)
+        usual = ((values > _LEAST) & (values <= 1)).all(-1)[..., None, None]
+        bounded = vectors / values.clamp(_LEAST, 1.0).unsqueeze(-2) @ vectors.mT
+    inverse: Tensor = torch.linalg.inv(torch.where(usual, left, unit))
+    return torch.where(usual, inverse, bounded)
+
+
+def _between(value: Tensor) -> Tensor:
+    """Of states, as of ``n`` copies of each: ``(*, m)`` to ``(*, 1, m)``."""
+    return value if value.ndim == 1 else value.unsqueeze(-2)
+
+
+def _precision(covariance: Tensor) -> Tensor:
+    finite("covariances", covariance)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    bad = int((failed != 0).sum())
+    expect(bad == 0, "covariances", "positive definite matrices", f"{bad} that are not")
+    return torch.cholesky_inverse(factor)
+
+
+class Stacked(ScoreEstimator):
+    """Estimators of the same SDE as one, of a batch: what each knows is the last axis.
+
+    Args:
+        estimators: None of which has a batch of its own.
+
+    Raises:
+        TypeError: If one is none.
+        ValueError: If there are none, or an SDE is another one.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.conditioning.composition import Stacked
+        >>> sde, one = DiagonalSDE(VP(), Identity((1,))), torch.eye(1)
+        >>> both = Stacked([Gaussian(sde, torch.tensor([y]), one) for y in (-3.0, 3.0)])
+        >>> both.denoise(torch.zeros(2, 1), 1.0).round()
+        tensor([[-3.],
+                [ 3.]])
+    """
+
+    def __init__(self, estimators: Sequence[ScoreEstimator]) -> None:
+        expect(len(estimators) > 0, "posteriors", "at least one observation", "none")
+        for estimator in estimators:
+            instance("posteriors", estimator, ScoreEstimator)
+            same = estimator.sde is estimators[0].sde and not estimator.batch_shape
+            expect(same, "posteriors", "estimators of one SDE, without a batch", estimator)
+        super().__init__(estimators[0].sde)
+        self.estimators = nn.ModuleList(estimators)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """``(n,)``."""
+        return torch.Size([len(self.estimators)])
+
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
+        """Not asked for: the axis of observations is not one of samples."""
+        raise NotImplementedError("Stacked: its batch is of observations, not of samples")
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        times = self.sde.time(t, z)
+        moments = [times[0]] * len(self.estimators)
+        if times.shape != (1,):
+            moments = [*times.expand(*z.shape[:-1], -1).unbind(-2)]
+        each = [
+            cast(ScoreEstimator, part).denoise(state, moment, condition)
+            for part, state, moment in zip(self.estimators, z.unbind(-2), moments, strict=True)
+        ]
+        return torch.stack(each, -2)

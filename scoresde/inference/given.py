@@ -1,0 +1,184 @@
+"""Estimators of parameters alone: what a joint one says of them, and what observations do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from scoresde.bases import Identity, Joint
+from scoresde.blocks import Blocks
+from scoresde.checks import expect
+from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
+from scoresde.inference.coordinates import Coordinates
+from scoresde.precision import Float64Constants, moved, replaced
+from scoresde.selection import per_sample, samples
+
+_M = TypeVar("_M", bound=Float64Constants)
+
+
+class OfPart(ScoreEstimator):
+    """One part of a joint event, the others being a condition: a joint estimator asked for it.
+
+    Args:
+        joint: Of all parts, under a `scoresde.DiagonalSDE` with a `scoresde.Joint` basis.
+        part: The last of them, in no basis of its own.
+        clean: Whether the others are kept clean, whatever their speed.
+
+    Raises:
+        TypeError: If the SDE is another one.
+        ValueError: If the others diffuse: what would be asked about them is a matter of chance.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Joint
+        >>> from scoresde.inference.given import OfPart
+        >>> sde = DiagonalSDE(VP(), Joint(y=(1,), x=(1,)), speeds=[0.0, 1.0])
+        >>> joint = Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
+        >>> part = OfPart(joint, "x")
+        >>> part.denoise(torch.zeros(1, 1), 1.0, condition=torch.ones(1, 1)).round(decimals=2)
+        tensor([[0.8000]])
+    """
+
+    sde: DiagonalSDE
+
+    def __init__(self, joint: ScoreEstimator, part: str, clean: bool = False) -> None:
+        whole = joint.sde
+        if not isinstance(whole, DiagonalSDE) or not isinstance(whole.basis, Joint):
+            raise TypeError(f"joint: expected an estimator of joint events, got one of {whole}")
+        self_part = whole.basis.slices[part]
+        super().__init__(_part_of(whole, whole.basis.shapes[part], self_part))
+        self.joint, self.part, self.clean = joint, self_part, clean
+        end = torch.full((1,), whole.T, dtype=torch.float64, device="cpu")
+        noise = whole.kernel(end).sigma.expand(whole.basis.dim)[: self_part.start]
+        wanted = "parts that do not diffuse (CDE, or clean=True)"
+        still = clean or not bool(noise.any())
+        expect(still, "joint", wanted, f"noise of up to {float(noise.max()):.3g} on them")
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """Of states ``(*batch, m)``, given the other parts, flattened: ``(*batch, n)``."""
+        times = self.sde.time(t, z)
+        count = self.part.start
+        if self.clean or times.shape[-1] > 1:
+            here = times.reshape(*[1] * (z.ndim - times.ndim), *times.shape)
+            here = here.expand(*here.shape[:-1], z.shape[-1])
+            times = torch.cat([here.new_zeros(*here.shape[:-1], count), here], -1)
+        state = torch.cat([condition.to(z).expand(*z.shape[:-1], count), z], -1)
+        return self.joint.denoise(state, times[0] if times.shape == (1,) else times)[..., self.part]
+
+
+def _part_of(sde: DiagonalSDE, shape: torch.Size, part: slice) -> DiagonalSDE:
+    """The diffusion of some components, which all others leave alone."""
+    scale, mean, std = (
+        sde.blocks.expand(v)[part] if v.numel() > 1 else v for v in (sde.scale, sde.mean, sde.std)
+    )
+    schedule, clock = _cut(sde.schedule, sde.blocks, part), _cut(sde.clock, sde.blocks, part)
+    return DiagonalSDE(schedule, Identity(shape), clock, scale, mean=mean, std=std)
+
+
+def _cut(module: _M, blocks: Blocks, part: slice) -> _M:
+    """A view of a module whose constants along the component axis are those of some components."""
+    view = module.per_component(blocks)
+    _cut_in_place(view, blocks.dim, part)
+    return view
+
+
+def _cut_in_place(view: Float64Constants, dim: int, part: slice) -> None:
+    # per_component has copied the modules, not what they hold
+    for registry in (view._parameters, view._buffers):
+        for name, value in registry.items():
+            if value is not None and value.ndim and value.shape[-1] == dim:
+                registry[name] = value[..., part]  # type: ignore[assignment]
+    for child in view._modules.values():
+        if isinstance(child, Float64Constants):
+            _cut_in_place(child, dim, part)
+
+
+class GivenObservation(ScoreEstimator):
+    """Posteriors of parameters, in coordinates in which nothing is explained.
+
+    There, ``u = z + k`` with the residual ``z`` and ``k`` what a regression says of it, all
+    observations share a state, ``z_t = u_t - alpha k``, and can be composed.
+
+    Args:
+        estimator: Of residuals ``z``, given an observation as a condition.
+        condition: What it is given, ``(*batch, *condition_shape)``.
+        shift: ``k``, in units of the residuals, ``(*batch, m)``.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.inference.given import GivenObservation
+        >>> left = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> seen = GivenObservation(left, None, torch.tensor([[-2.0], [2.0]]))
+        >>> seen.denoise(torch.zeros(2, 1), 1.0)
+        tensor([[-1.],
+                [ 1.]])
+    """
+
+    shift: Tensor
+    condition: Tensor | None
+
+    def __init__(self, estimator: ScoreEstimator, condition: Tensor | None, shift: Tensor) -> None:
+        super().__init__(estimator.sde)
+        self.estimator = estimator
+        self.register_buffer("condition", condition)
+        self.register_buffer("shift", shift)
+
+    @classmethod
+    def of(
+        cls,
+        estimator: ScoreEstimator,
+        coordinates: Coordinates,
+        observation: Tensor,
+        *,
+        shifted: bool = True,
+    ) -> GivenObservation:
+        """Of a posterior's estimator, for observations ``(*batch, *observation_shape)``.
+
+        Args:
+            estimator: See the class.
+            coordinates: Of parameters and observations.
+            observation: See above.
+            shifted: Whether in coordinates without observation; in those of the residual if not.
+        """
+        seen = coordinates.observation(observation)
+        shift = coordinates.explanation(observation) / coordinates.std
+        shift = shift if shifted else torch.zeros_like(shift)
+        if isinstance(estimator, OfPart):
+            seen = seen.reshape(*shift.shape[:-1], -1)
+        return cls(estimator, seen, shift)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Of observations."""
+        return self.shift.shape[:-1]
+
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
+        """With the observations of some samples."""
+        new = super().select(rows, batch)
+        shift = samples(per_sample("observation", self.shift, batch), rows, batch)
+        condition = self.condition
+        if condition is not None:
+            own = condition.shape[len(self.batch_shape) :]
+            condition = condition.expand(*batch, *own).reshape(-1, *own)[rows]
+        return replaced(new, shift=shift, condition=condition)
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See the class."""
+        times = self.sde.time(t, z)
+        alpha = moved(self.sde.kernel(times, z.shape[-1]).alpha, z)
+        shift = moved(self.shift, z)
+        seen = self.condition
+        if seen is not None:
+            seen = seen.expand(*z.shape[:-1], *seen.shape[len(self.batch_shape) :])
+        left = self.estimator.denoise(
+            z - alpha * shift, times[0] if times.shape == (1,) else times, seen
+        )
+        return left + shift
