@@ -42,8 +42,8 @@ class Composition(ScoreEstimator):
 
     Both are exact for Gaussians. No observation says less than nothing: where an estimator has
     ``C_j > C_0`` in some direction, as between two modes, that is taken for ``C_0``. As noise goes
-    to 0, all of them come to ``score = sum_j s_j + (1 - n) s_0``, whatever the data: the last steps,
-    or a Langevin corrector there, make samples those of the product.
+    to 0, all of them come to ``score = sum_j s_j + (1 - n) s_0``, whatever the data: the last
+    steps, or a Langevin corrector there, make samples those of the product.
 
     Args:
         posteriors: One estimator for each observation; or one of a batch ``(*batch, n)`` of them.

@@ -5,8 +5,19 @@ network's last hidden layer (`EfficientNetLite0`), or whatever else `extract` is
 published as FID is the Frechet distance in the features of one Inception network; in any other it
 is called after them. All compare as many real events as generated ones, and beside every value
 belongs its *floor*: the same of real events against other real ones (`compare`).
+
+Posteriors are measured against the parameters that observations were simulated with
+(`scoresde.metrics.calibration`).
 """
 
+from scoresde.metrics.calibration import (
+    LocalTest,
+    expected_coverage,
+    local_c2st,
+    ranks,
+    tarp,
+    uniformity,
+)
 from scoresde.metrics.comparison import compare
 from scoresde.metrics.distances import KernelDistance, frechet_distance, kernel_distance
 from scoresde.metrics.efficientnet import EfficientNetLite0
@@ -17,12 +28,18 @@ __all__ = [
     "NAMED",
     "EfficientNetLite0",
     "KernelDistance",
+    "LocalTest",
     "PrecisionAndRecall",
     "compare",
+    "expected_coverage",
     "extract",
     "frechet_distance",
     "kernel_distance",
+    "local_c2st",
     "named",
     "pixels",
     "precision_and_recall",
+    "ranks",
+    "tarp",
+    "uniformity",
 ]

@@ -1,0 +1,156 @@
+"""Pictures of posteriors: corners, and whether they are calibrated. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import scipy.stats
+import torch
+from torch import Tensor
+
+from scoresde.app.plots import _figure
+from scoresde.checks import expect, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN, _BINS = 2000, 30
+"""Dots of a panel, of which more hide each other; bins of a histogram."""
+
+
+def corner(
+    samples: Tensor | Mapping[str, Tensor],
+    truth: Tensor | None = None,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Samples by every parameter, and by every two.
+
+    Args:
+        samples: ``(N, *parameter_shape)``; several of them by name, on top of each other.
+        truth: ``(*parameter_shape)``, marked.
+        names: Of parameters, flattened.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If shapes do not fit each other.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app.posterior_plots import corner
+        >>> figure = corner(torch.randn(100, 3), truth=torch.zeros(3))
+    """
+    several = samples if isinstance(samples, Mapping) else {"": samples}
+    flat = {name: v.detach().flatten(1).cpu() for name, v in several.items()}
+    m = next(iter(flat.values())).shape[1]
+    same = all(v.shape[1] == m and len(v) > 0 for v in flat.values())
+    expect(same, "samples", f"({m} parameters each)", [tuple(v.shape) for v in flat.values()])
+    marks = [None] * m if truth is None else truth.detach().flatten().tolist()
+    expect(len(marks) == m, "truth", f"{m} parameters", len(marks))
+    labels = [f"parameter {i}" for i in range(m)] if names is None else list(names)
+    expect(len(labels) == m, "names", f"{m} of them", labels)
+    figure = _figure(1.9 * m + 0.6, 1.9 * m + 0.6)
+    axes: Any = figure.subplots(m, m, squeeze=False)
+    for i in range(m):
+        for j in range(m):
+            _panel(axes[i, j], flat, i, j, (marks[i], marks[j]))
+            axes[i, j].set(
+                xlabel=labels[j] if i == m - 1 else "",
+                ylabel=labels[i] if j == 0 < i else "",
+            )
+    if len(flat) > 1:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right")
+    return figure
+
+
+def _panel(axis: Any, flat: Mapping[str, Tensor], i: int, j: int, marks: Sequence[Any]) -> None:
+    axis.tick_params(labelsize=7)
+    if j > i:
+        axis.set_axis_off()
+        return
+    for index, (name, v) in enumerate(flat.items()):
+        if i == j:
+            settings = {"bins": _BINS, "density": True, "histtype": "step", "color": f"C{index}"}
+            axis.hist(v[:, i].tolist(), label=name, **settings)
+        else:
+            shown = v[:_SHOWN]
+            axis.scatter(shown[:, j].tolist(), shown[:, i].tolist(), s=1, alpha=0.4, lw=0)
+    if i == j:
+        axis.set_yticks([])
+    if marks[1] is not None:
+        axis.axvline(marks[1], color="C3", lw=1)
+        if i != j:
+            axis.axhline(marks[0], color="C3", lw=1)
+
+
+def rank_histograms(
+    ranks: Tensor | Mapping[str, Tensor], count: int, names: Sequence[str] | None = None
+) -> Figure:
+    """Ranks of the truth among draws, and the band in which 99% of flat bars are.
+
+    Args:
+        ranks: See `scoresde.metrics.ranks`, ``(N, *parameter_shape)``; several of them by name, in
+            rows.
+        count: Of draws, ``L``.
+        names: Of parameters, flattened.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app.posterior_plots import rank_histograms
+        >>> figure = rank_histograms(torch.randint(0, 100, (500, 2)), 99)
+    """
+    whole("count", count, 1)
+    several = ranks if isinstance(ranks, Mapping) else {"": ranks}
+    flat = {name: v.flatten(1).double().cpu() for name, v in several.items()}
+    m = next(iter(flat.values())).shape[1]
+    figure = _figure(2.6 * m + 0.6, 1.9 * len(flat) + 0.5)
+    axes: Any = figure.subplots(len(flat), m, squeeze=False, sharex=True)
+    bins = min(20, count + 1)
+    for row, (name, v) in zip(axes, flat.items(), strict=True):
+        low, high = scipy.stats.binom.interval(0.99, len(v), 1 / bins)
+        for i, axis in enumerate(row):
+            label = f"parameter {i}" if names is None else names[i]
+            axis.axhspan(low, high, color="0.5", alpha=0.3, lw=0)
+            share = ((v[:, i] + 0.5) / (count + 1)).tolist()
+            axis.hist(share, bins=bins, range=(0, 1), color="C0")
+            axis.set(title=f"{name} {label}".strip(), yticks=[])
+    for axis in axes[-1]:
+        axis.set_xlabel("rank of the truth")
+    return figure
+
+
+def coverage_curves(
+    covered: Tensor | Mapping[str, Tensor], levels: Tensor | Sequence[float], count: int
+) -> Figure:
+    """Shares of truths that are covered over levels, and the band in which 99% of exact ones are.
+
+    Above the line posteriors are too wide, below it too narrow.
+
+    Args:
+        covered: See `scoresde.metrics.expected_coverage` and `scoresde.metrics.tarp`; several by
+            name.
+        levels: Their levels.
+        count: Of simulations.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app.posterior_plots import coverage_curves
+        >>> levels = torch.linspace(0, 1, 11)
+        >>> figure = coverage_curves({"exact": levels, "narrow": levels**2}, levels, count=200)
+    """
+    whole("count", count, 1)
+    several = covered if isinstance(covered, Mapping) else {"": covered}
+    known = torch.as_tensor(levels).double().cpu()
+    figure = _figure(3.6, 3.4)
+    axis: Any = figure.subplots()
+    low, high = scipy.stats.binom.interval(0.99, count, known.numpy())
+    axis.fill_between(known.tolist(), low / count, high / count, color="0.5", alpha=0.3, lw=0)
+    axis.plot([0, 1], [0, 1], color="0.5", lw=1)
+    for name, shares in several.items():
+        wrong = tuple(shares.shape)
+        expect(wrong == tuple(known.shape), "covered", f"{len(known)} shares, as levels", wrong)
+        axis.plot(known.tolist(), shares.tolist(), label=name)
+    axis.set(xlabel="level", ylabel="covered", xlim=(0, 1), ylim=(0, 1))
+    if len(several) > 1:
+        axis.legend()
+    return figure

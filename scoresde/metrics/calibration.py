@@ -1,0 +1,271 @@
+"""Whether posteriors are what they claim to be: ranks, coverage, and classifiers.
+
+All take draws of the posteriors of ``N`` simulated observations beside the parameters that these
+were made with, and ask what must hold if posteriors are right: the truth is one more draw. Draws
+are ``(L, N, *parameter_shape)``, as ``posterior(x).sample((L,))`` has them.
+
+A calibrated posterior need not be a good one (the prior is calibrated), and what is right on
+average may be wrong for the one that is looked at: `local_c2st` asks about that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import scipy.stats
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from scoresde.checks import expect, floating, whole
+
+
+def ranks(draws: Tensor, truth: Tensor) -> Tensor:
+    """How many draws are below the truth, parameter by parameter: simulation-based calibration.
+
+    Uniform on ``0 ... L`` for exact posteriors; humped where these are too wide, with horns where
+    they are too narrow, sloped where they are shifted. Draws equal to the truth count half.
+
+    Source:
+        Talts et al. 2018 (arXiv 1804.06788).
+
+    Args:
+        draws: ``(L, N, *parameter_shape)``.
+        truth: ``(N, *parameter_shape)``.
+
+    Returns:
+        ``(N, *parameter_shape)``.
+
+    Raises:
+        ValueError: If shapes do not fit, or there are no draws.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import ranks
+        >>> ranks(torch.tensor([[[0.0]], [[1.0]], [[2.0]]]), torch.tensor([[1.5]]))
+        tensor([[2.]])
+    """
+    _expect_pairs(draws, truth)
+    below = (draws < truth).double().sum(0) + (draws == truth).double().sum(0) / 2
+    return below.to(truth)
+
+
+def uniformity(ranks: Tensor, count: int) -> Tensor:
+    """Probability of ranks as far from uniform as these, or farther, if posteriors are exact.
+
+    Of every parameter by itself (Kolmogorov and Smirnov): with several, the least of ``m`` is below
+    ``p`` in ``m p`` of all cases.
+
+    Args:
+        ranks: See `ranks`, ``(N, *parameter_shape)``.
+        count: Of draws, ``L``.
+
+    Returns:
+        ``(*parameter_shape)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import uniformity
+        >>> even = uniformity(torch.arange(100.0).unsqueeze(1), 99)
+        >>> low = uniformity(torch.arange(100.0).unsqueeze(1) / 2, 99)
+        >>> bool(even > 0.9), bool(low < 1e-6)
+        (True, True)
+    """
+    whole("count", count, 1)
+    expect(len(ranks) > 0, "ranks", "at least one", "none")
+    share = ((ranks.double() + 0.5) / (count + 1)).flatten(1).cpu().numpy()
+    found = [scipy.stats.kstest(column, "uniform").pvalue for column in share.T]
+    return torch.tensor(found, dtype=torch.float64).reshape(ranks.shape[1:])
+
+
+def expected_coverage(
+    density: Tensor, of_truth: Tensor, levels: Tensor | Sequence[float]
+) -> Tensor:
+    """How often the truth is in the region of highest density of each level.
+
+    Source:
+        Hermans et al. 2022 (arXiv 2110.06581).
+
+    Args:
+        density: Of draws under their own posterior, or its logarithm, ``(L, N)``.
+        of_truth: Of the truth, ``(N,)``.
+        levels: From 0 to 1.
+
+    Returns:
+        One share for each level: the level itself, of exact posteriors.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import expected_coverage
+        >>> density = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
+        >>> expected_coverage(density, torch.tensor([0.25]), [0.4, 0.6])
+        tensor([0., 1.], dtype=torch.float64)
+    """
+    _expect_pairs(density, of_truth)
+    return _shares((density > of_truth).double().mean(0), levels)
+
+
+def tarp(
+    draws: Tensor,
+    truth: Tensor,
+    levels: Tensor | Sequence[float],
+    *,
+    references: int = 10,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """How often the truth is in balls around random points that hold each level's share of draws.
+
+    No density is asked for. Unlike ranks they see how parameters hang together; as they are random,
+    ``references`` of them are averaged over. Distances are in units of the truths' range.
+
+    Source:
+        Lemos et al. 2023 (arXiv 2302.03026): tests of accuracy with random points.
+
+    Args:
+        draws: ``(L, N, *parameter_shape)``.
+        truth: ``(N, *parameter_shape)``.
+        levels: From 0 to 1.
+        references: Random points for every observation.
+        generator: Of the points.
+
+    Returns:
+        One share for each level: the level itself, of exact posteriors.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import tarp
+        >>> g = torch.Generator().manual_seed(0)
+        >>> mean, both = torch.randn(2000, 2, generator=g), torch.randn(201, 2000, 2, generator=g)
+        >>> draws, truth = mean + both[1:], mean + both[0]
+        >>> tarp(draws, truth, [0.3, 0.7], generator=g).round(decimals=1)
+        tensor([0.3000, 0.7000], dtype=torch.float64)
+    """
+    _expect_pairs(draws, truth)
+    whole("references", references, 1)
+    draws, truth = draws.flatten(2), truth.flatten(1)
+    low, high = truth.amin(0), truth.amax(0)
+    unit = torch.where(high > low, high - low, 1.0)
+    shares = []
+    for _ in range(references):  # one after the other: draws are many
+        chance = torch.rand(truth.shape, generator=generator, dtype=truth.dtype)
+        point = low + (high - low) * chance.to(truth.device)
+        far, own = (((v - point) / unit).norm(dim=-1) for v in (draws, truth))
+        shares.append(_shares((far < own).double().mean(0), levels))
+    return torch.stack(shares).mean(0)
+
+
+class LocalTest(NamedTuple):
+    """What a classifier finds wrong with one posterior.
+
+    Attributes:
+        statistic: Mean of ``(d - 1/2)^2``, with ``d`` the probability it gives that a draw is none
+            of the truth: 0 for what cannot be told apart.
+        p_value: Share of classifiers that were told nothing and find as much.
+
+    Example:
+        >>> from scoresde.metrics import LocalTest
+        >>> LocalTest(0.02, 0.01).p_value
+        0.01
+    """
+
+    statistic: float
+    p_value: float
+
+
+def local_c2st(
+    draws: Tensor,
+    truth: Tensor,
+    observed: Tensor,
+    at: Tensor,
+    observation: Tensor,
+    *,
+    trials: int = 50,
+    updates: int = 200,
+    generator: torch.Generator | None = None,
+) -> LocalTest:
+    """Whether the posterior of one observation is wrong, by a classifier that knows it.
+
+    It learns to tell pairs of a draw and an observation from pairs of the truth and an observation,
+    all of fresh simulations, and is asked about draws given the one observation.
+
+    Source:
+        Linhart, Gramfort and Rodrigues 2023 (arXiv 2306.03580): local classifier two-sample tests.
+
+    Args:
+        draws: One of the posterior of each observation, ``(N, *parameter_shape)``.
+        truth: ``(N, *parameter_shape)``.
+        observed: ``(N, *observation_shape)``.
+        at: Draws of the posterior of the one observation, ``(M, *parameter_shape)``.
+        observation: That one, ``(*observation_shape)``.
+        trials: Classifiers of labels that are drawn at random, which say what is found by chance.
+        updates: Of classifiers: perceptrons with a hidden layer, trained side by side.
+        generator: Of weights and labels.
+
+    Raises:
+        ValueError: If shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import local_c2st
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x, a, b, c = torch.randn(4, 300, 1, generator=g)
+        >>> found = local_c2st(x + a, x + b, x, 1 + c, torch.ones(1), trials=9, updates=50)
+        >>> off = local_c2st(x + a + 1, x + b, x, 2 + c, torch.ones(1), trials=9, updates=50)
+        >>> found.statistic < off.statistic, off.p_value
+        (True, 0.0)
+    """
+    _expect_pairs(draws.unsqueeze(0), truth)
+    expect(len(observed) == len(truth), "observed", f"{len(truth)} observations", len(observed))
+    whole("trials", trials, 1)
+    theta = torch.cat([truth, draws]).flatten(1).float()
+    pairs = torch.cat([theta, observed.flatten(1).float().repeat(2, 1)], 1)
+    seen = observation.flatten().float().expand(len(at), -1)
+    asked = torch.cat([at.flatten(1).float(), seen], 1)
+    mean, std = pairs.mean(0), pairs.std(0).clamp(min=1e-12)
+    pairs, asked = (pairs - mean) / std, (asked - mean) / std
+    own = (torch.arange(len(pairs)) >= len(truth)).float()
+    order = torch.rand(trials, len(pairs), generator=generator).argsort(1)
+    labels = torch.cat([own.unsqueeze(0), own[order]]).to(pairs.device)
+    logits = _classified(pairs, labels, asked, updates, generator)
+    found = (logits.sigmoid() - 0.5).square().mean(1)
+    return LocalTest(float(found[0]), float((found[1:] >= found[0]).double().mean()))
+
+
+def _classified(
+    x: Tensor, labels: Tensor, asked: Tensor, updates: int, generator: torch.Generator | None
+) -> Tensor:
+    """Logits ``(k, M)`` of ``k`` classifiers, of labels ``(k, N)``, for what is asked."""
+    size, width = x.shape[1], 10 * x.shape[1]
+    draw = torch.randn(len(labels), size + 1, width, generator=generator).to(x.device)
+    enter = (draw / (size + 1) ** 0.5).requires_grad_()
+    leave = torch.zeros(len(labels), width + 1, 1, device=x.device, requires_grad=True)
+
+    def logits(values: Tensor) -> Tensor:
+        hidden = (values @ enter[:, :-1] + enter[:, -1:]).relu()
+        return (hidden @ leave[:, :-1] + leave[:, -1:]).squeeze(-1)
+
+    with torch.enable_grad():
+        optimizer = torch.optim.Adam([enter, leave], lr=0.02, weight_decay=1e-4)
+        for _ in range(updates):
+            optimizer.zero_grad()
+            loss = binary_cross_entropy_with_logits(logits(x), labels, reduction="none")
+            loss.mean(1).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return logits(asked).detach()
+
+
+def _shares(ranks: Tensor, levels: Tensor | Sequence[float]) -> Tensor:
+    """How many are below each level."""
+    known = torch.as_tensor(levels, dtype=torch.float64, device=ranks.device)
+    inside = bool(((known >= 0) & (known <= 1)).all())
+    expect(known.ndim == 1 and inside, "levels", "numbers from 0 to 1", known.tolist())
+    return (ranks < known.unsqueeze(-1)).double().mean(-1)
+
+
+def _expect_pairs(draws: Tensor, truth: Tensor) -> None:
+    floating("draws", draws)
+    floating("truth", truth)
+    fits = draws.shape[1:] == truth.shape and draws.numel() > 0
+    wanted = f"at least one draw for each truth, (L, {', '.join(map(str, truth.shape))})"
+    expect(fits, "draws", wanted, tuple(draws.shape))
