@@ -97,7 +97,7 @@ class Posterior:
     Args:
         estimator: Of joint events with the parts ``"observation"`` and ``"parameter"``, in
             coordinates; or of parameters, with observations as conditions, which any network may
-            embed (`estimators.Embedded`).
+            embed.
         coordinates: Where they are.
         solver: Draws samples.
         clean: Whether observations are kept clean, see `scoresde.condition`.

@@ -77,7 +77,7 @@ class PriorEstimator(ScoreEstimator):
         visible, noise = alpha.clamp(min=FAINT), sigma.clamp(min=FAINT)
         place, width = z / visible, noise / visible
         origin = place.clamp(low, high).detach()
-        # beyond that a weight is less than a rounding error, as in `estimators.truncated`
+        # beyond that a weight is less than a rounding error
         tilt = ((origin - place) / width).abs().detach()
         reach = (width * 2 * _DEPTH / (tilt + (tilt**2 + 2 * _DEPTH).sqrt())).detach()
         left, right = torch.maximum(low - origin, -reach), torch.minimum(high - origin, reach)
