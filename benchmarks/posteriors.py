@@ -31,7 +31,7 @@ from torch.distributions import (
     MultivariateNormal,
     Uniform,
 )
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, conv1d
 from torchdiffeq import odeint
 
 WHEEL = "sbibm==1.1.0"
@@ -205,6 +205,33 @@ TASKS = {
     )
 }
 """By name."""
+
+
+def tasks(wheel: Path) -> dict[str, Task]:
+    """`TASKS`, and the one whose stimulus is a file of the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+
+        def stored(name: str) -> Tensor:
+            raw = archive.read(f"sbibm/tasks/bernoulli_glm/files/{name}.pt")
+            values: Tensor = torch.load(io.BytesIO(raw), weights_only=True)
+            return values
+
+        design, stimulus = stored("design_matrix"), stored("stimulus_I")
+
+    def spikes(theta: Tensor) -> Tensor:
+        """Spikes of a neuron, and the stimulus around them, of a generalised linear model (T.5)."""
+        fired = torch.bernoulli((theta @ design.mT).sigmoid())
+        seen = conv1d(fired.unsqueeze(1), stimulus.reshape(1, 1, -1), padding=8).squeeze(1)
+        return torch.cat([fired.sum(1, keepdim=True), seen[:, -9:]], 1)
+
+    # filters are smooth: their second differences are small
+    count = 9
+    steps = torch.eye(count) - torch.diag(torch.ones(count - 1), -1)
+    rough = steps @ steps + torch.diag(torch.arange(count) / count).sqrt()
+    precision = torch.zeros(count + 1, count + 1)
+    precision[0, 0], precision[1:, 1:] = 0.5, rough.mT @ rough
+    prior = MultivariateNormal(torch.zeros(count + 1), precision_matrix=precision)
+    return {**TASKS, "bernoulli_glm": Task("bernoulli_glm", prior, spikes)}
 
 
 def c2st(references: Tensor, samples: Tensor, seed: int = 1) -> Tensor:

@@ -113,7 +113,7 @@ def rank_histograms(
             axis.axhspan(low, high, color="0.5", alpha=0.3, lw=0)
             share = ((v[:, i] + 0.5) / (count + 1)).tolist()
             axis.hist(share, bins=bins, range=(0, 1), color="C0")
-            axis.set(title=f"{name} {label}".strip(), yticks=[])
+            axis.set(title=f"{name}, {label}" if name else label, yticks=[])
     for axis in axes[-1]:
         axis.set_xlabel("rank of the truth")
     return figure

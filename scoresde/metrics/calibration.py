@@ -243,14 +243,15 @@ def _classified(
 
     def logits(values: Tensor) -> Tensor:
         hidden = (values @ enter[:, :-1] + enter[:, -1:]).relu()
-        return (hidden @ leave[:, :-1] + leave[:, -1:]).squeeze(-1)
+        found: Tensor = (hidden @ leave[:, :-1] + leave[:, -1:]).squeeze(-1)
+        return found
 
     with torch.enable_grad():
         optimizer = torch.optim.Adam([enter, leave], lr=0.02, weight_decay=1e-4)
         for _ in range(updates):
             optimizer.zero_grad()
             loss = binary_cross_entropy_with_logits(logits(x), labels, reduction="none")
-            loss.mean(1).sum().backward()  # type: ignore[no-untyped-call]
+            loss.mean(1).sum().backward()
             optimizer.step()
     return logits(asked).detach()
 
