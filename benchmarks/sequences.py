@@ -8,7 +8,8 @@ has been trained on, and by what share of the other's it is larger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -57,15 +58,17 @@ def run(quick: bool = False, updates: int = 5000, steps: int = 64) -> dict[str, 
     """A row per series, task and path."""
     updates, count, steps = (100, 300, 16) if quick else (updates, 20_000, steps)
     rows, start = list[dict[str, Any]](), perf_counter()
-    for row in [*_linear(updates, count, steps), *_nonlinear(updates, count // 20, steps)]:
+    linear, nonlinear = _linear(updates, count, steps), _nonlinear(updates, count // 20, steps)
+    for row in itertools.chain(linear, nonlinear):
         rows.append(row)
-        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()))
+        shown = (f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items())
+        print(", ".join(shown), flush=True)
     figures = ("mean_error", "covariance_error", "excess")
     worst = {name: max(row[name] for row in rows if name in row) for name in figures}
     return {"rows": rows, "worst": worst, "seconds": perf_counter() - start}
 
 
-def _linear(updates: int, count: int, steps: int) -> list[dict[str, Any]]:
+def _linear(updates: int, count: int, steps: int) -> Iterator[dict[str, Any]]:
     rho = [1.0, 0.9 / 1.2]  # x_k = 0.9 x_(k-1) - 0.2 x_(k-2) + e
     while len(rho) < WINDOW:
         rho.append(0.9 * rho[-1] - 0.2 * rho[-2])
@@ -73,7 +76,6 @@ def _linear(updates: int, count: int, steps: int) -> list[dict[str, Any]]:
     truth = torch.tensor(rho)[lags]
     root = torch.linalg.cholesky(truth)
     model = _trained(lambda n: torch.randn(n, WINDOW) @ root.mT, updates, **ANY_ORDER)
-    rows = []
     for task, known in TASKS.items():
         rest = [i for i in range(WINDOW) if i not in known]
         values = torch.linspace(-1, 1, WINDOW)
@@ -85,14 +87,13 @@ def _linear(updates: int, count: int, steps: int) -> list[dict[str, Any]]:
                 "mean_error": float((x.mean(0) - mean).abs().max()),
                 "covariance_error": float((torch.cov(x.mT) - covariance).abs().max()),
             }
-            rows.append({"series": "linear", "task": task, "path": path, **errors})
-    return rows
+            yield {"series": "linear", "task": task, "path": path, **errors}
 
 
-def _nonlinear(updates: int, count: int, steps: int) -> list[dict[str, Any]]:
+def _nonlinear(updates: int, count: int, steps: int) -> Iterator[dict[str, Any]]:
     model = _trained(_logistic, updates, **ANY_ORDER)
     torch.manual_seed(1)
-    events, rows = _logistic(count), []
+    events = _logistic(count)
     for task, known in TASKS.items():
         mask = torch.zeros(WINDOW, dtype=torch.bool)
         mask[known] = True
@@ -105,11 +106,10 @@ def _nonlinear(updates: int, count: int, steps: int) -> list[dict[str, Any]]:
 
         own = score(_trained(_logistic, updates, observe=shown))
         names = {"series": "logistic", "task": task}
-        rows.append({**names, "path": "a model of its own", "energy_score": own})
+        yield {**names, "path": "a model of its own", "energy_score": own}
         for path in PATHS:
             energy = score(_on(model, path))
-            rows.append({**names, "path": path, "energy_score": energy, "excess": energy / own - 1})
-    return rows
+            yield {**names, "path": path, "energy_score": energy, "excess": energy / own - 1}
 
 
 def _logistic(count: int) -> Tensor:
