@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from estimators.adapters import NetworkAdapter
 from estimators.denoising import Denoising
+from estimators.networks import ResidualMLP
 from scoresde.bases import Identity
 from scoresde.checks import expect, instance, look_up, real, whole
 from scoresde.diagonal import DiagonalSDE
@@ -59,6 +60,9 @@ _BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
 }
 
 
+_FILES = {"unet": "config.json", "scheduler": "scheduler_config.json"}
+
+
 class _Steps(nn.Module):
     """From what estimators tell networks of the noise to the steps that these were trained on."""
 
@@ -70,8 +74,11 @@ class _Steps(nn.Module):
         return self.schedule.step(4 * noise_level)
 
 
+Folder = str | os.PathLike[str] | Mapping[str, Mapping[str, Any]]
+
+
 def from_diffusers(
-    folder: str | os.PathLike[str],
+    folder: Folder,
     network: nn.Module | None = None,
     condition: str = "class_labels",
 ) -> Denoising:
@@ -83,13 +90,16 @@ def from_diffusers(
 
     Args:
         folder: Of a pipeline, as ``save_pretrained`` writes it or the Hugging Face hub's snapshots
-            have it: ``unet/config.json``, its weights, and ``scheduler/scheduler_config.json``.
+            have it: ``unet/config.json``, its weights, and ``scheduler/scheduler_config.json``. Or
+            what these two files say, ``{"unet": ..., "scheduler": ...}``, of a network that is
+            given.
         network: Instead of what diffusers makes of ``unet``, which needs that library.
         condition: How the network calls a condition.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ImportError: If diffusers is not installed and no network is given.
+        TypeError: If ``folder`` is none, nor a mapping beside a network.
         ValueError: If the model predicts, or its noise grows, in a way that is not known here.
 
     Example:
@@ -109,19 +119,50 @@ def from_diffusers(
         >>> DDIM(10).sample(model, (3,)).shape
         torch.Size([3, 1, 4, 4])
     """
-    folder = Path(folder)
-    about = _read(folder / "unet" / "config.json")
-    schedule, prediction = _noise(_read(folder / "scheduler" / "scheduler_config.json"))
+    about = _read("unet", folder)
+    schedule, prediction = _noise(_read("scheduler", folder))
     if network is None:
-        network = _unet(folder / "unet")
+        network = _unet(_path(folder) / "unet")
     instance("network", network, nn.Module)
-    size, channels = about.get("sample_size"), about.get("in_channels")
-    shape = [channels, *(size if isinstance(size, list) else [size, size])]
-    for value in shape:
-        whole(f"{folder / 'unet'}: in_channels, sample_size", value, 1)
-    sde = DiagonalSDE(schedule, Identity(shape))
+    sde = DiagonalSDE(schedule, Identity(_shape(about)))
     adapted = NetworkAdapter(network, _Steps(schedule), condition)
     return Denoising(sde, adapted, parametrization=prediction)
+
+
+from_diffusers.example = {  # type: ignore[attr-defined]
+    "folder": {"unet": {"sample_size": [1, 3], "in_channels": 1}, "scheduler": {}},
+    "network": ResidualMLP((1, 1, 3), 8, 1),
+}
+
+
+def _facts(folder: Folder, **_: Any) -> dict[str, Any]:
+    """What is known of its data, as `scoresde.app.facts.facts_of` says it."""
+    about, shape = _read("unet", folder), _shape(_read("unet", folder))
+    # latents of another network have no shades
+    latent = not isinstance(folder, Mapping) and _latent(_path(folder) / "model_index.json")
+    facts: dict[str, Any] = {"event_shape": shape, "bins": 256}
+    if latent or shape[0] not in (1, 3):
+        facts["bins"] = None
+    count = about.get("num_class_embeds")
+    if not count:
+        return facts
+    return {**facts, "classes": [*map(str, range(count))], "class_counts": [1] * count}
+
+
+from_diffusers.facts = _facts  # type: ignore[attr-defined]
+
+
+def _latent(path: Path) -> bool:
+    return path.exists() and any(name.endswith("vae") for name in _json(path))
+
+
+def _shape(about: Mapping[str, Any]) -> list[int]:
+    """Of events, ``(channels, height, width)``."""
+    size, channels = about.get("sample_size"), about.get("in_channels")
+    shape = [channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
+    for value in shape:
+        whole("folder: unet: in_channels, sample_size", value, 1)
+    return [int(value) for value in shape if value]
 
 
 def _noise(about: Mapping[str, Any]) -> tuple[Tabulated, str]:
@@ -141,7 +182,21 @@ def _noise(about: Mapping[str, Any]) -> tuple[Tabulated, str]:
     return Tabulated.of((1 - torch.as_tensor(betas, dtype=torch.float64)).cumprod(0)), prediction
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(part: str, folder: Folder) -> Mapping[str, Any]:
+    """What a folder says of its network or its scheduler."""
+    if isinstance(folder, Mapping):
+        instance(f"folder: {part}", folder.get(part), Mapping)
+        return folder[part]
+    return _json(_path(folder) / part / _FILES[part])
+
+
+def _path(folder: Any) -> Path:
+    if not isinstance(folder, str):
+        instance("folder", folder, os.PathLike)
+    return Path(folder)
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(limits.read(path, limits.JSON))
     except ValueError as error:
@@ -157,5 +212,7 @@ def _unet(folder: Path) -> nn.Module:
     except ImportError as error:
         wanted = "reading a pretrained network needs diffusers: pip install diffusers"
         raise ImportError(f"{wanted}, or give the network itself") from error
-    network: nn.Module = UNet2DModel.from_pretrained(folder, local_files_only=True)
+    network: nn.Module = UNet2DModel.from_pretrained(
+        folder, local_files_only=True, low_cpu_mem_usage=False
+    )
     return network.eval()

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from attrs import frozen
 from torch import Tensor
 
-from scoresde.checks import expect, look_up
+from scoresde.checks import expect, look_up, numbers
 from scoresde.equation import Equation
 from scoresde.sde import SDE, Stage
 from scoresde.sde_coefficients import SDECoefficients
@@ -157,8 +158,27 @@ GRIDS: dict[str, Grid] = {f.__name__: f for f in (*_ALL, wide_arctan_log_snr, lo
 """The grids above, by name."""
 
 
-def grid(name: str | Grid) -> Grid:
-    """A grid by name; a function of one's own passes through.
+@frozen
+class Times:
+    """Times that are known, as a grid: those of a plan, for instance. Steps lie between them.
+
+    Example:
+        >>> from scoresde.grid import Times
+        >>> Times((1.0, 0.4))(None, steps=1)
+        tensor([1.0000, 0.4000], dtype=torch.float64)
+    """
+
+    times: tuple[float, ...]
+
+    def __call__(self, sde: SDE, steps: int) -> Tensor:
+        """See the class; ``steps`` have to be as many."""
+        wanted = f"{len(self.times) - 1}, as many as lie between the times of the grid"
+        expect(steps == len(self.times) - 1, "steps", wanted, steps)
+        return torch.tensor(self.times, dtype=torch.float64, device="cpu")
+
+
+def grid(name: str | Grid | Sequence[float]) -> Grid:
+    """A grid by name, or of `Times`; a function of one's own passes through.
 
     Raises:
         ValueError: If the name is unknown.
@@ -168,7 +188,9 @@ def grid(name: str | Grid) -> Grid:
         >>> grid("karras").__name__
         'karras'
     """
-    return look_up("grid", name, GRIDS)
+    if isinstance(name, (list, tuple)):
+        return Times(tuple(numbers("grid", name).tolist()))
+    return look_up("grid", name, GRIDS)  # type: ignore[arg-type]
 
 
 def check(sde: SDE, times: Tensor) -> Tensor:
@@ -187,19 +209,12 @@ def check(sde: SDE, times: Tensor) -> Tensor:
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     expect(times.ndim == 1 and len(times) > 1, "times", "two or more numbers", tuple(times.shape))
     expect(bool((times.diff() < 0).all()), "times", "a decreasing sequence", times.tolist())
-    expect(
-        bool(times[0] <= sde.T and times[-1] >= 0),
-        "times",
-        f"numbers in [0, {sde.T}]",
-        times.tolist(),
-    )
+    inside = bool(times[0] <= sde.T and times[-1] >= 0)
+    expect(inside, "times", f"numbers in [0, {sde.T}]", times.tolist())
     for stage in sde.stages()[1:]:
-        expect(
-            bool((times - stage.start).abs().min() < _TINY),
-            "times",
-            f"{stage.start} among them, where the state grows (a step per stage at least)",
-            times.tolist(),
-        )
+        there = bool((times - stage.start).abs().min() < _TINY)
+        wanted = f"{stage.start} among them, where the state grows (a step per stage at least)"
+        expect(there, "times", wanted, times.tolist())
     return times
 
 
@@ -213,8 +228,7 @@ def restrict(times: Tensor, stage: Stage) -> Tensor:
         >>> restrict(torch.tensor([1.0, 0.6, 0.5, 0.2, 0.0]), Stage(start=0.5, end=0.0, dim=8))
         tensor([0.5000, 0.2000, 0.0000])
     """
-    inside = (times <= stage.start + _TINY) & (times >= stage.end - _TINY)
-    return times[inside]
+    return times[(times <= stage.start + _TINY) & (times >= stage.end - _TINY)]
 
 
 def _read(equation: Equation, coordinate: Callable[[Any], Tensor], times: Tensor) -> Tensor:
@@ -232,8 +246,7 @@ def _equal(sde: SDE, steps: int, coordinate: Callable[[SDECoefficients], Tensor]
         return _read(sde, coordinate, torch.from_numpy(t)).numpy()
 
     knots = [sde.eps, *sde.breakpoints(), sde.T]
-    if len(knots) - 1 > steps:
-        knots = [sde.eps, sde.T]
+    knots = knots if len(knots) - 1 <= steps else [sde.eps, sde.T]
     spans = np.diff(read(np.array(knots)))
     wanted = f"an SDE whose noise levels are numbers from {sde.eps} to {sde.T}"
     expect(bool(np.isfinite(spans).all()), "grid", wanted, "NaN or infinite ones")
@@ -253,8 +266,7 @@ def _apportion(spans: _Floats, steps: int) -> list[int]:
     free = steps - len(spans)
     shares = free * spans / spans.sum()
     counts = np.floor(shares).astype(int)
-    for i in np.argsort(counts - shares)[: free - counts.sum()]:
-        counts[i] += 1
+    counts[np.argsort(counts - shares)[: free - counts.sum()]] += 1
     return [int(c) + 1 for c in counts]
 
 
@@ -306,8 +318,7 @@ def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
     """
     times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
     level = _read(sde, attrgetter("noise_level"), times)
-    moment = np.interp(float(level[0]) + levels, level.numpy(), times.numpy())
-    return t.new_tensor(moment)
+    return t.new_tensor(np.interp(float(level[0]) + levels, level.numpy(), times.numpy()))
 
 
 def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
@@ -321,10 +332,8 @@ def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
         >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
         tensor([False,  True, False])
     """
-    at_kink = torch.zeros_like(ts, dtype=torch.bool)
-    for time in equation.breakpoints():
-        at_kink |= torch.isclose(ts, ts.new_tensor(time), rtol=1e-9, atol=0)
-    return at_kink
+    kinks = ts.new_tensor(equation.breakpoints()).unsqueeze(-1)
+    return torch.isclose(ts, kinks, rtol=1e-9, atol=0).any(0)
 
 
 def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:

@@ -72,8 +72,8 @@ class Solver(ABC):
         steps: Number of steps when sampling, at most a million.
         eta: Noise of the reverse equation: 0 for the probability-flow ODE, 1 for the reverse
             SDE, at most 1000.
-        grid: Where the steps are: a name in `scoresde.grid.GRIDS` or a function
-            ``(sde, steps) -> times``.
+        grid: Where the steps are: a name in `scoresde.grid.GRIDS`, a function
+            ``(sde, steps) -> times``, or a list of all times, from ``T`` to the last.
         corrector: What is done to samples after every step, Langevin steps for instance.
         churn: Share by which noise is raised, by diffusing forward, before every step (Karras
             et al. 2022, algorithm 2); a solver's memory of earlier steps is lost by it.

@@ -31,7 +31,9 @@ def average(
     loss, which is printed beside that of the weights as they were.
     """
     from scoresde.app import devices
-    from scoresde.app.model import Model, data_of, training_of
+    from scoresde.app.model import Model
+    from scoresde.app.parts import data_of
+    from scoresde.app.sections import training_of
     from scoresde.training.post_hoc import WIDTHS, PostHocAverages
 
     if (output / "config.json").exists():

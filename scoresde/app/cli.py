@@ -207,7 +207,7 @@ def _remove_run(run: Path, processes: Processes) -> None:
 
 
 @main.command()
-@click.argument("folder", type=NamedPath(path_type=Path))
+@options.trained
 @click.option(
     "--count",
     default=64,
@@ -257,15 +257,18 @@ def sample(
     imports: bool,
     **told: Any,
 ) -> None:
-    """Sample from the model in FOLDER into a file or a folder, as the data were."""
+    """Sample from MODEL into a file or a folder, as the data were.
+
+    MODEL is a folder that train has written, or a file of one that was trained elsewhere.
+    """
     import torch
 
     from scoresde.app import devices
     from scoresde.app.given import task
-    from scoresde.app.model import Model
+    from scoresde.app.model import loaded
 
     where, guiding = devices.chosen(device), {n: told.pop(n) for n in ("guidance", "interval")}
-    model = Model.load(folder, device=where, imports=imports, options=guiding)
+    model = loaded(folder, device=where, imports=imports, options=guiding)
     asked = task(model, count, seed, **told)
     writers = [asked.export.writer(output, "--output")]
     if png is not None:
@@ -298,7 +301,7 @@ def _samples(asked: Task, solver: Solver, generator: Generator) -> Tensor:
 
 
 @main.command()
-@click.argument("folder", type=NamedPath(path_type=Path))
+@options.trained
 @click.option("--data", help="A data set, file or folder; the model's held-out part if omitted.")
 @click.option("--count", type=click.IntRange(min=2), help="Events to evaluate; all if omitted.")
 @click.option(
@@ -334,16 +337,19 @@ def evaluate(
     device: str,
     imports: bool,
 ) -> None:
-    """Evaluate the model in FOLDER: the log-density of data under it, or its samples."""
+    """Evaluate MODEL: the log-density of data under it, or its samples.
+
+    MODEL is a folder that train has written, or a file of one that was trained elsewhere.
+    """
     from scoresde.app import devices, reports
     from scoresde.app.conditions import guides
-    from scoresde.app.model import Model
+    from scoresde.app.model import loaded
 
     where = devices.chosen(device)
-    model = Model.load(folder, device=where, imports=imports, options={"guidance": guidance})
+    model = loaded(folder, device=where, imports=imports, options={"guidance": guidance})
     if not frechet and guidance is None and guides(model.settings):
         # what guidance makes of a density is not that of the data
-        model = Model.load(folder, device=where, imports=imports, options={"guidance": 1.0})
+        model = loaded(folder, device=where, imports=imports, options={"guidance": 1.0})
     chosen = _solver(model, solver, imports, steps=steps)
     shared: dict[str, Any] = {"count": count, "seed": seed, "imports": imports}
     if frechet:
@@ -358,14 +364,14 @@ def evaluate(
 
 
 @main.command()
-@click.argument("folder", type=NamedPath(path_type=Path))
+@options.trained
 @options.allow_imports
 def cite(folder: Path, imports: bool) -> None:
-    """Print BibTeX of the works that the model in FOLDER stands on."""
-    from scoresde.app.model import Model
+    """Print BibTeX of the works that MODEL stands on."""
+    from scoresde.app.model import loaded
     from scoresde.references import citation
 
-    click.echo(citation(Model.load(folder, device="cpu", imports=imports)))
+    click.echo(citation(loaded(folder, device="cpu", imports=imports)))
 
 
 @main.command("list")

@@ -318,6 +318,24 @@ def _named(table: Any, key: str) -> tuple[str, Mapping[str, Any]]:
     raise ConfigError(f"{key}: expected a name or a table with one, got {table!r}")
 
 
+def arguments_of(
+    table: Any, key: str, *, imports: bool = False
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What a table is built by, and its entries.
+
+    Raises:
+        ConfigError, UnknownPlugin, PluginError: As of `build`.
+
+    Example:
+        >>> from scoresde.app.config import arguments_of
+        >>> factory, entries = arguments_of({"name": "ddim", "steps": 5}, "solver")
+        >>> factory.__name__, entries
+        ('DDIM', {'steps': 5})
+    """
+    name, entries = _named(table, key)
+    return _factory(name, key, imports), dict(entries)
+
+
 def _factory(name: str, key: str, imports: bool) -> Callable[..., Any]:
     factory = plugins.get(_group(key), name, imports=imports)
     if not callable(factory):

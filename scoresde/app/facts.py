@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde.app import config
+from scoresde.app.factories import ConfigError
 from scoresde.data import Dataset
 
 _FAR = 4.0
@@ -62,6 +64,38 @@ def known_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         if key in facts:
             known[key] = torch.tensor(facts[key], dtype=torch.float64, device="cpu")
     return known
+
+
+def known_by(table: Any, key: str = "estimator", *, imports: bool = False) -> dict[str, Any] | None:
+    """What an estimator that was trained elsewhere knows of its data.
+
+    Its factory says so: an attribute ``facts`` is called with the arguments that it is.
+
+    Args:
+        table: Of a configuration.
+        key: Where it stands there.
+        imports: Whether names may be import paths.
+
+    Returns:
+        As of `facts_of`; None of an estimator that is to be trained.
+
+    Raises:
+        ConfigError: If they cannot be found out.
+
+    Example:
+        >>> from scoresde.app.facts import known_by
+        >>> known_by({"name": "denoising", "network": "residual-mlp"}) is None
+        True
+    """
+    factory, entries = config.arguments_of(table, key, imports=imports)
+    facts = getattr(factory, "facts", None)
+    if facts is None:
+        inner = entries.get("estimator")
+        return inner and known_by(inner, f"{key}.estimator", imports=imports)
+    try:
+        return {"columns": None, "missing": False, "parts": None, **facts(**entries)}
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _of_conditions(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scoresde.app import config, plots
 from scoresde.app.conditions import Asked
-from scoresde.app.export import Export, is_image
+from scoresde.app.export import Export
 from scoresde.app.model import Model
 from scoresde.checks import expect, nearest
 from scoresde.conditioning import condition
@@ -28,9 +28,6 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.fronts import front, in_order
 from scoresde.internals.limits import afford
 from scoresde.precision import device_of
-
-_BESIDE = 15
-"""Samples beside what is given, in a row of a picture that is as wide as two columns of text."""
 
 
 @attrs.frozen(eq=False)
@@ -121,19 +118,10 @@ class Given:
             columns = [column for name in rest for column in columns[places[name]]]
         shapes = [tuple(facts["parts"][name]) for name in rest]
         flat = (sum(map(math.prod, shapes)),)
-        beside = partial(self._beside, count=count)
+        beside = partial(plots.beside, self.parts, count=count)
         return attrs.evolve(
             whole, event_shape=shapes[0] if len(rest) == 1 else flat, columns=columns, figure=beside
         )
-
-    def _beside(self, x: Tensor, count: int) -> Any:
-        """A row for everything that is given: images of it first, then samples."""
-        shown = [value for value in self.parts.values() if is_image(value.shape[1:])]
-        columns = [_as_image(value, x).unsqueeze(1) for value in shown]
-        samples = x.unflatten(0, (-1, count))[:, :_BESIDE]
-        rows = torch.cat([*columns, samples], 1)
-        title = f"{', '.join(self.parts)} given, and samples" if shown else "samples"
-        return plots.image_grid({title: rows.flatten(0, 1)}, columns=rows.shape[1])
 
 
 @attrs.frozen(eq=False)
@@ -253,11 +241,3 @@ def _read(model: Model, name: str, path: str) -> Dataset:
     unused = ("size", "key", "lazy", "seed", "parts")
     taken = inspect.signature(read).parameters.keys() - set(unused)
     return read(**{key: options[key] for key in taken & options.keys() if options[key] is not None})
-
-
-def _as_image(value: Tensor, like: Tensor) -> Tensor:
-    """Images of the size and in the colours of others."""
-    value = value.expand(-1, like.shape[1], -1, -1) if value.shape[1] == 1 else value
-    grey = like.shape[1] == 1 and value.shape[1] == 3
-    value = value.mean(1, keepdim=True) if grey else value
-    return nn.functional.interpolate(value, like.shape[2:], mode="nearest-exact").to(like)

@@ -37,7 +37,7 @@ def example(name: str, source: str | None = None, path: str | Path | None = None
 
     Args:
         name: One of `examples`.
-        source: Of the data, in the place of the example's.
+        source: Of the data, or of a model, in the place of the example's.
         path: Where it will be, for the commands in its first lines.
 
     Raises:
@@ -60,7 +60,8 @@ def example(name: str, source: str | None = None, path: str | Path | None = None
     if source is None:
         return text
     value = json.dumps(str(source), ensure_ascii=False)
-    text = re.sub(r'(?m)^source = "[^"]*"', lambda _: f"source = {value}", text, count=1)
+    # what a file has first: a model's folder, or the data
+    text = re.sub(r'(?m)^(folder|source) = "[^"]*"', lambda m: f"{m[1]} = {value}", text, count=1)
     # of the example's data
     return re.sub(r"(?m)^columns = ", "# columns = ", text)
 
@@ -78,7 +79,7 @@ def next_steps(text: str) -> list[str]:
 
 @click.command(
     "init",
-    help=f"""Write a commented configuration to start from, of data in SOURCE.
+    help=f"""Write a commented configuration to start from, of data, or a model, in SOURCE.
 
     NAME is one of {", ".join(examples())}.""",
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,26 +12,28 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from scoresde.app import config, devices
-from scoresde.app.conditions import aligned, with_options
+from scoresde.app.conditions import with_options
 from scoresde.app.export import Export
-from scoresde.app.factories import ConfigError, call_factory, expect_known
-from scoresde.app.facts import facts_of, known_of
-from scoresde.app.parts import read_data
+from scoresde.app.factories import ConfigError
+from scoresde.app.facts import facts_of, known_by, known_of
+from scoresde.app.parts import data_of
+from scoresde.app.plans import planned, planning_of, said, with_plan
+from scoresde.app.previews import previews
+from scoresde.app.sections import expect_sections, recorded, training_of
 from scoresde.bases import PCA, Identity
-from scoresde.checks import describe_error, expect, nearest, real, whole
-from scoresde.data import Dataset, reader, split
+from scoresde.checks import describe_error
 from scoresde.data.events import Batches
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
 from scoresde.internals.allocation import AllocationLimit
 from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.solver import Solver
-from scoresde.training import History, OnMeasure, Training, checkpoint
+from scoresde.training import History, checkpoint
 from scoresde.training.checkpoint import CheckpointError
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
-from scoresde.training.settings import expanded
 
 _CONSTANTS = 2**22
 """Numbers that a model may have besides its weights while it is built: 32 MB of tables."""
@@ -39,13 +41,7 @@ _CONSTANTS = 2**22
 _SQUARES = 56
 """Bytes for a pair of components while principal ones are found or checked: seven matrices."""
 
-_SECTIONS = ("data", "sde", "estimator", "solver", "training")
-_TRAINED = ("sde", "estimator")
-_OF_FIT = ("seed", "save_every")
 _OF_TEXT = ("delimiter", "decimal", "header", "encoding")
-
-_SEEDS = 2**63 - 1
-"""The largest seed: torch's are 64 bits, with a sign."""
 
 
 @attrs.define(eq=False)
@@ -57,8 +53,8 @@ class Model:
         solver: Samples and evaluates.
         settings: The configuration, as read.
         facts: What was learned from the data: ``event_shape``, ``bins``, ``columns`` of a
-            table, whether values are ``missing``, ``data_mean``, ``data_std``, and of conditions
-            (`scoresde.app.facts`).
+            table, whether values are ``missing``, ``data_mean``, ``data_std``, a ``plan``
+            (`scoresde.app.plans`), and of conditions (`scoresde.app.facts`).
         history: Of the training, if it has been trained here.
 
     Example:
@@ -110,11 +106,11 @@ class Model:
             PluginError: If a plugin cannot be imported.
         """
         where, build = devices.device("device", device), partial(config.build, imports=imports)
-        _expect_sections(settings)
+        expect_sections(settings, imports=imports)
         with torch.device("cpu"):  # what others build names no device
             known = known_of(facts)
             known["data_components"] = config.Lazy(lambda: _components(facts, data))
-            sde, basis = settings["sde"], Identity(facts["event_shape"])
+            sde, basis = settings.get("sde"), Identity(facts["event_shape"])
             if isinstance(sde, Mapping) and "basis" in sde:
                 basis = known["basis"] = build(sde["basis"], "sde.basis", known)
                 sde = {**sde, "basis": basis}
@@ -122,10 +118,47 @@ class Model:
                 mean, std = basis.moments(data, missing=facts.get("missing", False))
                 facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
                 known |= known_of(facts)
-            known["sde"] = build(sde, "sde", known)
-            estimator = build(settings["estimator"], "estimator", known)
-            solver = build(settings["solver"], "solver", known)
+            if (asked := planning_of(settings)) is not None and data is not None:
+                own = {**settings, "sde": sde}
+                facts = {**facts, "plan": planned(own, asked, known, data, imports)}
+            full = with_plan(settings if sde is None else {**settings, "sde": sde}, facts)
+            if sde is not None:
+                known["sde"] = build(full["sde"], "sde", known)
+            estimator = build(full["estimator"], "estimator", known)
+            solver = build(full["solver"], "solver", known)
         return cls(estimator.to(where), solver, dict(settings), facts)
+
+    @classmethod
+    def pretrained(
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        device: str | torch.device | None = None,
+        imports: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """Of a configuration whose estimator was trained elsewhere: its data are not read.
+
+        Args:
+            settings: The configuration.
+            device: Where the estimator is to be, see `scoresde.app.devices.device`.
+            imports: Whether names may be import paths.
+            options: Arguments of the estimator, in the place of those in the configuration.
+
+        Raises:
+            ConfigError: If the estimator has to be trained first; else see `build`.
+        """
+        settings = {name: config.to_json(value, name) for name, value in settings.items()}
+        expect_sections(settings, imports=imports)
+        facts = known_by(settings["estimator"], imports=imports)
+        if facts is None:
+            expected = "one that is trained already; scoresde train makes a folder of this one"
+            raise ConfigError(f"estimator: expected {expected}")
+        settings = with_options(settings, options, imports)
+        model = cls.build(settings, facts, device=device, imports=imports)
+        model.expect_times()
+        model.estimator.eval()
+        return model
 
     @classmethod
     def train(
@@ -163,17 +196,15 @@ class Model:
         alone = processes is SINGLE_PROCESS or device is not None
         where = devices.device("device", device) if alone else processes.device
         settings = {name: config.to_json(value, name) for name, value in settings.items()}
-        _expect_sections(settings)
+        expect_sections(settings, imports=imports)
         training, of_fit = training_of(settings)
         train, held_out = data_of(settings, imports=imports)
         with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
             batches = Batches(train, of_fit["seed"])
             model = cls.build(settings, facts_of(train), batches, device="cpu", imports=imports)
         model.expect_times()
-        recorded = {
-            name: config.with_defaults(settings[name], name, imports=imports) for name in _TRAINED
-        }
-        recorded["data"] = config.section(settings, "data")
+        if progress and processes.is_main_process and "plan" in model.facts:
+            tqdm.write(said(model.facts["plan"]), file=sys.stderr)
         model.estimator.to(where)
         model.history = training.fit(
             model.estimator,
@@ -181,10 +212,12 @@ class Model:
             held_out,
             **of_fit,
             progress=progress,
-            on_measure=None if pictures is None else model._pictures(pictures, processes, train),
+            on_measure=None
+            if pictures is None
+            else previews(model, pictures, processes, train, held_out),
             folder=folder,
             processes=processes,
-            settings=recorded,
+            settings=recorded(settings, model.facts, imports=imports),
         )
         return model
 
@@ -226,23 +259,14 @@ class Model:
         Raises:
             ConfigError, UnknownPlugin, PluginError: See `build`.
         """
-        table = self.settings["solver"]
+        # a plan is for a solver, and for a number of steps
+        planned = self.facts if name is None and "steps" not in options else {}
+        known = with_plan(self.settings, planned) if planned else self.settings
+        table = known["solver"]
         table = table if isinstance(table, Mapping) else {"name": table}
         table = {**(table if name is None else {"name": name}), **options}
         solver: Solver = config.build(table, "solver", known_of(self.facts), imports=imports)
         return solver
-
-    def _pictures(self, folder: str | Path, processes: Processes, data: Dataset) -> OnMeasure:
-        from scoresde.app.plots import Pictures
-
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.export.writer(Path(folder, "0.png"), "pictures")
-        told, options = data.pairs(slice(64)).condition, dict[str, Any]()
-        if told is not None:
-            told = told if told.ndim > 1 else told.sort().values
-            options = {"condition": told, "count": len(told)}
-        draws = processes.is_main_process
-        return Pictures(Path(folder), self.solver, draws=draws, **options)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``config.json`` and the weights as safetensors, whole or not at all."""
@@ -299,90 +323,30 @@ class Model:
         return model
 
 
-def training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
-    """The loop that a configuration asks for, and what it says of one run of it.
-
-    Example:
-        >>> from scoresde.app.model import training_of
-        >>> training, of_fit = training_of({"training": {"steps": 5, "seed": 3}})
-        >>> training.steps, of_fit
-        (5, {'seed': 3})
-    """
-    given = settings.get("training")
-    options = expanded(given if isinstance(given, str) else config.section(settings, "training"))
-    expect_known(Training, options, "training", _OF_FIT)
-    of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
-    training: Training = call_factory(Training, options, "training")
-    whole("training.seed", of_fit.setdefault("seed", 0), 0, _SEEDS)
-    whole("training.save_every", of_fit.get("save_every", 1), 1)
-    return training, of_fit
-
-
-def data_of(settings: Mapping[str, Any], *, imports: bool = False) -> tuple[Dataset, Dataset]:
-    """The training and held-out shares of a configuration's data.
+def loaded(path: str | Path, **options: Any) -> Model:
+    """A model from the folder that it was saved in, or from a file of one that needs no training.
 
     Args:
-        settings: The configuration.
-        imports: Whether names may be import paths.
+        path: Of either.
+        options: Of `Model.load` and `Model.pretrained`.
 
     Raises:
-        ConfigError: If the section is missing or an option is wrong.
+        ConfigError: If the model of a file has to be trained first; see also there.
 
     Example:
-        >>> from scoresde.app.model import data_of
-        >>> train, held_out = data_of({"data": {"source": "digits", "held_out": 0.2}})
-        >>> len(train), len(held_out)
-        (1438, 359)
+        >>> from scoresde.app.model import loaded
+        >>> def samples(path):
+        ...     model = loaded(path)
+        ...     return model.solver.sample(model.estimator, (4,))
     """
-    options = config.section(settings, "data")
-    share, seed = options.get("held_out", 0.1), options.get("seed", 0)
-    real("data.held_out", share)
-    expect(0 < share < 1, "data.held_out", "a share between 0 and 1", share)
-    whole("data.seed", seed, 0, _SEEDS)
-    return split(read_data(options, imports=imports), 1 - share, seed)
-
-
-def data_like(
-    settings: Mapping[str, Any],
-    source: str,
-    facts: Mapping[str, Any] | None = None,
-    *,
-    imports: bool = False,
-) -> Dataset:
-    """Other data, read with those options of a configuration's data that apply to them.
-
-    Args:
-        settings: The configuration.
-        source: A built-in set, a file or a folder.
-        facts: Of the model that was trained: columns are those it knows, wherever they stand
-            in the file, and bins of an array as many.
-        imports: Whether names may be import paths.
-
-    Raises:
-        FileNotFoundError: If ``source`` is neither a built-in set nor a path.
-        ValueError: If the data cannot be read or used.
-
-    Example:
-        >>> from scoresde.app.model import data_like
-        >>> data_like({"data": {"source": "digits", "held_out": 0.2}}, "digits").values.shape
-        torch.Size([1797, 1, 8, 8])
-    """
-    read = reader(source)
-    allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
-    known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
-    options = {name: value for name, value in known.items() if value is not None}
-    options |= config.section(settings, "data")
-    taken = {key: options[key] for key in (allowed | {"parts"}) & options.keys()}
-    return aligned(read_data({**taken, "source": source}, imports=imports), facts or {})
-
-
-def _expect_sections(settings: Mapping[str, Any]) -> None:
-    for section in settings:
-        if section not in _SECTIONS:
-            raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
-    for section in ("sde", "estimator", "solver"):
-        if section not in settings:
-            raise ConfigError(f"{section}: expected a table with a name, got none")
+    path = Path(path)
+    if path.suffix.lower() == ".toml" and not path.is_dir():
+        return Model.pretrained(config.read(path), **options)
+    if path.is_dir() and not (path / "config.json").exists() and any(path.glob("*/config.json")):
+        expected = "a folder that scoresde train has written"
+        hint = f"one that was trained elsewhere has a file: scoresde init pretrained {path}"
+        raise FileNotFoundError(f"{path}: expected {expected}, got another ({hint})")
+    return Model.load(path, **options)
 
 
 def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:

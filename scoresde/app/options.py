@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +27,8 @@ class NamedPath(click.Path):
             self.fail("expected a path, got an empty one", param, ctx)
         return super().convert(value, param, ctx)
 
+
+trained = click.argument("folder", metavar="MODEL", type=NamedPath(path_type=Path))
 
 seed = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."

@@ -10,18 +10,24 @@ Events have parts if there is a table ``parts``. Each is one of
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from scoresde import plugins
+from scoresde.app import config
+from scoresde.app.conditions import aligned
 from scoresde.app.factories import ConfigError, call_factory, expect_known
-from scoresde.checks import nearest
-from scoresde.data import DEGRADATIONS, Dataset, chosen, degraded, joined, reader
+from scoresde.checks import expect, nearest, real, whole
+from scoresde.data import DEGRADATIONS, Dataset, chosen, degraded, joined, reader, split
 from scoresde.data.parts import expect_partition
 
 OF_SPLIT = ("source", "parts", "held_out", "seed")
 """Entries of the section that are no options of a reader."""
+
+SEEDS = 2**63 - 1
+"""The largest seed: torch's are 64 bits, with a sign."""
 
 
 def read_data(section: Mapping[str, Any], *, imports: bool = False) -> Dataset:
@@ -58,6 +64,64 @@ def read_data(section: Mapping[str, Any], *, imports: bool = False) -> Dataset:
         return joined("data" if common is None else common.name, read)
     except (TypeError, ValueError) as error:
         raise ConfigError(_in_section(error)) from error
+
+
+def data_of(settings: Mapping[str, Any], *, imports: bool = False) -> tuple[Dataset, Dataset]:
+    """The training and held-out shares of a configuration's data.
+
+    Args:
+        settings: The configuration.
+        imports: Whether names may be import paths.
+
+    Raises:
+        ConfigError: If the section is missing or an option is wrong.
+
+    Example:
+        >>> from scoresde.app.parts import data_of
+        >>> train, held_out = data_of({"data": {"source": "digits", "held_out": 0.2}})
+        >>> len(train), len(held_out)
+        (1438, 359)
+    """
+    options = config.section(settings, "data")
+    share, seed = options.get("held_out", 0.1), options.get("seed", 0)
+    real("data.held_out", share)
+    expect(0 < share < 1, "data.held_out", "a share between 0 and 1", share)
+    whole("data.seed", seed, 0, SEEDS)
+    return split(read_data(options, imports=imports), 1 - share, seed)
+
+
+def data_like(
+    settings: Mapping[str, Any],
+    source: str,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    imports: bool = False,
+) -> Dataset:
+    """Other data, read with those options of a configuration's data that apply to them.
+
+    Args:
+        settings: The configuration.
+        source: A built-in set, a file or a folder.
+        facts: Of the model that was trained: columns are those it knows, wherever they stand
+            in the file, and bins of an array as many.
+        imports: Whether names may be import paths.
+
+    Raises:
+        FileNotFoundError: If ``source`` is neither a built-in set nor a path.
+        ValueError: If the data cannot be read or used.
+
+    Example:
+        >>> from scoresde.app.parts import data_like
+        >>> data_like({"data": {"source": "digits", "held_out": 0.2}}, "digits").values.shape
+        torch.Size([1797, 1, 8, 8])
+    """
+    read = reader(source)
+    allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
+    known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
+    options = {name: value for name, value in known.items() if value is not None}
+    options |= config.section(settings, "data")
+    taken = {key: options[key] for key in (allowed | {"parts"}) & options.keys()}
+    return aligned(read_data({**taken, "source": source}, imports=imports), facts or {})
 
 
 def _part(common: Dataset | None, entry: Any, key: str, imports: bool) -> Dataset:

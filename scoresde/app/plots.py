@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,36 @@ def _mosaic(images: Tensor, columns: int) -> Tensor:
     tiles = torch.cat([framed, blank]).unflatten(0, (rows, columns))
     mosaic: Tensor = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     return mosaic[:, 1:, 1:]
+
+
+def beside(given: Mapping[str, Tensor], x: Tensor, count: int, most: int = 15) -> Figure:
+    """Samples of images beside what they are given, in rows.
+
+    Args:
+        given: Parts of events by name, ``(N, *part_shape)``; those that are images are drawn.
+        x: Samples, ``count`` of each, one after the other: ``(N count, C, H, W)``.
+        count: How many.
+        most: How many are drawn in a row, which is then as wide as two columns of text.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.app.plots import beside
+        >>> beside({"y": torch.zeros(2, 1, 4, 4)}, torch.zeros(6, 3, 8, 8), 3).axes[0].get_title()
+        'y given, and samples'
+    """
+    shown = [value for value in given.values() if value.ndim == 4 and value.shape[1] in (1, 3)]
+    columns = [_as_image(value, x).unsqueeze(1) for value in shown]
+    rows = torch.cat([*columns, x.unflatten(0, (-1, count))[:, :most]], 1)
+    title = f"{', '.join(given)} given, and samples" if shown else "samples"
+    return image_grid({title: rows.flatten(0, 1)}, columns=rows.shape[1])
+
+
+def _as_image(value: Tensor, like: Tensor) -> Tensor:
+    """Images of the size and in the colours of others."""
+    value = value.expand(-1, like.shape[1], -1, -1) if value.shape[1] == 1 else value
+    grey = like.shape[1] == 1 and value.shape[1] == 3
+    value = value.mean(1, keepdim=True) if grey else value
+    return torch.nn.functional.interpolate(value, like.shape[2:], mode="nearest-exact").to(like)
 
 
 def schedules(sde: DiagonalSDE, title: str = "") -> Figure:
@@ -269,6 +299,9 @@ class Pictures:
         seed: Of their noise.
         draws: Whether this process draws, as one of several does.
         condition: Of the samples, if there is any.
+        sampled: What is sampled of the estimator that is trained: itself, or what it is given a
+            part of an event.
+        figure: Of the samples; a grid of them if None.
 
     Example:
         >>> import tempfile
@@ -292,6 +325,8 @@ class Pictures:
     seed: int = 0
     draws: bool = True
     condition: Any = None
+    sampled: Callable[[ScoreEstimator], ScoreEstimator] = lambda estimator: estimator
+    figure: Callable[[Tensor], Figure] | None = None
 
     def __call__(self, step: int, estimator: ScoreEstimator, history: History) -> None:
         """Draws one."""
@@ -301,6 +336,8 @@ class Pictures:
         with torch.no_grad():  # unchecked: a model that diverges is worth a look
             told = None if self.condition is None else self.condition.to(device_of(estimator))
             shape = (self.count,)
-            x = self.solver.rsample(estimator, shape, condition=told, generator=generator)
+            asked = self.sampled(estimator)
+            x = self.solver.rsample(asked, shape, condition=told, generator=generator)
         self.folder.mkdir(parents=True, exist_ok=True)
-        save(image_grid({f"after {step} updates": x}), self.folder / f"{step:08}.png")
+        grid = image_grid({f"after {step} updates": x}) if self.figure is None else self.figure(x)
+        save(grid, self.folder / f"{step:08}.png")

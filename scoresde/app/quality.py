@@ -14,7 +14,7 @@ from scoresde import plugins
 from scoresde.checks import expect, whole
 from scoresde.conditioning import split_events
 from scoresde.data import Dataset, quantize
-from scoresde.data.events import as_dataset, events
+from scoresde.data.events import as_dataset, as_numbers
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import chunk_size
 from scoresde.metrics import compare, extract, named
@@ -22,6 +22,8 @@ from scoresde.metrics.comparison import Comparison
 from scoresde.metrics.features import Features
 from scoresde.precision import device_of
 from scoresde.solver import Solver
+
+_Asked = tuple[ScoreEstimator, int, Tensor | None]
 
 _FEWEST = 4
 """Events that all metrics take."""
@@ -125,25 +127,27 @@ def evaluate_samples(
         options: dict[str, Any] = {"batch_size": batch_size, "device": where}
         return extract(features, shown, **options, progress=progress)
 
-    def asked(source: Dataset, rows: Tensor) -> tuple[ScoreEstimator, Tensor]:
-        return split_events(estimator, given, events(source, generator, rows).to(where))
+    def read(source: Dataset) -> tuple[list[_Asked], Tensor]:
+        """What is sampled beside every batch, and features of the batches."""
+        asked, found = [], []
+        for rows in batches:
+            values, told = source.pairs(rows)
+            x = as_numbers(values, source.bins, generator).to(where)
+            model, x = split_events(estimator, given, x)
+            asked.append((model, len(x), None if told is None else told.to(where)))
+            found.append(seen(x))
+        return asked, torch.cat(found)
 
-    def samples(rows: Tensor) -> Tensor:
-        options: dict[str, Any] = {"condition": _told(data, rows, where), "progress": progress}
-        return solver.sample(asked(data, rows)[0], (len(rows),), generator=generator, **options)
+    def samples(model: ScoreEstimator, size: int, told: Tensor | None) -> Tensor:
+        options: dict[str, Any] = {"condition": told, "progress": progress}
+        return solver.sample(model, (size,), generator=generator, **options)
 
-    real, other = (torch.cat([seen(asked(s, rows)[1]) for rows in batches]) for s in (data, others))
+    (asked, real), (_, other) = read(data), read(others)
     found = [
-        compare(real, torch.cat([seen(samples(rows)) for rows in batches])) for _ in range(repeats)
+        compare(real, torch.cat([seen(samples(*each)) for each in asked])) for _ in range(repeats)
     ]
     report: dict[str, Any] = {"data": data.name, "count": count, "repeats": repeats}
     return report | _summary(found, compare(real, other))
-
-
-def _told(data: Dataset, rows: Tensor, device: torch.device) -> Tensor | None:
-    """What events are conditioned on, on a device."""
-    condition = data.pairs(rows).condition
-    return None if condition is None else condition.to(device)
 
 
 def _shades(values: Tensor, bins: int) -> Tensor:

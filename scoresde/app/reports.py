@@ -12,7 +12,8 @@ from torch import nn
 
 from scoresde.app.evaluation import evaluate
 from scoresde.app.export import is_image
-from scoresde.app.model import Model, data_like, data_of
+from scoresde.app.model import Model
+from scoresde.app.parts import data_like, data_of
 from scoresde.app.quality import evaluate_samples, features_of
 from scoresde.checks import expect
 from scoresde.data import Dataset, split

@@ -72,11 +72,8 @@ class Joint(Basis):
     @property
     def slices(self) -> dict[str, slice]:
         """Where each part lies, in an event and in the state."""
-        ends = itertools.accumulate((p.dim for p in self._bases()), initial=0)
-        return {
-            name: slice(a, b)
-            for name, (a, b) in zip(self.parts, itertools.pairwise(ends), strict=True)
-        }
+        pairs = zip(self.parts, self._bases(), strict=True)
+        return Blocks({name: basis.dim for name, basis in pairs}).slices
 
     def join(self, **events: Tensor) -> Tensor:
         """One event of all parts': ``(*batch, *part_shape)`` each to ``(*batch, n)``.

@@ -9,6 +9,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from scoresde.blocks import Blocks
 from scoresde.checks import expect, join_names, nearest
 from scoresde.data.dataset import Dataset
 from scoresde.data.lazy_array import LazyArray
@@ -168,8 +169,4 @@ def part_places(parts: Mapping[str, Sequence[int]]) -> dict[str, slice]:
         >>> part_places({"y": (3,), "x": (2, 2)})
         {'y': slice(0, 3, None), 'x': slice(3, 7, None)}
     """
-    places, start = {}, 0
-    for name, shape in parts.items():
-        places[name] = slice(start, start + math.prod(shape))
-        start = places[name].stop
-    return places
+    return Blocks({name: math.prod(shape) for name, shape in parts.items()}).slices

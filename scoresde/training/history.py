@@ -18,6 +18,8 @@ class History:
         losses: Mean training loss since the measurement before.
         held_out: Held-out loss of the averaged weights.
         lr: Learning rate of the last update before it.
+        norms: Mean norm of the gradient since the measurement before, as it was before it was
+            clipped; of updates whose gradient had one.
         best: The step whose averaged weights were kept.
         seconds: Wall-clock time.
         stopped: Whether it has ended early, for want of ``Training.patience``.
@@ -39,6 +41,7 @@ class History:
     losses: list[float]
     held_out: list[float]
     lr: list[float]
+    norms: list[float]
     best: int
     seconds: float
     stopped: bool = False

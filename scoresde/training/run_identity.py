@@ -21,7 +21,7 @@ _SHOWN = 3
 
 _ESTIMATOR = "estimator"
 
-_SECTIONS = ("sde", "estimator")
+_SECTIONS = ("sde", "estimator", "plan")
 """Those of a configuration that say what is trained; data are judged by their content."""
 
 

@@ -27,11 +27,7 @@ from scoresde.training.run_identity import RunIdentity
 from scoresde.training.settings import TrainingSettings
 from scoresde.training.tally import Tally
 
-_WRITTEN = ("step", "steps", "losses", "measured", "best", "seconds")
-
-_HELD_OUT = 4096
-"""Events, times and noises of which a held-out loss is the mean: its error is a 64th of the
-deviation of one of them, so that the lowest of ten losses is hardly one by chance."""
+_WRITTEN = ("step", "steps", "losses", "measured", "norms", "best", "seconds")
 
 
 @attrs.define(eq=False)
@@ -80,6 +76,7 @@ class TrainingState:
     steps: list[int] = attrs.field(factory=list)
     losses: list[float] = attrs.field(factory=list)
     measured: list[float] = attrs.field(factory=list)
+    norms: list[float] = attrs.field(factory=list)
     best: int = 0
     seconds: float = 0.0
     best_weights: dict[str, Tensor] = attrs.field(factory=dict)
@@ -181,8 +178,9 @@ class TrainingState:
         """What has been measured so far."""
         best = self.best or self.step
         rates = [self.training.lr * self.training.lr_factor(step - 1) for step in self.steps]
+        losses = [*self.losses], [*self.measured]
         return History(
-            [*self.steps], [*self.losses], [*self.measured], rates, best, self.seconds, self.stopped
+            [*self.steps], *losses, rates, [*self.norms], best, self.seconds, self.stopped
         )
 
     def update(self, batches: Batches, stop_requested: bool = False) -> None:
@@ -197,7 +195,7 @@ class TrainingState:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.weights, self.training.clip)
         # in half precision a step whose gradient overflows is left out
-        self.tally.add(loss, None if self.scaler.is_enabled() else norm, stop)
+        self.tally.add(loss, norm, stop, scaled=self.scaler.is_enabled())
         self.step += 1
         if not self.optimizer.defaults["fused"]:  # that one leaves a step out by itself
             self.look(batches)
@@ -242,8 +240,9 @@ class TrainingState:
             )
             updates = self.step - (self.steps[-1] if self.steps else 0)
             self.losses.append(float(self.tally.loss) / updates)
+            self.norms.append(self.tally.mean_norm())
             self.steps.append(self.step)
-            self.tally.loss.zero_()
+            self.tally.clear()
             if held_out is not None:
                 self.measured.append(held_out_loss)
                 if held_out_loss < min(self.measured[:-1], default=math.inf):
@@ -263,7 +262,7 @@ class TrainingState:
         """
         batch = self.training.batch_size
         # few events are repeated with other noise, many are not all needed
-        count = batch * max(1, _HELD_OUT // batch) if all_events else batch
+        count = self.training.held_out_count if all_events else batch
         rows = torch.arange(count, device="cpu") % len(data.data)
         size = chunk_size(data.data.values.shape[1:])
         mean = self.loss.held_out(data, rows, batch * max(1, size // batch))
@@ -302,6 +301,7 @@ class TrainingState:
             **{f"profile.{k}": v for k, v in self.profile_tensors().items()},
             **{f"optimizer.{i}.{k}": v for i, slots in state.items() for k, v in slots.items()},
             "loss": self.tally.loss,
+            "norm": self.tally.norm,
         }
         identity.note_changes(self.estimator)
         written = {name: getattr(self, name) for name in _WRITTEN}
@@ -351,6 +351,7 @@ class TrainingState:
             profile.restore(part(f"profile.{i}"))
         load_adam(self.optimizer, self.weights, part("optimizer"))
         self.tally.loss.copy_(tensors["loss"])
+        self.tally.norm.copy_(tensors["norm"])
         self.scaler.load_state_dict(content["scaler"])
         for name in _WRITTEN:
             setattr(self, name, content[name])

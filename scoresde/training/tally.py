@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ class Tally:
 
     Attributes:
         loss: Sum of the losses since it was last cleared.
+        norm: Sum of the finite norms of gradients since then, and their number, ``(2,)``.
         poison: 0, and no number after an update that was not finite.
         failed: 1 after an update that was not finite, 0 before; ``found_inf`` of an optimiser.
 
@@ -34,26 +37,43 @@ class Tally:
 
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), dtype=precision(device), device=device)
+        self.norm = torch.zeros(2, dtype=precision(device), device=device)
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
         self.poison = torch.zeros((), dtype=torch.float32, device=device)
         self._left_out = torch.zeros((), dtype=torch.float32, device=device)
         self._stops = torch.zeros((), dtype=torch.float32, device=device)
 
-    def add(self, loss: Tensor, norm: Tensor | None = None, stop: Tensor | None = None) -> None:
+    def add(
+        self, loss: Tensor, norm: Tensor, stop: Tensor | None = None, scaled: bool = False
+    ) -> None:
         """Counts an update.
 
         Args:
             loss: Its loss.
-            norm: Of its gradient; None if that may be anything.
+            norm: Of its gradient.
             stop: Positive if somebody has asked to end.
+            scaled: Whether a gradient that is not finite is a matter of its scale.
         """
-        loss = loss.to(self.loss.device)  # a network may be spread over several
+        # a network may be spread over several
+        loss, norm = loss.to(self.loss.device), norm.to(self.loss.device)
         self.loss.add_(loss)
-        self.poison.add_((loss if norm is None else loss + norm) * 0)
+        finite = norm.isfinite()
+        self.norm.add_(torch.stack([norm.where(finite, 0.0), finite.to(norm)]))
+        self.poison.add_((loss if scaled else loss + norm) * 0)
         torch.ne(self.poison, self.poison, out=self.failed)
         self._left_out.add_(self.failed)
         if stop is not None:
             self._stops.add_(stop)
+
+    def mean_norm(self) -> float:
+        """Mean of the norms since it was last cleared, NaN of none: waits for them."""
+        total, count = self.norm.tolist()
+        return total / count if count else math.nan
+
+    def clear(self) -> None:
+        """Begins losses and norms anew."""
+        self.loss.zero_()
+        self.norm.zero_()
 
     def read(self) -> tuple[int, bool]:
         """How many updates were left out, and whether somebody has asked to end: waits for them."""

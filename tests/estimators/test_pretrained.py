@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
 
-from estimators import from_diffusers
-from scoresde import Noise, ReverseSDE
+from estimators import ClassifierFree, Gaussian, from_diffusers
+from scoresde import Noise, ReverseSDE, bound, log_prob
 from solvers import DDIM, ExponentialMultistep
 
 STEPS = [900, 700, 500, 300, 100, 0]
@@ -138,3 +139,101 @@ def test_what_is_not_known_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match="pip install diffusers, or give the network itself"):
         from_diffusers(folder)
+
+
+VARIANCE, MEANS = 0.3, (-0.5, 0.8, 0.0)
+
+
+class Exact(nn.Module):
+    """What such a network learns of Gaussian pixels, of a mean for each label."""
+
+    def __init__(self, prediction, variance=VARIANCE, means=None):
+        super().__init__()
+        self.prediction, self.variance, self.means = prediction, variance, means
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.log_snr = torch.tensor(signal_of("linear"), dtype=torch.float64).logit()
+
+    def forward(self, sample, timestep, class_labels=None):
+        step = timestep.double().reshape(-1, 1, 1, 1)
+        first = step.long().clamp(max=998)  # levels between two steps are what is between theirs
+        log_snr = self.log_snr[first].lerp(self.log_snr[first + 1], step - first)
+        alpha, sigma = (v.sigmoid().sqrt().to(sample) for v in (log_snr, -log_snr))
+        mean = 0.0
+        if self.means is not None:
+            mean = torch.tensor(self.means).to(sample)[class_labels].reshape(-1, 1, 1, 1)
+        spread = alpha**2 * self.variance + sigma**2
+        noise = sigma * (sample - alpha * mean) / spread
+        clean = mean + alpha * self.variance * (sample - alpha * mean) / spread
+        match self.prediction:
+            case "epsilon":
+                return (noise,)
+            case "sample":
+                return (clean,)
+        return (alpha * noise - sigma * clean,)
+
+
+def exact(tmp_path, prediction, dtype, **options):
+    folder = folder_of(tmp_path, prediction_type=prediction)
+    return from_diffusers(folder, Exact(prediction, **options).to(dtype)).to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_densities_and_bounds(tmp_path, prediction, dtype):
+    """Of Gaussian data in closed form: what the noise of the first step makes of them."""
+    model, generator = exact(tmp_path, prediction, dtype), torch.Generator().manual_seed(0)
+    x = torch.randn(5, 1, 4, 6, generator=generator, dtype=dtype) * VARIANCE**0.5
+    alpha, sigma = model.sde.kernel(torch.tensor([model.sde.eps]).double())
+    law = Normal(0.0, float(alpha**2 * VARIANCE + sigma**2) ** 0.5)
+    wanted = law.log_prob(x.double()).flatten(1).sum(1)
+    found = log_prob(model, x, ExponentialMultistep(64))
+    torch.testing.assert_close(found.value.double(), wanted, rtol=0, atol=2e-3)
+    known = Gaussian(model.sde, torch.zeros(1, 4, 6), VARIANCE * torch.eye(24)).to(dtype)
+    with torch.no_grad():
+        bounds = [bound(m, x, draws=4, generator=torch.Generator().manual_seed(1))
+                  for m in (model, known)]  # fmt: skip
+    # steps that are nearly whole are made so before their network hears them
+    torch.testing.assert_close(*bounds, rtol=2e-4, atol=0)
+    assert (-bounds[0].mean() < wanted.mean() + 0.5).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_guidance(tmp_path, dtype):
+    """Away from what the label that stands for none is told, by as much as is asked for."""
+    model = exact(tmp_path, "epsilon", dtype, means=MEANS)
+    guided = ClassifierFree(model, 2, guidance=3.0)
+    x = torch.randn(4, 24, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    labels, t = torch.tensor([0, 1, 1, 0]), 0.4
+    alpha, sigma = (v.to(x) for v in model.sde.kernel(torch.tensor([t]).double()))
+    share = alpha**2 * VARIANCE / (alpha**2 * VARIANCE + sigma**2)
+    none = share * x / alpha
+    mean = torch.tensor(MEANS, dtype=dtype)[labels].unsqueeze(1)
+    told = mean + share * (x - alpha * mean) / alpha
+    wanted = none + 3.0 * (told - none)
+    torch.testing.assert_close(guided.denoise(x, t, labels), wanted, rtol=1e-4, atol=1e-4)
+    options = {"condition": torch.zeros(400, dtype=torch.int64), "generator": torch.manual_seed(0)}
+    sample = DDIM(40).sample(ClassifierFree(model, 2), (400,), **options)
+    assert sample.mean() == pytest.approx(MEANS[0], abs=0.03)
+    assert sample.var() == pytest.approx(VARIANCE, rel=0.05)
+
+
+def test_what_the_files_say_without_files():
+    """A network that is there already, and the configurations beside it."""
+    said = {"unet": {"sample_size": 4, "in_channels": 1}, "scheduler": {}}
+    assert from_diffusers(said, Theirs()).sde.basis.event_shape == (1, 4, 4)
+    for bad, message in (({"unet": {}}, "folder: scheduler"), (3, "folder: expected"),
+                         ({**said, "unet": {"sample_size": "a"}}, "in_channels")):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=message):
+            from_diffusers(bad, Theirs())
+    with pytest.raises(TypeError, match="folder: expected a PathLike"):
+        from_diffusers(said)
+
+
+def test_what_is_known_of_its_data(tmp_path):
+    folder, known = folder_of(tmp_path), from_diffusers.facts
+    assert known(folder) == {"event_shape": [1, 4, 6], "bins": 256}
+    about = {"sample_size": 4, "in_channels": 3, "num_class_embeds": 2}
+    (folder / "unet/config.json").write_text(json.dumps(about))
+    assert known(folder)["classes"] == ["0", "1"]
+    (folder / "model_index.json").write_text(json.dumps({"vqvae": ["diffusers", "VQModel"]}))
+    assert known(folder)["bins"] is None, "latents have no shades"

@@ -13,7 +13,7 @@ SMALL = (
     ("channels = [64, 128, 256]", "channels = [8]"),
     ("blocks = 2", "blocks = 1\nattention = 0"),
     ("sigma_max = 111.0", "sigma_max = 28.0"),
-    ("steps = 30000", "steps = 2\nmeasurements = 1"),
+    ("steps = 30000", "steps = 2\nmeasurements = 1\nmeasured_events = 1"),
     ("steps = 32", "steps = 3"),
 )
 GIVEN = {"super-resolution": Downsample(8), "inpainting": Mask(), "edges": Edges()}
@@ -30,8 +30,7 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_from_images_to_images(name, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("scoresde.training.state._HELD_OUT", 1)
+def test_from_images_to_images(name, images, tmp_path):
     path, given = tmp_path / "x.toml", tmp_path / "given"
     assert run("init", name, images, "--output", path).exit_code == 0
     result = run("train", edited(path, *SMALL), "--output", tmp_path / "model")

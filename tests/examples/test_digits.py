@@ -53,16 +53,18 @@ def test_files(name, tmp_path):
     assert model.solver.sample(model.estimator, (2,)).shape == (2, 1, 8, 8)
 
 
-def test_a_file_of_images(tmp_path, monkeypatch):
+def test_a_file_of_images(tmp_path):
     """From a folder of photographs to a folder of pictures, by the commands of the README."""
-    monkeypatch.setattr("scoresde.training.state._HELD_OUT", 1)
     for i in range(12):
         shades = np.random.default_rng(i).integers(256, size=(40, 36, 3), dtype="u1")
         Image.fromarray(shades).save(tmp_path / f"{i}.png")
     path = tmp_path / "images.toml"
     assert commands.run("init", "images", tmp_path, "--output", path).exit_code == 0
     commands.edited(
-        path, ("steps = 1200", "steps = 2"), ("= 32\n", "= 4\n"), ("= 24\n\n[tr", "= 4\n\n[tr")
+        path,
+        ("steps = 1200", "steps = 2\nmeasured_events = 1"),
+        ("= 32\n", "= 4\n"),
+        ("= 24\n\n[tr", "= 4\n\n[tr"),
     )
     trained = commands.run("train", path, "--output", tmp_path / "model")
     assert trained.exit_code == 0, trained.output

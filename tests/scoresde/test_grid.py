@@ -8,6 +8,7 @@ from strategies import every_schedule, sdes, uniform_sdes
 from scoresde import VP, DiagonalSDE, Identity
 from scoresde import grid as grids
 from scoresde.grid import GRIDS
+from solvers import DDIM
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -64,6 +65,18 @@ def test_a_function_of_ones_own_passes_through():
         return torch.tensor([1.0, 0.5, 0.1])
 
     assert grids.grid(mine) is mine
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_times_that_are_known_are_a_grid(kind):
+    known = kind([1.0, 0.3, 0.01])
+    solver = DDIM(2, grid=known)
+    assert solver.times(sde).tolist() == [1.0, 0.3, 0.01]
+    assert solver == DDIM(2, grid=(1.0, 0.3, 0.01)) != DDIM(2, grid=(1.0, 0.2, 0.01))
+    with pytest.raises(ValueError, match="steps: expected 2, as many as lie between the times"):
+        DDIM(3, grid=known).times(sde)
+    with pytest.raises(TypeError, match="grid: expected a number or a list of numbers"):
+        DDIM(3, grid=kind("ab"))
 
 
 def test_an_unknown_name_suggests_the_nearest():

@@ -10,7 +10,8 @@ from commands import config, run
 from scoresde.app import devices
 from scoresde.app.config import read
 from scoresde.app.devices import accelerators, device
-from scoresde.app.model import Model, data_of
+from scoresde.app.model import Model
+from scoresde.app.parts import data_of
 
 TWO = [torch.device("cuda", 0), torch.device("cuda", 1)]
 LISTED = r"one that is there \(auto, cpu, cuda:0, cuda:1\), got "

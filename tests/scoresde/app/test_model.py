@@ -141,7 +141,7 @@ def test_more_steps_extend(settings, begun):
 
 
 def test_settings_of_a_preset_are_those_it_names(settings):
-    from scoresde.app.model import training_of
+    from scoresde.app.sections import training_of
 
     by_name, fit = training_of({"training": "images"})
     changed, _ = training_of({"training": {"preset": "images", "steps": 3, "seed": 1}})

@@ -54,6 +54,7 @@ SETTINGS = {
     "ema": 0.9,
     "measurements": 5,
     "snapshots": 3,
+    "measured_events": 100,
     "precision": "bfloat16",
     "patience": 4,
     "accumulation": 2,

@@ -24,13 +24,24 @@ def test_failures_are_counted_from_the_first_one_on(dtype, bad, part):
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_norm_that_may_be_anything_is_not_told(bad):
+def test_a_norm_may_be_anything_where_it_is_a_matter_of_scale(bad):
     """In half precision, where such a step is left out and the scale is halved."""
     tally = Tally(CPU)
-    tally.add(torch.tensor(1.0))
+    for loss, norm in ((1.0, 2.0), (1.0, bad), (1.0, 5.0)):
+        tally.add(torch.tensor(loss), torch.tensor(norm), scaled=True)
     assert tally.read() == (0, False)
-    tally.add(torch.tensor(bad))
+    assert tally.mean_norm() == 3.5, "of those that are numbers"
+    tally.add(torch.tensor(bad), torch.tensor(1.0), scaled=True)
     assert tally.read() == (1, False)
+
+
+def test_nothing_has_no_mean():
+    tally = Tally(CPU)
+    assert math.isnan(tally.mean_norm())
+    tally.add(torch.tensor(1.0), torch.tensor(3.0))
+    tally.clear()
+    assert float(tally.loss) == 0
+    assert math.isnan(tally.mean_norm())
 
 
 def test_large_numbers_are_numbers():

@@ -24,7 +24,7 @@ from solvers import DDIM
 
 
 def measured(estimator, average, seed):
-    run = TrainingState.new(Training(), estimator, seed, SINGLE_PROCESS)
+    run = TrainingState.new(Training(measured_events=4096), estimator, seed, SINGLE_PROCESS)
     run.average.restore({name: p.detach() for name, p in average.named_parameters()})
     with run.average.in_place():
         return run.held_out_loss(PlacedEvents.of("data", DATA, run.device))
@@ -67,7 +67,8 @@ def test_measuring_swaps_and_restores_exactly():  # invariant 44
 
 def test_what_is_kept_is_the_average_and_the_best_one():
     estimator = model()
-    training = Training(steps=40, ema=0.5, measurements=40, lr=0.3, warmup=0.0)
+    options = {"measurements": 40, "measured_events": 4096}
+    training = Training(steps=40, ema=0.5, lr=0.3, warmup=0.0, **options)
     history = training.fit(estimator, DATA, DATA, seed=5, progress=False)
     assert history.best == history.steps[history.held_out.index(min(history.held_out))]
     assert history.best < 40  # at this rate it gets worse again
@@ -110,6 +111,39 @@ def test_losses_are_means_over_events_and_updates(batch, values):
     assert history.steps == [2, 4, 6, 7]
     assert history.losses == pytest.approx([4 + 50, 4 + 250, 4 + 450, 4 + 600])
     assert history.held_out == pytest.approx([sum(values) / len(values)] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"steps": 100_000, "batch_size": 128}, 4096),
+        ({"steps": 1000, "batch_size": 32}, 960),  # a tenth of 3 * 32,000 in ten
+        ({"steps": 1000, "batch_size": 32, "measurements": 3}, 3200),
+        ({"steps": 10, "batch_size": 8}, 256),
+        ({"steps": 10, "batch_size": 300}, 300),
+        ({"steps": 10, "batch_size": 8, "measured_events": 1}, 8),
+        ({"steps": 10, "batch_size": 8, "measured_events": 20}, 16),
+        ({"steps": 10, "batch_size": 8, "measured_events": 10**6}, 10**6),
+    ],
+)
+def test_a_measurement_takes_its_share_of_the_time(settings, count):
+    training, seen = Training(**settings), []
+    assert training.held_out_count == count
+    if count > 300:
+        return
+    estimator = model()
+    losses = estimator.losses
+
+    def counted(x, *arguments, **options):
+        if not torch.is_grad_enabled():
+            seen.append(len(x))
+        return losses(x, *arguments, **options)
+
+    estimator.losses = counted
+    attrs.evolve(training, steps=1, measurements=1, measured_events=count).fit(
+        estimator, DATA, DATA, progress=False
+    )
+    assert sum(seen) == count
 
 
 def test_averaging_is_exponential_after_a_while():
@@ -331,7 +365,7 @@ def test_a_gradient_that_overflows_is_left_out():
     assert all(torch.equal(value, before[k]) for k, value in run.estimator.state_dict().items())
 
 
-GETS_WORSE = Training(steps=40, ema=0.5, measurements=40, lr=0.3, warmup=0.0)
+GETS_WORSE = Training(measured_events=4096, steps=40, ema=0.5, measurements=40, lr=0.3, warmup=0.0)
 
 
 def test_patience_ends_a_run_that_gets_worse():

@@ -1,0 +1,226 @@
+"""Section ``plan`` of a configuration: when blocks are dropped and where steps are, from the data.
+
+    [plan]
+    cost = 4.0             # evaluations at full resolution, or evaluations = 12, or error = 1e-3
+
+It stands for entries of other sections, which are left out there: ``drop``, ``speeds`` and
+``scale`` of ``sde``, and ``steps`` and ``grid`` of ``solver``. Of an SDE that says itself when it
+drops what (``drop``), steps alone are planned. A model remembers its plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.app import config
+from scoresde.app.factories import ConfigError, call_factory
+from scoresde.checks import choice, describe_error, positive, real, validator, whole
+from scoresde.diagonal import DiagonalSDE
+from scoresde.internals.limits import afford
+from scoresde.planning import Plan, kurtosis, plan, replan, spectra
+
+_OF_SDE, _OF_SOLVER = ("drop", "speeds", "scale"), ("steps", "grid")
+"""Entries that are planned."""
+
+_FEWEST, _MOST, _NUMBERS = 200, 1000, 2**24
+"""Events that are looked at: of large ones fewer, and some hundreds will do."""
+
+_LARGEST = 1e9
+"""Of a budget: more than anybody waits for."""
+
+_BYTES = 24
+"""Bytes for a number of those: as it is, as a coefficient, and around its mean."""
+
+
+def _positive() -> Any:
+    checks = [validator(real, 0, _LARGEST), validator(positive)]
+    return attrs.field(default=None, validator=attrs.validators.optional(checks))
+
+
+@attrs.frozen(kw_only=True)
+class Planning:
+    """What is asked of a plan, see `scoresde.planning.plan`.
+
+    Args:
+        error: Wanted ``W2^2 / trace`` between samples and data.
+        cost: Allowed evaluations of the networks, in units of one at full resolution.
+        evaluations: Allowed number of steps in all.
+        kurtosis: Whether steps are placed for tails as heavy as the data's.
+        events: How many of the training's events are looked at; some hundreds if None.
+
+    Example:
+        >>> from scoresde.app.plans import Planning
+        >>> Planning(cost=3.0).budget
+        {'cost': 3.0}
+    """
+
+    error: float | None = _positive()
+    cost: float | None = _positive()
+    evaluations: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(whole, 1))
+    )
+    kurtosis: bool = attrs.field(default=True, validator=validator(choice, False, True))
+    events: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(whole, 2))
+    )
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """What is said of error, cost and evaluations."""
+        values = {name: getattr(self, name) for name in ("error", "cost", "evaluations")}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def planning_of(settings: Mapping[str, Any]) -> Planning | None:
+    """What a configuration asks for, if it does.
+
+    Raises:
+        ConfigError: If something is asked for that is not known, or an entry of another section is
+            there twice.
+
+    Example:
+        >>> from scoresde.app.plans import planning_of
+        >>> planning_of({"sde": "diagonal", "solver": "ddim", "plan": {"cost": 3.0}}).cost
+        3.0
+    """
+    if "plan" not in settings:
+        return None
+    asked: Planning = call_factory(Planning, config.section(settings, "plan"), "plan")
+    if not asked.budget:
+        raise ConfigError("plan: expected a cost, evaluations or an error, got none")
+    for name, entries in (("solver", _OF_SOLVER), ("sde", _OF_SDE)):
+        table = settings.get(name)
+        table = table if isinstance(table, Mapping) else {}
+        for entry in entries:
+            if entry in table and not (name == "sde" and "drop" in table):
+                raise ConfigError(f"{name}.{entry}: expected none, as [plan] finds it, got one")
+    return asked
+
+
+def with_plan(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what was planned in the place of section ``plan``.
+
+    Args:
+        settings: The configuration.
+        facts: Of the model, with a ``plan``.
+
+    Raises:
+        ConfigError: If nothing has been planned yet.
+
+    Example:
+        >>> from scoresde.app.plans import with_plan
+        >>> facts = {"plan": {"sde": {}, "solver": {"steps": 2, "grid": [1.0, 0.5, 0.01]}}}
+        >>> with_plan({"sde": "diagonal", "solver": "ddim", "plan": {"cost": 2}}, facts)["solver"]
+        {'name': 'ddim', 'steps': 2, 'grid': [1.0, 0.5, 0.01]}
+    """
+    full = {name: table for name, table in settings.items() if name != "plan"}
+    if "plan" not in settings:
+        return full
+    match facts.get("plan"):
+        case {"sde": dict(sde), "solver": dict(solver)}:
+            pass
+        case other:
+            raise ConfigError(f"plan: expected one that was made of data, got {other!r}")
+    for name, own, entries in (("sde", sde, _OF_SDE), ("solver", solver, _OF_SOLVER)):
+        table = settings[name]
+        table = table if isinstance(table, Mapping) else {"name": table}
+        full[name] = {**table, **{entry: own[entry] for entry in entries if entry in own}}
+    return full
+
+
+def planned(
+    settings: Mapping[str, Any],
+    asked: Planning,
+    known: Mapping[str, Any],
+    data: Iterable[Tensor],
+    imports: bool = False,
+) -> dict[str, Any]:
+    """A plan for data, as a model remembers it.
+
+    Args:
+        settings: The configuration.
+        asked: What it asks for.
+        known: See `scoresde.app.config.build`, with the SDE's ``basis``.
+        data: Events, in pieces; the first are looked at.
+        imports: Whether names may be import paths.
+
+    Returns:
+        Entries of ``sde`` and ``solver``, and what else a `scoresde.planning.Plan` says:
+        ``stages``, the steps of each, ``cost``, ``error`` and ``handover``.
+
+    Raises:
+        ConfigError: If there is no plan like that.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Haar
+        >>> from scoresde.app.plans import Planning, planned
+        >>> settings = {"sde": {"schedule": "log-linear"}, "solver": "ddim"}
+        >>> x, known = torch.randn(50, 1, 4, 4), {"basis": Haar((1, 4, 4), levels=1)}
+        >>> sum(planned(settings, Planning(evaluations=3), known, [x])["stages"])
+        3
+    """
+
+    def build(name: str, table: Any) -> Any:
+        return config.build(table, name, known, imports=imports)
+
+    basis, table = known.get("basis"), settings.get("sde")
+    if basis is None or not isinstance(table, Mapping) or "schedule" not in table:
+        raise ConfigError("plan: expected an sde with a schedule and a basis, got another")
+    if "parts" in known:
+        raise ConfigError("plan: expected events without parts, got some with")
+    solver = build("solver", settings["solver"])
+    try:
+        x = _events(data, asked, basis.dim)
+        tails = kurtosis(basis, x) if asked.kurtosis else None
+        bands, options = spectra(basis, x), {**asked.budget, "kurtosis": tails}
+        if "drop" in table:
+            sde: DiagonalSDE = build("sde", {**table, "basis": basis})
+            return {"sde": {}, **_facts(replan(sde, bands, solver, **options))}  # type: ignore[arg-type]
+        made = plan(basis, build("sde.schedule", table["schedule"]), bands, solver, **options)  # type: ignore[arg-type]
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"plan: {describe_error(error)}") from error
+    speeds = [made.sde.T / time for time in made.sde.drop]
+    scales = {"drop": [*made.sde.drop], "speeds": speeds, "scale": made.sde.scale.tolist()}
+    return {"sde": scales, **_facts(made)}
+
+
+def _events(data: Iterable[Tensor], asked: Planning, dim: int) -> Tensor:
+    count = asked.events or min(_MOST, max(_FEWEST, _NUMBERS // dim))
+    afford("events", _BYTES * count * dim)
+    found: list[Tensor] = []
+    for part in data:
+        found.append(part[: count - sum(map(len, found))])
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)
+
+
+def _facts(made: Plan) -> dict[str, Any]:
+    return {
+        "solver": {"steps": sum(made.steps), "grid": made.times.tolist()},
+        "stages": list(made.steps),
+        **{name: getattr(made, name) for name in ("cost", "error", "handover")},
+    }
+
+
+def said(made: Mapping[str, Any]) -> str:
+    """What to tell a user of a plan.
+
+    Example:
+        >>> from scoresde.app.plans import said
+        >>> said({"stages": [3, 1], "cost": 2.25, "error": 1.2e-3})
+        'planned: 3+1 steps, coarse first, of cost 2.25 and error 0.0012'
+    """
+    steps = "+".join(map(str, made["stages"]))
+    return (
+        f"planned: {steps} steps, coarse first, of cost {made['cost']:.3g} "
+        f"and error {made['error']:.2g}"
+    )

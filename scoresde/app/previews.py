@@ -1,0 +1,115 @@
+"""Samples on the way of a training, drawn as the model will be sampled from when it is over."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde.app import plots
+from scoresde.app.export import Export
+from scoresde.conditioning import condition
+from scoresde.data import Dataset
+from scoresde.data.events import events
+from scoresde.data.parts import part_places
+from scoresde.estimator import ScoreEstimator
+from scoresde.precision import device_of
+from scoresde.solver import Solver
+from scoresde.training import OnMeasure
+from scoresde.training.distributed import Processes
+
+_COUNT, _ROWS = 64, 8
+"""Samples of a picture; where parts of events are given, of so many events in equal numbers."""
+
+
+class Previewed(Protocol):
+    """What is known of a model, see `scoresde.app.model.Model`.
+
+    Example:
+        >>> from scoresde.app.previews import Previewed
+        >>> def steps(model: Previewed) -> int:
+        ...     return model.solver.steps
+    """
+
+    solver: Solver
+    facts: dict[str, Any]
+
+    @property
+    def export(self) -> Export:
+        """Writes its samples."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the parts that it is given."""
+
+
+def previews(
+    model: Previewed, folder: str | Path, processes: Processes, train: Dataset, held_out: Dataset
+) -> OnMeasure:
+    """Pictures of a model's samples, by its own solver, one at every measurement.
+
+    Of a model that is given parts of events, samples of the others stand beside those of the first
+    events that are held out. Of other events with parts, parts are drawn side by side.
+
+    Args:
+        model: That is trained.
+        folder: Created if it is missing.
+        processes: Of which the first draws.
+        train: Whose conditions samples have.
+        held_out: Whose parts they are given.
+
+    Raises:
+        ValueError: If samples are no images.
+
+    Example:
+        >>> from scoresde.app.previews import previews
+        >>> def watched(model, train, held_out, processes):
+        ...     return previews(model, "pictures", processes, train, held_out)
+    """
+    parts, draws = model.facts.get("parts"), processes.is_main_process
+    told, options = train.pairs(slice(_COUNT)).condition, dict[str, Any]()
+    export = model.export
+    if parts is not None:
+        rest = [tuple(shape) for name, shape in parts.items() if name not in model.given]
+        for shape in rest:
+            attrs.evolve(export, event_shape=shape).expect_images("pictures")
+        export = attrs.evolve(export, event_shape=rest[0])
+        if model.given:
+            options = _given(parts, model.given, held_out)
+        else:
+            options = {"figure": partial(_side_by_side, parts)}
+    if told is not None and not model.given:
+        told = told if told.ndim > 1 else told.sort().values
+        options |= {"condition": told, "count": len(told)}
+    elif told is not None:
+        options["condition"] = told[torch.arange(options["count"], device="cpu") % len(told)]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    export.writer(Path(folder, "0.png"), "pictures")
+    return plots.Pictures(Path(folder), model.solver, draws=draws, **options)
+
+
+def _given(parts: dict[str, Any], given: tuple[str, ...], data: Dataset) -> dict[str, Any]:
+    """What is sampled, and drawn, beside parts of the first events."""
+    rows, places = min(_ROWS, len(data)), part_places(parts)
+    x = events(data, torch.Generator("cpu").manual_seed(0), torch.arange(rows, device="cpu"))
+    known = {name: x[:, places[name]].unflatten(1, tuple(parts[name])) for name in given}
+    each = _COUNT // rows
+    repeated = {name: value.repeat_interleave(each, 0) for name, value in known.items()}
+
+    def sampled(estimator: ScoreEstimator) -> ScoreEstimator:
+        where = device_of(estimator)
+        told = {name: value.to(where) for name, value in repeated.items()}
+        return condition(estimator, clean=False, **told)
+
+    figure = partial(plots.beside, known, count=each)
+    return {"sampled": sampled, "count": rows * each, "figure": figure}
+
+
+def _side_by_side(parts: dict[str, Any], x: Tensor) -> Any:
+    places = part_places(parts)
+    split = {name: x[:, places[name]].unflatten(1, tuple(parts[name])) for name in parts}
+    return plots.image_grid(split)

@@ -1,0 +1,89 @@
+"""Sections of a configuration: which there are, and what those of a training mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from scoresde.app import config
+from scoresde.app.factories import ConfigError, call_factory, expect_known
+from scoresde.app.facts import known_by
+from scoresde.app.parts import SEEDS
+from scoresde.app.plans import planning_of
+from scoresde.checks import nearest, whole
+from scoresde.training import Training
+from scoresde.training.settings import expanded
+
+_SECTIONS = ("data", "sde", "estimator", "solver", "plan", "training")
+_TRAINED = ("sde", "estimator")
+_OF_FIT = ("seed", "save_every")
+
+
+def expect_sections(settings: Mapping[str, Any], *, imports: bool = False) -> None:
+    """Raises `ConfigError` unless there are those that a model needs, and no others.
+
+    Example:
+        >>> from scoresde.app.sections import expect_sections
+        >>> expect_sections({"sde": "diagonal", "estimator": "denoising", "solver": "ddim"})
+    """
+    for section in settings:
+        if section not in _SECTIONS:
+            raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
+    for section in ("estimator", "solver", "sde"):
+        trained = section == "sde" and known_by(settings["estimator"], imports=imports) is not None
+        if trained and section in settings:
+            raise ConfigError("sde: expected none, as the estimator has its own, got one")
+        if section not in settings and not trained:
+            raise ConfigError(f"{section}: expected a table with a name, got none")
+
+
+def training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
+    """The loop that a configuration asks for, and what it says of one run of it.
+
+    Raises:
+        ConfigError: If a setting is unknown or wrong.
+
+    Example:
+        >>> from scoresde.app.sections import training_of
+        >>> training, of_fit = training_of({"training": {"steps": 5, "seed": 1}})
+        >>> training.steps, of_fit
+        (5, {'seed': 1})
+    """
+    given = settings.get("training")
+    options = expanded(given if isinstance(given, str) else config.section(settings, "training"))
+    expect_known(Training, options, "training", _OF_FIT)
+    of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
+    training: Training = call_factory(Training, options, "training")
+    whole("training.seed", of_fit.setdefault("seed", 0), 0, SEEDS)
+    whole("training.save_every", of_fit.get("save_every", 1), 1)
+    return training, of_fit
+
+
+def recorded(
+    settings: Mapping[str, Any], facts: Mapping[str, Any], *, imports: bool = False
+) -> dict[str, Any]:
+    """Of a configuration what a run is of: tables that mean the same are equal.
+
+    Args:
+        settings: The configuration.
+        facts: Of the model.
+        imports: Whether names may be import paths.
+
+    Example:
+        >>> from scoresde.app.sections import recorded
+        >>> table = {"name": "diagonal", "schedule": "cosine", "basis": "identity"}
+        >>> recorded({"sde": table}, {})["sde"]["schedule"]
+        {'name': 'cosine', 'log_snr_min': -15.0, 'eps': 0.001}
+    """
+    recorded = {
+        name: config.with_defaults(settings[name], name, imports=imports)
+        for name in _TRAINED
+        if name in settings
+    }
+    recorded["data"] = config.section(settings, "data")
+    asked = planning_of(settings)
+    if asked is not None and facts["plan"]["sde"]:  # other steps of one SDE are no other training
+        recorded["plan"] = attrs.asdict(asked)
+    return recorded

@@ -1,0 +1,213 @@
+"""Section ``plan`` of a file: made of the data, remembered, and walked."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from commands import edited, run
+from PIL import Image
+
+from scoresde import LogLinear
+from scoresde.app import config as config_module
+from scoresde.app.model import Model
+from scoresde.app.parts import data_of
+from scoresde.data.events import Batches
+from scoresde.planning import kurtosis, plan, replan, spectra
+from solvers import DDIM
+
+FILE = """
+[data]
+source = "{folder}/images"
+mode = "L"
+[sde]
+name = "diagonal"
+schedule = "log-linear"
+[sde.basis]
+name = "haar"
+levels = 1
+[estimator]
+name = "multi-scale"
+[estimator.networks]
+name = "residual-mlp"
+width = 8
+depth = 1
+[solver]
+name = "ddim"
+[plan]
+evaluations = 4
+[training]
+steps = 2
+batch_size = 8
+measurements = 1
+"""
+OWN = "levels = 1\n", 'levels = 1\n[sde.schedule]\nname = "log-linear"\n'
+
+
+def images(folder, count=40):
+    (folder / "images").mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(count):
+        light = draw.integers(40, 200)  # more power in broad shapes
+        shades = (light + draw.normal(0, 20, (8, 8))).clip(0, 255).astype("u1")
+        Image.fromarray(shades).save(folder / "images" / f"{i:02}.png")
+    path = folder / "config.toml"
+    path.write_text(FILE.format(folder=folder))
+    return path
+
+
+def trained(path, *flags):
+    return run("train", path, "--output", path.parent / "model", *flags)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = images(tmp_path_factory.mktemp("plans"))
+    result = trained(path)
+    assert result.exit_code == 0, result.output
+    assert "planned: " in result.output
+    return path.parent
+
+
+def known(folder):
+    """What Python plans for the same data."""
+    train, _ = data_of(config_module.read(folder / "config.toml"))
+    return torch.cat(list(Batches(train)))
+
+
+def test_a_folder_of_images_sampled_by_the_plan(folder, tmp_path):
+    result = run("sample", folder / "model", "--count", 3, "--output", f"{tmp_path}/new/")
+    assert result.exit_code == 0, result.output
+    assert [Image.open(path).size for path in sorted((tmp_path / "new").iterdir())] == [(8, 8)] * 3
+
+
+def test_the_plan_is_that_of_python(folder):
+    model, x = Model.load(folder / "model"), known(folder)
+    sde, basis = model.estimator.sde, model.estimator.sde.basis
+    tails = kurtosis(basis, x)
+    made = plan(basis, LogLinear(), spectra(basis, x), DDIM(), evaluations=4, kurtosis=tails)
+    assert torch.equal(model.solver.times(sde), made.times)
+    assert model.solver.steps == sum(made.steps) == 4
+    assert sde.drop == made.sde.drop
+    assert 0 < sde.drop[1] < 1
+    t = torch.tensor([0.3, 0.9]).double().unsqueeze(-1)
+    assert torch.equal(sde.at(t).sigma, made.sde.at(t).sigma)
+    assert [stage.stage.dim for stage in model.estimator.stages] == [16, 64]
+    assert model.facts["plan"]["stages"] == list(made.steps)
+
+
+def test_samples_walk_its_times(folder, tmp_path, monkeypatch):
+    asked, denoise = [], DDIM.times
+    monkeypatch.setattr(
+        DDIM, "times", lambda self, sde: asked.append(denoise(self, sde)) or asked[-1]
+    )
+    arguments = ("sample", folder / "model", "--count", 2, "--output", tmp_path / "x.npy")
+    for flags in ([], ["--eta", 1.0], ["--steps", 5], ["--solver", "ddim"]):
+        result = run(*arguments, *flags)
+        assert result.exit_code == 0, result.output
+    own = Model.load(folder / "model").facts["plan"]["solver"]["grid"]
+    assert [times.tolist() == own for times in asked] == [True, True, False, False]
+    assert [len(times) for times in asked] == [5, 5, 6, 51]
+
+
+def test_densities_do_so_too(folder):
+    result = run("evaluate", folder / "model", "--count", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output[result.output.index("{") :])["count"] == 2
+
+
+def test_another_plan_is_another_run(folder, tmp_path):
+    text = (folder / "config.toml").read_text()
+    path = tmp_path / "other.toml"
+    arguments = ("train", path, "--output", folder / "model")
+    path.write_text(text.replace("evaluations = 4", "evaluations = 4\nkurtosis = true"))
+    assert run(*arguments).exit_code == 0  # the same
+    path.write_text(text.replace("evaluations = 4", "evaluations = 5"))
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "is another one: plan.evaluations: expected 4, got 5; --rep" in result.output
+
+
+def test_of_an_sde_that_says_its_stages_steps_are_planned(tmp_path):
+    """They can be planned anew, and the run is the same one."""
+    drop = '"log-linear"\nscale = "data_std"\ndrop = [1.0, 0.5]\n'
+    path = edited(images(tmp_path), ('"log-linear"\n', drop))
+    for old, new in (("= 4", "= 4"), ("evaluations = 4", "evaluations = 6")):
+        assert trained(edited(path, (old, new))).exit_code == 0
+    model, x = Model.load(tmp_path / "model"), known(tmp_path)
+    sde = model.estimator.sde
+    assert sde.drop == [1.0, 0.5]
+    tails = kurtosis(sde.basis, x)
+    made = replan(sde, spectra(sde.basis, x), DDIM(), evaluations=6, kurtosis=tails)
+    assert torch.equal(model.solver.times(sde), made.times)
+    assert model.solver.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("evaluations = 4", "", "plan: expected a cost, evaluations or an error, got none"),
+        ("evaluations = 4", "steps = 4", r"plan\.steps: unknown"),
+        ("evaluations = 4", "evaluations = 1", "plan: evaluations: expected at least 2, got 1"),
+        ("evaluations = 4", "evaluations = 4.5", "plan: evaluations: expected a whole number"),
+        ("evaluations = 4", "cost = 0", "plan: cost: expected"),
+        ("evaluations = 4", 'error = "small"', "plan: error: expected a"),
+        ("evaluations = 4", "cost = 3.0\nkurtosis = 1", "plan: kurtosis: expected one of False"),
+        ("evaluations = 4", "cost = 3.0\nevents = 1", "plan: events: expected"),
+        ('"ddim"', '"ddim"\nsteps = 4', r"solver\.steps: expected none, as \[plan\] finds it"),
+        ('"ddim"', '"ddim"\neta = 1.0', r"plan: solver: expected a deterministic one"),
+        ('"log-linear"', '"log-linear"\nspeeds = 2.0', r"sde\.speeds: expected none, as \[plan\]"),
+        ("[plan]", "[plan.plan]", r"plan\.plan: unknown"),
+        ("[plan]", "[plam]", r"plam: unknown; did you mean 'plan'"),
+        ("levels = 1", 'levels = 4', r"sde\.basis"),
+        ('schedule = "log-linear"', "", r"plan: expected an sde with a schedule"),
+        ('mode = "L"', 'mode = "L"\n[data.parts]\nx = "whole"\ny = "edges"',
+         r"basis|events without parts"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_wrong(old, new, message, tmp_path):
+    result = trained(edited(images(tmp_path, 4), (old, new)))
+    assert result.exit_code == 1
+    assert re.search(message, result.output.splitlines()[-1]), result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_plan_is_planned_for_no_parts(tmp_path):
+    parts = 'mode = "L"\n[data.parts]\nx = "whole"\ny = "edges"'
+    path = edited(images(tmp_path, 4), ('mode = "L"', parts))
+    edited(path, ('name = "haar"\nlevels = 1', 'name = "joint"'))
+    assert "plan: expected events without parts" in trained(path).output
+
+
+def test_a_model_without_its_plan_is_damaged(folder, tmp_path):
+    model = Model.load(folder / "model")
+    for made in (None, {}, {"sde": {}, "solver": {"steps": 1, "grid": [1.0, 0.5]}}):
+        model.facts["plan"] = made
+        model.save(tmp_path / "damaged")
+        result = run("sample", tmp_path / "damaged", "--output", tmp_path / "x.npy")
+        assert result.exit_code == 1
+        assert (
+            "weights and config do not fit" in result.output or "times: expected" in result.output
+        )
+
+
+def test_times_in_a_file(tmp_path):
+    """What was planned elsewhere is entries of the file."""
+    path = edited(
+        images(tmp_path), ("[plan]\nevaluations = 4\n", "steps = 2\ngrid = [1.0, 0.5, 0.01]\n")
+    )
+    edited(path, ('"log-linear"', '"log-linear"\ndrop = [1.0, 0.5]\nspeeds = [1.0, 2.0]'))
+    assert trained(path).exit_code == 0
+    model = Model.load(tmp_path / "model")
+    assert model.solver.times(model.estimator.sde).tolist() == [1.0, 0.5, 0.01]
+    for old, new, message in (
+        ("steps = 2\ng", "steps = 3\ng", "solver: steps: expected 2, as many as lie between"),
+        ("0.5, 0.01]\n", "0.4, 0.01]\n", "solver: times: expected 0.5 among them"),
+        ("[1.0, 0.4", "[0.4, 1.0", "solver: times: expected a decreasing sequence"),
+        ("[0.4, 1.0, 0.01]", '["a"]', "solver: grid: expected a number or a list of numbers"),
+    ):
+        result = trained(edited(path, (old, new)), "--replace")
+        assert message in result.output, result.output
+        if "steps" in message:
+            edited(path, (new, old))
