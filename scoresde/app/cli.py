@@ -302,7 +302,7 @@ def _samples(asked: Task, solver: Solver, generator: Generator) -> Tensor:
 
 @main.command()
 @options.trained
-@click.option("--data", help="A data set, file or folder; the model's held-out part if omitted.")
+@options.data
 @click.option("--count", type=click.IntRange(min=2), help="Events to evaluate; all if omitted.")
 @click.option(
     "--hutchinson", type=click.IntRange(min=1), help="Probes, instead of the exact trace."
@@ -323,7 +323,7 @@ def _samples(asked: Task, solver: Solver, generator: Generator) -> Tensor:
 @options.allow_imports
 def evaluate(
     folder: Path,
-    data: str | None,
+    data: tuple[str, ...],
     count: int | None,
     hutchinson: int | None,
     frechet: bool,
@@ -355,11 +355,11 @@ def evaluate(
     if frechet:
         expect(hutchinson is None, "--hutchinson", "none beside --frechet", hutchinson)
         shared |= {"features": features, "repeats": repeats}
-        report = reports.of_samples(model, chosen, data, **shared)
+        report = reports.of_samples(model, chosen, data or None, **shared)
     else:
         for name, value in (("--features", features), ("--repeats", repeats)):
             expect(value is None, name, "none without --frechet", value)
-        report = reports.of_densities(model, chosen, data, **shared, hutchinson=hutchinson)
+        report = reports.of_densities(model, chosen, data or None, **shared, hutchinson=hutchinson)
     click.echo(reports.as_json(report) if as_json else reports.as_lines(report))
 
 

@@ -30,6 +30,13 @@ class NamedPath(click.Path):
 
 trained = click.argument("folder", metavar="MODEL", type=NamedPath(path_type=Path))
 
+data = click.option(
+    "--data",
+    multiple=True,
+    metavar="[PART=]PATH",
+    help="A data set, file or folder; the model's held-out part if omitted.",
+)
+
 seed = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."
 )

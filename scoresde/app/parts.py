@@ -11,7 +11,7 @@ Events have parts if there is a table ``parts``. Each is one of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,7 @@ def data_of(settings: Mapping[str, Any], *, imports: bool = False) -> tuple[Data
 
 def data_like(
     settings: Mapping[str, Any],
-    source: str,
+    source: str | Sequence[str],
     facts: Mapping[str, Any] | None = None,
     *,
     imports: bool = False,
@@ -101,7 +101,8 @@ def data_like(
 
     Args:
         settings: The configuration.
-        source: A built-in set, a file or a folder.
+        source: A built-in set, a file or a folder; of parts that have a source of their own
+            ``part=path``, one for each.
         facts: Of the model that was trained: columns are those it knows, wherever they stand
             in the file, and bins of an array as many.
         imports: Whether names may be import paths.
@@ -115,13 +116,43 @@ def data_like(
         >>> data_like({"data": {"source": "digits", "held_out": 0.2}}, "digits").values.shape
         torch.Size([1797, 1, 8, 8])
     """
-    read = reader(source)
-    allowed = inspect.signature(read).parameters.keys() - {"seed"}  # there, of the split
     known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
     options = {name: value for name, value in known.items() if value is not None}
-    options |= config.section(settings, "data")
+    section = config.section(settings, "data")
+    parts = section.get("parts") or {}
+    common, own = _sources([source] if isinstance(source, str) else source, parts)
+    taken = {} if common is None else _read_like(common, {**options, **section})
+    if parts:
+        # columns are those of the parts that are made of them
+        options.pop("columns", None)
+        read = {name: _read_like(own[name], {**options, **parts[name]}) for name in own}
+        taken["parts"] = {**parts, **read}
+    return aligned(read_data(taken, imports=imports), facts or {})
+
+
+def _sources(texts: Sequence[str], parts: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """Of other data the source that parts are made of, and those of their own."""
+    wanted = [name for name, part in parts.items() if _has_source(part)]
+    pairs = [text.partition("=") for text in texts]
+    own = {name: path for name, sign, path in pairs if sign and name in wanted}
+    common = [text for text, (name, _, _) in zip(texts, pairs, strict=True) if name not in own]
+    alone = len(common) + len(own) == len(texts)
+    expect(alone and own.keys() == {*wanted}, "data", _wanted(wanted, parts), list(texts))
+    expect(len(common) == (len(wanted) < max(len(parts), 1)), "data", _wanted(wanted, parts), texts)
+    return (common[0] if common else None), own
+
+
+def _wanted(own: Sequence[str], parts: Mapping[str, Any]) -> str:
+    """What other data consist of."""
+    named = [f"{name}=path" for name in own]
+    return " and ".join([*(["a path"] if len(own) < max(len(parts), 1) else []), *named])
+
+
+def _read_like(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A source with those options that apply to what reads it."""
+    allowed = inspect.signature(reader(source)).parameters.keys() - {"seed"}  # there, of the split
     taken = {key: options[key] for key in (allowed | {"parts"}) & options.keys()}
-    return aligned(read_data({**taken, "source": source}, imports=imports), facts or {})
+    return {**taken, "source": source}
 
 
 def _part(common: Dataset | None, entry: Any, key: str, imports: bool) -> Dataset:

@@ -114,18 +114,14 @@ def evaluate_samples(
     """
     whole("repeats", repeats, 1)
     data, others = as_dataset("data", data), as_dataset("others", others)
-    most = min(len(data), len(others))
-    count = most if count is None else count
-    whole("count", count, _FEWEST)
-    expect(count <= most, "count", f"at most {most}, of which there are other real events", count)
-    where, shape = device_of(estimator), data.values.shape[1:]
-    batches = torch.arange(count, device="cpu").split(chunk_size(shape))
+    count = _count(count, min(len(data), len(others)))
+    where, size = device_of(estimator), chunk_size(data.values.shape[1:])
+    batches = torch.arange(count, device="cpu").split(size)
 
     def seen(x: Tensor) -> Tensor:
         """Of what a picture of events would show."""
         shown = x if data.bins is None else _shades(quantize(x, data.bins), data.bins)
-        options: dict[str, Any] = {"batch_size": batch_size, "device": where}
-        return extract(features, shown, **options, progress=progress)
+        return extract(features, shown, batch_size=batch_size, device=where, progress=progress)
 
     def read(source: Dataset) -> tuple[list[_Asked], Tensor]:
         """What is sampled beside every batch, and features of the batches."""
@@ -138,16 +134,20 @@ def evaluate_samples(
             found.append(seen(x))
         return asked, torch.cat(found)
 
-    def samples(model: ScoreEstimator, size: int, told: Tensor | None) -> Tensor:
-        options: dict[str, Any] = {"condition": told, "progress": progress}
-        return solver.sample(model, (size,), generator=generator, **options)
-
     (asked, real), (_, other) = read(data), read(others)
-    found = [
-        compare(real, torch.cat([seen(samples(*each)) for each in asked])) for _ in range(repeats)
-    ]
-    report: dict[str, Any] = {"data": data.name, "count": count, "repeats": repeats}
-    return report | _summary(found, compare(real, other))
+    options: dict[str, Any] = {"generator": generator, "progress": progress}
+    found = []
+    for _ in range(repeats):
+        drawn = (solver.sample(m, (n,), condition=told, **options) for m, n, told in asked)
+        found.append(compare(real, torch.cat([*map(seen, drawn)])))
+    return {"data": data.name, "count": count, "repeats": repeats, **_summary(found, real, other)}
+
+
+def _count(count: int | None, most: int) -> int:
+    count = most if count is None else count
+    whole("count", count, _FEWEST)
+    expect(count <= most, "count", f"at most {most}, of which there are other real events", count)
+    return count
 
 
 def _shades(values: Tensor, bins: int) -> Tensor:
@@ -155,8 +155,8 @@ def _shades(values: Tensor, bins: int) -> Tensor:
     return 2 * values.to(torch.get_default_dtype()) / (bins - 1) - 1
 
 
-def _summary(found: Sequence[Comparison], floor: Comparison) -> dict[str, float]:
-    summary: dict[str, float] = {}
+def _summary(found: Sequence[Comparison], real: Tensor, other: Tensor) -> dict[str, float]:
+    summary, floor = dict[str, float](), compare(real, other)
     for metric in ("frechet", "kernel", "precision", "recall"):
         values = [float(getattr(one, metric)) for one in found]
         summary[metric] = statistics.mean(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from scoresde.solver import Solver
 def of_densities(
     model: Model,
     solver: Solver,
-    source: str | None,
+    source: str | Sequence[str] | None,
     *,
     count: int | None,
     hutchinson: int | None,
@@ -38,7 +38,8 @@ def of_densities(
     Args:
         model: A trained one.
         solver: Integrates.
-        source: Of other data; the model's held-out part if None.
+        source: Of other data, see `scoresde.app.parts.data_like`; the model's held-out part if
+            None.
         count: How many events, all if None.
         hutchinson: Probes; the exact trace if None.
         seed: Of dequantisation and probes.
@@ -72,7 +73,7 @@ def of_densities(
 def of_samples(
     model: Model,
     solver: Solver,
-    source: str | None,
+    source: str | Sequence[str] | None,
     *,
     count: int | None,
     features: str | None,
@@ -124,7 +125,7 @@ def of_samples(
     return {"features": features or default, **report}
 
 
-def _read(model: Model, source: str, imports: bool) -> Dataset:
+def _read(model: Model, source: str | Sequence[str], imports: bool) -> Dataset:
     return data_like(model.settings, source, model.facts, imports=imports)
 
 

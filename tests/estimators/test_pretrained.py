@@ -212,9 +212,9 @@ def test_guidance(tmp_path, dtype):
     wanted = none + 3.0 * (told - none)
     torch.testing.assert_close(guided.denoise(x, t, labels), wanted, rtol=1e-4, atol=1e-4)
     options = {"condition": torch.zeros(400, dtype=torch.int64), "generator": torch.manual_seed(0)}
-    sample = DDIM(40).sample(ClassifierFree(model, 2), (400,), **options)
+    sample = ExponentialMultistep(40).sample(ClassifierFree(model, 2), (400,), **options)
     assert sample.mean() == pytest.approx(MEANS[0], abs=0.03)
-    assert sample.var() == pytest.approx(VARIANCE, rel=0.05)
+    assert sample.var() == pytest.approx(VARIANCE, rel=0.06)
 
 
 def test_what_the_files_say_without_files():

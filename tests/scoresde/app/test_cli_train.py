@@ -19,6 +19,7 @@ MORE = ("steps = 3\n", "steps = 5\n")
 def test_a_finished_run_is_extended(tmp_path):
     """By the same command with more steps, to what a run of so many would have been taken up to."""
     path, out = config(tmp_path), tmp_path / "out"
+    edited(path, ("batch_size = 8", "batch_size = 8\nmeasured_events = 4096"))
     assert run("train", path, "--output", out).exit_code == 0
     first = sorted(file.name for file in out.iterdir())
     again = run("train", path, "--output", out)

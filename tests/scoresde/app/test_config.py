@@ -421,7 +421,9 @@ class NoGrid(DDIM):
 
 @pytest.mark.parametrize(("key", "name"), [("solver", "nothing"), ("solver", "NoGrid")])
 def test_a_solver_that_cannot_be_used_is_found_before_training(monkeypatch, key, name):
-    monkeypatch.setattr("scoresde.app.model.Training.fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "scoresde.app.sections.Training.fit", lambda *_, **__: pytest.fail("trained")
+    )
     with pytest.raises(ConfigError, match=f"^{key}: "):
         Model.train(changed(key, f"{__name__}:{name}"), progress=False, imports=True)
 
@@ -445,7 +447,7 @@ def test_every_option_of_a_training_can_be_set(monkeypatch):
         seen.update(options, training=self)
         return fit(self, *args, **options)
 
-    monkeypatch.setattr("scoresde.app.model.Training.fit", spy)
+    monkeypatch.setattr("scoresde.app.sections.Training.fit", spy)
     own = {field.name: field.default for field in attrs.fields(Training)}
     own |= {"steps": 2, "batch_size": 4, "patience": 7}
     Model.train(changed("training", {**own, "seed": 5, "save_every": 2}), progress=False)

@@ -277,3 +277,31 @@ def test_a_model_without_parts_is_given_nothing(tmp_path):
     assert run("train", config(tmp_path), "--output", tmp_path / "m").exit_code == 0
     result = run("sample", tmp_path / "m", "--given", left(tmp_path / "y.npy"))
     assert "--given: expected a model of events with parts" in result.output
+
+
+def test_other_data_of_parts_with_files_of_their_own(tmp_path):
+    high, low = pictures(tmp_path / "high"), pictures(tmp_path / "low", size=4, mode="L")
+    parts = f'[data.parts]\ny = {{ source = "{low}", mode = "L" }}\nx = {{ source = "{high}" }}'
+    model = trained(tmp_path, parts)
+    others = pictures(tmp_path / "b", 3), pictures(tmp_path / "a", 3, size=4)  # in colour
+    own = ("--data", f"y={others[1]}", "--data", f"x={others[0]}")
+    result = run("evaluate", model, "--json", *own)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output[result.output.index("{") :])["count"] == 3
+    wanted = "data: expected y=path and x=path, got"
+    for flags in (("--data", high), own[:2], (*own, "--data", high), (*own, *own[:2])):
+        result = run("evaluate", model, *flags)
+        assert result.exit_code == 1
+        assert wanted in result.output.splitlines()[-1], result.output
+
+
+def test_other_data_of_parts_one_of_which_is_made_of_them(tmp_path):
+    high, low = pictures(tmp_path / "high"), pictures(tmp_path / "low", size=4, mode="L")
+    parts = f'source = "{high}"\n[data.parts]\ny = {{ source = "{low}", mode = "L" }}\nx = "whole"'
+    model = trained(tmp_path, parts)
+    both = ("--data", pictures(tmp_path / "b", 3), "--data", f"y={pictures(tmp_path / 'a', 3, 4)}")
+    result = run("evaluate", model, "--json", *both)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output[result.output.index("{") :])["count"] == 3
+    for flags in (both[:2], both[2:], (*both, "--data", high)):
+        assert "data: expected a path and y=path, got" in run("evaluate", model, *flags).output

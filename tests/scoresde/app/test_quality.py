@@ -11,7 +11,7 @@ from commands import config, run
 from estimators import Gaussian
 from scoresde import VP, DiagonalSDE, Identity, Joint, ScoreEstimator
 from scoresde.app.quality import evaluate_samples
-from scoresde.data import Dataset, dequantize, quantize
+from scoresde.data import Dataset, LazyArray, dequantize, quantize
 from scoresde.metrics import compare, pixels
 from solvers import DDIM
 
@@ -194,3 +194,19 @@ def test_what_is_refused(model, options, message):
     assert result.exit_code == 1
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_real_events_are_read_once_for_all_repetitions():
+    """Dequantised once, too: it is the same ones that all samples are compared with."""
+    asked = []
+
+    def read(rows):
+        asked.extend(rows.tolist())
+        return torch.randint(4, (len(rows), 2), generator=torch.Generator().manual_seed(0))
+
+    model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+    data = Dataset("lazy", LazyArray(8, read), bins=4)
+    asked.clear()
+    report = evaluate_samples(model, data, data, DDIM(2), pixels, repeats=3)
+    assert report["repeats"] == 3
+    assert sorted(asked) == sorted([*range(8)] * 2), "as data, and as the others"
