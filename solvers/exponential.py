@@ -8,6 +8,7 @@ are those of its own clock.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -61,42 +62,42 @@ class DDIM(FixedStep):
 
 
 class _Weights(NamedTuple):
-    """Of the latest forcings in a step's end: before, and after, that at the end is known.
+    """What the latest forcings add to a step's end, and what they will add to the next one's.
 
-    With the last of many steps come the lengths of the last two.
+    Attributes:
+        terms: Of forcings in the end of the step, latest first: those that lead to it, and those
+            that correct where it starts, carried to its end.
+        lengths: With the last of many steps, ``h`` of the last two, ``(1 | blocks | m)``.
+        correction: With it as well, of that end, once the forcing there is known: in full
+            precision, ``(1 | blocks | m)``.
     """
 
-    opening: Sequence[Tensor]
-    closing: Sequence[Tensor]
-    lengths: Sequence[Tensor]
+    terms: Sequence[Tensor]
+    lengths: Sequence[Tensor] = ()
+    correction: Sequence[Tensor] = ()
 
 
 class _Past(NamedTuple):
-    """What a multistep solver remembers; latest first.
+    """What a multistep solver remembers.
 
     Attributes:
-        forcings: At the starts of the latest steps, as many as the order.
-        lengths: ``h`` of the latest two steps, ``(1 | blocks | m)``, if the next ones do not know
-            them.
-        base: The end of the latest step without what its forcings contribute.
-        closing: Weights with which that end is corrected.
+        forcings: At the starts of the latest steps, latest first.
+        lengths: See `_Weights`.
+        correction: As well.
     """
 
     forcings: Sequence[Tensor]
     lengths: Sequence[Tensor]
-    base: Tensor
-    closing: Sequence[Tensor]
+    correction: Sequence[Tensor]
 
-    def grown(self, size: int) -> _Past:
-        """For a state that has been appended to: what is new has no past."""
-        more = size - self.base.shape[-1]
-        if not more:
-            return self
-        return self._replace(forcings=[nn.functional.pad(v, (0, more)) for v in self.forcings])
+    def grown(self, size: int) -> Sequence[Tensor]:
+        """The forcings of a state that has been appended to: what is new has no past."""
+        more = size - self.forcings[0].shape[-1]
+        return [nn.functional.pad(v, (0, more)) for v in self.forcings] if more else self.forcings
 
     def steps(self, blocks: Blocks) -> list[Tensor]:
         """The lengths, for a state in these blocks; infinite for what has no past."""
-        old = blocks.prefix(self.base.shape[-1])
+        old = blocks.prefix(self.forcings[0].shape[-1])
         if old.dim == blocks.dim:
             return list(self.lengths)
         lengths = []
@@ -106,6 +107,13 @@ class _Past(NamedTuple):
             padding = (0, whole - width)
             lengths.append(nn.functional.pad(length.expand(width), padding, value=math.inf))
         return lengths
+
+    def corrects(self, size: int) -> bool:
+        """Whether the end of the latest step is still to be corrected.
+
+        What has been appended since tells of the others, too: where they are stays.
+        """
+        return bool(self.correction) and self.forcings[0].shape[-1] == size
 
 
 @attrs.frozen
@@ -161,21 +169,40 @@ class ExponentialMultistep(FixedStep):
     def weights(
         self, ahead: Propagator, kinks: Tensor, at: Coefficients, memory: _Past | None
     ) -> Iterator[_Weights]:
-        """See `scoresde.FixedStep.weights`."""
-        h, x = ahead.h, ahead.damping.abs()
+        """See `scoresde.FixedStep.weights`.
+
+        A step that starts where another has ended corrects that end, and carries the correction
+        along: what it adds is one sum over the latest forcings.
+        """
         before = [] if memory is None else memory.steps(at.blocks)
-        before += [torch.full_like(h[0], math.inf)] * (2 - len(before))
-        h, *before = at.blocks.alike(h, *before)
+        before += [torch.full_like(ahead.h[0], math.inf)] * (2 - len(before))
+        decay, gain, h, *before = at.blocks.alike(ahead.decay, ahead.gain, ahead.h, *before)
         size = max(v.shape[-1] for v in (h, *before))
         past = torch.cat([v.expand(-1, size) for v in (before[1][None], before[0][None], h)])
-        # standing still is no past, and a step says little about a longer one
+        # standing still is no past
         past = past.masked_fill(past == 0, math.inf)
+        # the forcing bends otherwise than before
+        kinked = kinks.to(h.device).unsqueeze(-1)
+        opening, late = self._weights(h, ahead.damping, past, kinked)
+        opening, late = ([gain * v for v in weights] for weights in (opening, late))
+        carried = (decay * v for v in _one_later(late, memory, at.blocks))
+        terms = itertools.zip_longest(carried, opening, fillvalue=h.new_zeros(1))
+        each = zip(*at.each(*(a + b for a, b in terms)), strict=True)
+        unknown: list[Sequence[Tensor]] = [()] * (len(h) - 1)
+        lengths = [*unknown, (past[-1], past[-2])]
+        return map(_Weights, each, lengths, [*unknown, [v[-1] for v in late]])
+
+    def _weights(
+        self, h: Tensor, damping: Tensor, past: Tensor, kinked: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Of forcings in the mean over a step: at its end, and added once that there is known."""
+        x = damping.abs()
+        # a step says little about a longer one
         least = h * (x / _LONG).clamp(0.5, 1)
         h1, h2 = (torch.where(v.abs() < least.abs(), least, v) for v in (past[1:-1], past[:-2]))
         fresh, young = h1.isinf(), h2.isinf()
         h1, h2 = h1.masked_fill(fresh, 1.0), h2.masked_fill(young, 1.0)  # gradients want numbers
-        first, second = moments(ahead.damping)
-        kinked = kinks.to(h.device).unsqueeze(-1)  # the forcing bends otherwise than before
+        first, second = moments(damping)
         slope = curve = bend = excess = torch.zeros_like(h1)
         if self.order > 1:
             slope = _finite(first * h / h1).masked_fill(fresh, 0.0)
@@ -188,17 +215,13 @@ class ExponentialMultistep(FixedStep):
             bend = _finite(curve * h1 / h2)
             excess = _finite((second - first) * h / (h + h1)).masked_fill(kinked | fresh, 0.0)
         opening = [1 + slope + curve, -slope - curve - bend, bend][: self.order]
+        if not self._closes:
+            return opening, []
         rise, back = first + excess, _finite(excess * h / h1)
-        closing = [rise, 1 - rise - back, back] if self._closes else opening
-        if self._closes and not self.corrected:
-            # only where a step could not be of second order beforehand
-            none = torch.zeros_like(h1)
-            pairs = zip([*closing, none], [none, *opening], strict=False)
-            closing = [torch.where(fresh | kinked, new, old) for new, old in pairs]
-        every = at.each(*(ahead.gain * v for v in (*opening, *closing)))
-        gained = (zip(*v, strict=True) for v in (every[: len(opening)], every[len(opening) :]))
-        lengths = [()] * (len(h) - 1) + [(past[-1], past[-2])]
-        return map(_Weights, *gained, lengths)
+        late = [rise, 1 - rise - back - opening[0], back - opening[1], *(-v for v in opening[2:])]
+        if not self.corrected:  # only where a step could not be of second order beforehand
+            late = [v.masked_fill(~(fresh | kinked), 0.0) for v in late[: self.order]]
+        return opening, late
 
     def step(
         self, y: Tensor, step: Step, noise: Noise, memory: _Past | None
@@ -207,28 +230,29 @@ class ExponentialMultistep(FixedStep):
         (field,) = step.fields
         forcings = [field.forcing(y)]
         if memory is not None:
-            stays, memory = memory.base.shape == y.shape, memory.grown(y.shape[-1])
-            forcings += memory.forcings
-            if self._closes and stays:  # what has been appended tells of the others, too
-                y = _add(memory.base, memory.closing, forcings)
-        base = step.decay * y
+            forcings += memory.grown(y.shape[-1])
+        end = step.decay * y
         if step.noise_std is not None:
-            base = base.addcmul_(step.noise_std, field.increment(y, noise(y)))
-        opening, closing, lengths = step.weights
-        recent = forcings[: self.order]
-        return _add(base, opening, forcings), _Past(recent, lengths, base, closing)
+            end = end.addcmul_(step.noise_std, field.increment(y, noise(y)))
+        terms, lengths, correction = step.weights
+        # the first steps have more weights, all 0, than forcings
+        for weight, forcing in zip(terms, forcings, strict=False):
+            end = end.addcmul_(weight, forcing)
+        return end, _Past(forcings[: max(1, len(terms) - 1)], lengths, correction)
 
 
 _LONG = 0.5
 """A long step, in its damping: its end counts ``e^.5`` times its start."""
 
 
-def _add(base: Tensor, weights: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    total = torch.addcmul(base, weights[0], values[0])
-    # the first steps have more weights, all 0, than values, the others may have more values
-    for weight, value in zip(weights[1:], values[1:], strict=False):
-        total = total.addcmul_(weight, value)
-    return total
+def _one_later(late: Sequence[Tensor], memory: _Past | None, blocks: Blocks) -> Iterator[Tensor]:
+    """What every step finds to be corrected where it starts, of what is known after each."""
+    known = memory is not None and memory.corrects(blocks.dim)
+    found = memory.correction if memory is not None and known else [v.new_zeros(1) for v in late]
+    for value, first in zip(late, found, strict=True):
+        value, first = blocks.alike(value, first)
+        size = max(value.shape[-1], first.shape[-1])
+        yield torch.cat([first.expand(1, size), value[:-1].expand(-1, size)])
 
 
 def _finite(weight: Tensor) -> Tensor:

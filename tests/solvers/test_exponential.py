@@ -122,9 +122,35 @@ def test_polynomial_forcings_are_integrated_exactly(
 
 
 def corrected_state(solver, sde, ts):
-    """The second last state, as the last step has seen it."""
-    *_, (_, memory) = solver.walk(sde, torch.zeros(1, 3), ts, Noise())
-    return memory.base / decay(sde, ts, memory.base)
+    """The second last state, with what the last step corrects of it."""
+    *_, (y, memory) = solver.walk(sde, torch.zeros(1, 3), ts[:-1], Noise())
+    (field,) = sde.at(ts[-2:-1].unsqueeze(-1), y).fields()
+    forcings = [field.forcing(y), *memory.forcings]
+    return y + sum(w * v for w, v in zip(memory.correction, forcings, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("order", "corrected"), [(1, False), (2, False), (3, False), (3, True)])
+def test_what_is_done_to_a_state_between_steps_stays_done(order, corrected, dtype):
+    """As by a Langevin corrector: an end that is corrected for its own error keeps it."""
+    sde = Polynomial(torch.tensor([0.3, -0.2]), 0.5, torch.tensor([1.0, 2.0, 0.5]))
+    ts = torch.tensor([0.0, 0.1, 0.2, 0.31, 0.4, 0.5])
+    solver, moved = (
+        ExponentialMultistep(order=order, corrected=corrected),
+        torch.ones(1, 3).to(dtype),
+    )
+
+    def end(place):
+        y, memory = torch.zeros(1, 3, dtype=dtype), None
+        for i in range(len(ts) - 1):
+            if i == place:
+                y = y + moved
+            *_, (y, memory) = solver.walk(sde, y, ts[i : i + 2], Noise(), memory)
+        return y
+
+    for place in range(1, 5):
+        rest = (-0.5 * (ts[-1] - ts[place]) * sde.pace).exp().to(dtype)
+        torch.testing.assert_close(end(place) - end(None), (rest * moved))
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -137,10 +163,9 @@ def test_steps_remember_those_of_the_stage_before(order):
     *_, (_, memory) = solver.walk(equation, y, ts[:3], Noise())
     rest = list(solver.prepare(equation, ts[2:], y, memory))
     for one, other in zip(whole[2:], rest, strict=True):
-        for kind in ("opening", "closing", "lengths"):
+        for kind in ("terms", "lengths", "correction"):
             pairs = zip(getattr(one.weights, kind), getattr(other.weights, kind), strict=True)
-            for a, b in pairs:
-                torch.testing.assert_close(a, b)
+            assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def reverse(speeds, eta):
@@ -153,15 +178,12 @@ def test_a_component_that_stood_still_starts_anew():
     ts, equation = torch.tensor([-1.0, -0.8, -0.6, -1 / 3, -0.25]), reverse([1.0, 3.0], 0.0)
     for order in (2, 3):
         steps = list(ExponentialMultistep(order=order).prepare(equation, ts, torch.zeros(1, 2)))
-        opening = torch.stack([torch.stack(list(step.weights.opening)) for step in steps])
-        closing = torch.stack([torch.stack(list(step.weights.closing)) for step in steps])
+        terms = torch.stack([torch.stack(list(step.weights.terms)) for step in steps])
         gain = torch.stack([step.gain for step in steps])
-        assert torch.isfinite(opening).all()
-        assert torch.isfinite(closing).all()
-        torch.testing.assert_close(opening.sum(1), gain)
-        torch.testing.assert_close(closing.sum(1), gain)
-        assert (opening[-1, 1:, 1] == 0).all()
-        assert (opening[-1, 1:, 0] != 0).any()
+        assert torch.isfinite(terms).all()
+        torch.testing.assert_close(terms.sum(1), gain)  # corrections are differences of forcings
+        assert (terms[-1, 1:, 1] == 0).all()
+        assert (terms[-1, 1:, 0] != 0).any()
 
 
 def test_the_third_order_is_corrected_unless_told_otherwise():
@@ -200,5 +222,5 @@ def test_a_slope_is_not_taken_from_a_step_much_shorter(damping, before, step, us
     first, _ = moments(torch.tensor(damping * step))
     slope = (first * step / used).expand(2)
     gain = -math.expm1(-damping * step) / damping
-    for found, wanted in zip(last.weights.opening, (1 + slope, -slope), strict=True):
+    for found, wanted in zip(last.weights.terms, (1 + slope, -slope), strict=True):
         torch.testing.assert_close(found, (gain * wanted).to(dtype))
