@@ -51,6 +51,7 @@ def predictor(
         condition = condition.to(weights_dtype) if condition.is_floating_point() else condition
     conditions = () if condition is None else (condition,)
 
+    # asked at every step of a solver: what does nothing is not called
     def predict(z: Tensor, level: Tensor) -> Tensor:
         x = basis.synthesise(z)
         if not flat:
@@ -58,11 +59,12 @@ def predictor(
         prediction = network(
             x if weights_dtype == state_dtype else x.to(weights_dtype), level, *conditions
         )
-        # asked at every step of a solver
         if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
             wanted = f"an output of shape {tuple(x.shape)}, that of its input"
             expect(False, "network", wanted, _shown(prediction))
-        output = basis.analyse(prediction.to(state_dtype))
+        if prediction.dtype != state_dtype:
+            prediction = prediction.to(state_dtype)
+        output = basis.analyse(prediction)
         return output if flat else output.reshape(z.shape)
 
     return predict

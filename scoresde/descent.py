@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import attrs
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from typing_extensions import Self
 
-from scoresde.checks import finite
+from scoresde.batches import sample_shape_of, samples_like
+from scoresde.checks import all_finite, finite
 from scoresde.churn import churning
 from scoresde.estimator import ScoreEstimator
-from scoresde.grid import restrict
+from scoresde.grid import Grid, restrict
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Noise
 from scoresde.precision import precision
@@ -33,6 +36,18 @@ class Settings(Walker, Protocol):
         >>> from solvers import DDIM
         >>> settings: Settings = DDIM(8)
     """
+
+    @property
+    def steps(self) -> int:
+        """See `scoresde.Solver`."""
+
+    @property
+    def grid(self) -> Grid:
+        """See `scoresde.Solver`."""
+
+    @property
+    def planned(self) -> bool:
+        """See `scoresde.Solver.planned`."""
 
     @property
     def eta(self) -> float:
@@ -79,6 +94,20 @@ class Descent:
     estimator: ScoreEstimator
     condition: Any
     start: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        solver: Settings,
+        estimator: ScoreEstimator,
+        sample_shape: Sequence[int],
+        condition: Any,
+        dtype: torch.dtype | None,
+    ) -> Self:
+        """That of samples in a shape, which is checked; see `scoresde.Solver.sample`."""
+        shape = sample_shape_of(estimator, sample_shape)
+        start = samples_like(estimator, dtype).new_empty(*shape, 0)
+        return cls(solver, estimator, condition, start)
 
     def events(self, noise: Noise, tape: AtOnce | None = None, progress: bool = False) -> Tensor:
         """Where it ends, ``(*sample_shape, *event_shape)``."""
@@ -145,8 +174,9 @@ def checked(x: Tensor, solver: Settings) -> Tensor:
         >>> checked(torch.zeros(2), DDIM(8))
         tensor([0., 0.])
     """
-    help_ = "more steps, or an exponential solver, may help"
-    finite("samples", x, f"from {solver!r} ({help_})")
+    if not all_finite(x):  # asked of every sample: solvers take long to say what they are
+        help_ = "more steps, or an exponential solver, may help"
+        finite("samples", x, f"from {solver!r} ({help_})")
     return x
 
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 _lock = threading.Lock()
-_evaluations: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""How many evaluations are going on of each module that is otherwise in training: the last to end
-puts it back."""
+_evaluations: dict[int, int] = {}
+"""How many evaluations are going on of each module that is otherwise in training, by the ``id`` of
+its attributes: the last to end puts it back."""
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module, parts: Iterable[nn.Module] | None = None) -> Iterator[None]:
     """Puts a module into evaluation mode, and back as it was at the end.
 
     Samples and densities are those of one function: dropout would add noise to them, and batch
     statistics mix them. Several threads may evaluate at a time. Inference mode, under which nothing
     can be differentiated, becomes ``torch.no_grad``.
+
+    Args:
+        module: With all of its parts.
+        parts: All of these, itself included, where they are known.
 
     Example:
         >>> import torch
@@ -35,12 +38,16 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
         True
     """
     with _lock:
-        training_modules = [
-            part for part in module.modules() if part.training or part in _evaluations
-        ]
-        for part in training_modules:
-            _evaluations[part] = _evaluations.get(part, 0) + 1
-            _set_training(part, False)
+        changed = []
+        for part in module.modules() if parts is None else parts:
+            attributes = vars(part)
+            count = _evaluations.get(id(attributes), 0)
+            if count or attributes["training"]:
+                # past torch.nn.Module.__setattr__, which looks for weights and takes longer than
+                # a step
+                attributes["training"] = False
+                _evaluations[id(attributes)] = count + 1
+                changed.append(attributes)
     try:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
@@ -49,13 +56,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         with _lock:
-            for part in training_modules:
-                _evaluations[part] -= 1
-                if not _evaluations[part]:
-                    del _evaluations[part]
-                    _set_training(part, True)
-
-
-def _set_training(module: nn.Module, training: bool) -> None:
-    """Past `torch.nn.Module.__setattr__`, which looks for weights and takes longer than a step."""
-    module.__dict__["training"] = training
+            for attributes in changed:
+                count = _evaluations.pop(id(attributes)) - 1
+                if count:
+                    _evaluations[id(attributes)] = count
+                else:
+                    attributes["training"] = True

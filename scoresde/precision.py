@@ -219,8 +219,15 @@ class _Read(NamedTuple):
         return self.source is source and self.version == times_written(source)
 
 
-def _lasting(value: Tensor) -> bool:
-    """Whether what is made of a tensor now is good for later: no part of a graph or a transform."""
+def lasting(value: Tensor) -> bool:
+    """Whether what is made of a tensor now is good for later: no part of a graph or a transform.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.precision import lasting
+        >>> lasting(torch.zeros(1)), lasting(torch.zeros(1, requires_grad=True))
+        (True, False)
+    """
     if torch.compiler.is_compiling():
         return False  # asked first: graphs break at the others
     passing = value.requires_grad or torch.is_inference_mode_enabled() or value.is_inference()
@@ -291,7 +298,7 @@ class Float64Constants(KeepsFloat64):
 
     def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
         """A buffer in another precision is found once for every value that it takes."""
-        if value.dtype == t.dtype or not _lasting(value):
+        if value.dtype == t.dtype or not lasting(value):
             return moved(value, t)
         key = name, t.dtype, t.device
         read = self._cast_values.get(key)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from scoresde.batches import sample_shape_of, samples_like
 from scoresde.descent import Descent, Settings, checked
 from scoresde.estimator import ScoreEstimator
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
-from scoresde.precision import KeepsFloat64, times_written
+from scoresde.precision import KeepsFloat64
+from scoresde.snapshot import Snapshot, parts_of
 from scoresde.tape import Drawn, NoiseTape, Tape
 
 
@@ -91,7 +92,7 @@ class Sampler:
         """
         noise = Noise.of(generator)
         with self._lock, torch.no_grad(), evaluation_mode(self.estimator):
-            if self._seen != self._look():
+            if not self._snapshot.holds():
                 self._prepare()
             x = self._draw(noise)
         return checked(x, self.solver)
@@ -103,9 +104,7 @@ class Sampler:
         tape = Tape()
         noise = NoiseTape(Noise(torch.Generator().manual_seed(0)))
         Descent(self.solver, self.estimator, self._condition, start).events(noise, tape)
-        # what is looked at holds what it has looked at: another tensor may not get its name
-        self._tensors, self._read = self._all_tensors(), tape.read | self._constants()
-        self._seen = self._look()
+        self._snapshot = self._look(tape.read | self._constants())
 
         def replay(numbers: Sequence[Tensor]) -> Tensor:
             return tape.play(start, Drawn(numbers))
@@ -123,23 +122,20 @@ class Sampler:
 
     _draw: Callable[[Noise], Tensor]
 
-    def _all_tensors(self) -> list[Tensor]:
-        model = self.estimator
-        known = (v for v in tree_leaves(self._condition) if isinstance(v, Tensor))
-        return [*model.parameters(), *model.buffers(), *known]
-
     def _constants(self) -> set[int]:
         """Of what is read on the CPU from copies that nobody sees."""
         modules = (m for m in self.estimator.modules() if isinstance(m, KeepsFloat64))
         own = ((*m.parameters(recurse=False), *m.buffers(recurse=False)) for m in modules)
         return {id(v) for tensors in own for v in tensors}
 
-    def _look(self) -> list[tuple[Any, ...]]:
-        """Which tensors there are, where, and what became of those of which steps are made."""
-        return [
-            (id(v), v.device, v.dtype, v.data_ptr(), times_written(v) if id(v) in self._read else 0)
-            for v in self._all_tensors()
-        ]
+    def _look(self, read: set[int]) -> Snapshot:
+        """Which tensors there are, where, and what becomes of those of which steps are made."""
+        modules = [*self.estimator.modules()]
+        registries = ((m._parameters, m._buffers, m._modules) for m in modules)
+        known, containers = parts_of(self._condition)
+        tensors = *self.estimator.parameters(), *self.estimator.buffers(), *known
+        containers += itertools.chain.from_iterable(registries)
+        return Snapshot(tensors, containers, lambda v: id(v) in read, placed=True)
 
 
 class _Graph:

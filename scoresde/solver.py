@@ -23,6 +23,7 @@ from scoresde.descent import Corrector, Descent, checked
 from scoresde.equation import AugmentedEquation, Equation
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid
+from scoresde.kept import events
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.sampler import Sampler
@@ -113,6 +114,12 @@ class Solver(ABC):
         default=False, kw_only=True, validator=validator(choice, False, True)
     )
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "walk" in vars(cls) and "moves" not in vars(cls):
+            # a parent's would go past the new method
+            cls.moves = Solver.moves  # type: ignore[method-assign]
+
     @property
     @abstractmethod
     def order(self) -> float:
@@ -200,6 +207,9 @@ class Solver(ABC):
     ) -> Tensor:
         """Events from the prior, without gradients.
 
+        What depends on times alone is kept for the next call that asks for as many, without a
+        condition, until a tensor of the estimator is written to, or an attribute of a part set.
+
         Args:
             estimator: Knows the score and its SDE.
             sample_shape: Leading shape of the samples.
@@ -220,17 +230,14 @@ class Solver(ABC):
             TypeError: If the estimator, the shape or the generator is none.
             ValueError: If the samples are not finite: the solver has diverged.
         """
-        options: dict[str, Any] = {"condition": condition, "dtype": dtype}
         if batch_size is None and output is None:
+            what = self, estimator, sample_shape, condition, dtype, Noise.of(generator)
             with torch.no_grad():
-                x = self.rsample(
-                    estimator, sample_shape, generator=generator, progress=progress, **options
-                )
-            return checked(x, self)
+                return checked(events(*what, progress), self)
         shape, like = sample_shape_of(estimator, sample_shape), samples_like(estimator, dtype)
         size = max(1, shape.numel()) if batch_size is None else batch_size
-        options |= {"generator": generator, "progress": progress}
-        parts = self.batches(estimator, shape, size, **options)
+        options = {"condition": condition, "dtype": dtype, "generator": generator}
+        parts = self.batches(estimator, shape, size, progress=progress, **options)
         return collected(parts, (*shape, *estimator.sde.basis.event_shape), like, output)
 
     def batches(
@@ -292,6 +299,11 @@ class Solver(ABC):
             self, estimator, sample_shape, condition=condition, dtype=dtype, compile=compile
         )
 
+    @property
+    def planned(self) -> bool:
+        """Whether it knows its steps before it sees states: see `moves`."""
+        return type(self).moves is not Solver.moves
+
     def moves(
         self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None
     ) -> Iterator[Move]:
@@ -320,7 +332,7 @@ class Solver(ABC):
         progress: bool = False,
     ) -> Tensor:
         """As `sample`, differentiable and unchecked, all at once."""
-        descent = self._descent(estimator, sample_shape, condition, dtype)
+        descent = Descent.of(self, estimator, sample_shape, condition, dtype)
         return descent.events(Noise.of(generator), progress=progress)
 
     def trajectory(
@@ -340,10 +352,8 @@ class Solver(ABC):
             Every time of the grid, from ``T`` down, and the state there, ``(*sample_shape, m)``:
             twice where components enter, without them and with.
         """
-        descent, noise = (
-            self._descent(estimator, sample_shape, condition, dtype),
-            Noise.of(generator),
-        )
+        descent = Descent.of(self, estimator, sample_shape, condition, dtype)
+        noise = Noise.of(generator)
         walk = descent.states(self.times(estimator.sde), noise, AtOnce(), every=True)
         while True:
             with evaluation_mode(estimator), torch.no_grad():
@@ -351,13 +361,6 @@ class Solver(ABC):
             if state is None:
                 return
             yield state
-
-    def _descent(
-        self, estimator: ScoreEstimator, shape: Sequence[int], condition: Any, dtype: Any
-    ) -> Descent:
-        shape = sample_shape_of(estimator, shape)
-        start = samples_like(estimator, dtype).new_empty(*shape, 0)
-        return Descent(self, estimator, condition, start)
 
 
 @attrs.frozen
