@@ -13,6 +13,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from json import dumps
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -51,6 +54,9 @@ STEPS = 20
 EACH = 8
 """Steps of every stage; uniform diffusion takes as many in all."""
 TOO_SHORT = 3
+UPDATES = ("float32", "bfloat16", "bfloat16, compiled, channels last")
+CASES = ((128, 4), (128, 1), (128, 32), (256, 4))
+"""Sizes and numbers of samples."""
 
 
 class Look(Protocol):
@@ -160,8 +166,14 @@ class Counts:
         return dict(calls.summary())
 
 
-def run(quick: bool = False, device: str = "auto") -> dict[str, Any]:
-    """Rows, and ratios; ``quick`` leaves out what is compiled, and large images."""
+def run(
+    quick: bool = False, device: str = "auto", json: Path | None = None, limit: float = 270.0
+) -> dict[str, Any]:
+    """Rows, and ratios; ``quick`` leaves out what is compiled, and large images.
+
+    A section that fails, as for want of memory, is a row that says so, and one that would begin
+    after ``limit`` seconds is left out; with ``json`` there is a file of all rows so far.
+    """
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message=".*step.*lr_scheduler.*")
     where = devices.device("--set device", device)
@@ -171,38 +183,56 @@ def run(quick: bool = False, device: str = "auto") -> dict[str, Any]:
     )
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else str(look.device)
     print(f"{name}: {'milliseconds' if accelerated else 'what is asked of it'}", flush=True)
-    rows: list[Row] = []
-    sections = [
-        waits(look),
-        overhead(look),
-        by_hand(look, quick),
-        stages(look),
-        samples(look, quick),
-    ]
-    if not accelerated:
+    found: dict[str, Any] = {"device": name, "torch": torch.__version__, "ratios": {}, "rows": []}
+    end = time.perf_counter() + limit
+    for section, rows in _sections(look, quick).items():
+        for row in _guarded(section, rows, end):
+            found["rows"].append(row)
+            if "ratio" in row:
+                found["ratios"][f"{row['section']}, {row['name']}"] = row["ratio"]
+            print(_line(row), flush=True)
+            if json is not None:
+                json.write_text(dumps(found, indent=2) + "\n")
+    return found
+
+
+def _sections(look: Look, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
+    """All of them, by name, those first that say most."""
+    counted = look.device.type == "meta"
+    sections: dict[str, Callable[[], Iterator[Row]]] = {
+        "waits": partial(waits, look),
+        "overhead": partial(overhead, look),
+    }
+    for kind in UPDATES[: 1 if counted else 2 if quick else None]:  # meta knows no autocast
+        sections[f"update, {kind}"] = partial(by_hand, look, kind)
+    sections["stages"] = partial(stages, look)
+    for case in CASES[: 1 if counted else 2 if quick else None]:
+        sections[f"samples, {case}"] = partial(samples, look, *case)
+    if counted:
         torch.set_num_threads(1)
         processor = Times(torch.device("cpu"), 1.0 if quick else 3.0)
-        sections += [overhead(processor), on_a_processor(processor)]
-    for section in sections:
-        for row in section:
-            rows.append(row)
-            print(_line(row), flush=True)
-    ratios = {f"{r['section']}, {r['name']}": r["ratio"] for r in rows if "ratio" in r}
-    return {"device": name, "torch": torch.__version__, "ratios": ratios, "rows": rows}
+        sections["overhead, on the CPU"] = partial(overhead, processor)
+        sections["updates, on the CPU"] = partial(on_a_processor, processor)
+    return sections
 
 
-def by_hand(look: Look, quick: bool) -> Iterator[Row]:
+def _guarded(section: str, rows: Callable[[], Iterator[Row]], end: float) -> Iterator[Row]:
+    if time.perf_counter() > end:
+        yield {"section": section, "name": "left out", "error": "there was no time left"}
+        return
+    try:
+        yield from rows()
+    except Exception as error:  # whatever it is, the others are measured
+        yield {"section": section, "name": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def by_hand(look: Look, kind: str) -> Iterator[Row]:
     """An update of `Training.fit` beside one written by hand."""
     x = torch.randn(512, 3, 64, 64)
-    made: dict[str, tuple[torch.dtype | None, dict[str, Any]]] = {"float32": (None, {})}
-    if look.device.type != "meta":  # which knows no autocast
-        made["bfloat16"] = torch.bfloat16, {}
-        if not quick:
-            options = {"compile": True, "channels_last": True}
-            made["bfloat16, compiled, channels last"] = torch.bfloat16, options
-    for name, (dtype, options) in made.items():
-        case = Case(lambda: PlainUNet((3, 64, 64), UNET), x, 64, look.device, dtype, options)
-        yield from _beside("update, U-Net of 15 M, 3x64x64, batch 64", look.updates(case), name)
+    dtype = None if kind == "float32" else torch.bfloat16
+    options = {"compile": True, "channels_last": True} if "compiled" in kind else {}
+    case = Case(lambda: PlainUNet((3, 64, 64), UNET), x, 64, look.device, dtype, options)
+    yield from _beside("update, U-Net of 15 M, 3x64x64, batch 64", look.updates(case), kind)
 
 
 def on_a_processor(look: Times) -> Iterator[Row]:
@@ -228,29 +258,27 @@ def stages(look: Look) -> Iterator[Row]:
     yield from _compared(section, found, "uniform")
 
 
-def samples(look: Look, quick: bool) -> Iterator[Row]:
+def samples(look: Look, size: int, batch: int) -> Iterator[Row]:
     """Sampling with as many evaluations of as many parameters."""
-    cases, counted = ((128, 4), (128, 1), (128, 32), (256, 4)), look.device.type == "meta"
-    for size, batch in cases[: 1 if counted else 2 if quick else None]:
-        one = uniform(size, SAMPLED, look.device)
-        several, solver = multiscale(size, SAMPLED, look.device)
-        evaluations = EACH * len(STAGES[size])
-        few = evaluations if counted else evaluations // 4  # one takes as long as any other
-        walk = ExponentialMultistep(few, order=2)
-        jobs = {
-            f"{name}, {way}": job
-            for name, pair in {"uniform": (walk, one), "multi-scale": (solver, several)}.items()
-            for way, job in _ways(*pair, batch).items()
-        }
-        found = look.jobs(jobs)
-        for name, row in found.items():
-            if name.startswith("uniform"):
-                found[name] = {k: v * evaluations / few for k, v in row.items()}
-        section = f"samples, {round(parameters(one) / 1e6)} M, 3x{size}x{size}, {batch} of them"
-        for way in ("eager", "prepared"):
-            parts = {name: found[f"{name}, {way}"] for name in ("uniform", "multi-scale")}
-            yield from _compared(f"{section}, {way}", parts, "uniform", over=True)
-        del one, several
+    one = uniform(size, SAMPLED, look.device)
+    several, solver = multiscale(size, SAMPLED, look.device)
+    evaluations = EACH * len(STAGES[size])
+    # one takes as long as any other
+    few = evaluations if look.device.type == "meta" else evaluations // 4
+    walk = ExponentialMultistep(few, order=2)
+    jobs = {
+        f"{name}, {way}": job
+        for name, pair in {"uniform": (walk, one), "multi-scale": (solver, several)}.items()
+        for way, job in _ways(*pair, batch).items()
+    }
+    found = look.jobs(jobs)
+    for name, row in found.items():
+        if name.startswith("uniform"):
+            found[name] = {k: v * evaluations / few for k, v in row.items()}
+    section = f"samples, {round(parameters(one) / 1e6)} M, 3x{size}x{size}, {batch} of them"
+    for way in ("eager", "prepared"):
+        parts = {name: found[f"{name}, {way}"] for name in ("uniform", "multi-scale")}
+        yield from _compared(f"{section}, {way}", parts, "uniform", over=True)
 
 
 def overhead(look: Look) -> Iterator[Row]:
@@ -372,6 +400,8 @@ def _beside(section: str, found: dict[str, Row], name: str) -> Iterator[Row]:
 
 
 def _line(row: Row) -> str:
+    if "error" in row:
+        return f"{row['section']}: {row['name']}: {row['error']}"
     numbers = {k: v for k, v in row.items() if isinstance(v, (int, float))}
     said = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items() if v or k in ("reads", "copies"))
     return f"{row['section']}: {row['name']:34} {said}"

@@ -145,11 +145,11 @@ class _Graph:
         self, function: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]
     ) -> None:
         self.function, self.inputs = function, list(inputs)
-        self.graph, device = torch.cuda.CUDAGraph(), inputs[0].device
+        self.graph, self.device = torch.cuda.CUDAGraph(), inputs[0].device
         # casts that autocast remembers would be of the weights as they are now
         casts = torch.is_autocast_enabled("cuda")
         autocast = torch.autocast("cuda", enabled=casts, cache_enabled=False)
-        with torch.cuda.device(device), autocast:
+        with torch.cuda.device(self.device), autocast:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # what libraries do the first time is not captured
@@ -157,16 +157,24 @@ class _Graph:
                     function(self.inputs)
             torch.cuda.current_stream().wait_stream(side)
             try:
-                with torch.cuda.graph(self.graph):
+                # what other threads do on the device, loading data for instance, is theirs
+                with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                     self.output = function(self.inputs)
             except RuntimeError as error:
                 raise RuntimeError(
                     "compiled: expected a walk that stays on the device, got one that looks at "
                     f"values or copies them from the host, which sample() may do: {error}"
                 ) from error
+            self.over = torch.cuda.Event()
+            self.over.record()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        for mine, new in zip(self.inputs, inputs, strict=True):
-            mine.copy_(new)
-        self.graph.replay()
-        return self.output.clone()
+        with torch.cuda.device(self.device):
+            # another thread's stream may still be at the memory that is written to here
+            torch.cuda.current_stream().wait_event(self.over)
+            for mine, new in zip(self.inputs, inputs, strict=True):
+                mine.copy_(new)
+            self.graph.replay()
+            output = self.output.clone()
+            self.over.record()
+        return output
