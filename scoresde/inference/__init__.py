@@ -2,7 +2,8 @@
 
 from scoresde.inference.coordinates import Coordinates
 from scoresde.inference.given import GivenObservation, OfPart
-from scoresde.inference.posterior import Posterior, PosteriorDistribution, simulate
+from scoresde.inference.interop import SBIPosterior, guide, to_arviz
+from scoresde.inference.posterior import Posterior, PosteriorDistribution, predict, simulate
 from scoresde.inference.prior import PriorEstimator
 from scoresde.inference.several import SeveralObservations
 
@@ -13,6 +14,10 @@ __all__ = [
     "Posterior",
     "PosteriorDistribution",
     "PriorEstimator",
+    "SBIPosterior",
     "SeveralObservations",
+    "guide",
+    "predict",
     "simulate",
+    "to_arviz",
 ]

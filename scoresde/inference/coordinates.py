@@ -75,6 +75,8 @@ class Coordinates(nn.Module):
     explained: Tensor
     sorted_observations: Tensor | None
     clip: Tensor
+    reach: Tensor | None
+    """Makes observations of the simulations no longer than 1, ``(n, n)``; None if not fitted."""
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class Coordinates(nn.Module):
         self.register_buffer("sorted_observations", sorted_observations)
         endless = torch.full_like(observation_mean, torch.inf)
         self.register_buffer("clip", endless if clip is None else clip)
+        self.register_buffer("reach", None)
 
     @classmethod
     def fit(
@@ -150,6 +153,7 @@ class Coordinates(nn.Module):
         predictors = coordinates.observation(observations).reshape(count, -1).double()
         wanted = f"more simulations than the {predictors.shape[1]} predictors of an observation"
         expect(count > predictors.shape[1] + 1, "observations", wanted, count)
+        coordinates.reach = _reach(predictors).to(real)
         centred = real.double() - centre
         # gelsd, as numbers in an observation may repeat each other
         solved = torch.linalg.lstsq(predictors.cpu(), centred.cpu(), driver="gelsd")
@@ -193,6 +197,20 @@ class Coordinates(nn.Module):
         scores = torch.special.ndtri((smaller + at_most + 1).double() / (2 * (count + 1)))
         both = torch.cat([standardised.reshape(-1, len(table)), scores.mT.to(standardised)], 1)
         return both.reshape(*batch, -1)
+
+    @full_precision
+    def remoteness(self, x: Tensor) -> Tensor:
+        """How far observations are from the middle of the simulations, ``(*batch)``.
+
+        By their covariance (Mahalanobis), and in units of the farthest of them: beyond 1 nothing
+        like it was simulated. 0 if coordinates are not fitted.
+        """
+        batch = x.shape[: x.ndim - self.observation_ndim]
+        seen = self.observation(x).reshape(*batch, -1)
+        if self.reach is None:
+            return seen.new_zeros(batch)
+        distance: Tensor = (seen @ self.reach.to(seen)).norm(dim=-1)
+        return distance
 
     def joint_events(self, parameters: Tensor, observations: Tensor) -> Tensor:
         """Pairs in these coordinates as joint events ``(N, n + m)``: what an estimator learns."""
@@ -266,6 +284,18 @@ def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
     scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(groups.constant, torch.inf)
     mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
     return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _CLIP)
+
+
+def _reach(predictors: Tensor) -> Tensor:
+    """Of standardised predictors ``(N, n)``: whitens them, in units of the farthest."""
+    n = predictors.shape[1]
+    unit = torch.eye(n, dtype=predictors.dtype, device=predictors.device)
+    # those that repeat each other, or say nothing, have no inverse
+    covariance = predictors.mT @ predictors / len(predictors) + 1e-6 * unit
+    root = torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
+    farthest = (predictors @ root).norm(dim=-1).amax().clamp(min=1e-12)
+    whitening: Tensor = root / farthest
+    return whitening
 
 
 def _varying(real: Tensor) -> tuple[Tensor, Tensor]:

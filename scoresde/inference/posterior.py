@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from scoresde.bases import Joint
-from scoresde.checks import expect
+from scoresde.checks import expect, warn
 from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates, bounds, unbatched
@@ -90,6 +90,34 @@ def simulate(
     return theta[usable], x[usable]
 
 
+def predict(law: TorchDistribution, simulator: Simulator, count: int) -> Tensor:
+    """What would be observed again: simulations with draws of a posterior.
+
+    Where the observation is among them, as `scoresde.metrics.ranks` says number by number, says
+    whether the simulator explains it (posterior-predictive checks; Gelman et al. 1996).
+
+    Args:
+        law: A posterior, of one observation.
+        simulator: See `Simulator`.
+        count: How many.
+
+    Returns:
+        ``(count, *observation_shape)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro.distributions import Normal
+        >>> from scoresde.inference import predict
+        >>> law = Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> predict(law, lambda theta: theta.sum(1, keepdim=True), 5).shape
+        torch.Size([5, 1])
+    """
+    expect(law.batch_shape == (), "law", "a posterior of one observation", law.batch_shape)
+    with torch.no_grad():
+        drawn = law.sample((count,))
+        return torch.as_tensor(simulator(drawn), device=drawn.device)
+
+
 @attrs.frozen(eq=False)
 class Posterior:
     """Posteriors of a simulator's parameters, one for every observation.
@@ -132,7 +160,16 @@ class Posterior:
         """The posterior of one observation, or of a batch of them, ``(*batch, *shape)``."""
         if not isinstance(observation, Tensor):  # an array
             observation = torch.as_tensor(observation, device=self.coordinates.mean.device)
-        return PosteriorDistribution(self, observation)
+        law = PosteriorDistribution(self, observation)
+        far = self.coordinates.remoteness(observation)
+        beyond = int((far > _BEYOND).sum())
+        if beyond:
+            warn(
+                f"observation: {beyond} of {far.numel()} farther from the middle of the "
+                f"simulations than any of them (up to {float(far.max()):.3g} times as far): nothing has been "
+                "learned there, and such posteriors cannot be trusted"
+            )
+        return law
 
     @property
     def observation_ndim(self) -> int:
@@ -164,8 +201,8 @@ class Posterior:
 class PosteriorDistribution(TorchDistribution):
     """A posterior, inside the prior's support.
 
-    Samples outside are drawn again. Densities are those of the probability flow, and 0 outside: the
-    less of it is there, the more exactly they are normalised.
+    Samples outside are drawn again. Densities are those of the probability flow, 0 outside and
+    normalised inside (`mass`).
 
     Args:
         posterior: Of every observation.
@@ -190,6 +227,7 @@ class PosteriorDistribution(TorchDistribution):
         self.posterior, self.observation = posterior, observation
         self.base, self.prior = posterior.residual(observation), posterior.coordinates.prior
         self._own = self.base.batch_shape
+        self._mass: Tensor | None = None
         super().__init__(self.base.batch_shape, self.prior.event_shape, validate_args=validate_args)
 
     @property
@@ -272,9 +310,67 @@ class PosteriorDistribution(TorchDistribution):
         event = transform.inv(value)
         base = self.base.expand(self.batch_shape)
         log_prob = base.log_prob(event) - transform.log_abs_det_jacobian(event, value)
-        density: Tensor = log_prob.masked_fill(~inside, -torch.inf)
+        density: Tensor = (log_prob - self.mass.log()).masked_fill(~inside, -torch.inf)
         return density
 
+    @property
+    def mass(self) -> Tensor:
+        """How much of what was learned is inside the support, ``(*batch_shape)``, by samples.
+
+        Always the same ones, drawn once; 1 where there are no two bounds, at least one sample else.
+        """
+        if self._mass is None:
+            bounded = bool(bounds(self.prior)[0].isfinite().any())
+            self._mass = self._inside() if bounded else torch.ones(self._own, device=self._device)
+        return self._mass.expand(self.batch_shape)
+
+    @torch.no_grad()
+    def _inside(self) -> Tensor:
+        chance = torch.Generator(self._device).manual_seed(0)
+        base = self.base
+        drawn = base.solver.sample(base.estimator, (_MASS, *self._own), generator=chance)
+        inside: Tensor = self.support.check(self.posterior.transform(self.observation)(drawn))
+        return inside.to(drawn).mean(0).clamp(min=1 / _MASS)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.posterior.coordinates.mean.device
+
+    def map(self, starts: int = 200, steps: int = 60) -> Tensor:
+        """The mode, ``(*batch_shape, *parameter_shape)``: uphill from the best of some samples.
+
+        Args:
+            starts: How many samples.
+            steps: Of Adam, each of a twentieth of the samples' deviation at most.
+        """
+        law = self.expand(self.batch_shape)
+        law._validate_args = False
+        drawn = self.sample((starts,))
+        with torch.no_grad():
+            density = law.log_prob(drawn)
+        axes = tuple([...] + [None] * len(self.event_shape))
+        top, index = density.max(0)
+        best = drawn.gather(0, index[axes].expand(drawn.shape[1:]).unsqueeze(0)).squeeze(0)
+        unit = drawn.std(0).clamp(min=1e-12)
+        moved = torch.zeros_like(best, requires_grad=True)
+        start, optimizer = best, torch.optim.Adam([moved], lr=0.05)
+        for _ in range(steps):
+            with torch.enable_grad():
+                value = start + unit * moved
+                density = law.log_prob(value)
+                (moved.grad,) = torch.autograd.grad(-density[density.isfinite()].sum(), moved)
+            better = density.detach() > top
+            top = torch.where(better, density.detach(), top)
+            best = torch.where(better[axes], value.detach(), best)
+            optimizer.step()
+        return best
+
+
+_BEYOND = 1.2
+"""How much farther than all simulations an observation is no longer by chance."""
+
+_MASS = 500
+"""Samples by which the mass inside the support is known to 1 or 2 points."""
 
 _TRIES, _AGAIN = 100, 1000
 """How often to draw what is outside the prior's support, and how many at least."""

@@ -1,0 +1,153 @@
+"""Posteriors as other libraries want them: Pyro, sbi, ArviZ. None of them has to be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import pyro
+import torch
+from torch import Tensor
+
+from scoresde.checks import expect
+from scoresde.inference.posterior import Posterior, PosteriorDistribution
+
+
+def guide(posterior: Posterior, name: str = "parameter") -> Callable[..., Tensor]:
+    """A Pyro guide of a model that draws parameters under a name: the posterior it is to have.
+
+    For importance sampling and for predictions; it has nothing to be optimised.
+
+    Args:
+        posterior: Of every observation.
+        name: Of the site at which the model draws parameters.
+
+    Returns:
+        ``guide(observation, *others)``, called with the model's arguments.
+
+    Example:
+        >>> import pyro
+        >>> import torch
+        >>> from scoresde.inference.interop import guide
+        >>> from torch.distributions import Normal
+        >>> found = pyro.poutine.trace(guide(lambda x: pyro.distributions.Normal(x, 1.0)))
+        >>> [*found.get_trace(torch.zeros(())).stochastic_nodes]
+        ['parameter']
+    """
+
+    def draw(observation: Tensor, *others: Any, **named: Any) -> Tensor:
+        drawn: Tensor = pyro.sample(name, posterior(observation))
+        return drawn
+
+    return draw
+
+
+@attrs.define(eq=False)
+class SBIPosterior:
+    """A posterior by the methods that those of the package sbi have.
+
+    What takes them, for instance its diagnostics and plots, then takes this one.
+
+    Args:
+        posterior: Of every observation.
+        default_x: The observation that is meant where none is given.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.interop import SBIPosterior
+        >>> from torch.distributions import Independent, Normal
+        >>> posterior = SBIPosterior(lambda x: Independent(Normal(x, 1.0), 1))
+        >>> posterior.set_default_x(torch.zeros(1, 2)).sample((5,)).shape
+        torch.Size([5, 2])
+        >>> posterior.sample_batched((5,), x=torch.zeros(3, 2)).shape
+        torch.Size([5, 3, 2])
+    """
+
+    posterior: Posterior
+    default_x: Tensor | None = None
+
+    def set_default_x(self, x: Tensor) -> SBIPosterior:
+        """Keeps an observation, ``(1, *observation_shape)`` or without the first axis."""
+        self.default_x = x
+        return self
+
+    def sample(
+        self, sample_shape: Sequence[int] = (), x: Tensor | None = None, **settings: Any
+    ) -> Tensor:
+        """``(*sample_shape, *parameter_shape)``; settings are those of other samplers."""
+        drawn: Tensor = self._given(x).sample(torch.Size(sample_shape))
+        return drawn
+
+    def sample_batched(self, sample_shape: Sequence[int], x: Tensor, **settings: Any) -> Tensor:
+        """``(*sample_shape, batch, *parameter_shape)`` for observations ``(batch, *shape)``."""
+        drawn: Tensor = self.posterior(x).sample(torch.Size(sample_shape))
+        return drawn
+
+    def log_prob(self, theta: Tensor, x: Tensor | None = None, **settings: Any) -> Tensor:
+        """``(batch,)`` for parameters ``(batch, *parameter_shape)``; minus infinity outside."""
+        density: Tensor = _unchecked(self._given(x)).log_prob(theta)
+        return density
+
+    def log_prob_batched(self, theta: Tensor, x: Tensor, **settings: Any) -> Tensor:
+        """``(N, batch)`` for ``(N, batch, *parameter_shape)`` and ``(batch, *shape)``."""
+        density: Tensor = _unchecked(self.posterior(x)).log_prob(theta)
+        return density
+
+    potential = log_prob
+
+    def map(
+        self, x: Tensor | None = None, starts: int = 200, steps: int = 60, **settings: Any
+    ) -> Tensor:
+        """The mode, ``(1, *parameter_shape)``; see `PosteriorDistribution.map`."""
+        return self._given(x).map(starts, steps).unsqueeze(0)
+
+    def _given(self, x: Tensor | None) -> PosteriorDistribution:
+        x = self.default_x if x is None else x
+        if x is None:
+            raise ValueError("x: expected an observation, got none, and no default_x either")
+        one = self._observation_ndim(x)
+        batch = x.shape[: x.ndim - one]
+        expect(batch.numel() == 1, "x", "one observation: see sample_batched", tuple(x.shape))
+        return self.posterior(x.reshape(x.shape[x.ndim - one :]))
+
+    def _observation_ndim(self, x: Tensor) -> int:
+        return getattr(self.posterior, "observation_ndim", 1)
+
+
+def _unchecked(law: Any) -> Any:
+    law._validate_args = False
+    return law
+
+
+def to_arviz(samples: Tensor, name: str = "parameter", chains: int = 1) -> Any:
+    """Samples as ArviZ has them, for its plots and tables.
+
+    Args:
+        samples: Independent ones, ``(N, *parameter_shape)``.
+        name: Of the parameters.
+        chains: Into how many chains they are put, of equal length: all are alike.
+
+    Raises:
+        ImportError: If ArviZ is not installed.
+        ValueError: If chains would not be of equal length.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.interop import to_arviz
+        >>> to_arviz(torch.zeros(7, 2), chains=2)
+        Traceback (most recent call last):
+            ...
+        ValueError: chains: expected a divisor of 7 samples, got 2
+    """
+    fits = chains > 0 and len(samples) > 0 and len(samples) % chains == 0
+    expect(fits, "chains", f"a divisor of {len(samples)} samples", chains)
+    try:
+        import arviz
+    except ImportError as error:
+        raise ImportError("export to ArviZ needs it: pip install arviz") from error
+    values = samples.detach().cpu().reshape(chains, -1, *samples.shape[1:]).numpy()
+    try:
+        return arviz.from_dict({"posterior": {name: values}})
+    except TypeError:  # before version 1 groups are arguments
+        return arviz.from_dict(posterior={name: values})
