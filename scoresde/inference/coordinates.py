@@ -153,8 +153,7 @@ class Coordinates(nn.Module):
         predictors = coordinates.observation(observations).reshape(count, -1).double()
         wanted = f"more simulations than the {predictors.shape[1]} predictors of an observation"
         expect(count > predictors.shape[1] + 1, "observations", wanted, count)
-        coordinates.reach = _reach(predictors).to(real)
-        centred = real.double() - centre
+        coordinates.reach, centred = _reach(predictors).to(real), real.double() - centre
         # gelsd, as numbers in an observation may repeat each other
         solved = torch.linalg.lstsq(predictors.cpu(), centred.cpu(), driver="gelsd")
         slope = solved.solution.to(predictors)

@@ -166,8 +166,8 @@ class Posterior:
         if beyond:
             warn(
                 f"observation: {beyond} of {far.numel()} farther from the middle of the "
-                f"simulations than any of them (up to {float(far.max()):.3g} times as far): nothing has been "
-                "learned there, and such posteriors cannot be trusted"
+                f"simulations than any of them (up to {float(far.max()):.3g} times as far): "
+                "nothing has been learned there, and such posteriors cannot be trusted"
             )
         return law
 
