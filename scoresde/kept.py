@@ -88,7 +88,7 @@ def events(
     descent = Descent.of(solver, estimator, sample_shape, condition, dtype)
     if key is None or not _lasts(descent.start) or _numbers(descent) > _MOST_NUMBERS:
         return descent.events(noise, progress=progress)
-    twin, tape, times = _twin(estimator), Tape(), _asked(solver, estimator)
+    twin, tape, times = _twin(estimator), Tape(noting=False), _asked(solver, estimator)
     with evaluation_mode(estimator):
         x = Descent(solver, twin, condition, descent.start).events(noise, tape)
         made_of = [*twin.modules()], Snapshot(*parts_of(twin))

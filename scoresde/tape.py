@@ -8,6 +8,7 @@ again is written down while it goes for the first time (`Tape`), with what it as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -71,6 +72,9 @@ class AtOnce:
 class Tape(AtOnce):
     """A walk that is written down as it goes.
 
+    Args:
+        noting: Whether to note what is looked at, which takes longer than most of it.
+
     Attributes:
         moves: All that were made.
         read: What tensors were looked at to prepare them, by ``id``: what is known of these stands
@@ -90,9 +94,10 @@ class Tape(AtOnce):
         (8, True)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noting: bool = True) -> None:
         self.moves: list[Move] = []
         self._reading = _Reading()
+        self._while_preparing = self._reading if noting else nullcontext()
 
     @property
     def read(self) -> set[int]:
@@ -103,7 +108,7 @@ class Tape(AtOnce):
         self, prepare: Callable[[], Move], y: Tensor, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """See `AtOnce`."""
-        with self._reading:
+        with self._while_preparing:
             self.moves.append(prepare())
         return self.moves[-1](y, noise, memory)
 
@@ -111,7 +116,7 @@ class Tape(AtOnce):
         self, solver: Walker, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any
     ) -> Iterator[tuple[Tensor, Any]]:
         """See `AtOnce`."""
-        with self._reading:
+        with self._while_preparing:
             moves = list(solver.moves(equation, ts, y, memory))
         self.moves += moves
         for move in moves:
