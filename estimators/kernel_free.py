@@ -316,6 +316,6 @@ def walk(at: SDECoefficients, z: Tensor, noise: Noise) -> Iterator[Tensor]:
 
 def _coefficients(at: SDECoefficients) -> list[Sequence[Tensor]]:
     """Decay, gain and noise of the steps from every time to the next."""
-    decay, gain, _, _, noise_std = at[:-1].propagator(at[1:])
-    assert noise_std is not None
-    return at.each(decay, gain, noise_std)
+    step = at[:-1].propagator(at[1:])
+    assert step.noise_std is not None
+    return at.each(step.decay, step.gain, step.noise_std)

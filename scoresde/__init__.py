@@ -28,6 +28,7 @@ from scoresde.likelihood import (
 from scoresde.likelihood.quadrature import Quadrature
 from scoresde.likelihood.variational import bound
 from scoresde.noise import Noise
+from scoresde.phase_space import CLD, HOLD, PSLD, Dynamics, PhaseSDE
 from scoresde.references import citation
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
 from scoresde.schedules import (
@@ -56,9 +57,12 @@ else:  # Pyro takes longer to import than all of this
     __getattr__ = lazy_imports(__name__, _HOMES)
 
 __all__ = [
+    "CLD",
     "DCT",
     "EDM",
+    "HOLD",
     "PCA",
+    "PSLD",
     "SDE",
     "VE",
     "VP",
@@ -69,6 +73,7 @@ __all__ = [
     "CoxIngersollRoss",
     "DiagonalSDE",
     "DirectScoreEstimator",
+    "Dynamics",
     "EndpointSolver",
     "ExactTrace",
     "FixedStep",
@@ -81,6 +86,7 @@ __all__ = [
     "LogLinear",
     "Noise",
     "Packed",
+    "PhaseSDE",
     "ProbabilityFlow",
     "Quadrature",
     "RectifiedFlow",

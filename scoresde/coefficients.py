@@ -185,8 +185,8 @@ class DiagonalCoefficients(SDECoefficients):
         """``f_i z_i`` and ``g_i``; nothing is left to the solver."""
         f, g = self.each(self.f, root(self.g2))
         for rate, diffusion in zip(f, g, strict=True):
-            drift, filled = partial(torch.mul, rate), partial(_filled, diffusion)
-            yield Field(torch.zeros_like, _as_drawn, drift, filled)
+            drift, constant = partial(torch.mul, rate), partial(filled, diffusion)
+            yield Field(torch.zeros_like, as_drawn, drift, constant)
 
     def reverse(self, estimator: Score, eta: float, condition: Any, sign: int) -> DiagonalReverse:
         """Those of an equation with the same marginals: see `scoresde.ReverseSDE`."""
@@ -291,17 +291,17 @@ class DiagonalReverse(ReverseCoefficients):
 
     def fields(self) -> Iterator[Field]:
         """The forcings are the denoised means."""
-        denoisers = self.estimator.denoisers(self.forward, self.condition)
+        denoisers = self.forward.denoisers(self.estimator, self.condition)
         for i, denoiser in enumerate(denoisers):
             drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
-            yield Field(denoiser, _as_drawn, drift, diffusion)
+            yield Field(denoiser, as_drawn, drift, diffusion)
 
     def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
         slopes, responses, _ = self._rates
         return torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
 
     def _diffusion(self, i: int, z: Tensor) -> Tensor:
-        return _filled(self._rates[2][i], z)
+        return filled(self._rates[2][i], z)
 
     @property
     def _rates(self) -> Sequence[Sequence[Tensor]]:
@@ -341,9 +341,25 @@ def root(value: Tensor) -> Tensor:
     return value.masked_fill(none, 1.0).sqrt().masked_fill(none, 0.0)
 
 
-def _as_drawn(y: Tensor, xi: Tensor) -> Tensor:
+def as_drawn(y: Tensor, xi: Tensor) -> Tensor:
+    """Standard normal numbers as they are.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.coefficients import as_drawn
+        >>> as_drawn(torch.zeros(2), torch.ones(2))
+        tensor([1., 1.])
+    """
     return xi
 
 
-def _filled(value: Tensor, y: Tensor) -> Tensor:
+def filled(value: Tensor, y: Tensor) -> Tensor:
+    """A coefficient in the shape of a state.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.coefficients import filled
+        >>> filled(torch.ones(1), torch.zeros(2))
+        tensor([1., 1.])
+    """
     return value.expand_as(y)

@@ -156,12 +156,12 @@ class Descent:
 
     def _denoise(self, t: Tensor, like: Tensor) -> Move:
         at = self.estimator.sde.at(t.unsqueeze(-1), like)
-        (denoise,) = self.estimator.denoisers(at, self.condition)
+        (denoise,) = at.denoisers(self.estimator, self.condition)
         return lambda z, noise, memory: (denoise(z), memory)
 
     def _invert(self) -> Move:
-        basis = self.estimator.sde.basis
-        return lambda z, noise, memory: (basis.inverse(z), memory)
+        sde = self.estimator.sde
+        return lambda z, noise, memory: (sde.events(z), memory)
 
 
 def checked(x: Tensor, solver: Settings) -> Tensor:

@@ -35,7 +35,9 @@ class Propagator(NamedTuple):
     """Coefficients of steps, each ``(*, 1 | blocks | m)``; ``noise_std`` is None for an ODE.
 
     ``h`` is the length of the step in the variable in which the forcing is smooth, and
-    ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``.
+    ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``: as
+    ``e^(damping v)``, with ``v`` from 0 to 1 along the step, unless the equation says by ``first``
+    and ``second`` what the means of ``v`` and ``v^2`` are.
 
     Example:
         >>> import torch
@@ -51,10 +53,46 @@ class Propagator(NamedTuple):
     h: Tensor
     damping: Tensor
     noise_std: Tensor | None
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Means of ``v`` and ``v^2`` over a step: what forcings that grow so contribute."""
+        if self.first is None or self.second is None:
+            return exponential_moments(self.damping)
+        return self.first, self.second
 
     def expand(self, blocks: Blocks) -> Propagator:
         """One entry per component, of a state in these blocks, wherever they differ."""
         return Propagator(*(None if v is None else blocks.expand(v) for v in self))  # type: ignore[arg-type]
+
+
+_LARGE = 80.0
+"""An exponent of which float32 has the exponential."""
+
+
+def exponential_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of ``v`` and ``v^2`` over ``[0, 1]`` under a density that grows as ``e^(x v)``.
+
+    With ``x`` the damping, they say what a forcing that grows with time, or with its square,
+    contributes to a step: the phi functions of Hochbruck and Ostermann 2010, *Exponential
+    Integrators*, normalised.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.equation import exponential_moments
+        >>> exponential_moments(torch.zeros(1))  # means of v and v^2 under the uniform density
+        (tensor([0.5000]), tensor([0.3333]))
+    """
+    near = x.abs() < 0.3  # where the closed forms cancel
+    y, x = torch.where(near, 1.0, x), torch.where(near, x, 0.0)  # gradients want numbers in both
+    whole = -1 / torch.expm1((-y).clamp(max=_LARGE))
+    first = whole - 1 / y
+    second = whole - 2 * first / y
+    first_near = 1 / 2 + x / 12 - x**3 / 720 + x**5 / 30240
+    second_near = 1 / 3 + x / 12 + x**2 / 360 - x**3 / 720 - x**4 / 15120 + x**5 / 30240
+    return torch.where(near, first_near, first), torch.where(near, second_near, second)
 
 
 class Field(NamedTuple):
@@ -223,6 +261,16 @@ class Equation(Selectable, ABC):
     def stochastic(self) -> bool:
         """Whether there may be noise; False for what is an ODE."""
         return True
+
+    @property
+    def copies(self) -> int:
+        """How many numbers a state has for every component of data."""
+        return 1
+
+    @property
+    def dim(self) -> int:
+        """Number of components of a state."""
+        return self.copies * self.basis.dim
 
     @property
     def span(self) -> tuple[float, float]:

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from scoresde.blocks import Blocks
 from scoresde.checks import expect
 from scoresde.equation import Equation
 from scoresde.estimator import ScoreEstimator, expect_estimator
+from scoresde.noise import Noise
 from scoresde.precision import replaced
-from scoresde.sde import SDE
+from scoresde.sde import SDE, Stage
 from scoresde.sde_coefficients import ReverseCoefficients
 from scoresde.selection import samples
 
@@ -70,6 +72,11 @@ class ReverseSDE(Equation):
         return self.estimator.sde
 
     @property
+    def copies(self) -> int:
+        """As many as the SDE's."""
+        return self.sde.copies
+
+    @property
     def stochastic(self) -> bool:
         """Not with ``eta = 0``."""
         return self.eta > 0
@@ -86,6 +93,10 @@ class ReverseSDE(Equation):
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         """``eta g``."""
         return self.eta * self.sde.g(self.sign * t, y) if self.eta else torch.zeros_like(y)
+
+    def layout(self, dim: int) -> Blocks:
+        """The SDE's."""
+        return self.sde.layout(dim)
 
     def at(self, t: Tensor, like: Tensor) -> ReverseCoefficients:
         """See `scoresde.equation.Equation.at`."""
@@ -130,9 +141,24 @@ class ProbabilityFlow(ReverseSDE):
     """
 
     sign = 1
+    estimate = "probability flow"
+    """Of a log-density: what is computed by it."""
 
     def __init__(self, estimator: ScoreEstimator, condition: Any = None) -> None:
         super().__init__(estimator, 0.0, condition)
+
+    def start(self, z: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """A state of the flow at ``eps``, and what its log-density lacks of that of data.
+
+        Args:
+            z: Coefficients of events, ``(*batch, n)``.
+            noise: Where random numbers come from, if there are others beside them.
+        """
+        return z, z.new_zeros(z.shape[:-1])
+
+    def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """See `scoresde.SDE.marginalise`."""
+        return self.sde.marginalise(z, stage, dim)
 
     @property
     def span(self) -> tuple[float, float]:

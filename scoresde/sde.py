@@ -9,7 +9,7 @@ equations that run back from prior to data (`scoresde.ReverseSDE`), which share 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from scoresde.equation import (
     align,
 )
 from scoresde.noise import Noise
-from scoresde.sde_coefficients import Kernel, PlainCoefficients, SDECoefficients
+from scoresde.sde_coefficients import Kernel, PlainCoefficients, Score, SDECoefficients
 
 Append = Callable[[Tensor, Noise], Tensor]
 """``(state, noise) -> state`` with the components of another stage."""
@@ -135,7 +135,7 @@ class SDE(Equation):
             ValueError: If a time is not in ``[0, T]``, or a tensor's shape does not fit.
         """
         floating("z", z)
-        n, length = self.basis.dim, z.shape[-1] if z.ndim else 0
+        n, length = self.dim, z.shape[-1] if z.ndim else 0
         if not 0 < length <= n:  # asked at every step of a solver
             expect(False, "z", f"states (*batch, {n}), or the first of that many", tuple(z.shape))
         if isinstance(t, (float, int)):
@@ -161,6 +161,20 @@ class SDE(Equation):
             ValueError: If the clock does not fit it.
         """
         raise TypeError(f"sde: expected one of components with clocks, got {type(self).__name__}")
+
+    def score(
+        self, estimator: Score, z: Tensor, t: Tensor | float, condition: Any = None
+    ) -> Tensor:
+        """``grad_z log p_t(z | condition)`` of states, by an estimator of this SDE."""
+        return estimator.score(z, t, condition)
+
+    def events(self, z: Tensor) -> Tensor:
+        """The events of states ``(*batch, n)`` at the end of the way back."""
+        return self.basis.inverse(z)
+
+    def carrier(self, flow: Any) -> Any:
+        """What carries a log-density up a `scoresde.ProbabilityFlow`: here that flow itself."""
+        return flow
 
     # What is the state when.
 

@@ -85,6 +85,10 @@ class SDECoefficients(Coefficients):
         """Those `noise_levels` that are finite, averaged over the blocks: ``(k, *)``."""
         return self.noise_levels.mean(-1)
 
+    def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
+        """The denoised mean at every one of the times, of states as they are here."""
+        return estimator.denoisers(self, condition)
+
     @abstractmethod
     def reverse(
         self, estimator: Score, eta: float, condition: Any, sign: int

@@ -176,14 +176,15 @@ class ExponentialMultistep(FixedStep):
         """
         before = [] if memory is None else memory.steps(at.blocks)
         before += [torch.full_like(ahead.h[0], math.inf)] * (2 - len(before))
-        decay, gain, h, *before = at.blocks.alike(ahead.decay, ahead.gain, ahead.h, *before)
+        known = (ahead.decay, ahead.gain, ahead.h, ahead.damping, *ahead.moments)
+        decay, gain, h, damping, first, second, *before = at.blocks.alike(*known, *before)
         size = max(v.shape[-1] for v in (h, *before))
         past = torch.cat([v.expand(-1, size) for v in (before[1][None], before[0][None], h)])
         # standing still is no past
         past = past.masked_fill(past == 0, math.inf)
         # the forcing bends otherwise than before
         kinked = kinks.to(h.device).unsqueeze(-1)
-        opening, late = self._weights(h, ahead.damping, past, kinked)
+        opening, late = self._weights(h, damping, (first, second), past, kinked)
         opening, late = ([gain * v for v in weights] for weights in (opening, late))
         carried = (decay * v for v in _one_later(late, memory, at.blocks))
         terms = itertools.zip_longest(carried, opening, fillvalue=h.new_zeros(1))
@@ -193,7 +194,7 @@ class ExponentialMultistep(FixedStep):
         return map(_Weights, each, lengths, [*unknown, [v[-1] for v in late]])
 
     def _weights(
-        self, h: Tensor, damping: Tensor, past: Tensor, kinked: Tensor
+        self, h: Tensor, damping: Tensor, means: tuple[Tensor, Tensor], past: Tensor, kinked: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Of forcings in the mean over a step: at its end, and added once that there is known."""
         x = damping.abs()
@@ -202,7 +203,7 @@ class ExponentialMultistep(FixedStep):
         h1, h2 = (torch.where(v.abs() < least.abs(), least, v) for v in (past[1:-1], past[:-2]))
         fresh, young = h1.isinf(), h2.isinf()
         h1, h2 = h1.masked_fill(fresh, 1.0), h2.masked_fill(young, 1.0)  # gradients want numbers
-        first, second = moments(damping)
+        first, second = means
         slope = curve = bend = excess = torch.zeros_like(h1)
         if self.order > 1:
             slope = _finite(first * h / h1).masked_fill(fresh, 0.0)
@@ -258,30 +259,3 @@ def _one_later(late: Sequence[Tensor], memory: _Past | None, blocks: Blocks) -> 
 def _finite(weight: Tensor) -> Tensor:
     """No step before, or none to a clean state: nothing to extrapolate from or to."""
     return weight.nan_to_num(0.0, 0.0, 0.0)
-
-
-_LARGE = 80.0
-"""An exponent of which float32 has the exponential."""
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of ``v`` and ``v^2`` over ``[0, 1]`` under a density that grows as ``e^(x v)``.
-
-    With ``x`` the damping, they say what a forcing that grows with time, or with its square,
-    contributes to a step: the phi functions of Hochbruck and Ostermann 2010, *Exponential
-    Integrators*, normalised.
-
-    Example:
-        >>> import torch
-        >>> from solvers.exponential import moments
-        >>> moments(torch.zeros(1))  # means of v and v^2 under the uniform density
-        (tensor([0.5000]), tensor([0.3333]))
-    """
-    near = x.abs() < 0.3  # where the closed forms cancel
-    y, x = torch.where(near, 1.0, x), torch.where(near, x, 0.0)  # gradients want numbers in both
-    whole = -1 / torch.expm1((-y).clamp(max=_LARGE))
-    first = whole - 1 / y
-    second = whole - 2 * first / y
-    first_near = 1 / 2 + x / 12 - x**3 / 720 + x**5 / 30240
-    second_near = 1 / 3 + x / 12 + x**2 / 360 - x**3 / 720 - x**4 / 15120 + x**5 / 30240
-    return torch.where(near, first_near, first), torch.where(near, second_near, second)

@@ -41,9 +41,10 @@ class Langevin:
     def __call__(self, reverse: ReverseSDE, z: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """The state ``z``, corrected at a time ``t`` of the SDE itself."""
         sde, size = reverse.sde, 2 * self.snr**2
-        at = sde.at(t.reshape(1), z)
-        sigma = at.blocks.expand(at.kernel.sigma.to(z))
+        at = sde.at(t.reshape(1, 1), z)
+        ((alpha,), (sigma,)) = (at.cast(v).unbind() for v in at.kernel)
+        (denoise,) = at.denoisers(reverse.estimator, reverse.condition)
         for _ in range(self.steps):
-            score = reverse.estimator.score(z, t.to(z), reverse.condition)
-            z = z + size * sigma**2 * score + (2 * size) ** 0.5 * sigma * noise(z)
+            pull = alpha * denoise(z) - z
+            z = z + size * pull + (2 * size) ** 0.5 * (sigma * noise(z))
         return z

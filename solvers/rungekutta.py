@@ -15,7 +15,6 @@ from scoresde.grid import at_discontinuity, fractions, one_sided
 from scoresde.noise import Noise
 from scoresde.solver import Solver
 from scoresde.tape import Move
-from solvers.exponential import moments
 
 
 class Stages(NamedTuple):
@@ -65,7 +64,7 @@ def stages(at: Coefficients) -> Stages:
     ahead = at[:1].propagator(at[1:])
     steps = [Propagator(*(None if v is None else at.cast(v[i]) for v in ahead)) for i in range(3)]  # type: ignore[arg-type]
     first, second, whole = steps
-    (m1, m2), middle = moments(whole.damping), moments(second.damping)[0]
+    (m1, m2), middle = whole.moments, second.moments[0]
 
     def ratio(a: Tensor, b: Tensor) -> Tensor:
         return (a / b).nan_to_num(0.0, 0.0, 0.0)  # of a component that stands still

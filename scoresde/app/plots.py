@@ -221,13 +221,18 @@ def trajectory(
     # at the time at which blocks are appended, the state that has them
     states = list(dict(solver.trajectory(estimator, (count,), generator=generator)).items())
     places = torch.linspace(0, len(states) - 1, columns, device="cpu").round().int().tolist()
-    with evaluation_mode(estimator), torch.no_grad():
-        frames = [(*states[i], estimator.denoise(states[i][1], states[i][0])) for i in places]
-    basis = estimator.sde.basis
+    sde = estimator.sde
+
+    def denoised(t: float, z: Tensor) -> Tensor:
+        at = sde.at(torch.full((1, 1), t, dtype=torch.float64, device="cpu"), z)
+        return next(at.denoisers(estimator, None))(z)
 
     def event(z: Tensor) -> Tensor:
         """With what has not entered left out."""
-        return basis.inverse(torch.nn.functional.pad(z, (0, basis.dim - z.shape[-1])))
+        return sde.events(torch.nn.functional.pad(z, (0, sde.dim - z.shape[-1])))
+
+    with evaluation_mode(estimator), torch.no_grad():
+        frames = [(*states[i], denoised(*states[i])) for i in places]
 
     figure = _figure(0.75 * columns + 0.6, 1.5 * count + 0.5)
     figure.suptitle("From noise to data: state (above), its denoised mean (below)", fontsize=9)

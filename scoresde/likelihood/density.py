@@ -53,7 +53,7 @@ class DensityFlow(AugmentedEquation):
     def __init__(
         self, flow: ProbabilityFlow, trace: Trace, probes: Tensor, checkpointing: bool = False
     ) -> None:
-        super().__init__(Identity((flow.basis.dim * (1 + trace.estimates),)), flow.T, flow.eps)
+        super().__init__(Identity((flow.dim * (1 + trace.estimates),)), flow.T, flow.eps)
         self.flow, self.trace, self.probes = flow, trace, probes
         self.checkpointing, self._count = checkpointing, [0]  # shared with what is selected of it
         self.error = probes.new_full((), torch.nan)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
+import torch
 from torch import Tensor
 
 from scoresde.checks import finite, instance, readable
@@ -130,7 +131,7 @@ def log_prob(
         z = estimator.states(x)
         if checked and readable(x):  # else looked at with what comes out, as that waits
             finite("x", x)
-        flow = ProbabilityFlow(estimator, condition)
+        flow = estimator.sde.carrier(ProbabilityFlow(estimator, condition))
         value, integrals, missed, evaluations = _ascend(
             flow, z, method, trace, Noise.of(generator), checkpointing
         )
@@ -138,7 +139,7 @@ def log_prob(
     if checked:
         all_finite({"x": x, "log_prob": value}, f"from {method!r}")
     error = trace.standard_error(integrals)
-    return LogProb(value, error, missed, evaluations, f"probability flow, {trace!r}, {method!r}")
+    return LogProb(value, error, missed, evaluations, f"{flow.estimate}, {trace!r}, {method!r}")
 
 
 def _usable(value: Any) -> Any:
@@ -156,15 +157,16 @@ def _ascend(
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """What enters on the way down, integrals of the divergence, their errors, evaluations."""
     sde, times, evaluations = flow.sde, method.times(flow.sde), 0.0
-    value, integrals = z.new_zeros(z.shape[:-1]), z.new_zeros(*z.shape[:-1], trace.estimates)
+    z, value = flow.start(z, noise)
+    integrals = z.new_zeros(*z.shape[:-1], trace.estimates)
     if not value.numel():  # what solvers and priors of others need not know
         return value, integrals, value, evaluations
-    missed = value
+    missed = torch.zeros_like(value)
     upward = sde.stages()[::-1]
     for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
         density = DensityFlow(flow, trace, trace.probes(z, noise), checkpointing)
         z, gained = method.transport(density, z, restrict(times, stage).flip(0), noise)
-        z, entered = sde.marginalise(z, stage, dim)
+        z, entered = flow.marginalise(z, stage, dim)
         value, integrals, missed = value + entered, integrals + gained, missed + density.error
         evaluations += density.evaluated / value.numel()
     return value, integrals, missed, evaluations

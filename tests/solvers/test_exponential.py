@@ -12,7 +12,7 @@ from estimators import Gaussian
 from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
 from scoresde.equation import Coefficients, Equation, Field, Propagator
 from solvers import ExponentialMultistep
-from solvers.exponential import moments
+from scoresde.equation import exponential_moments as moments
 
 pytestmark = pytest.mark.usefixtures("float64")
 

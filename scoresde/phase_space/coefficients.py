@@ -1,0 +1,253 @@
+"""What a `scoresde.PhaseSDE` and its reverse equations say of several times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from scoresde.coefficients import DiagonalCoefficients, as_drawn, filled, root
+from scoresde.equation import Field, Forcing, Propagator
+from scoresde.phase_space.dynamics import Dynamics, Law
+from scoresde.phase_space.mixing import Mixing
+from scoresde.phase_space.steps import phase_step, symmetric_root
+from scoresde.sde_coefficients import Kernel, ReverseCoefficients, Score, SDECoefficients
+
+_FAINT = 1e-30
+"""What a gain of 0 is taken for, where it divides what a step of another shape would add."""
+
+
+class PhaseCoefficients(SDECoefficients):
+    """What a `scoresde.PhaseSDE` says of states ``y = (x, v)`` at several times.
+
+    Estimators are asked about what of a state is seen of data, a state of `DiagonalCoefficients`;
+    everything else is matrices, one per component (`scoresde.phase_space.mixing.Mixing`).
+
+    Args:
+        seen: What it says of data that are seen through them (`scoresde.phase_space.dynamics`).
+        dynamics: Of position and velocity.
+        like: A state of all copies, ``(*batch, k n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import CLD, VP, Identity
+        >>> at = CLD(VP(), Identity((1,))).at(torch.tensor([[0.5]]), torch.ones(1, 2))
+        >>> at.kernel.sigma * torch.ones(1, 2)  # all but stationary: 1, and M^(1/2) = 1/2
+        tensor([[0.9988, 0.4995]])
+    """
+
+    _law: Law | None = None
+    _s: Tensor | None = None
+
+    def __init__(self, seen: DiagonalCoefficients, dynamics: Dynamics, like: Tensor) -> None:
+        super().__init__(seen.t, like, seen.blocks.repeated(dynamics.copies))
+        self.seen, self.dynamics = seen, dynamics
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(self.seen[index], self.dynamics, self.like)
+
+    def together(self, *values: Any) -> list[Any]:
+        """See `scoresde.equation.Coefficients`: matrices are sent one by one."""
+        return [self.cast(v) for v in values]
+
+    @property
+    def s(self) -> Tensor:
+        """How much has been diffused, ``(k, *, 1 | blocks | n)``, as of the next; in all digits."""
+        if self._s is None:
+            self._s = self.dynamics.diffused(-2 * self.noise_levels)
+        return self._s
+
+    @property
+    def s_rate(self) -> Tensor:
+        """How fast that grows."""
+        return self.seen.log_snr_decay.to(self.s) / self.law.decay
+
+    @property
+    def law(self) -> Law:
+        """Of a state, data being known, in units of the noise."""
+        if self._law is None:
+            self._law = self.dynamics.law(self.s)
+        return self._law
+
+    def vector(self, values: Tensor) -> Tensor:
+        """``(*, 1 | blocks | n, copies)`` along the component axis of all copies."""
+        values = values.mT
+        if values.shape[-1] == 1:
+            values = values.expand(*values.shape[:-1], len(self.seen.blocks))
+        return values.flatten(-2)
+
+    def mixing(self, matrices: Tensor) -> Any:
+        """``(*, 1 | blocks | n, copies, copies)`` as what multiplies states."""
+        return Mixing(matrices.movedim(-3, -1), self.seen.blocks)
+
+    def in_units(self, matrices: Tensor) -> Tensor:
+        """Matrices ``(*, 1 | blocks | n, copies, copies)`` in the noise's units."""
+        values, unit = self.seen.blocks.alike(matrices.movedim(-3, -1), self.seen.scale)
+        return (values * unit).movedim(-1, -3)
+
+    def log_det(self, triangular: Tensor) -> Tensor:
+        """Of matrices ``(1, 1 | blocks | n, m, m)`` of all components, together."""
+        each = triangular.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return self.seen.blocks.expand(each).expand(1, self.seen.blocks.dim).sum()
+
+    @property
+    def noise_levels(self) -> Tensor:
+        """Of what is seen of data."""
+        return self.seen.noise_levels
+
+    @property
+    def noise_level(self) -> Tensor:
+        """Of what is seen of data, averaged over the blocks."""
+        return self.seen.noise_level
+
+    @property
+    def kernel(self) -> Kernel:
+        """``a`` and ``L``: the state is ``a x_0 + L xi``, whatever stands beside data."""
+        law = self.law
+        return Kernel(self.vector(law.mean), self.mixing(self.in_units(law.root)))
+
+    def propagator(self, end: PhaseCoefficients) -> Propagator:
+        """The exact transition."""
+        passed = end.s - self.s
+        still = passed <= 0
+        flow, spread = self.dynamics.transition(passed.masked_fill(still, 1.0))
+        still, one = still[..., None, None], torch.eye(self.dynamics.copies).to(flow)
+        flow = torch.where(still, one, flow)
+        noise = symmetric_root(spread.masked_fill(still, 0.0))
+        h = (end.t - self.t).expand(*self.t.shape[:-1], 1)
+        none = torch.zeros_like(h)
+        return Propagator(self.mixing(flow), none, h, none, self.mixing(self.in_units(noise)))
+
+    def fields(self) -> Iterator[Field]:
+        """``A y`` and ``Q^(1/2)``, by the time."""
+        (drift,) = self.dynamics.constants(self.s, "drift")
+        rate = self.s_rate
+        slopes = self.cast(self.mixing(rate[..., None, None] * drift)).unbind()
+        for slope, diffusion in zip(slopes, self.cast(self.diffusion).unbind(), strict=True):
+            along, constant = partial(_product, slope), partial(filled, diffusion)
+            yield Field(torch.zeros_like, as_drawn, along, constant)
+
+    @property
+    def diffusion(self) -> Tensor:
+        """``g``, ``(k, *, copies blocks | copies n)``."""
+        (noise,) = self.dynamics.constants(self.s, "noise")
+        rate, unit = self.seen.blocks.alike(root(self.s_rate), self.seen.scale)
+        return self.vector((rate * unit).unsqueeze(-1) * noise.sqrt())
+
+    def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
+        """The denoised mean, once for every copy."""
+        readout = self.law.readout.to(self.t)
+        seen = self.seen.alpha
+        readouts = self.cast(self.vector(seen.unsqueeze(-1) * readout))
+        denoisers = estimator.denoisers(self.seen, condition)
+        return map(partial(partial, _denoised, self.dynamics.copies), denoisers, readouts.unbind())
+
+    def reverse(self, estimator: Score, eta: float, condition: Any, sign: int) -> PhaseReverse:
+        """Those of an equation with the same marginals: see `scoresde.ReverseSDE`."""
+        return PhaseReverse(self, estimator, eta, condition, sign)
+
+
+class PhaseReverse(ReverseCoefficients):
+    """What the reverse equation of a `scoresde.PhaseSDE` says of several times.
+
+    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import CLD, VP, Identity, ReverseSDE
+        >>> model = Gaussian(CLD(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> at = ReverseSDE(model).at(-torch.tensor([[0.6], [0.5]]).double(), torch.zeros(1, 2))
+        >>> at[:1].propagator(at[1:]).decay * torch.ones(1, 2)
+        tensor([[0.2, 0.1]])
+    """
+
+    forward: PhaseCoefficients
+
+    def together(self, *values: Any) -> list[Any]:
+        """See `PhaseCoefficients`."""
+        return self.forward.together(*values)
+
+    @property
+    def slope(self) -> Any:
+        """``A + (1 + eta^2)/2 Q S^-1``, by the SDE's time."""
+        law = self.forward.law
+        pull = law.root @ (law.drift + self._share * law.noise)
+        slope = torch.linalg.solve_triangular(law.root, pull, upper=False, left=False)
+        return self.forward.mixing(self.forward.s_rate[..., None, None] * slope.to(self.t))
+
+    @property
+    def response(self) -> Tensor:
+        """``-(1 + eta^2)/2 Q S^-1 a``."""
+        law, rate = self.forward.law, self.forward.s_rate
+        entering = law.root @ (law.noise @ law.rho.unsqueeze(-1))
+        response = -self._share * entering.squeeze(-1)
+        return self.forward.vector(rate.unsqueeze(-1) * response.to(self.t))
+
+    @property
+    def _share(self) -> float:
+        return (1 + self.eta**2) / 2
+
+    @property
+    def length_rate(self) -> Tensor:
+        """Half the derivative of the log-SNR."""
+        decay = self.forward.seen.log_snr_decay.unsqueeze(-1) / -2
+        return self.forward.vector(decay.expand(*decay.shape[:-1], self.forward.dynamics.copies))
+
+    def propagator(self, end: PhaseReverse) -> Propagator:
+        """See `scoresde.phase_space.steps`."""
+        known, last = self.forward, end.forward
+        step = phase_step(known.dynamics, known.s, last.s, self.eta)
+        gain, *shapes = (known.vector(v) for v in step.gains.unbind(-1))
+        gain = torch.where(gain == 0, _FAINT, gain)
+        h = known.vector(step.h.unsqueeze(-1).expand(*step.h.shape, known.dynamics.copies))
+        noise = known.mixing(known.in_units(step.noise)) if self.eta else None
+        damping = (1 + self.eta**2) * h
+        means = (v / gain for v in shapes)
+        return Propagator(known.mixing(step.decay), gain, h, damping, noise, *means)
+
+    def fields(self) -> Iterator[Field]:
+        """The forcings are the denoised means."""
+        denoisers = self.forward.denoisers(self.estimator, self.condition)
+        for i, denoiser in enumerate(denoisers):
+            drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
+            yield Field(denoiser, as_drawn, drift, diffusion)
+
+    def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
+        slopes, responses, _ = self._rates
+        return self.sign * torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
+
+    def _diffusion(self, i: int, z: Tensor) -> Tensor:
+        return filled(self._rates[2][i], z)
+
+    _found: Sequence[Sequence[Any]] | None = None
+
+    @property
+    def _rates(self) -> Sequence[Sequence[Any]]:
+        """As of `scoresde.coefficients.DiagonalReverse`."""
+        if self._found is None:
+            self._found = self.each(self.slope, self.response, self.eta * self.forward.diffusion)
+        return self._found
+
+    def score(self, z: Tensor, forcing: Tensor) -> Tensor:
+        """``S^-1 (a D - y)``."""
+        known = self.forward
+        mean = known.vector(known.law.mean)
+        inverse = torch.linalg.inv(known.in_units(known.law.root))
+        pull = known.cast(known.mixing(inverse.mT @ inverse))
+        return pull * (known.cast(mean) * forcing - z)
+
+
+def _product(slope: Any, y: Tensor) -> Tensor:
+    product: Tensor = slope * y
+    return product
+
+
+def _denoised(copies: int, denoise: Forcing, readout: Tensor, y: Tensor) -> Tensor:
+    """What a network says of what is seen of data, for every copy."""
+    seen = (readout * y).unflatten(-1, (copies, -1)).sum(-2)
+    return torch.cat([denoise(seen)] * copies, -1)

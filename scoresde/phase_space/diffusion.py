@@ -1,0 +1,160 @@
+"""Diffusion in phase space: a position and a velocity for every component.
+
+    d(x, v) = beta A (x, v) dt + (beta Q)^(1/2) dw
+
+Data enter as ``x``; ``v`` starts as noise. What both say of data together is one number per
+component, a diffusion of the data by itself (`scoresde.phase_space.dynamics`), and ``beta`` is such
+that this is the one of a schedule. So there is nothing new to be learned: estimators, losses and
+bounds are those of that `scoresde.DiagonalSDE`. What is new is the way from prior to data, on which
+states have both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.bases import Basis
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, instance
+from scoresde.clock import Clock
+from scoresde.diagonal import DiagonalSDE
+from scoresde.noise import Noise
+from scoresde.phase_space.coefficients import PhaseCoefficients
+from scoresde.phase_space.dynamics import Dynamics
+from scoresde.phase_space.flow import PhaseFlow
+from scoresde.phase_space.turning import Turning
+from scoresde.precision import Numbers
+from scoresde.schedules import Schedule
+from scoresde.sde import Append, Stage
+from scoresde.sde_coefficients import Score
+
+
+class PhaseSDE(DiagonalSDE):
+    """Pairs or triples of numbers for every component, of which the first is data.
+
+    A state has ``k n`` components: all positions, then all velocities. Estimators see ``n``, what a
+    state says of data, and are those of the same `scoresde.DiagonalSDE`: whatever was trained under
+    one is sampled under the other.
+
+    Args:
+        schedule: Signal and noise of what is seen of data.
+        basis: As of `scoresde.DiagonalSDE`, as what follows.
+        dynamics: Of position and velocity.
+        speeds: As well.
+        scale: As well; velocities have it, too.
+        mean: As well.
+        delays: As well.
+        std: As well.
+
+    Raises:
+        TypeError: If an argument is none of what it should be.
+        ValueError: As of `scoresde.DiagonalSDE`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, Dynamics, Identity, PhaseSDE
+        >>> from solvers import ExponentialMultistep
+        >>> sde = PhaseSDE(VP(), Identity((2,)), Dynamics.psld())
+        >>> model = Gaussian(sde, torch.zeros(2), 4 * torch.eye(2))
+        >>> x = ExponentialMultistep(12).sample(model, (5000,), generator=torch.manual_seed(0))
+        >>> x.shape, x.std().round(decimals=1)
+        (torch.Size([5000, 2]), tensor(2.))
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        basis: Basis,
+        dynamics: Dynamics,
+        speeds: Clock | Numbers = 1.0,
+        scale: Numbers = 1.0,
+        mean: Numbers = 0.0,
+        delays: Numbers = 0.0,
+        std: Numbers = 0.0,
+    ) -> None:
+        instance("dynamics", dynamics, Dynamics)
+        super().__init__(schedule, basis, speeds, scale, mean=mean, delays=delays, std=std)
+        self.dynamics, self.turning = dynamics, Turning(dynamics)
+
+    @property
+    def copies(self) -> int:
+        """How many numbers a state has for every component of data."""
+        return self.dynamics.copies
+
+    def layout(self, dim: int) -> Blocks:
+        """Those of all copies, or of data."""
+        return self.blocks.repeated(self.copies) if dim == self.dim else super().layout(dim)
+
+    def at(self, t: Tensor, like: Tensor | None = None) -> Any:
+        """Of states of all copies `PhaseCoefficients`, of what is seen of data diagonal ones."""
+        if like is None or like.shape[-1] != self.dim:
+            return super().at(t, like)
+        seen = super().at(t, like[..., : self.basis.dim])
+        return PhaseCoefficients(seen, self.dynamics, like)
+
+    def time(self, t: Tensor | float, z: Tensor) -> Tensor:
+        """See `scoresde.SDE.time`; states are of all copies, or of what is seen of data."""
+        n, length = self.basis.dim, z.shape[-1] if z.ndim else 0
+        if length not in (n, self.dim):
+            wanted = f"states (*batch, {self.dim}), or what is seen of them (*batch, {n})"
+            expect(False, "z", wanted, tuple(z.shape))
+        return super().time(t, z)
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """``beta A y``."""
+        return next(self.at(self.time(t, y).unsqueeze(0), y).fields()).drift(y)  # type: ignore[no-any-return]
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """``(beta Q)^(1/2)``, in the shape of ``y``."""
+        return next(self.at(self.time(t, y).unsqueeze(0), y).fields()).diffusion(y)  # type: ignore[no-any-return]
+
+    def events(self, z: Tensor) -> Tensor:
+        """Of the positions."""
+        return self.basis.inverse(z[..., : self.basis.dim])
+
+    def score(
+        self, estimator: Score, z: Tensor, t: Tensor | float, condition: Any = None
+    ) -> Tensor:
+        """``S^-1 (a D - y)``."""
+        at = self.at(self.time(t, z).unsqueeze(0), z).reverse(estimator, 0.0, condition, 1)
+        (field,) = at.fields()
+        return at.score(z.unsqueeze(0), field.forcing(z).unsqueeze(0))[0]  # type: ignore[no-any-return]
+
+    def carrier(self, flow: Any) -> PhaseFlow:
+        """In coordinates in which it is diagonal; see `PhaseFlow`."""
+        return PhaseFlow(flow.estimator, flow.condition)
+
+    def appender(self, like: Tensor, stage: Stage) -> Append:
+        """A draw of ``N(a mean, a a^T std^2 + S)``: of data with these moments, at ``T``."""
+        at, mean, root = self._entering(like, stage.start)
+        (factor,) = at.cast(at.mixing(root)).unbind()
+
+        def append(z: Tensor, noise: Noise) -> Tensor:
+            fresh: Tensor = mean + factor * noise(z.new_empty(*z.shape[:-1], self.dim))
+            return fresh
+
+        return append
+
+    def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """See `scoresde.SDE.marginalise`: all is taken off, at ``T``."""
+        at, mean, root = self._entering(z, stage.start)
+        (inverse,) = at.cast(at.mixing(torch.linalg.inv(root))).unbind()
+        distance = (inverse * (z - mean)).square().sum(-1)
+        constant = at.log_det(root) + self.dim * math.log(2 * math.pi) / 2
+        return z[..., :0], -distance / 2 - constant.to(z)
+
+    def _entering(self, like: Tensor, t: float) -> tuple[PhaseCoefficients, Tensor, Tensor]:
+        """What is said of a time; mean, and root of the covariance, of what enters there."""
+        time = torch.full((1, 1), t, dtype=torch.float64, device="cpu")
+        at = self.at(time, like.new_empty(*like.shape[:-1], self.dim))
+        mean, std = (v.reshape(-1) for v in self.constants(time, "mean", "std"))
+        root = at.in_units(at.law.root).movedim(-3, -1)
+        a, root, mean, std = self.blocks.alike(at.law.mean.mT, root, mean, std)
+        root, wide = root.movedim(-1, -3), (a * std).mT.unsqueeze(-1)
+        factor = torch.linalg.cholesky(root @ root.mT + wide @ wide.mT)
+        return at, at.cast(at.vector((a * mean).mT))[0], factor

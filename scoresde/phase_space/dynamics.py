@@ -1,0 +1,341 @@
+"""Linear dynamics of a few numbers for every component: position, velocity, acceleration.
+
+    dy = A y ds + Q^(1/2) dw,    y_0 = (x_0, N(0, start^2)),    y_s | x_0 ~ N(a x_0, S),
+
+where ``s`` counts how much has been diffused. Only ``x`` is data; what is beside it starts as noise
+and is integrated out. With a root ``S = L L^T`` a state is ``y = a x_0 + L xi``, and all that it
+says of ``x_0`` is one number for every component,
+
+    u = a^T S^-1 y / |rho|^2 = x_0 + xi / |rho|,      rho = L^-1 a,
+
+a diffusion whose signal-to-noise ratio is ``|rho|^2``: what a network has to know. (Derived; of a
+linear Gaussian observation ``a^T S^-1 y`` is a sufficient statistic.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from scoresde.blocks import Blocks
+from scoresde.checks import expect, instance, positive, real
+from scoresde.precision import Float64Constants, precision
+
+_TERMS = 22
+"""Of series whose argument is at most 1/2: the first that is left out is below float64's digits."""
+
+_LOWEST = -40.0
+"""A log-SNR at which data are forgotten."""
+
+_NEWTON = 2
+"""Steps from a table to all digits."""
+
+_FIRST = 1e-20
+"""Of ``s``: nothing has been diffused, and the law still has a density."""
+
+
+class Law(NamedTuple):
+    """``y_s = a x_0 + L xi``, and what follows of it; ``(*, k)`` and ``(*, k, k)``.
+
+    Attributes:
+        mean: ``a``.
+        root: ``L``, lower triangular.
+        rho: ``L^-1 a``: its squared length is the signal-to-noise ratio.
+        drift: ``L^-1 A L``.
+        noise: ``L^-1 Q L^-T``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Dynamics
+        >>> law = Dynamics.cld().law(torch.tensor(0.1))
+        >>> law.log_snr < Dynamics.cld().law(torch.tensor(0.01)).log_snr  # it falls
+        tensor(True)
+    """
+
+    mean: Tensor
+    root: Tensor
+    rho: Tensor
+    drift: Tensor
+    noise: Tensor
+
+    @property
+    def log_snr(self) -> Tensor:
+        """``log |rho|^2``, ``(*,)``."""
+        return self.rho.square().sum(-1).log()
+
+    @property
+    def decay(self) -> Tensor:
+        """``-d log |rho|^2 / ds = rho^T L^-1 Q L^-T rho / |rho|^2``, ``(*,)``."""
+        pulled: Tensor = (self.noise @ self.rho.unsqueeze(-1)).squeeze(-1)
+        decay: Tensor = (self.rho * pulled).sum(-1) / self.rho.square().sum(-1)
+        return decay
+
+    @property
+    def readout(self) -> Tensor:
+        """``S^-1 a / |rho|^2``, of which the product with a state is ``u``: ``(*, k)``."""
+        pulled = torch.linalg.solve_triangular(self.root.mT, self.rho.unsqueeze(-1), upper=True)
+        readout: Tensor = pulled.squeeze(-1) / self.rho.square().sum(-1, keepdim=True)
+        return readout
+
+    @property
+    def turning(self) -> Tensor:
+        """How fast the probability flow turns in the coordinates ``L^-1 y``: antisymmetric."""
+        upper = (self.drift + self.noise / 2).triu(1)
+        return upper - upper.mT
+
+
+class Dynamics(Float64Constants):
+    """``A``, ``Q`` and the law at the start; see the module.
+
+    Kernels are sums of ``exp(A s)``'s series at a short ``s``, doubled as often as it takes: no
+    eigenvalues, which may be double, and no difference of nearly equal numbers, in which what
+    little noise ``x`` has at first would be lost.
+
+    Args:
+        drift: ``A``, ``(k, k)``.
+        noise: The diagonal of ``Q``, ``(k,)``.
+        start: Standard deviations at the start, ``(k,)``; the first, of data, is 0.
+
+    Raises:
+        ValueError: If shapes do not fit, variances are negative, data do not start clean, states
+            grow, or there are directions that noise never gets to.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Dynamics
+        >>> pair = Dynamics.cld()
+        >>> pair.law(torch.tensor(50.0)).root.diagonal()  # stationary: variances 1 and M
+        tensor([1.0000, 0.5000])
+    """
+
+    drift: Tensor
+    noise: Tensor
+    start: Tensor
+    powers: Tensor
+    spreads: Tensor
+    places: Tensor
+    levels: Tensor
+
+    def __init__(self, drift: Tensor, noise: Tensor, start: Tensor) -> None:
+        super().__init__()
+        for name, value in (("drift", drift), ("noise", noise), ("start", start)):
+            instance(name, value, Tensor)
+            self.constant(name, value.to(torch.float64))
+        k = len(self.noise)
+        shapes = [tuple(v.shape) for v in (self.drift, self.noise, self.start)]
+        expect(shapes == [(k, k), (k,), (k,)], "drift, noise, start", "(k, k), (k,), (k,)", shapes)
+        expect(bool((self.noise >= 0).all()), "noise", "variances of at least 0", noise)
+        clean = bool((self.start >= 0).all()) and float(self.start[0]) == 0
+        expect(clean, "start", "deviations of at least 0, the first, of data, 0", start)
+        power, spread = torch.eye(k, dtype=torch.float64), self.noise.cpu().diag()
+        powers, spreads, matrix = [power], [spread], self.drift.cpu()
+        for n in range(1, _TERMS):
+            powers.append(matrix @ powers[-1] / n)
+            spreads.append((matrix @ spreads[-1] + spreads[-1] @ matrix.mT) / (n + 1))
+        self.constant("powers", torch.stack(powers))
+        self.constant("spreads", torch.stack(spreads))
+        growth = float(torch.linalg.eigvals(matrix).real.max())
+        expect(growth < 0, "drift", "one that decays: eigenvalues below 0", f"one of {growth:.3g}")
+        norm = float(torch.linalg.matrix_norm(matrix, 2))
+        self._norm, self._longest = norm, 1 / norm
+        _, spread = self.transition(torch.full((), 1 / norm, dtype=torch.float64, device="cpu"))
+        reached = torch.linalg.eigvalsh(spread)
+        wanted = "noise that gets to every direction"
+        expect(bool(reached[0] > 0), "noise", wanted, f"{noise} with drift {drift}")
+        self._tabulate()
+
+    @classmethod
+    def cld(cls, friction: float = 1.0, gamma: float = 0.04) -> Self:
+        """Critically damped Langevin dynamics: noise enters the velocity alone.
+
+        ``A = [[0, 1/M], [-1, -G/M]]``, ``Q = diag(0, 2 G)``, ``M = G^2/4``: stationary
+        ``diag(1, M)``, and a double eigenvalue ``-2/G``.
+
+        Source:
+            Dockhorn et al. 2022 (arXiv 2112.07068).
+
+        Args:
+            friction: ``G``.
+            gamma: The velocity starts with variance ``gamma M``.
+
+        Raises:
+            ValueError: If a number is not positive.
+
+        Example:
+            >>> from scoresde import Dynamics
+            >>> Dynamics.cld().drift
+            tensor([[ 0.,  4.],
+                    [-1., -4.]], dtype=torch.float64)
+        """
+        positive("friction", friction)
+        mass = friction**2 / 4
+        drift = [[0, 1 / mass], [-1, -friction / mass]]
+        return cls._of(drift, [0, 2 * friction], [mass], gamma)
+
+    @classmethod
+    def psld(cls, friction: float = 4.01, leak: float = 0.01, gamma: float = 0.04) -> Self:
+        """Phase-space Langevin diffusion: a little noise enters the position, too.
+
+        ``A = [[-l, 1/M], [-1, -n]]/2``, ``Q = diag(l, M n)``, ``(l - n)^2 = 4/M``: stationary
+        ``diag(1, M)``. With friction close to ``leak`` the mass is large, the velocity is not felt
+        any more, and the position alone is variance preserving.
+
+        Source:
+            Pandey and Mandt 2023 (arXiv 2303.01748).
+
+        Args:
+            friction: ``n``, of the velocity.
+            leak: ``l``, of the position.
+            gamma: The velocity starts with variance ``gamma M``.
+
+        Raises:
+            ValueError: If a number is negative, or the two frictions are one.
+
+        Example:
+            >>> from scoresde import Dynamics
+            >>> Dynamics.psld().noise  # M = 1/4
+            tensor([0.0100, 1.0025], dtype=torch.float64)
+        """
+        positive("friction", friction)
+        real("leak", leak, 0)
+        expect(leak != friction, "leak", f"other than the friction, {friction}", leak)
+        mass = 4 / (leak - friction) ** 2
+        drift = [[-leak / 2, 1 / (2 * mass)], [-1 / 2, -friction / 2]]
+        return cls._of(drift, [leak, mass * friction], [mass], gamma)
+
+    @classmethod
+    def hold(cls, gamma: float = 0.04) -> Self:
+        """Third-order Langevin dynamics, critically damped: noise enters the acceleration alone.
+
+        ``A = [[0, 1, 0], [-1, 0, 8^(1/2)], [0, -8^(1/2), -27^(1/2)]]`` with a triple eigenvalue
+        ``-3^(1/2)``, ``Q = diag(0, 0, 2 27^(1/2))``: stationary with variances 1.
+
+        Source:
+            Sterling and Bugallo 2025 (arXiv 2506.21741).
+
+        Args:
+            gamma: Velocity and acceleration start with this variance.
+
+        Raises:
+            ValueError: If it is not positive.
+
+        Example:
+            >>> from scoresde import Dynamics
+            >>> Dynamics.hold().noise.round(decimals=2)
+            tensor([ 0.0000,  0.0000, 10.3900], dtype=torch.float64)
+        """
+        coupling, friction = math.sqrt(8), math.sqrt(27)
+        drift = [[0.0, 1, 0], [-1, 0, coupling], [0, -coupling, -friction]]
+        return cls._of(drift, [0, 0, 2 * friction], [1.0, 1.0], gamma)
+
+    @classmethod
+    def _of(
+        cls, drift: list[list[float]], noise: list[float], masses: list[float], gamma: float
+    ) -> Self:
+        real("gamma", gamma, 0)
+        start = [0.0, *(math.sqrt(gamma * mass) for mass in masses)]
+        with torch.device("cpu"):
+            return cls(*(torch.tensor(v, dtype=torch.float64) for v in (drift, noise, start)))
+
+    @property
+    def copies(self) -> int:
+        """How many numbers there are for every component, ``k``."""
+        return len(self.noise)
+
+    @property
+    def width(self) -> int:
+        """1: no axis of these numbers is one of components."""
+        return 1
+
+    def per_component(self, blocks: Blocks, device: torch.device | None = None) -> Self:
+        """Itself: all components have the same."""
+        return self
+
+    def transition(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """``exp(A s)`` and ``int_0^s exp(A r) Q exp(A r)^T dr``, each ``(*, k, k)``.
+
+        Args:
+            s: How much is diffused, ``(*,)``; what is later than data are known for is as late.
+        """
+        s = s.clamp(max=self._longest)
+        powers, spreads = self.constants(s, "powers", "spreads")
+        doublings = max(1, 1 + math.ceil(math.log2(self._norm * self._longest)))
+        short = (s / 2**doublings).unsqueeze(-1)
+        terms = short ** torch.arange(_TERMS, device=s.device)
+        flow = (terms @ powers.flatten(1)).unflatten(-1, powers.shape[1:])
+        spread = ((short * terms) @ spreads.flatten(1)).unflatten(-1, spreads.shape[1:])
+        for _ in range(doublings):
+            spread = spread + flow @ spread @ flow.mT
+            flow = flow @ flow
+        return flow, spread
+
+    def law(self, s: Tensor) -> Law:
+        """The law of a state, data being known, in as many digits as there are.
+
+        Args:
+            s: How much has been diffused, ``(*,)``.
+        """
+        s = s.to(precision(s.device)).clamp(min=_FIRST)
+        drift, noise, start = self.constants(s, "drift", "noise", "start")
+        flow, spread = self.transition(s)
+        # what entered at the start and what has entered since, side by side: their squares would
+        # hide how little x has of its own
+        parts = torch.cat([flow * start, torch.linalg.cholesky_ex(spread)[0]], -1)
+        upper = torch.linalg.qr(parts.mT).R
+        root = upper.mT * upper.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+        mean = flow[..., 0]
+        entering = noise.sqrt().diag().expand_as(root)
+        columns = torch.cat([mean.unsqueeze(-1), drift @ root, entering], -1)
+        solved = torch.linalg.solve_triangular(root, columns, upper=False)
+        k = self.copies
+        rho, pulled, entered = solved[..., 0], solved[..., 1 : k + 1], solved[..., k + 1 :]
+        return Law(mean, root, rho, pulled, entered @ entered.mT)
+
+    def diffused(self, log_snr: Tensor) -> Tensor:
+        """The ``s`` at which the log-SNR of data is as given, ``(*,)``, to all digits.
+
+        Newton's method from a table; derivatives are those of an inverse.
+
+        Args:
+            log_snr: Infinite where data are clean.
+        """
+        log_snr = log_snr.to(precision(log_snr.device))
+        places, levels = self.constants(log_snr, "places", "levels")
+        with torch.no_grad():
+            wanted = log_snr.clamp(levels[-1], levels[0])
+            after = torch.searchsorted(-levels, -wanted.contiguous()).clamp(1, len(levels) - 1)
+            part = (levels[after - 1] - wanted) / (levels[after - 1] - levels[after])
+            place = torch.lerp(places[after - 1], places[after], part)
+            for _ in range(_NEWTON):
+                s, speed = self.unplace(place)
+                law = self.law(s)
+                place = place + (law.log_snr - wanted) / (law.decay * speed)
+            s, _ = self.unplace(place)
+            slope, held = self.law(s).decay, log_snr.clone()
+        # nothing is added but the derivative
+        return s - (log_snr - held).nan_to_num(0.0) / slope
+
+    def _tabulate(self) -> None:
+        """Log-SNRs at many places, down to where hardly a trace of data is left."""
+        with torch.no_grad():
+            one = torch.ones((), dtype=torch.float64, device="cpu")
+            while float(self.law(self._longest * one).log_snr) > _LOWEST:
+                self._longest *= 2
+            first, last = self.place(torch.stack([_FIRST * one, self._longest * one])).tolist()
+            count = 2 * math.ceil(last - first)
+            places = torch.linspace(first, last, count, dtype=torch.float64, device="cpu")
+            self.constant("places", places)
+            self.constant("levels", self.law(self.unplace(places)[0]).log_snr)
+
+    def place(self, s: Tensor) -> Tensor:
+        """A coordinate in which laws change slowly: ``log s`` at first, and then ``s``."""
+        x = self._norm * s.clamp(min=_FIRST)
+        return x + (-torch.expm1(-x)).log()
+
+    def unplace(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """The ``s`` of a `place`, and how fast it grows there."""
+        return nn.functional.softplus(place) / self._norm, place.sigmoid() / self._norm

@@ -1,0 +1,207 @@
+"""The probability flow of a `scoresde.PhaseSDE`, in coordinates in which it is diagonal.
+
+With the root ``R = L O`` of the state's covariance that the flow itself turns along,
+
+    w = R^-1 y / |rho| = e D + xi / |rho|,    dw/dl = -w + kappa D,    l = log |rho|,
+
+where ``e = R^-1 a / |rho|`` has length 1 and ``e kappa = 1``. Whatever integrates a diagonal flow,
+and its divergence, integrates this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from scoresde.coefficients import DiagonalCoefficients, DiagonalReverse
+from scoresde.equation import Forcing
+from scoresde.estimator import ScoreEstimator
+from scoresde.noise import Noise
+from scoresde.phase_space.coefficients import PhaseCoefficients
+from scoresde.phase_space.turning import Turning
+from scoresde.reading import Reading
+from scoresde.reverse import ProbabilityFlow
+from scoresde.sde import Stage
+from scoresde.sde_coefficients import Score
+
+
+class Straightened(DiagonalCoefficients):
+    """Levels of ``w``, which are those of all copies alike; what is asked is ``kappa D``.
+
+    Args:
+        known: What the SDE says of its own states.
+        turning: How its flow turns.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import CLD, VP, Identity
+        >>> from scoresde.phase_space.flow import Straightened
+        >>> sde = CLD(VP(), Identity((1,)))
+        >>> at = Straightened(sde.at(torch.tensor([[0.5]]), torch.zeros(1, 2)), sde.turning)
+        >>> at.direction.square().sum().round(decimals=4)
+        tensor(1.)
+    """
+
+    _turn: Tensor | None = None
+
+    def __init__(self, known: PhaseCoefficients, turning: Turning) -> None:
+        self.known, self.turning = known, turning
+        seen, k = known.seen, known.dynamics.copies
+
+        def all_copies(value: Tensor) -> Tensor:
+            return known.vector(value.unsqueeze(-1).expand(*value.shape, k))
+
+        def rates() -> tuple[Tensor, Tensor]:
+            decay = all_copies(seen.log_snr_decay)
+            return torch.zeros_like(decay), decay * sigma**2
+
+        log_snr = all_copies(-2 * seen.noise_levels)
+        sigma = (log_snr / -2).exp()
+        reading = Reading(torch.zeros_like(sigma), sigma, log_snr, rates)
+        super().__init__(known.t, known.like, known.blocks, reading, all_copies(seen.scale))
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(self.known[index], self.turning)
+
+    @property
+    def turn(self) -> Tensor:
+        """``O``."""
+        if self._turn is None:
+            self._turn = self.turning(self.known.dynamics, self.known.s)
+        return self._turn
+
+    @property
+    def direction(self) -> Tensor:
+        """``e``."""
+        law = self.known.law
+        length = (law.log_snr / 2).exp().unsqueeze(-1)
+        return self.known.vector(self._seen(law.rho) / length).to(self.t)
+
+    @property
+    def pull(self) -> Tensor:
+        """``kappa = O^T L^-1 Q L^-T rho |rho| / (rho^T L^-1 Q L^-T rho)``."""
+        law = self.known.law
+        entering = (law.noise @ law.rho.unsqueeze(-1)).squeeze(-1)
+        scale = (law.log_snr.div(-2).exp() / law.decay).unsqueeze(-1)
+        return self.known.vector(self._seen(entering) * scale).to(self.t)
+
+    def _seen(self, value: Tensor) -> Tensor:
+        return (self.turn.mT @ value.unsqueeze(-1)).squeeze(-1)
+
+    def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
+        """``kappa D``."""
+        seen, k = self.known.seen, self.known.dynamics.copies
+        alpha = self.known.vector(seen.alpha.unsqueeze(-1).expand(*seen.alpha.shape, k))
+        directions, pulls = self.each(*self.blocks.alike(alpha * self.direction, self.pull))
+        denoisers = estimator.denoisers(seen, condition)
+        return map(partial(partial, _pulled, k), denoisers, directions, pulls)
+
+
+class StraightReverse(DiagonalReverse):
+    """What the flow of ``w`` says of several times.
+
+    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import CLD, VP, Identity
+        >>> from scoresde.phase_space.flow import PhaseFlow
+        >>> model = Gaussian(CLD(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> at = PhaseFlow(model).at(torch.tensor([[0.5]]), torch.zeros(1, 2))
+        >>> at.slope == -at.response  # dw/dl = -w + F
+        tensor([[True, True]])
+    """
+
+    forward: Straightened
+
+    def score(self, z: Tensor, forcing: Tensor) -> Tensor:
+        """``(e D - w)/sigma^2``, where ``D = e kappa D``."""
+        known, k = self.forward, self.forward.known.dynamics.copies
+        direction = known.cast(known.direction)
+        denoised = (direction * forcing).unflatten(-1, (k, -1)).sum(-2)
+        return super().score(z, direction * torch.cat([denoised] * k, -1))
+
+
+class PhaseFlow(ProbabilityFlow):
+    """The flow of ``w``; see the module.
+
+    Takes the arguments of `scoresde.ProbabilityFlow`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import CLD, VP, Identity, Noise
+        >>> from scoresde.phase_space.flow import PhaseFlow
+        >>> flow = PhaseFlow(Gaussian(CLD(VP(), Identity((1,))), torch.zeros(1), torch.eye(1)))
+        >>> flow.start(torch.zeros(5, 1), Noise())[0].shape
+        torch.Size([5, 2])
+    """
+
+    estimate = "probability flow of all copies, a bound from below by one draw of those beside data"
+
+    def __init__(self, estimator: ScoreEstimator, condition: Any = None) -> None:
+        super().__init__(estimator, condition)
+        sde: Any = estimator.sde
+        self.turning: Turning = sde.turning
+
+    def at(self, t: Tensor, like: Tensor) -> StraightReverse:
+        """See `scoresde.equation.Equation.at`."""
+        here: Any = self.sde.at(t, like)
+        known = Straightened(here, self.turning)
+        return StraightReverse(known, self.estimator, 0.0, self.condition, 1)
+
+    def start(self, z: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Data with velocities drawn beside them, as they are where data are smooth.
+
+        ``v`` given ``x``, of ``x = a_0 x_0 + L_0 xi`` with any ``x_0`` as likely as any other.
+
+        Returns:
+            ``w``, and by how much its log-density is to be raised for a bound on that of data.
+        """
+        at, copies = self._known(self.eps, z), self.sde.copies
+        law = at.law
+        share = law.mean / law.mean[..., :1]
+        rest = (law.root - share.unsqueeze(-1) * law.root[..., :1, :])[..., 1:, :]
+        factor = torch.linalg.cholesky(at.in_units(at.in_units(rest @ rest.mT)))
+        beside = at.mixing(nn.functional.pad(factor, (1, 0, 1, 0)))
+        xi = noise(z.new_empty(*z.shape[:-1], (copies - 1) * z.shape[-1]))
+        mean = at.cast(at.vector(share))[0] * torch.cat([z] * copies, -1)
+        y = mean + at.cast(beside)[0] * torch.cat([torch.zeros_like(z), xi], -1)
+        drawn = xi.square().sum(-1) / 2 + xi.shape[-1] / 2 * math.log(2 * math.pi)
+        spread = at.log_det(factor) - self._volume(at)
+        return at.cast(at.mixing(torch.linalg.inv(self._frame(at))))[0] * y, drawn + spread.to(z)
+
+    def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
+        """See `scoresde.SDE.marginalise`."""
+        at = self._known(stage.start, z[..., : self.basis.dim])
+        y = at.cast(at.mixing(self._frame(at)))[0] * z
+        rest, density = self.sde.marginalise(y, stage, dim)
+        return rest, density + self._volume(at).to(z)
+
+    def _known(self, t: float, z: Tensor) -> PhaseCoefficients:
+        time = torch.full((1, 1), t, dtype=torch.float64, device="cpu")
+        at: Any = self.sde.at(time, torch.cat([z] * self.sde.copies, -1))
+        known: PhaseCoefficients = at
+        return known
+
+    def _frame(self, at: PhaseCoefficients) -> Tensor:
+        """``|rho| R``, ``(1, 1 | blocks | n, copies, copies)``."""
+        size = (at.law.log_snr / 2).exp()[..., None, None]
+        frame: Tensor = size * at.law.root @ self.turning(at.dynamics, at.s)
+        return frame
+
+    def _volume(self, at: PhaseCoefficients) -> Tensor:
+        """The logarithm of its determinant."""
+        return at.log_det((at.law.log_snr / 2).exp()[..., None, None] * at.law.root)
+
+
+def _pulled(copies: int, denoise: Forcing, direction: Tensor, pull: Tensor, w: Tensor) -> Tensor:
+    seen = (direction * w).unflatten(-1, (copies, -1)).sum(-2)
+    return pull * torch.cat([denoise(seen)] * copies, -1)
