@@ -11,8 +11,8 @@ from scipy.integrate import quad
 from estimators import Gaussian
 from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
 from scoresde.equation import Coefficients, Equation, Field, Propagator
-from solvers import ExponentialMultistep
 from scoresde.equation import exponential_moments as moments
+from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
 
