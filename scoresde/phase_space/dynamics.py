@@ -109,7 +109,7 @@ class Dynamics(Float64Constants):
         >>> from scoresde import Dynamics
         >>> pair = Dynamics.cld()
         >>> pair.law(torch.tensor(50.0)).root.diagonal()  # stationary: variances 1 and M
-        tensor([1.0000, 0.5000])
+        tensor([1.0000, 0.5000], dtype=torch.float64)
     """
 
     drift: Tensor

@@ -108,6 +108,15 @@ def magnus(dynamics: Dynamics, start: Tensor, end: Tensor, rate: Rate) -> Tensor
         start: What has been diffused at the starts, ``(*,)``, in float64.
         end: At the ends.
         rate: Of laws, ``(*, m, m)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Dynamics
+        >>> from scoresde.phase_space.steps import magnus
+        >>> pair, (s, t) = Dynamics.cld(), torch.tensor([0.1, 0.5]).double()
+        >>> turn = magnus(pair, s, t, lambda law: law.turning)
+        >>> torch.allclose(turn @ turn.mT, torch.eye(2).double())
+        True
     """
     a, b = dynamics.place(start), dynamics.place(end)
     pieces = max(1, math.ceil(float((b - a).detach().abs().max()) / PIECE))
@@ -137,7 +146,15 @@ def _commuted(a: Tensor, b: Tensor) -> Tensor:
 
 
 def symmetric_root(matrix: Tensor) -> Tensor:
-    """The symmetric root of matrices that are positive semi-definite up to rounding."""
+    """The symmetric root of matrices that are positive semi-definite up to rounding.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.phase_space.steps import symmetric_root
+        >>> symmetric_root(torch.diag(torch.tensor([4.0, 0.0])))
+        tensor([[2., 0.],
+                [0., 0.]])
+    """
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
     root: Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(-2)) @ vectors.mT
     return root
