@@ -57,6 +57,7 @@ nitpick_ignore = [
         "numpy.dtype",
         "torch.utils._python_dispatch.TorchDispatchMode",
         "PIL.Image.Image",
+        "Figure",
     )
 ]
 nitpick_ignore_regex = [("py:class", r".*\.(_\w+|[A-Z])")]  # private names, type variables
