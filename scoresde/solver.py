@@ -230,14 +230,14 @@ class Solver(ABC):
             TypeError: If the estimator, the shape or the generator is none.
             ValueError: If the samples are not finite: the solver has diverged.
         """
+        options: dict[str, Any] = {"condition": condition, "dtype": dtype, "generator": generator}
+        options["progress"] = progress
         if batch_size is None and output is None:
-            what = self, estimator, sample_shape, condition, dtype, Noise.of(generator)
             with torch.no_grad():
-                return checked(events(*what, progress), self)
+                return checked(self.rsample(estimator, sample_shape, **options), self)
         shape, like = sample_shape_of(estimator, sample_shape), samples_like(estimator, dtype)
         size = max(1, shape.numel()) if batch_size is None else batch_size
-        options = {"condition": condition, "dtype": dtype, "generator": generator}
-        parts = self.batches(estimator, shape, size, progress=progress, **options)
+        parts = self.batches(estimator, shape, size, **options)
         return collected(parts, (*shape, *estimator.sde.basis.event_shape), like, output)
 
     def batches(
@@ -332,6 +332,9 @@ class Solver(ABC):
         progress: bool = False,
     ) -> Tensor:
         """As `sample`, differentiable and unchecked, all at once."""
+        if not torch.is_grad_enabled():
+            what = self, estimator, sample_shape, condition, dtype, Noise.of(generator)
+            return events(*what, progress)
         descent = Descent.of(self, estimator, sample_shape, condition, dtype)
         return descent.events(Noise.of(generator), progress=progress)
 

@@ -256,7 +256,9 @@ def test_schedules_learn_beside_components_without_noise(name, weighting, dtype)
             "slope": now.cast(now.slope).sum(),
             "response": now.cast(now.response).sum(),
             "rate of lengths": now.cast(now.length_rate).sum(),
-            "kernels": sum(v[v.isfinite()].sum() for kernel in kernels for v in kernel),
+            "kernels": sum(
+                    v[v.isfinite()].sum() for kernel in kernels for v in kernel if v is not None
+                ),
             "diffusion": process.g(torch.tensor(0.5).to(x), x).sum(),
         }
         for what, value in values.items():

@@ -155,7 +155,7 @@ class SDELaws(ABC):
             wanted = expected * xi
             assert_same(
                 f"{law}g sqrt(h) xi (noise)",
-                actual.expand_as(row), wanted, 1e-3, 1e-5 * (1 + float(wanted.abs().max())),
+                actual.expand_as(row), wanted, 1e-3, 1e-5 * (1 + float(wanted.detach().abs().max())),
             )  # fmt: skip
             assert_same(f"{law}g, also where prepared", field.diffusion(row), expected, **tolerance)
 

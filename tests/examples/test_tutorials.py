@@ -49,7 +49,10 @@ def test_nothing_is_hidden(page):
     assert len(PAGES[page]) == (DOCS / page).read_text().count("{code-cell}")
 
 
-DRAWS = re.compile(r"\bplt\.(?!rcParams|subplots\(len)|\bplots\.\w+\(|\bpanels\(|\bshow\(")
+DRAWS = re.compile(
+    r"\bplt\.(?!rcParams|subplots\(len)|\bplots\.\w+\(|\bpanels\(|\bshow\("
+    r"|\b(?:rank_histograms|coverage_curves|corner)\("
+)
 
 
 def draws(source):

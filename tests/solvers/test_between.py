@@ -15,13 +15,13 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_langevin_asks_the_estimator_as_the_solver_does():
-    """The condition goes along, times have the state's dtype, and the defaults are the paper's."""
+    """The condition goes along, in the state's dtype, and the defaults are the paper's."""
     asked = []
 
     class Told(Gaussian):
-        def score(self, z, t, condition=None):
-            asked.append((t.dtype, condition))
-            return super().score(z, t)
+        def denoisers(self, at, condition=None):
+            asked.append((at.like.dtype, condition))
+            return super().denoisers(at)
 
     model = Told(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
     reverse = ReverseSDE(model, 1.0, "told")
