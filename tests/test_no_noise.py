@@ -257,8 +257,8 @@ def test_schedules_learn_beside_components_without_noise(name, weighting, dtype)
             "response": now.cast(now.response).sum(),
             "rate of lengths": now.cast(now.length_rate).sum(),
             "kernels": sum(
-                    v[v.isfinite()].sum() for kernel in kernels for v in kernel if v is not None
-                ),
+                v[v.isfinite()].sum() for kernel in kernels for v in kernel if v is not None
+            ),
             "diffusion": process.g(torch.tensor(0.5).to(x), x).sum(),
         }
         for what, value in values.items():

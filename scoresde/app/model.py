@@ -309,6 +309,7 @@ class Model:
                 raise CheckpointError(f"{folder}: expected a model's settings and facts")
         settings = with_options(settings, options, imports)
         try:
+            expect_sections(settings, imports=imports)  # imports plugins, which have no limit yet
             # four times: a module may replace its parameters while it is built
             limit = AllocationLimit(4 * sum(value.numel() for value in state.values()) + _CONSTANTS)
             weights_memory = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
