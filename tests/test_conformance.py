@@ -10,6 +10,7 @@ import attrs
 import pytest
 import torch
 from models import OrnsteinUhlenbeck, built_in
+from torch.distributions import Independent, LogNormal, MultivariateNormal, Uniform
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +39,7 @@ from scoresde import (
     Cosine,
     DiagonalSDE,
     DirectScoreEstimator,
+    Dynamics,
     ExactTrace,
     FixedStep,
     Haar,
@@ -47,6 +49,7 @@ from scoresde import (
     LogLinear,
     Noise,
     Packed,
+    PhaseSDE,
     ProbabilityFlow,
     ReverseSDE,
     Schedule,
@@ -57,9 +60,12 @@ from scoresde import (
     plugins,
 )
 from scoresde.coefficients import DiagonalCoefficients
-from scoresde.conditioning import ConditionedBasis
+from scoresde.conditioning import Composition, ConditionedBasis
 from scoresde.equation import Equation
+from scoresde.inference import Coordinates, PriorEstimator
+from scoresde.inference.given import GivenObservation, OfPart
 from scoresde.likelihood import DensityFlow
+from scoresde.phase_space.flow import PhaseFlow
 from scoresde.planning.bed import ScaleMixtures
 from scoresde.planning.gaussian_bed import IndependentGaussian
 from scoresde.sde_coefficients import PlainCoefficients
@@ -113,10 +119,36 @@ def joint(speed):
     return DiagonalSDE(VP(), JOINT, JOINT.per_block(y=speed, x=1.0))
 
 
+LAW = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.1], [0.2, 0.1, 0.6]])
+
+
 def conditional(held):
-    law = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.1], [0.2, 0.1, 0.6]])
-    model = Gaussian(joint(1.0 if held else 0.5), torch.zeros(3), law)
+    model = Gaussian(joint(1.0 if held else 0.5), torch.zeros(3), LAW)
     return condition(model, clean=held, **KNOWN)
+
+
+def phase_space():
+    return PhaseSDE(VP(), Identity((3,), {"a": 2, "b": 1}), Dynamics.psld(), [1.0, 0.6])
+
+
+def in_phase_space():
+    return Gaussian(phase_space(), torch.tensor([1.0, 0.0, -1.0]), torch.eye(3) + 0.3)
+
+
+def prior_estimator(prior):
+    none, one = torch.zeros(2), torch.tensor([1.0, 0.7])
+    to = Coordinates(prior, none[:1], one[:1], none, torch.zeros(1, 2), one, none)
+    return PriorEstimator(to, DiagonalSDE(EDM(), Identity((2,))))
+
+
+def composed(covariances=False):
+    """Of two observations of noise 1."""
+    sde, unit = bed(), torch.eye(3).double()
+    law, seen = unit + 0.3, torch.tensor([[0.5, 0.0, 0.2], [-1.0, 0.4, 0.3]]).double()
+    left = torch.linalg.inv(torch.linalg.inv(law) + unit)
+    each = [Gaussian(sde, left @ y, left) for y in seen]
+    known = (left.expand(2, 3, 3), law) if covariances else None
+    return Composition(each, Gaussian(sde, torch.zeros(3).double(), law), known)
 
 
 class Labelled(ScoreEstimator):
@@ -175,6 +207,7 @@ MORE = {
         ),
         "clean": lambda: DiagonalSDE(VE(), Identity((2,), {"a": 1, "b": 1}), [1.0, 0.0]),
         "drift and diffusion only": lambda: OrnsteinUhlenbeck((2,)),
+        "of two copies": phase_space,
     },
     "estimators": {
         "guided": lambda: LinearGuidance(
@@ -182,7 +215,26 @@ MORE = {
         ),
         "guided by its labels": lambda: ClassifierFree(Labelled(), torch.zeros(2), guidance=2.5),
         "on a learned schedule": lambda: Denoising(MORE["sdes"]["learned"](), network()),
+        "composed": composed,
+        "composed by covariances": lambda: composed(covariances=True),
         "conditional": lambda: conditional(held=False),
+        "given an observation": lambda: GivenObservation(
+            Labelled(), torch.tensor([0.3, -0.2]), torch.tensor([1.0, -0.5, 0.2])
+        ),
+        "given its residual": lambda: GivenObservation(
+            trained_gaussian(), None, torch.tensor([1.0, -0.5, 0.2])
+        ),
+        "of a part": lambda: OfPart(Gaussian(joint(0.0), torch.zeros(3), LAW), "x"),
+        "of a part, held": lambda: OfPart(Gaussian(joint(0.5), torch.zeros(3), LAW), "x", True),
+        "a normal prior": lambda: prior_estimator(
+            MultivariateNormal(torch.tensor([0.5, 0.0]), torch.eye(2) + 0.3)
+        ),
+        "a prior between bounds": lambda: prior_estimator(
+            Independent(Uniform(torch.tensor([-1.0, 0.0]), torch.ones(2)), 1)
+        ),
+        "a prior on the line": lambda: prior_estimator(
+            Independent(LogNormal(torch.zeros(2), torch.tensor([1.0, 0.5])), 1)
+        ),
         "held": lambda: conditional(held=True),
         "independent": lambda: IndependentGaussian(bed(), torch.tensor([1.0, 0.5, 0.1])),
         "multi-scale that drops": multi_scale,
@@ -205,12 +257,33 @@ MORE = {
         ),
     },
 }
-CONDITIONED = ("guided by its labels", "sure of its labels")
+
+
+def knowing(size):
+    return lambda self, batch: standard_normal(*batch, size, seed=3)
+
+
+CONDITIONED = {
+    "guided by its labels": 2,
+    "sure of its labels": 2,
+    "of a part": 1,
+    "of a part, held": 1,
+}
+EXACT = (
+    "composed",
+    "composed by covariances",
+    "given its residual",
+    "of a part",
+    "of a part, held",
+)
+EXACT += ("a normal prior", "a prior between bounds", "a prior on the line")
 globals().update(conformance("scoresde"))
 for _group, _builds in MORE.items():
     for _name, _build in _builds.items():
-        _told = {"condition": lambda self, batch: standard_normal(*batch, 2, seed=3)}
-        _laws = conforming(_group, _name, _build, **(_told if _name in CONDITIONED else {}))
+        _told = {"exact": True} if _name in EXACT else {}
+        if _name in CONDITIONED:
+            _told["condition"] = knowing(CONDITIONED[_name])
+        _laws = conforming(_group, _name, _build, **_told)
         globals()[_laws.__name__] = _laws
 del _laws
 
@@ -261,6 +334,7 @@ DERIVED = {
     ProbabilityFlow: lambda model: ProbabilityFlow(model),
     ReverseSDE: lambda model: ReverseSDE(model, 0.7),
     DensityFlow: lambda model: DensityFlow(ProbabilityFlow(model), ExactTrace(), torch.eye(3)),
+    PhaseFlow: lambda model: PhaseFlow(model),
 }
 """Equations that laws of SDEs are not about, as they are none that diffuse data."""
 
@@ -284,14 +358,16 @@ def test_derived_equations_in_single_precision(kind):
         found = {"f": equation.f(t, y), "g": equation.g(t, y)}
         return found | {"forcing": equation.field(t, y).forcing(y)}
 
-    for build in (denoising, trained_gaussian, truncated):
+    flat = (denoising, trained_gaussian, truncated)
+    for build in (in_phase_space,) if kind is PhaseFlow else flat:
         model = build()
+        n = model.sde.dim
         for t in (model.sde.eps, 0.1, 0.9, model.sde.T):
             time = torch.tensor(t).double()
             far = torch.tensor([[1.0], [30.0], [1e3]]).double()
             size = far / model.sde.kernel(time.reshape(1)).sigma.min()
             assert_single_precision(
-                kind.__name__, model, find, far * standard_normal(3, 3), time, size=size
+                kind.__name__, model, find, far * standard_normal(3, n), time, size=size
             )
 
 

@@ -24,7 +24,8 @@ from scoresde.derivatives import batched, vjp
 from scoresde.estimator import ScoreEstimator
 from scoresde.parametrization import FAINT, noiseless
 from scoresde.precision import full_precision, moved, replaced
-from scoresde.selection import broadcast
+from scoresde.sde import SDE
+from scoresde.selection import Selectable, broadcast
 
 
 class Composition(ScoreEstimator):
@@ -79,6 +80,7 @@ class Composition(ScoreEstimator):
     ) -> None:
         instance("prior", prior, ScoreEstimator)
         super().__init__(prior.sde)
+        each: ScoreEstimator | Stacked
         each = posteriors if isinstance(posteriors, ScoreEstimator) else Stacked(posteriors)
         wanted = "a batch (*batch, n) of n observations"
         expect(len(each.batch_shape) > 0, "posteriors", wanted, tuple(each.batch_shape))
@@ -227,8 +229,10 @@ def _precision(covariance: Tensor) -> Tensor:
     return torch.cholesky_inverse(factor)
 
 
-class Stacked(ScoreEstimator):
-    """Estimators of the same SDE as one, of a batch: what each knows is the last axis.
+class Stacked(Selectable):
+    """Estimators of the same SDE side by side: what each knows is the last axis of a batch.
+
+    No estimator by itself, as only states of all observations can be asked about.
 
     Args:
         estimators: None of which has a batch of its own.
@@ -255,8 +259,13 @@ class Stacked(ScoreEstimator):
             instance("posteriors", estimator, ScoreEstimator)
             same = estimator.sde is estimators[0].sde and not estimator.batch_shape
             expect(same, "posteriors", "estimators of one SDE, without a batch", estimator)
-        super().__init__(estimators[0].sde)
+        super().__init__()
         self.estimators = nn.ModuleList(estimators)
+
+    @property
+    def sde(self) -> SDE:
+        """That of all of them."""
+        return cast(ScoreEstimator, self.estimators[0]).sde
 
     @property
     def batch_shape(self) -> torch.Size:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, instance, positive, real
+from scoresde.checks import expect, finite, instance, positive, real
 from scoresde.precision import Float64Constants, precision
 
 _TERMS = 22
@@ -33,6 +33,18 @@ _LOWEST = -40.0
 
 _NEWTON = 2
 """Steps from a table to all digits."""
+
+_STIFFEST = 1e3
+"""The most friction, beyond which velocities are forgotten long before anything happens."""
+
+_LOOSEST = 1e-2
+"""The least, below which a critically damped mass is so small that it turns as fast."""
+
+_LOUDEST = 1e6
+"""The most variance that velocities start with, in that in which they end."""
+
+_SLOWEST = 2.0**17
+"""How much longer data may be known than the fastest dynamics take: tables have so many places."""
 
 _FIRST = 1e-20
 """Of ``s``: nothing has been diffused, and the law still has a density."""
@@ -101,8 +113,9 @@ class Dynamics(Float64Constants):
         start: Standard deviations at the start, ``(k,)``; the first, of data, is 0.
 
     Raises:
-        ValueError: If shapes do not fit, variances are negative, data do not start clean, states
-            grow, or there are directions that noise never gets to.
+        ValueError: If shapes do not fit, numbers are not finite, variances are negative, data do
+            not start clean, states grow, there are directions that noise never gets to, or data
+            are forgotten far more slowly than the fastest number changes.
 
     Example:
         >>> import torch
@@ -124,6 +137,7 @@ class Dynamics(Float64Constants):
         super().__init__()
         for name, value in (("drift", drift), ("noise", noise), ("start", start)):
             instance(name, value, Tensor)
+            finite(name, value)
             self.constant(name, value.to(torch.float64))
         k = len(self.noise)
         shapes = [tuple(v.shape) for v in (self.drift, self.noise, self.start)]
@@ -163,7 +177,8 @@ class Dynamics(Float64Constants):
             gamma: The velocity starts with variance ``gamma M``.
 
         Raises:
-            ValueError: If a number is not positive.
+            ValueError: If friction is not from a hundredth to a thousand, or ``gamma`` is negative
+                or above a million.
 
         Example:
             >>> from scoresde import Dynamics
@@ -171,7 +186,7 @@ class Dynamics(Float64Constants):
             tensor([[ 0.,  4.],
                     [-1., -4.]], dtype=torch.float64)
         """
-        positive("friction", friction)
+        real("friction", friction, _LOOSEST, _STIFFEST)
         mass = friction**2 / 4
         drift = [[0, 1 / mass], [-1, -friction / mass]]
         return cls._of(drift, [0, 2 * friction], [mass], gamma)
@@ -193,17 +208,20 @@ class Dynamics(Float64Constants):
             gamma: The velocity starts with variance ``gamma M``.
 
         Raises:
-            ValueError: If a number is negative, or the two frictions are one.
+            ValueError: If a number is negative, the two frictions are one, above a thousand or both
+                so small that data are hardly forgotten, or ``gamma`` is above a million.
 
         Example:
             >>> from scoresde import Dynamics
             >>> Dynamics.psld().noise  # M = 1/4
             tensor([0.0100, 1.0025], dtype=torch.float64)
         """
+        real("friction", friction, 0, _STIFFEST)
         positive("friction", friction)
-        real("leak", leak, 0)
-        expect(leak != friction, "leak", f"other than the friction, {friction}", leak)
-        mass = 4 / (leak - friction) ** 2
+        real("leak", leak, 0, _STIFFEST)
+        apart = (leak - friction) ** 2
+        expect(apart > 0, "leak", f"other than the friction, {friction}", leak)
+        mass = 4 / apart
         drift = [[-leak / 2, 1 / (2 * mass)], [-1 / 2, -friction / 2]]
         return cls._of(drift, [leak, mass * friction], [mass], gamma)
 
@@ -221,7 +239,7 @@ class Dynamics(Float64Constants):
             gamma: Velocity and acceleration start with this variance.
 
         Raises:
-            ValueError: If it is not positive.
+            ValueError: If it is negative, or above a million.
 
         Example:
             >>> from scoresde import Dynamics
@@ -236,7 +254,7 @@ class Dynamics(Float64Constants):
     def _of(
         cls, drift: list[list[float]], noise: list[float], masses: list[float], gamma: float
     ) -> Self:
-        real("gamma", gamma, 0)
+        real("gamma", gamma, 0, _LOUDEST)
         start = [0.0, *(math.sqrt(gamma * mass) for mass in masses)]
         with torch.device("cpu"):
             return cls(*(torch.tensor(v, dtype=torch.float64) for v in (drift, noise, start)))
@@ -323,7 +341,10 @@ class Dynamics(Float64Constants):
         """Log-SNRs at many places, down to where hardly a trace of data is left."""
         with torch.no_grad():
             one = torch.ones((), dtype=torch.float64, device="cpu")
-            while float(self.law(self._longest * one).log_snr) > _LOWEST:
+            while not float(self.law(self._longest * one).log_snr) <= _LOWEST:
+                got = f"one of which something is left after {self._longest:.3g}"
+                wanted = f"one that forgets data within {_SLOWEST:g} of its shortest times"
+                expect(self._norm * self._longest < _SLOWEST, "drift", wanted, got)
                 self._longest *= 2
             first, last = self.place(torch.stack([_FIRST * one, self._longest * one])).tolist()
             count = 2 * math.ceil(last - first)

@@ -107,7 +107,8 @@ class CompositionLaws(ABC):
     def _is_bounded(self, model: ScoreEstimator) -> None:
         sde, condition = model.sde, self.condition((4,))
         assert isinstance(sde, DiagonalSDE)
-        if bool((sde.kernel(torch.tensor([sde.T])).sigma[~sde.observed] == 0).any()):
+        last_noise = sde.kernel(torch.tensor([sde.T])).sigma.expand(sde.basis.dim)
+        if bool((last_noise[~sde.observed] == 0).any()):
             return  # what stands still has no density
         with torch.no_grad():
             # denoised means are no events that the data exclude

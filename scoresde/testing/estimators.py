@@ -15,6 +15,7 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import log_prob
 from scoresde.reverse import ProbabilityFlow
+from scoresde.selection import samples
 from scoresde.testing.compositions import CompositionLaws
 from scoresde.testing.device_calls import DeviceCalls
 from scoresde.testing.measures import (
@@ -173,24 +174,28 @@ class EstimatorLaws(CompositionLaws):
         if not self.exact:
             return
         model, z, ts, condition = self._states(3)
+        for i, (t, row) in enumerate(zip(ts, z, strict=True)):
+            self._is_transported(model, t, row, samples(condition, torch.tensor([i]), (3,)))
+
+    @staticmethod
+    def _is_transported(model: ScoreEstimator, t: Tensor, row: Tensor, condition: Any) -> None:
         flow = ProbabilityFlow(model, condition)
-        for t, row in zip(ts, z, strict=True):
 
-            def score(z: Tensor, t: Tensor = t) -> Tensor:
-                return model.score(z.unsqueeze(0), t, condition)[0]
+        def score(z: Tensor, t: Tensor = t) -> Tensor:
+            return model.score(z.unsqueeze(0), t, condition)[0]
 
-            def outflow(z: Tensor, t: Tensor = t) -> Tensor:
-                def v(z: Tensor) -> Tensor:
-                    return flow.f(t, z.unsqueeze(0))[0]
+        def v(z: Tensor) -> Tensor:
+            return flow.f(t, z.unsqueeze(0))[0]
 
-                divergence: Tensor = torch.func.jacrev(v)(z).diagonal().sum()
-                return divergence + (v(z) * score(z, t)).sum()
+        def outflow(z: Tensor) -> Tensor:
+            divergence: Tensor = torch.func.jacrev(v)(z).diagonal().sum()
+            return divergence + (v(z) * score(z)).sum()
 
-            one = torch.ones_like(t)
-            derivative: Any = torch.func.jvp(lambda t, z=row: score(z, t), (t,), (one,))[1]
-            law = "exact scores obey the Fokker-Planck equation ds/dt = -grad(div v + v.s)"
-            wanted, free = -torch.func.grad(outflow)(row), ~model.sde.observed
-            assert_same(law, derivative[free], wanted[free], rtol=1e-5, atol=1e-6)
+        one = torch.ones_like(t)
+        derivative: Any = torch.func.jvp(lambda t: score(row, t), (t,), (one,))[1]
+        law = "exact scores obey the Fokker-Planck equation ds/dt = -grad(div v + v.s)"
+        wanted, free = -torch.func.grad(outflow)(row), ~model.sde.observed
+        assert_same(law, derivative[free], wanted[free], rtol=1e-5, atol=1e-6)
 
     def _throughout(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For every stage, states ``(k, n)`` that data diffuse to, near and far, times and sizes.

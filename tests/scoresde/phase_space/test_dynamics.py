@@ -126,6 +126,13 @@ def test_with_a_large_mass_the_position_alone_is_variance_preserving():
     ("make", "name"),
     [
         (lambda: Dynamics.cld(friction=0.0), "friction"),
+        (lambda: Dynamics.cld(friction=3.6e16), "friction"),
+        (lambda: Dynamics.cld(friction=1e-200), "friction"),
+        (lambda: Dynamics.psld(friction=2**1100), "friction"),
+        (lambda: Dynamics.psld(friction=b"4"), "friction"),
+        (lambda: Dynamics.psld(1e-5, 1e-6), "drift"),
+        (lambda: Dynamics.psld(1e-300, 1e-301), "leak"),
+        (lambda: Dynamics.hold(gamma=1e300), "gamma"),
         (lambda: Dynamics.cld(gamma=-1.0), "gamma"),
         (lambda: Dynamics.psld(2.0, 2.0), "leak"),
         (lambda: Dynamics(torch.eye(2), torch.ones(3), torch.zeros(2)), "drift, noise, start"),
