@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.equal_time import shades
 from benchmarks.unets import parameters
 from estimators import MultiScale, UNet, cde, cdiffe, cmde, measure, vs_cmde
 from scoresde import VE, DiagonalSDE, Joint, Wavelet, condition
@@ -80,7 +81,7 @@ def run(
     if quick:
         seeds, updates, count = 1, 4, 16
     torch.set_num_threads(1)
-    images = load(data, size=SIZE).read(slice(600 if quick else 10_000)) / 127.5 - 1
+    images = shades(load(data, size=SIZE).read(slice(600 if quick else 10_000)))
     train, tests, others = images.split([len(images) - 2 * seeds * count, *[seeds * count] * 2])
     features = Features()
     looked = [features(part) for part in tests.split(count)]

@@ -120,6 +120,11 @@ class DiagonalCoefficients(SDECoefficients):
         return self._scaled(self._read("g2"), self.scale**2)
 
     @property
+    def diffusion(self) -> Tensor:
+        """``g``."""
+        return root(self.g2)
+
+    @property
     def log_snr(self) -> Tensor:
         """``log(alpha^2 / sigma^2)``, infinite where clean."""
         log_snr, unit = self.blocks.alike(self._read("log_snr"), self.scale.log())
@@ -183,7 +188,7 @@ class DiagonalCoefficients(SDECoefficients):
 
     def fields(self) -> Iterator[Field]:
         """``f_i z_i`` and ``g_i``; nothing is left to the solver."""
-        f, g = self.each(self.f, root(self.g2))
+        f, g = self.each(self.f, self.diffusion)
         for rate, diffusion in zip(f, g, strict=True):
             drift, constant = partial(torch.mul, rate), partial(filled, diffusion)
             yield Field(torch.zeros_like, as_drawn, drift, constant)
@@ -248,12 +253,51 @@ class _Levels(NamedTuple):
     log_snr: Tensor
 
 
-class DiagonalReverse(ReverseCoefficients):
+class DenoisedReverse(ReverseCoefficients):
+    """Of an equation whose forcing is the denoised mean: nothing cancels at small ``sigma``.
+
+    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`, of which what the SDE
+    says has a ``diffusion``.
+
+    Example:
+        >>> from scoresde.coefficients import DenoisedReverse, DiagonalReverse
+        >>> issubclass(DiagonalReverse, DenoisedReverse)
+        True
+    """
+
+    forward: Any
+    _found: Sequence[Sequence[Any]] | None = None
+
+    def fields(self) -> Iterator[Field]:
+        """The forcings are the denoised means."""
+        denoisers = self.forward.denoisers(self.estimator, self.condition)
+        for i, denoiser in enumerate(denoisers):
+            drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
+            yield Field(denoiser, as_drawn, drift, diffusion)
+
+    def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
+        slopes, responses, _ = self._rates
+        return torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
+
+    def _diffusion(self, i: int, z: Tensor) -> Tensor:
+        return filled(self._rates[2][i], z)
+
+    @property
+    def _rates(self) -> Sequence[Sequence[Any]]:
+        """What exponential solvers need not know, time by time: found when first asked for.
+
+        By hand, as a `functools.cached_property` has a lock, at which `torch.compile` breaks.
+        """
+        if self._found is None:
+            rates = self.sign * self.slope, self.sign * self.response
+            self._found = self.each(*rates, self.eta * self.forward.diffusion)
+        return self._found
+
+
+class DiagonalReverse(DenoisedReverse):
     """What the reverse equation of a `scoresde.DiagonalSDE` says of several times.
 
-    The forcing is the denoised mean rather than the score: nothing cancels at small ``sigma``.
-
-    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`.
+    Takes the arguments of `DenoisedReverse`.
 
     Example:
         >>> import torch
@@ -266,7 +310,6 @@ class DiagonalReverse(ReverseCoefficients):
     """
 
     forward: DiagonalCoefficients
-    _found: Sequence[Sequence[Tensor]] | None = None
 
     @property
     def slope(self) -> Tensor:
@@ -288,35 +331,6 @@ class DiagonalReverse(ReverseCoefficients):
     def propagator(self, end: DiagonalReverse) -> Propagator:
         """See `DiagonalCoefficients.denoising_step`."""
         return self.forward.denoising_step(end.forward, self.eta)
-
-    def fields(self) -> Iterator[Field]:
-        """The forcings are the denoised means."""
-        denoisers = self.forward.denoisers(self.estimator, self.condition)
-        for i, denoiser in enumerate(denoisers):
-            drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
-            yield Field(denoiser, as_drawn, drift, diffusion)
-
-    def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
-        slopes, responses, _ = self._rates
-        return torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
-
-    def _diffusion(self, i: int, z: Tensor) -> Tensor:
-        return filled(self._rates[2][i], z)
-
-    @property
-    def _rates(self) -> Sequence[Sequence[Tensor]]:
-        """What exponential solvers need not know, time by time: found when first asked for.
-
-        By hand, as a `functools.cached_property` has a lock, at which `torch.compile` breaks.
-        """
-        if self._found is None:
-            values = (
-                self.sign * self.slope,
-                self.sign * self.response,
-                self.eta * root(self.forward.g2),
-            )
-            self._found = self.each(*values)
-        return self._found
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``(alpha D - z)/sigma^2``; 0 where clean."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.coefficients import DiagonalCoefficients, as_drawn, filled, root
+from scoresde.coefficients import DenoisedReverse, DiagonalCoefficients, as_drawn, filled, root
 from scoresde.equation import Field, Forcing, Propagator
 from scoresde.phase_space.dynamics import Dynamics, Law
 from scoresde.phase_space.mixing import Mixing
 from scoresde.phase_space.steps import phase_step, symmetric_root
-from scoresde.sde_coefficients import Kernel, ReverseCoefficients, Score, SDECoefficients
+from scoresde.sde_coefficients import Kernel, Score, SDECoefficients
 
 _FAINT = 1e-30
 """What a gain of 0 is taken for, where it divides what a step of another shape would add."""
@@ -151,10 +151,10 @@ class PhaseCoefficients(SDECoefficients):
         return PhaseReverse(self, estimator, eta, condition, sign)
 
 
-class PhaseReverse(ReverseCoefficients):
+class PhaseReverse(DenoisedReverse):
     """What the reverse equation of a `scoresde.PhaseSDE` says of several times.
 
-    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`.
+    Takes the arguments of `scoresde.coefficients.DenoisedReverse`.
 
     Example:
         >>> import torch
@@ -209,29 +209,6 @@ class PhaseReverse(ReverseCoefficients):
         damping = (1 + self.eta**2) * h
         means = (v / gain for v in shapes)
         return Propagator(known.mixing(step.decay), gain, h, damping, noise, *means)
-
-    def fields(self) -> Iterator[Field]:
-        """The forcings are the denoised means."""
-        denoisers = self.forward.denoisers(self.estimator, self.condition)
-        for i, denoiser in enumerate(denoisers):
-            drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
-            yield Field(denoiser, as_drawn, drift, diffusion)
-
-    def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
-        slopes, responses, _ = self._rates
-        return self.sign * torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
-
-    def _diffusion(self, i: int, z: Tensor) -> Tensor:
-        return filled(self._rates[2][i], z)
-
-    _found: Sequence[Sequence[Any]] | None = None
-
-    @property
-    def _rates(self) -> Sequence[Sequence[Any]]:
-        """As of `scoresde.coefficients.DiagonalReverse`."""
-        if self._found is None:
-            self._found = self.each(self.slope, self.response, self.eta * self.forward.diffusion)
-        return self._found
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``S^-1 (a D - y)``."""

@@ -46,6 +46,9 @@ class Mixing:
         mixed: Tensor = (matrices * y.unflatten(-1, (1, copies, -1))).sum(-2)
         return mixed.flatten(-2)
 
+    def __rmul__(self, factor: float) -> Self:
+        return type(self)(factor * self.matrices, self.blocks)
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
