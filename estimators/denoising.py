@@ -177,11 +177,12 @@ class Denoising(Float64Constants, ScoreEstimator):
     def _denoisers(self, at: Coefficients, condition: Any) -> Iterator[Denoiser]:
         if not isinstance(at, DiagonalCoefficients):
             raise TypeError(f"at: expected what sde.at(times, like=z) says, got a {type(at)}")
-        predict = predictor(self.network, self.network_basis, at.like, condition)
+        dtype = network_dtype(self.network) or at.like.dtype
+        predict = predictor(self.network, self.network_basis, at.like, dtype, condition)
         centred = self._is_centred
         if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not centred:
-            return map(partial(partial, _centred, predict), *self._prepare_centred(at))
-        level, *coefficients = self._prepare(at, centred)
+            return map(partial(partial, _centred, predict), *self._prepare_centred(at, dtype))
+        level, *coefficients = self._prepare(at, dtype, centred)
         out, skip, scale, *shifts = at.each(*coefficients)
         constant, offset = shifts or (None, None)
         firsts = _affine(constant, skip)
@@ -190,14 +191,16 @@ class Denoising(Float64Constants, ScoreEstimator):
         steps = (firsts, _affine(offset, scale), out, level.unbind())
         return map(partial(partial, _corrected, predict), *steps)
 
-    def _prepare(self, at: DiagonalCoefficients, centred: bool) -> tuple[Tensor, ...]:
+    def _prepare(
+        self, at: DiagonalCoefficients, dtype: torch.dtype, centred: bool
+    ) -> tuple[Tensor, ...]:
         """What depends on times alone, with ``k`` of each in front.
 
         ``level, out, skip, scale, constant, offset`` of
         ``D = constant + skip z + out F(offset + scale z, level)``, without constants that are 0.
         """
         alpha, *_, form, scale = self._preconditioning(at)
-        prepared = self._level(at), form.out, form.skip, scale.reciprocal()
+        prepared = self._level(at, dtype), form.out, form.skip, scale.reciprocal()
         if not centred:
             mean, alpha, scale, skip = at.blocks.alike(
                 self._data("data_mean", at), alpha, scale, form.skip
@@ -205,7 +208,9 @@ class Denoising(Float64Constants, ScoreEstimator):
             return *prepared, mean - skip * alpha * mean, -alpha * mean / scale
         return prepared
 
-    def _prepare_centred(self, at: DiagonalCoefficients) -> Iterator[Sequence[Tensor]]:
+    def _prepare_centred(
+        self, at: DiagonalCoefficients, dtype: torch.dtype
+    ) -> Iterator[Sequence[Tensor]]:
         """As `_prepare`, for times of many events: of states less their mean ``alpha m``.
 
         What is subtracted is never formed; of few times it is, once for many steps.
@@ -214,11 +219,10 @@ class Denoising(Float64Constants, ScoreEstimator):
         mean = at.cast(self._data("data_mean", at)).expand(len(at.t), -1)
         yield mean.unbind()
         yield from at.each(alpha, form.skip, scale.reciprocal(), form.out)
-        yield self._level(at).unbind()
+        yield self._level(at, dtype).unbind()
 
-    def _level(self, at: DiagonalCoefficients) -> Tensor:
-        kind = network_dtype(self.network) or at.like.dtype
-        return heard(at, self.has_vector_time, self._first_level, kind)
+    def _level(self, at: DiagonalCoefficients, dtype: torch.dtype) -> Tensor:
+        return heard(at, self.has_vector_time, self._first_level, dtype)
 
     @property
     def has_vector_time(self) -> bool:
@@ -337,11 +341,11 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def _preconditioned(self, at: DiagonalCoefficients) -> _Preconditioning:
         alpha, sigma, std = at.blocks.alike(at.alpha, at.sigma, self._data("data_std", at))
-        clean, scale = sigma == 0, torch.hypot(alpha * std, sigma)
-        visible = alpha.clamp(min=forms.FAINT)
-        if readable(clean) and not bool(clean.any()):  # mostly, and cheap to know
+        visible, scale = alpha.clamp(min=forms.FAINT), torch.hypot(alpha * std, sigma)
+        if readable(sigma) and int(sigma.count_nonzero()) == sigma.numel():  # mostly, and cheap
             form = self.parametrization(visible, sigma, std)
             return _Preconditioning(alpha, sigma, None, sigma, form, form, scale)
+        clean = sigma == 0
         positive = sigma.masked_fill(clean, 1.0)
         plain = self.parametrization(visible, positive, std)
         form = forms.where_clean(plain, clean)
@@ -351,9 +355,8 @@ class Denoising(Float64Constants, ScoreEstimator):
     def _is_centred(self) -> bool:
         """Whether the mean is one number, known without waiting for it, and 0."""
         value = self.held("data_mean", torch.device("cpu"))
-        return (
-            value.numel() == 1 and readable(value) and not value.requires_grad and not value.any()
-        )
+        known = value.numel() == 1 and readable(value) and not value.requires_grad
+        return known and float(value) == 0
 
     def _data(self, name: str, at: DiagonalCoefficients) -> Tensor:
         """A moment of the data, ``(1 | blocks | m)``."""

@@ -137,8 +137,9 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         standard, guess, noise = self._local(z, times)
         level = (times.clamp(min=self._first) / self.sde.T).log() / 4
         level = level.expand(*z.shape[:-1], 1).reshape(z.shape[:-1].numel())
-        predict = predictor(self.network, self.network_basis, z, condition)
-        prediction = predict(standard, level.to(network_dtype(self.network) or z.dtype))
+        dtype = network_dtype(self.network) or z.dtype
+        predict = predictor(self.network, self.network_basis, z, dtype, condition)
+        prediction = predict(standard, level.to(dtype))
         noisy = noise > 0
         return torch.where(noisy, guess + prediction / torch.where(noisy, noise, 1.0), 0.0)
 

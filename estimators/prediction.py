@@ -13,21 +13,22 @@ from torch import Tensor, nn
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance
 from scoresde.coefficients import DiagonalCoefficients
-from scoresde.precision import expect_near, moved, network_dtype, sent
+from scoresde.precision import expect_near, moved, sent
 
 
 def predictor(
-    network: nn.Module, basis: Basis, like: Tensor, condition: Any = None
+    network: nn.Module, basis: Basis, like: Tensor, dtype: torch.dtype, condition: Any = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The network between coefficients: of states in its units, and their levels.
 
-    Events, levels and conditions come to it in the dtype of its weights, whatever the state's, and
-    with one axis for the batch; a single label is that of all.
+    Events and conditions come to it in its own dtype, whatever the state's, and with one axis for
+    the batch; a single label is that of all.
 
     Args:
         network: See `estimators.Denoising`.
         basis: Of the events that it sees.
         like: A state ``(*batch, n)`` like those to come.
+        dtype: That of the network's weights.
         condition: Passed on to it.
 
     Raises:
@@ -37,18 +38,18 @@ def predictor(
         >>> import torch
         >>> from estimators.prediction import predictor
         >>> from scoresde import Identity
-        >>> predict = predictor(lambda x, level: x + level, Identity((1,)), torch.zeros(1, 1))
+        >>> like = torch.zeros(1, 1)
+        >>> predict = predictor(lambda x, level: x + level, Identity((1,)), like, like.dtype)
         >>> predict(torch.ones(1, 1), torch.ones(1))
         tensor([[2.]])
     """
     expect_near("condition", condition, network)
     state_dtype, flat = like.dtype, like.ndim == 2
-    weights_dtype = network_dtype(network) or state_dtype
     if condition is not None:
         _expect_conditional(network)
     if isinstance(condition, Tensor):
         condition = _one_batch_axis(condition, like.shape[:-1])
-        condition = condition.to(weights_dtype) if condition.is_floating_point() else condition
+        condition = condition.to(dtype) if condition.is_floating_point() else condition
     conditions = () if condition is None else (condition,)
 
     # asked at every step of a solver: what does nothing is not called
@@ -56,9 +57,7 @@ def predictor(
         x = basis.synthesise(z)
         if not flat:
             x = x.reshape(z.shape[:-1].numel(), *basis.event_shape)
-        prediction = network(
-            x if weights_dtype == state_dtype else x.to(weights_dtype), level, *conditions
-        )
+        prediction = network(x if dtype == state_dtype else x.to(dtype), level, *conditions)
         if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
             wanted = f"an output of shape {tuple(x.shape)}, that of its input"
             expect(False, "network", wanted, _shown(prediction))

@@ -141,8 +141,8 @@ class DiagonalCoefficients(SDECoefficients):
     @property
     def noise_level(self) -> Tensor:
         """The `noise_levels` that are finite, averaged over the blocks: ``(k, *)``."""
-        levels = self.noise_levels
-        return self.layout.average(torch.where(levels.isinf(), torch.nan, levels))
+        none = torch.nan
+        return self.layout.average(self.noise_levels.nan_to_num(none, none, none))
 
     @property
     def kernel(self) -> Kernel:

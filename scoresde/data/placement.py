@@ -73,7 +73,7 @@ class PlacedEvents:
         if self.values is None:
             return brought(self.data.pairs(rows), self.device)
         rows = rows.to(self.device, non_blocking=True)
-        return Pairs(self.values, self.condition).map(lambda part: part[rows])
+        return Pairs(self.values, self.condition).map(lambda part: part.index_select(0, rows))
 
 
 def brought(pairs: Pairs, device: torch.device) -> Pairs:

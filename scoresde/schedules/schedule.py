@@ -117,9 +117,9 @@ class Schedule(Float64Constants, ABC):
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
         """
-        first = t == 0
-        if readable(first) and not bool(first.any()):  # mostly, and cheap to know
+        if readable(t) and int(t.count_nonzero()) == t.numel():  # mostly, and cheap to know
             return self._signal(t, t)
+        first = t == 0
         signal = self._signal(t.masked_fill(first, self.eps), t)
         with torch.no_grad():
             zero = t.new_zeros(1)

@@ -123,7 +123,7 @@ class BatchLoss:
                 self.generator.manual_seed(derive(self.seed, "noise", step))
                 noise = shard(self.generator, self.processes, part, parts)
                 with self._module.alone(part + 1 < parts):
-                    own = pairs.map(lambda values: values[part::parts])  # noqa: B023
+                    own = pairs if parts == 1 else pairs.map(lambda v: v[part::parts])  # noqa: B023
                     own = flipped(own, data.shapes, noise) if data.flip else own
                     loss = self.of(own, data.bins, noise, shared=True)
                     loss = loss if parts == 1 else loss / parts

@@ -239,7 +239,7 @@ class TrainingState:
                 data if held_out is None else held_out, held_out is not None
             )
             updates = self.step - (self.steps[-1] if self.steps else 0)
-            self.losses.append(float(self.tally.loss) / updates)
+            self.losses.append(self.tally.loss / updates)
             self.norms.append(self.tally.mean_norm())
             self.steps.append(self.step)
             self.tally.clear()
@@ -300,8 +300,7 @@ class TrainingState:
             **{f"kept.{k}": v for k, v in self.best_weights.items()},
             **{f"profile.{k}": v for k, v in self.profile_tensors().items()},
             **{f"optimizer.{i}.{k}": v for i, slots in state.items() for k, v in slots.items()},
-            "loss": self.tally.loss,
-            "norm": self.tally.norm,
+            **self.tally.state(),
         }
         identity.note_changes(self.estimator)
         written = {name: getattr(self, name) for name in _WRITTEN}
@@ -350,8 +349,7 @@ class TrainingState:
         for i, profile in enumerate(self.profiles):
             profile.restore(part(f"profile.{i}"))
         load_adam(self.optimizer, self.weights, part("optimizer"))
-        self.tally.loss.copy_(tensors["loss"])
-        self.tally.norm.copy_(tensors["norm"])
+        self.tally.restore(tensors["loss"], tensors["norm"])
         self.scaler.load_state_dict(content["scaler"])
         for name in _WRITTEN:
             setattr(self, name, content[name])

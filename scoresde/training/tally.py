@@ -7,21 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from scoresde.precision import precision
-
 
 class Tally:
     """Losses, and whether all of them and of the gradients have been finite.
 
     Once one has not, ``failed`` stays 1: updates of weights that are left out where it is 1 leave
-    them as they were before the first that was not finite, whenever that is noticed.
+    them as they were before the first that was not finite, whenever that is noticed. What updates
+    have come to stays on the device until somebody asks, and is added up by the host, in double
+    precision and one after the other: sums do not depend on when somebody has asked.
 
     Args:
         device: Where updates are computed.
 
     Attributes:
-        loss: Sum of the losses since it was last cleared.
-        norm: Sum of the finite norms of gradients since then, and their number, ``(2,)``.
         poison: 0, and no number after an update that was not finite.
         failed: 1 after an update that was not finite, 0 before; ``found_inf`` of an optimiser.
 
@@ -36,12 +34,11 @@ class Tally:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=precision(device), device=device)
-        self.norm = torch.zeros(2, dtype=precision(device), device=device)
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
         self.poison = torch.zeros((), dtype=torch.float32, device=device)
-        self._left_out = torch.zeros((), dtype=torch.float32, device=device)
-        self._stops = torch.zeros((), dtype=torch.float32, device=device)
+        self._loss, self._norm, self._norms = 0.0, 0.0, 0
+        self._left_out, self._stopped = 0, False
+        self._unread: list[tuple[bool, tuple[Tensor, ...]]] = []
 
     def add(
         self, loss: Tensor, norm: Tensor, stop: Tensor | None = None, scaled: bool = False
@@ -49,33 +46,57 @@ class Tally:
         """Counts an update.
 
         Args:
-            loss: Its loss.
+            loss: Its loss, which nobody writes to afterwards, as the others.
             norm: Of its gradient.
             stop: Positive if somebody has asked to end.
             scaled: Whether a gradient that is not finite is a matter of its scale.
         """
         # a network may be spread over several
-        loss, norm = loss.to(self.loss.device), norm.to(self.loss.device)
-        self.loss.add_(loss)
-        finite = norm.isfinite()
-        self.norm.add_(torch.stack([norm.where(finite, 0.0), finite.to(norm)]))
+        given = (loss, norm) if stop is None else (loss, norm, stop)
+        loss, norm, *_ = update = tuple(v.to(self.poison.device) for v in given)
         self.poison.add_((loss if scaled else loss + norm) * 0)
         torch.ne(self.poison, self.poison, out=self.failed)
-        self._left_out.add_(self.failed)
-        if stop is not None:
-            self._stops.add_(stop)
-
-    def mean_norm(self) -> float:
-        """Mean of the norms since it was last cleared, NaN of none: waits for them."""
-        total, count = self.norm.tolist()
-        return total / count if count else math.nan
-
-    def clear(self) -> None:
-        """Begins losses and norms anew."""
-        self.loss.zero_()
-        self.norm.zero_()
+        self._unread.append((scaled, update))
 
     def read(self) -> tuple[int, bool]:
         """How many updates were left out, and whether somebody has asked to end: waits for them."""
-        left_out, stops = torch.stack([self._left_out, self._stops]).tolist()
-        return int(left_out), stops > 0
+        unread, self._unread = self._unread, []
+        if unread:
+            found = iter(torch.stack([v for _, update in unread for v in update]).tolist())
+            for scaled, update in unread:
+                self._count(scaled, *(next(found) for _ in update))
+        return self._left_out, self._stopped
+
+    def _count(self, scaled: bool, loss: float, norm: float, stop: float = 0.0) -> None:
+        bad = not (math.isfinite(loss) and (scaled or math.isfinite(norm)))
+        self._left_out += bad or self._left_out > 0
+        self._stopped |= stop > 0
+        self._loss += loss
+        if math.isfinite(norm):
+            self._norm, self._norms = self._norm + norm, self._norms + 1
+
+    @property
+    def loss(self) -> float:
+        """Sum of the losses since it was last cleared: waits for them."""
+        self.read()
+        return self._loss
+
+    def mean_norm(self) -> float:
+        """Mean of the finite norms since it was last cleared, NaN of none: waits for them."""
+        self.read()
+        return self._norm / self._norms if self._norms else math.nan
+
+    def clear(self) -> None:
+        """Begins losses and norms anew."""
+        self.read()
+        self._loss, self._norm, self._norms = 0.0, 0.0, 0
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` goes on from."""
+        numbers = {"loss": self.loss, "norm": [self._norm, self._norms]}
+        return {k: torch.tensor(v, dtype=torch.float64, device="cpu") for k, v in numbers.items()}
+
+    def restore(self, loss: Tensor, norm: Tensor) -> None:
+        """Goes on from what `state` has said."""
+        self._loss, (self._norm, norms) = float(loss), norm.tolist()
+        self._norms = int(norms)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from scoresde.testing import DeviceCalls
 from scoresde.training.tally import Tally
 
 CPU = torch.device("cpu")
@@ -68,3 +69,36 @@ def test_losses_are_added_in_double_precision():
     for _ in range(1000):
         tally.add(torch.tensor(0.1), torch.tensor(1.0))
     assert float(tally.loss) == pytest.approx(1000 * float(torch.tensor(0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_do_not_depend_on_when_they_are_read(dtype):
+    """Nor on whether a run was written and goes on from there: bit for bit."""
+    values = torch.rand(40, 2, generator=torch.Generator().manual_seed(0), dtype=dtype) ** 9
+    found = []
+    for every in (1, 7, 40):
+        tally = Tally(CPU)
+        for step, (loss, norm) in enumerate(values):
+            tally.add(loss, norm)
+            if step % every == 0:
+                tally.read()
+                written, tally = tally.state(), Tally(CPU)
+                tally.restore(**written)
+        found.append((tally.loss, tally.mean_norm()))
+    assert found[0] == found[1] == found[2]
+    assert found[0] == pytest.approx(values.double().mean(0).mul(torch.tensor([40, 1])).tolist())
+
+
+def test_an_update_is_counted_in_few_operations_and_read_once_for_many():
+    with DeviceCalls() as calls:
+        tally = Tally(torch.device("meta"))
+        zeros = torch.zeros((), device="meta")
+        before = calls.summary()
+        for _ in range(32):
+            tally.add(zeros, zeros, zeros)
+        after = calls.summary()
+        tally.read()
+    asked = {name: after[name] - before[name] for name in after}
+    assert asked["operations"] == 4 * 32
+    assert not any(asked[name] for name in ("reads", "copies", "queued", "drawn"))
+    assert calls.reads.total() == 1
