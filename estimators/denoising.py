@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from estimators.mismatch import check_range, check_standard
-from estimators.prediction import expect_arguments, heard, predictor, seen_basis
-from estimators.times import TrainingTimes, first_level, training_times
+from estimators.prediction import (
+    affine,
+    centred,
+    corrected,
+    expect_arguments,
+    heard,
+    predictor,
+    seen_basis,
+)
+from estimators.times import Drawn, TrainingTimes, first_level, training_times
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
@@ -179,20 +187,20 @@ class Denoising(Float64Constants, ScoreEstimator):
             raise TypeError(f"at: expected what sde.at(times, like=z) says, got a {type(at)}")
         dtype = network_dtype(self.network) or at.like.dtype
         predict = predictor(self.network, self.network_basis, at.like, dtype, condition)
-        centred = self._is_centred
-        if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not centred:
-            return map(partial(partial, _centred, predict), *self._prepare_centred(at, dtype))
-        level, *coefficients = self._prepare(at, dtype, centred)
+        no_mean = self._is_centred
+        if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not no_mean:
+            return map(partial(partial, centred, predict), *self._prepare_centred(at, dtype))
+        level, *coefficients = self._prepare(at, dtype, no_mean)
         out, skip, scale, *shifts = at.each(*coefficients)
         constant, offset = shifts or (None, None)
-        firsts = _affine(constant, skip)
+        firsts = affine(constant, skip)
         if self.baseline is not None:
             firsts = self.baseline.denoisers(at)
-        steps = (firsts, _affine(offset, scale), out, level.unbind())
-        return map(partial(partial, _corrected, predict), *steps)
+        steps = (firsts, affine(offset, scale), out, level.unbind())
+        return map(partial(partial, corrected, predict), *steps)
 
     def _prepare(
-        self, at: DiagonalCoefficients, dtype: torch.dtype, centred: bool
+        self, at: DiagonalCoefficients, dtype: torch.dtype, no_mean: bool
     ) -> tuple[Tensor, ...]:
         """What depends on times alone, with ``k`` of each in front.
 
@@ -201,7 +209,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         """
         alpha, *_, form, scale = self._preconditioning(at)
         prepared = self._level(at, dtype), form.out, form.skip, scale.reciprocal()
-        if not centred:
+        if not no_mean:
             mean, alpha, scale, skip = at.blocks.alike(
                 self._data("data_mean", at), alpha, scale, form.skip
             )
@@ -302,20 +310,35 @@ class Denoising(Float64Constants, ScoreEstimator):
         """
         if z.ndim != 2 or z.shape[-1] != self.stage.dim:  # asked at every update
             expect(False, "z", f"coefficients (batch, {self.stage.dim})", tuple(z.shape))
-        noise = Noise.of(generator)
+        drawn = self.draw(z, Noise.of(generator))
+        at = self.sde.at(drawn.times.unsqueeze(0), drawn.z)
+        return self.drawn_losses(at, drawn, condition, weighting)
+
+    def draw(self, z: Tensor, noise: Noise) -> Drawn:
+        """What training draws for coefficients ``(batch, stage.dim)``."""
         times, density = self.draw_times(self.times.quantiles(self.sde, z, noise))
+        missing = None
         if self.has_vector_time:
             missing, times = z.isnan(), self.sde.blocks.expand(times)
             if self.observe is not None:
                 times = torch.where(self.observe(self.sde, z, noise), 0.0, times)
             times, z = times.masked_fill(missing, self.sde.T), z.masked_fill(missing, 0.0)
-        at = self.sde.at(times.unsqueeze(0), z)
-        known = self._preconditioning(at)
-        weight = self._weights(at, density, weighting or self.weighting)
+        return Drawn(z, times, density, noise(z), missing)
+
+    def drawn_losses(
+        self,
+        at: DiagonalCoefficients,
+        drawn: Drawn,
+        condition: Any = None,
+        weighting: Weighting | None = None,
+    ) -> Tensor:
+        """`coefficient_losses` of what has been drawn, with what the SDE says of these times."""
+        known, z = self._preconditioning(at), drawn.z
+        weight = self._weights(at, drawn.density, weighting or self.weighting)
         ((alpha,), (sigma,), (weight,)) = at.each(known.alpha, known.sigma, weight)
-        z_t = torch.addcmul(alpha * z, sigma, noise(z))
-        if self.has_vector_time:
-            weight = torch.where(missing, 0.0, weight)
+        z_t = torch.addcmul(alpha * z, sigma, drawn.xi)
+        if drawn.missing is not None:
+            weight = torch.where(drawn.missing, 0.0, weight)
         (denoise,) = self.denoisers(at, condition)
         errors: Tensor = weight * (z - denoise(z_t)).square()
         return errors.sum(-1)
@@ -362,38 +385,3 @@ class Denoising(Float64Constants, ScoreEstimator):
         """A moment of the data, ``(1 | blocks | m)``."""
         (value,) = self.constants(at.t, name)
         return at.layout.cut(value if value.ndim else value.unsqueeze(-1), at.blocks)
-
-
-def _corrected(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    first: Denoiser,
-    enter: Denoiser,
-    out: Tensor,
-    level: Tensor,
-    z: Tensor,
-) -> Tensor:
-    """What the network corrects, and what it says of a state in its own units, at one time."""
-    return torch.addcmul(first(z), out, predict(enter(z), level))
-
-
-def _centred(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    mean: Tensor,
-    alpha: Tensor,
-    skip: Tensor,
-    scale: Tensor,
-    out: Tensor,
-    level: Tensor,
-    z: Tensor,
-) -> Tensor:
-    """The same of a state around its mean."""
-    centred = torch.addcmul(z, alpha, mean, value=-1)
-    first = torch.addcmul(mean, skip, centred)
-    return torch.addcmul(first, out, predict(scale * centred, level))
-
-
-def _affine(offset: Sequence[Tensor] | None, slope: Sequence[Tensor]) -> Iterator[Denoiser]:
-    """``offset + slope z`` at each of several times."""
-    if offset is None:
-        return map(partial(partial, torch.mul), slope)
-    return map(partial(partial, torch.addcmul), offset, slope)

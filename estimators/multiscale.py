@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from typing import Any
@@ -155,20 +156,34 @@ class MultiScale(ScoreEstimator):
         if not (self._met or torch.compiler.is_compiling()):
             self._met, first = True, self._stage(z)  # as of `Denoising.losses`
             check_standard(self.sde, x, z, first.data_mean, first.data_std)
-        parts = []
-        for stage, share in zip(self.stages, self.shares, strict=True):
+        counts = [self._count(share, len(z)) for share in self.shares]
+        drawn = [
+            stage.draw(z[:count, : stage.stage.dim], noise.part(slice(count)))
+            for stage, count in zip(self._models, counts, strict=True)
+        ]
+        # one reading of the schedule for all of them
+        at = self.sde.at(torch.cat([each.times for each in drawn]).unsqueeze(0), z)
+        losses, ends = [], itertools.accumulate(counts)
+        for stage, each, count, end in zip(self._models, drawn, counts, ends, strict=True):
+            own = at.part((slice(None), slice(end - count, end)), each.z)
+            told = condition
+            if count < len(z):
+                told = samples(condition, torch.arange(count, device=z.device), z.shape[:1])
+            found = stage.drawn_losses(own, each, told, weighting)
+            if count < len(z):
+                found = nn.functional.pad(found * (len(z) / count), (0, len(z) - count))
+            losses.append(found)
+        return reduce(torch.add, losses)
+
+    @property
+    def _models(self) -> Iterator[Denoising]:
+        for stage in self.stages:
             assert isinstance(stage, Denoising)
-            own = z[:, : stage.stage.dim]
-            if share == 1 or not self.training:
-                parts.append(stage.coefficient_losses(own, condition, noise, weighting))
-                continue
-            count = max(round(share * len(z)), min(len(z), 1))
-            rows = torch.arange(count, device=z.device)
-            told = samples(condition, rows, z.shape[:1])
-            part = stage.coefficient_losses(own[:count], told, noise.part(slice(count)), weighting)
-            part = part * (len(z) / max(count, 1))
-            parts.append(nn.functional.pad(part, (0, len(z) - count)))
-        return reduce(torch.add, parts)
+            yield stage
+
+    def _count(self, share: float, count: int) -> int:
+        """Of how many events of a batch a stage learns: of one at least."""
+        return count if not self.training else max(round(share * count), min(count, 1))
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component of the data."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance
 from scoresde.coefficients import DiagonalCoefficients
+from scoresde.estimator import Denoiser
 from scoresde.precision import expect_near, moved, sent
 
 
@@ -109,6 +111,64 @@ def heard(
     level = level.reshape(len(at.t), *one_for_all, *level.shape[1:])
     rows = at.like.shape[:-1].numel()
     return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])
+
+
+def corrected(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    first: Denoiser,
+    enter: Denoiser,
+    out: Tensor,
+    level: Tensor,
+    z: Tensor,
+) -> Tensor:
+    """What the network corrects, and what it says of a state in its own units, at one time.
+
+    Example:
+        >>> import torch
+        >>> from estimators.prediction import corrected
+        >>> half, one = torch.tensor(0.5), torch.ones(1)
+        >>> corrected(lambda x, level: x, half.mul, one.mul, half, one, z=2 * one)
+        tensor([2.])
+    """
+    return torch.addcmul(first(z), out, predict(enter(z), level))
+
+
+def centred(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    mean: Tensor,
+    alpha: Tensor,
+    skip: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    level: Tensor,
+    z: Tensor,
+) -> Tensor:
+    """The same of a state around its mean.
+
+    Example:
+        >>> import torch
+        >>> from estimators.prediction import centred
+        >>> one = torch.ones(1)
+        >>> centred(lambda x, level: x, one, one, one / 2, one, one, level=one, z=3 * one)
+        tensor([4.])
+    """
+    around = torch.addcmul(z, alpha, mean, value=-1)
+    first = torch.addcmul(mean, skip, around)
+    return torch.addcmul(first, out, predict(scale * around, level))
+
+
+def affine(offset: Sequence[Tensor] | None, slope: Sequence[Tensor]) -> Iterator[Denoiser]:
+    """``offset + slope z`` at each of several times.
+
+    Example:
+        >>> import torch
+        >>> from estimators.prediction import affine
+        >>> [line(torch.ones(1)) for line in affine([torch.zeros(1)], [torch.tensor([2.0])])]
+        [tensor([2.])]
+    """
+    if offset is None:
+        return map(partial(partial, torch.mul), slope)
+    return map(partial(partial, torch.addcmul), offset, slope)
 
 
 def _one_batch_axis(condition: Tensor, batch: torch.Size) -> Tensor:

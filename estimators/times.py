@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -164,3 +164,29 @@ def first_level(sde: DiagonalSDE) -> Tensor:
     """
     with torch.no_grad():
         return sde.at(sde.scale.new_full((1, 1), sde.eps)).noise_levels
+
+
+class Drawn(NamedTuple):
+    """What training draws for some events; see `estimators.Denoising.draw`.
+
+    Attributes:
+        z: Clean states, ``(batch, n)``; 0 where values are missing.
+        times: ``(batch, 1 | blocks | n)``.
+        density: Of the times, per unit of time, as they.
+        xi: Standard normal numbers, as ``z``.
+        missing: Which values are, as ``z``; None if that is asked of none.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        >>> model.draw(torch.zeros(5, 2), Noise()).times.shape
+        torch.Size([5, 1])
+    """
+
+    z: Tensor
+    times: Tensor
+    density: Tensor
+    xi: Tensor
+    missing: Tensor | None

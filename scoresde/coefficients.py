@@ -62,7 +62,7 @@ class DiagonalCoefficients(SDECoefficients):
         layout: The blocks of all components, of which the state has the first.
         reading: What the schedule says, in its own units, of all of them.
         scale: Unit of the noise.
-        index: Of which of the times in the reading, of all if None.
+        part: Of what says more, and which of its times these are, if anything does.
 
     Example:
         >>> import torch
@@ -72,6 +72,8 @@ class DiagonalCoefficients(SDECoefficients):
         (tensor([[0.2812]]), tensor([[2.8790]]), tensor([[90.4500]]))
     """
 
+    _level: Tensor | None = None
+
     def __init__(
         self,
         t: Tensor,
@@ -79,30 +81,42 @@ class DiagonalCoefficients(SDECoefficients):
         layout: Blocks,
         reading: Reading,
         scale: Tensor,
-        index: Any = None,
+        part: tuple[DiagonalCoefficients, Any] | None = None,
     ) -> None:
         super().__init__(t, like, layout.prefix(like.shape[-1]))
-        self.layout, self._reading, self._scale, self._index = layout, reading, scale, index
+        self.layout, self._reading, self._scale, self._part = layout, reading, scale, part
         self.scale = layout.cut(scale, self.blocks)
         # what an estimator has found of these times, by its id: a loss asks it twice
         self.found: dict[int, Any] = {}
 
     def __getitem__(self, index: Any) -> Self:
-        reading = self._reading if self._index is None else self._reading[self._index]
-        return type(self)(self.t[index], self.like, self.layout, reading, self._scale, index)
+        return self.part(index, self.like)
+
+    def part(self, index: Any, like: Tensor) -> Self:
+        """Those of some of the times, of states of their own: the schedule is read for all.
+
+        Args:
+            index: Which, ``(k, *)``.
+            like: A state.
+        """
+        known = self.layout, self._reading, self._scale
+        return type(self)(self.t[index], like, *known, (self, index))
 
     def _read(self, name: str) -> Tensor:
         """What the schedule says of the state's components, ``(k, *, 1 | blocks | m)``."""
         return self.layout.cut(self._read_all(name), self.blocks)
 
     def _read_all(self, name: str) -> Tensor:
+        if self._part is not None:
+            whole, index = self._part
+            return whole._read_all(name)[index]
         value: Tensor = getattr(self._reading, name)
-        return value if self._index is None else value[self._index]
+        return value
 
     @property
     def alpha(self) -> Tensor:
         """The signal's factor."""
-        return self._read("log_alpha").exp()
+        return self._read("alpha")
 
     @property
     def sigma(self) -> Tensor:
@@ -141,8 +155,13 @@ class DiagonalCoefficients(SDECoefficients):
     @property
     def noise_level(self) -> Tensor:
         """The `noise_levels` that are finite, averaged over the blocks: ``(k, *)``."""
-        none = torch.nan
-        return self.layout.average(self.noise_levels.nan_to_num(none, none, none))
+        if self._part is not None:
+            whole, index = self._part
+            return whole.noise_level[index]
+        if self._level is None:
+            finite = self.noise_levels.nan_to_num(torch.nan, torch.nan, torch.nan)
+            self._level = self.layout.average(finite)
+        return self._level
 
     @property
     def kernel(self) -> Kernel:

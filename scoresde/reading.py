@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -22,10 +21,11 @@ class Reading:
         >>> from scoresde import EDM
         >>> from scoresde.reading import Reading
         >>> *levels, rates = EDM().read(torch.tensor([2.0, 3.0]))
-        >>> Reading(*levels, lambda: rates(None))[:1].g2
-        tensor([4.])
+        >>> Reading(*levels, lambda: rates(None)).g2
+        tensor([4., 6.])
     """
 
+    _alpha: Tensor | None = None
     _found: tuple[Tensor, Tensor] | None = None
 
     def __init__(
@@ -38,14 +38,12 @@ class Reading:
         self.log_alpha, self.sigma, self.log_snr = log_alpha, sigma, log_snr
         self._find = rates
 
-    def __getitem__(self, index: Any) -> Reading:
-        """That of some of the times."""
-        return Reading(
-            self.log_alpha[index],
-            self.sigma[index],
-            self.log_snr[index],
-            lambda: (self.f[index], self.g2[index]),
-        )
+    @property
+    def alpha(self) -> Tensor:
+        """The signal's factor."""
+        if self._alpha is None:
+            self._alpha = self.log_alpha.exp()
+        return self._alpha
 
     @property
     def f(self) -> Tensor:

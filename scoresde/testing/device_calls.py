@@ -27,8 +27,9 @@ _ALLOCATING = frozenset((*_EMPTY, "_unsafe_view", "lift_fresh", "resize_"))
 
 _MOVING = frozenset(("_to_copy", "copy_"))
 _CHECKING = frozenset(("_linalg_check_errors",))
-_FUSED = ("utils._foreach_utils", "optim.optimizer")
-"""Modules that ask on which devices optimisers are fused."""
+_SUPPORTED = "_get_fused_kernels_supported_devices", "_get_foreach_kernels_supported_devices"
+_ASKING = "utils._foreach_utils", "optim.optimizer"
+"""On which devices optimisers are fused, and many tensors handled at once; modules that ask it."""
 
 _FROM_PYTHON = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 _INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
@@ -46,7 +47,7 @@ class DeviceCalls:
     - an *operation* is a kernel that the host launches; views and allocations are none;
     - a *copy* of host memory blocks the host, unless it is asked for with ``non_blocking=True``;
     - a *read*, such as ``bool(x)``, ``x.tolist()`` or ``x[mask]``, waits for all that was launched.
-    - It has the fused optimisers of torch.
+    - It has the fused optimisers of torch, and what handles many tensors at once.
 
     Reads are answered, as there is nothing to be read, so that code goes on: truths are true,
     integers 0 (a count of what is wrong, often) and other numbers 1, or what ``answers`` says; of
@@ -112,7 +113,7 @@ class DeviceCalls:
         return "\n".join(lines)
 
     def __enter__(self) -> DeviceCalls:
-        self._modes.enter_context(_fused_on_meta())
+        self._modes.enter_context(_supported_on_meta())
         self._modes.enter_context(_FromPython(self))
         self._modes.enter_context(_Operations(self))
         return self
@@ -187,17 +188,18 @@ _COUNTED = tuple(DeviceCalls.__annotations__)
 
 
 @contextmanager
-def _fused_on_meta() -> Iterator[None]:
-    """Has torch's optimisers take the meta device for one that they are fused on."""
-    owners = [importlib.import_module(f"torch.{name}") for name in _FUSED]
-    known = owners[0]._get_fused_kernels_supported_devices
-    for owner in owners:
-        setattr(owner, known.__name__, lambda: [*known(), "meta"])
+def _supported_on_meta() -> Iterator[None]:
+    """Has torch's optimisers take the meta device for one that has all that they make use of."""
+    owners = [importlib.import_module(f"torch.{name}") for name in _ASKING]
+    asked = [(owner, name) for owner in owners for name in _SUPPORTED if hasattr(owner, name)]
+    before = [getattr(owner, name) for owner, name in asked]
+    for (owner, name), known in zip(asked, before, strict=True):
+        setattr(owner, name, lambda known=known: [*known(), "meta"])
     try:
         yield
     finally:
-        for owner in owners:
-            setattr(owner, known.__name__, known)
+        for (owner, name), known in zip(asked, before, strict=True):
+            setattr(owner, name, known)
 
 
 class _Operations(DispatchMode):

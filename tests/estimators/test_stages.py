@@ -1,5 +1,7 @@
 """Stages of a multi-scale model: trained together on shares of a batch, or each by itself."""
 
+import itertools
+
 import pytest
 import torch
 from forks import FORKS, needs_fork
@@ -185,3 +187,41 @@ def test_stages_trained_at_once_are_those_trained_one_after_the_other(tmp_path):
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert not torch.equal(found["stages.0.network.leave.1.bias"], torch.zeros(1))
+
+
+def asked(levels, rows=8):
+    """What a loss asks of a device, of networks that ask for one multiplication each."""
+    size = 2**levels
+    ends = [1 / 2**k for k in range(levels + 1)]
+    sde = DiagonalSDE(Cosine(), Haar((1, size, size), levels), [1 / t for t in ends], drop=ends)
+    model = MultiScale(sde, [Free() for _ in ends], shares=[1.0] * levels + [0.5]).to("meta")
+    x = torch.empty(rows, 1, size, size, device="meta")
+    model.loss(x)
+    with DeviceCalls() as calls:
+        model.loss(x).backward()
+    return calls.summary()
+
+
+class Free(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, level):
+        return self.weight * x
+
+
+def test_another_stage_asks_little_of_a_device():
+    """Schedules are read, and levels averaged, for all stages at once."""
+    found = [asked(levels) for levels in (2, 3, 4, 5)]
+    each = [b["operations"] - a["operations"] for a, b in itertools.pairwise(found)]
+    assert max(each) < 90
+    for name in ("reads", "copies", "queued", "drawn"):
+        assert [counts[name] for counts in found] == [0] * 4
+
+
+def test_shares_are_part_of_what_a_run_is(tmp_path):
+    x, training = events(16), Training(steps=1, batch_size=8)
+    training.fit(build(shares=[1.0, 1.0, 0.5]), x, folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"estimator\.shares\.2: expected 0\.5, got 0\.25"):
+        training.fit(build(shares=[1.0, 1.0, 0.25]), x, folder=tmp_path, progress=False)
