@@ -49,7 +49,8 @@ def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
     sde = model.sde
     n = sde.basis.dim
     if solver.eta == 0:
-        x = solver.rsample(model, (1 + n,), generator=Columns(1 + n), dtype=torch.float64)
+        rows = 1 + sde.dim  # velocities, where there are any, start from noise as well
+        x = solver.rsample(model, (rows,), generator=Columns(rows), dtype=torch.float64)
         mean, deviations = x[0].flatten(), (x[1:] - x[:1]).flatten(1)
         return mean, deviations.mT @ deviations
     reverse, times = ReverseSDE(model, solver.eta), solver.times(sde)

@@ -18,7 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Denoising, MultiScale, UNet, measure
-from scoresde import DCT, EDM, VP, Basis, DiagonalSDE, Identity, Learned, LogLinear, Wavelet
+from scoresde import (
+    CLD,
+    DCT,
+    EDM,
+    HOLD,
+    PSLD,
+    VP,
+    Basis,
+    DiagonalSDE,
+    Identity,
+    Learned,
+    LogLinear,
+    Wavelet,
+)
 from scoresde.fronts import front
 from scoresde.grid import Grid
 from scoresde.planning import spectra
@@ -83,9 +96,9 @@ def _network(shape: torch.Size, widths: tuple[int, ...]) -> nn.Module:
     return UNet(shape, widths, blocks=1)
 
 
-def pixels(x: Tensor, schedule: Any) -> DiagonalSDE:
-    """Uniform diffusion."""
-    return DiagonalSDE(schedule(), Identity(x.shape[1:]))
+def pixels(x: Tensor, schedule: Any, sde: Any = DiagonalSDE) -> DiagonalSDE:
+    """Uniform diffusion, of pixels alone or with velocities beside them."""
+    return sde(schedule(), Identity(x.shape[1:]))  # type: ignore[no-any-return]
 
 
 def wavelets(x: Tensor, name: str = "db4") -> Basis:
@@ -182,6 +195,9 @@ def _for_few_steps(sde: DiagonalSDE, x: Tensor, steps: int) -> None:
 
 RECIPES = {
     "uniform VP": Recipe(partial(pixels, schedule=VP)),
+    "CLD": Recipe(partial(pixels, schedule=VP, sde=CLD)),
+    "PSLD": Recipe(partial(pixels, schedule=VP, sde=PSLD)),
+    "HOLD": Recipe(partial(pixels, schedule=VP, sde=HOLD)),
     "EDM": Recipe(
         partial(pixels, schedule=EDM), weighting="prediction", times="log_normal", grid="karras"
     ),
