@@ -12,8 +12,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.equation import Coefficients, Equation, Field, Propagator
-from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
 from scoresde.solver import Solver
 from scoresde.tape import Move

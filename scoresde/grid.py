@@ -7,7 +7,6 @@ there are steps enough, because no solver has its order across a kink.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -147,11 +146,11 @@ def log_normal(sde: SDE, steps: int) -> Tensor:
     return _equal(sde, steps, lambda at: torch.special.ndtr((at.noise_level + 1.2) / 1.2))
 
 
+_AT_ONCE = 2**20
+"""Numbers of a kind that are read of a schedule at once: 8 MB, of which it makes some tens."""
+
 _TINY = 1e-12
 """By how much times of a grid may miss those of stages: what float64 rounds, many times over."""
-
-_OFFSET = 16
-"""Roundings by which a step keeps off a jump: more than arithmetic on a time may lose."""
 
 _ALL = (uniform_time, root_time, log_snr, karras, arctan_log_snr)
 GRIDS: dict[str, Grid] = {f.__name__: f for f in (*_ALL, wide_arctan_log_snr, log_normal)}
@@ -242,21 +241,30 @@ def _equal(sde: SDE, steps: int, coordinate: Callable[[SDECoefficients], Tensor]
     """Equal steps in an increasing coordinate, between breakpoints if there are any."""
     expect(steps >= 1, "steps", "at least 1", steps)
 
+    width = 1
+
+    def seen(at: SDECoefficients) -> Tensor:
+        nonlocal width
+        width = at.noise_levels.shape[-1]
+        return coordinate(at)
+
     def read(t: _Floats) -> _Floats:
-        return _read(sde, coordinate, torch.from_numpy(t)).numpy()
+        return _read(sde, seen, torch.from_numpy(t.ravel())).numpy().reshape(t.shape)
 
     knots = [sde.eps, *sde.breakpoints(), sde.T]
     knots = knots if len(knots) - 1 <= steps else [sde.eps, sde.T]
     spans = np.diff(read(np.array(knots)))
     wanted = f"an SDE whose noise levels are numbers from {sde.eps} to {sde.T}"
     expect(bool(np.isfinite(spans).all()), "grid", wanted, "NaN or infinite ones")
+    # dense at both ends, where levels change fastest
+    u = np.linspace(0, 1, 2049)
+    part = np.where(u < 0.5, 4 * u**3, 1 - 4 * (1 - u) ** 3)
+    dense = np.array(knots)[:-1, None] + np.diff(knots)[:, None] * part
+    parts = min(len(dense), -(-dense.size * width // _AT_ONCE))  # mostly one
+    values = np.concatenate([read(some) for some in np.array_split(dense, parts)])
     pieces = [np.array([sde.eps])]
-    for a, b, count in zip(knots, knots[1:], _apportion(spans, steps), strict=False):
-        # dense at both ends, where levels change fastest
-        u = np.linspace(0, 1, 2049)
-        dense = a + (b - a) * np.where(u < 0.5, 4 * u**3, 1 - 4 * (1 - u) ** 3)
-        values = read(dense)
-        pieces.append(np.interp(np.linspace(values[0], values[-1], count + 1)[1:], values, dense))
+    for t, at, b, count in zip(dense, values, knots[1:], _apportion(spans, steps), strict=True):
+        pieces.append(np.interp(np.linspace(at[0], at[-1], count + 1)[1:], at, t))
         pieces[-1][-1] = b
     return torch.from_numpy(np.concatenate(pieces)[::-1].copy())
 
@@ -319,82 +327,3 @@ def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
     times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
     level = _read(sde, attrgetter("noise_level"), times)
     return t.new_tensor(np.interp(float(level[0]) + levels, level.numpy(), times.numpy()))
-
-
-def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
-    """Which of some times are breakpoints, where rates jump.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.grid import at_discontinuity
-        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
-        >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
-        tensor([False,  True, False])
-    """
-    kinks = ts.new_tensor(equation.breakpoints()).unsqueeze(-1)
-    return torch.isclose(ts, kinks, rtol=1e-9, atol=0).any(0)
-
-
-def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
-    """The first and the last place of the parts of a grid within which rates do not jump.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.grid import segments
-        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
-        >>> segments(sde, torch.tensor([0.1, 0.5, 0.7, 1.0]).double())
-        [(0, 1), (1, 3)]
-    """
-    inner = (at_discontinuity(equation, ts)[1:-1].nonzero().flatten() + 1).tolist()
-    return list(itertools.pairwise([0, *inner, len(ts) - 1]))
-
-
-def one_sided(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
-    """Starts and ends of steps; where rates jump, a little inside the step that looks there.
-
-    Args:
-        ts: Increasing times.
-        kinks: Where rates jump, see `at_discontinuity`.
-        precision: Of the numbers in which steps are taken.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.grid import one_sided
-        >>> ts = torch.tensor([0.1, 0.5, 1.0]).double()
-        >>> starts, ends = one_sided(ts, torch.tensor([False, True, False]), 1e-7)
-        >>> bool(ends[0] < 0.5 < starts[1])
-        True
-    """
-    offset = kinks * ts.abs() * _OFFSET * precision
-    return ts[:-1] + offset[:-1], ts[1:] - offset[1:]
-
-
-class TimeWarp:
-    """Times by how far one has come along a grid, 0 at its start and 1 at its end.
-
-    Args:
-        times: The grid, increasing or decreasing.
-        kinks: Whether rates jump at its start and at its end, which are then kept off a little.
-        precision: Of the numbers in which steps are taken.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.grid import TimeWarp
-        >>> along = TimeWarp(torch.tensor([1.0, 0.5, 0.4]).double(), (False, False), 1e-16)
-        >>> along(torch.tensor([0.0, 0.25, 1.0]).double())
-        tensor([1.0000, 0.7500, 0.4000], dtype=torch.float64)
-    """
-
-    def __init__(self, times: Tensor, kinks: tuple[bool, bool], precision: float) -> None:
-        offset = _OFFSET * precision * times[[0, -1]].abs() * times.new_tensor(kinks)
-        self.times = times.clone()
-        self.times[0] += offset[0] * (times[1] - times[0]).sign()
-        self.times[-1] -= offset[1] * (times[1] - times[0]).sign()
-
-    def __call__(self, part: Tensor) -> Tensor:
-        """Times, ``(*)``, at parts of the way ``(*)`` in ``[0, 1]``."""
-        place = part * (len(self.times) - 1)
-        i = place.long().clamp(max=len(self.times) - 2)
-        return torch.lerp(self.times[i], self.times[i + 1], place - i)

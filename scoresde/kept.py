@@ -91,7 +91,7 @@ def events(
     twin, tape, times = _twin(estimator), Tape(noting=False), _asked(solver, estimator)
     with evaluation_mode(estimator):
         x = Descent(solver, twin, condition, descent.start).events(noise, tape)
-        made_of = [*twin.modules()], Snapshot(*parts_of(twin))
+        made_of = [*twin.modules()], Snapshot(*parts_of(twin), placed=True)
         _keep(estimator, _Kept(key, tape, descent.start, times, *made_of))
     return x
 

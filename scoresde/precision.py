@@ -203,20 +203,38 @@ def times_written(tensor: Tensor) -> int:
 
 
 class _Read(NamedTuple):
-    """What was found of a tensor, and which one that was, written to how often."""
+    """What was found of a tensor, and which one that was, where, and written to how often."""
 
     source: Tensor
     version: int
+    place: int
     value: Tensor
 
     @classmethod
     def of(cls, source: Tensor, value: Tensor) -> _Read:
         """What is found of a tensor as it is now."""
-        return cls(source, times_written(source), value)
+        return cls(source, times_written(source), source.data_ptr(), value)
 
     def holds(self, source: Tensor) -> bool:
         """Whether it is of this tensor, as that is now."""
-        return self.source is source and self.version == times_written(source)
+        same = self.source is source and self.version == times_written(source)
+        return same and self.place == source.data_ptr()
+
+
+def _differentiated(value: Tensor) -> bool:
+    """Whether what is read of a tensor is part of a graph or of a transform."""
+    recorded = value.requires_grad and torch.is_grad_enabled()
+    return recorded or torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def _together(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors on another device, in one copy."""
+    if len(values) == 1:
+        return [sent(values[0], device)]
+    kind = functools.reduce(torch.promote_types, (v.dtype for v in values))
+    flat = sent(torch.cat([v.to(kind).flatten() for v in values]), device)
+    parts = flat.split([v.numel() for v in values])
+    return [part.view_as(value).to(value.dtype) for part, value in zip(parts, values, strict=True)]
 
 
 def lasting(value: Tensor) -> bool:
@@ -281,12 +299,13 @@ class Float64Constants(KeepsFloat64):
             found = [self._found_cast(name, t) for name in names]
             if all(read is not None for read in found):  # mostly, and asked in every update
                 return tuple(read.value for read in found if read is not None)
+        if t.device == _CPU:
+            self._read_together(names)
         values = [self.held(name, t.device) for name in names]
-        learned = [v for v in values if v.device != t.device]  # together, as one waits for each
+        learned = [v for v in values if v.device != t.device]
         if len(learned) > 1:
-            sizes = [v.numel() for v in learned]
-            read = iter(moved(torch.cat([v.flatten() for v in learned]), t).split(sizes))
-            values = [v if v.device == t.device else next(read).view_as(v) for v in values]
+            read = iter(_together(learned, t.device))
+            values = [v if v.device == t.device else next(read) for v in values]
         return tuple(self._cast(name, v, t) for name, v in zip(names, values, strict=True))
 
     def _found_cast(self, name: str, t: Tensor) -> _Read | None:
@@ -303,22 +322,36 @@ class Float64Constants(KeepsFloat64):
         key = name, t.dtype, t.device
         read = self._cast_values.get(key)
         if read is None or not read.holds(value):
-            read = self._cast_values[key] = _Read.of(value, moved(value, t))
+            read = _Read.of(value, moved(value, t))
+            if lasting(read.value):  # what a transform makes is its own
+                self._cast_values[key] = read
         return read.value
 
     def held(self, name: str, device: torch.device) -> Tensor:
         """A constant as it is, on its own device, or on the CPU if that is the one asked for.
 
-        Buffers on another device are read from there once for every value that they take: what
-        is planned on the CPU waits for no device. What is learned is read every time.
+        What is on another device is read from there once for every value that it takes: what is
+        planned on the CPU waits for no device. What is learned is read every time where it is
+        differentiated.
         """
         value: Tensor = getattr(self, name)
-        if device != _CPU or value.device == _CPU or name in self._parameters:
+        if device != _CPU or value.device == _CPU or _differentiated(value):
             return value
-        read = self._on_cpu.get(name)
-        if read is None or not read.holds(value):
-            read = self._on_cpu[name] = _Read.of(value, value.cpu())
-        return read.value
+        self._read_together([name])
+        return self._on_cpu[name].value
+
+    def _read_together(self, names: Sequence[str]) -> None:
+        """Reads what has not been read yet, together, as one waits for each."""
+        values = ((name, getattr(self, name)) for name in names)
+        new = [
+            (name, value)
+            for name, value in values
+            if value.device != _CPU and not _differentiated(value)
+            if name not in self._on_cpu or not self._on_cpu[name].holds(value)
+        ]
+        read = _together([value for _, value in new], _CPU) if new else []
+        for (name, value), found in zip(new, read, strict=True):
+            self._on_cpu[name] = _Read.of(value, found)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         known = {

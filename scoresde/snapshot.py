@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 _BESIDES = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
 """What every module has: its mode and its hooks, of which those who ask it know nothing."""
@@ -69,9 +70,13 @@ class Snapshot:
         tensors = [reference() for reference in self._tensors]
         if any(tensor is None for tensor in tensors):
             return None
-        places = [tensor.data_ptr() for tensor in tensors if tensor is not None and self._placed]
+        places = [_place(tensor) for tensor in tensors if tensor is not None and self._placed]
         versions = map(_WRITTEN, [reference() for reference in self._written])
         return [*map(_KIND, tensors), *versions, *places]
+
+
+def _place(tensor: Tensor) -> int:
+    return 0 if is_functorch_wrapped_tensor(tensor) else tensor.data_ptr()
 
 
 def parts_of(whole: Any) -> tuple[list[Tensor], list[Any]]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from scoresde.blocks import folded
 from scoresde.checks import positive, validator, whole
+from scoresde.discontinuities import TimeWarp, segments
 from scoresde.equation import Equation, expect_ode
-from scoresde.grid import TimeWarp, segments
 from scoresde.noise import Noise
 from scoresde.solver import EndpointSolver
 from solvers.rungekutta import stages, step

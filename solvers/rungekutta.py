@@ -10,8 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.equation import Coefficients, Equation, Forcing, Propagator, expect_ode
-from scoresde.grid import at_discontinuity, fractions, one_sided
+from scoresde.grid import fractions
 from scoresde.noise import Noise
 from scoresde.solver import Solver
 from scoresde.tape import Move

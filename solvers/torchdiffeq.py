@@ -10,8 +10,8 @@ import torchdiffeq
 from torch import Tensor
 
 from scoresde.checks import choice, positive, validator
+from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.equation import Equation, expect_ode
-from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
 from scoresde.solver import EndpointSolver
 

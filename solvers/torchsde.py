@@ -10,8 +10,8 @@ import torchsde
 from torch import Tensor, nn
 
 from scoresde.checks import choice, validator
+from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.equation import Equation
-from scoresde.grid import at_discontinuity, one_sided
 from scoresde.noise import Noise
 from scoresde.solver import EndpointSolver
 

@@ -28,11 +28,12 @@ from scoresde import (
     ScoreEstimator,
     bound,
     condition,
+    grid,
     log_prob,
 )
 from scoresde.likelihood import DensityFlow
 from scoresde.weighting import WEIGHTINGS
-from solvers import Adaptive, ExponentialRungeKutta
+from solvers import DDIM, Adaptive, ExponentialRungeKutta
 
 QUESTIONS = ("read", "alpha", "sigma", "log_alpha", "log_snr", "rates", "forward")
 BLOCKS = {"a": 2, "b": 1}
@@ -255,6 +256,19 @@ def test_planned_steps_are_read_once_and_walked_without_reading(reads, solver, n
         assert reads.by(lambda: solver().run(z, steps, noise))[0] == 0  # noqa: B023
         walked = reads.by(lambda: list(solver().walk(reverse, z, ts, noise)))[0]  # noqa: B023
         assert walked == 1
+
+
+@pytest.mark.parametrize("name", grid.GRIDS)
+def test_a_grid_is_read_as_often_however_many_clocks_stop(reads, name, monkeypatch):
+    """And is the same where that is too much to be read at once."""
+    found = []
+    for count in (2, 9):
+        blocks = {str(i): 1 for i in range(count)}
+        sde = DiagonalSDE(Cosine(), Identity((count,), blocks), torch.linspace(1, 2, count))
+        found.append(reads.by(lambda s=sde: DDIM(20, grid=name).times(s)))
+    assert found[0][0] == found[1][0] <= 2
+    monkeypatch.setattr(grid, "_AT_ONCE", 2049 * 9 * 4)
+    torch.testing.assert_close(DDIM(20, grid=name).times(sde), found[1][1], rtol=1e-14, atol=0)
 
 
 def conditional(held):

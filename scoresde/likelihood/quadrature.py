@@ -21,8 +21,9 @@ from torch import Tensor
 from scoresde import grid as grids
 from scoresde.blocks import Blocks
 from scoresde.checks import real, validator, whole
+from scoresde.discontinuities import at_discontinuity, one_sided, segments
 from scoresde.equation import Propagator
-from scoresde.grid import Grid, at_discontinuity, one_sided, segments
+from scoresde.grid import Grid
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
 from scoresde.precision import moved, precision, sent

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scoresde import grid as grids
 from scoresde.checks import expect
-from scoresde.grid import segments
+from scoresde.discontinuities import segments
 from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
 from scoresde.sde import SDE
 from scoresde.solver import Solver

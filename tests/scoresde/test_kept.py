@@ -170,6 +170,10 @@ def changes():
         for p in model.network.parameters():
             p.data = 0.5 * p.data
 
+    def learned_data(model):
+        vector = nn.utils.parameters_to_vector(model.sde.schedule.parameters())
+        nn.utils.vector_to_parameters(vector * 1.5, model.sde.schedule.parameters())
+
     return {f.__name__: f for f in locals().values()}
 
 

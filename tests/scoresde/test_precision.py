@@ -223,11 +223,22 @@ def test_what_is_known_on_the_cpu_follows_a_module_back_and_forth():
     assert there.held("speeds", torch.device("cpu")).tolist() == [1.0, 5.0]
 
 
-def test_what_is_learned_on_a_device_is_read_at_once():
-    schedule, t = Learned().to("meta"), torch.linspace(0.1, 1, 5)
-    with DeviceCalls() as calls, torch.no_grad():
-        schedule.log_snr(t)
+@pytest.mark.parametrize("components", [1, 20])
+def test_what_is_learned_on_a_device_is_read_at_once(components):
+    """And once for every value, unless it is differentiated."""
+    schedule, t = Learned(components).to("meta"), torch.linspace(0.1, 1, 5).unsqueeze(-1)
+    optimizer = torch.optim.AdamW(schedule.parameters())
+    for _ in range(2):
+        with DeviceCalls() as calls, torch.no_grad():
+            assert {schedule.log_snr(t).device.type for _ in range(3)} == {"cpu"}
+        assert calls.reads.total() == 1, str(calls)
+        for weight in schedule.parameters():
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    with DeviceCalls() as calls:
+        found = schedule.log_snr(t)
     assert calls.reads.total() == 3, str(calls)  # log_snr, log_alpha and sigma
+    assert found.requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -258,6 +269,9 @@ def test_a_constant_is_cast_once_for_every_value_that_it_takes():
     assert beta(sde) == torch.tensor(0.3)
     sde.schedule.beta_min = torch.tensor(0.4, dtype=torch.float64)
     assert beta(sde) == torch.tensor(0.4)
+    sde.schedule.beta_min.data = torch.tensor(0.5, dtype=torch.float64)
+    assert beta(sde) == torch.tensor(0.5)
+    sde.schedule.beta_min.data = torch.tensor(0.4, dtype=torch.float64)
     assert beta(copy.deepcopy(sde)) == torch.tensor(0.4)
     blocks = Blocks({"a": 1, "b": 2})
     each = VP([0.1, 0.2], 20.0)
@@ -291,3 +305,11 @@ def test_a_constant_within_a_transform_is_that_transforms():
         torch.func.vmap(cast)(torch.tensor([0.1, 5.0], dtype=torch.float64)).unique().numel() == 2
     )
     assert beta(sde) == torch.tensor(0.1)
+
+
+def test_what_a_transform_has_cast_is_not_kept():
+    sde = DiagonalSDE(VP(0.1, 20.0), Identity((2,)))
+    torch.func.grad(lambda x: (x * beta(sde)).sum())(torch.ones(1))
+    found = beta(sde)
+    assert not torch._C._functorch.is_functorch_wrapped_tensor(found)
+    assert beta(sde) is found
