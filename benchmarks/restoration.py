@@ -178,7 +178,7 @@ def _model(
     joint = Joint(y=tuple(degrade(x[:1]).shape[1:]), x=bands)
     sde = DiagonalSDE(VE(SIGMA_MIN, bands.dim**0.5), joint)
     scales = measure(sde, joint.join(y=degrade(x[:4000]), x=x[:4000]))
-    options: dict[str, Any] = {"weighting": "balanced", "times": "log_snr", **scales}
+    options: dict[str, Any] = {"weighting": "balanced", "times": "log_normal", **scales}
     makers: dict[str, Callable[[], MultiScale]] = {
         "CDE": lambda: cde(sde, _Packed, **options),
         "CDiffE": lambda: cdiffe(sde, _Packed, **options),

@@ -168,7 +168,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):
-            sde.basis.blocks.check(name, getattr(self, name))
+            sde.basis.blocks.check(name, getattr(self, name), alone=True)
         if stage is None:
             check_range(sde, self.data_mean, self.data_std)
 

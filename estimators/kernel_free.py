@@ -220,7 +220,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
     def _along_components(self, name: str, value: Numbers) -> Tensor:
         tensor = torch.atleast_1d(numbers(name, value)).detach().cpu().double()
         finite(name, tensor)
-        self.sde.basis.blocks.check(name, tensor)
+        self.sde.basis.blocks.check(name, tensor, alone=True)
         return self.sde.basis.blocks.expand(tensor).expand(self.sde.basis.dim)
 
     @torch.no_grad()

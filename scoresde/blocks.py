@@ -94,8 +94,16 @@ class Blocks:
             value if width == 1 else value[..., : prefix.dim if width == self.dim else len(prefix)]
         )
 
-    def check(self, name: str, value: Tensor) -> None:
-        """Raises ``ValueError`` unless the last axis of ``value`` is a component axis."""
+    def check(self, name: str, value: Tensor, alone: bool = False) -> None:
+        """Raises ``ValueError`` unless the last axis of ``value`` is a component axis.
+
+        Args:
+            name: Of the argument.
+            value: Its value.
+            alone: Whether that is the only axis it may have: the same for every event.
+        """
+        if alone:
+            expect(value.ndim < 2, name, "one axis at most, of components", tuple(value.shape))
         width = value.shape[-1] if value.ndim else 1
         expect(
             width in (1, len(self), self.dim),

@@ -380,7 +380,8 @@ def look_up(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
         2
     """
     if not isinstance(value, str):
-        instance(argument, value, Callable)  # type: ignore[arg-type]
+        if not callable(value) or isinstance(value, type):  # a class makes objects, no values
+            raise TypeError(f"{argument}: expected a name or a function, got {reprlib.repr(value)}")
         return value
     if value not in known:
         raise ValueError(f"{argument}: unknown name {value!r}{nearest(value, known)}")
@@ -395,6 +396,5 @@ def join_names(names: Iterable[str], most: int = 10) -> str:
         >>> join_names(["a", "b", "c"]), join_names("abcdef", most=2)
         ('a, b, c', 'a, b and 4 more')
     """
-    names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    first, rest = (names := list(names))[:most], len(names) - most
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")

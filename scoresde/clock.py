@@ -85,7 +85,7 @@ class Clock(Float64Constants):
         for name in ("speeds", "delays"):
             value = getattr(self, name)
             if value is not None:
-                blocks.check(name, value)
+                blocks.check(name, value, alone=True)
 
     def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
         """``tau(u)``: ``(*, 1 | n)`` to ``(*, 1 | blocks | n)``.

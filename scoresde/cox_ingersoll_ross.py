@@ -57,7 +57,7 @@ class CoxIngersollRoss(Float64Constants, SDE):
         values = {"rate": rate, "level": level, "volatility": volatility}
         for name, value in values.items():
             self.constant(name, value, positive=True)
-            self.basis.blocks.check(name, getattr(self, name))
+            self.basis.blocks.check(name, getattr(self, name), alone=True)
         a, b, s = (getattr(self, name).detach().cpu() for name in values)
         shape = (2 * a * b / s**2).expand(self.basis.dim)
         self.prior = Gamma(shape, shape / b, validate_args=False)

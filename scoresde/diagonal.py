@@ -103,7 +103,7 @@ class DiagonalSDE(Float64Constants, SDE):
         self.blocks = basis.blocks
         for name, value in (("scale", scale), ("mean", mean), ("std", std)):
             self.constant(name, value, positive=name == "scale")
-            self.blocks.check(name, getattr(self, name))
+            self.blocks.check(name, getattr(self, name), alone=True)
         expect(bool((self.std >= 0).all()), "std", "numbers of at least 0", std)
         self.clock.check(self.blocks)
         with torch.device("cpu"):  # where numbers are looked at, whatever the default

@@ -56,7 +56,7 @@ class GeometricBrownian(Float64Constants, SDE):
         values |= {"data_mean": data_mean, "data_std": data_std}
         for name, value in values.items():
             self.constant(name, value, positive=name != "growth")
-            self.basis.blocks.check(name, getattr(self, name))
+            self.basis.blocks.check(name, getattr(self, name), alone=True)
         mu, s, m, std = (getattr(self, name).detach().cpu() for name in values)
         # of log y_T: its variance is that of log-normal data with these moments, and the noise
         spread = (1 + (std / m) ** 2).log() + s**2 * T

@@ -146,3 +146,9 @@ def test_times_have_the_same_digits_whatever_the_default_dtype():
         torch.set_default_dtype(torch.float64)
     for a, b in zip(wide, narrow, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("wrong", [float, 3, None])
+def test_what_is_neither_a_name_nor_a_function(wrong):
+    with pytest.raises(TypeError, match=r"^grid: expected a name or a function, got"):
+        DDIM(3, grid=wrong)
