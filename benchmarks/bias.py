@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from estimators import GaussianMixture, LinearGuidance
+from estimators import GaussianMixture, Guidance
 from scoresde import VE, DiagonalSDE, Identity, Joint, ScoreEstimator, Solver, condition
 from scoresde.conditioning import ResampleObserved
 from solvers import DDIM, ExponentialMultistep
@@ -103,7 +103,7 @@ def _methods(
         paths = {"one noise": flow, "bridge": once, "redrawn": fresh}
         cases += [(name, path, conditional(sigma_y), solver) for path, solver in paths.items()]
     for method in ("moments", "isotropic", "point"):
-        guided = LinearGuidance(prior, lambda x: x, y, noise, method=method, data_std=std)
+        guided = Guidance(prior, lambda x: x, y, noise, method=method, data_std=std)
         cases.append((f"guidance, {method}", "none", guided, flow))
     return cases
 

@@ -4,7 +4,7 @@ from estimators.adapters import NetworkAdapter
 from estimators.classifier_free import ClassifierFree
 from estimators.conditional import cde, cdiffe, cmde, vs_cmde
 from estimators.denoising import Denoising
-from estimators.guidance import LinearGuidance
+from estimators.guidance import Guidance
 from estimators.joint_network import JointNetwork
 from estimators.mixture import Gaussian, GaussianMixture
 from estimators.multiscale import MultiScale
@@ -22,7 +22,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "JointNetwork",
-    "LinearGuidance",
+    "Guidance",
     "MultiScale",
     "NetworkAdapter",
     "PartNetwork",

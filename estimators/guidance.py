@@ -7,196 +7,306 @@ A guided estimator is an estimator of the same SDE, so every solver runs with it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from scoresde.checks import expect, finite, instance, positive, real, whole
-from scoresde.derivatives import vjp
+from estimators.conjugate_gradients import conjugate_gradients
+from estimators.measurement import Measurement, Operator
+from estimators.observation_noise import Law
+from scoresde.batches import samples_like
+from scoresde.checks import choice, expect, real, whole
+from scoresde.derivatives import PullBack, batched, vjp
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.parametrization import FAINT, remaining_variance
-from scoresde.precision import Float64Constants, Numbers, full_precision, replaced
-from scoresde.selection import broadcast, per_sample, samples
+from scoresde.precision import Float64Constants, Numbers, full_precision
+from scoresde.selection import broadcast
 
-Operator = Callable[[Tensor], Tensor]
-"""An affine map of events, ``(*batch, *event_shape)`` to ``(*batch, m)``."""
+METHODS = ("moments", "evidence", "isotropic", "point", "proximal", "spectral")
+"""What takes the place of ``p(z_0 | z_t)``: see `Guidance`."""
 
 
-class LinearGuidance(Float64Constants, ScoreEstimator):
-    """Posterior of ``y = A x + e``, ``e ~ N(0, s^2)``, under an unconditional model.
+class Guidance(Float64Constants, ScoreEstimator):
+    """The posterior of ``y ~ p(y | A(x))`` under a model that knows nothing of ``y``.
 
     With ``D`` and ``C`` mean and covariance of ``z_0`` given ``z_t`` (in the basis's
-    coefficients, where ``A`` is ``B``),
+    coefficients, where ``A`` is ``B`` to first order around ``D``), and ``R`` the variance of the
+    noise there,
 
-        D(z_t | y) = D + C B^T (B C B^T + s^2)^-1 (y - B D),
+        D(z_t | y) = D + C B^T (B C B^T + R)^-1 (y - A(D)),
 
-    exact for Gaussian data. What ``C`` is makes the method:
+    exact for linear operators, Gaussian noise and Gaussian data. What ``C`` is makes the method:
 
     - ``"moments"``: the model's own, ``C = S J^T/alpha`` with the Jacobian ``J`` of ``D`` and
       ``S = diag(sigma^2)`` (Tweedie's second-order formula; Boys et al. 2023, Rozet et al.
       2024), never formed: the ``m`` equations are solved by conjugate gradients.
+    - ``"evidence"``: the same, and how it changes with ``z_t``: the whole gradient of
+      ``log p(y | z_t)`` for ``A(z_0)`` Gaussian with moments ``A(D)`` and ``B C B^T``, under any
+      noise (`Measurement.log_evidence`). Nearest to the truth of all where data have modes, or
+      noise is far from Gaussian; ``m`` products with ``J`` at once, and their derivatives.
     - ``"isotropic"``: inside the inverse, what it would be for independent components,
       ``r^2 = sd^2 sigma^2/(alpha^2 sd^2 + sigma^2)``; outside, the model's (Song et al. 2023,
       "pseudoinverse guidance").
-    - ``"point"``: inside, nothing: the model's outside alone, with a step of ``1/|y - B D|``
+    - ``"point"``: inside, nothing: the model's outside alone, with a step of ``1/|y - A(D)|``
       in the place of the inverse (Chung et al. 2023, "DPS"), not exact for anything.
+    - ``"proximal"``: ``strength r^2`` inside and outside: nearest to ``D`` and to ``y`` (Zhu et al.
+      2023, "DiffPIR", of data whose ``sd`` is large and ``strength`` is one over its ``lambda``).
+      No derivative of the model is asked for.
+    - ``"spectral"``: in the singular basis of ``B R^-1/2``, ``z_0`` is what was observed of it
+      wherever ``z_t`` has more noise than ``y``, and nearer to ``D`` in proportion, times
+      ``strength``, wherever it has less (Kawar et al. 2022, "DDRM", of ``sqrt(1 - eta^2)`` for
+      ``strength``); exact for nothing, no derivative either. For Gaussian noise, and operators that
+      are affine; of more than some thousand numbers, decomposing them takes a while.
 
     An operator, or a basis, that adds something is one of ``y`` less that: ``B`` is the derivative.
     Components that a multi-scale SDE has not let in yet are independent of the others, with
     ``data_mean`` and ``data_std``; what is observed of an estimator that is conditioned stays.
+    Several observations come one after the other: a guided estimator is guided in turn.
 
     Args:
-        estimator: Of the data without ``y``; differentiable in its state.
-        operator: ``A``, linear or affine; twice differentiable by ``torch.func``.
-        y: What was observed, ``(*batch, m)``.
-        noise_std: ``s``.
+        estimator: Of the data without ``y``; differentiable in its state, but for the last two
+            methods.
+        operator: ``A``, any differentiable function or module; see `Operator`.
+        y: What was observed, ``(*batch, *shape)``.
+        noise: Standard deviation, one or several; or what makes of ``A(x)`` the law of ``y``,
+            number by number, as ``torch.distributions.Poisson``. What deepinv's physics say of
+            theirs if None.
         method: See above.
         iterations: Of conjugate gradients, at most; ``m`` are enough.
-        strength: Of ``"point"``: length of the step.
+        strength: Of ``"point"``: length of the step; of the last two methods, see there.
+        linearisations: Of operator and noise, first around ``D`` and then around what follows from
+            the one before; of linear ones with Gaussian noise all are the same.
         data_mean: Of the coefficients, along the component axis.
         data_std: Of the coefficients, along the component axis.
 
     Raises:
         TypeError: If the estimator, the operator or ``y`` is none.
-        ValueError: If the method is unknown, a number is out of its range, ``y`` is not finite, or
-            its batch does not fit that of the estimator; on asking, if the operator does not give
-            what ``y`` has.
+        ValueError: If the method is unknown, a number is out of its range, ``y`` is not finite, its
+            batch does not fit that of the estimator, or the operator gives something else; on
+            asking, if the estimator cannot be differentiated and has to be.
 
     Example:
         >>> import torch
-        >>> from estimators import Gaussian, LinearGuidance
+        >>> from estimators import Gaussian, Guidance
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from solvers import ExponentialMultistep
         >>> prior = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> total = LinearGuidance(prior, lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1)
+        >>> total = Guidance(prior, lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1)
         >>> x = ExponentialMultistep(30).sample(total, (500,), generator=torch.manual_seed(0))
         >>> bool((x.sum(-1) - 0.995).abs().mean() < 0.1)
         True
     """
 
-    references = "boys2023 rozet2024 song2023 chung2023"
+    references = "boys2023 rozet2024 song2023 chung2023 zhu2023 kawar2022"
 
-    y: Tensor
-    noise_std: Tensor
     data_mean: Tensor
     data_std: Tensor
+    directions: Tensor
+    fitted: Tensor
+    singular: Tensor
 
     def __init__(
         self,
         estimator: ScoreEstimator,
-        operator: Operator,
+        operator: Operator | Any,
         y: Tensor,
-        noise_std: float,
+        noise: Numbers | Law | None = None,
         *,
         method: str = "moments",
         iterations: int = 50,
         strength: float = 1.0,
+        linearisations: int = 1,
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
     ) -> None:
         expect_estimator(estimator)
         super().__init__(estimator.sde)
-        instance("operator", operator, Callable)  # type: ignore[arg-type]
-        instance("y", y, Tensor)
+        choice("method", method, *METHODS)
         whole("iterations", iterations, 1)
+        whole("linearisations", linearisations, 1)
         real("strength", strength)
-        methods = ("moments", "isotropic", "point")
-        expect(method in methods, "method", f"one of {', '.join(methods)}", repr(method))
-        finite("y", y)
-        positive("noise_std", noise_std)
-        self.estimator, self.operator, self.method = estimator, operator, method
-        self.iterations, self.strength = iterations, strength
-        self.constant("noise_std", noise_std, positive=True)
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
-        self.register_buffer("y", y)
-        broadcast("y", y.shape[:-1], estimator.batch_shape)
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        """That of ``y`` and of the estimator."""
-        return broadcast("y", self.y.shape[:-1], super().batch_shape)
-
-    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """With the observations of some samples."""
-        y = samples(per_sample("y", self.y, batch), rows, batch)
-        return replaced(super().select(rows, batch), y=y)
+        self.estimator, self.method, self.iterations = estimator, method, iterations
+        self.strength, self.linearisations = strength, linearisations
+        event = samples_like(estimator, None).new_zeros(self.sde.basis.event_shape)
+        self.measurement = Measurement(operator, y, noise, event)
+        broadcast("y", self.measurement.batch_shape, estimator.batch_shape)
+        if method == "spectral":
+            self._decompose(event)
 
     @full_precision  # conjugate gradients need the digits
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
-        n = z.shape[-1]
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), n))
-        mean, std = (self._whole(v, z) for v in (self.data_mean, self.data_std))
-
-        def see(state: Tensor) -> Tensor:
-            return self.operator(self.sde.basis.synthesise(state))
-
-        clean, pull_back = vjp(
-            lambda z: self.estimator.denoise(z, t, condition), z, self.parameters()
-        )
-        whole = torch.cat([clean, mean[n:].expand(*z.shape[:-1], -1)], -1)
-        with torch.enable_grad():  # the pull-back is differentiated in turn
-            guess, back = vjp(see, whole)
-            # asked at every step of a solver
-            if guess.shape != (*z.shape[:-1], *self.y.shape[-1:]):
-                wanted = f"one to shape (*batch, m), m = {tuple(self.y.shape[-1:])} as y has"
-                expect(False, "operator", wanted, f"{tuple(guess.shape)} of {tuple(z.shape)}")
-            # a linear map is the transpose of its transpose, whatever see adds to it
-            along = vjp(back, torch.zeros_like(guess))[1]
-        left = self.y.to(z) - guess
-        still = (sigma == 0) | self.sde.observed[:n].to(z.device)
-        spread = torch.where(still, 0.0, sigma**2 / alpha.clamp(min=FAINT))
-
-        def covary(v: Tensor) -> Tensor:
-            """``C v``; what has not entered keeps its own variance."""
-            product = spread * pull_back(v[..., :n])
-            return torch.cat([product, std[n:] ** 2 * v[..., n:]], -1)
-
-        def independent(v: Tensor) -> Tensor:
-            product = remaining_variance(alpha, sigma, std[:n] ** 2)
-            return (
-                torch.cat([product.expand_as(v[..., :n]), std[n:].expand_as(v[..., n:]) ** 2], -1)
-                * v
-            )
-
-        if self.method == "point":
-            pull = self.strength * left / left.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        else:
-            inside = covary if self.method == "moments" else independent
-            power = self.noise_std.to(z) ** 2
-            pull = _solve(lambda v: along(inside(back(v))) + power * v, left, self.iterations)
-        guided: Tensor = clean + covary(back(pull))[..., :n]
+        ask = _Asked(self, z, t, condition)
+        guided: Tensor = getattr(ask, self.method)()
         return guided
 
-    def _whole(self, value: Tensor, z: Tensor) -> Tensor:
-        return self.sde.basis.blocks.expand(value).to(z).expand(self.sde.basis.dim)
+    def _see(self, state: Tensor) -> Tensor:
+        return self.measurement.see(self.sde.basis.synthesise(state))
+
+    def _decompose(self, event: Tensor) -> None:
+        """The singular basis of what is seen in units of its noise."""
+        std = self.measurement.noise.std
+        expect(std is not None, "noise", 'Gaussian, for method="spectral"', "another law")
+        start = self.sde.basis.analyse(event)
+        with torch.enable_grad():
+            offset, back = vjp(self._see, start)
+            matrix = batched(back, torch.eye(len(offset)).to(offset)).double()
+        probe = torch.linspace(-1, 1, len(start)).to(start)
+        gap = self._see(start + probe) - offset - matrix.to(probe) @ probe
+        tolerance = torch.finfo(probe.dtype).eps ** 0.5 * (1 + matrix.norm())
+        wanted = 'an affine one, for method="spectral"'
+        expect(bool(gap.norm() <= tolerance), "operator", wanted, "another")
+        scale = std.to(matrix)  # type: ignore[union-attr]
+        left, singular, right = torch.linalg.svd(
+            matrix / scale.expand(len(matrix)).unsqueeze(-1), full_matrices=False
+        )
+        kept = singular > singular.amax() * torch.finfo(start.dtype).eps * max(matrix.shape)
+        self.constant("singular", singular[kept])
+        self.constant("directions", right[kept])
+        self.constant("fitted", (left / scale.unsqueeze(-1))[:, kept].mT / singular[kept, None])
 
 
-def _solve(apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:
-    """Conjugate gradients on positive definite systems ``(*batch, m)``, each by itself.
+class _Linear(NamedTuple):
+    """An operator to first order: what is seen, what is left of ``y``, ``B^T``, ``B`` and ``R``."""
 
-    Directions along which one is not, as a learned Jacobian may be none of a covariance, are left:
-    the minimum is sought among the others (Steihaug 1983, with a boundary at the start).
-    """
-    solution, residual = torch.zeros_like(right), right
-    direction, power = right, _dot(right, right)
-    tiny = torch.finfo(right.dtype).tiny
-    for _ in range(min(iterations, right.shape[-1])):
-        image = apply(direction)
-        curvature = _dot(direction, image)
-        length = torch.where(curvature > 0, power / curvature.clamp(min=tiny), 0.0)
-        solution = solution + length * direction
-        residual = residual - length * image
-        left = _dot(residual, residual)
-        direction = residual + left / power.clamp(min=tiny) * direction
-        power = left
-    return solution
+    left: Tensor
+    back: PullBack
+    along: PullBack
+    variance: Tensor
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    product: Tensor = (a * b).sum(-1, keepdim=True)
-    return product
+class _Asked:
+    """One question of a guided estimator: its methods are those of the guidance."""
+
+    def __init__(
+        self, guidance: Guidance, z: Tensor, t: Tensor | float, condition: Any
+    ) -> None:
+        self.guidance, self.z, self.n = guidance, z, z.shape[-1]
+        self.inner = lambda z: guidance.estimator.denoise(z, t, condition)
+        sde = guidance.sde
+        self.alpha, self.sigma = (v.to(z) for v in sde.kernel(sde.time(t, z), self.n))
+        mean, self.std = (
+            sde.basis.blocks.expand(v).to(z).expand(sde.basis.dim)
+            for v in (guidance.data_mean, guidance.data_std)
+        )
+        self.rest = mean[self.n :].expand(*z.shape[:-1], -1)
+        still = (self.sigma == 0) | sde.observed[: self.n].to(z.device)
+        self.still, noise = still, self.sigma**2 / self.alpha.clamp(min=FAINT)
+        self.spread = torch.where(still, 0.0, noise)
+
+    def moments(self) -> Tensor:
+        clean, covary = self._model()
+        return self._scored(clean, covary, covary)
+
+    def isotropic(self) -> Tensor:
+        clean, covary = self._model()
+        return self._scored(clean, self._independent, covary)
+
+    def proximal(self) -> Tensor:
+        def covary(v: Tensor) -> Tensor:
+            share = self.guidance.strength * self._independent(v)
+            return torch.cat([torch.where(self.still, 0.0, share[..., : self.n]), share[..., self.n :]], -1)
+
+        return self._scored(self.inner(self.z), covary, covary)
+
+    def point(self) -> Tensor:
+        clean, covary = self._model()
+        seen = self._linear(self._whole(clean))
+        length = seen.left.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        guided: Tensor = clean + covary(seen.back(self.guidance.strength * seen.left / length))[..., : self.n]
+        return guided
+
+    def spectral(self) -> Tensor:
+        g, clean = self.guidance, self.inner(self.z)
+        whole = self._whole(clean)
+        directions, fitted, singular = (
+            v.to(self.z) for v in (g.directions, g.fitted, g.singular)
+        )
+        left = g.measurement.y.to(self.z) - g._see(whole)
+        ratio = torch.where(self.still, 0.0, self.sigma / self.alpha.clamp(min=FAINT)) ** 2
+        power = torch.cat([ratio.expand(*ratio.shape[:-1], self.n), (self.std**2)[self.n :].expand(*ratio.shape[:-1], -1)], -1)
+        noise = (power @ (directions.mT**2)).sqrt() * singular
+        weight = torch.where(noise >= 1, 1.0, g.strength * noise)
+        guided: Tensor = clean + ((left @ fitted.mT * weight) @ directions)[..., : self.n]
+        return guided
+
+    def evidence(self) -> Tensor:
+        def together(z: Tensor) -> Tensor:
+            clean, covary = self._model(z)
+            with torch.enable_grad():
+                whole = self._whole(clean)
+                guess, back = vjp(self.guidance._see, whole)
+            m = guess.shape[-1]
+            unit = torch.eye(m).to(guess).reshape(m, *[1] * (guess.ndim - 1), m)
+            rows = batched(back, unit.expand(m, *guess.shape))
+            columns = batched(covary, rows)
+            covariance = torch.einsum("i...n,j...n->...ij", rows, columns)
+            covariance = (covariance + covariance.mT) / 2
+            value = self.guidance.measurement.log_evidence(guess, covariance)
+            return torch.cat([value.expand(clean.shape[:-1]).unsqueeze(-1), clean], -1)
+
+        found, pull_back = vjp(together, self.z, self.guidance.parameters())
+        ones = torch.zeros_like(found)
+        ones[..., 0] = 1.0
+        guided: Tensor = found[..., 1:] + self.spread * pull_back(ones)
+        return guided
+
+    def _model(self, z: Tensor | None = None) -> tuple[Tensor, PullBack]:
+        """``D``, and ``v -> C v``: what has not entered keeps its own variance."""
+
+        def clean(z: Tensor) -> Tensor:
+            found: Tensor = self.inner(z)
+            tracked = found.requires_grad or torch._C._functorch.is_gradtrackingtensor(found)
+            wanted = 'one whose denoised mean can be differentiated (else method="proximal")'
+            expect(tracked, "estimator", wanted, "one without gradients")
+            return found
+
+        parameters = self.guidance.parameters()
+        found, pull_back = vjp(clean, self.z if z is None else z, parameters)
+
+        def covary(v: Tensor) -> Tensor:
+            product = self.spread * pull_back(v[..., : self.n])
+            return torch.cat([product, self.std[self.n :] ** 2 * v[..., self.n :]], -1)
+
+        return found, covary
+
+    def _whole(self, clean: Tensor) -> Tensor:
+        return torch.cat([clean, self.rest], -1)
+
+    def _independent(self, v: Tensor) -> Tensor:
+        """``r^2 v``, as if components were independent."""
+        known = remaining_variance(self.alpha, self.sigma, self.std[: self.n] ** 2)
+        rest = self.std[self.n :] ** 2 * v[..., self.n :]
+        return torch.cat([known * v[..., : self.n], rest], -1)
+
+    def _linear(self, at: Tensor) -> _Linear:
+        """Operator and noise around a state."""
+
+        def mean(state: Tensor) -> Tensor:
+            return self.guidance.measurement.noise.moments(self.guidance._see(state))[0]
+
+        with torch.enable_grad():  # the pull-back is differentiated in turn
+            guess, back = vjp(mean, at)
+            # a linear map is the transpose of its transpose, whatever is added to it
+            along = vjp(back, torch.zeros_like(guess))[1]
+        with torch.no_grad():
+            variance = self.guidance.measurement.noise.moments(self.guidance._see(at))[1]
+        return _Linear(self.guidance.measurement.y.to(guess) - guess, back, along, variance)
+
+    def _scored(self, clean: Tensor, inside: PullBack, outside: PullBack) -> Tensor:
+        """Fisher's scoring, from ``D`` on."""
+        start = point = self._whole(clean)
+        for i in range(self.guidance.linearisations):
+            seen = self._linear(point)
+            left = seen.left + seen.along(point - start) if i else seen.left
+            pull = conjugate_gradients(
+                lambda v, seen=seen: seen.along(inside(seen.back(v))) + seen.variance * v,
+                left,
+                self.guidance.iterations,
+            )
+            point = start + outside(seen.back(pull))
+        return point[..., : self.n]

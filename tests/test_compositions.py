@@ -12,7 +12,7 @@ import torch
 from strategies import random_covariance
 from torch.distributions import MultivariateNormal
 
-from estimators import ClassifierFree, Gaussian, LinearGuidance, MultiScale
+from estimators import ClassifierFree, Gaussian, Guidance, MultiScale
 from scoresde import (
     DiagonalSDE,
     ExactTrace,
@@ -119,7 +119,7 @@ def row(operator, *without):
 
 
 def guided(model, operator, y, noise=0.4):
-    return LinearGuidance(model, operator, y, noise)
+    return Guidance(model, operator, y, noise)
 
 
 COMPOSITIONS = {

@@ -25,7 +25,7 @@ from estimators import (
     Denoising,
     Gaussian,
     GaussianMixture,
-    LinearGuidance,
+    Guidance,
     MultiScale,
     ResidualMLP,
     Truncated,
@@ -213,7 +213,7 @@ MORE = {
         "of two copies": phase_space,
     },
     "estimators": {
-        "guided": lambda: LinearGuidance(
+        "guided": lambda: Guidance(
             trained_gaussian(), lambda x: x[..., :1], torch.linspace(-1, 1, 1).double(), 0.5
         ),
         "guided by its labels": lambda: ClassifierFree(Labelled(), torch.zeros(2), guidance=2.5),

@@ -12,7 +12,7 @@ from estimators import (
     Denoising,
     Gaussian,
     GaussianMixture,
-    LinearGuidance,
+    Guidance,
     MultiScale,
     ResidualMLP,
     Truncated,
@@ -84,7 +84,7 @@ MODELS = {
     "posterior": lambda: condition(
         Gaussian(joint(), torch.zeros(3), torch.eye(3)), clean=True, y=torch.ones(1)
     ),
-    "guided": lambda: LinearGuidance(
+    "guided": lambda: Guidance(
         plain(Gaussian, torch.zeros(2), torch.eye(2)),
         lambda x: x.sum(-1, keepdim=True),
         torch.ones(1),

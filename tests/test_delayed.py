@@ -6,7 +6,7 @@ from laws import law, marginal, with_true_prior
 from models import SOLVERS
 from strategies import SCHEDULES, gaussian, mixture
 
-from estimators import LinearGuidance, MultiScale, ResidualMLP
+from estimators import Guidance, MultiScale, ResidualMLP
 from scoresde import (
     EDM,
     VE,
@@ -146,7 +146,7 @@ def test_guidance_of_delayed_diffusions_is_exact():
     """Of Gaussian data: also of an observation of what is finished already."""
     model = gaussian(delayed("LogLinear"), 2)
     weights, y, s = torch.tensor([[1.0, -0.5, 0.3]]), torch.tensor([0.4]), 0.3
-    guided = LinearGuidance(model, lambda x: x @ weights.mT, y, s)
+    guided = Guidance(model, lambda x: x @ weights.mT, y, s)
     m, c = model.means[0], model.covariances[0]
     gain = c @ weights.mT / (weights @ c @ weights.mT + s**2)
     mean, covariance = law(ExponentialMultistep(100), guided)

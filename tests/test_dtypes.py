@@ -11,7 +11,7 @@ from estimators import (
     Denoising,
     Gaussian,
     GaussianMixture,
-    LinearGuidance,
+    Guidance,
     MultiScale,
     ResidualMLP,
     Truncated,
@@ -68,7 +68,7 @@ MODELS = {
     "posterior": lambda dtype: condition(
         learned(Joint(y=(1,), x=(2,)), dtype), y=torch.ones(1, dtype=dtype)
     ),
-    "guided": lambda dtype: LinearGuidance(
+    "guided": lambda dtype: Guidance(
         learned(Identity((2,)), dtype), lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1
     ),
 }
@@ -159,7 +159,7 @@ def known(basis):
     means = torch.randn(2, *basis.event_shape)
     yield "gaussian", gaussian
     yield "mixture", GaussianMixture(sde, [0.3, 0.7], means, torch.stack([spread, 2 * spread]))
-    yield "guided", LinearGuidance(gaussian, lambda x: x @ torch.ones(n, 1), torch.ones(1), 0.1)
+    yield "guided", Guidance(gaussian, lambda x: x @ torch.ones(n, 1), torch.ones(1), 0.1)
     slope = torch.zeros(n, n)
     slope[0, 1] = 0.7
     ends = torch.full((n,), 2.0).index_fill(0, torch.tensor([0]), torch.inf)

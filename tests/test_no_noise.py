@@ -10,7 +10,7 @@ from estimators import (
     Denoising,
     Gaussian,
     GaussianMixture,
-    LinearGuidance,
+    Guidance,
     MultiScale,
     ResidualMLP,
     Truncated,
@@ -92,7 +92,7 @@ MAKE = {
     "truncated, with a slope": lambda s: Truncated(
         s, [-torch.inf, -1.0], [torch.inf, 1.0], slope=torch.tensor([[0.0, 0.7], [0.0, 0.0]])
     ),
-    "guided": lambda s: LinearGuidance(
+    "guided": lambda s: Guidance(
         Gaussian(s, torch.zeros(2), torch.eye(2)), lambda x: x.sum(-1, True), torch.ones(1), 0.1
     ),
     "vector time": lambda s: Denoising(s, network(noise_levels=2), observe="blocks"),

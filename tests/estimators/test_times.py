@@ -7,7 +7,7 @@ from models import OrnsteinUhlenbeck, ScoreOnly
 from strategies import gaussian, mixture
 from torch import nn
 
-from estimators import ClassifierFree, Denoising, Gaussian, LinearGuidance, ResidualMLP
+from estimators import ClassifierFree, Denoising, Gaussian, Guidance, ResidualMLP
 from estimators.times import Independent, Together, TrainingTimes, training_times
 from scoresde import (
     VP,
@@ -208,8 +208,8 @@ def test_what_an_estimator_is_made_of_goes_along():
     assert not torch.allclose(exact.denoise(z, t), wanted)
     network = Denoising(sde, Recorder(), baseline=exact, times="components")
     torch.testing.assert_close(network.along(clock).denoise(z, t), wanted)
-    guided, y = LinearGuidance(exact, lambda x: x[..., :1], torch.zeros(1), 0.5), torch.zeros(1)
-    again = LinearGuidance(exact.along(clock), lambda x: x[..., :1], y, 0.5)
+    guided, y = Guidance(exact, lambda x: x[..., :1], torch.zeros(1), 0.5), torch.zeros(1)
+    again = Guidance(exact.along(clock), lambda x: x[..., :1], y, 0.5)
     torch.testing.assert_close(guided.along(clock).denoise(z, t), again.denoise(z, t))
     free = ClassifierFree(exact, torch.zeros(1), guidance=1.5)
     torch.testing.assert_close(free.along(clock).denoise(z, t, torch.ones(1)), wanted)
@@ -217,7 +217,7 @@ def test_what_an_estimator_is_made_of_goes_along():
         seen = Observation(torch.tensor([True, False, False]), torch.ones(3))
         conditional = ConditionalEstimator(exact, seen, clean)
         late = ConditionalEstimator(exact.along(clock), seen, clean)
-        around = LinearGuidance(conditional, lambda x: x[..., 1:2], y, 0.5).along(clock)
+        around = Guidance(conditional, lambda x: x[..., 1:2], y, 0.5).along(clock)
         torch.testing.assert_close(conditional.along(clock).denoise(z, t), late.denoise(z, t))
         torch.testing.assert_close(around.sde.kernel(t.reshape(1)), late.sde.kernel(t.reshape(1)))
         twice = Observation(torch.tensor([False, True, False]), torch.ones(3))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from estimators import Denoising, LinearGuidance
+from estimators import Denoising, Guidance
 from scoresde import SDE, VP, DiagonalSDE, ExactTrace, Hutchinson, Identity, Quadrature, log_prob
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
@@ -158,7 +158,7 @@ def test_guidance_is_that_of_a_plain_network(kind, method, dtype):
         one = model(k, dtype)
         with torch.no_grad():  # the gradient of something convex: its slopes are covariances
             one.network.last.weight.copy_(one.network.first.weight[:, :2].mT)
-        guided = LinearGuidance(one, operator, torch.ones(1), 0.1, method=method)
+        guided = Guidance(one, operator, torch.ones(1), 0.1, method=method)
         samples.append(DDIM(4).sample(guided, (3,), generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(*samples, **close(dtype))
 

@@ -10,7 +10,7 @@ import torch
 from models import SOLVERS
 from torch import nn
 
-from estimators import ClassifierFree, Denoising, LinearGuidance, MultiScale, ResidualMLP
+from estimators import ClassifierFree, Denoising, Guidance, MultiScale, ResidualMLP
 from scoresde import (
     VP,
     Clock,
@@ -51,7 +51,7 @@ def staged():
 
 
 def guided():
-    return LinearGuidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3)
+    return Guidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3)
 
 
 MODELS = {"uniform": uniform, "learned": lambda: uniform(Learned(2)), "staged": staged}

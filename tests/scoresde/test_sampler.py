@@ -5,7 +5,7 @@ import torch
 from models import SOLVERS
 from torch import nn
 
-from estimators import ClassifierFree, Denoising, LinearGuidance, MultiScale, ResidualMLP
+from estimators import ClassifierFree, Denoising, Guidance, MultiScale, ResidualMLP
 from scoresde import (
     VP,
     Cosine,
@@ -53,7 +53,7 @@ def conditional(clean):
 
 
 def guided():
-    return LinearGuidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3)
+    return Guidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3)
 
 
 MODELS = {

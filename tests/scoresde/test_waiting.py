@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import SOLVERS
 
-from estimators import ClassifierFree, Denoising, Gaussian, LinearGuidance, MultiScale, ResidualMLP
+from estimators import ClassifierFree, Denoising, Gaussian, Guidance, MultiScale, ResidualMLP
 from scoresde import (
     VP,
     Cosine,
@@ -56,7 +56,7 @@ MODELS = {
     "large": lambda: uniform(sizes=(100, 500)),
     "conditional": lambda: conditional(False),
     "clean": lambda: conditional(True),
-    "guided": lambda: LinearGuidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3),
+    "guided": lambda: Guidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3),
 }
 STEPS = (3, 5)
 """Multistep methods have all their memory in the third."""

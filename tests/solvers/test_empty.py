@@ -8,7 +8,7 @@ from estimators import (
     Denoising,
     Gaussian,
     GaussianMixture,
-    LinearGuidance,
+    Guidance,
     MultiScale,
     PartNetwork,
     ResidualMLP,
@@ -53,7 +53,7 @@ def gaussian(sde=SDE):
 
 
 def guided(method):
-    return LinearGuidance(
+    return Guidance(
         gaussian(), lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1, method=method
     )
 

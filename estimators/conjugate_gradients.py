@@ -1,0 +1,48 @@
+"""Systems of equations that are known by products alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int
+) -> Tensor:
+    """Solves positive definite systems ``(*batch, m)``, each by itself.
+
+    Directions along which one is not, as a learned Jacobian may be none of a covariance, are left:
+    the minimum is sought among the others (Steihaug 1983, with a boundary at the start).
+
+    Args:
+        apply: The matrix, times vectors.
+        right: Right-hand sides.
+        iterations: At most; ``m`` are enough.
+
+    Example:
+        >>> import torch
+        >>> from estimators.conjugate_gradients import conjugate_gradients
+        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+        >>> conjugate_gradients(lambda v: v @ matrix, torch.tensor([4.0, 7.0]), 2)
+        tensor([1., 2.])
+    """
+    solution, residual = torch.zeros_like(right), right
+    direction, power = right, _dot(right, right)
+    tiny = torch.finfo(right.dtype).tiny
+    for _ in range(min(iterations, right.shape[-1])):
+        image = apply(direction)
+        curvature = _dot(direction, image)
+        length = torch.where(curvature > 0, power / curvature.clamp(min=tiny), 0.0)
+        solution = solution + length * direction
+        residual = residual - length * image
+        left = _dot(residual, residual)
+        direction = residual + left / power.clamp(min=tiny) * direction
+        power = left
+    return solution
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = (a * b).sum(-1, keepdim=True)
+    return product

@@ -1,0 +1,125 @@
+"""What was observed of an event, ``y ~ p(y | A(x))``: an operator, its noise, and numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from estimators.observation_noise import noise_model, noise_of
+from scoresde.checks import expect, finite, instance
+from scoresde.precision import replaced
+from scoresde.selection import Selectable, per_sample, samples
+
+Operator = Callable[[Tensor], Tensor]
+"""Of events ``(batch, *event_shape)``, to what would be observed without noise, ``(batch, *shape)``;
+or an object with such a method ``A``, as deepinv's physics have."""
+
+
+class Measurement(Selectable):
+    """Numbers, the operator that made them, and the noise.
+
+    Operators see events in one batch axis, as networks do, whatever the batch of samples; a module
+    in the precision of its own numbers.
+
+    Args:
+        operator: See `Operator`.
+        y: What was observed, ``(*batch, *shape)``.
+        noise: See `estimators.observation_noise.noise_of`; that of the operator if None.
+        like: An event, ``event_shape``, on the device and in the dtype of those to come.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If ``y`` is not finite, or the operator does not give what it has.
+
+    Example:
+        >>> import torch
+        >>> from estimators.measurement import Measurement
+        >>> seen = Measurement(torch.nn.Flatten(), torch.zeros(4), 0.1, torch.zeros(1, 2, 2))
+        >>> seen.see(torch.ones(3, 5, 1, 2, 2)).shape, seen.batch_shape
+        (torch.Size([3, 5, 4]), torch.Size([]))
+    """
+
+    y: Tensor
+
+    def __init__(self, operator: Any, y: Tensor, noise: Any, like: Tensor) -> None:
+        super().__init__()
+        apply = _applied(operator)
+        instance("operator", apply, Callable)  # type: ignore[arg-type]
+        instance("y", y, Tensor)
+        finite("y", y)
+        self.operator, self.event_axes = operator, like.ndim
+        with torch.no_grad():
+            shape = self._apply_to(like.unsqueeze(0)).shape
+        axes = len(shape) - 1
+        got = f"{tuple(shape[1:])} of {tuple(like.shape)}"
+        expect(shape[:1] == (1,) and axes > 0, "operator", "one from events to (batch, ...)", got)
+        trailing = y.shape[-axes:]
+        wanted = f"one to what y has, (batch, {', '.join(map(str, trailing))})"
+        expect(y.ndim >= axes and shape[1:] == trailing, "operator", wanted, got)
+        self.shape, unit = trailing, 1.0
+        if noise is None:
+            noise, unit = noise_model(getattr(operator, "noise_model", None))
+        self.noise = noise_of(noise, trailing)
+        self.register_buffer("y", y.reshape(*y.shape[:-axes], trailing.numel()) / unit)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """That of ``y``."""
+        return self.y.shape[:-1]
+
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
+        """What was observed of some samples."""
+        return replaced(self, y=samples(per_sample("y", self.y, batch), rows, batch))
+
+    def see(self, x: Tensor) -> Tensor:
+        """``A(x)`` of events ``(*batch, *event_shape)``, flattened to ``(*batch, m)``."""
+        batch = x.shape[: x.ndim - self.event_axes]
+        found = self._apply_to(x.reshape(batch.numel(), *x.shape[len(batch) :]))
+        return found.reshape(*batch, self.shape.numel())
+
+    def _apply_to(self, x: Tensor) -> Tensor:
+        found: Tensor = _applied(self.operator)(x.to(_dtype(self.operator, x)))
+        instance("operator(x)", found, Tensor)
+        return found.to(x.dtype)
+
+    def log_evidence(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """``log p(y)`` where ``A(x)`` is Gaussian, one number after the other.
+
+        After each, ``A(x)`` is taken for a Gaussian with the moments that it has then (assumed
+        density filtering, Opper 1998): exact for Gaussian noise.
+
+        Args:
+            mean: ``(*batch, m)``.
+            covariance: ``(*batch, m, m)``.
+
+        Returns:
+            ``(*batch,)``, differentiable in both.
+        """
+        y, total = self.y.to(mean), mean.new_zeros(())
+        for i in range(y.shape[-1]):
+            column = covariance[..., i]
+            found = self.noise.evidence(y[..., i], i, mean, column[..., i])
+            mean = mean + column * found.slope.unsqueeze(-1)
+            moved = column.unsqueeze(-1) * column.unsqueeze(-2)
+            covariance = covariance + moved * found.curvature[..., None, None]
+            total = total + found.value
+        return total
+
+
+def _applied(operator: Any) -> Any:
+    """deepinv's physics add noise where they are called; ``A`` is what they do without."""
+    method = getattr(operator, "A", None)
+    return method if callable(method) else operator
+
+
+def _dtype(operator: Any, x: Tensor) -> torch.dtype:
+    """That of a module's numbers, which need not be weights; else of what it is given."""
+    if not isinstance(operator, nn.Module):
+        return x.dtype
+    own = itertools.chain(operator.parameters(), operator.buffers())
+    return next((v.dtype for v in own if v.is_floating_point()), x.dtype)

@@ -1,0 +1,259 @@
+"""The law of what is observed, given what an operator makes of an event: number by number.
+
+Two things are asked of it: mean and variance, by which an observation is taken for one with Gaussian
+noise; and what a number says of a Gaussian that it was made of. With ``u ~ N(c, v)``,
+
+    l(c, v) = log int N(u; c, v) p(y | u) du,
+
+whose derivatives in ``c`` move mean and variance of ``u`` as Bayes' rule does,
+
+    E[u | y] = c + v l',    Var[u | y] = v + v^2 l''.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal, Poisson
+
+from scoresde.checks import expect, positive
+from scoresde.precision import Float64Constants, Numbers, precision
+
+Law = Callable[[Tensor], Distribution]
+"""What is observed of numbers ``(*batch, *shape)``, each from its own alone."""
+
+_REACH, _NODES = 8.0, 321
+"""Integrals are sums from -8 to 8 standard deviations of ``u``, beyond which there is 1e-15 of it,
+in steps of a twentieth: exact to 1e-4 of what is as narrow as a thirtieth."""
+
+
+class Evidence(NamedTuple):
+    """``l(c, v)`` and its first two derivatives in ``c``.
+
+    Example:
+        >>> import torch
+        >>> from estimators.observation_noise import Evidence, GaussianNoise
+        >>> y, one = torch.tensor([2.0]), torch.ones(1)
+        >>> found: Evidence = GaussianNoise(1.0).evidence(y, 0, torch.zeros(1, 1), one)
+        >>> found.slope, found.curvature
+        (tensor([1.]), tensor([-0.5000]))
+    """
+
+    value: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+
+class ObservationNoise(Float64Constants, ABC):
+    """``p(y | u)``; subclasses say `moments` and `evidence`.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Poisson
+        >>> from estimators.observation_noise import ObservationNoise, noise_of
+        >>> noise: ObservationNoise = noise_of(Poisson, torch.Size([2]))
+        >>> noise.moments(torch.tensor([1.0, 3.0]))
+        (tensor([1., 3.]), tensor([1., 3.]))
+    """
+
+    std: Tensor | None
+    """Standard deviation, where noise is Gaussian whatever ``u`` is."""
+
+    @abstractmethod
+    def moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of what is observed, ``(*batch, m)`` each."""
+
+    @abstractmethod
+    def evidence(self, y: Tensor, place: int, mean: Tensor, variance: Tensor) -> Evidence:
+        """What one of the numbers observed says, differentiable in ``mean`` and ``variance``.
+
+        Args:
+            y: The number, ``(*batch,)``.
+            place: Which of the ``m`` it is.
+            mean: Of all ``u``, ``(*batch, m)``.
+            variance: Of the one it is made of, ``(*batch,)``.
+
+        Returns:
+            ``(*batch,)`` each.
+        """
+
+
+class GaussianNoise(ObservationNoise):
+    """``y = u + s e``: all in closed form.
+
+    Args:
+        std: ``s``, one for all or one for each of the ``m`` numbers.
+
+    Example:
+        >>> import torch
+        >>> from estimators.observation_noise import GaussianNoise
+        >>> GaussianNoise(0.5).moments(torch.ones(1))
+        (tensor([1.]), tensor([0.2500]))
+    """
+
+    std: Tensor
+
+    def __init__(self, std: Numbers) -> None:
+        super().__init__()
+        self.constant("std", std, positive=True)
+
+    def moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        return u, (self.std.to(u) ** 2).expand_as(u)
+
+    def evidence(self, y: Tensor, place: int, mean: Tensor, variance: Tensor) -> Evidence:
+        """``log N(y; c, v + s^2)``."""
+        std = self.std.to(variance).flatten()
+        # a learned Jacobian may be none of a covariance
+        power = variance.clamp(min=0) + std[min(place, len(std) - 1)] ** 2
+        gap = y.to(power) - mean[..., place]
+        value = -(gap**2 / power + power.log() + math.log(2 * math.pi)) / 2
+        return Evidence(value, gap / power, -1 / power)
+
+
+class ElementwiseNoise(ObservationNoise):
+    """Any law, by its density: integrals are sums, derivatives are cumulants.
+
+    Nothing but densities, means and variances are asked of the law, and no derivative of it: as
+    ``N(u; c, v) p(y | u)`` is tilted by ``c``, the derivatives of ``l`` are the cumulants of ``u``.
+
+    Args:
+        law: See `Law`.
+        shape: Of what is observed.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Normal
+        >>> from estimators.observation_noise import ElementwiseNoise, GaussianNoise
+        >>> noise = ElementwiseNoise(lambda u: Normal(u, 0.5), torch.Size([1]))
+        >>> given = torch.ones(1), 0, torch.zeros(1, 1), torch.ones(1)
+        >>> torch.allclose(noise.evidence(*given).value, GaussianNoise(0.5).evidence(*given).value)
+        True
+    """
+
+    def __init__(self, law: Law, shape: torch.Size) -> None:
+        super().__init__()
+        self.law, self.shape, self.std = law, shape, None
+
+    def moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        law = self._of(u)
+        return law.mean.reshape(u.shape), law.variance.reshape(u.shape)
+
+    def _of(self, u: Tensor) -> Distribution:
+        return self.law(u.reshape(*u.shape[:-1], *self.shape))
+
+    def evidence(self, y: Tensor, place: int, mean: Tensor, variance: Tensor) -> Evidence:
+        """Values by quadrature, and what they change by in first order."""
+        center, number = mean[..., place], torch.finfo(variance.dtype)
+        spread = variance.clamp(min=number.tiny**0.5)
+        with torch.no_grad():
+            value, cumulants = self._quadrature(y, place, mean.detach(), spread.detach())
+            fixed = spread.detach()
+            first, second, third, fourth = (
+                (k / fixed ** (i / 2)).to(fixed) for i, k in enumerate(cumulants, 1)
+            )
+        steps = center - center.detach(), (spread - fixed) / 2
+
+        def around(at: Tensor, slope: Tensor, heat: Tensor) -> Tensor:
+            """In ``c`` and ``v``: the density of ``y`` obeys the heat equation."""
+            return at + slope * steps[0] + heat * steps[1]
+
+        return Evidence(
+            around(value.to(fixed), first, second + first**2),
+            around(first, second, third + 2 * first * second),
+            around(second, third, fourth + 2 * second**2 + 2 * first * third),
+        )
+
+    def _quadrature(
+        self, y: Tensor, place: int, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """``l``, and its derivatives in ``c`` in units of the standard deviation of ``u``."""
+        wide = precision(mean.device)
+        mean, std = mean.to(wide), variance.to(wide).sqrt()
+        nodes = torch.linspace(-_REACH, _REACH, _NODES, dtype=wide, device=mean.device)
+        nodes = nodes.reshape(-1, *[1] * std.ndim)
+        step = 2 * _REACH / (_NODES - 1)
+        u = mean.expand(_NODES, *mean.shape).clone()
+        u[..., place] = mean[..., place] + std * nodes
+        seen = y.to(wide).unsqueeze(-1).expand(mean.shape)  # the others' densities are not looked at
+        density = self._of(u).log_prob(seen.reshape(*mean.shape[:-1], *self.shape))
+        density = density.reshape(u.shape)[..., place]
+        logits = density - nodes**2 / 2 + math.log(step / math.sqrt(2 * math.pi))
+        value = logits.logsumexp(0)
+        weights = (logits - value).exp()
+        first = (weights * nodes).sum(0)
+        left = nodes - first
+        second, third, fourth = ((weights * left**k).sum(0) for k in (2, 3, 4))
+        # of a standard normal number the tilt alone leaves 1
+        return value, (first, second - 1, third, fourth - 3 * second**2)
+
+
+def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
+    """What a user says of noise: a standard deviation, several, or a law.
+
+    Args:
+        noise: A number or numbers that broadcast to the shape, or a `Law`.
+        shape: Of what is observed.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If a number is not positive, or there are others than were observed.
+
+    Example:
+        >>> import torch
+        >>> from estimators.observation_noise import noise_of
+        >>> noise_of(0.1, torch.Size([3])).std
+        tensor(0.1000, dtype=torch.float64)
+    """
+    if callable(noise) and not isinstance(noise, Tensor):
+        return ElementwiseNoise(noise, shape)
+    positive("noise", noise)
+    found = GaussianNoise(noise)
+    if found.std.numel() > 1:
+        try:
+            found.std = found.std.broadcast_to(shape).flatten()
+        except RuntimeError:
+            expect(False, "noise", f"one number, or shape {tuple(shape)}", tuple(found.std.shape))
+    return found
+
+
+def noise_model(model: Any) -> tuple[Any, float]:
+    """Noise as deepinv's physics describe it, and a unit that observations are to be divided by.
+
+    Args:
+        model: Its ``noise_model``.
+
+    Raises:
+        TypeError: If it is not known here: give ``noise`` itself.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from estimators.observation_noise import noise_model
+        >>> GaussianNoise = type("GaussianNoise", (SimpleNamespace,), {})
+        >>> noise_model(GaussianNoise(sigma=0.1))
+        (0.1, 1.0)
+    """
+    name = type(model).__name__
+    if name == "GaussianNoise":
+        return model.sigma, 1.0
+    if name == "PoissonNoise":
+        gain = float(model.gain)
+        unit = gain if bool(model.normalize) else 1.0
+        return lambda u: Poisson((u / gain).clamp(min=_LEAST)), unit
+    if name == "PoissonGaussianNoise":
+        gain, sigma = float(model.gain), float(model.sigma)
+        return lambda u: Normal(u, (gain * u.clamp(min=0) + sigma**2).sqrt()), 1.0
+    raise TypeError(
+        "noise: expected one, as that of the operator is neither Gaussian nor Poisson, got None "
+        f"and {name}"
+    )
+
+
+_LEAST = 1e-6
+"""Counts expected where an operator gives none, or fewer: that of none is certain, not impossible."""
