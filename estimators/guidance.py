@@ -7,7 +7,7 @@ A guided estimator is an estimator of the same SDE, so every solver runs with it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,9 @@ from scoresde.selection import broadcast
 
 METHODS = ("moments", "evidence", "isotropic", "point", "proximal", "spectral")
 """What takes the place of ``p(z_0 | z_t)``: see `Guidance`."""
+
+_ROUNDING = 1e-4
+"""Of an affine operator, a thousand times that of float32; what is not affine is farther off."""
 
 
 class Guidance(Float64Constants, ScoreEstimator):
@@ -157,7 +160,7 @@ class Guidance(Float64Constants, ScoreEstimator):
             matrix = batched(back, torch.eye(len(offset)).to(offset)).double()
         probe = torch.linspace(-1, 1, len(start)).to(start)
         gap = self._see(start + probe) - offset - matrix.to(probe) @ probe
-        tolerance = torch.finfo(probe.dtype).eps ** 0.5 * (1 + matrix.norm())
+        tolerance = _ROUNDING * (1 + matrix.norm())
         wanted = 'an affine one, for method="spectral"'
         expect(bool(gap.norm() <= tolerance), "operator", wanted, "another")
         scale = std.to(matrix)  # type: ignore[union-attr]
@@ -182,11 +185,9 @@ class _Linear(NamedTuple):
 class _Asked:
     """One question of a guided estimator: its methods are those of the guidance."""
 
-    def __init__(
-        self, guidance: Guidance, z: Tensor, t: Tensor | float, condition: Any
-    ) -> None:
+    def __init__(self, guidance: Guidance, z: Tensor, t: Tensor | float, condition: Any) -> None:
         self.guidance, self.z, self.n = guidance, z, z.shape[-1]
-        self.inner = lambda z: guidance.estimator.denoise(z, t, condition)
+        self.t, self.condition = t, condition
         sde = guidance.sde
         self.alpha, self.sigma = (v.to(z) for v in sde.kernel(sde.time(t, z), self.n))
         mean, self.std = (
@@ -198,43 +199,58 @@ class _Asked:
         self.still, noise = still, self.sigma**2 / self.alpha.clamp(min=FAINT)
         self.spread = torch.where(still, 0.0, noise)
 
+    def inner(self, z: Tensor) -> Tensor:
+        """What the estimator says without ``y``."""
+        return self.guidance.estimator.denoise(z, self.t, self.condition)
+
     def moments(self) -> Tensor:
+        """``C`` of the model, inside and outside."""
         clean, covary = self._model()
         return self._scored(clean, covary, covary)
 
     def isotropic(self) -> Tensor:
+        """``r^2`` inside."""
         clean, covary = self._model()
         return self._scored(clean, self._independent, covary)
 
     def proximal(self) -> Tensor:
+        """``r^2`` inside and outside."""
+
         def covary(v: Tensor) -> Tensor:
             share = self.guidance.strength * self._independent(v)
-            return torch.cat([torch.where(self.still, 0.0, share[..., : self.n]), share[..., self.n :]], -1)
+            return torch.cat(
+                [torch.where(self.still, 0.0, share[..., : self.n]), share[..., self.n :]], -1
+            )
 
         return self._scored(self.inner(self.z), covary, covary)
 
     def point(self) -> Tensor:
+        """A step of its own length."""
         clean, covary = self._model()
         seen = self._linear(self._whole(clean))
         length = seen.left.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        guided: Tensor = clean + covary(seen.back(self.guidance.strength * seen.left / length))[..., : self.n]
+        step = self.guidance.strength * seen.left / length
+        guided: Tensor = clean + covary(seen.back(step))[..., : self.n]
         return guided
 
     def spectral(self) -> Tensor:
+        """What was observed where it is better known than the state."""
         g, clean = self.guidance, self.inner(self.z)
         whole = self._whole(clean)
-        directions, fitted, singular = (
-            v.to(self.z) for v in (g.directions, g.fitted, g.singular)
-        )
+        directions, fitted, singular = (v.to(self.z) for v in (g.directions, g.fitted, g.singular))
         left = g.measurement.y.to(self.z) - g._see(whole)
         ratio = torch.where(self.still, 0.0, self.sigma / self.alpha.clamp(min=FAINT)) ** 2
-        power = torch.cat([ratio.expand(*ratio.shape[:-1], self.n), (self.std**2)[self.n :].expand(*ratio.shape[:-1], -1)], -1)
+        batch = ratio.shape[:-1]
+        later = (self.std[self.n :] ** 2).expand(*batch, -1)
+        power = torch.cat([ratio.expand(*batch, self.n), later], -1)
         noise = (power @ (directions.mT**2)).sqrt() * singular
         weight = torch.where(noise >= 1, 1.0, g.strength * noise)
         guided: Tensor = clean + ((left @ fitted.mT * weight) @ directions)[..., : self.n]
         return guided
 
     def evidence(self) -> Tensor:
+        """The gradient of ``log p(y | z_t)``, all of it."""
+
         def together(z: Tensor) -> Tensor:
             clean, covary = self._model(z)
             with torch.enable_grad():
@@ -259,10 +275,9 @@ class _Asked:
         """``D``, and ``v -> C v``: what has not entered keeps its own variance."""
 
         def clean(z: Tensor) -> Tensor:
-            found: Tensor = self.inner(z)
-            tracked = found.requires_grad or torch._C._functorch.is_gradtrackingtensor(found)
+            found = self.inner(z)
             wanted = 'one whose denoised mean can be differentiated (else method="proximal")'
-            expect(tracked, "estimator", wanted, "one without gradients")
+            expect(found.requires_grad, "estimator", wanted, "one without gradients")
             return found
 
         parameters = self.guidance.parameters()
@@ -293,8 +308,7 @@ class _Asked:
             guess, back = vjp(mean, at)
             # a linear map is the transpose of its transpose, whatever is added to it
             along = vjp(back, torch.zeros_like(guess))[1]
-        with torch.no_grad():
-            variance = self.guidance.measurement.noise.moments(self.guidance._see(at))[1]
+        variance = self.guidance.measurement.noise.moments(self.guidance._see(at))[1]
         return _Linear(self.guidance.measurement.y.to(guess) - guess, back, along, variance)
 
     def _scored(self, clean: Tensor, inside: PullBack, outside: PullBack) -> Tensor:
@@ -303,10 +317,12 @@ class _Asked:
         for i in range(self.guidance.linearisations):
             seen = self._linear(point)
             left = seen.left + seen.along(point - start) if i else seen.left
-            pull = conjugate_gradients(
-                lambda v, seen=seen: seen.along(inside(seen.back(v))) + seen.variance * v,
-                left,
-                self.guidance.iterations,
-            )
+            normal = partial(_normal, seen, inside)
+            pull = conjugate_gradients(normal, left, self.guidance.iterations)
             point = start + outside(seen.back(pull))
         return point[..., : self.n]
+
+
+def _normal(seen: _Linear, inside: PullBack, v: Tensor) -> Tensor:
+    """``(B C B^T + R) v``."""
+    return seen.along(inside(seen.back(v))) + seen.variance * v

@@ -16,8 +16,8 @@ from scoresde.precision import replaced
 from scoresde.selection import Selectable, per_sample, samples
 
 Operator = Callable[[Tensor], Tensor]
-"""Of events ``(batch, *event_shape)``, to what would be observed without noise, ``(batch, *shape)``;
-or an object with such a method ``A``, as deepinv's physics have."""
+"""Of events ``(batch, *event_shape)``, to what is seen but for noise, ``(batch, *shape)``; or an
+object with such a method ``A``, as deepinv's physics have."""
 
 
 class Measurement(Selectable):
@@ -112,7 +112,7 @@ class Measurement(Selectable):
 
 
 def _applied(operator: Any) -> Any:
-    """deepinv's physics add noise where they are called; ``A`` is what they do without."""
+    """Deepinv's physics add noise where they are called; ``A`` is what they do without."""
     method = getattr(operator, "A", None)
     return method if callable(method) else operator
 

@@ -1,7 +1,7 @@
 """The law of what is observed, given what an operator makes of an event: number by number.
 
-Two things are asked of it: mean and variance, by which an observation is taken for one with Gaussian
-noise; and what a number says of a Gaussian that it was made of. With ``u ~ N(c, v)``,
+Two things are asked of it: mean and variance, by which an observation is taken for one with
+Gaussian noise; and what a number says of a Gaussian that it was made of. With ``u ~ N(c, v)``,
 
     l(c, v) = log int N(u; c, v) p(y | u) du,
 
@@ -29,7 +29,8 @@ Law = Callable[[Tensor], Distribution]
 
 _REACH, _NODES = 8.0, 321
 """Integrals are sums from -8 to 8 standard deviations of ``u``, beyond which there is 1e-15 of it,
-in steps of a twentieth: exact to 1e-4 of what is as narrow as a thirtieth."""
+in steps of a twentieth: exact to 1e-4 of densities that are as narrow as a thirtieth, or have a
+kink; to rounding of smooth ones that are wider."""
 
 
 class Evidence(NamedTuple):
@@ -181,7 +182,9 @@ class ElementwiseNoise(ObservationNoise):
         step = 2 * _REACH / (_NODES - 1)
         u = mean.expand(_NODES, *mean.shape).clone()
         u[..., place] = mean[..., place] + std * nodes
-        seen = y.to(wide).unsqueeze(-1).expand(mean.shape)  # the others' densities are not looked at
+        seen = (
+            y.to(wide).unsqueeze(-1).expand(mean.shape)
+        )  # the others' densities are not looked at
         density = self._of(u).log_prob(seen.reshape(*mean.shape[:-1], *self.shape))
         density = density.reshape(u.shape)[..., place]
         logits = density - nodes**2 / 2 + math.log(step / math.sqrt(2 * math.pi))
@@ -256,4 +259,4 @@ def noise_model(model: Any) -> tuple[Any, float]:
 
 
 _LEAST = 1e-6
-"""Counts expected where an operator gives none, or fewer: that of none is certain, not impossible."""
+"""Counts expected where an operator gives none, or fewer: one is then unlikely, not impossible."""

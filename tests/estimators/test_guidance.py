@@ -39,11 +39,12 @@ def problem(sde, seed, m=2, s=0.3):
     return prior, posterior, lambda x: sde.basis.flatten(x) @ A.mT, y
 
 
+@pytest.mark.parametrize("method", ["moments", "evidence"])
 @given(data=st.data(), seed=st.integers(0, 99))
-def test_moments_are_exact_for_gaussian_data(data, seed):
+def test_moments_are_exact_for_gaussian_data(method, data, seed):
     sde = data.draw(sdes())
     prior, posterior, operator, y = problem(sde, seed)
-    guided = Guidance(prior, operator, y, 0.3)
+    guided = Guidance(prior, operator, y, 0.3, method=method)
     t, z = data.draw(times(sde))[0], data.draw(states(sde))
     found, wanted = guided.denoise(z, t.squeeze()), posterior.denoise(z, t.squeeze())
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -70,7 +71,9 @@ def test_isotropic_is_exact_for_independent_components(variance, t, s):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("method", ["moments", "isotropic", "point"])
+@pytest.mark.parametrize(
+    "method", ["moments", "evidence", "isotropic", "point", "proximal", "spectral"]
+)
 def test_every_method_is_its_formula(method, t, dtype):
     """Of correlated components, sample by sample: of residuals that differ in length."""
     s, strength, std = 0.3, 1.7, torch.tensor([0.5, 1.0, 2.0])
@@ -87,15 +90,24 @@ def test_every_method_is_its_formula(method, t, dtype):
     left = cov - gain @ (alpha[:, None] * cov)  # the covariance of the clean state
     clean = prior.means[0] + (z - alpha * prior.means[0]) @ gain.mT
     miss = y - clean @ A.mT
-    if method == "point":
+    outside = left
+    if method == "spectral":
+        basis, values, right = torch.linalg.svd(A / s, full_matrices=False)
+        noisy = (right**2 @ (power / alpha**2)).sqrt() * values
+        share = torch.where(noisy >= 1, 1.0, strength * noisy)
+        pull = (miss / s) @ basis / values * share
+    elif method == "point":
         pull = strength * miss / miss.norm(dim=-1, keepdim=True)
     else:
         alone = torch.diag(std**2 * power / (alpha**2 * std**2 + power))
-        inside = left if method == "moments" else alone
+        inside = left if method in ("moments", "evidence") else alone
+        if method == "proximal":
+            inside = outside = strength * alone
         pull = torch.linalg.solve(A @ inside @ A.mT + s**2 * torch.eye(2), miss.mT).mT
     found = guided.denoise(z.to(dtype), t)
     precise = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {}
-    torch.testing.assert_close(found, (clean + pull @ A @ left).to(dtype), **precise)
+    step = pull @ right if method == "spectral" else pull @ A @ outside
+    torch.testing.assert_close(found, (clean + step).to(dtype), **precise)
 
 
 @pytest.mark.parametrize("solver", [ExponentialMultistep(40), DDIM(200, eta=1.0), Heun(60)])
