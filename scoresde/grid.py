@@ -205,7 +205,7 @@ def check(sde: SDE, times: Tensor) -> Tensor:
         >>> check(DiagonalSDE(VP(), Identity((2,))), [1.0, 0.5, 0.01])
         tensor([1.0000, 0.5000, 0.0100], dtype=torch.float64)
     """
-    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    times = numbers("times", times).to("cpu", torch.float64)
     expect(times.ndim == 1 and len(times) > 1, "times", "two or more numbers", tuple(times.shape))
     expect(bool((times.diff() < 0).all()), "times", "a decreasing sequence", times.tolist())
     inside = bool(times[0] <= sde.T and times[-1] >= 0)
@@ -227,6 +227,7 @@ def restrict(times: Tensor, stage: Stage) -> Tensor:
         >>> restrict(torch.tensor([1.0, 0.6, 0.5, 0.2, 0.0]), Stage(start=0.5, end=0.0, dim=8))
         tensor([0.5000, 0.2000, 0.0000])
     """
+    times = numbers("times", times)
     return times[(times <= stage.start + _TINY) & (times >= stage.end - _TINY)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scoresde.checks import expect, numbers
 from scoresde.precision import moved
 
 
@@ -17,6 +18,10 @@ class TimeDistribution:
     Args:
         times: A grid's times, decreasing.
 
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: If there are less than two of them, or they do not decrease.
+
     Example:
         >>> import torch
         >>> from scoresde.time_distribution import TimeDistribution
@@ -26,6 +31,9 @@ class TimeDistribution:
     """
 
     def __init__(self, times: Tensor) -> None:
+        times = numbers("times", times)
+        good = times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())
+        expect(good, "times", "two or more decreasing numbers", times)
         self.knots = times.flip(0)
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 

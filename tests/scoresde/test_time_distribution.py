@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import sdes
 
+from estimators import Denoising, ResidualMLP
+from scoresde import VP, DiagonalSDE, Identity
 from scoresde import grid as grids
 from scoresde.grid import GRIDS
 from scoresde.testing import DeviceCalls
@@ -55,3 +57,11 @@ def test_the_grid_goes_to_a_device_once(dtype):
         assert not calls.reads
         assert not calls.copies
     assert counts == [1, 0, 0]
+
+
+@pytest.mark.parametrize("wrong", [None, [1.0], [0.1, 1.0], [[1.0, 0.1]]])
+def test_a_grid_of_ones_own_says_decreasing_times(wrong):
+    sde = DiagonalSDE(VP(), Identity((2,)))
+    given = wrong if wrong is None else torch.tensor(wrong)
+    with pytest.raises((TypeError, ValueError), match=r"^times: expected"):
+        Denoising(sde, ResidualMLP((2,), 4, 1), times=lambda sde, steps: given)
