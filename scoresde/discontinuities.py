@@ -24,8 +24,10 @@ def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
         >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
         tensor([False,  True, False])
     """
-    kinks = ts.new_tensor(equation.breakpoints()).unsqueeze(-1)
-    return torch.isclose(ts, kinks, rtol=1e-9, atol=0).any(0)
+    kinks = equation.breakpoints()
+    if not kinks:  # mostly
+        return torch.zeros_like(ts, dtype=torch.bool)
+    return torch.isclose(ts, ts.new_tensor(kinks).unsqueeze(-1), rtol=1e-9, atol=0).any(0)
 
 
 def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:

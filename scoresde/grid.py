@@ -146,6 +146,10 @@ def log_normal(sde: SDE, steps: int) -> Tensor:
     return _equal(sde, steps, lambda at: torch.special.ndtr((at.noise_level + 1.2) / 1.2))
 
 
+_U = np.linspace(0, 1, 2049)
+_DENSE = np.where(_U < 0.5, 4 * _U**3, 1 - 4 * (1 - _U) ** 3)
+"""Parts of a piece at which levels are read: dense at both ends, where they change fastest."""
+
 _AT_ONCE = 2**20
 """Numbers of a kind that are read of a schedule at once: 8 MB, of which it makes some tens."""
 
@@ -254,15 +258,14 @@ def _equal(sde: SDE, steps: int, coordinate: Callable[[SDECoefficients], Tensor]
 
     knots = [sde.eps, *sde.breakpoints(), sde.T]
     knots = knots if len(knots) - 1 <= steps else [sde.eps, sde.T]
-    spans = np.diff(read(np.array(knots)))
+    dense = np.array(knots)[:-1, None] + np.diff(knots)[:, None] * _DENSE
+    values = read(dense[:1])
+    if len(dense) > 1:
+        parts = min(len(dense) - 1, -(-dense.size * width // _AT_ONCE))  # mostly one
+        values = np.concatenate([values, *map(read, np.array_split(dense[1:], parts))])
+    spans = values[:, -1] - values[:, 0]
     wanted = f"an SDE whose noise levels are numbers from {sde.eps} to {sde.T}"
     expect(bool(np.isfinite(spans).all()), "grid", wanted, "NaN or infinite ones")
-    # dense at both ends, where levels change fastest
-    u = np.linspace(0, 1, 2049)
-    part = np.where(u < 0.5, 4 * u**3, 1 - 4 * (1 - u) ** 3)
-    dense = np.array(knots)[:-1, None] + np.diff(knots)[:, None] * part
-    parts = min(len(dense), -(-dense.size * width // _AT_ONCE))  # mostly one
-    values = np.concatenate([read(some) for some in np.array_split(dense, parts)])
     pieces = [np.array([sde.eps])]
     for t, at, b, count in zip(dense, values, knots[1:], _apportion(spans, steps), strict=True):
         pieces.append(np.interp(np.linspace(at[0], at[-1], count + 1)[1:], at, t))

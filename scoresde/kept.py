@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -30,6 +31,7 @@ _MOST_NUMBERS = 2**18
 
 class _Kept(NamedTuple):
     key: tuple[Any, ...]
+    condition: Any
     tape: Tape
     start: Tensor
     times: Tensor | None
@@ -52,10 +54,11 @@ def events(
 ) -> Tensor:
     """Where a descent ends, from a walk that is prepared when it is first asked for.
 
-    The next time the same solver is asked for as many samples of the same estimator, without a
+    The next time the same solver is asked for as many samples of the same estimator, on the same
     condition, what has been prepared is there, if everything that it was made of is as it was: the
-    estimator's tensors, and the attributes of its modules (`scoresde.snapshot.Snapshot`). What is
-    kept is small, goes with the estimator, and changes no sample.
+    estimator's tensors, the attributes of its modules, and the condition's tensors, which is the
+    same object (`scoresde.snapshot.Snapshot`). What is kept is small, goes with the estimator, and
+    changes no sample.
 
     Args:
         solver: See `scoresde.descent.Descent`, as the next two.
@@ -64,7 +67,7 @@ def events(
         condition: See `scoresde.descent.Descent`.
         dtype: Of the samples, see `scoresde.Solver.sample`.
         noise: Where random numbers come from.
-        progress: Whether to show a bar, for which a walk goes anew.
+        progress: Whether to show a bar.
 
     Example:
         >>> import torch
@@ -79,20 +82,20 @@ def events(
         >>> torch.equal(*x)
         True
     """
-    key = None if progress else _key(solver, estimator, sample_shape, condition, dtype)
+    key = _key(solver, estimator, sample_shape, condition, dtype)
     for kept in [] if key is None else _walks.get(estimator, []):
-        if kept.key == key:
+        if kept.condition is condition and kept.key == key:
             with evaluation_mode(estimator, kept.modules):
                 if kept.snapshot.holds() and _same(kept.times, _asked(solver, estimator)):
-                    return kept.tape.play(kept.start, noise)
+                    return kept.tape.play(kept.start, noise, progress)
     descent = Descent.of(solver, estimator, sample_shape, condition, dtype)
     if key is None or not _lasts(descent.start) or _numbers(descent) > _MOST_NUMBERS:
         return descent.events(noise, progress=progress)
     twin, tape, times = _twin(estimator), Tape(noting=False), _asked(solver, estimator)
     with evaluation_mode(estimator):
-        x = Descent(solver, twin, condition, descent.start).events(noise, tape)
-        made_of = [*twin.modules()], Snapshot(*parts_of(twin), placed=True)
-        _keep(estimator, _Kept(key, tape, descent.start, times, *made_of))
+        x = Descent(solver, twin, condition, descent.start).events(noise, tape, progress)
+        made_of = [*twin.modules()], Snapshot(*parts_of([twin, condition]), placed=True)
+        _keep(estimator, _Kept(key, condition, tape, descent.start, times, *made_of))
     return x
 
 
@@ -100,7 +103,7 @@ def _key(
     solver: Settings, estimator: object, shape: Any, condition: Any, dtype: torch.dtype | None
 ) -> tuple[Any, ...] | None:
     """What a walk is found by; None for one that is not to be kept."""
-    if torch.compiler.is_compiling() or condition is not None or not solver.planned:
+    if torch.compiler.is_compiling() or not solver.planned or not _plain(condition):
         return None
     # what a class adds to its solvers without saying so is not compared
     known = isinstance(estimator, ScoreEstimator) and not getattr(solver, "__dict__", None)
@@ -108,6 +111,17 @@ def _key(
         return None
     numbers = torch.get_default_dtype(), torch._C._is_any_autocast_enabled()
     return solver, shape, *map(type, shape), dtype, *numbers
+
+
+def _plain(condition: Any) -> bool:
+    """Whether all of a condition can be looked at, and held."""
+    tensors, containers = parts_of(condition)
+    known = (type(v) in _PLAIN for v in chain([condition], *containers))
+    small = sum(v.numel() for v in tensors) <= _MOST_NUMBERS
+    return all(known) and small and all(map(lasting, tensors))
+
+
+_PLAIN = {type(None), bool, int, float, str, Tensor, list, tuple}
 
 
 def _lasts(start: Tensor) -> bool:
@@ -131,7 +145,8 @@ def _same(times: Tensor | None, now: Tensor | None) -> bool:
 def _keep(estimator: ScoreEstimator, new: _Kept) -> None:
     """In the place of the oldest, or of those that are no longer good for anything."""
     with _lock:
-        others = [v for v in _walks.get(estimator, []) if v.key != new.key and v.snapshot.holds()]
+        others = [v for v in _walks.get(estimator, []) if v.snapshot.holds()]
+        others = [v for v in others if v.condition is not new.condition or v.key != new.key]
         _walks[estimator] = [new, *others[: _MOST_WALKS - 1]]
 
 

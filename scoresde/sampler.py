@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.batches import sample_shape_of, samples_like
+from scoresde.checks import expect, instance
 from scoresde.descent import Descent, Settings, checked
 from scoresde.estimator import ScoreEstimator
 from scoresde.modes import evaluation_mode
@@ -18,6 +19,9 @@ from scoresde.noise import Generators, Noise
 from scoresde.precision import KeepsFloat64
 from scoresde.snapshot import Snapshot, parts_of
 from scoresde.tape import Drawn, NoiseTape, Tape
+
+_CAPTURING = "reduce-overhead", "max-autotune"
+"""Modes of `torch.compile` that capture CUDA graphs themselves."""
 
 
 class Sampler:
@@ -45,7 +49,9 @@ class Sampler:
     Raises:
         RuntimeError: On a CUDA device, if something on the way looks at values that are there, or
             copies from host memory: that cannot be captured, and `scoresde.Solver.sample` does it.
-        ValueError: If the solver does not know its steps before it sees states.
+        TypeError: If ``compile`` is neither true or false, nor arguments of `torch.compile`.
+        ValueError: If the solver does not know its steps before it sees states, or ``compile`` asks
+            for CUDA graphs of its own.
 
     Example:
         >>> import torch
@@ -72,7 +78,7 @@ class Sampler:
     ) -> None:
         self.solver, self.estimator = solver, estimator
         self.sample_shape = sample_shape_of(estimator, sample_shape)
-        self._condition, self._dtype, self._compile = condition, dtype, compile
+        self._condition, self._dtype, self._compile = condition, dtype, _options(compile)
         self._lock = threading.Lock()  # of the memory in which a graph finds its noise
         with torch.no_grad(), evaluation_mode(estimator):
             self._prepare()
@@ -109,13 +115,12 @@ class Sampler:
         def replay(numbers: Sequence[Tensor]) -> Tensor:
             return tape.play(start, Drawn(numbers))
 
-        if self._compile:
-            options = {} if self._compile is True else dict(self._compile)
-            replay = torch.compile(replay, **options)
+        if self._compile is not None:
+            replay = torch.compile(replay, **self._compile)
         if start.is_cuda:
             graph = _Graph(replay, noise.draw_all(noise.noise))
             self._draw = lambda source: graph(noise.draw_all(source))
-        elif self._compile:
+        elif self._compile is not None:
             self._draw = lambda source: replay(noise.draw_all(source))
         else:
             self._draw = lambda source: tape.play(start, source)
@@ -136,6 +141,24 @@ class Sampler:
         tensors = *self.estimator.parameters(), *self.estimator.buffers(), *known
         containers += itertools.chain.from_iterable(registries)
         return Snapshot(tensors, containers, lambda v: id(v) in read, placed=True)
+
+
+def _options(compile: bool | Mapping[str, Any]) -> dict[str, Any] | None:
+    """Those of `torch.compile`, None if it is not asked for.
+
+    One graph cannot be captured within another: what would capture its own is refused, whatever
+    the device, so that what works on one does on others.
+    """
+    if compile is False or compile is True:
+        return {} if compile else None
+    instance("compile", compile, Mapping)
+    options = dict(compile)
+    mode, backend, inner = (options.get(name) for name in ("mode", "backend", "options"))
+    chosen = isinstance(inner, Mapping) and inner.get("triton.cudagraphs", False)
+    captures = mode in _CAPTURING or backend == "cudagraphs" or chosen
+    wanted = "what leaves CUDA graphs to this sampler, as mode 'max-autotune-no-cudagraphs' does"
+    expect(not captures, "compile", wanted, options)
+    return options
 
 
 class _Graph:
@@ -163,7 +186,8 @@ class _Graph:
             except RuntimeError as error:
                 raise RuntimeError(
                     "compiled: expected a walk that stays on the device, got one that looks at "
-                    f"values or copies them from the host, which sample() may do: {error}"
+                    "values, copies them from the host or has a graph of its own (as of networks "
+                    f"compiled with mode='reduce-overhead'), which sample() may do: {error}"
                 ) from error
             self.over = torch.cuda.Event()
             self.over.record()

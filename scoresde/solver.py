@@ -207,8 +207,8 @@ class Solver(ABC):
     ) -> Tensor:
         """Events from the prior, without gradients.
 
-        What depends on times alone is kept for the next call that asks for as many, without a
-        condition, until a tensor of the estimator is written to, or an attribute of a part set.
+        What depends on times alone is kept for the next call that asks for as many on the same
+        condition, until a tensor of either is written to, or an attribute of a part set.
 
         Args:
             estimator: Knows the score and its SDE.
@@ -290,7 +290,7 @@ class Solver(ABC):
             sample_shape: As well.
             condition: As well.
             dtype: As well.
-            compile: Whether the walk goes through `torch.compile`, or that one's arguments.
+            compile: Whether it goes through `torch.compile`, or arguments: of no graphs inside it.
 
         Raises:
             ValueError: If this solver does not know its steps before it sees states.

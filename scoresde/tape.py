@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves
+from tqdm.auto import tqdm
 
 from scoresde.equation import Equation
 from scoresde.internals.dispatch_mode import DispatchMode
@@ -123,10 +124,10 @@ class Tape(AtOnce):
             y, memory = move(y, noise, memory)
             yield y, memory
 
-    def play(self, y: Tensor, noise: Noise) -> Tensor:
-        """The end of the same walk from another state, with other noise."""
+    def play(self, y: Tensor, noise: Noise, progress: bool = False) -> Tensor:
+        """The end of the same walk from another state, with other noise; with a bar if asked to."""
         memory = None
-        for move in self.moves:
+        for move in tqdm(self.moves, desc="sampling") if progress else self.moves:
             y, memory = move(y, noise, memory)
         return y
 

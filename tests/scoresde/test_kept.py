@@ -264,17 +264,72 @@ def test_correctors_and_what_they_know_are_asked():
     assert not torch.equal(drawn(DDIM(5, corrector=pull), model), first)
 
 
-def test_conditions_are_not_kept():
-    class Told(nn.Linear):
-        def forward(self, x, level, condition):
-            return super().forward(x) * condition
+class Told(nn.Linear):
+    def forward(self, x, level, condition):
+        first = condition if isinstance(condition, torch.Tensor) else condition[0][0]
+        return super().forward(x) * first
 
+
+def told():
     torch.manual_seed(0)
-    model = Denoising(DiagonalSDE(VP(), Identity((3,))), Told(3, 3))
-    for estimator in (model, ClassifierFree(model, torch.zeros(1), guidance=1.5)):
-        one, two = (drawn(DDIM(5), estimator, condition=torch.full((1,), v)) for v in (1.0, 2.0))
-        assert not torch.equal(one, two)
+    return Denoising(DiagonalSDE(VP(), Identity((3,))), Told(3, 3))
+
+
+@every_dtype
+def test_a_walk_is_kept_with_its_condition(reads, dtype):
+    """And prepared anew for another one, or if somebody has written to it."""
+    model = told().to(dtype)
+    for estimator in (model, ClassifierFree(model, torch.zeros(1, dtype=dtype), guidance=1.5)):
+        known, other = (torch.full((1,), v, dtype=torch.float64) for v in (1.0, 2.0))
+        first = drawn(DDIM(5), estimator, condition=known)
+        assert not is_planned_again(reads, DDIM(5), estimator, condition=known)
+        assert torch.equal(drawn(DDIM(5), estimator, condition=known), first)
+        second = drawn(DDIM(5), estimator, condition=other)
+        assert not torch.equal(first, second)
+        known.fill_(2.0)
+        assert torch.equal(drawn(DDIM(5), estimator, condition=known), second)
+        known.data = torch.ones(1, dtype=torch.float64)
+        assert torch.equal(drawn(DDIM(5), estimator, condition=known), first)
+
+
+def test_conditions_in_collections_are_looked_into():
+    model = told()
+    known = ([torch.ones(1)], 2)
+    first = drawn(DDIM(5), model, condition=known)
+    assert torch.equal(drawn(DDIM(5), model, condition=known), first)
+    known[0][0] = torch.full((1,), 2.0)
+    second = drawn(DDIM(5), model, condition=known)
+    assert not torch.equal(second, first)
+    known[0][0].mul_(0.5)
+    assert torch.equal(drawn(DDIM(5), model, condition=known), first)
+
+
+class Notes:
+    def __init__(self):
+        self.known = torch.ones(1)
+
+    def __getitem__(self, name):
+        return [self.known]
+
+
+@pytest.mark.parametrize("kind", ["others", "dictionaries", "large", "differentiated"])
+def test_conditions_that_cannot_be_looked_at_are_not_held(kind, monkeypatch):
+    model, known = told(), torch.ones(3, requires_grad=kind == "differentiated")
+    if kind == "large":
+        monkeypatch.setattr(kept, "_MOST_NUMBERS", 2)
+    known = {"others": Notes(), "dictionaries": {0: [known]}}.get(kind, known)
+    drawn(DDIM(5), model, condition=known)
     assert model not in kept._walks
+
+
+@pytest.mark.parametrize("condition", [None, torch.ones(1)], ids=["alone", "told"])
+def test_a_bar_is_shown_over_what_is_kept(reads, capsys, condition):
+    model = uniform() if condition is None else told()
+    first = drawn(DDIM(5), model, condition=condition)
+    options = {"condition": condition, "progress": True}
+    assert not is_planned_again(reads, DDIM(5), model, **options)
+    assert "100%" in capsys.readouterr().err
+    assert torch.equal(drawn(DDIM(5), model, **options), first)
 
 
 def test_what_is_large_or_not_planned_is_not_kept(reads, monkeypatch):
@@ -287,7 +342,6 @@ def test_what_is_large_or_not_planned_is_not_kept(reads, monkeypatch):
     monkeypatch.setattr(kept, "_MOST_NUMBERS", 18)
     assert is_planned_again(reads, DDIM(5), model)
     assert not is_planned_again(reads, DDIM(5), model)
-    assert is_planned_again(reads, DDIM(5), model, progress=True)
     for steps in range(6, 12):
         monkeypatch.setattr(kept, "_MOST_NUMBERS", 99)
         drawn(DDIM(steps), model)

@@ -350,3 +350,31 @@ def test_the_walk_compiles_as_a_whole(solver, eta, name):
     for seed in (3, 7):
         wanted = sampler.solver.sample(model, (4,), generator=seeded(first=seed))
         assert torch.equal(sampler(seeded(first=seed)), wanted)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"mode": "reduce-overhead"},
+        {"mode": "max-autotune", "fullgraph": True},
+        {"backend": "cudagraphs"},
+        {"options": {"triton.cudagraphs": True}},
+    ],
+    ids=str,
+)
+def test_no_graph_is_captured_within_another(asked):
+    """On whatever device, as what is written on one is run on others."""
+    with pytest.raises(ValueError, match="compile: expected what leaves CUDA graphs to this"):
+        DDIM(3).compiled(uniform(), (4,), compile=asked)
+
+
+@pytest.mark.parametrize("asked", ["reduce-overhead", 1, None])
+def test_what_are_no_arguments_of_a_compiler_are_refused(asked):
+    with pytest.raises(TypeError, match="compile: expected a Mapping"):
+        DDIM(3).compiled(uniform(), (4,), compile=asked)
+
+
+def test_other_modes_are_taken():
+    model, asked = uniform(), {"mode": None, "backend": "eager", "options": None}
+    sampler = DDIM(3).compiled(model, (4,), compile=asked)
+    assert torch.equal(sampler(seeded()), DDIM(3).sample(model, (4,), generator=seeded()))
