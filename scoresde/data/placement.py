@@ -5,8 +5,6 @@ Integers stay integers on the way, which are fewer bytes, and are spread over th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 import torch
 from torch import Tensor
@@ -14,7 +12,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.data.dataset import Dataset
 from scoresde.data.pairs import Pairs
-from scoresde.internals import limits
+from scoresde.internals.free_memory import free_memory
 from scoresde.precision import precision
 
 _SHARE = 4
@@ -64,7 +62,7 @@ class PlacedEvents:
         for part in values:
             expect(part.device in (torch.device("cpu"), device), name, expected, part.device)
         size = sum(part.nbytes for part in values if part.device != device)
-        if len(values) < len(stored) or (size and size > _free_memory(device) // _SHARE):
+        if len(values) < len(stored) or (size and size > free_memory(device) // _SHARE):
             return cls(data, device, None)
         return cls(data, device, *(part.to(device) for part in values))
 
@@ -100,10 +98,3 @@ def carried(values: Tensor, device: torch.device) -> Tensor:
     """
     narrower = values.dtype == torch.float64 and precision(device) != torch.float64
     return values.to(precision(device)) if narrower else values
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes; of devices that do not say, what a small file may cost."""
-    ask: Callable[[torch.device], tuple[int, int]] | None
-    ask = getattr(getattr(torch, device.type, None), "mem_get_info", None)
-    return limits.memory() if ask is None else ask(device)[0]

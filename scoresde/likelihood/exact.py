@@ -93,7 +93,9 @@ def log_prob(
 
     The density is that of data diffused for the first instant ``eps``, as everywhere in the
     field. Differentiable in ``x`` and in the estimator's parameters. Within `torch.autocast` it is
-    what it is without: traces of Jacobians are lost in half precision.
+    what it is without: traces of Jacobians are lost in half precision. A trace evaluates as many
+    products at a time as half of a device's free memory takes, or half of ``SCORESDE_MEMORY`` bytes
+    (1 GiB) on the CPU, and waits for nothing on its way.
 
     Args:
         estimator: Knows the score and its SDE.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scoresde.checks import expect, validator, whole
 from scoresde.derivatives import PullBack, batched
+from scoresde.internals.free_memory import at_a_time
 from scoresde.noise import Noise
 
 
@@ -61,7 +62,8 @@ class ExactTrace(Trace):
     """All ``n`` diagonal entries, by as many batched vector-Jacobian products.
 
     Args:
-        chunk: How many at a time; bounds the memory. All at once if None.
+        chunk: How many at a time; as many as there is memory for if None, see
+            `scoresde.internals.free_memory.at_a_time`.
 
     Example:
         >>> import torch
@@ -93,7 +95,8 @@ class ExactTrace(Trace):
         def entry(unit: Tensor) -> Tensor:
             return (pull_back(unit.expand_as(z)) * unit).sum(-1)
 
-        return batched(entry, probes, self.chunk).movedim(0, -1).unsqueeze(-2)
+        chunk = at_a_time(len(probes), z) if self.chunk is None else self.chunk
+        return batched(entry, probes, chunk).movedim(0, -1).unsqueeze(-2)
 
     def standard_error(self, integrals: Tensor) -> Tensor:
         """Zero."""
@@ -139,7 +142,7 @@ class Hutchinson(Trace):
         def product(probe: Tensor) -> Tensor:
             return pull_back(probe) * probe
 
-        return batched(product, probes).movedim(0, -2)
+        return batched(product, probes, at_a_time(len(probes), z)).movedim(0, -2)
 
 
 @attrs.frozen
@@ -190,12 +193,13 @@ class HutchPlusPlus(Trace):
 
     def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
         """See the class."""
-        products = batched(pull_back, probes)
+        chunk = at_a_time(len(probes), z)
+        products = batched(pull_back, probes, chunk)
         s, a_s = probes[: self.rank], products[: self.rank]
         # any guess and any basis are right on average
         guess = (s * a_s).mean(0).mean(-1, keepdim=True).detach()
         q = torch.linalg.qr((a_s - guess * s).detach().movedim(0, -1)).Q.movedim(-1, 0)
-        a_q = batched(pull_back, q)
+        a_q = batched(pull_back, q, chunk)
         known = guess + ((a_q - guess * q) * q).sum(0)
         g, a_g = probes[self.rank :], products[self.rank :]
         along = torch.einsum("k...n,m...n->km...", q, g).unsqueeze(-1)

@@ -44,7 +44,15 @@ def test_what_does_not_fit_stays(monkeypatch):
     class Module:
         @staticmethod
         def mem_get_info(device):
-            return 4 * INTEGERS.values.nbytes, 10**12
+            return 4 * INTEGERS.values.nbytes - 10, 10**12
+
+        @staticmethod
+        def memory_reserved(device):
+            return 15
+
+        @staticmethod
+        def memory_allocated(device):
+            return 5
 
     monkeypatch.setattr(torch, "meta", Module, raising=False)
     assert PlacedEvents.of("data", INTEGERS, META).values is not None

@@ -1,0 +1,59 @@
+"""How much of a computation fits into memory at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.internals import limits
+
+_WORK = 100
+"""Times the bytes of a state that a network takes on the way to its answer, as `limits` has it."""
+
+_SHARE = 2
+"""Half of what is free is made use of: `_WORK` is a guess."""
+
+_SMALL = 2**28
+"""Bytes of which nobody asks whether they are there."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had of a device, without waiting for it.
+
+    Those that the driver has, and those that torch holds and does not use. Of the CPU, and of
+    devices that do not say, `scoresde.internals.limits.memory`: a gigabyte, or what
+    ``SCORESDE_MEMORY`` says.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.free_memory import free_memory
+        >>> free_memory(torch.device("cpu")) == 2**30
+        True
+    """
+    module: Any = getattr(torch, device.type, None)
+    if not hasattr(module, "mem_get_info"):
+        return limits.memory()
+    held = module.memory_reserved(device) - module.memory_allocated(device)
+    return int(module.mem_get_info(device)[0] + held)
+
+
+def at_a_time(count: int, like: Tensor) -> int | None:
+    """How many of so many answers of a network to evaluate together; None for all.
+
+    Args:
+        count: How many there are.
+        like: A batch of states, to which each of them is an answer.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.free_memory import at_a_time
+        >>> at_a_time(8, torch.empty(1, 8)), at_a_time(10**6, torch.empty(10, 10**3))
+        (None, 134)
+    """
+    each = _WORK * like.numel() * like.element_size()
+    if torch.compiler.is_compiling() or count * each <= _SMALL:
+        return None
+    most = max(1, free_memory(like.device) // _SHARE // each)
+    return most if most < count else None
