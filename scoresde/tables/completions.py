@@ -1,0 +1,76 @@
+"""Rows whose gaps are filled: draws of what is missing given what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from scoresde.data.conversion import Array
+from scoresde.tables.cells import Cells
+from scoresde.tables.column import Category
+from scoresde.tables.coordinates import Coordinates
+
+
+@attrs.frozen(eq=False)
+class Completions:
+    """Draws of the missing values of some rows.
+
+    Args:
+        coordinates: Of the table.
+        cells: What is known of every column, ``(N,)`` each; it stays as it is.
+        events: Draws, ``(draws, N, columns)``.
+        index: Of the rows, if they came in a data frame.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from scoresde.tables.cells import Cells
+        >>> from scoresde.tables.completions import Completions
+        >>> from scoresde.tables.coordinates import Coordinates
+        >>> to = Coordinates.fit(np.array([[-1.0], [0.0], [1.0]]))
+        >>> gap = [Cells(np.array([np.nan]))]
+        >>> Completions(to, gap, torch.randn(99, 1, 1)).quantile(0.5).shape
+        (1, 1)
+    """
+
+    coordinates: Coordinates
+    cells: Sequence[Cells]
+    events: Tensor
+    index: Any = None
+
+    def drawn(self) -> Any:
+        """A table of all draws, those of a row one after the other."""
+        count = len(self.events)
+        index = None if self.index is None else np.repeat(self.index, count)
+        known = [Cells(cell.values.repeat(count)) for cell in self.cells]
+        return self._filled(known, self.events.transpose(0, 1).flatten(0, 1), index)
+
+    def quantile(self, q: float) -> Any:
+        """A table of one quantile of every missing value; of categories without an order, a mode.
+
+        Coordinates rise with values, so that a quantile of the one is one of the other.
+        """
+        ordered = self.events.sort(0).values
+        rows = ordered[min(int(q * len(ordered)), len(ordered) - 1)].clone()
+        for i, column in enumerate(self.coordinates.columns):
+            if isinstance(column, Category) and not column.ordered:
+                rows[:, i] = column.modes(self.events[..., i])
+        return self._filled(self.cells, rows, self.index)
+
+    def _filled(self, known: Sequence[Cells], rows: Tensor, index: Any) -> Any:
+        values = self.coordinates.values(rows)
+        pairs = zip(values, known, strict=True)
+        return self.coordinates.form.restore([_where_missing(c, v) for v, c in pairs], index)
+
+
+def _where_missing(cells: Cells, filled: Array) -> Array:
+    values: Array = cells.values.copy()
+    missing = cells.missing
+    if values.dtype != filled.dtype:  # a column that was absent has no kind yet
+        values = values.astype(object)
+    values[missing] = filled[missing]
+    return values
