@@ -41,8 +41,9 @@ class TableModel:
     """The law of a table's rows: samples, densities, and any columns given any others.
 
     Every column becomes a standard normal coordinate (`scoresde.tables.column`), and one diffusion
-    model is trained on all of them (`estimators.Denoising` with ``observe="components"``). Numbers
-    stay numbers, counts whole, categories categories; what is missing in a row is no obstacle.
+    model is trained on all of them, with any components shown clean (`scoresde.conditioning`), so
+    that it holds every conditional. Numbers stay numbers, counts whole, categories categories; what
+    is missing in a row is no obstacle.
 
     It follows scikit-learn's conventions, so that its `clone`, cross-validation and searches take
     it; nobody has to have that installed.
