@@ -88,6 +88,15 @@ class Number(Column):
         std: As well.
         low: Lowest that a sample can be: numbers of one sign keep it.
         high: Highest.
+
+    Example:
+        >>> import numpy as np
+        >>> from scoresde.tables.cells import Cells
+        >>> from scoresde.tables.column import Number
+        >>> length = Number(name="length", middle=5, unit=2, power=1, mean=0, std=1)
+        >>> z, log_slope = length.encode(Cells(np.array([9.0])), np.zeros(1))
+        >>> z.tolist(), np.exp(log_slope).tolist(), length.decode(z).tolist()
+        ([2.0], [0.5], [9.0])
     """
 
     kind: ClassVar[str] = "number"
@@ -146,6 +155,13 @@ class Count(Number):
 
     Samples stay between the lowest and the highest that have been seen. Takes the arguments of
     `Number`.
+
+    Example:
+        >>> import numpy as np
+        >>> from scoresde.tables.column import Count
+        >>> rooms = {"middle": 3, "unit": 1, "power": 1, "mean": 0, "std": 1}
+        >>> Count(name="rooms", low=1, high=8, **rooms).decode(np.array([-4.0, 0.3, 1.7])).tolist()
+        [1.0, 3.0, 5.0]
     """
 
     kind: ClassVar[str] = "count"
@@ -172,6 +188,13 @@ class Category(Column):
         values: In the order of their intervals.
         shares: How frequent each is.
         ordered: Whether that is an order of the values.
+
+    Example:
+        >>> import numpy as np
+        >>> from scoresde.tables.column import Category
+        >>> town = Category(name="town", values=("a", "b"), shares=(0.5, 0.5), ordered=False)
+        >>> town.decode(np.array([-0.1, 0.1])).tolist()
+        ['a', 'b']
     """
 
     kind: ClassVar[str] = "category"
