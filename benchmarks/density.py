@@ -8,9 +8,9 @@ the same processor time, optimiser, schedule of the learning rate, batch size an
 weights; ours are evaluated by the probability flow with an exact trace.
 
 "Around a mixture" corrects the denoised mean of a mixture (`benchmarks.references`), fitted in the
-same time by expectation-maximisation or, given features, by its likelihood. How good that mixture
-is by itself is a column of the results, ``reference``; a network that held-out rows do not speak
-for is left out.
+same time by expectation-maximisation or, given features, by its likelihood; "around a scale
+mixture" is in `benchmarks.scale_mixtures`. How good that mixture is by itself is a column of the
+results, ``reference``; a network that held-out rows do not speak for is left out.
 
 ``--data`` names a folder with ``bsds300-patches.npz`` (arrays ``train``, ``validation`` and
 ``test`` of uint8, ``(N, 64)``) and ``uci-regression.npz`` (``NAME/x``, ``NAME/y``,
@@ -37,6 +37,7 @@ from benchmarks.references import (
     MixtureBaseline,
     expectation_maximisation,
 )
+from benchmarks.scale_mixtures import around_scale_mixture
 from estimators import Denoising, ResidualMLP
 from scoresde import (
     PCA,
@@ -66,6 +67,7 @@ PATCHES_LR = {
     "uniform": 3e-3, "per component": 3e-3, "learned": 3e-3, "around a mixture": 1e-3,
     "NSF": 3e-3, "MAF": 3e-3,
 }  # fmt: skip
+PATCHES_ARMS = (*PATCHES_LR, "around a scale mixture")
 FLOW = 100
 """Held-out patches on which the bound is compared with the probability flow."""
 
@@ -80,6 +82,7 @@ def run(
     seeds: int = 3,
     splits: int = 3,
     sets: str = "",
+    arms: str = "",
 ) -> dict[str, Any]:
     """All rows.
 
@@ -91,6 +94,7 @@ def run(
         seeds: Of the patches' models.
         splits: Of each regression set, at most those that there are.
         sets: Names of regression sets, or ``patches``, separated by commas; all if empty.
+        arms: Names of arms of the patches, as in `PATCHES_ARMS`, separated by commas; all if empty.
     """
     if data is None or not (data / "bsds300-patches.npz").is_file():
         print("No data. Please give --data FOLDER:", __doc__)
@@ -101,7 +105,7 @@ def run(
     rows: list[dict[str, Any]] = []
     for name in chosen:
         rows += (
-            patches(data, seconds, seeds, 64 if quick else 2000)
+            patches(data, seconds, seeds, 64 if quick else 2000, arms)
             if name == "patches"
             else regression(data, name, seconds * 3 / 8, range(splits))
         )
@@ -119,8 +123,13 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
-def patches(data: Path, seconds: float, seeds: int, count: int) -> list[dict[str, Any]]:
-    """Three schedules and two flows, trained alike."""
+def patches(
+    data: Path, seconds: float, seeds: int, count: int, arms: str = ""
+) -> list[dict[str, Any]]:
+    """Diffusion models and two flows, trained alike."""
+    chosen = arms.split(",") if arms else PATCHES_ARMS
+    if unknown := sorted({*chosen} - {*PATCHES_ARMS}):
+        raise ValueError(f"arms: expected some of {', '.join(PATCHES_ARMS)}, got {unknown}")
     with np.load(data / "bsds300-patches.npz") as file:
         parts = ("train", "validation", "test")
         train, valid, test = (dequantised(file[k], k != "train") for k in parts)
@@ -144,6 +153,8 @@ def patches(data: Path, seconds: float, seeds: int, count: int) -> list[dict[str
     values: dict[tuple[str, int], Tensor] = {}
     for seed in range(seeds):
         for name, make in sdes.items():
+            if name not in chosen:
+                continue
             torch.manual_seed(seed)
             model, used = patch_model(name, make(), train, (mean, std), seconds, seed)
             times = prepared(model)
@@ -174,7 +185,15 @@ def patches(data: Path, seconds: float, seeds: int, count: int) -> list[dict[str
                 flow = torch.cat([dist.log_prob(x) for x in few.split(50)])
                 rows[-1]["flow_minus_bound"] = float((flow - log_probs[:FLOW]).mean())
             values[name, seed] = log_probs
+        if (name := "around a scale mixture") in chosen:
+            row, values[name, seed] = around_scale_mixture(
+                train, valid, held_out, seconds, seed, fit
+            )
+            rows.append({"data": "patches", "arm": name, "seed": seed} | row)
+            rows[-1] |= measured(values[name, seed], 0.0)
         for name in ("NSF", "MAF"):
+            if name not in chosen:
+                continue
             torch.manual_seed(seed)
             flow, exact = zuko_flow(name, train)
             rows.append({"data": "patches", "arm": f"zuko {name}", "seed": seed})
@@ -182,7 +201,8 @@ def patches(data: Path, seconds: float, seeds: int, count: int) -> list[dict[str
             with torch.no_grad():
                 values[name, seed] = -exact(held_out)
                 rows[-1] |= measured(values[name, seed], 0.0)
-        for row in rows[-len(sdes) - 2 :]:  # on the same patches: much less noise
+        for row in (row for row in rows if row["seed"] == seed and "MAF" in chosen):
+            # on the same patches: much less noise
             gap = values[row["arm"].removeprefix("zuko "), seed] - values["MAF", seed]
             row |= {"above_MAF": float(gap.mean()), "above_MAF_stderr": float(gap.std())}
             row["above_MAF_stderr"] /= len(gap) ** 0.5

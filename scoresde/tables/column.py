@@ -99,6 +99,8 @@ class Number(Column):
         ([2.0], [0.5], [9.0])
     """
 
+    references: ClassVar[str] = "yeo2000"
+
     kind: ClassVar[str] = "number"
     name: Hashable
     middle: float
@@ -163,6 +165,8 @@ class Count(Number):
         >>> Count(name="rooms", low=1, high=8, **rooms).decode(np.array([-4.0, 0.3, 1.7])).tolist()
         [1.0, 3.0, 5.0]
     """
+
+    references: ClassVar[str] = "yeo2000 theis2016"
 
     kind: ClassVar[str] = "count"
 
