@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -61,6 +62,9 @@ class Cells:
             numbers = np.full(len(objects), np.nan)
             numbers[~gone] = [float(v) for v in present]
             return cls.of(name, numbers)
+        odd = next((v for v in present if not isinstance(v, Hashable)), None)
+        if odd is not None:
+            raise TypeError(f"{place}: expected numbers or words, got {reprlib.repr(odd)}")
         objects[gone] = None
         return cls(objects)
 

@@ -138,6 +138,8 @@ def _of_series(name: Hashable, series: Any) -> Cells:
 def _array(name: str, table: Any) -> Array:
     if isinstance(table, Tensor):
         return _array(name, table.detach().cpu().numpy())
+    if np.ma.isMaskedArray(table):  # what is masked is missing
+        return _array(name, np.ma.filled(table.astype(np.float64), np.nan))
     if not isinstance(table, (np.ndarray, list, tuple)):
         raise TypeError(f"{name}: expected {_KNOWN}, got {type(table).__name__}")
     try:

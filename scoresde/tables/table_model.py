@@ -16,7 +16,7 @@ from scoresde.app import config
 from scoresde.app.facts import facts_of
 from scoresde.app.model import Model
 from scoresde.app.sections import training_of
-from scoresde.checks import expect, real, whole
+from scoresde.checks import expect, instance, real, whole
 from scoresde.conditioning import ConditionalEstimator, Observation
 from scoresde.data import Dataset, split
 from scoresde.data.conversion import Array
@@ -32,6 +32,9 @@ _SEEDS = 2**32 - 1
 
 _FEWEST = 10
 """Rows: of fewer there is nothing to hold out."""
+
+_DRAWS = 2**16
+"""More of them is a slip."""
 
 _ROWS = 2**14
 """Events that are drawn or measured together."""
@@ -55,7 +58,8 @@ class TableModel:
             By default see `scoresde.tables.column.column`.
         held_out: Share of the rows that says which of the averaged weights are kept.
         settings: Sections ``sde``, ``estimator``, ``solver`` and ``training`` in the place of
-            those of ``scoresde/tables/defaults.toml``, as `scoresde.app.config` reads them.
+            those of ``scoresde/tables/defaults.toml``, as `scoresde.app.config` reads them. What is
+            missing is for estimators that learn conditionals, as that one does.
         random_state: A seed, of training, and of samples and densities; drawn if None.
         verbose: Whether to show a progress bar.
 
@@ -166,7 +170,7 @@ class TableModel:
             X: A table with the columns of the one that the model was fitted on.
             draws: How many, where there are counts or categories.
         """
-        whole("draws", draws, 1)
+        whole("draws", draws, 1, _DRAWS)
         coordinates, seed = self._fitted(), self._seed()
         numbers = all(column.kind == "number" for column in coordinates.columns)
         chance, scores = np.random.default_rng(seed), []
@@ -209,7 +213,7 @@ class TableModel:
         expect(isinstance(asked, Iterable), "quantiles", "a list of numbers", repr(asked))
         for quantile in asked:
             real("quantiles", quantile, 0, 1)
-        whole("draws", draws, 1)
+        whole("draws", draws, 1, _DRAWS)
         self._fitted()
         found = self._completions(X, draws, self._seed(), targets)
         tables = {float(q): found.quantile(float(q)) for q in asked}
@@ -258,6 +262,7 @@ class TableModel:
 
     def _configuration(self, columns: int) -> dict[str, Any]:
         """Of a model of so many columns, as a file has it."""
+        instance("settings", self.settings or {}, Mapping)
         given = dict(self.settings or {})
         expect("data" not in given, "settings", "no section data", "one (fit has the data)")
         settings = config.read(Path(__file__).with_name("defaults.toml"))

@@ -64,8 +64,16 @@ def test_names():
 def test_missing_values_of_every_kind():
     missing = [cell.missing.tolist() for cell in Form.read("X", FRAME)[1]]
     assert missing == [FRAME[name].isna().tolist() for name in FRAME]
+    masked = np.ma.MaskedArray([[1.5], [2.5]], [[True], [False]])
+    assert Form.read("X", masked)[1][0].missing.tolist() == [True, False]
     odd = np.array([[None, 1], [np.nan, 2], [pd.NA, 3], ["a", 4]], object)
     assert Form.read("X", odd)[1][0].missing.tolist() == [True, True, True, False]
+
+
+def _lists():
+    table = np.empty((2, 1), object)
+    table[1, 0] = [1]
+    return table
 
 
 WRONG = {
@@ -81,6 +89,7 @@ WRONG = {
     "column 0: expected finite numbers": np.array([[np.inf], [1.0]]),
     "column 0: expected whole numbers below 2**53": np.array([[2**60], [1]]),
     "column 0: expected numbers or words, got complex128": np.ones((2, 1), complex),
+    "column 0: expected numbers or words, got [1]": _lists(),
     "column 'd': expected numbers or words, got datetime64[ns]": pd.DataFrame(
         {"d": pd.date_range("2020", periods=3)}
     ),

@@ -218,13 +218,14 @@ WRONG = {
     "held_out: expected a share": lambda: TableModel(held_out=1.5).fit(NUMBERS),
     "random_state: expected a whole number": lambda: TableModel(random_state=-1).fit(NUMBERS),
     "settings: expected no section data": lambda: TableModel(settings={"data": {}}).fit(NUMBERS),
+    "settings: expected a Mapping": lambda: TableModel(settings=3).fit(NUMBERS),
     "training: steps: expected a whole": lambda: TableModel(steps=0).fit(NUMBERS),
 }
 
 
 @pytest.mark.parametrize("said", WRONG)
 def test_what_cannot_be_fitted(said):
-    with pytest.raises(ValueError, match="^" + re.escape(said)):
+    with pytest.raises((TypeError, ValueError), match="^" + re.escape(said)):
         WRONG[said]()
 
 
@@ -233,7 +234,8 @@ ASKED = {
     "targets: expected some of 'price'": lambda m, x: m.predict(x, targets="cost"),
     "quantiles: expected a finite number from 0 to 1": lambda m, x: m.predict(x, quantiles=[2]),
     "quantiles: expected a list": lambda m, x: m.predict(x, quantiles=0.5),
-    "draws: expected a whole": lambda m, x: m.score_samples(x, draws=0),
+    "draws: expected a whole number of at least 1": lambda m, x: m.score_samples(x, draws=0),
+    "draws: expected a whole number of at most": lambda m, x: m.predict(x, draws=10**9),
     "X: expected the columns 'price', 'visits', 'town', 'grade', got 'more'": lambda m, x: (
         m.score_samples(x.assign(more=1))
     ),
