@@ -40,8 +40,8 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "blocks clock coefficients derivatives diagonal equation estimator fixed_step "
-    "fronts grid noise parametrization precision reverse sde sde_coefficients selection solver "
+    "scoresde": "blocks clock coefficients cox_ingersoll_ross derivatives diagonal equation "
+    "estimator fixed_step fronts geometric_brownian grid noise parametrization precision reverse sde sde_coefficients selection solver "
     "time_distribution weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
@@ -49,21 +49,29 @@ MODULES = {
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
     "scoresde/conditioning": "conditional masks observation rollout",
     "scoresde/inference": "coordinates posterior",
+    "scoresde/phase_space": "coefficients diffusion dynamics flow langevin mixing steps turning",
     "scoresde/planning": "gaussian_bed optimised_grid plan",
     "scoresde/data": "dequantization",
+    "scoresde/training": "post_hoc",
     "scoresde/app": "evaluation",
     "solvers": "adaptive euler exponential heun langevin recommendation rungekutta sra",
-    "estimators": "denoising guidance mismatch mixture multiscale prediction times truncated",
+    "estimators": "denoising guidance kernel_free mismatch mixture multiscale prediction sliced times "
+    "transition_matching truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {
     **dict.fromkeys(("euler", "heun", "langevin", "rungekutta", "sra"), ("orders", "between")),
     **dict.fromkeys(MODULES["scoresde/schedules"].split(), ("schedules", "diagonal")),
     **dict.fromkeys(MODULES["scoresde/bases"].split(), ("laws",)),
+    **dict.fromkeys(MODULES["scoresde/phase_space"].split(), ("phase_sde", "dynamics")),
     **dict.fromkeys(MODULES["scoresde/planning"].split(), ("planning",)),
+    **dict.fromkeys(
+        ("cox_ingersoll_ross", "geometric_brownian", "sliced", "transition_matching"),
+        ("kernel_free",),
+    ),
     "basis": ("laws", "likely_mistakes", "conformance"),
     "blocks": ("diagonal", "solver"),
-    "coefficients": ("diagonal", "sde", "reverse", "no_noise", "limiting"),
+    "coefficients": ("diagonal", "phase_sde", "sde", "reverse", "no_noise", "limiting"),
     "conditional": ("conditioning", "compositions"),
     "density": ("exact", "quadrature", "distribution", "derivatives"),
     "diagonal": ("sde",),
@@ -79,6 +87,7 @@ ELSEWHERE = {
     "sde_coefficients": ("sde", "reverse", "diagonal", "adapters", "between"),
     "selection": ("conditioning", "compositions", "wrappers"),
     "solver": ("modes", "empty", "loop", "cross"),
+    "steps": ("phase_steps", "phase_sde"),
     "traces": ("exact",),
     "variational": ("prior_mean", "multiscale"),
 }
