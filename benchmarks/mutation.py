@@ -41,8 +41,8 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "scoresde": "blocks clock coefficients cox_ingersoll_ross derivatives diagonal equation "
-    "estimator fixed_step fronts geometric_brownian grid noise parametrization precision reverse sde sde_coefficients selection solver "
-    "time_distribution weighting",
+    "estimator fixed_step fronts geometric_brownian grid noise parametrization precision reverse "
+    "sde sde_coefficients selection solver time_distribution weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
     "wavelet",
@@ -55,8 +55,8 @@ MODULES = {
     "scoresde/training": "post_hoc",
     "scoresde/app": "evaluation",
     "solvers": "adaptive euler exponential heun langevin recommendation rungekutta sra",
-    "estimators": "denoising guidance kernel_free mismatch mixture multiscale prediction sliced times "
-    "transition_matching truncated",
+    "estimators": "denoising guidance kernel_free mismatch mixture multiscale prediction sliced "
+    "times transition_matching truncated",
 }
 CORE = [f"{folder}/{name}" for folder, names in MODULES.items() for name in names.split()]
 ELSEWHERE = {
