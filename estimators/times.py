@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde import grid as grids
-from scoresde.checks import choice, expect, look_up, validator
+from scoresde.checks import choice, expect, look_up, real, validator
 from scoresde.diagonal import DiagonalSDE
 from scoresde.grid import Grid
 from scoresde.noise import Noise
@@ -97,13 +97,16 @@ class Independent(TrainingTimes):
     """A time for every block, or component, whatever those of the others.
 
     What is trained so can be sampled along any path, see `scoresde.ScoreEstimator.along`:
-    its loss is a sum of those of all paths (Chen et al. 2024, "diffusion forcing").
+    its loss is a sum of those of all paths (Chen et al. 2024, "diffusion forcing"). Times of many
+    components are hardly ever near each other, as on the path that draws them together they all
+    are: if that path counts, let some events have one time for all.
 
     Args:
         over: ``"blocks"`` or ``"components"``.
+        together: Share of the events with one time for all, from 0 to 1.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If ``over`` is neither, or the share is out of its range.
 
     Example:
         >>> import torch
@@ -119,11 +122,15 @@ class Independent(TrainingTimes):
     over: str = attrs.field(
         default="blocks", kw_only=True, validator=validator(choice, "blocks", "components")
     )
+    together: float = attrs.field(default=0.0, kw_only=True, validator=validator(real, 0, 1))
 
     def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
         """See the class."""
         count = len(sde.blocks) if self.over == "blocks" else z.shape[-1]
-        return noise.uniform(z.new_empty(len(z), count))
+        apart = noise.uniform(z.new_empty(len(z), count))
+        if not self.together:
+            return apart
+        return torch.where(noise.uniform(z[:, :1]) < self.together, apart[:, :1], apart)
 
 
 _APART = {over: Independent(over=over) for over in ("blocks", "components")}
