@@ -18,6 +18,7 @@ from scoresde import (
     Identity,
     Joint,
     LogLinear,
+    Noise,
     Quadrature,
     condition,
     log_prob,
@@ -65,6 +66,44 @@ def test_every_block_or_component_has_a_time_of_its_own(over, dtype):
     wanted = shared.network.level.quantile(quantiles)
     for i in range(5):
         torch.testing.assert_close(level[:, i].quantile(quantiles), wanted, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("over", ["blocks", "components"])
+def test_some_events_have_one_time_for_all(over, dtype):
+    model = recorded(times=Independent(over=over, together=0.3))
+    model.losses(torch.randn(4000, 5, dtype=dtype), generator=torch.Generator().manual_seed(0))
+    level = model.network.level
+    shared = (level == level[:, :1]).all(-1)
+    assert abs(float(shared.double().mean()) - 0.3) < 0.03
+    apart = torch.corrcoef(level[~shared][:, [0, 2]].mT)[0, 1]
+    assert abs(float(apart)) < 0.06
+    # of both kinds each time has the density of the grid
+    one = recorded(times="log_snr")
+    one.losses(torch.randn(4000, 5, dtype=dtype))
+    quantiles = torch.linspace(0.02, 0.98, 9, dtype=dtype)
+    wanted = one.network.level.quantile(quantiles)
+    for rows in (shared, ~shared):
+        for i in range(5):
+            found = level[rows, i].quantile(quantiles)
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("over", ["blocks", "components"])
+def test_times_together_by_no_share_or_by_all(over):
+    z, sde = torch.zeros(6, 5), recorded().sde
+    seeds = [Noise(torch.Generator().manual_seed(3)) for _ in range(2)]
+    none, plain = (
+        Independent(over=over, **options).quantiles(sde, z, noise)
+        for options, noise in zip(({"together": 0}, {}), seeds, strict=True)
+    )
+    assert torch.equal(none, plain)
+    every = Independent(over=over, together=1.0).quantiles(sde, z, Noise())
+    assert torch.equal(every, every[:, :1].expand_as(every))
+    assert len(every[:, 0].unique()) == 6
+    for share in (-0.1, 1.1, float("nan"), "half", True):
+        with pytest.raises(ValueError, match="together: expected a finite number from 0 to 1"):
+            Independent(together=share)
 
 
 def test_the_density_of_independent_times_is_chosen():

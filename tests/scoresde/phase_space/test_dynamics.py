@@ -61,8 +61,12 @@ def test_what_is_stationary_stays(name):
 
 
 def test_velocities_start_with_their_share():
-    for dynamics, mass in ((Dynamics.cld(3.0), 9 / 4), (Dynamics.psld(3.0, 1.0), 1.0)):
-        assert float(dynamics.start[1]) == pytest.approx(0.2 * mass**0.5)
+    for dynamics, masses in (
+        (Dynamics.cld(3.0), [9 / 4]),
+        (Dynamics.psld(3.0, 0.5), [16 / 25]),
+        (Dynamics.hold(), [1.0, 1.0]),
+    ):
+        assert dynamics.start.tolist() == pytest.approx([0.0, *(0.2 * m**0.5 for m in masses)])
 
 
 def test_a_double_eigenvalue_has_its_closed_form():
@@ -110,6 +114,12 @@ def test_levels_are_met(dynamics):
     assert float(dynamics.diffused(torch.tensor([torch.inf]))) < 1e-19
     near = dynamics.diffused(levels.float())  # to all digits, whatever the levels come in
     torch.testing.assert_close(near, s, rtol=1e-6, atol=0)
+
+
+def test_levels_that_are_learned_move_what_is_diffused(dynamics):
+    """The derivative of an inverse, as schedules whose levels are parameters need it."""
+    levels = torch.tensor([8.0, 0.0, -8.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(dynamics.diffused, (levels,), eps=1e-5, rtol=1e-5)
 
 
 def test_with_a_large_mass_the_position_alone_is_variance_preserving():
