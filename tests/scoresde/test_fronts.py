@@ -47,6 +47,8 @@ def test_ranks_of_places():
     assert torch.equal(along(shape, 0), channel.flatten())
     assert torch.equal(along(shape, 2, window=3), (column // 3).flatten())
     assert torch.equal(patches(shape, (2, 2, 2)), (row // 2 * 2 + column // 2).flatten())
+    # two patches in a row, the second of which is not full
+    assert patches((4, 3), (2, 2)).tolist() == [0, 0, 1, 0, 0, 1, 2, 2, 3, 2, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_with_a_large_mass_the_position_alone_is_variance_preserving():
         (lambda: Dynamics(torch.eye(2), -torch.ones(2), torch.zeros(2)), "noise"),
         (lambda: Dynamics(-torch.eye(2), torch.tensor([0.0, 1.0]), torch.zeros(2)), "noise"),
         (lambda: Dynamics(-torch.eye(2), torch.ones(2), torch.ones(2)), "start"),
+        (lambda: Dynamics(-torch.eye(2), torch.ones(2), torch.tensor([0.0, -1.0])), "start"),
         (lambda: Dynamics(torch.eye(2), torch.ones(2), torch.zeros(2)), "drift"),
     ],
 )
