@@ -3,8 +3,19 @@ import torch
 from laws import with_true_prior
 from strategies import gaussian
 
-from scoresde import EDM, VP, Clock, DiagonalSDE, Identity, LogLinear, Noise, ReverseSDE
-from scoresde.fronts import along, front, patches
+from scoresde import (
+    EDM,
+    VP,
+    Clock,
+    DiagonalSDE,
+    Haar,
+    Identity,
+    Joint,
+    LogLinear,
+    Noise,
+    ReverseSDE,
+)
+from scoresde.fronts import along, front, in_order, patches
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -51,9 +62,38 @@ def test_ranks_of_places():
     assert patches((4, 3), (2, 2)).tolist() == [0, 0, 1, 0, 0, 1, 2, 2, 3, 2, 2, 3]
 
 
+def test_ranks_in_few_digits_make_clocks_of_all():
+    few, all_digits = (torch.tensor([0, 1, 2], dtype=d) for d in (torch.float32, torch.float64))
+    assert torch.equal(front(few, 0.3).delays, front(all_digits, 0.3).delays)
+
+
+def test_ranks_of_names():
+    blocks = Joint(y=Haar((1, 4, 4), levels=1), x=(2,)).blocks
+    names = [*blocks.sizes]
+    assert len(names) > 2
+    assert names[-1] == "x"
+    assert in_order(blocks, ["x"]).tolist() == [1] * (len(names) - 1) + [0]
+    assert in_order(blocks, ["x", "y"]).tolist() == [1] * (len(names) - 1) + [0]
+    ranks = in_order(blocks, [names[1], "x"]).tolist()  # a block of a part, and a part
+    assert ranks == [0 if name == names[1] else 1 if name == "x" else 2 for name in names]
+    for order in (["x", "x"], ["y", names[1]], [names[1], "y"], ["z"], [names[0][:-1]]):
+        with pytest.raises(ValueError, match="^order: expected blocks, each once"):
+            in_order(blocks, order)
+
+
+def test_axes_are_counted_from_both_ends():
+    assert torch.equal(along((2, 3), -2), along((2, 3), 0))
+    assert torch.equal(along((2, 3), 1), along((2, 3), -1))
+    for axis in (2, -3):
+        with pytest.raises(ValueError, match="axis"):
+            along((2, 3), axis)
+
+
 @pytest.mark.parametrize(
     ("call", "named"),
     [
+        (lambda: front([0, 1], overlap=-0.1), "overlap"),
+        (lambda: front([0, 1], first=-0.1), "first"),
         (lambda: front([0, 1], overlap=1.5), "overlap"),
         (lambda: front([0, 1], first=1.0), "first"),
         (lambda: front([0, float("nan")]), "ranks"),
