@@ -117,7 +117,7 @@ def run(quick: bool = False, updates: int = 10_000, series: str = "both") -> dic
         shown = (f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items())
         print(", ".join(shown), flush=True)
     figures = ("mean_error", "covariance_error", "excess")
-    worst = {name: max(row[name] for row in rows if name in row) for name in figures}
+    worst = {name: max((row[name] for row in rows if name in row), default=0.0) for name in figures}
     return {"rows": rows, "worst": worst, "seconds": process_time() - start}
 
 

@@ -1,5 +1,7 @@
 """Scores of SDEs without a kernel: objectives and networks against laws in closed form."""
 
+import math
+
 import pytest
 import torch
 from models import OrnsteinUhlenbeck
@@ -209,6 +211,29 @@ def test_paths_have_the_moments_of_the_process(sde, moments):
     first, second = weak_errors(sde, 2.0, wanted, 4)
     assert first < 0.01 * wanted[0]
     assert second < 0.02 * wanted[1]
+
+
+def test_priors_have_the_moments_that_states_come_to():
+    """Of geometric Brownian motion at ``T``, and of a root process for ever: ``L_t m = 0``."""
+    growth, volatility, T = -0.3, torch.tensor([0.4, 0.9], dtype=DOUBLE), 1.7
+    mean, std = torch.tensor([2.0, 5.0], dtype=DOUBLE), torch.tensor([0.5, 3.0], dtype=DOUBLE)
+    sde = GeometricBrownian((2,), growth, volatility, data_mean=mean, data_std=std, T=T)
+    wanted = mean * math.exp(growth * T)
+    second = (mean**2 + std**2) * ((2 * growth + volatility**2) * T).exp()
+    torch.testing.assert_close(sde.prior.mean, wanted)
+    torch.testing.assert_close(sde.prior.variance, second - wanted**2)
+    rate, level = 0.7, torch.tensor([2.0, 5.0], dtype=DOUBLE)
+    prior = CoxIngersollRoss((2,), rate, level, volatility).prior
+    torch.testing.assert_close(prior.mean, level)
+    torch.testing.assert_close(prior.variance, volatility**2 * level / (2 * rate))
+
+
+def test_below_the_floor_a_root_is_that_of_the_floor():
+    sde = CoxIngersollRoss((2,), level=[4.0, 100.0], volatility=0.5)
+    y = torch.tensor([[0.0, -1.0], [5e-4, 0.02]], dtype=DOUBLE)
+    floor = 0.5 * torch.tensor([4e-4, 1e-2], dtype=DOUBLE).sqrt()
+    torch.testing.assert_close(sde.g(torch.tensor(0.0), y)[0], floor)
+    torch.testing.assert_close(sde.g(torch.tensor(0.0), y)[1], 0.5 * y[1].sqrt())
 
 
 def test_a_linear_equation_is_simulated_exactly():

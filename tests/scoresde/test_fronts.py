@@ -77,7 +77,7 @@ def test_ranks_of_names():
     ranks = in_order(blocks, [names[1], "x"]).tolist()  # a block of a part, and a part
     assert ranks == [0 if name == names[1] else 1 if name == "x" else 2 for name in names]
     for order in (["x", "x"], ["y", names[1]], [names[1], "y"], ["z"], [names[0][:-1]]):
-        with pytest.raises(ValueError, match="^order: expected blocks, each once"):
+        with pytest.raises(ValueError, match=r"^order: expected blocks, each once"):
             in_order(blocks, order)
 
 
