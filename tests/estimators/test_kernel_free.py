@@ -358,6 +358,7 @@ class Roots(AnySDE):
         (lambda: CoxIngersollRoss((1,), rate=0.0), "rate: .*positive"),
         (lambda: CoxIngersollRoss((2,), level=[1.0, 1.0, 1.0]), "level: "),
         (lambda: GeometricBrownian((1,), data_mean=-1.0), "data_mean: .*positive"),
+        (lambda: GeometricBrownian((1,), volatility=1e200), "T: .*moments are numbers"),
     ],
 )
 def test_what_cannot_be_is_refused(build, words):
