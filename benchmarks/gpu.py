@@ -85,16 +85,16 @@ class Times:
 
     def jobs(self, jobs: Jobs) -> dict[str, Row]:
         """See `Look`."""
-        for job in jobs.values():  # what is first is slower
-            job()
-        taken: dict[str, list[float]] = {name: [] for name in jobs}
-        end = time.perf_counter() + self.seconds * len(jobs)
+        found = {name: _tried(partial(_once, job)) for name, job in jobs.items()}  # slower at first
+        ready = {name: job for name, job in jobs.items() if "error" not in found[name]}
+        taken: dict[str, list[float]] = {name: [] for name in ready}
+        end = time.perf_counter() + self.seconds * len(ready)
         while time.perf_counter() < end or any(len(v) < TOO_SHORT for v in taken.values()):
-            for name, job in jobs.items():
+            for name, job in ready.items():
                 start = self._clock()
                 job()
                 taken[name].append(self._clock() - start)
-        return {name: {"ms": 1e3 * statistics.median(v)} for name, v in taken.items()}
+        return {**found, **{k: {"ms": 1e3 * statistics.median(v)} for k, v in taken.items()}}
 
     def updates(self, case: Case) -> dict[str, Row]:
         """See `Look`."""
@@ -133,7 +133,7 @@ class Counts:
 
     def jobs(self, jobs: Jobs) -> dict[str, Row]:
         """See `Look`; the second time, as the first may look at what is new."""
-        return {name: self._second(job) for name, job in jobs.items()}
+        return {name: _tried(partial(self._second, job)) for name, job in jobs.items()}
 
     def updates(self, case: Case) -> dict[str, Row]:
         """See `Look`; means over 32 updates, as some things are done now and then.
@@ -167,12 +167,12 @@ class Counts:
 
 
 def run(
-    quick: bool = False, device: str = "auto", json: Path | None = None, limit: float = 270.0
+    quick: bool = False, device: str = "auto", json: Path | None = None, limit: float = 200.0
 ) -> dict[str, Any]:
     """Rows, and ratios; ``quick`` leaves out what is compiled, and large images.
 
-    A section that fails, as for want of memory, is a row that says so, and one that would begin
-    after ``limit`` seconds is left out; with ``json`` there is a file of all rows so far.
+    What fails, as for want of memory, is a row that says so and costs no other; a section that
+    would begin after ``limit`` seconds is left out. With ``json`` all rows so far are in a file.
     """
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message=".*step.*lr_scheduler.*")
@@ -213,6 +213,7 @@ def _sections(look: Look, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]
         processor = Times(torch.device("cpu"), 1.0 if quick else 3.0)
         sections["overhead, on the CPU"] = partial(overhead, processor)
         sections["updates, on the CPU"] = partial(on_a_processor, processor)
+        sections["stages, on the CPU"] = partial(stages, processor, factor=0.3, batch=2)
     return sections
 
 
@@ -224,6 +225,21 @@ def _guarded(section: str, rows: Callable[[], Iterator[Row]], end: float) -> Ite
         yield from rows()
     except Exception as error:  # whatever it is, the others are measured
         yield {"section": section, "name": "failed", "error": f"{type(error).__name__}: {error}"}
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what a section has held is the next one's
+
+
+def _tried(job: Callable[[], Row]) -> Row:
+    """What a job finds, or why there is nothing."""
+    try:
+        return job()
+    except Exception as error:  # whatever it is, the others are measured
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+def _once(job: Callable[[], object]) -> Row:
+    job()
+    return {}
 
 
 def by_hand(look: Look, kind: str) -> Iterator[Row]:
@@ -241,20 +257,23 @@ def on_a_processor(look: Times) -> Iterator[Row]:
         yield from _beside(f"update, {name}", look.updates(case), "on the CPU")
 
 
-def stages(look: Look) -> Iterator[Row]:
+def stages(look: Look, factor: float = TRAINED, batch: int = 64) -> Iterator[Row]:
     """An update of multi-scale diffusion beside uniform ones, of as many parameters."""
-    section = "update, 20 M, 3x128x128, batch 64"
-    x, dtype = torch.randn(128, 3, 128, 128), torch.bfloat16
-    found: dict[str, Row] = {}
-    device = look.device
-    for name, make in {
-        "uniform": lambda: uniform(128, TRAINED, device),
-        "uniform, packed": lambda: uniform(128, TRAINED, device, packed=True),
-        "multi-scale": lambda: multiscale(128, TRAINED, device)[0],
-    }.items():
-        known = None if look.device.type == "meta" else dtype
-        case = Case(torch.nn.Identity, x, 64, look.device, known, estimator=make)
-        found[name] = {**look.updates(case)["fit"], **_size(make())}
+    device, x = look.device, torch.randn(128, 3, 128, 128)
+    makers: dict[str, Callable[[], Any]] = {
+        "uniform": lambda: uniform(128, factor, device),
+        "uniform, packed": lambda: uniform(128, factor, device, packed=True),
+        "multi-scale": lambda: multiscale(128, factor, device)[0],
+    }
+    sizes = {name: _size(make()) for name, make in makers.items()}
+    dtype = torch.bfloat16 if device.type not in ("cpu", "meta") else None
+
+    def measured(name: str) -> Row:
+        case = Case(torch.nn.Identity, x, batch, device, dtype, estimator=makers[name])
+        return {**look.updates(case)["fit"], **sizes[name]}
+
+    found = {name: _tried(partial(measured, name)) for name in makers}
+    section = f"update, {sizes['uniform']['M']:.2g} M, 3x128x128, batch {batch}, {device.type}"
     yield from _compared(section, found, "uniform")
 
 
@@ -273,7 +292,7 @@ def samples(look: Look, size: int, batch: int) -> Iterator[Row]:
     }
     found = look.jobs(jobs)
     for name, row in found.items():
-        if name.startswith("uniform"):
+        if name.startswith("uniform") and "error" not in row:
             found[name] = {k: v * evaluations / few for k, v in row.items()}
     section = f"samples, {round(parameters(one) / 1e6)} M, 3x{size}x{size}, {batch} of them"
     for way in ("eager", "prepared"):
@@ -320,11 +339,9 @@ def waits(look: Look) -> Iterator[Row]:
         "multi-scale, 32 steps": _sampled(solver, staged),
     }
     for name, row in counts.jobs(jobs).items():
-        extra = (
-            {"synchronisations": _synchronisations(jobs[name])}
-            if look.device.type == "cuda"
-            else {}
-        )
+        extra: Row = {}
+        if look.device.type == "cuda" and "error" not in row:
+            extra = _tried(partial(_synchronisations, jobs[name]))
         yield {"section": "asked of the device", "name": name, **row, **extra}
 
 
@@ -354,17 +371,25 @@ def multiscale(size: int, factor: float, device: Device) -> tuple[MultiScale, So
 
 def _ways(solver: Solver, model: Any, batch: int) -> Jobs:
     """Samples, and samples of a walk that is prepared once: on a GPU it is captured."""
-    return {
-        "eager": _sampled(solver, model, batch),
-        "prepared": solver.compiled(model, (batch,)),
-    }
+    return {"eager": _sampled(solver, model, batch), "prepared": _prepared(solver, model, batch)}
+
+
+def _prepared(solver: Solver, model: Any, batch: int) -> Callable[[], object]:
+    """A sampler that is made when it is first asked: capturing may fail."""
+    made: list[Callable[[], object]] = []
+
+    def sample() -> object:
+        made[:] = made or [solver.compiled(model, (batch,))]
+        return made[0]()
+
+    return sample
 
 
 def _sampled(solver: Solver, model: Any, batch: int = 4) -> Callable[[], object]:
     return lambda: solver.sample(model, (batch,))
 
 
-def _synchronisations(job: Callable[[], object]) -> int:
+def _synchronisations(job: Callable[[], object]) -> Row:
     """How often CUDA says that a job has waited."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -373,7 +398,7 @@ def _synchronisations(job: Callable[[], object]) -> int:
             job()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(each.message) for each in caught)
+    return {"synchronisations": sum("synchroniz" in str(each.message) for each in caught)}
 
 
 def _size(model: Any) -> Row:
@@ -390,8 +415,11 @@ def _cost(row: Row) -> float:
 def _compared(section: str, found: dict[str, Row], base: str, over: bool = False) -> Iterator[Row]:
     """Rows, and their ratios to one of them: theirs over its, or its ``over`` theirs."""
     for name, row in found.items():
-        ratio = _cost(row) / _cost(found[base])
-        yield {"section": section, "name": name, **row, "ratio": 1 / ratio if over else ratio}
+        ratio = {}
+        if "error" not in row and "error" not in found[base]:
+            times = _cost(row) / _cost(found[base])
+            ratio = {"ratio": 1 / times if over else times}
+        yield {"section": section, "name": name, **row, **ratio}
 
 
 def _beside(section: str, found: dict[str, Row], name: str) -> Iterator[Row]:
