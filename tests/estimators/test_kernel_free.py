@@ -298,6 +298,19 @@ def test_a_network_recovers_the_score(method, case):
     assert abs(drawn.std() / x.std() - 1) < 0.25
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_divergences_are_averaged_over_probes(dtype):
+    """Of a score that is linear in every component by itself each probe says all of it."""
+    x = torch.randn(6, 2, dtype=dtype, generator=seeded())
+    one, three = (
+        SlicedScoreMatching(OrnsteinUhlenbeck((2,)), Silent(), probes=probes)
+        .to(dtype)
+        .losses(x, generator=seeded())
+        for probes in (1, 3)
+    )
+    torch.testing.assert_close(one, three)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_conditions_reach_the_network(method):
     network = ResidualMLP((1,), 8, 1, condition_dim=2)

@@ -26,6 +26,7 @@ from scoresde import (
 from scoresde.conditioning import ConditionalEstimator, Observation
 from scoresde.fronts import front
 from scoresde.grid import karras
+from scoresde.training.fingerprint import differences, fingerprint
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -87,6 +88,14 @@ def test_some_events_have_one_time_for_all(over, dtype):
         for i in range(5):
             found = level[rows, i].quantile(quantiles)
             torch.testing.assert_close(found, wanted, rtol=0, atol=0.15)
+
+
+def test_a_run_with_another_share_is_another():
+    one, other = (
+        fingerprint("estimator", recorded(times=Independent(together=share)))
+        for share in (0.3, 0.4)
+    )
+    assert differences(one, other) == ["estimator.times.together: expected 0.3, got 0.4"]
 
 
 @pytest.mark.parametrize("over", ["blocks", "components"])
