@@ -298,6 +298,15 @@ def test_a_network_recovers_the_score(method, case):
     assert abs(drawn.std() / x.std() - 1) < 0.25
 
 
+def test_paths_end_where_the_last_step_begins(monkeypatch):
+    model = TransitionMatching(OrnsteinUhlenbeck((2,)), Silent(), step=0.1)
+    times = []
+    monkeypatch.setattr(model, "simulate", lambda z, t, noise: times.append(t) or z)
+    t = torch.tensor([[0.5], [0.2]], dtype=DOUBLE)
+    model.objective(torch.ones(2, 2, dtype=DOUBLE), t, None, Noise(seeded()))
+    torch.testing.assert_close(times, [0.9 * t])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_divergences_are_averaged_over_probes(dtype):
     """Of a score that is linear in every component by itself each probe says all of it."""
