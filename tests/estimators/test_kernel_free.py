@@ -363,6 +363,7 @@ class Roots(AnySDE):
     [
         (lambda: TransitionMatching(Normals.sde, 3), "network: expected"),
         (lambda: TransitionMatching(Normals.sde, Silent(), step=1.0), "step: .*between 0 and 1"),
+        (lambda: TransitionMatching(Normals.sde, Silent(), step=0.0), "step: .*between 0 and 1"),
         (lambda: TransitionMatching(Normals.sde, Silent(), step=float("nan")), "step: "),
         (lambda: TransitionMatching(Normals.sde, Silent(), steps=0), "steps: "),
         (lambda: TransitionMatching(Normals.sde, Silent(), control_variate=2), "control_variate"),
