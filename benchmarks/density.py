@@ -51,6 +51,8 @@ from scoresde import (
     bound,
 )
 from scoresde.grid import Grid, grid
+from scoresde.tables.cells import Cells
+from scoresde.tables.column import FEW, column
 from solvers import ExponentialMultistep
 
 PUBLISHED = {
@@ -353,8 +355,8 @@ def regression(
 
     Of each arm the densities of at most five models are averaged. Each stops early by another
     tenth of the training rows, at most 1,000, and after `EPOCHS` at the latest. Targets that have a
-    few whole values (wine's grades) are anywhere within a half of them in training, and what is
-    measured is the probability of that interval, by densities at `POINTS` of its points.
+    few whole values (wine's grades) are categories in their order (`scoresde.tables.column`), of
+    which what is measured is a probability.
     """
     with np.load(data / "uci-regression.npz") as file:
         x, y = (torch.from_numpy(file[f"{name}/{k}"]).float() for k in "xy")
@@ -364,18 +366,11 @@ def regression(
         ]
     rows = []
     for split, (inside, outside) in zip(keys, parts, strict=True):
-        centre, unit = y[inside].mean(), y[inside].std()
-        chance = torch.Generator().manual_seed(split)
-        spread = torch.rand(y.shape, generator=chance) - 0.5 if grades(y) else torch.zeros_like(y)
-        table = torch.cat([whitened(x, inside), ((y + spread - centre) / unit).unsqueeze(1)], 1)
+        target, variants = targets(y, inside, split)
+        table = torch.cat([whitened(x, inside), target.unsqueeze(1)], 1)
         order = inside[torch.randperm(len(inside), generator=torch.Generator().manual_seed(split))]
         fold = functools.partial(folded, table, order)
-        points = (torch.arange(POINTS) + 0.5) / POINTS - 0.5 if grades(y) else torch.zeros(1)
-        tests = [table[outside].clone() for _ in points]
-        for test, point in zip(tests, points, strict=True):
-            test[:, -1] = (y[outside] + point - centre) / unit
-
-        nats = functools.partial(measure_of, tests, unit)
+        nats = functools.partial(measure_of, table[outside, :-1], [v[:, outside] for v in variants])
         for arm, train in (("around a mixture", diffusions), ("zuko NSF", flows)):
             torch.manual_seed(split)
             start = time.process_time()
@@ -393,14 +388,30 @@ def regression(
     return rows
 
 
-def measure_of(tests: list[Tensor], unit: Tensor, loss: Loss) -> Tensor:
-    """Log-density of every target, or the logarithm of a mean over points that it is spread to."""
-    return averaged([-loss(test) - unit.log() for test in tests])
+def targets(y: Tensor, inside: Tensor, seed: int) -> tuple[Tensor, list[Tensor]]:
+    """Standardised targets to learn from; and others to measure at, with the density of each.
+
+    Returns:
+        ``(N,)``; and ``(2, N)``, a target and the log-density factor of it, for each of the points
+        over which a density is averaged: one, or `POINTS` in the interval of a category.
+    """
+    if len(y.unique()) > FEW or not bool((y == y.round()).all()):
+        centre, unit = y[inside].mean(), y[inside].std()
+        standard = (y - centre) / unit
+        return standard, [torch.stack([standard, -unit.log().expand_as(y)])]
+    grades = column("y", Cells(y[inside].double().numpy()), "category")
+    cells, u = Cells(y.double().numpy()), np.random.default_rng(seed).random(len(y))
+
+    def coded(u: Any) -> Tensor:
+        return torch.from_numpy(np.stack(grades.encode(cells, u))).float()
+
+    return coded(u)[0], [coded(np.full(len(y), (k + 0.5) / POINTS)) for k in range(POINTS)]
 
 
-def grades(y: Tensor) -> bool:
-    """Whether a target has few values, all whole."""
-    return len(y.unique()) <= 20 and bool((y == y.round()).all())
+def measure_of(features: Tensor, variants: list[Tensor], loss: Loss) -> Tensor:
+    """Log-density, or log-probability, of every target."""
+    tests = [(torch.cat([features, v[0].unsqueeze(1)], 1), v[1]) for v in variants]
+    return averaged([factor - loss(rows) for rows, factor in tests])
 
 
 def folded(table: Tensor, order: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -103,8 +103,8 @@ def test_densities_of_what_is_known_of_a_row(exact):
 
 def test_quantiles_are_those_of_the_conditional_law(exact):
     model, _, law = exact
-    rows = law.rvs(3, random_state=3)
-    rows[[0, 1, 2], [0, 1, 2]] = np.nan
+    rows = law.rvs(6, random_state=3)  # two with the same gap
+    rows[np.arange(6), [0, 1, 2] * 2] = np.nan
     found = model.predict(rows, quantiles=[0.1, 0.5, 0.9], draws=2000)
     for i, row in enumerate(rows):
         gap, wanted = conditional(law, row)
