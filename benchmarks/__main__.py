@@ -13,8 +13,8 @@ from pathlib import Path
 import benchmarks
 
 HELPERS = (
-    *("__main__", "beds", "equal_time", "images", "mutation", "posteriors", "recipes"),
-    *("references", "unets"),
+    *("__main__", "beds", "equal_time", "images", "inverse_peers", "mutation", "posteriors"),
+    *("recipes", "references", "unets"),
 )
 
 
