@@ -183,7 +183,7 @@ def ours(prior: GaussianMixture, problem: Problem, y: Tensor, budget: int) -> Te
 
 
 def run(
-    quick: bool = False, peers: bool = True, observations: int = 1, only: str = ""
+    quick: bool = False, peers: bool = True, observations: int = 2, only: str = ""
 ) -> dict[str, Any]:
     """A row per prior, problem, budget and method."""
     torch.set_default_dtype(torch.float64)

@@ -30,10 +30,6 @@ def methods(problem: Any) -> dict[str, dict[str, Sampler]]:
             )
             for weight in weights
         },
-        "DiffPIR": {
-            f"lambda {lambda_:g}, zeta {zeta:g}": partial(_diffpir, lambda_=lambda_, zeta=zeta)
-            for lambda_, zeta in itertools.product((1.0, 7.0), (0.3, 1.0))
-        },
         "MMPS": {
             f"{name}, {iterations} iterations of {solver}": partial(
                 _mmps, sampler=name, eta=eta, iterations=iterations, solver=solver
@@ -43,6 +39,10 @@ def methods(problem: Any) -> dict[str, dict[str, Sampler]]:
         },
     }
     if linear:
+        found["DiffPIR"] = {
+            f"lambda {lambda_:g}, zeta {zeta:g}": partial(_diffpir, lambda_=lambda_, zeta=zeta)
+            for lambda_, zeta in itertools.product((1.0, 7.0), (0.3, 1.0))
+        }
         found["DDRM"] = {
             f"eta {eta:g}, from {top:g}": partial(_ddrm, eta=eta, top=top)
             for eta, top in itertools.product((0.85, 1.0), (1.0, 3.0))
