@@ -114,6 +114,34 @@ def posterior(
         left = (left + left.mT) / 2 + 1e-12 * torch.eye(16)
         sde, events = prior.sde, means.reshape(-1, *SHAPE)
         return draw(GaussianMixture(sde, weights.softmax(0), events, left), count, generator)
+    parts, effective = [_weighted(prior, problem, y, generator)], 0.0
+    while len(parts) < 20:
+        which, center, e, weights = (torch.cat(v) for v in zip(*parts, strict=True))
+        weights = weights.softmax(0)
+        effective = float(1 / weights.square().sum())
+        if effective >= 2 * count:
+            break
+        parts.append(_weighted(prior, problem, y, generator))
+    print(f"posterior: as good as {effective:.0f} draws", flush=True)
+    a = problem.matrix
+    root = torch.linalg.cholesky(a @ prior.covariances @ a.mT)[which]
+    # as many of each as its weight says: no more chance than is needed
+    points = (torch.arange(count) + torch.rand(1, generator=generator)) / count
+    rows = torch.searchsorted(weights.cumsum(0), points).clamp(max=len(weights) - 1)
+    u = (center + (root @ e.unsqueeze(-1)).squeeze(-1))[rows]
+    which = which[rows]
+    gain = prior.covariances @ a.mT @ torch.linalg.inv(a @ prior.covariances @ a.mT)
+    noise = torch.randn(count, 16, 1, generator=generator)
+    root = torch.linalg.cholesky(prior.covariances)[which]
+    x = prior.means[which] + (root @ noise).squeeze(-1)
+    corrected: Tensor = x + (gain[which] @ (u - x @ a.mT).unsqueeze(-1)).squeeze(-1)
+    return corrected
+
+
+def _weighted(
+    prior: GaussianMixture, problem: Problem, y: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Components, means and standardised draws of what is seen, and logarithms of their weights."""
     a = problem.matrix
     which = torch.multinomial(prior.log_weights.exp(), DRAWS, True, generator=generator)
     center = (prior.means @ a.mT)[which]
@@ -127,21 +155,7 @@ def posterior(
         weights = weights + logits.logsumexp(-1)
         place = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
         e[:, i] = nodes[place] + (torch.rand(DRAWS, generator=generator) - 0.5) * 14 / 560
-    weights = weights.softmax(0)
-    effective = float(1 / weights.square().sum())
-    if effective < 2 * count:
-        raise RuntimeError(f"posterior: expected draws for {2 * count}, got {effective:.0f}")
-    # as many of each as its weight says: no more chance than is needed
-    points = (torch.arange(count) + torch.rand(1, generator=generator)) / count
-    rows = torch.searchsorted(weights.cumsum(0), points).clamp(max=DRAWS - 1)
-    u = (center + (root @ e.unsqueeze(-1)).squeeze(-1))[rows]
-    which = which[rows]
-    gain = prior.covariances @ a.mT @ torch.linalg.inv(a @ prior.covariances @ a.mT)
-    noise = torch.randn(count, 16, 1, generator=generator)
-    root = torch.linalg.cholesky(prior.covariances)[which]
-    x = prior.means[which] + (root @ noise).squeeze(-1)
-    corrected: Tensor = x + (gain[which] @ (u - x @ a.mT).unsqueeze(-1)).squeeze(-1)
-    return corrected
+    return which, center, e, weights
 
 
 def _normal(
