@@ -25,7 +25,7 @@ def methods(problem: Any) -> dict[str, dict[str, Sampler]]:
         "DPS": {
             f"{guidance}, weight {weight:g}": partial(_dps, weight=weight, guidance=guidance)
             for guidance, weights in (
-                ("norm", (3.0, 10.0, 30.0, 100.0) if linear else (0.03, 0.1, 0.3, 1.0, 3.0)),
+                ("norm", (3.0, 10.0, 30.0, 100.0) if linear else (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
                 ("annealed", (1.0, 3.0) if linear else (0.01, 0.1, 1.0)),
             )
             for weight in weights
