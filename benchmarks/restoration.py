@@ -137,8 +137,8 @@ def run(
         print(row, flush=True)
         if seed == 0:
             panels[task][method] = _visible(samples[:8])
-            panels[task][f"{method}, mean of four"] = _visible(four.mean(0)[:8])
-            panels[task][f"{method}, deviation"] = _visible(2 * four.std(0)[:8] - 1)
+            panels[task][f"{method}:\nmean of four"] = _visible(four.mean(0)[:8])
+            panels[task][f"{method}:\ndeviation"] = _visible(2 * four.std(0)[:8] - 1)
         if pictures is not None:  # a long run shows what there is
             target = pictures.with_stem(f"{pictures.stem}-{task}")
             plots.save(plots.image_grid(panels[task], columns=1), target)
