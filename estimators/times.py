@@ -155,7 +155,8 @@ def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> Tra
     """
     known: dict[str, Any] = {**grids.GRIDS, **_APART}
     found: Any = times if isinstance(times, TrainingTimes) else look_up("times", times, known)
-    found = found if isinstance(found, TrainingTimes) else Together(grid=found)
+    if not isinstance(found, TrainingTimes):
+        found = Together(grid=grids.of_two("times", found))
     expect(whole or not found.apart, "times", "one for all on a stage of some components", times)
     return found  # type: ignore[no-any-return]
 

@@ -7,6 +7,8 @@ there are steps enough, because no solver has its order across a kink.
 
 from __future__ import annotations
 
+import inspect
+import reprlib
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -184,6 +186,7 @@ def grid(name: str | Grid | Sequence[float]) -> Grid:
     """A grid by name, or of `Times`; a function of one's own passes through.
 
     Raises:
+        TypeError: If it is no function of an SDE and a number of steps.
         ValueError: If the name is unknown.
 
     Example:
@@ -193,7 +196,27 @@ def grid(name: str | Grid | Sequence[float]) -> Grid:
     """
     if isinstance(name, (list, tuple)):
         return Times(tuple(numbers("grid", name).tolist()))
-    return look_up("grid", name, GRIDS)  # type: ignore[arg-type]
+    return of_two("grid", look_up("grid", name, GRIDS))  # type: ignore[arg-type]
+
+
+def of_two(argument: str, function: Grid) -> Grid:
+    """A grid's function as it is; raises ``TypeError`` if it does not take an SDE and a number.
+
+    Example:
+        >>> from scoresde.grid import of_two
+        >>> of_two("grid", len)
+        Traceback (most recent call last):
+            ...
+        TypeError: grid: expected a function (sde, steps), got <built-in function len>
+    """
+    try:
+        inspect.signature(function).bind(None, 1)
+    except TypeError:
+        expected = f"{argument}: expected a function (sde, steps)"
+        raise TypeError(f"{expected}, got {reprlib.repr(function)}") from None
+    except ValueError:  # of some built-in functions nothing is known
+        pass
+    return function
 
 
 def check(sde: SDE, times: Tensor) -> Tensor:

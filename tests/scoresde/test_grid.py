@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import every_schedule, sdes, uniform_sdes
 
+from estimators import Denoising, ResidualMLP
 from scoresde import VP, DiagonalSDE, Identity
 from scoresde import grid as grids
 from scoresde.grid import GRIDS
@@ -152,3 +153,12 @@ def test_times_have_the_same_digits_whatever_the_default_dtype():
 def test_what_is_neither_a_name_nor_a_function(wrong):
     with pytest.raises(TypeError, match=r"^grid: expected a name or a function, got"):
         DDIM(3, grid=wrong)
+
+
+@pytest.mark.parametrize("wrong", [len, lambda sde: torch.ones(2)])
+def test_what_does_not_take_an_sde_and_steps(wrong):
+    sde, network = DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 4, 1)
+    with pytest.raises(TypeError, match=r"^grid: expected a function \(sde, steps\), got"):
+        DDIM(3, grid=wrong)
+    with pytest.raises(TypeError, match=r"^times: expected a function \(sde, steps\), got"):
+        Denoising(sde, network, times=wrong)
