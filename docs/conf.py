@@ -57,6 +57,8 @@ nitpick_ignore = [
         "numpy.dtype",
         "torch.utils._python_dispatch.TorchDispatchMode",
         "PIL.Image.Image",
+        "numpy.random._generator.Generator",
+        "Array",
         "Figure",
     )
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde.data.conversion import Array
 from scoresde.tables.cells import Cells
 from scoresde.tables.column import Category
-from scoresde.tables.coordinates import Coordinates
+from scoresde.tables.coordinates import TableCoordinates
 
 
 @attrs.frozen(eq=False)
@@ -30,14 +30,14 @@ class Completions:
         >>> import torch
         >>> from scoresde.tables.cells import Cells
         >>> from scoresde.tables.completions import Completions
-        >>> from scoresde.tables.coordinates import Coordinates
-        >>> to = Coordinates.fit(np.array([[-1.0], [0.0], [1.0]]))
+        >>> from scoresde.tables.coordinates import TableCoordinates
+        >>> to = TableCoordinates.fit(np.array([[-1.0], [0.0], [1.0]]))
         >>> gap = [Cells(np.array([np.nan]))]
         >>> Completions(to, gap, torch.randn(99, 1, 1)).quantile(0.5).shape
         (1, 1)
     """
 
-    coordinates: Coordinates
+    coordinates: TableCoordinates
     cells: Sequence[Cells]
     events: Tensor
     index: Any = None

@@ -18,7 +18,7 @@ from scoresde.tables.form import Form
 
 
 @attrs.frozen(eq=False)
-class Coordinates:
+class TableCoordinates:
     """From tables of one form to events ``(N, columns)``, NaN where a value is missing, and back.
 
     Args:
@@ -27,9 +27,9 @@ class Coordinates:
 
     Example:
         >>> import numpy as np
-        >>> from scoresde.tables.coordinates import Coordinates
+        >>> from scoresde.tables.coordinates import TableCoordinates
         >>> table = np.array([[0.5, 1.0], [2.5, 4.0], [1.0, 2.0]])
-        >>> to = Coordinates.fit(table)
+        >>> to = TableCoordinates.fit(table)
         >>> events, _ = to.events(table, np.random.default_rng(0))
         >>> to.table(events).round(6).tolist()
         [[0.5, 1.0], [2.5, 4.0], [1.0, 2.0]]
@@ -39,7 +39,7 @@ class Coordinates:
     columns: tuple[Column, ...]
 
     @classmethod
-    def fit(cls, table: Any, kinds: Mapping[Hashable, str] | None = None) -> Coordinates:
+    def fit(cls, table: Any, kinds: Mapping[Hashable, str] | None = None) -> TableCoordinates:
         """Of a table, see `Form.read`; kinds by name, see `scoresde.tables.column.column`."""
         form, cells = Form.read("X", table)
         instance("kinds", kinds or {}, Mapping)

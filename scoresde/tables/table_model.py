@@ -25,7 +25,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.likelihood import log_prob
 from scoresde.tables.completions import Completions
-from scoresde.tables.coordinates import Coordinates
+from scoresde.tables.coordinates import TableCoordinates
 
 _SEEDS = 2**32 - 1
 """The largest seed, as scikit-learn has them."""
@@ -44,11 +44,11 @@ class TableModel:
     """The law of a table's rows: samples, densities, and any columns given any others.
 
     Every column becomes a standard normal coordinate (`scoresde.tables.column`), and one diffusion
-    model is trained on all of them, with any components shown clean (`scoresde.conditioning`), so
-    that it holds every conditional. Numbers stay numbers, counts whole, categories categories; what
-    is missing in a row is no obstacle.
+    model is trained on all of them, with any components shown clean, so that it holds every
+    conditional. Numbers stay numbers, counts whole, categories categories; what is missing in a row
+    is no obstacle.
 
-    It follows scikit-learn's conventions, so that its `clone`, cross-validation and searches take
+    It follows scikit-learn's conventions, so that its ``clone``, cross-validation and searches take
     it; nobody has to have that installed.
 
     Args:
@@ -114,7 +114,7 @@ class TableModel:
         expect(y is None, "y", "None (put it among the columns of X)", type(y).__name__)
         real("held_out", self.held_out)
         expect(0 < self.held_out < 1, "held_out", "a share between 0 and 1", self.held_out)
-        seed, coordinates = self._seed(), Coordinates.fit(X, self.kinds)
+        seed, coordinates = self._seed(), TableCoordinates.fit(X, self.kinds)
         events, _ = coordinates.events(X, np.random.default_rng(seed))
         expect(len(events) >= _FEWEST, "X", f"at least {_FEWEST} rows", len(events))
         data = Dataset("X", events.to(torch.get_default_dtype()), missing=True)
@@ -248,7 +248,7 @@ class TableModel:
     def _arguments(cls) -> list[str]:
         return list(inspect.signature(cls).parameters)
 
-    def _fitted(self) -> Coordinates:
+    def _fitted(self) -> TableCoordinates:
         there = hasattr(self, "coordinates_")
         expect(there, type(self).__name__, "one that has been fitted", "one that has not")
         return self.coordinates_
