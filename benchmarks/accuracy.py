@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from estimators import GaussianMixture
-from scoresde import VP, Cosine, DiagonalSDE, Identity, LogLinear, Noise, Solver
+from scoresde import (
+    VP,
+    Cosine,
+    DiagonalSDE,
+    Identity,
+    LogLinear,
+    Noise,
+    ScoreEstimator,
+    Solver,
+)
 from scoresde.grid import GRIDS
 from solvers import DDIM, ExponentialMultistep, ExponentialRungeKutta, Heun
 
@@ -121,10 +130,10 @@ def _peers(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tens
         return {**_azula(model, start, budget), **_diffusers(model, start, budget)}
 
 
-def _azula(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tensor]:
+def azula_denoiser(model: ScoreEstimator) -> Any:
+    """An estimator as azula has them: its schedule is that of the SDE."""
     import azula.denoise
     import azula.noise
-    import azula.sample
 
     sde = model.sde
 
@@ -141,6 +150,13 @@ def _azula(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tens
         def forward(self, x: Tensor, t: Tensor, **_: Any) -> Any:
             return azula.denoise.DiracPosterior(mean=model.denoise(x, t.double()))
 
+    return Denoiser()
+
+
+def _azula(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tensor]:
+    import azula.sample
+
+    sde = model.sde
     found = {}
     methods: list[tuple[str, dict[str, Any], int]] = [("HeunSampler", {}, 2)]
     for kind in ("xEAB", "zEAB", "REAB"):
@@ -150,7 +166,7 @@ def _azula(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tens
             times = GRIDS[spacing](sde, max(1, budget // cost))
             parent = getattr(azula.sample, name)
             spaced = type(name, (parent,), {"timesteps": property(lambda self, t=times: t)})
-            sampler = spaced(Denoiser(), silent=True, **options)
+            sampler = spaced(azula_denoiser(model), silent=True, **options)
             end = sampler(start * sde.kernel(times[:1]).sigma)
             found[f"azula {name} {options.get('order', '')} {spacing}"] = end
     return found

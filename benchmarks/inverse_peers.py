@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy import azula_denoiser
 from estimators import GaussianMixture
 from scoresde import EDM, DiagonalSDE, Identity
 
@@ -32,7 +33,7 @@ def methods(problem: Any) -> dict[str, dict[str, Sampler]]:
         },
         "MMPS": {
             f"{name}, {iterations} iterations of {solver}": partial(
-                _mmps, sampler=name, eta=eta, iterations=iterations, solver=solver
+                _mmps, eta=eta, iterations=iterations, solver=solver
             )
             for name, eta in (("DDIM", 0.0), ("DDIM eta 1", 1.0))
             for solver, iterations in (("gmres", 1), ("gmres", 5))
@@ -190,31 +191,13 @@ def _mmps(
     y: Tensor,
     budget: int,
     samples: int,
-    sampler: str,
     eta: float,
     iterations: int,
     solver: str,
 ) -> Tensor:
-    import azula.denoise
-    import azula.noise
     import azula.sample
     from azula.guidance.mmps import MMPSDenoiser
     from azula.linalg.covariance import DiagonalCovariance, IsotropicCovariance
-
-    sde = prior.sde
-
-    class Schedule(azula.noise.Schedule):  # type: ignore[misc, name-defined]
-        def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-            kernel = sde.kernel(t.double().reshape(-1, 1))
-            return kernel.alpha.reshape(t.shape), kernel.sigma.reshape(t.shape)
-
-    class Denoiser(azula.denoise.Denoiser):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.schedule = Schedule()
-
-        def forward(self, x: Tensor, t: Tensor, **_: Any) -> Any:
-            return azula.denoise.DiracPosterior(mean=prior.denoise(x, t.double()))
 
     def see(x: Tensor) -> Tensor:
         found: Tensor = problem.mean(x @ problem.matrix.mT)
@@ -224,13 +207,19 @@ def _mmps(
     if power is None:
         power = DiagonalCovariance(y.clamp(min=1))
     guided = MMPSDenoiser(
-        Denoiser(), y.expand(samples, -1), see, power, solver=solver, iterations=iterations
+        azula_denoiser(prior),
+        y.expand(samples, -1),
+        see,
+        power,
+        solver=solver,
+        iterations=iterations,
     )
     best = azula.sample.DDIMSampler(
-        guided, eta=eta, start=1.0, stop=sde.eps, steps=budget, silent=True
+        guided, eta=eta, start=1.0, stop=prior.sde.eps, steps=budget, silent=True
     )
     start = (
-        torch.randn(samples, 16, dtype=torch.float64) * sde.kernel(torch.ones(1, 1).double()).sigma
+        torch.randn(samples, 16, dtype=torch.float64)
+        * prior.sde.kernel(torch.ones(1, 1).double()).sigma
     )
     end: Tensor = best(start)
     return end
