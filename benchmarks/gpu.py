@@ -54,7 +54,7 @@ STEPS = 20
 EACH = 8
 """Steps of every stage; uniform diffusion takes as many in all."""
 TOO_SHORT = 3
-UPDATES = ("float32", "bfloat16", "bfloat16, compiled, channels last")
+UPDATES = ("float32", "bfloat16", "bfloat16, captured", "bfloat16, compiled, channels last")
 CASES = ((128, 4), (128, 1), (128, 32), (256, 4))
 """Sizes and numbers of samples."""
 
@@ -167,12 +167,17 @@ class Counts:
 
 
 def run(
-    quick: bool = False, device: str = "auto", json: Path | None = None, limit: float = 200.0
+    quick: bool = False,
+    device: str = "auto",
+    json: Path | None = None,
+    limit: float = 200.0,
+    only: str = "",
 ) -> dict[str, Any]:
     """Rows, and ratios; ``quick`` leaves out what is compiled, and large images.
 
     What fails, as for want of memory, is a row that says so and costs no other; a section that
     would begin after ``limit`` seconds is left out. With ``json`` all rows so far are in a file.
+    What is in ``only``, words between semicolons, are parts of the names of what is not left out.
     """
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message=".*step.*lr_scheduler.*")
@@ -185,7 +190,10 @@ def run(
     print(f"{name}: {'milliseconds' if accelerated else 'what is asked of it'}", flush=True)
     found: dict[str, Any] = {"device": name, "torch": torch.__version__, "ratios": {}, "rows": []}
     end = time.perf_counter() + limit
+    wanted = only.split(";")
     for section, rows in _sections(look, quick).items():
+        if not any(word in section for word in wanted):
+            continue
         for row in _guarded(section, rows, end):
             found["rows"].append(row)
             if "ratio" in row:
@@ -206,8 +214,14 @@ def _sections(look: Look, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]
     for kind in UPDATES[: 1 if counted else 2 if quick else None]:  # meta knows no autocast
         sections[f"update, {kind}"] = partial(by_hand, look, kind)
     sections["stages"] = partial(stages, look)
+    if not counted:
+        sections["stages, captured"] = partial(stages, look, options={"capture": True})
     for case in CASES[: 1 if counted else 2 if quick else None]:
         sections[f"samples, {case}"] = partial(samples, look, *case)
+    if not (counted or quick):
+        sections["overhead, compiled"] = partial(fused, look)
+        for case in CASES[:2]:
+            sections[f"samples, {case}, compiled"] = partial(samples, look, *case, compiled=True)
     if counted:
         torch.set_num_threads(1)
         processor = Times(torch.device("cpu"), 1.0 if quick else 3.0)
@@ -247,6 +261,7 @@ def by_hand(look: Look, kind: str) -> Iterator[Row]:
     x = torch.randn(512, 3, 64, 64)
     dtype = None if kind == "float32" else torch.bfloat16
     options = {"compile": True, "channels_last": True} if "compiled" in kind else {}
+    options |= {"capture": True} if "captured" in kind else {}
     case = Case(lambda: PlainUNet((3, 64, 64), UNET), x, 64, look.device, dtype, options)
     yield from _beside("update, U-Net of 15 M, 3x64x64, batch 64", look.updates(case), kind)
 
@@ -257,7 +272,9 @@ def on_a_processor(look: Times) -> Iterator[Row]:
         yield from _beside(f"update, {name}", look.updates(case), "on the CPU")
 
 
-def stages(look: Look, factor: float = TRAINED, batch: int = 64) -> Iterator[Row]:
+def stages(
+    look: Look, factor: float = TRAINED, batch: int = 64, options: dict[str, Any] | None = None
+) -> Iterator[Row]:
     """An update of multi-scale diffusion beside uniform ones, of as many parameters."""
     device, x = look.device, torch.randn(128, 3, 128, 128)
     makers: dict[str, Callable[[], Any]] = {
@@ -269,18 +286,22 @@ def stages(look: Look, factor: float = TRAINED, batch: int = 64) -> Iterator[Row
     dtype = torch.bfloat16 if device.type not in ("cpu", "meta") else None
 
     def measured(name: str) -> Row:
-        case = Case(torch.nn.Identity, x, batch, device, dtype, estimator=makers[name])
+        case = Case(torch.nn.Identity, x, batch, device, dtype, options or {}, makers[name])
         return {**look.updates(case)["fit"], **sizes[name]}
 
     found = {name: _tried(partial(measured, name)) for name in makers}
     section = f"update, {sizes['uniform']['M']:.2g} M, 3x128x128, batch {batch}, {device.type}"
+    section = ", ".join([section, *(options or {})])
     yield from _compared(section, found, "uniform")
 
 
-def samples(look: Look, size: int, batch: int) -> Iterator[Row]:
+def samples(look: Look, size: int, batch: int, compiled: bool = False) -> Iterator[Row]:
     """Sampling with as many evaluations of as many parameters."""
     one = uniform(size, SAMPLED, look.device)
     several, solver = multiscale(size, SAMPLED, look.device)
+    if compiled:
+        for model in (one, *several.stages):
+            model.network.compile()  # type: ignore[operator, union-attr]
     evaluations = EACH * len(STAGES[size])
     # one takes as long as any other
     few = evaluations if look.device.type == "meta" else evaluations // 4
@@ -295,6 +316,7 @@ def samples(look: Look, size: int, batch: int) -> Iterator[Row]:
         if name.startswith("uniform") and "error" not in row:
             found[name] = {k: v * evaluations / few for k, v in row.items()}
     section = f"samples, {round(parameters(one) / 1e6)} M, 3x{size}x{size}, {batch} of them"
+    section += ", compiled networks" * compiled
     for way in ("eager", "prepared"):
         parts = {name: found[f"{name}, {way}"] for name in ("uniform", "multi-scale")}
         yield from _compared(f"{section}, {way}", parts, "uniform", over=True)
@@ -318,6 +340,21 @@ def overhead(look: Look) -> Iterator[Row]:
             jobs |= {f"{type(solver).__name__}, {way}": job for way, job in ways.items()}
         section = f"{STEPS} steps, {name} network, on {look.device.type}"
         yield from _compared(section, look.jobs(jobs), "by hand")
+
+
+def fused(look: Look) -> Iterator[Row]:
+    """The same of a small network, the whole walk compiled."""
+    batch, dim, width = OVERHEAD["small"]
+    sde = DiagonalSDE(VP(), Identity((dim,)))
+    network, ts = Network(dim, width).to(look.device), DDIM(STEPS).times(sde)
+    model = Denoising(sde, network, parametrization="noise").to(look.device)
+    start = partial(torch.randn, batch, dim, device=look.device)
+    jobs: Jobs = {"by hand": bare_ddim(network, sde, ts, start)}
+    for solver in (DDIM(STEPS), ExponentialMultistep(STEPS)):
+        name = f"{type(solver).__name__}, prepared and compiled"
+        jobs[name] = _prepared(solver, model, batch, compile=True)
+    section = f"{STEPS} steps, small network, compiled, on {look.device.type}"
+    yield from _compared(section, look.jobs(jobs), "by hand")
 
 
 def waits(look: Look) -> Iterator[Row]:
@@ -374,12 +411,14 @@ def _ways(solver: Solver, model: Any, batch: int) -> Jobs:
     return {"eager": _sampled(solver, model, batch), "prepared": _prepared(solver, model, batch)}
 
 
-def _prepared(solver: Solver, model: Any, batch: int) -> Callable[[], object]:
+def _prepared(
+    solver: Solver, model: Any, batch: int, compile: bool = False
+) -> Callable[[], object]:
     """A sampler that is made when it is first asked: capturing may fail."""
     made: list[Callable[[], object]] = []
 
     def sample() -> object:
-        made[:] = made or [solver.compiled(model, (batch,))]
+        made[:] = made or [solver.compiled(model, (batch,), compile=compile)]
         return made[0]()
 
     return sample
@@ -423,7 +462,7 @@ def _compared(section: str, found: dict[str, Row], base: str, over: bool = False
 
 
 def _beside(section: str, found: dict[str, Row], name: str) -> Iterator[Row]:
-    names = {"bare": f"by hand, {name}", "fit": f"Training.fit, {name}"}
+    names = {"bare": f"by hand, {name.removesuffix(', captured')}", "fit": f"Training.fit, {name}"}
     yield from _compared(section, {names[k]: found[k] for k in names}, names["bare"])
 
 

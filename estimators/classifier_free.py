@@ -13,6 +13,7 @@ from scoresde.checks import expect, instance, real
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator, expect_estimator
 from scoresde.noise import Generators, Noise
+from scoresde.precision import device_of
 
 
 class ClassifierFree(ScoreEstimator):
@@ -74,7 +75,7 @@ class ClassifierFree(ScoreEstimator):
         real("dropout", dropout, 0, 1)
         self.estimator, self.guidance, self.dropout = estimator, guidance, dropout
         self.interval = None if interval is None else _interval(interval)
-        self.register_buffer("none", _numbers(none))
+        self.register_buffer("none", _numbers(none).to(device_of(estimator)))
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""

@@ -14,6 +14,7 @@ from scoresde.batches import sample_shape_of, samples_like
 from scoresde.checks import expect, instance
 from scoresde.descent import Descent, Settings, checked
 from scoresde.estimator import ScoreEstimator
+from scoresde.internals.captured import Captured
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.precision import KeepsFloat64
@@ -118,7 +119,8 @@ class Sampler:
         if self._compile is not None:
             replay = torch.compile(replay, **self._compile)
         if start.is_cuda:
-            graph = _Graph(replay, noise.draw_all(noise.noise))
+            inputs = noise.draw_all(noise.noise)
+            graph = Captured(replay, inputs, asked="compiled: expected a walk")
             self._draw = lambda source: graph(noise.draw_all(source))
         elif self._compile is not None:
             self._draw = lambda source: replay(noise.draw_all(source))
@@ -159,46 +161,3 @@ def _options(compile: bool | Mapping[str, Any]) -> dict[str, Any] | None:
     wanted = "what leaves CUDA graphs to this sampler, as mode 'max-autotune-no-cudagraphs' does"
     expect(not captures, "compile", wanted, options)
     return options
-
-
-class _Graph:
-    """A function of tensors on a CUDA device, captured once: see `torch.cuda.CUDAGraph`."""
-
-    def __init__(
-        self, function: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]
-    ) -> None:
-        self.function, self.inputs = function, list(inputs)
-        self.graph, self.device = torch.cuda.CUDAGraph(), inputs[0].device
-        # casts that autocast remembers would be of the weights as they are now
-        casts = torch.is_autocast_enabled("cuda")
-        autocast = torch.autocast("cuda", enabled=casts, cache_enabled=False)
-        with torch.cuda.device(self.device), autocast:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # what libraries do the first time is not captured
-                for _ in range(2):
-                    function(self.inputs)
-            torch.cuda.current_stream().wait_stream(side)
-            try:
-                # what other threads do on the device, loading data for instance, is theirs
-                with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                    self.output = function(self.inputs)
-            except RuntimeError as error:
-                raise RuntimeError(
-                    "compiled: expected a walk that stays on the device, got one that looks at "
-                    "values, copies them from the host or has a graph of its own (as of networks "
-                    f"compiled with mode='reduce-overhead'), which sample() may do: {error}"
-                ) from error
-            self.over = torch.cuda.Event()
-            self.over.record()
-
-    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        with torch.cuda.device(self.device):
-            # another thread's stream may still be at the memory that is written to here
-            torch.cuda.current_stream().wait_event(self.over)
-            for mine, new in zip(self.inputs, inputs, strict=True):
-                mine.copy_(new)
-            self.graph.replay()
-            output = self.output.clone()
-            self.over.record()
-        return output

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.data.augmentation import flipped
+from scoresde.data.dataset import Dataset
 from scoresde.data.events import as_numbers
 from scoresde.data.pairs import Pairs
 from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators
+from scoresde.training import captured_gradient
 from scoresde.training.batches import Batches
+from scoresde.training.captured_gradient import CapturedGradient, expect_capturable
 from scoresde.training.distributed import Processes, SharedLoss, shard
 from scoresde.training.execution import Execution
 from scoresde.training.seeds import derive, device_generator, seeded_globals
@@ -57,6 +60,7 @@ class BatchLoss:
     weights: list[nn.Parameter]
     dtype: torch.dtype
     _shared: SharedLoss | None = None
+    _captured: CapturedGradient | None = None
 
     @classmethod
     def new(
@@ -67,6 +71,8 @@ class BatchLoss:
         processes: Processes,
     ) -> BatchLoss:
         """Of an estimator that is to be trained with these settings."""
+        if training.capture:
+            expect_capturable(estimator, processes.num_processes)
         weights = [*estimator.parameters()]
         floating = [p.dtype for p in weights if p.is_floating_point()]
         return cls(
@@ -122,15 +128,34 @@ class BatchLoss:
                 # every part draws the numbers of all, and keeps its own
                 self.generator.manual_seed(derive(self.seed, "noise", step))
                 noise = shard(self.generator, self.processes, part, parts)
+                own = pairs if parts == 1 else pairs.map(lambda v: v[part::parts])  # noqa: B023
                 with self._module.alone(part + 1 < parts):
-                    own = pairs if parts == 1 else pairs.map(lambda v: v[part::parts])  # noqa: B023
-                    own = flipped(own, data.shapes, noise) if data.flip else own
-                    loss = self.of(own, data.bins, noise, shared=True)
-                    loss = loss if parts == 1 else loss / parts
-                    scaled(loss).backward()
-                total = loss.detach() if total is None else total + loss.detach()
+                    loss = self._backward(own, data, noise, scaled)
+                total = loss if total is None else total + loss
         assert total is not None
         return total
+
+    def _backward(
+        self,
+        pairs: Pairs,
+        data: Dataset,
+        noise: Generators,
+        scaled: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Adds the gradient of some events to that at the weights."""
+
+        def add(pairs: Pairs) -> Tensor:
+            own = flipped(pairs, data.shapes, noise) if data.flip else pairs
+            loss = self.of(own, data.bins, noise, shared=True)
+            loss = loss if self.training.accumulation == 1 else loss / self.training.accumulation
+            scaled(loss).backward()
+            return loss.detach()
+
+        if not (self.training.capture and captured_gradient.captures(pairs.values.device)):
+            return add(pairs)
+        if self._captured is None or not self._captured.holds():
+            self._captured = CapturedGradient(add, pairs, self.estimator, self.generator)
+        return self._captured(pairs)
 
     def held_out(self, data: PlacedEvents, rows: Tensor, size: int) -> Tensor:
         """The mean over this process's events among some, with the same noise at every call."""

@@ -72,6 +72,10 @@ class TrainingSettings:
         accumulation: In how many parts, one after the other, the gradient of a batch is computed,
             for batches that do not fit in memory: the same up to the order of summation.
         compile: Whether networks are compiled by `torch.compile` for updates.
+        capture: Whether the gradient of a batch is computed by a CUDA graph that is captured once,
+            where a CUDA device trains: what many small kernels are waited for is not waited for
+            again. Everywhere else it is computed as ever. By one process, of whole batches; what a
+            loss depends on besides weights and buffers is as it was at the first update.
         channels_last: Whether weights of convolutions over images lie in memory as
             ``torch.channels_last``, which tensor cores are faster with.
         workers: Processes that read ahead data that stay on the disk. They change nothing but the
@@ -110,6 +114,7 @@ class TrainingSettings:
     precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))
     accumulation: int = attrs.field(default=1, validator=validator(whole, 1))
     compile: bool = attrs.field(default=False, validator=validator(choice, False, True))
+    capture: bool = attrs.field(default=False, validator=validator(choice, False, True))
     channels_last: bool = attrs.field(default=False, validator=validator(choice, False, True))
     workers: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(validator(whole, 0, _MOST_WORKERS))
@@ -121,6 +126,12 @@ class TrainingSettings:
     def __attrs_post_init__(self) -> None:
         size, parts = self.batch_size, self.accumulation
         expect(size % parts == 0, "batch_size", f"a multiple of accumulation, {parts}", size)
+        expect(
+            not (self.capture and parts > 1),
+            "accumulation",
+            "1, as capture takes whole batches",
+            parts,
+        )
         for name in ("ema", "warmup"):
             expect(getattr(self, name) < 1, name, "a number below 1", getattr(self, name))
 

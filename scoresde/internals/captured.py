@@ -1,0 +1,80 @@
+"""Functions of tensors on a CUDA device whose kernels are captured once, and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Captured:
+    """A function of tensors on a CUDA device as one CUDA graph: see `torch.cuda.CUDAGraph`.
+
+    It runs twice before it is captured, for libraries do things the first time. What it reads and
+    writes besides its inputs is read and written where it was.
+
+    Args:
+        function: Which stays on the device: it looks at no value, and copies none from the host.
+        inputs: As those to come: of the same shapes.
+        generators: Of the device, which it draws from; a call draws as the function would.
+        asked: How errors call what was asked for, and what was expected.
+
+    Raises:
+        RuntimeError: If it does not stay there, or has a graph of its own.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.captured import Captured
+        >>> def half(inputs): return inputs[0] / 2
+        >>> if torch.cuda.is_available():
+        ...     zeros = torch.zeros(3, device="cuda")
+        ...     halved = Captured(half, [zeros], asked="half: expected one")([zeros + 1])
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Tensor]], Tensor],
+        inputs: Sequence[Tensor],
+        generators: Sequence[torch.Generator] = (),
+        *,
+        asked: str,
+    ) -> None:
+        self.function, self.inputs = function, list(inputs)
+        self.graph, self.device = torch.cuda.CUDAGraph(), inputs[0].device
+        for generator in generators:
+            self.graph.register_generator_state(generator)
+        # casts that autocast remembers would be of the weights as they are now
+        casts = torch.is_autocast_enabled("cuda")
+        autocast = torch.autocast("cuda", enabled=casts, cache_enabled=False)
+        with torch.cuda.device(self.device), autocast:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    function(self.inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            try:
+                # what other threads do on the device, loading data for instance, is theirs
+                with torch.cuda.graph(self.graph, stream=side, capture_error_mode="thread_local"):
+                    self.output = function(self.inputs)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"{asked} that stays on the device, got one that looks at values, copies them "
+                    "from the host or has a graph of its own (as of networks compiled with "
+                    f"mode='reduce-overhead'): {error}"
+                ) from error
+            self.over = torch.cuda.Event()
+            self.over.record()
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """What the function returns."""
+        with torch.cuda.device(self.device):
+            # another thread's stream may still be at the memory that is written to here
+            torch.cuda.current_stream().wait_event(self.over)
+            for mine, new in zip(self.inputs, inputs, strict=True):
+                mine.copy_(new)
+            self.graph.replay()
+            output = self.output.clone()
+            self.over.record()
+        return output
