@@ -56,6 +56,23 @@ class CapturedGradient:
 
     Raises:
         RuntimeError: As of `Captured`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Denoising, ResidualMLP
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.data.pairs import Pairs
+        >>> from scoresde.training.captured_gradient import CapturedGradient, captures
+        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+        >>> device = torch.get_default_device()
+        >>> noise = torch.Generator(device)
+        >>> def add(pairs):
+        ...     loss = model.loss(pairs.values, generator=noise)
+        ...     loss.backward()
+        ...     return loss.detach()
+        >>> if captures(device):
+        ...     gradient = CapturedGradient(add, Pairs(torch.zeros(9, 2)), model, noise)
+        ...     loss = gradient(Pairs(torch.ones(9, 2)))
     """
 
     def __init__(
