@@ -215,12 +215,8 @@ def _remove_run(run: Path, processes: Processes) -> None:
     type=click.IntRange(1, 2**63 - 1),
     help="How many samples; of each event that is given.",
 )
-@click.option(
-    "--given",
-    multiple=True,
-    metavar="[PART=]PATH",
-    help="Events of a part, to sample the others of: a file as the data were, or images.",
-)
+@options.given
+@options.whole
 @click.option(
     "--output",
     default="samples.npy",
@@ -269,7 +265,7 @@ def sample(
 
     where, guiding = devices.chosen(device), {n: told.pop(n) for n in ("guidance", "interval")}
     model = loaded(folder, device=where, imports=imports, options=guiding)
-    asked = task(model, count, seed, **told)
+    asked = task(model, count, seed, imports=imports, **told)
     writers = [asked.export.writer(output, "--output")]
     if png is not None:
         expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)

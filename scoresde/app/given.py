@@ -17,6 +17,7 @@ from scoresde.app import config, plots
 from scoresde.app.conditions import Asked
 from scoresde.app.export import Export
 from scoresde.app.model import Model
+from scoresde.app.parts import data_like
 from scoresde.checks import expect, nearest
 from scoresde.conditioning import condition
 from scoresde.data import Dataset, reader
@@ -91,12 +92,42 @@ class Given:
         assert shapes is not None
         named = [_named(path, shapes, model.given) for path in paths]
         for name in model.given:
-            expect(name in dict(named), "--given", f"a file of the part {name!r}", "none")
+            hint = "(or --data, whole events)"
+            expect(name in dict(named), "--given", f"a file of the part {name!r} {hint}", "none")
         twice = len(dict(named)) < len(named)
         expect(not twice, "--given", "a file for each part", [name for name, _ in named])
         device = next(model.estimator.parameters()).device
         read = {name: _events(model, name, path, generator).to(device) for name, path in named}
         return cls(model, read)
+
+    @classmethod
+    def of_whole(
+        cls,
+        model: Model,
+        sources: Sequence[str],
+        generator: torch.Generator,
+        imports: bool = False,
+    ) -> Given:
+        """The parts of whole events, made of them as for the training.
+
+        Args:
+            model: See the class.
+            sources: See `scoresde.app.parts.data_like`.
+            generator: Of the dequantisation.
+            imports: Whether degradations may be import paths.
+
+        Raises:
+            OSError: If there is nothing.
+            ValueError: If the model is given nothing, or events are not as those that it knows.
+        """
+        expect(bool(model.given), "--data", "a model that is given a part of its events", sources)
+        data = data_like(model.settings, sources, model.facts, imports=imports)
+        shapes, where = model.facts["parts"], ", ".join(sources)
+        got = {name: [*shape] for name, shape in (data.parts or {}).items()}
+        expect(got == shapes, "--data", f"parts {shapes}, as trained on", f"{got} in {where}")
+        _expect_bins("--data", model, data, where)
+        x = events(data, generator).to(device_of(model.estimator))
+        return cls(model, _parts(x, shapes, model.given))
 
     @property
     def size(self) -> int:
@@ -153,10 +184,12 @@ def task(
     count: int,
     seed: int,
     given: Sequence[str] = (),
+    data: Sequence[str] = (),
     labels: Sequence[str] = (),
     condition: str | None = None,
     order: str | None = None,
     overlap: float | None = None,
+    imports: bool = False,
 ) -> Task:
     """What a user of the command line asks for.
 
@@ -165,10 +198,12 @@ def task(
         count: Samples, of each event that is given.
         seed: Of the dequantisation of those, and of labels that are drawn.
         given: Parts of events, see `Given.read`.
+        data: Whole events instead, see `Given.of_whole`.
         labels: Classes, see `scoresde.app.conditions.Asked`.
         condition: A file, see there.
         order: Names of blocks that are drawn first, with commas between them.
         overlap: See `scoresde.fronts.front`.
+        imports: Whether degradations may be import paths.
 
     Raises:
         ValueError: If the model needs something that is not given; see `Given.read`.
@@ -179,8 +214,13 @@ def task(
         ...     return task(model, count=10, seed=0, labels=["dog"]).condition
     """
     estimator, total, export = model.estimator, count, model.export
-    if given or model.given:
-        known = Given.read(model, given, torch.Generator("cpu").manual_seed(seed))
+    if given or data or model.given:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        expect(not (given and data), "--data", "none beside --given", list(data))
+        if data:
+            known = Given.of_whole(model, data, generator, imports)
+        else:
+            known = Given.read(model, given, generator)
         estimator, total, export = known.estimator(count), count * known.size, known.export(count)
     afford("--count", 4 * total * math.prod(export.event_shape))
     asked = Asked.of(model.settings, model.facts, labels, condition, count, seed)
@@ -201,6 +241,14 @@ def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) 
     return estimator.along(front(ranks, overlap or 0.0, sde.eps / sde.T))
 
 
+def _parts(
+    x: Tensor, shapes: Mapping[str, Sequence[int]], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Some parts of joint events."""
+    places = part_places(shapes)
+    return {name: x[:, places[name]].unflatten(1, tuple(shapes[name])) for name in names}
+
+
 def _named(text: str, shapes: Mapping[str, Any], given: Sequence[str]) -> tuple[str, str]:
     """The part, and the path, of ``part=path``."""
     name, sign, path = text.partition("=")
@@ -216,15 +264,18 @@ def _named(text: str, shapes: Mapping[str, Any], given: Sequence[str]) -> tuple[
 
 def _events(model: Model, name: str, path: str, generator: torch.Generator) -> Tensor:
     """Events of a part, read as the model's data were."""
-    shape, bins = tuple(model.facts["parts"][name]), model.facts["bins"]
-    data = _read(model, name, path)
+    shape, data = tuple(model.facts["parts"][name]), _read(model, name, path)
     got = tuple(data.values.shape[1:])
     expect(
         got == shape, "--given", f"events {shape} of {name!r}, as trained on", f"{got} in {path}"
     )
-    numbers, expected = (f"{n} bins" if n else "real numbers" for n in (data.bins, bins))
-    expect(data.bins == bins, "--given", f"{expected}, as trained on", f"{numbers} in {path}")
+    _expect_bins("--given", model, data, path)
     return events(data, generator)
+
+
+def _expect_bins(option: str, model: Model, data: Dataset, path: str) -> None:
+    got, expected = (f"{n} bins" if n else "real numbers" for n in (data.bins, model.facts["bins"]))
+    expect(got == expected, option, f"{expected}, as trained on", f"{got} in {path}")
 
 
 def _read(model: Model, name: str, path: str) -> Dataset:

@@ -37,6 +37,20 @@ data = click.option(
     help="A data set, file or folder; the model's held-out part if omitted.",
 )
 
+given = click.option(
+    "--given",
+    multiple=True,
+    metavar="[PART=]PATH",
+    help="Events of a part, to sample the others of: a file as the data were, or images.",
+)
+
+whole = click.option(
+    "--data",
+    multiple=True,
+    metavar="[PART=]PATH",
+    help="Whole events instead, of which what is given is made as for the training.",
+)
+
 seed = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."
 )

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _DOTS, _LEAST_WIDTH = 150, 48
 """Dots of an inch of a figure, and of a small image in a grid: eight are as wide as a column."""
 
+_TITLE, _LETTER = 9, 0.085
+"""Size of a grid's title in points, and inches that a letter of it takes, of wide ones too."""
+
 
 def _figure(width: float, height: float) -> Figure:
     try:
@@ -103,12 +106,12 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
     # whole dots of the figure for a pixel, and a third of an inch for an image, or all its pixels:
     # what is left out, or drawn twice here and there, would look like grain
     scale = max(1, round(_LEAST_WIDTH / width)) / _DOTS
-    size = scale * width * columns * len(panels) + 0.3, scale * height * rows + 0.5
-    figure = _figure(*size)
+    wide = max(scale * width * columns, _LETTER * max(map(len, panels)))
+    figure = _figure(wide * len(panels) + 0.3, scale * height * rows + 0.5)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(cells, panels.items(), strict=True):
         _show(axes, _mosaic(images, columns))
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=_TITLE)
     return figure
 
 

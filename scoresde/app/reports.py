@@ -152,11 +152,13 @@ def as_json(report: Mapping[str, Any]) -> str:
 
 
 def as_lines(report: Mapping[str, Any]) -> str:
-    """A line for every entry.
+    """A line for every entry that is known, with numbers in six digits.
 
     Example:
         >>> from scoresde.app.reports import as_lines
-        >>> as_lines({"count": 1, "nats": 0.5}).splitlines()
-        ['count: 1', 'nats: 0.5']
+        >>> as_lines({"count": 1, "nats": 2 / 3, "stderr": float("nan")}).splitlines()
+        ['count: 1', 'nats: 0.666667']
     """
-    return "\n".join(f"{key}: {value}" for key, value in report.items())
+    known = {key: value for key, value in report.items() if value == value}  # NaN is not itself
+    real = {key: f"{value:.6g}" for key, value in known.items() if isinstance(value, float)}
+    return "\n".join(f"{key}: {value}" for key, value in {**known, **real}.items())

@@ -126,6 +126,15 @@ def test_json_is_json(model):
     assert json.loads(result.stdout, parse_constant=refuse)["trace_stderr"] is None
 
 
+def test_lines_say_what_is_known(model):
+    result = run("evaluate", model, "--count", 2, "--hutchinson", 1)
+    assert result.exit_code == 0, result.output
+    lines = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": " in line)
+    assert "trace_stderr" not in lines  # of one probe
+    assert "nan" not in result.stdout
+    assert re.fullmatch(r"-?\d{1,6}(\.\d{1,5})?", lines["nats"])
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_are_null(value):
     assert json.loads(as_json({"nats": value, "count": 3})) == {"nats": None, "count": 3}

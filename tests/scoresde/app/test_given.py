@@ -9,8 +9,9 @@ import torch
 from commands import run
 from PIL import Image
 
+from scoresde.app.given import Given
 from scoresde.app.model import Model
-from scoresde.data import read_images
+from scoresde.data import quantize, read_images
 
 FILE = """
 [data]
@@ -106,14 +107,44 @@ def test_samples_are_those_of_what_is_given(halves, tmp_path):
     assert run("sample", halves, "--given", f"y={given}", "--output", out, "--count", 2,
                "--seed", 3).exit_code == 0  # fmt: skip
     model = Model.load(halves)
-    from scoresde.app.given import Given
-
     known = Given.read(model, [str(given)], torch.Generator().manual_seed(3))
     estimator = known.estimator(2)
     assert torch.equal(known.parts["y"][1], estimator.observation.values[2, :32].reshape(1, 8, 4))
     x = model.solver.sample(estimator, (6,), generator=torch.Generator().manual_seed(3))
     known.export(2).writer(tmp_path / "again.npy")(x)
     assert np.array_equal(np.load(tmp_path / "again.npy"), np.load(out))
+
+
+def test_what_is_given_is_made_of_whole_events(halves, tmp_path):
+    whole, out, png = tmp_path / "whole.npy", tmp_path / "x.npy", tmp_path / "x.png"
+    np.save(whole, np.arange(3 * 64, dtype="u1").reshape(3, 1, 8, 8) % 17)
+    result = run(
+        *("sample", halves, "--data", whole, "--count", 2, "--output", out, "--png", png),
+    )
+    assert result.exit_code == 0, result.output
+    assert np.load(out).shape == (6, 1, 8, 4)
+    assert Image.open(png).format == "PNG"
+    model, generator = Model.load(halves), torch.Generator().manual_seed(0)
+    parts = Given.of_whole(model, [str(whole)], generator).parts
+    assert [*parts] == ["y"]
+    assert np.array_equal(quantize(parts["y"], 17), np.load(whole)[..., :4])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "{wide}"), "got {{'y': [1, 6, 4], 'x': [1, 6, 4]}} in {wide}"),
+        (("--data", "{y}", "--given", "{y}"), "--data: expected none beside --given, got"),
+        (("--data", "{none}"), "no such file"),
+    ],
+)
+def test_whole_events_of_another_kind(flags, message, halves, tmp_path):
+    names = {"y": left(tmp_path / "y.npy"), "none": tmp_path / "no.npy", "wide": tmp_path / "w.npy"}
+    np.save(names["wide"], np.zeros((2, 1, 6, 8), "u1"))
+    flags = [flag.format(**names) for flag in flags]
+    result = run("sample", halves, *flags, "--output", tmp_path / "x.npy")
+    assert result.exit_code == 1
+    assert message.format(**names) in result.output, result.output
 
 
 def test_a_conditional_density(halves):
@@ -249,8 +280,8 @@ def test_columns_are_in_one_part_each(parts, message, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "--given: expected a file of the part 'y', got none"),
-        (["x={y}"], "--given: expected a file of the part 'y', got none"),
+        ([], "--given: expected a file of the part 'y' (or --data, whole events), got none"),
+        (["x={y}"], "--given: expected a file of the part 'y' (or --data, whole events), got none"),
         (["z={y}"], "--given: expected part=path with one of the parts y, x"),
         (["{y}", "{y}"], "--given: expected a file for each part, got ['y', 'y']"),
         (["{y}", "x={y}"], "observed: expected some of ['y', 'x']"),
@@ -277,6 +308,8 @@ def test_a_model_without_parts_is_given_nothing(tmp_path):
     assert run("train", config(tmp_path), "--output", tmp_path / "m").exit_code == 0
     result = run("sample", tmp_path / "m", "--given", left(tmp_path / "y.npy"))
     assert "--given: expected a model of events with parts" in result.output
+    result = run("sample", tmp_path / "m", "--data", tmp_path / "y.npy")
+    assert "--data: expected a model that is given a part of its events" in result.output
 
 
 def test_other_data_of_parts_with_files_of_their_own(tmp_path):

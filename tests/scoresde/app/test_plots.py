@@ -31,6 +31,18 @@ def test_grid_shows_every_image(tmp_path):
     assert (picture[:, half:] > 235).mean() > 0.9
 
 
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_a_title_is_within_the_picture(count):
+    """Of few small images, too."""
+    given = {"condition_W": torch.zeros(1, *SHAPE)}
+    figure = plots.beside(given, torch.zeros(count, *SHAPE), count)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    title = axes.title.get_window_extent()
+    assert title.x0 >= 0
+    assert title.x1 <= figure.bbox.width
+
+
 @pytest.mark.parametrize("name", SDES)
 def test_schedules(name, tmp_path):
     assert pixels(plots.schedules(SDES[name]), tmp_path / "x.png").std() > 5
