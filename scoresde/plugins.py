@@ -30,7 +30,7 @@ from attrs import frozen
 
 from scoresde.checks import describe_error, expect, nearest
 
-GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers")
+GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers", "degradations")
 """What there are plugins of; their entry points are in ``scoresde.`` and the group."""
 
 BUILT_IN = "scoresde"

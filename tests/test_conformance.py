@@ -71,6 +71,7 @@ from scoresde.planning.gaussian_bed import IndependentGaussian
 from scoresde.sde_coefficients import PlainCoefficients
 from scoresde.testing import (
     BasisLaws,
+    DegradationLaws,
     EstimatorLaws,
     NetworkLaws,
     ScheduleLaws,
@@ -633,6 +634,26 @@ def learner(kind):
     return kind(bed(), ResidualMLP((3,), 16, 1))
 
 
+def shown(x):
+    return x.mul_(0.5)
+
+
+def centred(x):
+    return (x - x.mean(0)) / 2
+
+
+def noisy(x):
+    return (x + 0.1 * torch.randn_like(x)).clamp(-1, 1)
+
+
+def bright(x):
+    return 1.5 * x
+
+
+def rounded(x):
+    return x + 1e6 - 1e6
+
+
 class Wide(ResidualMLP):
     """Says more than it was asked for."""
 
@@ -881,6 +902,12 @@ def gaussian(kind):
         (SolverLaws, Boastful, "the_order_it_declares", "order declared, 2: found 1.0"),
         (SolverLaws, Deaf, "the_same_seed_gives_the_same_samples", "same seed"),
         (SolverLaws, Loud, "the_weak_order_it_declares", "eta = 1 the error falls"),
+        (DegradationLaws, lambda: torch.sum, "parts_are_as_many_as_events", "a part for every"),
+        (DegradationLaws, lambda: shown, "parts_are_as_many_as_events", "not written on"),
+        (DegradationLaws, lambda: centred, "a_part_does_not_depend_on_its_batch", "other events"),
+        (DegradationLaws, lambda: noisy, "the_same_again", "function of its event"),
+        (DegradationLaws, lambda: bright, "parts_stay_in_range", "from -1 to 1"),
+        (DegradationLaws, lambda: rounded, "single_precision", "float32 is accurate"),
     ],
     ids=lambda v: getattr(v, "__name__", str(v)),
 )

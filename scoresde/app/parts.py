@@ -19,8 +19,8 @@ from scoresde import plugins
 from scoresde.app import config
 from scoresde.app.conditions import aligned
 from scoresde.app.factories import ConfigError, call_factory, expect_known
-from scoresde.checks import expect, nearest, real, whole
-from scoresde.data import DEGRADATIONS, Dataset, chosen, degraded, joined, reader, split
+from scoresde.checks import expect, real, whole
+from scoresde.data import Dataset, chosen, degraded, joined, reader, split
 from scoresde.data.parts import expect_partition
 
 OF_SPLIT = ("source", "parts", "held_out", "seed")
@@ -170,13 +170,12 @@ def _part(common: Dataset | None, entry: Any, key: str, imports: bool) -> Datase
         case _:
             expected = "a name, a table with a name or a source, or columns"
             raise ConfigError(f"{key}: expected {expected}, got {entry!r}")
-    if ":" in name:
-        factory: Any = plugins.by_path("degradations", name, imports=imports)
-    elif name in DEGRADATIONS:
-        factory = DEGRADATIONS[name]
-    else:
-        raise ConfigError(f"{key}: no degradation {name!r}{nearest(name, DEGRADATIONS)}")
-    return degraded(common, call_factory(factory, arguments, key))
+    factory: Any = plugins.get("degradations", name, imports=imports)
+    degradation = call_factory(factory, arguments, key)
+    if not callable(degradation):
+        expected = "a plugin that makes a function of events"
+        raise ConfigError(f"{key}: expected {expected}, got {degradation!r} of {name!r}")
+    return degraded(common, degradation)
 
 
 def _read(section: Mapping[str, Any], key: str) -> Dataset:

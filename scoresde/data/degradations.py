@@ -1,13 +1,14 @@
 """What a condition is made of: maps from events to what is left of them.
 
 A degradation is a function of events ``(N, *event_shape)``, of which integers come as the centres
-of their bins in ``[-1, 1]``; what it returns, ``(N, *part_shape)``, is put back into bins.
+of their bins in ``[-1, 1]``; what it returns, ``(N, *part_shape)``, is put back into bins. What
+makes one is a plugin of the group ``degradations``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from scoresde.checks import expect, real, whole
-from scoresde.data.parts import Degradation
 
 _GREY = (0.299, 0.587, 0.114)
 """Luma of red, green and blue, ITU-R BT.601, as images are read in ``mode="L"``."""
@@ -55,6 +55,7 @@ class Downsample:
         torch.Size([5, 3, 8, 4])
     """
 
+    example: ClassVar = {"factor": 2}
     factor: int
 
     def __attrs_post_init__(self) -> None:
@@ -194,16 +195,6 @@ class Edges:
 
         edges = torch.from_numpy(np.hypot(along(1), along(2))).to(x).unsqueeze(1)
         return 2 * (edges / self.strong).clamp(max=1) - 1
-
-
-DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
-    "crop": Crop,
-    "downsample": Downsample,
-    "edges": Edges,
-    "mask": Mask,
-    "whole": Whole,
-}
-"""Those above, by name."""
 
 
 def _expect_images(x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Laws that every schedule, basis, SDE, estimator, network and solver obeys, to test plugins.
+"""Laws that every schedule, basis, SDE, estimator, network, solver and degradation obeys.
 
     from scoresde.testing import SolverLaws
 
@@ -14,6 +14,7 @@ distribution offers is tested at once by `conformance`.
 
 from scoresde.testing.bases import BasisLaws
 from scoresde.testing.conformance import conformance
+from scoresde.testing.degradations import DegradationLaws
 from scoresde.testing.device_calls import DeviceCalls
 from scoresde.testing.estimators import EstimatorLaws
 from scoresde.testing.measures import (
@@ -35,6 +36,7 @@ from scoresde.testing.solvers import SolverLaws
 __all__ = [
     "BasisLaws",
     "Brownian",
+    "DegradationLaws",
     "DeviceCalls",
     "EstimatorLaws",
     "Impulses",

@@ -32,6 +32,7 @@ from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.schedules import VP
 from scoresde.testing.bases import BasisLaws
+from scoresde.testing.degradations import DegradationLaws
 from scoresde.testing.estimators import EstimatorLaws
 from scoresde.testing.measures import standard_normal
 from scoresde.testing.networks import NetworkLaws
@@ -46,6 +47,7 @@ LAWS: dict[str, type] = {
     "estimators": EstimatorLaws,
     "networks": NetworkLaws,
     "solvers": SolverLaws,
+    "degradations": DegradationLaws,
 }
 """The laws of every group of `scoresde.plugins.GROUPS`."""
 

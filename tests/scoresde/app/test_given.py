@@ -2,16 +2,19 @@
 
 import json
 import re
+import sys
 
+import distributions
 import numpy as np
 import pytest
 import torch
 from commands import run
 from PIL import Image
 
+from scoresde import plugins
 from scoresde.app.given import Given
 from scoresde.app.model import Model
-from scoresde.data import quantize, read_images
+from scoresde.data import digits, quantize, read_images
 
 FILE = """
 [data]
@@ -232,7 +235,11 @@ def test_arrays_of_one_file(tmp_path):
             "",
             r"data\.parts\.y: expected a n",
         ),
-        ('source = "digits"\n[data.parts]\nx = "whole"\ny = "blur"', "", "no degradation 'blur'"),
+        (
+            'source = "digits"\n[data.parts]\nx = "whole"\ny = "blur"',
+            "",
+            "degradations: no plugin 'blur'",
+        ),
         (
             'source = "digits"\n[data.parts]\nx = "whole"\ny = { name = "downsample", by = 2 }',
             "",
@@ -261,6 +268,39 @@ def test_a_file_that_is_wrong(data, options, message, tmp_path):
     assert result.exit_code == 1
     error = result.output.splitlines()[-1]
     assert re.search(message, error), error
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Degradations of another distribution."""
+    source = "class Fade:\n    def __init__(self, by):\n        self.by = by\n"
+    source += "    def __call__(self, x):\n        return x * self.by\n"
+    source += "def one():\n    return 1\n"
+    entries = "fade = stranger_plugin:Fade\none = stranger_plugin:one"
+    distributions.write(tmp_path / "site", "stranger", "scoresde.degradations", entries, source)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    plugins.refresh()
+    yield
+    sys.modules.pop("stranger_plugin", None)
+    monkeypatch.undo()
+    plugins.refresh()
+
+
+def test_a_degradation_of_another_distribution(stranger, tmp_path):
+    data = 'source = "digits"\nheld_out = 0.9\n[data.parts]\nx = "whole"\ny = {}'
+    model = Model.load(trained(tmp_path, data.format('{ name = "fade", by = 0.0 }')))
+    whole = digits().values[:2]
+    np.save(tmp_path / "whole.npy", whole.numpy())
+    generator = torch.Generator().manual_seed(0)
+    y = Given.of_whole(model, [str(tmp_path / "whole.npy")], generator).parts["y"]
+    assert torch.equal(quantize(y, 17), torch.full_like(whole, 8))  # all grey
+    for part, message in (
+        ('{ name = "fade", with = 1 }', r"data\.parts\.y\.with: unknown"),
+        ('"fade"', r"data\.parts\.y\.by: expected a value, got none"),
+        ('"one"', r"data\.parts\.y: expected a plugin that makes a function of events, got 1"),
+    ):
+        result = train(tmp_path, data.format(part), "cde", "", "--replace")
+        assert re.search(message, result.output), result.output
 
 
 @pytest.mark.parametrize(

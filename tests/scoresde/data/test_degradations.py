@@ -5,7 +5,6 @@ import torch
 from attrs import evolve
 
 from scoresde.data import (
-    DEGRADATIONS,
     Crop,
     Dataset,
     Downsample,
@@ -25,7 +24,7 @@ MADE = {"downsample": Downsample(4), "crop": Crop(columns=[0, 4]), "mask": Mask(
         "whole": Whole()}  # fmt: skip
 SHAPES = {"downsample": (3, 2, 2), "crop": (3, 8, 4), "mask": (3, 8, 8), "edges": (1, 8, 8),
           "whole": (3, 8, 8)}  # fmt: skip
-every = pytest.mark.parametrize("name", DEGRADATIONS)
+every = pytest.mark.parametrize("name", MADE)
 
 
 def images(lazy=False, bins=256):
