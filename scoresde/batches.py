@@ -172,6 +172,7 @@ def samples_like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor
         instance("dtype", dtype, torch.dtype)
         expect(dtype.is_floating_point, "dtype", "a floating-point one", dtype)
     # constants are in float64 whatever the network is: only parameters say
-    first = next(estimator.parameters(), torch.empty(0))
-    dtype = first.dtype if dtype is None else dtype
+    if dtype is None:
+        first = next(estimator.parameters(), None)
+        dtype = torch.get_default_dtype() if first is None else first.dtype
     return torch.empty(0, dtype=dtype, device=device_of(estimator))

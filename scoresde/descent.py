@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,7 +17,6 @@ from scoresde.checks import all_finite, finite
 from scoresde.churn import churning
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import Grid, restrict
-from scoresde.modes import evaluation_mode
 from scoresde.noise import Noise
 from scoresde.precision import precision
 from scoresde.reverse import ReverseSDE
@@ -110,18 +109,18 @@ class Descent:
         return cls(solver, estimator, condition, start)
 
     def events(self, noise: Noise, tape: AtOnce | None = None, progress: bool = False) -> Tensor:
-        """Where it ends, ``(*sample_shape, *event_shape)``."""
+        """Where it ends, ``(*sample_shape, *event_shape)``, in whatever mode the estimator is."""
         solver, sde, tape = self.solver, self.estimator.sde, AtOnce() if tape is None else tape
         times, z = solver.times(sde), self.start
         every = bool(solver.churn) or solver.corrector is not None
-        count = len(times) - 1 + len(sde.stages())
-        with evaluation_mode(self.estimator):
-            walk = self.states(times, noise, tape, every)
-            for _, z in tqdm(walk, desc="sampling", total=count, disable=not progress):  # noqa: B007
-                pass
-            if solver.final_denoise:
-                z, _ = tape.take(partial(self._denoise, times[-1:], z), z, noise, None)
-            return tape.take(self._invert, z, noise, None)[0]
+        walk: Iterable[tuple[float, Tensor]] = self.states(times, noise, tape, every)
+        if progress:
+            walk = tqdm(walk, desc="sampling", total=len(times) - 1 + len(sde.stages()))
+        for _, z in walk:  # noqa: B007
+            pass
+        if solver.final_denoise:
+            z, _ = tape.take(partial(self._denoise, times[-1:], z), z, noise, None)
+        return tape.take(self._invert, z, noise, None)[0]
 
     def states(
         self, times: Tensor, noise: Noise, tape: AtOnce, every: bool

@@ -90,8 +90,9 @@ def exponential_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     whole = -1 / torch.expm1((-y).clamp(max=_LARGE))
     first = whole - 1 / y
     second = whole - 2 * first / y
-    first_near = 1 / 2 + x / 12 - x**3 / 720 + x**5 / 30240
-    second_near = 1 / 3 + x / 12 + x**2 / 360 - x**3 / 720 - x**4 / 15120 + x**5 / 30240
+    square = x * x
+    odd = x * (1 / 12 - square * (1 / 720 - square / 30240))
+    first_near, second_near = 1 / 2 + odd, 1 / 3 + odd + square * (1 / 360 - square / 15120)
     return torch.where(near, first_near, first), torch.where(near, second_near, second)
 
 

@@ -234,9 +234,10 @@ def check(sde: SDE, times: Tensor) -> Tensor:
     """
     times = numbers("times", times).to("cpu", torch.float64)
     expect(times.ndim == 1 and len(times) > 1, "times", "two or more numbers", tuple(times.shape))
-    expect(bool((times.diff() < 0).all()), "times", "a decreasing sequence", times.tolist())
-    inside = bool(times[0] <= sde.T and times[-1] >= 0)
-    expect(inside, "times", f"numbers in [0, {sde.T}]", times.tolist())
+    if not bool((times[1:] < times[:-1]).all()):
+        expect(False, "times", "a decreasing sequence", times.tolist())
+    if not (times[0].item() <= sde.T and times[-1].item() >= 0):
+        expect(False, "times", f"numbers in [0, {sde.T}]", times.tolist())
     for stage in sde.stages()[1:]:
         there = bool((times - stage.start).abs().min() < _TINY)
         wanted = f"{stage.start} among them, where the state grows (a step per stage at least)"
@@ -298,6 +299,8 @@ def _equal(sde: SDE, steps: int, coordinate: Callable[[SDECoefficients], Tensor]
 
 def _apportion(spans: _Floats, steps: int) -> list[int]:
     """Shares steps in proportion to spans, at least one each (largest remainders)."""
+    if len(spans) == 1:  # mostly
+        return [steps]
     free = steps - len(spans)
     shares = free * spans / spans.sum()
     counts = np.floor(shares).astype(int)

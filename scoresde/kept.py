@@ -89,12 +89,13 @@ def events(
                 if kept.snapshot.holds() and _same(kept.times, _asked(solver, estimator)):
                     return kept.tape.play(kept.start, noise, progress)
     descent = Descent.of(solver, estimator, sample_shape, condition, dtype)
-    if key is None or not _lasts(descent.start) or _numbers(descent) > _MOST_NUMBERS:
-        return descent.events(noise, progress=progress)
-    twin, tape, times = _twin(estimator), Tape(noting=False), _asked(solver, estimator)
-    with evaluation_mode(estimator):
+    modules = [*estimator.modules()]
+    with evaluation_mode(estimator, modules):
+        if key is None or not _lasts(descent.start) or _numbers(descent) > _MOST_NUMBERS:
+            return descent.events(noise, progress=progress)
+        twin, tape, times = _twin(estimator), Tape(noting=False), _asked(solver, estimator)
         x = Descent(solver, twin, condition, descent.start).events(noise, tape, progress)
-        made_of = [*twin.modules()], Snapshot(*parts_of([twin, condition]), placed=True)
+        made_of = [twin, *modules[1:]], Snapshot(*parts_of([twin, condition]), placed=True)
         _keep(estimator, _Kept(key, condition, tape, descent.start, times, *made_of))
     return x
 

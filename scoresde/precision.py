@@ -18,7 +18,6 @@ from scoresde.checks import expect, numbers
 Numbers = float | Sequence[float] | Tensor
 """A shared number, or one per block or component (the component axis of `scoresde.blocks`)."""
 
-
 M = TypeVar("M", bound=nn.Module)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -295,10 +294,9 @@ class Float64Constants(KeepsFloat64):
 
     def constants(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
         """The named constants in the dtype and on the device of ``t``."""
-        if not torch.compiler.is_compiling():
-            found = [self._found_cast(name, t) for name in names]
-            if all(read is not None for read in found):  # mostly, and asked in every update
-                return tuple(read.value for read in found if read is not None)
+        found = [self._as_asked(name, t) for name in names]
+        if not any(value is None for value in found):  # mostly, and asked in every update
+            return tuple(found)  # type: ignore[arg-type]
         if t.device == _CPU:
             self._read_together(names)
         values = [self.held(name, t.device) for name in names]
@@ -308,12 +306,15 @@ class Float64Constants(KeepsFloat64):
             values = [v if v.device == t.device else next(read) for v in values]
         return tuple(self._cast(name, v, t) for name, v in zip(names, values, strict=True))
 
-    def _found_cast(self, name: str, t: Tensor) -> _Read | None:
-        """What a buffer was cast to before, if it is what it was then."""
-        value, read = self._buffers.get(name), self._cast_values.get((name, t.dtype, t.device))
-        if value is None or read is None or value.requires_grad:
+    def _as_asked(self, name: str, t: Tensor) -> Tensor | None:
+        """What needs no cast, or what a buffer was cast to before, if it is what it was then."""
+        value = self._buffers.get(name, self._parameters.get(name))
+        if value is None or (value.dtype == t.dtype and value.device == t.device):
+            return value
+        if value.requires_grad or torch.compiler.is_compiling():
             return None
-        return read if read.holds(value) else None
+        read = self._cast_values.get((name, t.dtype, t.device))
+        return read.value if read is not None and read.holds(value) else None
 
     def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
         """A buffer in another precision is found once for every value that it takes."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable
+from itertools import chain, compress
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +13,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 _BESIDES = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
 """What every module has: its mode and its hooks, of which those who ask it know nothing."""
+
+_ATOMS = {type(None), bool, int, float, str}
+"""Of which most attributes are: there is nothing in them."""
 
 _KIND = attrgetter("dtype", "device")
 _WRITTEN = attrgetter("_version")
@@ -50,29 +53,27 @@ class Snapshot:
     ) -> None:
         tensors = [*tensors]
         # what inference mode has made does not know how often it was written to
-        written = [v for v in tensors if read(v) and not v.is_inference()]
-        self._tensors, self._written = ([weakref.ref(v) for v in vs] for vs in (tensors, written))
-        self._containers, self._placed = [*containers], placed
+        self._written = [read(v) and not v.is_inference() for v in tensors]
+        self._tensors, self._placed = [*map(weakref.ref, tensors)], placed
+        # views, so that what is asked of every sample is one loop
+        self._containers = [v.values() if isinstance(v, dict) else v for v in containers]
+        found = [*chain.from_iterable(self._containers)]
         # another object may not get the name of one that is gone
-        self._entries = [v for v in self._found() if not isinstance(v, Tensor)]
-        self._ids, self._marks = [*map(id, self._found())], self._look()
+        self._entries = [v for v in found if not isinstance(v, Tensor)]
+        self._ids, self._marks = [*map(id, found)], self._look()
 
     def holds(self) -> bool:
         """Whether all is as it was."""
-        return [*map(id, self._found())] == self._ids and self._look() == self._marks
-
-    def _found(self) -> Iterator[Any]:
-        each = (v.values() if isinstance(v, dict) else v for v in self._containers)
-        return chain.from_iterable(each)
+        found = map(id, chain.from_iterable(self._containers))
+        return [*found] == self._ids and self._look() == self._marks
 
     def _look(self) -> list[Any] | None:
         """Of the tensors, if there are all of them: asked of every sample, hence few loops."""
-        tensors = [reference() for reference in self._tensors]
-        if any(tensor is None for tensor in tensors):
+        tensors = [tensor for reference in self._tensors if (tensor := reference()) is not None]
+        if len(tensors) < len(self._tensors):
             return None
-        places = [_place(tensor) for tensor in tensors if tensor is not None and self._placed]
-        versions = map(_WRITTEN, [reference() for reference in self._written])
-        return [*map(_KIND, tensors), *versions, *places]
+        places = map(_place, tensors) if self._placed else ()
+        return [*map(_KIND, tensors), *map(_WRITTEN, compress(tensors, self._written)), *places]
 
 
 def _place(tensor: Tensor) -> int:
@@ -97,7 +98,7 @@ def parts_of(whole: Any) -> tuple[list[Tensor], list[Any]]:
     todo: list[Any] = [whole]
     while todo:
         value = todo.pop()
-        if id(value) in seen:
+        if type(value) in _ATOMS or id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, Tensor):

@@ -336,7 +336,8 @@ class Solver(ABC):
             what = self, estimator, sample_shape, condition, dtype, Noise.of(generator)
             return events(*what, progress)
         descent = Descent.of(self, estimator, sample_shape, condition, dtype)
-        return descent.events(Noise.of(generator), progress=progress)
+        with evaluation_mode(estimator):
+            return descent.events(Noise.of(generator), progress=progress)
 
     def trajectory(
         self,

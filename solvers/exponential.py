@@ -8,7 +8,6 @@ are those of its own clock.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -92,7 +91,7 @@ class _Past(NamedTuple):
 
     def grown(self, size: int) -> Sequence[Tensor]:
         """The forcings of a state that has been appended to: what is new has no past."""
-        more = size - self.forcings[0].shape[-1]
+        more = size - self.forcings[0].size(-1)
         return [nn.functional.pad(v, (0, more)) for v in self.forcings] if more else self.forcings
 
     def steps(self, blocks: Blocks) -> list[Tensor]:
@@ -185,13 +184,19 @@ class ExponentialMultistep(FixedStep):
         # the forcing bends otherwise than before
         kinked = kinks.to(h.device).unsqueeze(-1)
         opening, late = self._weights(h, damping, (first, second), past, kinked)
-        opening, late = ([gain * v for v in weights] for weights in (opening, late))
-        carried = (decay * v for v in _one_later(late, memory, at.blocks))
-        terms = itertools.zip_longest(carried, opening, fillvalue=h.new_zeros(1))
-        each = zip(*at.each(*(a + b for a, b in terms)), strict=True)
+        # of all terms together, ``(terms, steps, 1 | blocks | m)``
+        terms = gain * torch.stack(opening)
+        correction: Sequence[Tensor] = ()
+        if late:
+            corrections = gain * torch.stack(late)
+            missing = (0, 0, 0, 0, 0, len(late) - len(opening))
+            carried = decay * _one_later(corrections, memory, at.blocks)
+            terms = nn.functional.pad(terms, missing) + carried
+            correction = corrections[:, -1].unbind()
+        each = zip(*(v.unbind() for v in at.together(terms)[0]), strict=True)
         unknown: list[Sequence[Tensor]] = [()] * (len(h) - 1)
         lengths = [*unknown, (past[-1], past[-2])]
-        return map(_Weights, each, lengths, [*unknown, [v[-1] for v in late]])
+        return map(_Weights, each, lengths, [*unknown, correction])
 
     def _weights(
         self, h: Tensor, damping: Tensor, means: tuple[Tensor, Tensor], past: Tensor, kinked: Tensor
@@ -229,16 +234,14 @@ class ExponentialMultistep(FixedStep):
     ) -> tuple[Tensor, _Past]:
         """See the class."""
         (field,) = step.fields
-        forcings = [field.forcing(y)]
-        if memory is not None:
-            forcings += memory.grown(y.shape[-1])
+        forcings = [field.forcing(y), *(() if memory is None else memory.grown(y.size(-1)))]
         end = step.decay * y
         if step.noise_std is not None:
             end = end.addcmul_(step.noise_std, field.increment(y, noise(y)))
         terms, lengths, correction = step.weights
         # the first steps have more weights, all 0, than forcings
         for weight, forcing in zip(terms, forcings, strict=False):
-            end = end.addcmul_(weight, forcing)
+            end.addcmul_(weight, forcing)
         return end, _Past(forcings[: max(1, len(terms) - 1)], lengths, correction)
 
 
@@ -246,14 +249,14 @@ _LONG = 0.5
 """A long step, in its damping: its end counts ``e^.5`` times its start."""
 
 
-def _one_later(late: Sequence[Tensor], memory: _Past | None, blocks: Blocks) -> Iterator[Tensor]:
+def _one_later(late: Tensor, memory: _Past | None, blocks: Blocks) -> Tensor:
     """What every step finds to be corrected where it starts, of what is known after each."""
     known = memory is not None and memory.corrects(blocks.dim)
-    found = memory.correction if memory is not None and known else [v.new_zeros(1) for v in late]
-    for value, first in zip(late, found, strict=True):
-        value, first = blocks.alike(value, first)
-        size = max(value.shape[-1], first.shape[-1])
-        yield torch.cat([first.expand(1, size), value[:-1].expand(-1, size)])
+    found = torch.stack([*memory.correction]) if memory is not None and known else None
+    first = late.new_zeros(len(late), 1) if found is None else found
+    late, first = blocks.alike(late, first.unsqueeze(1))
+    size = max(late.shape[-1], first.shape[-1])
+    return torch.cat([first.expand(-1, -1, size), late[:, :-1].expand(-1, -1, size)], 1)
 
 
 def _finite(weight: Tensor) -> Tensor:

@@ -48,6 +48,16 @@ def test_a_sample_is_read_once_and_copied_to_as_often_whatever_the_steps(solver,
     assert wide[1]["operations"] - wide[0]["operations"] == many["operations"] - few["operations"]
 
 
+MOST_PREPARED = {"ddim": 150, "exponential-multistep": 260}
+"""Operations of the CPU before a first sample of an SDE with two blocks: a few reads of it."""
+
+
+@pytest.mark.parametrize("solver", MOST_PREPARED)
+def test_what_a_first_sample_prepares_is_little_and_the_same_whatever_the_steps(solver):
+    few, many = (asked(SOLVERS[solver](steps))["host"] for steps in (5, 50))
+    assert few == many <= MOST_PREPARED[solver]
+
+
 def sized(count):
     return Identity((2 * count,), {str(i): 2 for i in range(count)})
 
