@@ -6,6 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,42 +14,87 @@ from torch import Tensor
 
 from scoresde import ScoreEstimator, Solver, bound
 from scoresde.data import Dataset, bits_per_dim, dequantize
+from scoresde.precision import device_of
 from scoresde.training import Training
 
 BATCH = 32
+TOGETHER = 100
+"""Samples that are drawn at a time."""
 
 
-def training(steps: int, lr: float = 2e-3) -> Training:
-    """So many updates, the same of all models."""
+def training(steps: int, lr: float = 2e-3, batch_size: int = BATCH) -> Training:
+    """So many updates, the same of all models; accelerators capture them."""
     return Training(
-        steps=steps, batch_size=BATCH, lr=lr, precision="bfloat16", measurements=1, warmup=0.1
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        precision="bfloat16",
+        measurements=1,
+        warmup=0.1,
+        capture=True,
     )
 
 
+def clock(device: torch.device) -> float:
+    """Seconds: of an accelerator when it has done what it was asked for, of a processor alone."""
+    if device.type == "cpu":
+        return time.thread_time()
+    torch.get_device_module(device).synchronize(device)  # type: ignore[no-untyped-call]
+    return time.perf_counter()
+
+
 def updates(
-    models: Mapping[str, ScoreEstimator], data: Dataset, seconds: float, repeats: int
+    models: Mapping[str, ScoreEstimator],
+    data: Any,
+    seconds: float,
+    repeats: int,
+    batch_size: int = BATCH,
 ) -> dict[str, int]:
     """How many fit into a time, by the medians of interleaved ones: a busy machine favours none."""
     elapsed: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(repeats):
         for name, model in models.items():
-            start = time.thread_time()
-            training(3).fit(copy.deepcopy(model), data, progress=False)
-            one = time.thread_time()
-            training(1).fit(copy.deepcopy(model), data, progress=False)
-            elapsed[name].append((2 * one - start - time.thread_time()) / 2)
+            elapsed[name].append(_update(copy.deepcopy(model), data, batch_size))
     found = {name: statistics.median(values) for name, values in elapsed.items()}
-    print("seconds per update:", {k: round(v, 3) for k, v in found.items()}, flush=True)
+    print("seconds per update:", {k: round(v, 4) for k, v in found.items()}, flush=True)
     return {name: max(1, round(seconds / value)) for name, value in found.items()}
+
+
+def _update(model: ScoreEstimator, data: Any, batch_size: int) -> float:
+    """Seconds of an update: not of the first ones, of which an accelerator is told what comes."""
+    device = device_of(model)
+    first, last = (1, 3) if device.type == "cpu" else (8, 40)
+    start = taken = 0.0
+
+    def between(step: int) -> None:
+        nonlocal start, taken
+        if step == first:
+            start = clock(device)
+        if step == last:
+            taken = (clock(device) - start) / (last - first)
+            raise StopIteration
+
+    with suppress(StopIteration):
+        run = training(last + 1, batch_size=batch_size)
+        run.fit(model, data, progress=False, on_step=between)
+    return taken
 
 
 @torch.no_grad()
 def draw(model: ScoreEstimator, solver: Solver, count: int, seed: int) -> tuple[Tensor, float]:
-    """Images, and the processor time that they took."""
-    generator, start = torch.Generator().manual_seed(seed), time.thread_time()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        samples = solver.sample(model, (count,), batch_size=100, generator=generator)
-    return samples, time.thread_time() - start
+    """Images, and the seconds that they took, on an accelerator without those of preparing."""
+    device = device_of(model)
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        if device.type == "cpu":
+            start = clock(device)
+            found = solver.sample(model, (count,), batch_size=TOGETHER, generator=generator)
+            return found, clock(device) - start
+        sampler = solver.compiled(model, (min(count, TOGETHER),))
+        start = clock(device)
+        samples = [sampler(generator) for _ in range(0, count, TOGETHER)]
+        taken = clock(device) - start
+    return torch.cat(samples)[:count], taken
 
 
 def shades(values: Tensor) -> Tensor:
@@ -59,7 +105,7 @@ def shades(values: Tensor) -> Tensor:
 def bound_in_bits(model: ScoreEstimator, data: Dataset, count: int) -> float:
     """Bits per dimension of held-out images, at most."""
     generator = torch.Generator().manual_seed(0)
-    x = dequantize(data.read(slice(count)), 256, generator)
+    x = dequantize(data.read(slice(count)), 256, generator).to(device_of(model))
     with torch.no_grad():
         nats = torch.stack([bound(model, x, generator=generator) for _ in range(4)]).mean()
     return round(float(bits_per_dim(nats, x[0].numel(), 256)), 3)

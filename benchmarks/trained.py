@@ -11,7 +11,7 @@ of several numbers of steps is best for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,16 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from benchmarks.equal_time import bound_in_bits, draw, shades, spread, training, updates
-from benchmarks.unets import parameters
+from benchmarks.equal_time import BATCH, bound_in_bits, draw, shades, spread, training, updates
+from benchmarks.unets import Patched, parameters
 from estimators import Denoising, MultiScale, UNet, measure
 from scoresde import EDM, SDE, DiagonalSDE, Identity, LogLinear, Wavelet
-from scoresde.app import plots
-from scoresde.data import dequantize, load, split
+from scoresde.app import devices, plots
+from scoresde.data import Dataset, dequantize, load, split
 from scoresde.grid import Grid
 from scoresde.metrics import EfficientNetLite0, compare, extract
 from solvers import ExponentialMultistep
 
-SIZE = 32
 FEWER = 4
 """For choosing numbers of steps, by how much fewer samples are drawn."""
 
@@ -45,8 +44,9 @@ class Arm:
         one_scale: Whether the network's inputs and outputs have one scale instead of measured ones.
         weighting: Of the loss.
         times: Density of training times.
-        drop: When each of the four bands is dropped: uniform diffusion if never.
+        drop: When each of the bands is dropped: uniform diffusion if never.
         wide: Whether what enters has the width of the data.
+        patches: Sides of the squares of pixels that every stage's network sees as one.
         widths: Of every stage's network.
         shares: Which part of a batch each is trained on.
         steps: Of every stage, coarse first; what is tried, the cheapest first.
@@ -59,6 +59,7 @@ class Arm:
     times: str = "log_snr"
     drop: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     wide: bool = True
+    patches: tuple[int, ...] = (1,)
     widths: tuple[tuple[int, ...], ...] = ((32, 64, 128),)
     shares: tuple[float, ...] = (1.0,)
     steps: tuple[tuple[int, ...], ...] = ((12,), (16,), (24,), (32,))
@@ -69,7 +70,7 @@ class Arm:
         if self.wavelet is None:
             basis: Any = Identity(shape)
         else:
-            basis = Wavelet(shape, 3, self.wavelet, colour=self.colour)
+            basis = Wavelet(shape, len(self.drop) - 1, self.wavelet, colour=self.colour)
         mean, std = basis.moments(x)
         staged = self.drop[-1] < 1.0
         known = {"mean": mean, "std": std if self.wide else 0.0} if staged else {}
@@ -80,8 +81,11 @@ class Arm:
             scales["data_std"] = (x - x.mean(0)).square().mean().sqrt()
         options: dict[str, Any] = {"weighting": self.weighting, "times": self.times, **scales}
         if not staged:
-            return Denoising(sde, UNet(shape, *self.widths, blocks=1), **options)
-        makers = [_maker(widths) for widths in self.widths]
+            return Denoising(sde, _network(shape, self.patches[0], self.widths[0]), **options)
+        pairs = zip(
+            self.patches * (len(self.widths) // len(self.patches)), self.widths, strict=True
+        )
+        makers = [partial(_network, side=side, widths=widths) for side, widths in pairs]
         return MultiScale(sde, makers, network_bases="events", shares=self.shares, **options)
 
     def solver(self, steps: tuple[int, ...]) -> ExponentialMultistep:
@@ -101,8 +105,11 @@ def _equal_in_stages(sde: SDE, steps: int, each: tuple[int, ...]) -> Tensor:
     return torch.cat([*(part[:-1] for part in parts), parts[-1][-1:]])
 
 
-def _maker(widths: tuple[int, ...]) -> Callable[[torch.Size], nn.Module]:
-    return lambda shape: UNet(shape, widths, blocks=1)
+def _network(shape: torch.Size, side: int, widths: Sequence[int]) -> nn.Module:
+    def make(seen: Sequence[int]) -> UNet:
+        return UNet(seen, widths, blocks=1)
+
+    return make(shape) if side == 1 else Patched(shape, side, make)
 
 
 MULTISCALE = Arm(
@@ -131,7 +138,23 @@ CHANGES = {
 KEYS = ("frechet", "kernel", "seconds_train", "seconds_sample", "bits_per_dim_bound")
 """What is summed up over seeds."""
 
-TABLES = {"arms": ARMS, "changes": CHANGES}
+PACKED = Arm(patches=(2,), widths=((96, 192, 384),))
+LARGE = {
+    "uniform, EDM's recipe": attrs.evolve(
+        PACKED, wavelet=None, one_scale=True, weighting="prediction", times="log_normal"
+    ),
+    "multi-scale": Arm(
+        drop=(1.0, 1.0, 1.0, 0.7, 0.56, 0.38),
+        patches=(1, 2, 2, 2),
+        widths=((64, 128, 256), (96, 192), (48, 96, 144), (32, 64, 128)),
+        shares=(1.0, 1.0, 1.0, 0.5),
+        steps=((6, 3, 3, 4), (12, 6, 6, 8)),
+    ),
+    "uniform, measured": attrs.evolve(PACKED, drop=(1.0,) * 6),
+}
+"""Of 128x128: 22 million parameters, all but the coarsest in squares of four pixels."""
+
+TABLES = {"arms": ARMS, "changes": CHANGES, "large": LARGE}
 
 
 def run(
@@ -144,6 +167,9 @@ def run(
     count: int = 1500,
     lr: float = 2e-3,
     only: str = "",
+    size: int = 32,
+    device: str = "cpu",
+    batch_size: int = BATCH,
 ) -> dict[str, Any]:
     """Rows and their summary.
 
@@ -152,43 +178,50 @@ def run(
         data: Folder or zip file of photographs.
         pictures: Where to write samples.
         table: One of `TABLES`.
-        seconds: Processor time that training may take.
+        seconds: That training may take, of a processor or an accelerator.
         seeds: Of models; one for ``"changes"``.
         count: How many samples are compared.
         lr: Of all arms.
         only: What is in the names of those that are run.
+        size: Of images; 128 for ``table="large"``.
+        device: What trains and draws; accelerators capture both.
+        batch_size: Of updates.
     """
     if data is None:
         raise ValueError("data: expected a folder or a zip file of photographs, got none")
     if quick:
         seconds, seeds, count = 2.0, 1, 40
-    torch.set_num_threads(1)
-    images = load(data, size=SIZE, flip=True)
+    place = devices.device("--set device", device)
+    if place.type == "cpu":
+        torch.set_num_threads(1)
+    images = load(data, size=size, flip=True)
     train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
-    features = EfficientNetLite0()
-    real, others = (
-        extract(features, shades(part.read(slice(count)))) for part in (held_out, train)
-    )
+    if place.type != "cpu":  # which waits for no file
+        train = Dataset(train.name, train.read(slice(None)), bins=256, flip=True)
+    features = partial(extract, EfficientNetLite0().to(place), device=place)
+    real, others = (features(shades(part.read(slice(count)))) for part in (held_out, train))
     floor = compare(real, others).frechet
     print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
     x = dequantize(train.read(slice(4000)), 256, torch.Generator().manual_seed(0))
     arms = {name: arm for name, arm in TABLES[table].items() if only in name}
-    models = {name: arm.model(x) for name, arm in arms.items()}
-    steps_of = updates(models, train, seconds, 2 if quick else 8)
+    models = {name: arm.model(x).to(place) for name, arm in arms.items()}
+    repeats = 1 if place.type != "cpu" else 2 if quick else 8
+    steps_of = updates(models, train, seconds, repeats, batch_size)
     rows: list[dict[str, Any]] = []
     panels = {"photographs": shades(held_out.read(slice(32)))}
     chosen: dict[str, list[tuple[int, ...]]] = {}
     for seed in range(seeds if table == "arms" else 1):
         for name, arm in arms.items():
             torch.manual_seed(seed)
-            model = arm.model(x)
-            history = training(steps_of[name], lr).fit(model, train, seed=seed, progress=False)
+            model = arm.model(x).to(place)
+            run = training(steps_of[name], lr, batch_size)
+            history = run.fit(model, train, seed=seed, progress=False)
             bits = bound_in_bits(model, held_out, 8 if quick else 256)
             if name not in chosen:
                 tried = {}
                 for steps in arm.steps:
                     drawn, _ = draw(model, arm.solver(steps), count // FEWER, seed)
-                    tried[steps] = compare(real[: len(drawn)], extract(features, drawn)).frechet
+                    tried[steps] = compare(real[: len(drawn)], features(drawn)).frechet
                 print(f"{name}: {tried}", flush=True)
                 best = min(tried, key=tried.__getitem__)
                 chosen[name] = [best] if len(best) == 1 else [*arm.steps]
@@ -202,13 +235,13 @@ def run(
                     "seconds_train": round(history.seconds, 1),
                     "seconds_sample": round(elapsed, 2),
                     "out_of_range": round(float((samples.abs() > 1).float().mean()), 3),
-                    **_rounded(attrs.asdict(compare(real, extract(features, samples)))),
+                    **_rounded(attrs.asdict(compare(real, features(samples)))),
                     "bits_per_dim_bound": bits,
                 }
                 rows.append(row)
                 print(row, flush=True)
             if seed == 0:
-                panels[name] = samples[:32]
+                panels[name] = samples[:32].cpu()
                 if pictures is not None:
                     plots.save(plots.image_grid(panels, columns=4), pictures)
     return {

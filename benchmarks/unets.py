@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,29 @@ class PlainUNet(nn.Module):
             hidden = two(one(torch.cat([hidden, fine], 1), told), told)
         out: Tensor = self.leave(hidden)
         return out
+
+
+class Patched(nn.Module):
+    """A network that sees squares of pixels as channels of fewer pixels.
+
+    Args:
+        event_shape: ``(channels, height, width)``.
+        side: Of a square; both sizes are multiples of it.
+        make: Makes the network of what it sees.
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int], side: int, make: Callable[[tuple[int, ...]], nn.Module]
+    ) -> None:
+        super().__init__()
+        channels, height, width = event_shape
+        self.side = side
+        self.inner = make((channels * side**2, height // side, width // side))
+
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        """``(batch, *event_shape)`` and noise levels ``(batch,)``."""
+        seen = nn.functional.pixel_unshuffle(x, self.side)
+        return nn.functional.pixel_shuffle(self.inner(seen, noise_level), self.side)
 
 
 class _Residual(nn.Module):
