@@ -18,6 +18,7 @@ from torch import Tensor
 from scoresde.checks import finite, instance, readable
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import restrict
+from scoresde.internals.free_memory import at_a_time
 from scoresde.likelihood.density import DensityFlow
 from scoresde.likelihood.finite import all_finite
 from scoresde.likelihood.quadrature import Quadrature
@@ -45,6 +46,27 @@ class Method(Protocol):
 
     def transport(self, density: Any, z: Tensor, ts: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """See `scoresde.Solver.transport`."""
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A method that keeps much of every event until its end, and says so; others keep little.
+
+    Example:
+        >>> from scoresde import Quadrature
+        >>> from scoresde.likelihood.exact import Holding
+        >>> from solvers import DDIM
+        >>> isinstance(Quadrature(), Holding), isinstance(DDIM(), Holding)
+        (True, False)
+    """
+
+    def held(self, times: int, estimates: int) -> int:
+        """Numbers in the precision of states, for each of their components.
+
+        Args:
+            times: Those of the grid.
+            estimates: Of a divergence.
+        """
 
 
 @attrs.frozen(eq=False)
@@ -93,9 +115,14 @@ def log_prob(
 
     The density is that of data diffused for the first instant ``eps``, as everywhere in the
     field. Differentiable in ``x`` and in the estimator's parameters. Within `torch.autocast` it is
-    what it is without: traces of Jacobians are lost in half precision. A trace evaluates as many
-    products at a time as half of a device's free memory takes, or half of ``SCORESDE_MEMORY`` bytes
-    (1 GiB) on the CPU, and waits for nothing on its way.
+    what it is without: traces of Jacobians are lost in half precision.
+
+    As many events are taken up their flow at a time as half of a device's free memory holds, or
+    half of ``SCORESDE_MEMORY`` bytes (1 GiB) on the CPU, and of these as many products of a trace,
+    which waits for nothing on its way. Probes are drawn for all events before, whatever fits, so
+    that a generator is asked for the same: values are those of all together up to rounding, or, of
+    solvers that choose one step for all events, up to their tolerance. What gradients remember is
+    of all events, however few at a time: use `torch.no_grad` where none are wanted.
 
     Args:
         estimator: Knows the score and its SDE.
@@ -167,8 +194,27 @@ def _ascend(
     upward = sde.stages()[::-1]
     for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
         density = DensityFlow(flow, trace, trace.probes(z, noise), checkpointing)
-        z, gained = method.transport(density, z, restrict(times, stage).flip(0), noise)
+        z, gained = _transported(method, density, z, restrict(times, stage).flip(0), noise)
         z, entered = flow.marginalise(z, stage, dim)
         value, integrals, missed = value + entered, integrals + gained, missed + density.error
         evaluations += density.evaluated / value.numel()
     return value, integrals, missed, evaluations
+
+
+def _transported(
+    method: Method, density: DensityFlow, z: Tensor, ts: Tensor, noise: Noise
+) -> tuple[Tensor, Tensor]:
+    """`Method.transport`, of as many events at a time as there is memory for."""
+    batch, flat = z.shape[:-1], z.reshape(-1, z.shape[-1])
+    held = method.held(len(ts), density.trace.estimates) if isinstance(method, Holding) else 0
+    size = at_a_time(len(flat), flat[:1], held)
+    if size is None:
+        return method.transport(density, z, ts, noise)
+    found = []
+    for rows in torch.arange(len(flat), device=z.device).split(size):
+        part = density.select(rows, batch)
+        ends = method.transport(part, flat[rows], ts, noise)
+        found.append((*ends, part.error.expand(len(rows))))
+    z, gained, error = map(torch.cat, zip(*found, strict=True))
+    density.error = error.reshape(batch)
+    return z.reshape(*batch, -1), gained.reshape(*batch, -1)

@@ -31,6 +31,7 @@ from scoresde.checks import expect, finite, readable, whole
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.grid import Grid, grid, restrict
+from scoresde.internals.free_memory import at_a_time
 from scoresde.likelihood.finite import all_finite
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
@@ -303,7 +304,18 @@ def _gap(
     condition: Any,
     moments: Moments | None,
 ) -> Tensor:
-    """``sum_i (-SNR_i'/2) [(z_i - D_i)^2 - (z_i - D'_i)^2]`` at random states, ``(batch,)``."""
+    """``sum_i (-SNR_i'/2) [(z_i - D_i)^2 - (z_i - D'_i)^2]`` at random states, ``(batch,)``.
+
+    Of as many states at a time as there is memory for.
+    """
+    size = at_a_time(len(z), z[:1])
+    if size is not None:
+        parts = torch.arange(len(z), device=z.device).split(size)
+        some = (
+            (v, estimator.select(v, (len(z),)), samples(condition, v, (len(z),))) for v in parts
+        )
+        gaps = (_gap(model, z[v], t[v], xi[v], known, moments) for v, model, known in some)
+        return torch.cat([*gaps])
     at = _linear(estimator).at(t.reshape(1, -1, 1), z)
     (denoise,), now = estimator.denoisers(at, condition), at[0]
     alpha, sigma, rate = (now.cast(v) for v in (now.alpha, now.sigma, now.snr_decay))
