@@ -10,6 +10,7 @@ from scoresde.conditioning.conditional import (
 )
 from scoresde.conditioning.masks import OBSERVED, Observed, blocks, components, observed
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
+from scoresde.conditioning.particles import Particles
 from scoresde.conditioning.rollout import rollout
 from scoresde.conditioning.speeds import AnnealedClock, SlowedClock, factor_of_noise, slowed
 
@@ -22,6 +23,7 @@ __all__ = [
     "ConditionedBasis",
     "Observation",
     "Observed",
+    "Particles",
     "ResampleObserved",
     "SlowedClock",
     "blocks",

@@ -13,7 +13,7 @@ exactly where all are Gaussian.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,36 @@ from scoresde.parametrization import FAINT, noiseless
 from scoresde.precision import full_precision, moved, replaced
 from scoresde.sde import SDE
 from scoresde.selection import Selectable, broadcast
+
+
+class Product(NamedTuple):
+    """What is known of a product of diffused densities at some states.
+
+    Attributes:
+        mean: ``D = D_0 + sum_j (D_j - D_0)``, ``(*batch, m)``, of which its score follows.
+        growth: Of the logarithm of its density with that of the noise, ``sigma_i/alpha`` of every
+            component, at the same ``z/alpha``: ``(*batch, m)``. By the Fokker-Planck equation
+
+                dD_i/du_i - 1 + sum_j b_j (D_j - u)_i^2 alpha^2/sigma^2,
+
+            with ``u = z/alpha`` and powers ``b_j`` of 1, and ``1 - n`` of the prior.
+        jacobian: ``dD/du``, ``(*batch, m, m)``.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.conditioning import Composition
+        >>> sde, one = DiagonalSDE(EDM(), Identity((1,))), torch.eye(1)
+        >>> seen = Gaussian(sde, torch.zeros(1), one)
+        >>> product = Composition([seen], seen).product(torch.zeros(1, 1), 1.0)
+        >>> product.growth  # N(0; 0, 1 + sigma^2) at sigma = 1: -1/2 its growth, 2, by its value, 2
+        tensor([[-0.5000]])
+    """
+
+    mean: Tensor
+    growth: Tensor
+    jacobian: Tensor
 
 
 class Composition(ScoreEstimator):
@@ -124,28 +154,74 @@ class Composition(ScoreEstimator):
     @full_precision
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
+        z, times, given = self._asked(z, t, condition)
+        alpha, sigma = (moved(v, z) for v in self.sde.kernel(times, z.shape[-1]))
+        noise = alpha, sigma**2 / alpha.clamp(min=FAINT)
+        known = self._moments(self._without(times), self.prior_precision, z, *noise)
+        many = self._copies(z)
+        each = self._moments(given, self.precisions, many, *map(_between, noise))
+        return noiseless(sigma, z, _together(*known, *each))
+
+    @full_precision
+    def product(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Product:
+        """Of the densities at a time, ``p_t(z)^(1 - n) prod_j p_t(z | y_j)``, without covariances.
+
+        No diffusion of anything before noise is 0, but a path to what is wanted there: `Particles`.
+
+        Args:
+            z: States ``(*batch, m)``, where there is noise.
+            t: Their time.
+            condition: As of `denoise`.
+        """
+        z, times, given = self._asked(z, t, condition)
+        alpha, sigma = (moved(v, z) for v in self.sde.kernel(times, z.shape[-1]))
+        without = self._without(times)
+
+        def both(z: Tensor) -> Tensor:
+            none, each = without(z), given(self._copies(z))
+            far = (alpha * none - z).square()
+            farther = (_between(alpha) * each - self._copies(z)).square() - far.unsqueeze(-2)
+            mean = _summed(none, each)
+            return torch.cat([mean, (far + farther.sum(-2)) / sigma**2], -1)
+
+        values, pull_back = vjp(both, z, self.parameters())
+        mean, square = values.tensor_split(2, -1)
+        m = z.shape[-1]
+        unit = torch.eye(m, 2 * m, dtype=z.dtype, device=z.device)
+        rows = batched(lambda v: pull_back(v.expand_as(values)), unit)
+        jacobian = rows.movedim(0, -2) * alpha.unsqueeze(-2)
+        return Product(mean, square - 1 + jacobian.diagonal(dim1=-2, dim2=-1), jacobian)
+
+    @full_precision
+    def summed(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """The mean of `product` alone."""
+        z, times, given = self._asked(z, t, condition)
+        none = self._without(times)(z)
+        return _summed(none, given(self._copies(z)))
+
+    def _asked(
+        self, z: Tensor, t: Tensor | float, condition: Any
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """States of the whole batch, their times, and what posteriors say of ``(*batch, n, m)``."""
         batch = broadcast("z", z.shape[:-1], self.batch_shape)
         times = self.sde.time(t, z)
-        z = z.expand(*batch, z.shape[-1])
-        alpha, sigma = (moved(v, z) for v in self.sde.kernel(times, z.shape[-1]))
         inside = (*batch[: len(batch) - len(self.batch_shape)], *self.posteriors.batch_shape)
 
         def given(many: Tensor) -> Tensor:
-            """``(*batch, n, m)`` in and out."""
             moments = times[0]
             if times.shape != (1,):
                 moments = times.unsqueeze(-2).expand(*many.shape[:-1], -1).reshape(*inside, -1)
             rows = many.reshape(*inside, many.shape[-1])
             return self.posteriors.denoise(rows, moments, condition).reshape(many.shape)
 
-        def without(one: Tensor) -> Tensor:
-            return self.prior.denoise(one, times[0] if times.shape == (1,) else times)
+        return z.expand(*batch, z.shape[-1]), times, given
 
-        noise = alpha, sigma**2 / alpha.clamp(min=FAINT)
-        many = z.unsqueeze(-2).expand(*batch, self.count, z.shape[-1])
-        known = self._moments(without, self.prior_precision, z, *noise)
-        each = self._moments(given, self.precisions, many, *map(_between, noise))
-        return noiseless(sigma, z, _together(*known, *each))
+    def _without(self, times: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda z: self.prior.denoise(z, times[0] if times.shape == (1,) else times)
+
+    def _copies(self, z: Tensor) -> Tensor:
+        """``n`` of every state, ``(*batch, n, m)``."""
+        return z.unsqueeze(-2).expand(*z.shape[:-1], self.count, z.shape[-1])
 
     def _moments(
         self,
@@ -214,6 +290,10 @@ def _inverse(left: Tensor, unit: Tensor) -> Tensor:
         bounded = vectors / values.clamp(_LEAST, 1.0).unsqueeze(-2) @ vectors.mT
     inverse: Tensor = torch.linalg.inv(torch.where(usual, left, unit))
     return torch.where(usual, inverse, bounded)
+
+
+def _summed(prior: Tensor, means: Tensor) -> Tensor:
+    return prior + (means - prior.unsqueeze(-2)).sum(-2)
 
 
 def _between(value: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from scoresde.inference.given import GivenObservation, OfPart
 from scoresde.inference.interop import SBIPosterior, guide, to_arviz
 from scoresde.inference.posterior import Posterior, PosteriorDistribution, predict, simulate
 from scoresde.inference.prior import PriorEstimator
+from scoresde.inference.product import ProductDistribution
 from scoresde.inference.several import SeveralObservations
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Posterior",
     "PosteriorDistribution",
     "PriorEstimator",
+    "ProductDistribution",
     "SBIPosterior",
     "SeveralObservations",
     "guide",

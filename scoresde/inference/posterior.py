@@ -281,7 +281,7 @@ class PosteriorDistribution(TorchDistribution):
         """Samples ``(count, k, *event_shape)`` for ``k`` of the observations."""
         estimator = self.base.estimator.select(whose, self._own)
         again = (count,) if estimator.batch_shape else (count, len(whose))
-        drawn = ScoreDistribution(estimator, self.posterior.solver).sample(again)
+        drawn = self.base.solver.sample(estimator, (*again, *estimator.batch_shape))
         one = self.observation.shape[self.observation.ndim - self.posterior.observation_ndim :]
         parameters: Tensor = self.posterior.transform(self.observation.reshape(-1, *one)[whose])(
             drawn

@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from scoresde.checks import choice, expect, validator, whole
-from scoresde.conditioning import Composition
+from scoresde.conditioning import Composition, Particles
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.given import GivenObservation
 from scoresde.inference.posterior import Posterior
 from scoresde.inference.prior import PriorEstimator
+from scoresde.inference.product import ProductDistribution
 from scoresde.likelihood.distribution import ScoreDistribution
 
 
@@ -23,17 +24,20 @@ class SeveralObservations(Posterior):
 
     Observations are independent, given the parameters; the model has learned posteriors of single
     ones, by whatever network, and is not trained again (`scoresde.conditioning.Composition`).
+    Samples are those of weighted particles on a path of less and less noise
+    (`scoresde.conditioning.Particles`), which is right whatever single posteriors are; or those of
+    the solver, with denoised means composed to second order, which is right for Gaussians.
     Errors that single posteriors share add up: with ``n`` observations a posterior is
     ``sqrt(n)`` times as narrow, and what one is wrong by the more. The prior's bounds are kept.
 
     Takes the arguments of `Posterior`, and
 
     Args:
-        covariances: Of what is left of clean parameters by noise: ``"samples"``, as of Gaussians
-            with the covariances of samples of every single posterior, or ``"jacobian"``, which
-            hears more of posteriors that are none and costs as many times more as there are
-            parameters.
-        count: How many samples of each.
+        method: `scoresde.conditioning.Particles`; or a name, by which the solver's samples know
+            what is left of clean parameters by noise: ``"samples"``, as of Gaussians with the
+            covariances of samples of every single posterior, or ``"jacobian"``, which hears more of
+            posteriors that are none and costs as many times more as there are parameters.
+        count: For ``"samples"``, how many of each.
         prior: An estimator of the prior, in the coordinates of `Coordinates.without_observation`;
             the exact one of independent or normal parameters if None.
 
@@ -54,7 +58,7 @@ class SeveralObservations(Posterior):
         >>> sde = DiagonalSDE(VP(), same.joint, same.joint.per_block(observation=0, parameter=1))
         >>> law = torch.tensor([[2.0, 1.0], [1.0, 1.0]])  # of theta and noise of variance 1
         >>> exact = Gaussian(sde, torch.zeros(2), law)
-        >>> several = SeveralObservations(exact, same, ExponentialMultistep(20), count=4000)
+        >>> several = SeveralObservations(exact, same, ExponentialMultistep(20))
         >>> _ = torch.manual_seed(0)
         >>> seen = torch.tensor([[0.5], [1.5], [1.0], [1.0]])
         >>> found = several(seen).sample((4000,))  # N(.8, .2)
@@ -64,12 +68,13 @@ class SeveralObservations(Posterior):
 
     references = "linhart2024 geffner2023"
 
-    covariances: str = attrs.field(default="samples", kw_only=True)
+    method: Particles | str = attrs.field(factory=Particles, kw_only=True)
     count: int = attrs.field(default=500, kw_only=True, validator=validator(whole, 2))
     prior: ScoreEstimator | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        choice("covariances", self.covariances, "samples", "jacobian")
+        if not isinstance(self.method, Particles):
+            choice("method", self.method, "samples", "jacobian", "Particles()")
 
     @property
     def observation_ndim(self) -> int:
@@ -88,8 +93,12 @@ class SeveralObservations(Posterior):
         if prior is None:
             assert isinstance(single.sde, DiagonalSDE)
             prior = PriorEstimator(self.coordinates, single.sde)
+        if isinstance(self.method, Particles):
+            known, to = self.coordinates.prior, self.coordinates.without_observation
+            composed = Composition(given, prior)
+            return ProductDistribution(composed, self.method, known, to, self.solver)
         covariances = None
-        if self.covariances == "samples":
+        if self.method == "samples":
             covariances = self._measured(given), self._of_prior(given.shift)
         return ScoreDistribution(Composition(given, prior, covariances), self.solver)
 

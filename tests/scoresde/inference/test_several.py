@@ -13,7 +13,7 @@ from torch.distributions import (
 
 from estimators import Gaussian, Truncated
 from scoresde import EDM, VP, DiagonalSDE, Identity, Joint
-from scoresde.conditioning import Composition, slowed
+from scoresde.conditioning import Composition, Particles, slowed
 from scoresde.inference import (
     Coordinates,
     GivenObservation,
@@ -171,11 +171,11 @@ def linear(dtype, simulations=2000):
 
 @pytest.mark.covering(2)
 @both
-@pytest.mark.parametrize("covariances", ["samples", "jacobian"])
+@pytest.mark.parametrize("method", ["samples", "jacobian", Particles(200, moves=1)], ids=str)
 @pytest.mark.parametrize("count", [1, 3, 9])
-def test_conjugate_posteriors_of_several_observations(count, covariances, dtype):
+def test_conjugate_posteriors_of_several_observations(count, method, dtype):
     model, to = linear(dtype)
-    posterior = SeveralObservations(model, to, SOLVER, covariances=covariances, count=1000)
+    posterior = SeveralObservations(model, to, SOLVER, method=method, count=1000)
     x = torch.tensor([1.0, -0.5], dtype=dtype) + torch.randn(count, 2, dtype=dtype)
     found = posterior(x)
     assert (found.batch_shape, found.event_shape) == ((), (2,))
@@ -189,7 +189,7 @@ def test_conjugate_posteriors_of_several_observations(count, covariances, dtype)
     )
     torch.testing.assert_close(drawn.std(0) / std, torch.ones(2, dtype=dtype), rtol=0, atol=0.12)
     law = Independent(Normal(x.sum(0) / (1 + count), std), 1)
-    if covariances == "samples":
+    if method == "samples":
         torch.testing.assert_close(
             found.log_prob(drawn[:9]), law.log_prob(drawn[:9]), rtol=0, atol=0.3
         )
@@ -197,7 +197,7 @@ def test_conjugate_posteriors_of_several_observations(count, covariances, dtype)
 
 def test_a_batch_of_sets_of_observations():
     model, to = linear(torch.float32)
-    posterior = SeveralObservations(model, to, SOLVER, covariances="jacobian")
+    posterior = SeveralObservations(model, to, SOLVER, method="jacobian")
     x = torch.tensor([[[1.0, 0.0]] * 3, [[-1.0, 2.0]] * 3])
     found = posterior(x)
     drawn = found.sample((600,))
@@ -246,7 +246,7 @@ def test_samples_outside_are_drawn_again_from_their_own_set():
 def test_one_observation_of_several_is_the_posterior_of_one():
     model, to = linear(torch.float64)
     x = torch.tensor([[0.7, -1.2]], dtype=torch.float64)
-    several = SeveralObservations(model, to, SOLVER, covariances="jacobian")(x)
+    several = SeveralObservations(model, to, SOLVER, method="jacobian")(x)
     value = torch.randn(5, 2, dtype=torch.float64)
     wanted = Posterior(model, to, SOLVER)(x[0]).log_prob(value)
     torch.testing.assert_close(several.log_prob(value), wanted, rtol=0, atol=0.04)
@@ -258,10 +258,30 @@ def test_one_observation_of_several_is_the_posterior_of_one():
         (lambda p: p(torch.zeros(2)), "observation: expected several observations"),
         (lambda p: p(torch.zeros(0, 2)), "observation: expected several observations"),
         (lambda p: p(torch.zeros(4, 3)), "observation: expected shape"),
-        (lambda p: type(p)(p.estimator, p.coordinates, SOLVER, covariances="no"), "covariances"),
+        (lambda p: type(p)(p.estimator, p.coordinates, SOLVER, method="no"), "method"),
         (lambda p: type(p)(p.estimator, p.coordinates, SOLVER, count=1), "count"),
     ],
 )
 def test_bad_several(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong(SeveralObservations(*linear(torch.float32), SOLVER))
+
+
+def test_bounds_that_particles_meet_are_kept():
+    """Densities, too: uniform parameters seen through noise, near a bound."""
+    prior = box([-1.0], [1.0])
+    theta, x = simulate(prior, lambda t: t + 0.4 * torch.randn_like(t), 4000)
+    to = Coordinates.fit(prior, theta, x)
+    speeds = to.joint.per_block(observation=0.0, parameter=1.0)
+    model = Truncated.knowing(to, DiagonalSDE(VP(), to.joint, speeds))
+    seen = torch.tensor([[1.3], [1.1], [0.8]])
+    found = SeveralObservations(model, to, SOLVER)(seen)
+    grid = torch.linspace(-1, 1, 801)
+    density = found.log_prob(grid.unsqueeze(-1)).exp()
+    weight = (-((seen - grid) ** 2).sum(0) / 2 / 0.16).softmax(-1)
+    assert abs(torch.trapezoid(density, grid) - 1) < 0.1
+    inner = grid.abs() < 0.95
+    exact = weight / (grid[1] - grid[0])
+    assert (density - exact)[inner].abs().max() < 0.15 * exact.max()
+    with pytest.raises(NotImplementedError, match="no derivatives"):
+        found.base.rsample()
