@@ -164,7 +164,7 @@ class Population(NamedTuple):
         >>> product = Composition(seen, Gaussian(sde, torch.zeros(1), one))
         >>> _ = torch.manual_seed(0)
         >>> found = Particles().draw(product, 1000)  # N(0, 1/2)^2 / N(0, 1): N(0, 1/3) 2/3^(1/2)
-        >>> bool((found.log_evidence - torch.tensor(4 / 3).log() / 2).abs() < 0.05)
+        >>> bool((found.log_evidence - torch.tensor(4 / 3).log() / 2).abs() < 0.1)
         True
     """
 
