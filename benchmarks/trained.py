@@ -118,10 +118,14 @@ MULTISCALE = Arm(
     shares=(1.0, 1.0, 0.5),
     steps=((4, 2, 2), (8, 4, 4)),
 )
+EDM_RECIPE: dict[str, Any] = {
+    "wavelet": None,
+    "one_scale": True,
+    "weighting": "prediction",
+    "times": "log_normal",
+}
 ARMS = {
-    "uniform, EDM's recipe": Arm(
-        wavelet=None, one_scale=True, weighting="prediction", times="log_normal"
-    ),
+    "uniform, EDM's recipe": Arm(**EDM_RECIPE),
     "uniform, measured": Arm(),
     "multi-scale": MULTISCALE,
 }
@@ -140,9 +144,7 @@ KEYS = ("frechet", "kernel", "seconds_train", "seconds_sample", "bits_per_dim_bo
 
 PACKED = Arm(patches=(2,), widths=((96, 192, 384),))
 LARGE = {
-    "uniform, EDM's recipe": attrs.evolve(
-        PACKED, wavelet=None, one_scale=True, weighting="prediction", times="log_normal"
-    ),
+    "uniform, EDM's recipe": attrs.evolve(PACKED, **EDM_RECIPE),
     "multi-scale": Arm(
         drop=(1.0, 1.0, 1.0, 0.7, 0.56, 0.38),
         patches=(1, 2, 2, 2),
@@ -151,6 +153,9 @@ LARGE = {
         steps=((6, 3, 3, 4), (12, 6, 6, 8)),
     ),
     "uniform, measured": attrs.evolve(PACKED, drop=(1.0,) * 6),
+    "uniform, EDM's recipe, with attention": attrs.evolve(
+        PACKED, widths=((80, 160, 240, 320),), **EDM_RECIPE
+    ),
 }
 """Of 128x128: 22 million parameters, all but the coarsest in squares of four pixels."""
 

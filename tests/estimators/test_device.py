@@ -4,11 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from estimators import Denoising, Gaussian, MultiScale, PartNetwork, ResidualMLP, Truncated
+from estimators import (
+    ClassifierFree,
+    Denoising,
+    Gaussian,
+    MultiScale,
+    PartNetwork,
+    ResidualMLP,
+    Truncated,
+)
 from scoresde import DCT, PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Joint, Learned, Packed
 from scoresde.parametrization import PARAMETRIZATIONS
 from scoresde.testing import DeviceCalls
 from scoresde.weighting import WEIGHTINGS
+from solvers import DDIM
 
 META = torch.device("meta")
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -246,3 +255,15 @@ def test_stages_have_a_loss_each_and_one_transform():
     """Outside of networks a multi-scale update costs a few uniform losses."""
     one, stages = operations(lambda: uniform(Haar((1, 8, 8), 2))), operations(multi_scale)
     assert stages < 3 * 1.6 * one
+
+
+@every_dtype
+@pytest.mark.parametrize("condition", [None, torch.tensor([0, 1, 0])], ids=["none", "labels"])
+def test_guidance_is_where_the_estimator_is_that_it_is_made_around(dtype, condition):
+    network = ResidualMLP((4,), 8, 1, classes=3)
+    guided = ClassifierFree(uniform(network=network).to(META, dtype), none=2, guidance=2.0)
+    told = None if condition is None else condition.to(META)
+    assert guided.none.device == META
+    with DeviceCalls():
+        x = DDIM(2).sample(guided, (3,), condition=told)
+    assert (x.device, x.dtype) == (META, dtype)
