@@ -111,19 +111,21 @@ def bound_in_bits(model: ScoreEstimator, data: Dataset, count: int) -> float:
     return round(float(bits_per_dim(nats, x[0].numel(), 256)), 3)
 
 
-def spread(rows: Sequence[Mapping[str, Any]], name: str, keys: Sequence[str]) -> list[Any]:
-    """Means and ranges over the seeds of rows that have one name."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def spread(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Means and ranges over the seeds of rows that have the same names."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row[name], []).append(row)
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
     return [
         {
-            name: value,
+            **dict(zip(names, values, strict=True)),
             **{
-                key: {"mean": round(statistics.mean(v), 3), "low": min(v), "high": max(v)}
+                key: {"mean": round(statistics.mean(v), 4), "low": min(v), "high": max(v)}
                 for key in keys
                 for v in [[row[key] for row in group]]
             },
         }
-        for value, group in groups.items()
+        for values, group in groups.items()
     ]

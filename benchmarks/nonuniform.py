@@ -138,7 +138,7 @@ def trained(
     return {
         "data": images.name,
         "floor": round(floor, 2),
-        "summary": spread(best, "recipe", KEYS),
+        "summary": spread(best, ["recipe"], KEYS),
         "rows": rows,
     }
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.equal_time import shades
+from benchmarks.equal_time import shades, spread
 from benchmarks.unets import parameters
 from estimators import MultiScale, UNet, cde, cdiffe, cmde, measure, vs_cmde
 from scoresde import VE, DiagonalSDE, Joint, Wavelet, condition
@@ -258,22 +258,10 @@ def _visible(x: Tensor) -> Tensor:
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means and ranges over seeds."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["task"], row["method"]), []).append(row)
-    keys = [k for k in rows[0] if k not in ("task", "method", "seed", "curve")]
-    return [
-        {
-            "task": task,
-            "method": method,
-            **{
-                key: {"mean": round(statistics.mean(v), 4), "low": min(v), "high": max(v)}
-                for key in keys
-                for v in [[row[key] for row in group]]
-            },
-            "curve": [round(statistics.mean(v), 2) for v in zip(*curves, strict=True)],
-        }
-        for (task, method), group in groups.items()
-        for curves in [[row["curve"] for row in group]]
-    ]
+    """Means and ranges over seeds, and the mean of their curves."""
+    names = ["task", "method"]
+    found = spread(rows, names, [k for k in rows[0] if k not in (*names, "seed", "curve")])
+    for each in found:
+        curves = [row["curve"] for row in rows if all(row[n] == each[n] for n in names)]
+        each["curve"] = [round(statistics.mean(v), 2) for v in zip(*curves, strict=True)]
+    return found

@@ -252,7 +252,7 @@ def run(
     return {
         "data": images.name,
         "floor": round(floor, 2),
-        "summary": spread(rows, "arm", KEYS),
+        "summary": spread(rows, ["arm"], KEYS),
         "rows": rows,
     }
 

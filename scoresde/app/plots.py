@@ -33,7 +33,17 @@ _TITLE, _LETTER = 9, 0.085
 """Size of a grid's title in points, and inches that a letter of it takes, of wide ones too."""
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches, which notebooks show without pyplot.
+
+    Raises:
+        ImportError: If Matplotlib is missing.
+
+    Example:
+        >>> from scoresde.app.plots import new_figure
+        >>> new_figure(4, 3).get_size_inches().tolist()
+        [4.0, 3.0]
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -107,7 +117,7 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
     # what is left out, or drawn twice here and there, would look like grain
     scale = max(1, round(_LEAST_WIDTH / width)) / _DOTS
     wide = max(scale * width * columns, _LETTER * max(map(len, panels)))
-    figure = _figure(wide * len(panels) + 0.3, scale * height * rows + 0.5)
+    figure = new_figure(wide * len(panels) + 0.3, scale * height * rows + 0.5)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(cells, panels.items(), strict=True):
         _show(axes, _mosaic(images, columns))
@@ -170,7 +180,7 @@ def schedules(sde: DiagonalSDE, title: str = "") -> Figure:
     alpha, sigma, log_snr = (
         sde.blocks.expand(v).expand(len(t), sde.basis.dim) for v in (at.alpha, at.sigma, at.log_snr)
     )
-    figure = _figure(9, 2.8)
+    figure = new_figure(9, 2.8)
     figure.suptitle(title or "Schedules", fontsize=10)
     panels = (
         (alpha, r"signal $\alpha_i(t)$"),
@@ -237,7 +247,7 @@ def trajectory(
     with evaluation_mode(estimator), torch.no_grad():
         frames = [(*states[i], denoised(*states[i])) for i in places]
 
-    figure = _figure(0.75 * columns + 0.6, 1.5 * count + 0.5)
+    figure = new_figure(0.75 * columns + 0.6, 1.5 * count + 0.5)
     figure.suptitle("From noise to data: state (above), its denoised mean (below)", fontsize=9)
     cells = figure.subplots(
         2 * count, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
@@ -276,7 +286,7 @@ def forward_noising(
         2
     """
     noise = Noise.of(generator)(torch.empty(x.shape.numel(), device=x.device))
-    figure = _figure(0.95 * len(times) + 1.2, 0.95 * len(sdes) + 0.6)
+    figure = new_figure(0.95 * len(times) + 1.2, 0.95 * len(sdes) + 0.6)
     figure.suptitle("Forward noising", fontsize=10)
     cells = figure.subplots(
         len(sdes), len(times), squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.08}

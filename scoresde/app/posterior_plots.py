@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from scoresde.app.plots import _figure
+from scoresde.app.plots import new_figure
 from scoresde.checks import expect, whole
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def corner(
     expect(len(marks) == m, "truth", f"{m} parameters", len(marks))
     labels = [f"parameter {i}" for i in range(m)] if names is None else list(names)
     expect(len(labels) == m, "names", f"{m} of them", labels)
-    figure = _figure(1.9 * m + 0.6, 1.9 * m + 0.6)
+    figure = new_figure(1.9 * m + 0.6, 1.9 * m + 0.6)
     axes: Any = figure.subplots(m, m, squeeze=False)
     for i in range(m):
         for j in range(m):
@@ -103,7 +103,7 @@ def rank_histograms(
     several = ranks if isinstance(ranks, Mapping) else {"": ranks}
     flat = {name: v.flatten(1).double().cpu() for name, v in several.items()}
     m = next(iter(flat.values())).shape[1]
-    figure = _figure(2.6 * m + 0.6, 1.9 * len(flat) + 0.5)
+    figure = new_figure(2.6 * m + 0.6, 1.9 * len(flat) + 0.5)
     axes: Any = figure.subplots(len(flat), m, squeeze=False, sharex=True)
     bins = min(20, count + 1)
     for row, (name, v) in zip(axes, flat.items(), strict=True):
@@ -141,7 +141,7 @@ def coverage_curves(
     whole("count", count, 1)
     several = covered if isinstance(covered, Mapping) else {"": covered}
     known = torch.as_tensor(levels).double().cpu()
-    figure = _figure(3.6, 3.4)
+    figure = new_figure(3.6, 3.4)
     axis: Any = figure.subplots()
     low, high = scipy.stats.binom.interval(0.99, count, known.numpy())
     axis.fill_between(known.tolist(), low / count, high / count, color="0.5", alpha=0.3, lw=0)
