@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +24,8 @@ class Captured:
         asked: How errors call what was asked for, and what was expected.
 
     Raises:
-        RuntimeError: If it does not stay there, or has a graph of its own.
+        RuntimeError: If it does not stay there, draws random numbers of the host, or has a graph of
+            its own.
 
     Example:
         >>> import torch
@@ -50,7 +54,7 @@ class Captured:
         with torch.cuda.device(self.device), autocast:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+            with torch.cuda.stream(side), expect_no_host_numbers(asked):
                 for _ in range(2):
                     function(self.inputs)
             torch.cuda.current_stream().wait_stream(side)
@@ -78,3 +82,40 @@ class Captured:
             output = self.output.clone()
             self.over.record()
         return output
+
+
+@contextmanager
+def expect_no_host_numbers(asked: str) -> Iterator[None]:
+    """Raises ``RuntimeError`` if random numbers of the host are drawn inside.
+
+    They are drawn once by what is captured, and would be the same at every replay: layers that are
+    left out at random, say.
+
+    Args:
+        asked: As of `Captured`.
+
+    Example:
+        >>> import random
+        >>> from scoresde.internals.captured import expect_no_host_numbers
+        >>> try:
+        ...     with expect_no_host_numbers("capture: expected a loss"):
+        ...         _ = random.random()
+        ... except RuntimeError as error:
+        ...     print(str(error)[-40:])
+        device, got one that draws from Python's
+    """
+    before = _host_generators()
+    yield
+    drawn = [name for name, state in _host_generators().items() if state != before[name]]
+    if drawn:
+        wanted = f"{asked} that draws from generators of the device"
+        raise RuntimeError(f"{wanted}, got one that draws from {' and '.join(drawn)}")
+
+
+def _host_generators() -> dict[str, object]:
+    kind, keys, place, *_ = np.random.get_state(legacy=True)  # noqa: NPY002 (that is what is looked at)
+    return {
+        "Python's": random.getstate(),
+        "numpy's": (kind, np.asarray(keys).tobytes(), place),
+        "torch's of the CPU": bytes(torch.default_generator.get_state().numpy()),
+    }
