@@ -1,20 +1,28 @@
-"""Widths of several networks whose parameters are so many in all."""
+"""Widths of several networks that have so many parameters, or take so many operations."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import attrs
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from scoresde.checks import expect, whole
+from scoresde.checks import describe_error, expect, whole
 
 STEP = 8
 """Widths are its multiples: channels are normalised, attended to and stored in groups of such."""
 
 _MOST = 2**14
 """No network is wider; with weights for every pair of channels that is 10^8 of them in a layer."""
+
+_LARGEST = 2**63 - 1
+
+Maker = Callable[[int], nn.Module]
+"""Of a network by its width, which has more of everything the wider it is."""
 
 
 def parameters(make: Callable[[], nn.Module]) -> int:
@@ -30,18 +38,114 @@ def parameters(make: Callable[[], nn.Module]) -> int:
         return sum(weight.numel() for weight in make().parameters())
 
 
-def widths(makers: Sequence[Callable[[int], nn.Module]], budget: int | Sequence[int]) -> list[int]:
-    """Widths of networks that have as many parameters as a budget allows, and no more.
+def count_operations(make: Callable[[], nn.Module], event_shape: Sequence[int]) -> int:
+    """How many an evaluation takes for one event: multiplications and additions of products.
 
-    Each gets an equal share: about as the networks of Batzolis et al. 2022 have it for 128x128,
-    31.3, 27.0, 18.3 and 26.3 million from fine to coarse. What an evaluation costs is the number of
-    parameters times that of pixels, which falls by four from stage to stage, so that the finest
-    network decides what all cost, and coarse ones may be as large for next to nothing. Then the
-    narrowest for its share gets another step, as long as all of them are within the budget.
+    Those of `torch.utils.flop_counter`, of a network without memory. One that wants a condition has
+    an attribute ``condition_shape``, of that of one event: ``()`` is a label.
 
     Args:
-        makers: Of networks by their width, which has more parameters the wider it is.
+        make: Makes the network.
+        event_shape: Of the events that it sees.
+
+    Raises:
+        ValueError: If it cannot be called so.
+
+    Example:
+        >>> from estimators import ResidualMLP
+        >>> from estimators.budget import count_operations
+        >>> count_operations(lambda: ResidualMLP((100,), 1000, 1), (100,)) // 10**6
+        10
+    """
+    with torch.device("meta"), torch.no_grad():
+        network, counter = make().eval(), FlopCounterMode(display=False)
+        shape = getattr(network, "condition_shape", None)
+        kind = torch.int64 if shape == () else None
+        told = [] if shape is None else [torch.zeros(1, *shape, dtype=kind)]
+        try:
+            with counter:
+                network(torch.zeros(1, *event_shape), torch.zeros(1), *told)
+        except Exception as error:  # of whatever kind: a stranger's network
+            called = "network(x, noise_level)" if shape is None else f"with a condition {shape}"
+            wanted = f"a network that can be called without memory, {called}"
+            got = f"{type(network).__name__}: {describe_error(error)}"
+            raise ValueError(f"operations: expected {wanted}, got {got}") from error
+    return int(counter.get_total_flops())
+
+
+@attrs.frozen
+class _Limit:
+    """How many of something networks may have.
+
+    Attributes:
+        name: Of the argument that says it.
+        what: It is.
+        count: Of a network, by its place and its width.
+        shares: Of each.
+        total: Of all, if that was said; shares are what each gets of it.
+    """
+
+    name: str
+    what: str
+    count: Callable[[int, int], int]
+    shares: Sequence[int]
+    total: int | None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        what: str,
+        count: Callable[[int, int], int],
+        budget: int | Sequence[int],
+        networks: int,
+    ) -> _Limit:
+        for each in budget if isinstance(budget, Sequence) else [budget]:
+            whole(name, each, 1, _LARGEST)
+        if not isinstance(budget, Sequence):
+            return cls(name, what, count, [budget // networks] * networks, budget)
+        expect(len(budget) == networks, name, f"one number, or {networks}", len(budget))
+        return cls(name, what, count, budget, None)
+
+    def expect_some(self, place: int) -> None:
+        """Raises ``ValueError`` if not even the narrowest network has so few."""
+        least, share = self.count(place, STEP), self.shares[place]
+        of = "" if self.total is None else f", an equal share of {self.total}"
+        wanted = f"{least} {self.what} for network {place + 1} of {len(self.shares)}, or more"
+        expect(least <= share, self.name, wanted, f"{share}{of}")
+
+    def used(self, place: int, width: int) -> float:
+        """Which part of its share a network has."""
+        return self.count(place, width) / self.shares[place]
+
+    def allows(self, found: Sequence[int]) -> bool:
+        """Whether all networks together have no more."""
+        sizes = [self.count(place, width) for place, width in enumerate(found)]
+        return self.total is not None and sum(sizes) <= self.total
+
+
+def widths(
+    makers: Sequence[Maker],
+    budget: int | Sequence[int] | None = None,
+    operations: int | Sequence[int] | None = None,
+    shapes: Sequence[Sequence[int]] = (),
+) -> list[int]:
+    """Widths of networks that have as many parameters, or operations, as they may, and no more.
+
+    Each gets an equal share. Of parameters that is about as the networks of Batzolis et al. 2022
+    have it for 128x128, 31.3, 27.0, 18.3 and 26.3 million from fine to coarse. What an evaluation
+    costs is the number of parameters times that of pixels, which falls by four from stage to stage,
+    so that the finest network decides what all cost, and coarse ones may be as large for next to
+    nothing. Of operations it is the same time for an evaluation of every stage, by coarse networks
+    that are much larger than fine ones. Within both, a network is as wide as the tighter one lets
+    it be. Then the narrowest for its share gets another step, as long as all of them are within
+    what is allowed.
+
+    Args:
+        makers: Of networks.
         budget: Parameters of all of them, or of each.
+        operations: Of an evaluation of all for one event, or of each.
+        shapes: Of the events that each sees, where operations are counted.
 
     Raises:
         ValueError: If it is not enough for networks of width 8, or there are not as many.
@@ -53,26 +157,35 @@ def widths(makers: Sequence[Callable[[int], nn.Module]], budget: int | Sequence[
         >>> found = widths(makers, 20_000)
         >>> found, sum(parameters(lambda: make(w)) for make, w in zip(makers, found))
         ([32, 32], 17104)
+        >>> widths(makers, operations=20_000, shapes=[(16,), (64,)])
+        [24, 16]
     """
-    if not isinstance(budget, Sequence):
-        whole("budget", budget, 1, 2**63 - 1)
-        shares, total = [budget // len(makers)] * len(makers), budget
-        found = [_widest(*pair) for pair in zip(makers, shares, strict=True)]
-        return _filled(makers, found, shares, total)
-    expect(len(budget) == len(makers), "budget", f"one number, or {len(makers)}", len(budget))
-    for each in budget:
-        whole("budget", each, 1, 2**63 - 1)
-    return [_widest(*pair) for pair in zip(makers, budget, strict=True)]
+    count, limits = len(makers), []
+
+    @functools.cache  # a large network takes a while to be made, even without memory
+    def parameters_of(place: int, width: int) -> int:
+        return parameters(partial(makers[place], width))
+
+    @functools.cache
+    def operations_of(place: int, width: int) -> int:
+        return count_operations(partial(makers[place], width), shapes[place])
+
+    if budget is not None:
+        limits.append(_Limit.of("budget", "parameters", parameters_of, budget, count))
+    if operations is not None:
+        limits.append(_Limit.of("operations", "operations", operations_of, operations, count))
+    found = [_widest(limits, place) for place in range(count)]
+    return _filled(limits, found)
 
 
-def _widest(make: Callable[[int], nn.Module], budget: int) -> int:
-    """The largest width, in steps, whose network has no more parameters: by bisection."""
+def _widest(limits: Sequence[_Limit], place: int) -> int:
+    """The largest width, in steps, of a network within its shares: by bisection."""
 
     def fits(steps: int) -> bool:
-        return parameters(partial(make, steps * STEP)) <= budget
+        return all(limit.used(place, steps * STEP) <= 1 for limit in limits)
 
-    least = parameters(partial(make, STEP))
-    expect(least <= budget, "budget", f"{least} parameters for a network, or more", budget)
+    for limit in limits:
+        limit.expect_some(place)
     high = 2
     while high * STEP <= _MOST and fits(high):
         high *= 2
@@ -83,17 +196,11 @@ def _widest(make: Callable[[int], nn.Module], budget: int) -> int:
     return low * STEP
 
 
-def _filled(
-    makers: Sequence[Callable[[int], nn.Module]],
-    found: list[int],
-    shares: Sequence[int],
-    total: int,
-) -> list[int]:
+def _filled(limits: Sequence[_Limit], found: list[int]) -> list[int]:
     """With more steps for those that miss most of their share, as far as all allow it."""
-    sizes = [parameters(partial(make, w)) for make, w in zip(makers, found, strict=True)]
-    order = sorted(range(len(makers)), key=lambda i: (sizes[i] / shares[i], i))
-    for i in order:
-        larger = parameters(partial(makers[i], found[i] + STEP))
-        if sum(sizes) - sizes[i] + larger <= total and found[i] < _MOST:
-            found[i], sizes[i] = found[i] + STEP, larger
+    used = [max(limit.used(i, width) for limit in limits) for i, width in enumerate(found)]
+    for i in sorted(range(len(found)), key=lambda i: (used[i], i)):
+        wider = [*found[:i], found[i] + STEP, *found[i + 1 :]]
+        if found[i] < _MOST and all(limit.allows(wider) for limit in limits):
+            found = wider
     return found

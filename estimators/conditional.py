@@ -42,6 +42,7 @@ def multi_speed(
     updates: int | None = None,
     network_bases: str = "events",
     budget: int | Sequence[int] | None = None,
+    operations: int | Sequence[int] | None = None,
     **options: Any,
 ) -> MultiScale:
     """A joint estimator of which some parts are to be given, with any noise on them.
@@ -58,6 +59,7 @@ def multi_speed(
             `scoresde.conditioning.AnnealedClock`.
         network_bases: In which view parts are shown, see `MultiScale`.
         budget: Parameters of all networks, or of each, as there.
+        operations: Of an evaluation of all, or of each, as there.
         options: Other arguments of `MultiScale`, but its baseline.
 
     Returns:
@@ -84,7 +86,7 @@ def multi_speed(
     bases = [look(own.basis, stage.dim) for stage in stages]
     joint = [basis for basis in bases if isinstance(basis, Joint)]
     shapes = [*map(JointNetwork.seen_shape, joint)]
-    found = made(one_for_each("networks", networks, len(stages)), shapes, budget)
+    found = made(one_for_each("networks", networks, len(stages)), shapes, budget, operations)
     shown = [*map(JointNetwork, joint, found)]
     return MultiScale(own, shown, network_bases=bases, **options)
 

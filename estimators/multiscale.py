@@ -50,6 +50,8 @@ class MultiScale(ScoreEstimator):
         budget: Parameters of all networks, or a number for each: those that make them are then
             called as ``networks(event_shape, width)``, with widths that
             `estimators.budget.widths` finds.
+        operations: Of an evaluation of all networks for one event, or of each, likewise; beside a
+            budget of parameters both are kept.
         shares: Which part of a batch each stage is trained on, coarse first, above 0 and at most 1;
             1 for all of them if None. A fine stage that learns from fewer events makes updates
             cheaper, and has losses of more variance and the same mean. In evaluation mode every
@@ -87,6 +89,7 @@ class MultiScale(ScoreEstimator):
         *,
         network_bases: Sequence[Basis | None] | str | None = None,
         budget: int | Sequence[int] | None = None,
+        operations: int | Sequence[int] | None = None,
         shares: Sequence[float] | None = None,
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
@@ -99,7 +102,7 @@ class MultiScale(ScoreEstimator):
         stages = sde.stages()
         bases = one_for_each("network_bases", _seen(network_bases, sde), len(stages))
         makers = one_for_each("networks", networks, len(stages))
-        found = made(makers, _shapes(sde, bases), budget)
+        found = made(makers, _shapes(sde, bases), budget, operations)
         self.shares = _checked(shares, len(stages))
         models = [
             Denoising(
@@ -231,6 +234,7 @@ def made(
     makers: Sequence[nn.Module | Maker],
     shapes: Sequence[torch.Size],
     budget: int | Sequence[int] | None = None,
+    operations: int | Sequence[int] | None = None,
 ) -> list[nn.Module]:
     """Networks of stages, as they are given or made for the events that they see.
 
@@ -238,6 +242,7 @@ def made(
         makers: One for each.
         shapes: Of those events.
         budget: See `MultiScale`.
+        operations: As well.
 
     Raises:
         TypeError: If there is a budget for a network that is made already.
@@ -252,13 +257,15 @@ def made(
         >>> [n.enter.out_features for n in made([maker, maker], [torch.Size([2])] * 2, 20_000)]
         [40, 40]
     """
-    if budget is None:
+    said = [n for n, v in {"budget": budget, "operations": operations}.items() if v is not None]
+    if not said:
         return [_made(maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
     for maker in makers:
         if isinstance(maker, nn.Module):
-            raise TypeError(f"budget: expected functions that make networks, got {type(maker)}")
+            raise TypeError(f"{said[0]}: expected functions that make networks, got {type(maker)}")
     wide = [partial(_made, maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
-    return [make(width) for make, width in zip(wide, widths(wide, budget), strict=True)]
+    found = widths(wide, budget, operations, shapes)
+    return [make(width) for make, width in zip(wide, found, strict=True)]
 
 
 def _made(maker: nn.Module | Maker, shape: torch.Size, *width: int) -> nn.Module:

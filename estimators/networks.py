@@ -76,9 +76,9 @@ class ResidualMLP(nn.Module):
         whole("classes", classes, 0)
         expect(not (classes and condition_dim), "classes", "0 beside condition_dim", classes)
         self.tell: nn.Module = Standardised(condition_mean, condition_std)
+        self.condition_shape = () if classes else (condition_dim,) if condition_dim else None
         if classes:
             self.tell, condition_dim = Labels(classes, width), width
-        self.conditioned = condition_dim > 0
         real("dropout", dropout, 0)
         size = checked_shape(event_shape).numel()
         octaves = 2.0 ** torch.arange(_FREQUENCIES)
@@ -112,7 +112,7 @@ class ResidualMLP(nn.Module):
         Raises:
             ValueError: If a condition is missing, or none was announced.
         """
-        expect_condition(condition, self.conditioned, "condition_dim= or classes=")
+        expect_condition(condition, self.condition_shape is not None, "condition_dim= or classes=")
         noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
         phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
         conditions = [] if condition is None else [self.tell(condition)]

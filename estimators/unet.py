@@ -93,6 +93,9 @@ class UNet(nn.Module):
         self.condition_channels = condition_channels
         axes = spatial_axes(self.event_shape, spatial)
         self.space = self.event_shape[-axes:]
+        shapes: dict[str, Sequence[int]] = {"classes": (), "condition_dim": (condition_dim,)}
+        shapes["condition_channels"] = (condition_channels, *self.space)
+        self.condition_shape = next((tuple(shapes[name]) for name in given), None)
         width = self.event_shape[:-axes].numel()
         self.body = _body(
             max(axes, 2), width, condition_channels, self.channels, blocks, self._attends(attention)
