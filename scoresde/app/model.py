@@ -19,12 +19,13 @@ from scoresde.app.conditions import with_options
 from scoresde.app.export import Export
 from scoresde.app.factories import ConfigError
 from scoresde.app.facts import facts_of, known_by, known_of
-from scoresde.app.parts import data_of
-from scoresde.app.plans import planned, planning_of, said, with_plan
+from scoresde.app.parts import data_of, given_parts
+from scoresde.app.plans import planned, planned_again, planning_of, said, with_plan
 from scoresde.app.previews import previews
 from scoresde.app.sections import expect_sections, recorded, training_of
 from scoresde.bases import PCA, Identity
 from scoresde.checks import describe_error
+from scoresde.data import Dataset
 from scoresde.data.events import Batches
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
@@ -219,7 +220,21 @@ class Model:
             processes=processes,
             settings=recorded(settings, model.facts, imports=imports),
         )
+        changed = model._plan_again(batches, held_out, imports=imports)
+        if progress and processes.is_main_process and changed:
+            tqdm.write(said(model.facts["plan"]), file=sys.stderr)
         return model
+
+    def _plan_again(self, data: Iterable[Tensor], held_out: Dataset, *, imports: bool) -> bool:
+        """Steps for what the model has become, and whether they are others."""
+        if (asked := planning_of(self.settings)) is None:
+            return False
+        known = self.settings, asked, self.facts["plan"]
+        made = planned_again(*known, self.estimator, self.solver, data, held_out)
+        changed = made != self.facts["plan"]
+        self.facts = {**self.facts, "plan": made}
+        self.solver = self.solver_like(imports=imports)
+        return changed
 
     @property
     def export(self) -> Export:
@@ -232,9 +247,7 @@ class Model:
     @property
     def given(self) -> tuple[str, ...]:
         """Names of the parts that its estimator is to be given; none of most."""
-        table = config.with_defaults(self.settings["estimator"], "estimator", imports=True)
-        given = table.get("given", ())
-        return (given,) if isinstance(given, str) else tuple(given)
+        return given_parts(self.settings)
 
     def expect_times(self) -> None:
         """Raises `ConfigError` if the solver cannot walk the SDE: said before it is trained."""

@@ -130,6 +130,19 @@ def data_like(
     return aligned(read_data(taken, imports=imports), facts or {})
 
 
+def given_parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the parts that a configuration's estimator is given; none of most.
+
+    Example:
+        >>> from scoresde.app.parts import given_parts
+        >>> given_parts({"estimator": "cmde"}), given_parts({"estimator": "denoising"})
+        (('y',), ())
+    """
+    table = config.with_defaults(settings["estimator"], "estimator", imports=True)
+    given = table.get("given", ())
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def _sources(texts: Sequence[str], parts: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
     """Of other data the source that parts are made of, and those of their own."""
     wanted = [name for name, part in parts.items() if _has_source(part)]

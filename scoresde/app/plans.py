@@ -5,11 +5,16 @@
 
 It stands for entries of other sections, which are left out there: ``drop``, ``speeds`` and
 ``scale`` of ``sde``, and ``steps`` and ``grid`` of ``solver``. Of an SDE that says itself when it
-drops what (``drop``), steps alone are planned. A model remembers its plan.
+drops what (``drop``), steps alone are planned. Where parts of events are given, the plan is that of
+the part that is sampled, and those are there from the first time on. A model remembers its plan.
+
+Steps are planned again when training is over, of stages that stay as they are, if the schedule is
+one that is learned, or if they are to know what the networks miss.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,10 +24,26 @@ from torch import Tensor
 
 from scoresde.app import config
 from scoresde.app.factories import ConfigError, call_factory
-from scoresde.checks import choice, describe_error, positive, real, validator, whole
+from scoresde.app.parts import given_parts
+from scoresde.bases import Basis, Joint
+from scoresde.checks import (
+    choice,
+    describe_error,
+    expect,
+    join_names,
+    positive,
+    real,
+    validator,
+    whole,
+)
+from scoresde.data import Dataset
+from scoresde.data.events import as_numbers
 from scoresde.diagonal import DiagonalSDE
+from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import afford
-from scoresde.planning import Plan, kurtosis, plan, replan, spectra
+from scoresde.planning import DenoisingErrors, Plan, kurtosis, plan, replan, spectra
+from scoresde.precision import device_of
+from scoresde.solver import Solver
 
 _OF_SDE, _OF_SOLVER = ("drop", "speeds", "scale"), ("steps", "grid")
 """Entries that are planned."""
@@ -52,6 +73,8 @@ class Planning:
         evaluations: Allowed number of steps in all.
         kurtosis: Whether steps are placed for tails as heavy as the data's.
         events: How many of the training's events are looked at; some hundreds if None.
+        learned: Whether steps are planned again for what the trained networks miss of events that
+            are held out, see `scoresde.planning.DenoisingErrors`.
 
     Example:
         >>> from scoresde.app.plans import Planning
@@ -68,12 +91,18 @@ class Planning:
     events: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(validator(whole, 2))
     )
+    learned: bool = attrs.field(default=False, validator=validator(choice, False, True))
 
     @property
     def budget(self) -> dict[str, float]:
         """What is said of error, cost and evaluations."""
         values = {name: getattr(self, name) for name in ("error", "cost", "evaluations")}
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def of_the_training(self) -> dict[str, Any]:
+        """That on which stages depend, and so what is trained."""
+        return attrs.asdict(self, filter=lambda field, _: field.name != "learned")
 
 
 def planning_of(settings: Mapping[str, Any]) -> Planning | None:
@@ -172,28 +201,119 @@ def planned(
     basis, table = known.get("basis"), settings.get("sde")
     if basis is None or not isinstance(table, Mapping) or "schedule" not in table:
         raise ConfigError("plan: expected an sde with a schedule and a basis, got another")
-    if "parts" in known:
-        raise ConfigError("plan: expected events without parts, got some with")
     solver = build("solver", settings["solver"])
     try:
-        x = _events(data, asked, basis.dim)
-        tails = kurtosis(basis, x) if asked.kurtosis else None
-        bands, options = spectra(basis, x), {**asked.budget, "kurtosis": tails}
+        count, own, x = _sampled(settings, basis, _events(data, asked, basis.dim))
+        bands, options = spectra(own, x), _options(asked, own, x)
+        for name, said_so in (("sde.drop", "drop" in table), ("plan.learned", asked.learned)):
+            if said_so and count:
+                raise ConfigError(f"{name}: expected none beside parts that are given, got one")
         if "drop" in table:
             sde: DiagonalSDE = build("sde", {**table, "basis": basis})
-            return {"sde": {}, **_facts(replan(sde, bands, solver, **options))}  # type: ignore[arg-type]
-        made = plan(basis, build("sde.schedule", table["schedule"]), bands, solver, **options)  # type: ignore[arg-type]
+            return {"sde": {}, **_facts(replan(sde, bands, solver, **options))}
+        made = plan(own, build("sde.schedule", table["schedule"]), bands, solver, **options)
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"plan: {describe_error(error)}") from error
-    speeds = [made.sde.T / time for time in made.sde.drop]
-    scales = {"drop": [*made.sde.drop], "speeds": speeds, "scale": made.sde.scale.tolist()}
+    last, before = made.sde.T, _units(basis, known["data_std"])[:count] if count else []
+    scales = {
+        "drop": [*[last] * count, *made.sde.drop],
+        "speeds": [*[1.0] * count, *(last / time for time in made.sde.drop)],
+        "scale": [*before, *made.sde.scale.tolist()],
+    }
     return {"sde": scales, **_facts(made)}
 
 
+def planned_again(
+    settings: Mapping[str, Any],
+    asked: Planning,
+    made: Mapping[str, Any],
+    estimator: ScoreEstimator,
+    solver: Solver,
+    data: Iterable[Tensor],
+    held_out: Dataset,
+) -> dict[str, Any]:
+    """A plan with other steps, for an estimator that has been trained, where that matters.
+
+    Args:
+        settings: The configuration.
+        asked: What it asks for.
+        made: What `planned` has made.
+        estimator: The trained one.
+        solver: That walks the plan.
+        data: As of `planned`.
+        held_out: Events, with their conditions, of which networks miss something.
+
+    Raises:
+        ConfigError: If there is no plan like that.
+
+    Example:
+        >>> from scoresde.app.plans import planned_again
+        >>> def steps(model, asked, data, held_out):  # of a `scoresde.app.model.Model`
+        ...     known = (model.settings, asked, model.facts["plan"], model.estimator, model.solver)
+        ...     return planned_again(*known, data, held_out)["stages"]
+    """
+    sde = copy.deepcopy(estimator.sde).cpu()
+    assert isinstance(sde, DiagonalSDE)
+    if not (asked.learned or any(True for _ in sde.schedule.parameters())):
+        return dict(made)
+    try:
+        count, own, x = _sampled(settings, sde.basis, _events(data, asked, sde.basis.dim))
+        bands, options = spectra(own, x), _options(asked, own, x)
+        if made["sde"]:
+            kept = {name: values[count:] for name, values in made["sde"].items()}
+            sde = DiagonalSDE(sde.schedule, own, **kept)
+        if asked.learned:
+            options["learned"] = _missed(estimator, held_out, _count(asked, own.dim))
+        return {**made, **_facts(replan(sde, bands, solver, **options))}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"plan: {describe_error(error)}") from error
+
+
+def _missed(estimator: ScoreEstimator, data: Dataset, count: int) -> DenoisingErrors:
+    where, (values, told) = device_of(estimator), data.pairs(slice(count))
+    x = as_numbers(values, data.bins, torch.Generator(values.device).manual_seed(0)).to(where)
+    noise = torch.Generator(where).manual_seed(0)
+    condition = None if told is None else told.to(where)
+    return DenoisingErrors.of(estimator, x, generator=noise, condition=condition)
+
+
+def _options(asked: Planning, basis: Basis, x: Tensor) -> dict[str, Any]:
+    return {**asked.budget, "kurtosis": kurtosis(basis, x) if asked.kurtosis else None}
+
+
+def _sampled(settings: Mapping[str, Any], basis: Basis, x: Tensor) -> tuple[int, Basis, Tensor]:
+    """What is planned: of joint events of which parts are given, the last one.
+
+    Returns:
+        How many blocks are before it, its basis, and its events.
+    """
+    given = given_parts(settings) if isinstance(basis, Joint) else ()
+    if not (given and isinstance(basis, Joint)):
+        return 0, basis, x
+    rest = [name for name in basis.parts if name not in given]
+    one = "one part that is not given, the last of them"
+    expect(rest == [*basis.parts][-1:], "parts", one, join_names(rest))
+    (name,) = rest
+    own, start = basis.parts[name], basis.slices[name].start
+    assert isinstance(own, Basis)
+    count = sum(block.stop <= start for block in basis.blocks.slices.values())
+    return count, own, basis.split(x)[name]
+
+
+def _units(basis: Basis, std: Tensor) -> list[float]:
+    """Deviations of all blocks, to four digits."""
+    each = basis.blocks.expand(std.double() ** 2).expand(basis.dim)
+    return [float(f"{v:.4g}") for v in basis.blocks.mean(each).sqrt().tolist()]
+
+
+def _count(asked: Planning, dim: int) -> int:
+    return asked.events or min(_MOST, max(_FEWEST, _NUMBERS // dim))
+
+
 def _events(data: Iterable[Tensor], asked: Planning, dim: int) -> Tensor:
-    count = asked.events or min(_MOST, max(_FEWEST, _NUMBERS // dim))
+    count = _count(asked, dim)
     afford("events", _BYTES * count * dim)
     found: list[Tensor] = []
     for part in data:

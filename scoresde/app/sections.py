@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from scoresde.app import config
 from scoresde.app.factories import ConfigError, call_factory, expect_known
 from scoresde.app.facts import known_by
@@ -85,5 +83,5 @@ def recorded(
     recorded["data"] = config.section(settings, "data")
     asked = planning_of(settings)
     if asked is not None and facts["plan"]["sde"]:  # other steps of one SDE are no other training
-        recorded["plan"] = attrs.asdict(asked)
+        recorded["plan"] = asked.of_the_training
     return recorded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import numpy as np
@@ -58,6 +59,7 @@ class DenoisingErrors:
         x: Tensor,
         count: int = 24,
         generator: Generators = None,
+        condition: Any = None,
     ) -> DenoisingErrors:
         """Measured on held-out data: a few hundred events will do.
 
@@ -66,6 +68,7 @@ class DenoisingErrors:
             x: Events, ``(N, *event_shape)``.
             count: Levels at which it is asked.
             generator: Of the noise.
+            condition: Of the events, if the estimator takes any.
 
         Raises:
             TypeError: If its SDE is another.
@@ -84,7 +87,8 @@ class DenoisingErrors:
             for t in ((times[1:] + times[:-1]) / 2).flip(0):
                 dim = next(stage.dim for stage in stages if float(t) >= stage.end)
                 clean = z[:, :dim]
-                mean = estimator.denoise(sde.diffuse(clean, float(t), noise(clean)), float(t))
+                diffused = sde.diffuse(clean, float(t), noise(clean))
+                mean = estimator.denoise(diffused, float(t), condition)
                 errors = (mean - clean).double().square().mean(0).cpu()
                 levels = sde.blocks.expand(sde.at(t.reshape(1, 1)).log_snr[0] / -2)
                 levels = levels.expand(sde.basis.dim).cpu()

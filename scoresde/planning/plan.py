@@ -69,6 +69,7 @@ class Plan:
         return self.times
 
 
+@torch.no_grad()  # a schedule may be one that is learned
 def plan(
     basis: Basis,
     schedule: Schedule,
@@ -117,10 +118,12 @@ def plan(
         (5, True)
     """
     _check(basis, bands, solver, kurtosis)
+    expect(schedule.width == 1, "schedule", "one that all blocks share", schedule)
     bed = Bed(basis, schedule, bands, solver, kurtosis=kurtosis, learned=learned)
     return _searched(bed, error, cost, evaluations)
 
 
+@torch.no_grad()
 def replan(
     sde: DiagonalSDE,
     bands: Spectra,
@@ -160,6 +163,7 @@ def replan(
         (True, 6, 7)
     """
     instance("sde", sde, DiagonalSDE)
+    expect(sde.schedule.width == 1, "schedule", "one that all blocks share", sde.schedule)
     drops = set(sde.drop) >= set(sde.breakpoints())
     expect(drops, "sde", "clocks that run until their block is dropped", sde.breakpoints())
     _check(sde.basis, bands, solver, kurtosis)

@@ -1,7 +1,9 @@
 """Section ``plan`` of a file: made of the data, remembered, and walked."""
 
+import copy
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,12 +11,12 @@ import torch
 from commands import edited, run
 from PIL import Image
 
-from scoresde import LogLinear
+from scoresde import DiagonalSDE, Haar, Learned, LogLinear
 from scoresde.app import config as config_module
 from scoresde.app.model import Model
 from scoresde.app.parts import data_of
-from scoresde.data.events import Batches
-from scoresde.planning import kurtosis, plan, replan, spectra
+from scoresde.data.events import Batches, events
+from scoresde.planning import DenoisingErrors, kurtosis, plan, replan, spectra
 from solvers import DDIM
 
 FILE = """
@@ -163,8 +165,8 @@ def test_of_an_sde_that_says_its_stages_steps_are_planned(tmp_path):
         ("[plan]", "[plam]", r"plam: unknown; did you mean 'plan'"),
         ("levels = 1", 'levels = 4', r"sde\.basis"),
         ('schedule = "log-linear"', "", r"plan: expected an sde with a schedule"),
-        ('mode = "L"', 'mode = "L"\n[data.parts]\nx = "whole"\ny = "edges"',
-         r"basis|events without parts"),
+        ('"log-linear"', '{ name = "learned", components = 2 }', r"schedule: .*all blocks"),
+        ("evaluations = 4", "evaluations = 4\nlearned = 1", "plan: learned: expected one of False"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_wrong(old, new, message, tmp_path):
@@ -174,11 +176,120 @@ def test_a_file_that_is_wrong(old, new, message, tmp_path):
     assert "Traceback" not in result.output
 
 
-def test_a_plan_is_planned_for_no_parts(tmp_path):
-    parts = 'mode = "L"\n[data.parts]\nx = "whole"\ny = "edges"'
-    path = edited(images(tmp_path, 4), ('mode = "L"', parts))
-    edited(path, ('name = "haar"\nlevels = 1', 'name = "joint"'))
-    assert "plan: expected events without parts" in trained(path).output
+PARTS = (
+    (
+        'mode = "L"',
+        'mode = "L"\n[data.parts]\ny = { name = "downsample", factor = 4 }\nx = "whole"',
+    ),
+    ('name = "haar"', 'name = "joint"\n[sde.basis.bases.x]\nname = "haar"'),
+    ('name = "multi-scale"', 'name = "cmde"\nnoise = 0.3'),
+)
+"""Of low resolution, and what is sampled given it."""
+
+
+def test_of_parts_that_are_given_the_other_is_planned(tmp_path):
+    path = edited(images(tmp_path), *PARTS)
+    result = trained(path)
+    assert result.exit_code == 0, result.output
+    model, basis = Model.load(tmp_path / "model"), Haar((1, 8, 8), levels=1)
+    sde = model.estimator.sde
+    x = sde.basis.split(known(tmp_path))["x"]
+    tails = kurtosis(basis, x)
+    made = plan(basis, LogLinear(), spectra(basis, x), DDIM(), evaluations=4, kurtosis=tails)
+    assert torch.equal(model.solver.times(sde), made.times)
+    assert sde.drop == [1.0, *made.sde.drop]
+    at, wanted = (s.at(torch.tensor([[0.3], [0.9]]).double()) for s in (sde, made.sde))
+    assert torch.equal(at.sigma[:, 1:], wanted.sigma)
+    # what is given ends with the noise that its estimator is to have, in units of itself
+    y = sde.basis.split(known(tmp_path))["y"]
+    last = sde.at(torch.ones(1).double())
+    noise = (last.sigma / last.alpha)[0] / y.sub(y.mean(0)).square().mean().sqrt()
+    assert float(noise) == pytest.approx(0.3, rel=1e-3)
+    out = f"{tmp_path}/new/"
+    result = run("sample", tmp_path / "model", "--data", tmp_path / "images", "--count", 1,
+                 "--output", out)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert len([*(tmp_path / "new").iterdir()]) == 40
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "noise = 0.3",
+            'noise = 0.3\ngiven = "x"',
+            "plan: parts: expected one part that is not gi",
+        ),
+        (
+            '"log-linear"',
+            '"log-linear"\ndrop = [1, 1, 0.5]',
+            r"sde\.drop: expected none beside parts",
+        ),
+        (
+            "evaluations = 4",
+            "evaluations = 4\nlearned = true",
+            r"plan\.learned: expected none besid",
+        ),
+        ('"ddim"', '"ddim"\neta = 1.0', r"plan: solver: expected a deterministic one"),
+    ],
+)
+def test_a_file_with_parts_that_is_wrong(old, new, message, tmp_path):
+    result = trained(edited(images(tmp_path, 4), *PARTS, (old, new)))
+    assert result.exit_code == 1
+    assert re.search(message, result.output.splitlines()[-1]), result.output
+
+
+LEARNED = (
+    ('"log-linear"', '"learned"'),
+    ('name = "multi-scale"', 'name = "multi-scale"\nweighting = "likelihood"'),
+    ("steps = 2", "steps = 20\nlr = 0.1"),
+)
+
+
+@pytest.mark.parametrize("parts", [(), PARTS])
+def test_a_schedule_that_is_learned_has_steps_of_its_own(parts, tmp_path):
+    """Stages stay as they were; steps are those of what the schedule has become."""
+    path = edited(
+        images(tmp_path), *(edit for edit in LEARNED if not parts or "multi" not in edit[0])
+    )
+    path = edited(path, *parts)
+    result = trained(path)
+    assert result.exit_code == 0, result.output
+    model = Model.load(tmp_path / "model")
+    sde, facts = model.estimator.sde, model.facts["plan"]
+    x, basis, count = known(tmp_path), Haar((1, 8, 8), levels=1), len(sde.drop) - 2
+    x = sde.basis.split(x)["x"] if parts else x
+    tails, bands = kurtosis(basis, x), spectra(basis, x)
+    first = plan(basis, Learned(), bands, DDIM(), evaluations=4, kurtosis=tails)
+    assert facts["sde"]["drop"][count:] == first.sde.drop
+    own = {name: values[count:] for name, values in facts["sde"].items()}
+    own = DiagonalSDE(copy.deepcopy(sde.schedule), basis, **own)
+    made = replan(own, bands, DDIM(), evaluations=4, kurtosis=tails)
+    assert torch.equal(model.solver.times(sde), made.times)
+    assert not torch.equal(made.times, first.times)
+    again = trained(path)  # nothing is left to do
+    assert again.exit_code == 0, again.output
+    assert Model.load(tmp_path / "model").facts == model.facts
+
+
+def test_steps_for_what_networks_miss(folder, tmp_path):
+    """Planned again when training is over, of the same run."""
+    shutil.copytree(folder, tmp_path / "copy")
+    path = edited(tmp_path / "copy" / "config.toml", ("= 4", "= 4\nlearned = true"))
+    before = Model.load(tmp_path / "copy" / "model").facts["plan"]
+    result = trained(path)
+    assert result.exit_code == 0, result.output
+    model = Model.load(tmp_path / "copy" / "model")
+    _, held_out = data_of(config_module.read(path))
+    x, basis, sde = known(folder), model.estimator.sde.basis, model.estimator.sde
+    noise = torch.Generator().manual_seed(0)
+    y = events(held_out, torch.Generator().manual_seed(0))
+    missed = DenoisingErrors.of(model.estimator, y, generator=noise)
+    options = {"evaluations": 4, "kurtosis": kurtosis(basis, x), "learned": missed}
+    made = replan(sde, spectra(basis, x), DDIM(), **options)
+    assert torch.equal(model.solver.times(sde), made.times)
+    assert model.facts["plan"]["sde"] == before["sde"]
+    assert model.facts["plan"]["solver"] != before["solver"]
 
 
 def test_a_model_without_its_plan_is_damaged(folder, tmp_path):
