@@ -231,7 +231,7 @@ class Model:
             return False
         known = self.settings, asked, self.facts["plan"]
         made = planned_again(*known, self.estimator, self.solver, data, held_out)
-        changed = made != self.facts["plan"]
+        changed: bool = made != self.facts["plan"]
         self.facts = {**self.facts, "plan": made}
         self.solver = self.solver_like(imports=imports)
         return changed
