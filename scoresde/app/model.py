@@ -204,8 +204,9 @@ class Model:
             batches = Batches(train, of_fit["seed"])
             model = cls.build(settings, facts_of(train), batches, device="cpu", imports=imports)
         model.expect_times()
-        if progress and processes.is_main_process and "plan" in model.facts:
-            tqdm.write(said(model.facts["plan"]), file=sys.stderr)
+        telling = progress and processes.is_main_process
+        if telling and "plan" in model.facts:
+            _tell(model.facts["plan"])
         model.estimator.to(where)
         model.history = training.fit(
             model.estimator,
@@ -220,21 +221,21 @@ class Model:
             processes=processes,
             settings=recorded(settings, model.facts, imports=imports),
         )
-        changed = model._plan_again(batches, held_out, imports=imports)
-        if progress and processes.is_main_process and changed:
-            tqdm.write(said(model.facts["plan"]), file=sys.stderr)
+        model._plan_again(batches, held_out, telling, imports)
         return model
 
-    def _plan_again(self, data: Iterable[Tensor], held_out: Dataset, *, imports: bool) -> bool:
-        """Steps for what the model has become, and whether they are others."""
+    def _plan_again(
+        self, data: Iterable[Tensor], held_out: Dataset, telling: bool, imports: bool
+    ) -> None:
+        """Steps for what the model has become."""
         if (asked := planning_of(self.settings)) is None:
-            return False
+            return
         known = self.settings, asked, self.facts["plan"]
         made = planned_again(*known, self.estimator, self.solver, data, held_out)
-        changed: bool = made != self.facts["plan"]
+        if telling and made != self.facts["plan"]:
+            _tell(made)
         self.facts = {**self.facts, "plan": made}
         self.solver = self.solver_like(imports=imports)
-        return changed
 
     @property
     def export(self) -> Export:
@@ -361,6 +362,10 @@ def loaded(path: str | Path, **options: Any) -> Model:
         hint = f"one that was trained elsewhere has a file: scoresde init pretrained {path}"
         raise FileNotFoundError(f"{path}: expected {expected}, got another ({hint})")
     return Model.load(path, **options)
+
+
+def _tell(plan: Mapping[str, Any]) -> None:
+    tqdm.write(said(plan), file=sys.stderr)
 
 
 def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:
