@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -93,9 +93,7 @@ class UNet(nn.Module):
         self.condition_channels = condition_channels
         axes = spatial_axes(self.event_shape, spatial)
         self.space = self.event_shape[-axes:]
-        shapes: dict[str, Sequence[int]] = {"classes": (), "condition_dim": (condition_dim,)}
-        shapes["condition_channels"] = (condition_channels, *self.space)
-        self.condition_shape = next((tuple(shapes[name]) for name in given), None)
+        self.condition_shape = _told(kinds, self.space)
         width = self.event_shape[:-axes].numel()
         self.body = _body(
             max(axes, 2), width, condition_channels, self.channels, blocks, self._attends(attention)
@@ -148,6 +146,14 @@ class UNet(nn.Module):
         if len(self.space) == 1:
             x = x.unsqueeze(-2).expand(*x.shape[:-1], factor, x.shape[-1])
         return x
+
+
+def _told(kinds: Mapping[str, int], space: Sequence[int]) -> tuple[int, ...] | None:
+    """Shape of the condition of one event, ``()`` of a label."""
+    if kinds["classes"]:
+        return ()
+    vectors, channels = kinds["condition_dim"], kinds["condition_channels"]
+    return (vectors,) if vectors else (channels, *space) if channels else None
 
 
 def _groups(channels: Sequence[int]) -> int:
