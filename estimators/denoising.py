@@ -62,6 +62,16 @@ class _Preconditioning(NamedTuple):
     scale: Tensor
     """``sqrt(V)``."""
 
+    def part(self, whole: DiagonalCoefficients, times: slice, own: DiagonalCoefficients) -> Self:
+        """Of some of the times, for states that have the first of the components."""
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, Affine):
+                return Affine(*map(cut, value))
+            return None if value is None else whole.blocks.cut(value[:, times], own.blocks)
+
+        return type(self)(*map(cut, self))
+
 
 class Denoising(Float64Constants, ScoreEstimator):
     """A network trained by denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
@@ -207,7 +217,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         ``level, out, skip, scale, constant, offset`` of
         ``D = constant + skip z + out F(offset + scale z, level)``, without constants that are 0.
         """
-        alpha, *_, form, scale = self._preconditioning(at)
+        alpha, *_, form, scale = self.preconditioning(at)
         prepared = self._level(at, dtype), form.out, form.skip, scale.reciprocal()
         if not no_mean:
             mean, alpha, scale, skip = at.blocks.alike(
@@ -223,7 +233,7 @@ class Denoising(Float64Constants, ScoreEstimator):
 
         What is subtracted is never formed; of few times it is, once for many steps.
         """
-        alpha, *_, form, scale = self._preconditioning(at)
+        alpha, *_, form, scale = self.preconditioning(at)
         mean = at.cast(self._data("data_mean", at)).expand(len(at.t), -1)
         yield mean.unbind()
         yield from at.each(alpha, form.skip, scale.reciprocal(), form.out)
@@ -333,7 +343,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         weighting: Weighting | None = None,
     ) -> Tensor:
         """`coefficient_losses` of what has been drawn, with what the SDE says of these times."""
-        known, z = self._preconditioning(at), drawn.z
+        known, z = self.preconditioning(at), drawn.z
         weight = self._weights(at, drawn.density, weighting or self.weighting)
         ((alpha,), (sigma,), (weight,)) = at.each(known.alpha, known.sigma, weight)
         z_t = torch.addcmul(alpha * z, sigma, drawn.xi)
@@ -345,7 +355,7 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def _weights(self, at: DiagonalCoefficients, density: Tensor, weighting: Weighting) -> Tensor:
         """Of the components' errors: what is clean has nothing to be learned."""
-        alpha, _, clean, positive, plain, _, _ = self._preconditioning(at)
+        alpha, _, clean, positive, plain, _, _ = self.preconditioning(at)
         weight = weighting(WeightingInputs(at, alpha, positive, plain.out, density))
         return weight if clean is None else torch.where(clean, 0.0, weight)
 
@@ -355,8 +365,8 @@ class Denoising(Float64Constants, ScoreEstimator):
         expect(len(losses) > 0, "x", "at least one event", tuple(x.shape))
         return losses.mean() / self.sde.basis.dim
 
-    def _preconditioning(self, at: DiagonalCoefficients) -> _Preconditioning:
-        """Found once for all that ask."""
+    def preconditioning(self, at: DiagonalCoefficients) -> _Preconditioning:
+        """What parametrisation and weights are made of: found once for all that ask."""
         found = at.found.get(id(self))
         if found is None:
             found = at.found[id(self)] = self._preconditioned(at)

@@ -157,8 +157,8 @@ class MultiScale(ScoreEstimator):
         expect_near("x", x, self)
         noise, z = Noise.of(generator), self.sde.basis(x)
         if not (self._met or torch.compiler.is_compiling()):
-            self._met, first = True, self._stage(z)  # as of `Denoising.losses`
-            check_standard(self.sde, x, z, first.data_mean, first.data_std)
+            self._met, last = True, self._stage(z)  # as of `Denoising.losses`
+            check_standard(self.sde, x, z, last.data_mean, last.data_std)
         counts = [self._count(share, len(z)) for share in self.shares]
         drawn = [
             stage.draw(z[:count, : stage.stage.dim], noise.part(slice(count)))
@@ -166,9 +166,16 @@ class MultiScale(ScoreEstimator):
         ]
         # one reading of the schedule for all of them
         at = self.sde.at(torch.cat([each.times for each in drawn]).unsqueeze(0), z)
+        first = next(self._models)
+        # what is the same for all stages, too, where it is of blocks: few numbers
+        few = first.data_std.numel() <= len(self.sde.blocks)
+        known = first.preconditioning(at) if few else None
         losses, ends = [], itertools.accumulate(counts)
         for stage, each, count, end in zip(self._models, drawn, counts, ends, strict=True):
-            own = at.part((slice(None), slice(end - count, end)), each.z)
+            times = slice(end - count, end)
+            own = at.part((slice(None), times), each.z)
+            if known is not None:
+                own.found[id(stage)] = known.part(at, times, own)
             told = condition
             if count < len(z):
                 told = samples(condition, torch.arange(count, device=z.device), z.shape[:1])

@@ -7,12 +7,13 @@ import torch
 from models import SOLVERS
 from torch import nn
 
-from estimators import Denoising, ResidualMLP
+from estimators import Denoising, MultiScale, ResidualMLP
 from scoresde import (
     VP,
     Clock,
     DiagonalSDE,
     FixedStep,
+    Haar,
     Hutchinson,
     Identity,
     Learned,
@@ -56,6 +57,38 @@ MOST_PREPARED = {"ddim": 150, "exponential-multistep": 260}
 def test_what_a_first_sample_prepares_is_little_and_the_same_whatever_the_steps(solver):
     few, many = (asked(SOLVERS[solver](steps))["host"] for steps in (5, 50))
     assert few == many <= MOST_PREPARED[solver]
+
+
+class Scaled(nn.Module):
+    """One operation, and a weight to learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, level):
+        return self.weight * x
+
+
+def asked_by_stages(levels):
+    """Operations of a multi-scale loss, and of its gradient."""
+    basis = Haar((1, 16, 16), levels)
+    sde = DiagonalSDE(VP(), basis, drop=torch.linspace(1, 0.4, levels + 1).tolist())
+    model = MultiScale(sde, [Scaled() for _ in sde.stages()]).to("meta")
+    x = torch.empty(4, 1, 16, 16, device="meta")
+    model.loss(x)
+    with DeviceCalls() as calls:
+        loss = model.loss(x)
+        forwards = calls.operations.total()
+        loss.backward()
+    return forwards, calls.operations.total() - forwards
+
+
+def test_a_further_stage_costs_few_operations():
+    """Those of its own times and noise, and of the transform: what the schedule says is shared."""
+    (few, back), (more, further) = asked_by_stages(2), asked_by_stages(3)
+    assert more - few <= 35
+    assert further - back <= 22
 
 
 def sized(count):

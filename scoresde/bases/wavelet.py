@@ -168,11 +168,11 @@ class Wavelet(Basis):
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
         first, pieces = x.ndim - len(self.event_shape), []
-        low = self._turned(x, self.turn.mT) if self.colour else x
+        low, signs = self._turned(x, self.turn.mT) if self.colour else x, self._signs(x)
         for _ in range(self.levels):
             # along every axis low and detail become entries of a new axis, before the channels
             for i, axis in enumerate(self.axes):
-                low = self._split(low, axis, first + i)
+                low = self._split(low, axis, first + i, signs)
             low = low.flatten(first, first + len(self.axes) - 1)
             pieces.append(low.narrow(first, 1, low.shape[first] - 1).flatten(first))
             low = low.select(first, 0)
@@ -182,7 +182,7 @@ class Wavelet(Basis):
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
         orientations = 2 ** len(self.axes) - 1
-        z = z * self.unit.to(z) if self._paired else z
+        z, signs = z * self.unit.to(z) if self._paired else z, self._signs(z)
         low: Tensor
         low, *details = z.split([*self.blocks.sizes.values()], -1)
         low = low.reshape(*z.shape[:-1], *self.shape(self.levels))
@@ -191,7 +191,7 @@ class Wavelet(Basis):
             parts = [low, *bands.unbind(z.ndim - 1)]
             for axis in reversed(self.axes):
                 pairs = zip(parts[::2], parts[1::2], strict=True)
-                parts = [self._merge(low, detail, axis) for low, detail in pairs]
+                parts = [self._merge(low, detail, axis, signs) for low, detail in pairs]
             (low,) = parts
         return self._turned(low, self.turn) if self.colour else low
 
@@ -201,19 +201,23 @@ class Wavelet(Basis):
         turned: Tensor = transformed(x.movedim(axis, -1), turn).movedim(-1, axis)
         return turned
 
-    def _split(self, x: Tensor, axis: int, place: int) -> Tensor:
+    def _signs(self, like: Tensor) -> Tensor | None:
+        """Those of a sum and a difference: cast once for all levels and axes."""
+        return self.signs.to(like) if self._paired else None
+
+    def _split(self, x: Tensor, axis: int, place: int, signs: Tensor | None) -> Tensor:
         """Low pass and detail along an axis, one after the other along a new one at ``place``."""
-        if self._paired:
+        if signs is not None:
             p, q = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
-            return _sum_and_difference(p, q, self.signs, place)
+            return _sum_and_difference(p, q, signs, place)
         matrix = self.get_buffer(f"matrix{x.shape[axis]}")
         halves: Tensor = transformed(x.movedim(axis, -1), matrix.mT).unflatten(-1, (2, -1))
         return halves.movedim((-2, -1), (place, axis))
 
-    def _merge(self, low: Tensor, detail: Tensor, axis: int) -> Tensor:
+    def _merge(self, low: Tensor, detail: Tensor, axis: int, signs: Tensor | None) -> Tensor:
         """What has that low pass and detail along an axis."""
-        if self._paired:
-            return _sum_and_difference(low, detail, self.signs, axis).flatten(axis - 1, axis)
+        if signs is not None:
+            return _sum_and_difference(low, detail, signs, axis).flatten(axis - 1, axis)
         matrix = self.get_buffer(f"matrix{2 * low.shape[axis]}")
         halves = torch.cat([low, detail], axis).movedim(axis, -1)
         x: Tensor = transformed(halves, matrix).movedim(-1, axis)
@@ -229,7 +233,7 @@ def _sum_and_difference(p: Tensor, q: Tensor, signs: Tensor, axis: int) -> Tenso
     """Along a new axis, in one operation."""
     p, q = p.unsqueeze(axis), q.unsqueeze(axis)
     behind = -axis - 1 if axis < 0 else p.ndim - axis - 1
-    return torch.addcmul(p, q, signs.to(p).reshape(2, *[1] * behind))
+    return torch.addcmul(p, q, signs.reshape(2, *[1] * behind))
 
 
 _ROUNDING = 1e-9
