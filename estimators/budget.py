@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scoresde.checks import describe_error, expect, whole
+from scoresde.checks import expect, whole
+from scoresde.messages import describe_error
 
 STEP = 8
 """Widths are its multiples: channels are normalised, attended to and stored in groups of such."""

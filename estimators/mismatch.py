@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.moments import CONSTANT
-from scoresde.checks import quote_names, warn
 from scoresde.diagonal import DiagonalSDE
+from scoresde.messages import join_names, warn
 
 TOLERANCE = 0.05
 """The error of a width, or shift in deviations, that a few hundred samples show.
@@ -191,7 +191,7 @@ def _warn(sde: DiagonalSDE, wrong: Tensor, text: str, values: dict[str, Tensor])
     if names:
         first = int(wrong.int().argmax())
         numbers = {name: float(value[first]) for name, value in values.items()}
-        warn(text.format(names=quote_names(names), **numbers))
+        warn(text.format(names=join_names(map(repr, names), 3), **numbers))
 
 
 _FAR = 10

@@ -16,11 +16,12 @@ from estimators.mismatch import check_range, check_standard
 from estimators.prediction import seen_basis
 from scoresde.bases import Basis
 from scoresde.bases.views import view
-from scoresde.checks import describe_error, expect, instance, positive, real
+from scoresde.checks import expect, instance, positive, real
 from scoresde.diagonal import DiagonalSDE
 from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.grid import Grid
+from scoresde.messages import describe_error
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Parametrization
 from scoresde.precision import Numbers, expect_near

@@ -12,9 +12,8 @@ from torch import Tensor
 from scoresde import grid as grids
 from scoresde.checks import choice, expect, look_up, real, validator
 from scoresde.diagonal import DiagonalSDE
-from scoresde.grid import Grid
+from scoresde.grid import Grid, grid_field
 from scoresde.noise import Noise
-from scoresde.solver import grid_field
 
 
 @attrs.frozen

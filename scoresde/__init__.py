@@ -16,6 +16,7 @@ from scoresde.conditioning import (
 )
 from scoresde.cox_ingersoll_ross import CoxIngersollRoss
 from scoresde.diagonal import DiagonalSDE
+from scoresde.endpoint_solver import EndpointSolver
 from scoresde.estimator import DirectScoreEstimator, ScoreEstimator
 from scoresde.fixed_step import FixedStep
 from scoresde.geometric_brownian import GeometricBrownian
@@ -44,7 +45,7 @@ from scoresde.schedules import (
     Tabulated,
 )
 from scoresde.sde import SDE
-from scoresde.solver import EndpointSolver, Solver
+from scoresde.solver import Solver
 
 if TYPE_CHECKING:
     from scoresde._version import __version__ as __version__

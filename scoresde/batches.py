@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import checked_sample_shape, expect, instance
+from scoresde.checks import expect, instance, sizes
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.internals.atomic import atomic_write
+from scoresde.messages import warn
 from scoresde.noise import Noise
 from scoresde.precision import device_of
 from scoresde.selection import broadcast, samples
@@ -148,10 +149,23 @@ def sample_shape_of(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> t
     """
     expect_estimator(estimator)
     event, batch = estimator.sde.basis.event_shape, estimator.batch_shape
-    shape = checked_sample_shape(sample_shape, event)
+    shape = _checked_shape(sample_shape, event)
     wanted = f"a shape that ends with {tuple(batch)}, the batch of what is known"
     fits = broadcast("sample_shape", shape, batch) == shape
     expect(fits, "sample_shape", wanted, tuple(shape))
+    return shape
+
+
+def _checked_shape(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
+    """A shape of samples; warns if it seems to be that of the result, event and all."""
+    shape, axes = sizes("sample_shape", value), len(event_shape)
+    several = event_shape.numel() > 1 and len(shape) > (axes == 1)  # (n,) may be n samples
+    if several and shape[-axes:] == event_shape:
+        few = tuple(shape[:-axes])
+        warn(
+            f"sample_shape: {tuple(shape)} are {shape.numel()} samples of shape "
+            f"{tuple(event_shape)} each; for {math.prod(few)} of them, give {few}"
+        )
     return shape
 
 

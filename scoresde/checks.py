@@ -7,17 +7,17 @@ enters, never inside a solver's loop.
 
 from __future__ import annotations
 
-import difflib
 import math
 import reprlib
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from scoresde.messages import nearest
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -267,106 +267,6 @@ def trailing_shape(name: str, value: Tensor, shape: torch.Size) -> None:
     expect(tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape))
 
 
-def checked_sample_shape(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
-    """A shape of samples; warns if it seems to be that of the result, event and all.
-
-    Example:
-        >>> import warnings
-        >>> import torch
-        >>> from scoresde.checks import checked_sample_shape
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     shape = checked_sample_shape((4, 3, 8, 8), torch.Size([3, 8, 8]))
-        >>> shape.numel(), str(caught[0].message)[:51]
-        (768, 'sample_shape: (4, 3, 8, 8) are 768 samples of shape')
-    """
-    shape, axes = sizes("sample_shape", value), len(event_shape)
-    several = event_shape.numel() > 1 and len(shape) > (axes == 1)  # (n,) may be n samples
-    if several and shape[-axes:] == event_shape:
-        few = tuple(shape[:-axes])
-        warn(
-            f"sample_shape: {tuple(shape)} are {shape.numel()} samples of shape "
-            f"{tuple(event_shape)} each; for {math.prod(few)} of them, give {few}"
-        )
-    return shape
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Says which known names are closest to an unknown one, for error messages.
-
-    Example:
-        >>> from scoresde.checks import nearest
-        >>> nearest("dimm", ["ddim", "heun"])
-        "; did you mean 'ddim'? Available: ddim, heun"
-    """
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
-    return f"{hint} Available: {', '.join(known) if known else '(none)'}"
-
-
-def describe_error(error: BaseException, *, kind: bool = False) -> str:
-    """What an error says, in one line.
-
-    Args:
-        error: Whose ``__str__`` may itself fail.
-        kind: Whether to name its type even if the message was written for users.
-
-    Example:
-        >>> from scoresde.checks import describe_error
-        >>> describe_error(ValueError("steps: expected at least 1, got 0"))
-        'steps: expected at least 1, got 0'
-        >>> describe_error(KeyError("steps"))
-        "KeyError: 'steps'"
-    """
-    try:
-        text = " ".join(str(error).split())
-    except BaseException:
-        text = ""
-    name = type(error).__name__
-    written = isinstance(error, _WRITTEN) and not isinstance(error, RecursionError)
-    written = written or type(error).__module__.startswith("scoresde.")
-    return text if text and written and not kind else f"{name}: {text}" if text else name
-
-
-_WRITTEN = (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError)
-"""Errors whose messages are sentences, of this package and of its libraries."""
-
-
-def warn(message: str) -> None:
-    """A warning at the line of a user: the first that is in none of this project's packages.
-
-    Example:
-        >>> import warnings
-        >>> from scoresde.checks import warn
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     warn("data: far from 0")
-        >>> str(caught[0].message)
-        'data: far from 0'
-    """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and _own(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
-
-
-def _own(module: str) -> bool:
-    return module.partition(".")[0] in ("scoresde", "estimators", "solvers")
-
-
-def quote_names(names: Sequence[str]) -> str:
-    """The first three of some names, and how many more there are, for messages.
-
-    Example:
-        >>> from scoresde.checks import quote_names
-        >>> quote_names(["a", "b", "c", "d", "e"])
-        "'a', 'b', 'c' and 2 more"
-    """
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
-
-
 def look_up(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     """A function by its name, or one of a user's own as it is.
 
@@ -386,15 +286,3 @@ def look_up(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     if value not in known:
         raise ValueError(f"{argument}: unknown name {value!r}{nearest(value, known)}")
     return known[value]
-
-
-def join_names(names: Iterable[str], most: int = 10) -> str:
-    """Names for a message, the first few if there are many.
-
-    Example:
-        >>> from scoresde.checks import join_names
-        >>> join_names(["a", "b", "c"]), join_names("abcdef", most=2)
-        ('a, b, c', 'a, b and 4 more')
-    """
-    first, rest = (names := list(names))[:most], len(names) - most
-    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")

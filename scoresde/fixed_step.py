@@ -83,6 +83,8 @@ class FixedStep(Solver):
         torch.Size([5, 2])
     """
 
+    planned = True
+
     nodes: ClassVar[tuple[float, ...]] = (0.0,)
     """Parts of a step, 0 its start and 1 its end, at which ``Step.fields`` are."""
 

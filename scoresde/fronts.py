@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, join_names, numbers, real, whole
+from scoresde.checks import expect, finite, numbers, real, whole
 from scoresde.clock import Clock
+from scoresde.messages import join_names
 from scoresde.precision import Numbers
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from scoresde.checks import expect, look_up, numbers
@@ -163,7 +163,7 @@ GRIDS: dict[str, Grid] = {f.__name__: f for f in (*_ALL, wide_arctan_log_snr, lo
 """The grids above, by name."""
 
 
-@frozen
+@attrs.frozen
 class Times:
     """Times that are known, as a grid: those of a plan, for instance. Steps lie between them.
 
@@ -197,6 +197,30 @@ def grid(name: str | Grid | Sequence[float]) -> Grid:
     if isinstance(name, (list, tuple)):
         return Times(tuple(numbers("grid", name).tolist()))
     return of_two("grid", look_up("grid", name, GRIDS))  # type: ignore[arg-type]
+
+
+def grid_field(default: Grid) -> Any:
+    """The field ``grid`` of a solver, with a default of its own.
+
+    Example:
+        >>> import attrs
+        >>> from scoresde import Solver
+        >>> from scoresde.grid import grid_field, karras
+        >>> @attrs.frozen
+        ... class Mine(Solver):
+        ...     order, weak_order = 1.0, None
+        ...     grid = grid_field(karras)
+        ...     def walk(self, equation, y, ts, noise, memory=None):
+        ...         yield y, None
+        >>> Mine(5).grid.__name__
+        'karras'
+    """
+    return attrs.field(
+        default=default,
+        kw_only=True,
+        converter=grid,
+        repr=lambda grid: getattr(grid, "__name__", repr(grid)),
+    )
 
 
 def of_two(argument: str, function: Grid) -> Grid:

@@ -28,7 +28,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from scoresde.checks import describe_error, expect, nearest
+from scoresde.checks import expect
+from scoresde.messages import describe_error, nearest
 
 GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers", "degradations")
 """What there are plugins of; their entry points are in ``scoresde.`` and the group."""

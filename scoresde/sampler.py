@@ -77,6 +77,8 @@ class Sampler:
         dtype: torch.dtype | None = None,
         compile: bool | Mapping[str, Any] = False,
     ) -> None:
+        wanted = "one that knows its steps beforehand, as every scoresde.FixedStep does"
+        expect(solver.planned, "solver", wanted, repr(solver))
         self.solver, self.estimator = solver, estimator
         self.sample_shape = sample_shape_of(estimator, sample_shape)
         self._condition, self._dtype, self._compile = condition, dtype, _options(compile)

@@ -22,7 +22,7 @@ from scoresde.checks import choice, instance, real, validator, whole
 from scoresde.descent import Corrector, Descent, checked
 from scoresde.equation import AugmentedEquation, Equation
 from scoresde.estimator import ScoreEstimator
-from scoresde.grid import Grid
+from scoresde.grid import Grid, grid_field
 from scoresde.kept import events
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
@@ -35,31 +35,6 @@ _MOST_STEPS = 10**6
 
 _MOST_NOISE = 1e3
 """Times the reverse SDE's own: far beyond use, and its square is still a number."""
-
-
-def grid_field(default: Grid) -> Any:
-    """The field ``grid`` of a solver, with a default of its own.
-
-    Example:
-        >>> import attrs
-        >>> from scoresde import Solver
-        >>> from scoresde.grid import karras
-        >>> from scoresde.solver import grid_field
-        >>> @attrs.frozen
-        ... class Mine(Solver):
-        ...     order, weak_order = 1.0, None
-        ...     grid = grid_field(karras)
-        ...     def walk(self, equation, y, ts, noise, memory=None):
-        ...         yield y, None
-        >>> Mine(5).grid.__name__
-        'karras'
-    """
-    return attrs.field(
-        default=default,
-        kw_only=True,
-        converter=grids.grid,
-        repr=lambda grid: getattr(grid, "__name__", repr(grid)),
-    )
 
 
 @attrs.frozen
@@ -116,9 +91,9 @@ class Solver(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "walk" in vars(cls) and "moves" not in vars(cls):
-            # a parent's would go past the new method
-            cls.moves = Solver.moves  # type: ignore[method-assign]
+        if "walk" in vars(cls) and "planned" not in vars(cls):
+            # a parent's moves would go past the new method
+            cls.planned = False  # type: ignore[assignment,method-assign]
 
     @property
     @abstractmethod
@@ -301,13 +276,16 @@ class Solver(ABC):
 
     @property
     def planned(self) -> bool:
-        """Whether it knows its steps before it sees states: see `moves`."""
-        return type(self).moves is not Solver.moves
+        """Whether its steps are known before it sees states, and `moves` says them.
+
+        Declared by a class attribute. A class with a `walk` of its own declares it anew.
+        """
+        return False
 
     def moves(
         self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None
     ) -> Iterator[Move]:
-        """The steps of `walk`, prepared: for solvers that know them whatever the states are.
+        """The steps of `walk`, prepared, of a solver that is `planned`.
 
         Args:
             equation: What to integrate.
@@ -316,10 +294,9 @@ class Solver(ABC):
             memory: What was yielded last if this goes on where another walk has ended.
 
         Raises:
-            ValueError: If this one does not.
+            NotImplementedError: If this one is not.
         """
-        wanted = "one that knows its steps beforehand, as every scoresde.FixedStep does"
-        raise ValueError(f"solver: expected {wanted}, got {self!r}")
+        raise NotImplementedError(f"{type(self).__name__} is not planned: it has no moves")
 
     def rsample(
         self,
@@ -365,36 +342,3 @@ class Solver(ABC):
             if state is None:
                 return
             yield state
-
-
-@attrs.frozen
-class EndpointSolver(Solver):
-    """A solver that shows no states on the way.
-
-    Subclasses implement `integrate`.
-
-    Takes the arguments of `Solver`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, EndpointSolver, Identity
-        >>> from torchdiffeq import odeint
-        >>> class RungeKutta(EndpointSolver):
-        ...     order, weak_order = 4.0, None
-        ...     def integrate(self, equation, y, ts, noise):
-        ...         return odeint(equation, y, ts.to(y), method="rk4")[-1]
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> RungeKutta(steps=20).sample(model, (5,)).shape
-        torch.Size([5, 2])
-    """
-
-    @abstractmethod
-    def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
-        """See `Solver.integrate`."""
-
-    def walk(
-        self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
-    ) -> Iterator[tuple[Tensor, Any]]:
-        """The end alone."""
-        yield self.integrate(equation, y, ts, noise), None

@@ -12,9 +12,9 @@ from torch import Tensor
 from scoresde.blocks import folded
 from scoresde.checks import positive, validator, whole
 from scoresde.discontinuities import TimeWarp, segments
+from scoresde.endpoint_solver import EndpointSolver
 from scoresde.equation import Equation, expect_ode
 from scoresde.noise import Noise
-from scoresde.solver import EndpointSolver
 from solvers.rungekutta import stages, step
 
 

@@ -21,9 +21,8 @@ from scoresde.blocks import Blocks
 from scoresde.checks import choice, validator
 from scoresde.equation import Coefficients, Propagator
 from scoresde.fixed_step import FixedStep, Step
-from scoresde.grid import Grid
+from scoresde.grid import Grid, grid_field
 from scoresde.noise import Noise
-from scoresde.solver import grid_field
 
 
 @attrs.frozen

@@ -141,6 +141,7 @@ class ExponentialRungeKutta(Solver):
 
     order = 3.0
     weak_order = None
+    planned = True
 
     def walk(
         self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from scoresde.checks import choice, validator
 from scoresde.discontinuities import at_discontinuity, one_sided
+from scoresde.endpoint_solver import EndpointSolver
 from scoresde.equation import Equation
 from scoresde.noise import Noise
-from scoresde.solver import EndpointSolver
 
 
 @attrs.frozen

@@ -18,7 +18,8 @@ from scoresde.app import options
 from scoresde.app.averaging import average
 from scoresde.app.init import init
 from scoresde.app.options import NamedPath
-from scoresde.checks import describe_error, expect
+from scoresde.checks import expect
+from scoresde.messages import describe_error
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from scoresde.app import config
-from scoresde.checks import expect, join_names
+from scoresde.checks import expect
 from scoresde.data import Dataset, load
+from scoresde.messages import join_names
 
 
 def aligned(data: Dataset, facts: Mapping[str, Any]) -> Dataset:

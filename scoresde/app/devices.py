@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import torch
 
-from scoresde.checks import expect, instance, join_names
+from scoresde.checks import expect, instance
+from scoresde.messages import join_names
 
 if TYPE_CHECKING:
     from scoresde.training.distributed import Processes

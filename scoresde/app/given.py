@@ -18,7 +18,7 @@ from scoresde.app.conditions import Asked
 from scoresde.app.export import Export
 from scoresde.app.model import Model
 from scoresde.app.parts import data_like
-from scoresde.checks import expect, nearest
+from scoresde.checks import expect
 from scoresde.conditioning import condition
 from scoresde.data import Dataset, reader
 from scoresde.data.events import events
@@ -28,6 +28,7 @@ from scoresde.data.parts import part_places
 from scoresde.estimator import ScoreEstimator
 from scoresde.fronts import front, in_order
 from scoresde.internals.limits import afford
+from scoresde.messages import nearest
 from scoresde.precision import device_of
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from scoresde.app.options import NamedPath
-from scoresde.checks import nearest
 from scoresde.internals.atomic import atomic_write
+from scoresde.messages import nearest
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "examples", Path(__file__).parents[2] / "examples"
 """Where a wheel puts the examples (``pyproject.toml``), and where they are before that."""

@@ -24,13 +24,13 @@ from scoresde.app.plans import planned, planned_again, planning_of, said, with_p
 from scoresde.app.previews import previews
 from scoresde.app.sections import expect_sections, recorded, training_of
 from scoresde.bases import PCA, Identity
-from scoresde.checks import describe_error
 from scoresde.data import Dataset
 from scoresde.data.events import Batches
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
 from scoresde.internals.allocation import AllocationLimit
 from scoresde.internals.default_generator import DefaultGenerator
+from scoresde.messages import describe_error
 from scoresde.solver import Solver
 from scoresde.training import History, checkpoint
 from scoresde.training.checkpoint import CheckpointError

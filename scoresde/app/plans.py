@@ -26,21 +26,13 @@ from scoresde.app import config
 from scoresde.app.factories import ConfigError, call_factory
 from scoresde.app.parts import given_parts
 from scoresde.bases import Basis, Joint
-from scoresde.checks import (
-    choice,
-    describe_error,
-    expect,
-    join_names,
-    positive,
-    real,
-    validator,
-    whole,
-)
+from scoresde.checks import choice, expect, positive, real, validator, whole
 from scoresde.data import Dataset
 from scoresde.data.events import as_numbers
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import afford
+from scoresde.messages import describe_error, join_names
 from scoresde.planning import DenoisingErrors, Plan, kurtosis, plan, replan, spectra
 from scoresde.precision import device_of
 from scoresde.solver import Solver

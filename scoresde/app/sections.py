@@ -10,7 +10,8 @@ from scoresde.app.factories import ConfigError, call_factory, expect_known
 from scoresde.app.facts import known_by
 from scoresde.app.parts import SEEDS
 from scoresde.app.plans import planning_of
-from scoresde.checks import nearest, whole
+from scoresde.checks import whole
+from scoresde.messages import nearest
 from scoresde.training import Training
 from scoresde.training.settings import expanded
 

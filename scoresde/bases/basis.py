@@ -16,7 +16,8 @@ from torch import Tensor
 from scoresde.bases.missing_values import known_moments
 from scoresde.bases.moments import MomentsByGroup, batches
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, floating, sizes, trailing_shape, warn
+from scoresde.checks import expect, floating, sizes, trailing_shape
+from scoresde.messages import warn
 from scoresde.precision import KeepsFloat64, full_precision, precision
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from scoresde.bases.basis import Basis
 from scoresde.bases.identity import Identity
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, instance, nearest
+from scoresde.checks import expect, instance
+from scoresde.messages import nearest
 
 
 class Joint(Basis):

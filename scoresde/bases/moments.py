@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, floating, quote_names, warn
+from scoresde.checks import expect, finite, floating
 from scoresde.internals.limits import chunk_size
+from scoresde.messages import join_names, warn
 
 _ROUNDED = 8 * torch.finfo(torch.float64).eps
 """Deviation by the mean up to which there is nothing but the rounding of sums."""
@@ -207,7 +208,7 @@ class MomentsByGroup:
         """One warning of all groups of a kind, with the numbers of the first."""
         if bool(which.any()):
             first = int(which.int().argmax())
-            warn(f"data: in {quote_names(self.names(which))}: {what(first)}")
+            warn(f"data: in {join_names(map(repr, self.names(which)), 3)}: {what(first)}")
 
     def _rms(self, z: Tensor) -> Tensor:
         return self._mean(z**2).sqrt()

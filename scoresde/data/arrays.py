@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from attrs import frozen
 
-from scoresde.checks import choice, expect, join_names
+from scoresde.checks import choice, expect
 from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 from scoresde.data.folders import files
@@ -21,6 +21,7 @@ from scoresde.data.lazy_array import concatenated
 from scoresde.data.pairs import labelled
 from scoresde.data.tables import Missing, check_missing
 from scoresde.internals import limits
+from scoresde.messages import join_names
 
 
 def read_array(

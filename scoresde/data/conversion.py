@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import choice, expect, join_names
+from scoresde.checks import choice, expect
+from scoresde.messages import join_names
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Protocol
 
-from scoresde.checks import expect, join_names
+from scoresde.checks import expect
 from scoresde.data.folders import files
 from scoresde.data.picture import FORMATS
 from scoresde.internals import limits
+from scoresde.messages import join_names
 
 SUFFIXES = {
     *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),

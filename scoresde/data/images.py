@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from scoresde.checks import choice, expect, join_names
+from scoresde.checks import choice, expect
 from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
 from scoresde.data.image_files import ImageFiles, image_files
@@ -22,6 +22,7 @@ from scoresde.data.lazy_array import LazyArray
 from scoresde.data.pairs import labelled
 from scoresde.data.picture import Picture
 from scoresde.internals import limits
+from scoresde.messages import join_names
 
 _MOST_THREADS = 8
 """So many decode faster than most disks read."""

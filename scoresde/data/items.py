@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, join_names
+from scoresde.checks import expect
 from scoresde.data.lazy_array import LazyArray
+from scoresde.messages import join_names
 
 PARTS = "events, alone or with a condition (other parts joined to them, see scoresde.Joint)"
 """What an item may have."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scoresde.checks import expect, join_names, nearest
+from scoresde.checks import expect
 from scoresde.data.arrays import read_array
 from scoresde.data.builtin import BUILT_IN
 from scoresde.data.dataset import Dataset
@@ -18,6 +18,7 @@ from scoresde.data.image_files import SUFFIXES
 from scoresde.data.images import read_images
 from scoresde.data.parquet import read_parquet
 from scoresde.data.text import read_csv
+from scoresde.messages import join_names, nearest
 
 READERS: dict[str, Callable[..., Dataset]] = {
     ".npy": read_array,

@@ -10,10 +10,11 @@ from attrs import evolve
 from torch import Tensor
 
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, join_names, nearest
+from scoresde.checks import expect
 from scoresde.data.dataset import Dataset
 from scoresde.data.lazy_array import LazyArray
 from scoresde.data.quantization import bin_centres, quantize
+from scoresde.messages import join_names, nearest
 
 Degradation = Callable[[Tensor], Tensor]
 """``(N, *event_shape)`` to ``(N, *part_shape)``; see `scoresde.data.degradations`."""

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from attrs import frozen
 
-from scoresde.checks import choice, expect, join_names
+from scoresde.checks import choice, expect
 from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 from scoresde.data.pairs import labelled
+from scoresde.messages import join_names
 
 Missing = Literal["nan"] | None
 

@@ -19,8 +19,9 @@ from torch.distributions import (
 from scoresde.bases import Joint
 from scoresde.bases.moments import MomentsByGroup
 from scoresde.blocks import Blocks
-from scoresde.checks import expect, finite, quote_names, trailing_shape, warn
+from scoresde.checks import expect, finite, trailing_shape
 from scoresde.internals.limits import chunk_size
+from scoresde.messages import join_names, warn
 from scoresde.precision import full_precision
 
 
@@ -274,7 +275,8 @@ def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
     groups.warn(outliers=not ranks)
     constant = groups.names(groups.constant)
     if constant:
-        warn(f"{quote_names(constant)}: the same in all simulations, which says nothing; left out")
+        names = join_names(map(repr, constant), 3)
+        warn(f"{names}: the same in all simulations, which says nothing; left out")
     ordered = x.double().sort(0).values
     lower, middle, upper = (ordered[round(q * (len(x) - 1))] for q in _BULK)
     bulk = (upper - lower) / 2
@@ -303,7 +305,7 @@ def _varying(real: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = groups.measured(real.split(chunk_size(real.shape[1:])))
     groups.warn()
     constant = groups.names(groups.constant)
-    got = f"the same {quote_names(constant)} in all simulations"
+    got = f"the same {join_names(map(repr, constant), 3)} in all simulations"
     expect(not constant, "parameters", "numbers that vary", got)
     return mean, std**2 * (len(real) / (len(real) - 1))
 

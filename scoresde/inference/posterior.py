@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from scoresde.bases import Joint
-from scoresde.checks import expect, warn
+from scoresde.checks import expect
 from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates, bounds, unbatched
 from scoresde.inference.given import GivenObservation, OfPart
 from scoresde.likelihood.distribution import ScoreDistribution
+from scoresde.messages import warn
 from scoresde.solver import Solver
 
 Simulator = Callable[[Tensor], Tensor]

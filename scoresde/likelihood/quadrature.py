@@ -23,13 +23,12 @@ from scoresde.blocks import Blocks
 from scoresde.checks import real, validator, whole
 from scoresde.discontinuities import at_discontinuity, one_sided, segments
 from scoresde.equation import Propagator
-from scoresde.grid import Grid
+from scoresde.grid import Grid, grid_field
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
 from scoresde.precision import moved, precision, sent
 from scoresde.sde import SDE
 from scoresde.sde_coefficients import ReverseCoefficients
-from scoresde.solver import grid_field
 
 
 @attrs.frozen

@@ -22,8 +22,9 @@ import torch
 from scipy import optimize, special, stats
 from torch import Tensor
 
-from scoresde.checks import expect, join_names
+from scoresde.checks import expect
 from scoresde.data.conversion import Array
+from scoresde.messages import join_names
 from scoresde.tables.cells import Cells
 
 KINDS = ("number", "count", "category")

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, instance, join_names
+from scoresde.checks import expect, instance
 from scoresde.data.conversion import Array
+from scoresde.messages import join_names
 from scoresde.tables.cells import Cells
 from scoresde.tables.column import Column, column
 from scoresde.tables.form import Form

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect, join_names
+from scoresde.checks import expect
 from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
+from scoresde.messages import join_names
 from scoresde.tables.cells import Cells
 
 _KNOWN = "an array of rows, a data frame, a structured array or a scoresde.data.Dataset"
