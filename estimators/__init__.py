@@ -4,6 +4,7 @@ from estimators.adapters import NetworkAdapter
 from estimators.classifier_free import ClassifierFree
 from estimators.conditional import cde, cdiffe, cmde, vs_cmde
 from estimators.denoising import Denoising
+from estimators.embedding import Embedded, SetEmbedding
 from estimators.guidance import Guidance
 from estimators.joint_network import JointNetwork
 from estimators.mixture import Gaussian, GaussianMixture
@@ -19,6 +20,7 @@ from estimators.unet import UNet
 __all__ = [
     "ClassifierFree",
     "Denoising",
+    "Embedded",
     "Gaussian",
     "GaussianMixture",
     "Guidance",
@@ -27,6 +29,7 @@ __all__ = [
     "NetworkAdapter",
     "PartNetwork",
     "ResidualMLP",
+    "SetEmbedding",
     "SlicedScoreMatching",
     "TransitionMatching",
     "Truncated",

@@ -15,6 +15,7 @@ from torch.distributions import (
     constraints,
     identity_transform,
 )
+from torch.nn.functional import pad
 
 from scoresde.bases import Joint
 from scoresde.bases.moments import MomentsByGroup
@@ -53,6 +54,7 @@ class Coordinates(nn.Module):
             none if None.
         clip: Where standardised observations are clipped, ``(*observation_shape,)``; nowhere if
             None.
+        items: See `fit`.
 
     Example:
         >>> import torch
@@ -90,10 +92,11 @@ class Coordinates(nn.Module):
         explained: Tensor,
         sorted_observations: Tensor | None = None,
         clip: Tensor | None = None,
+        items: bool = False,
     ) -> None:
         super().__init__()
         unbatched(prior)
-        self.prior = prior
+        self.prior, self.items = prior, items
         self.register_buffer("observation_mean", observation_mean)
         self.register_buffer("observation_std", observation_std)
         self.register_buffer("mean", mean)
@@ -113,6 +116,7 @@ class Coordinates(nn.Module):
         observations: Tensor,
         *,
         ranks: bool = False,
+        items: bool = False,
     ) -> Coordinates:
         """Coordinates fitted to simulations.
 
@@ -124,22 +128,30 @@ class Coordinates(nn.Module):
             parameters: ``(N, *parameter_shape)``.
             observations: ``(N, *observation_shape)``.
             ranks: Whether to have normal scores.
+            items: Whether an observation is a set or a series, ``(n, features)``: of items that
+                are measured together, and of which some may be missing (NaN). Nothing is
+                regressed: that is left to an embedding.
 
         Raises:
             ValueError: If numbers are not finite, an observation has as many as there are
                 simulations or more, or a parameter is the same in all of them.
         """
         count = len(observations)
-        finite("observations", observations)
+        finite("observations", observations.nan_to_num(nan=0.0) if items else observations)
         real = line(prior).inv(parameters).reshape(len(parameters), -1)
         finite("parameters", real)
         expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
         values = observations if observations.is_floating_point() else observations.double()
+        centre, variance = _varying(real)
+        if items:
+            expect(not ranks, "ranks", "False of sets and series", ranks)
+            none = torch.zeros_like(variance).to(real)
+            known = *_of_items(values), centre.to(real), none, variance.sqrt().to(real), none
+            return cls(prior, *known, items=True)
         mean, scale, clip = (
             v.reshape(values.shape[1:]).to(values)
             for v in _measured(values.reshape(count, -1), ranks)
         )
-        centre, variance = _varying(real)
         coordinates = cls(
             prior,
             mean,
@@ -178,13 +190,17 @@ class Coordinates(nn.Module):
     def observation(self, x: Tensor) -> Tensor:
         """Observations ``(*batch, *observation_shape)``, standardised.
 
-        With normal scores, of all numbers one after the other: ``(*batch, 2 n)``.
+        With normal scores, of all numbers one after the other: ``(*batch, 2 n)``. Of sets and
+        series, ``(*batch, n, features + 1)``: the last number of an item is 1 where all of it is
+        there, and 0 else. Fewer of them than in the simulations are told to be missing.
 
         Raises:
             ValueError: If their shape is another one.
         """
-        trailing_shape("observation", x, self.observation_mean.shape)
         mean, std = self.observation_mean, self.observation_std
+        if self.items:
+            return self._items(x)
+        trailing_shape("observation", x, mean.shape)
         standardised: Tensor = (x.to(mean) - mean) / std
         standardised = standardised.clamp(-self.clip, self.clip).to(self.mean.dtype)
         if self.sorted_observations is None:
@@ -198,6 +214,16 @@ class Coordinates(nn.Module):
         both = torch.cat([standardised.reshape(-1, len(table)), scores.mT.to(standardised)], 1)
         return both.reshape(*batch, -1)
 
+    def _items(self, x: Tensor) -> Tensor:
+        most, features = self.observation_mean.shape
+        fits = x.ndim > 1 and x.shape[-1] == features and x.shape[-2] <= most
+        expect(fits, "observation", f"shape (*batch, n, {features}), n <= {most}", tuple(x.shape))
+        there = x.isfinite().all(-1, keepdim=True)
+        mean, std = self.observation_mean[:1], self.observation_std[:1]
+        values = (x.to(mean) - mean) / std
+        told = torch.cat([values.where(there, 0.0), there.to(values)], -1)
+        return pad(told, (0, 0, 0, most - x.shape[-2]))
+
     @full_precision
     def remoteness(self, x: Tensor) -> Tensor:
         """How far observations are from the middle of the simulations, ``(*batch)``.
@@ -206,9 +232,9 @@ class Coordinates(nn.Module):
         like it was simulated. 0 if coordinates are not fitted.
         """
         batch = x.shape[: x.ndim - self.observation_ndim]
-        seen = self.observation(x).reshape(*batch, -1)
         if self.reach is None:
-            return seen.new_zeros(batch)
+            return self.mean.new_zeros(batch)
+        seen = self.observation(x).reshape(*batch, -1)
         distance: Tensor = (seen @ self.reach.to(seen)).norm(dim=-1)
         return distance
 
@@ -231,8 +257,10 @@ class Coordinates(nn.Module):
     def explanation(self, observation: Tensor) -> Tensor:
         """What the regression says of parameters less their mean, ``(*batch, m)``."""
         batch = observation.shape[: observation.ndim - self.observation_mean.ndim]
-        explained: Tensor = self.observation(observation).reshape(*batch, -1) @ self.slope
-        return explained
+        if self.items:
+            return self.mean.new_zeros(*batch, len(self.mean))
+        seen: Tensor = self.observation(observation).reshape(*batch, -1)
+        return seen @ self.slope
 
     def _around(self, centre: Tensor) -> Transform:
         shape = self.prior.event_shape
@@ -287,6 +315,20 @@ def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
     return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _CLIP)
 
 
+def _of_items(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations of numbers in ``(N, n, features)``, without what is missing.
+
+    Infinite where they are the same in all items, which says nothing.
+    """
+    expect(values.ndim == 3, "observations", "shape (N, n, features)", tuple(values.shape))
+    each = values.double().flatten(0, 1)
+    each = each[each.isfinite().all(-1)]
+    expect(len(each) > 0, "observations", "items that are there", "none")
+    mean, std = each.mean(0), each.std(0, correction=0)
+    std = std.masked_fill(std <= 1e-12 * mean.abs(), torch.inf)
+    return tuple(v.to(values).expand(values.shape[1:]).clone() for v in (mean, std))  # type: ignore
+
+
 def _reach(predictors: Tensor) -> Tensor:
     """Of standardised predictors ``(N, n)``: whitens them, in units of the farthest."""
     n = predictors.shape[1]
@@ -294,9 +336,8 @@ def _reach(predictors: Tensor) -> Tensor:
     # those that repeat each other, or say nothing, have no inverse
     covariance = predictors.mT @ predictors / len(predictors) + 1e-6 * unit
     root = torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
-    farthest = (predictors @ root).norm(dim=-1).amax().clamp(min=1e-12)
-    whitening: Tensor = root / farthest
-    return whitening
+    farthest: float = (predictors @ root).norm(dim=-1).amax().item()
+    return torch.div(root, max(farthest, 1e-12))
 
 
 def _varying(real: Tensor) -> tuple[Tensor, Tensor]:

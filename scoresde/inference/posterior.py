@@ -42,6 +42,7 @@ def simulate(
     count: int,
     *,
     batch_size: int = 1000,
+    missing: bool = False,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Draws of the prior and what the simulator makes of them.
@@ -53,6 +54,8 @@ def simulate(
         simulator: See `Simulator`.
         count: How many draws.
         batch_size: How many at a time.
+        missing: Whether NaN stands for what is not there (see `Coordinates.fit`), and only
+            observations of nothing else have failed.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -85,7 +88,8 @@ def simulate(
             observations.append(observed)
             bar.update(len(drawn))
     theta, x = torch.cat(parameters), torch.cat(observations)
-    usable = torch.isfinite(x.flatten(1)).all(1)
+    numbers = torch.isfinite(x.flatten(1))
+    usable = numbers.any(1) & ~x.isinf().flatten(1).any(1) if missing else numbers.all(1)
     share = float(usable.double().mean())
     expect(share > 0.5, "simulator", "finite observations", f"{1 - share:.0%} that are not")
     return theta[usable], x[usable]
