@@ -34,7 +34,7 @@ PRIOR = 0.1
 def run(
     quick: bool = False,
     tasks: str = "gaussian_linear,gaussian_mixture",
-    counts: str = "1,8,30,100",
+    counts: tuple[int, ...] = (1, 8, 30, 100),
     methods: str = "exact particles,exact jacobian,particles,samples",
     simulations: int = 10_000,
     steps: int = TRAINING.steps,
@@ -46,7 +46,7 @@ def run(
     Args:
         quick: See above.
         tasks: Names, separated by commas.
-        counts: Numbers of observations, separated by commas.
+        counts: Numbers of observations.
         methods: Of ``"particles"``, ``"samples"`` and ``"jacobian"``, of networks or ``"exact"``.
         simulations: That a network sees.
         steps: Updates.
@@ -56,14 +56,13 @@ def run(
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     chosen = methods.split(",")
-    numbers = [int(n) for n in counts.split(",")]
     if quick:
-        chosen, numbers, sets = [m for m in chosen if m.startswith("exact")], numbers[:2], 1
+        chosen, counts, sets = [m for m in chosen if m.startswith("exact")], counts[:2], 1
     for task in (TASKS[name] for name in tasks.split(",")):
         model = None
         if not all(m.startswith("exact") for m in chosen):
             model = _trained(task, simulations, attrs.evolve(TRAINING, steps=steps))
-        for n in numbers:
+        for n in counts:
             known = [_drawn(task.name, n, seed) for seed in range(sets)]
             references = torch.stack([_reference(task.name, x, draws) for x in known])
             for method in chosen:

@@ -21,8 +21,9 @@ from scoresde.bases import Joint
 from scoresde.bases.moments import MomentsByGroup
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, finite, trailing_shape
+from scoresde.inference.measured import measured_items, measured_numbers, reach
 from scoresde.internals.limits import chunk_size
-from scoresde.messages import join_names, warn
+from scoresde.messages import join_names
 from scoresde.precision import full_precision
 
 
@@ -146,11 +147,11 @@ class Coordinates(nn.Module):
         if items:
             expect(not ranks, "ranks", "False of sets and series", ranks)
             none = torch.zeros_like(variance).to(real)
-            known = *_of_items(values), centre.to(real), none, variance.sqrt().to(real), none
+            known = *measured_items(values), centre.to(real), none, variance.sqrt().to(real), none
             return cls(prior, *known, items=True)
         mean, scale, clip = (
             v.reshape(values.shape[1:]).to(values)
-            for v in _measured(values.reshape(count, -1), ranks)
+            for v in measured_numbers(values.reshape(count, -1), ranks)
         )
         coordinates = cls(
             prior,
@@ -163,18 +164,23 @@ class Coordinates(nn.Module):
             values.movedim(0, -1).sort(-1).values.contiguous() if ranks else None,
             clip,
         )
-        predictors = coordinates.observation(observations).reshape(count, -1).double()
+        coordinates._regress(observations, real.double() - centre, variance)
+        return coordinates
+
+    def _regress(self, observations: Tensor, centred: Tensor, variance: Tensor) -> None:
+        """Keeps what observations say of parameters less their mean, which are in float64."""
+        count, like = len(observations), self.mean
+        predictors = self.observation(observations).reshape(count, -1).double()
         wanted = f"more simulations than the {predictors.shape[1]} predictors of an observation"
         expect(count > predictors.shape[1] + 1, "observations", wanted, count)
-        coordinates.reach, centred = _reach(predictors).to(real), real.double() - centre
+        self.reach = reach(predictors).to(like)
         # gelsd, as numbers in an observation may repeat each other
         solved = torch.linalg.lstsq(predictors.cpu(), centred.cpu(), driver="gelsd")
         slope = solved.solution.to(predictors)
         # a parameter that the observation determines keeps a width: densities are finite
         residual_variance = (centred - predictors @ slope).var(0).clamp(min=1e-12 * variance)
-        coordinates.slope, coordinates.std = slope.to(real), residual_variance.sqrt().to(real)
-        coordinates.explained = (1 - residual_variance / variance).to(real)
-        return coordinates
+        self.slope, self.std = slope.to(like), residual_variance.sqrt().to(like)
+        self.explained = (1 - residual_variance / variance).to(like)
 
     @property
     def joint(self) -> Joint:
@@ -279,65 +285,6 @@ class Coordinates(nn.Module):
             for v in bounds(self.prior)
         )
         return low, high
-
-
-_CLIP = 5.0
-"""Deviations of the bulk of observations at which outliers are clipped: beyond what normal numbers
-reach, and so near that one in a thousand has no say in a regression."""
-
-_FEW = 0.01
-"""The share of observations that may be clipped: more of them are a long tail, which says something
-(for `ranks`, or a logarithm)."""
-
-_BULK = (0.15866, 0.5, 0.84134)
-"""Quantiles that are a deviation from the mean of normal numbers, and the median."""
-
-
-def _measured(x: Tensor, ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres, scales and reaches of observed numbers ``(N, n)``, in float64.
-
-    Ranks see what outliers hide, which then needs no warning.
-    """
-    groups = MomentsByGroup(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
-    mean, scale = groups.measured(x.split(chunk_size(x.shape[1:])))
-    groups.warn(outliers=not ranks)
-    constant = groups.names(groups.constant)
-    if constant:
-        names = join_names(map(repr, constant), 3)
-        warn(f"{names}: the same in all simulations, which says nothing; left out")
-    ordered = x.double().sort(0).values
-    lower, middle, upper = (ordered[round(q * (len(x) - 1))] for q in _BULK)
-    bulk = (upper - lower) / 2
-    rarely_clipped = ((ordered - middle).abs() > _CLIP * bulk).double().mean(0) < _FEW
-    outlying = groups.outlying & rarely_clipped & (bulk > 0)
-    scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(groups.constant, torch.inf)
-    mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
-    return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _CLIP)
-
-
-def _of_items(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and deviations of numbers in ``(N, n, features)``, without what is missing.
-
-    Infinite where they are the same in all items, which says nothing.
-    """
-    expect(values.ndim == 3, "observations", "shape (N, n, features)", tuple(values.shape))
-    each = values.double().flatten(0, 1)
-    each = each[each.isfinite().all(-1)]
-    expect(len(each) > 0, "observations", "items that are there", "none")
-    mean, std = each.mean(0), each.std(0, correction=0)
-    std = std.masked_fill(std <= 1e-12 * mean.abs(), torch.inf)
-    return tuple(v.to(values).expand(values.shape[1:]).clone() for v in (mean, std))  # type: ignore
-
-
-def _reach(predictors: Tensor) -> Tensor:
-    """Of standardised predictors ``(N, n)``: whitens them, in units of the farthest."""
-    n = predictors.shape[1]
-    unit = torch.eye(n, dtype=predictors.dtype, device=predictors.device)
-    # those that repeat each other, or say nothing, have no inverse
-    covariance = predictors.mT @ predictors / len(predictors) + 1e-6 * unit
-    root = torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
-    farthest: float = (predictors @ root).norm(dim=-1).amax().item()
-    return torch.div(root, max(farthest, 1e-12))
 
 
 def _varying(real: Tensor) -> tuple[Tensor, Tensor]:

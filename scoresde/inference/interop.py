@@ -147,7 +147,7 @@ def to_arviz(samples: Tensor, name: str = "parameter", chains: int = 1) -> Any:
     except ImportError as error:
         raise ImportError("export to ArviZ needs it: pip install arviz") from error
     values = samples.detach().cpu().reshape(chains, -1, *samples.shape[1:]).numpy()
-    try:
-        return arviz.from_dict({"posterior": {name: values}})
-    except TypeError:  # before version 1 groups are arguments
+    try:  # before version 1, which would take a dictionary of groups for one of variables
         return arviz.from_dict(posterior={name: values})
+    except TypeError:
+        return arviz.from_dict({"posterior": {name: values}})

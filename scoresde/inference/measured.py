@@ -1,0 +1,92 @@
+"""What observations are like: centres, scales and reaches of simulated numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scoresde.bases.moments import MomentsByGroup
+from scoresde.blocks import Blocks
+from scoresde.checks import expect
+from scoresde.internals.limits import chunk_size
+from scoresde.messages import join_names, warn
+
+_CLIP = 5.0
+"""Deviations of the bulk of observations at which outliers are clipped: beyond what normal numbers
+reach, and so near that one in a thousand has no say in a regression."""
+
+_FEW = 0.01
+"""The share of observations that may be clipped: more of them are a long tail, which says something
+(for `ranks`, or a logarithm)."""
+
+_BULK = (0.15866, 0.5, 0.84134)
+"""Quantiles that are a deviation from the mean of normal numbers, and the median."""
+
+
+def measured_numbers(x: Tensor, ranks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres, scales and reaches of observed numbers ``(N, n)``, in float64.
+
+    Ranks see what outliers hide, which then needs no warning.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.measured import measured_numbers
+        >>> centre, scale, reach = measured_numbers(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> centre.tolist(), scale.round(decimals=3).tolist(), reach.tolist()
+        ([2.0], [1.0], [inf])
+    """
+    groups = MomentsByGroup(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
+    mean, scale = groups.measured(x.split(chunk_size(x.shape[1:])))
+    groups.warn(outliers=not ranks)
+    constant = groups.names(groups.constant)
+    if constant:
+        names = join_names(map(repr, constant), 3)
+        warn(f"{names}: the same in all simulations, which says nothing; left out")
+    ordered = x.double().sort(0).values
+    lower, middle, upper = (ordered[round(q * (len(x) - 1))] for q in _BULK)
+    bulk = (upper - lower) / 2
+    rarely_clipped = ((ordered - middle).abs() > _CLIP * bulk).double().mean(0) < _FEW
+    outlying = groups.outlying & rarely_clipped & (bulk > 0)
+    scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(groups.constant, torch.inf)
+    mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
+    return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _CLIP)
+
+
+def measured_items(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations of numbers in ``(N, n, features)``, without what is missing.
+
+    Infinite where they are the same in all items, which says nothing.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.measured import measured_items
+        >>> mean, std = measured_items(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.nan]]]))
+        >>> mean.round(decimals=2)
+        tensor([[1.6700],
+                [1.6700]])
+    """
+    expect(values.ndim == 3, "observations", "shape (N, n, features)", tuple(values.shape))
+    each = values.double().flatten(0, 1)
+    each = each[each.isfinite().all(-1)]
+    expect(len(each) > 0, "observations", "items that are there", "none")
+    mean, std = each.mean(0), each.std(0, correction=0)
+    std = std.masked_fill(std <= 1e-12 * mean.abs(), torch.inf)
+    return tuple(v.to(values).expand(values.shape[1:]).clone() for v in (mean, std))  # type: ignore
+
+
+def reach(predictors: Tensor) -> Tensor:
+    """Of standardised predictors ``(N, n)``: whitens them, in units of the farthest.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.measured import reach
+        >>> reach(torch.tensor([[2.0], [-2.0]])).round(decimals=2)
+        tensor([[0.5000]])
+    """
+    n = predictors.shape[1]
+    unit = torch.eye(n, dtype=predictors.dtype, device=predictors.device)
+    # those that repeat each other, or say nothing, have no inverse
+    covariance = predictors.mT @ predictors / len(predictors) + 1e-6 * unit
+    root = torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
+    farthest: float = (predictors @ root).norm(dim=-1).amax().item()
+    return torch.div(root, max(farthest, 1e-12))
