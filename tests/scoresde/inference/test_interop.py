@@ -4,6 +4,7 @@ import sys
 import types
 import warnings
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -126,12 +127,19 @@ def test_the_methods_of_sbi():
         posterior.sample((3,), x=several)
 
 
-@pytest.mark.parametrize("version", ["0", "1"])
-def test_samples_for_arviz(version, monkeypatch):
-    if version == "1":
-        fake = types.SimpleNamespace(from_dict=lambda data: data["posterior"])
-    else:
-        fake = types.SimpleNamespace(from_dict=lambda *, posterior: posterior)
+def before(posterior=None, *, log_likelihood=None):
+    """As ArviZ to 0.23 has it: the first dictionary is one of variables."""
+    return {name: np.asarray(value) for name, value in posterior.items()}
+
+
+def after(data, *, name=None):
+    """As ArviZ has it from 1 on: of groups."""
+    return data["posterior"]
+
+
+@pytest.mark.parametrize("from_dict", [before, after])
+def test_samples_for_arviz(from_dict, monkeypatch):
+    fake = types.SimpleNamespace(from_dict=from_dict)
     monkeypatch.setitem(sys.modules, "arviz", fake)
     samples = torch.randn(6, 2)
     found = to_arviz(samples, "theta", chains=2)["theta"]
