@@ -17,6 +17,10 @@ from torch import Tensor, nn
 
 from scoresde.checks import expect, instance, whole
 
+_MANY = 32
+"""Blocks, beyond which the host takes longer to handle each than memory to look numbers up; sums of
+their gradients have one order only where each is handled."""
+
 
 class Blocks:
     """Named contiguous blocks of a flat state.
@@ -48,6 +52,7 @@ class Blocks:
         self.dim = ends[-1]
         self._slices = {k: slice(*v) for k, v in zip(sizes, itertools.pairwise(ends), strict=True)}
         self._prefixes: dict[int, Blocks] = {self.dim: self}
+        self._on_device: dict[torch.device, Tensor] = {}
 
     def singles(self) -> Blocks:
         """Every component by itself, named ``block[i]``, or as its block if it is alone there."""
@@ -125,8 +130,19 @@ class Blocks:
         if value.ndim == 0 or value.shape[-1] in (1, self.dim):
             return value
         self.check("value", value)
+        learned = value.requires_grad and torch.is_grad_enabled()
+        if len(self) >= _MANY and not (learned or torch.compiler.is_compiling()):
+            return value.index_select(-1, self._owners(value.device))
         parts = zip(value.split(1, -1), self.sizes.values(), strict=True)
         return torch.cat([v.expand(*v.shape[:-1], size) for v, size in parts], -1)
+
+    def _owners(self, device: torch.device) -> Tensor:
+        """Of which block each component is, ``(n,)``: sent to a device once."""
+        if device not in self._on_device:
+            sizes = torch.tensor([*self.sizes.values()], device="cpu")
+            owners = torch.arange(len(self), device="cpu").repeat_interleave(sizes)
+            self._on_device[device] = owners.to(device, non_blocking=True)
+        return self._on_device[device]
 
     def alike(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Values ``(*, 1 | blocks | n)`` that broadcast against each other."""

@@ -145,6 +145,23 @@ def test_nothing_that_is_asked_grows_with_the_number_of_blocks(name):
     assert again == {"reads": 1, "copies": 0, "queued": 0, "drawn": 0}
 
 
+def test_many_blocks_are_not_handled_one_by_one():
+    """By the host: of a loss, and of log-densities, which ask for their coefficients everywhere."""
+    found = []
+    for count in (40, 120):
+        model = on_meta("fixed", count).to("meta")
+        x = torch.empty(4, 2 * count, device="meta")
+        model.loss(x)
+        with DeviceCalls() as loss:
+            model.loss(x)
+        with DeviceCalls() as density, torch.no_grad():
+            log_prob(model, x, DDIM(2, grid="uniform_time"), trace=Hutchinson(1))
+        found.append((loss.views.total(), density.views.total()))
+    (few, fewer), (many, more) = found
+    assert many - few <= 4  # sums over blocks are folded
+    assert more == fewer
+
+
 @pytest.mark.parametrize("name", ["learned per block", "fixed"])
 def test_an_update_sends_the_numbers_of_its_events_whatever_it_learns(name, monkeypatch):
     """Nothing else, and is looked at now and then; so is one of many blocks."""

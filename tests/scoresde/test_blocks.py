@@ -136,3 +136,17 @@ def test_a_sum_is_that_of_a_row_alone(dtype, size):
     rows = torch.randn(7, size, dtype=dtype)
     torch.testing.assert_close(folded(rows), rows.sum(-1), rtol=1e-4, atol=1e-5)
     assert torch.equal(folded(rows)[3:4], folded(rows[3:4]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_blocks_are_looked_up_with_the_same_values_and_gradients(dtype):
+    sizes = [1 + i % 3 for i in range(50)]
+    blocks = Blocks({str(i): size for i, size in enumerate(sizes)})
+    values = torch.randn(3, 50, dtype=dtype)
+    values[0, 7] = -torch.inf
+    expected = torch.cat([values[:, [i]].expand(-1, size) for i, size in enumerate(sizes)], -1)
+    learned = values.clone().requires_grad_()
+    for found in (blocks.expand(values), blocks.expand(learned), blocks.expand(values[0])[None]):
+        assert torch.equal(found, expected[: len(found)])
+    slope = torch.autograd.grad(blocks.expand(learned).sum(), learned)[0]
+    assert torch.equal(slope, torch.tensor(sizes, dtype=dtype).expand(3, -1))
