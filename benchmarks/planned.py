@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.equal_time import draw, shades, training, updates
-from benchmarks.trained import SIZE
 from estimators import MultiScale, UNet, measure
 from scoresde import LogLinear, Wavelet
 from scoresde.app import plots
@@ -54,6 +53,7 @@ def run(
     pictures: Path | None = None,
     seconds: float = 300.0,
     count: int = 1500,
+    size: int = 32,
     cost: float = 4.0,
     seeds: int = 3,
     lr: float = 2e-3,
@@ -66,6 +66,7 @@ def run(
         pictures: Where to write samples.
         seconds: Processor time that training may take.
         count: How many samples are compared.
+        size: Of the images, to which they are resized.
         cost: Of the plan, in evaluations at full resolution.
         seeds: Of the noise.
         lr: Of the training.
@@ -75,7 +76,7 @@ def run(
     if quick:
         seconds, count, seeds = 2.0, 20, 1
     torch.set_num_threads(1)
-    images = load(data, size=SIZE, flip=True)
+    images = load(data, size=size, flip=True)
     train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
     features = EfficientNetLite0()
     real, others = (
