@@ -31,6 +31,10 @@ TOLERANCE = 0.05
 Their standard errors are ``1/sqrt(2N)`` and ``1/sqrt(N)``.
 """
 
+NARROW, FAINT = 0.04, 0.02
+"""Of the events' own deviation, that of coefficients which nobody sees, and the noise that may be
+left in them: of photographs in [-1, 1] three shades and one, of 256."""
+
 SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
 """Deviations in units of the scale, 0.015 and 15: where they fade `scoresde.grid.arctan_log_snr`
 has a quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
@@ -100,7 +104,8 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     """Warns of blocks, or columns, that are out of an SDE's range, by their names.
 
     A mean of 0 and a deviation of 1 throughout are what is said of data that nobody has measured:
-    then there is nothing to compare.
+    then there is nothing to compare. Coefficients that mix an event's numbers, as of images, are not
+    named for noise that is left where both are too faint to be seen in the event.
 
     Args:
         sde: How data are diffused.
@@ -124,14 +129,18 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     mismatch = Mismatch.of(sde, mean, std)
     m, s = (sde.blocks.expand(v).expand(sde.blocks.dim) for v in (mean, std))
     low, high = SPARSE
+    unseen = torch.zeros_like(s, dtype=torch.bool)
+    if sde.basis.mixes:
+        own, left = s.square().mean().sqrt(), (mismatch.noise_ratio - 1) * s
+        unseen = (s < NARROW * own) & (left < FAINT * own)
     kinds = (
         (
             ((1 - mismatch.prior_ratio).abs() > TOLERANCE) | (mismatch.shift.abs() > TOLERANCE),
             _PRIOR,
         ),
-        (mismatch.noise_ratio - 1 > TOLERANCE, _NOISE),
+        ((mismatch.noise_ratio - 1 > TOLERANCE) & ~unseen, _NOISE),
         (mismatch.bias.abs() > TOLERANCE, _BIAS),
-        ((mismatch.scale_ratio < low) | (mismatch.scale_ratio > high), _SCALE),
+        (((mismatch.scale_ratio < low) | (mismatch.scale_ratio > high)) & ~unseen, _SCALE),
     )
     unnamed = torch.ones_like(kinds[0][0])
     for wrong, text in kinds:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +64,9 @@ class Basis(KeepsFloat64, ABC):
             blocks.dim,
         )
         self.blocks = blocks
+
+    mixes: ClassVar[bool] = False
+    """Whether coefficients are sums over all numbers of an event, which have one unit then."""
 
     @property
     def dim(self) -> int:

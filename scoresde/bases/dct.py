@@ -57,6 +57,7 @@ class DCT(Basis):
         (tensor(2.), tensor(True))
     """
 
+    mixes = True
     references = "ahmed1974 rissanen2023 hoogeboom2023"
 
     frequencies: Tensor

@@ -67,6 +67,7 @@ class Wavelet(Basis):
         tensor([4., 0.])
     """
 
+    mixes = True
     references = "mallat1989 daubechies1988 batzolis2022"
     example: ClassVar = {"levels": 2, "wavelet": "db2"}
 

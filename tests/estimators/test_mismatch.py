@@ -8,6 +8,7 @@ import torch
 from estimators import Denoising, Gaussian, MultiScale, ResidualMLP, measure
 from estimators.mismatch import Mismatch, check_range
 from scoresde import (
+    DCT,
     EDM,
     VE,
     VP,
@@ -209,3 +210,29 @@ def test_losses_of_single_events_have_gradients_under_vmap():
 
     found = torch.func.vmap(loss, randomness="different")(100 * torch.randn(5, 2))
     assert found.shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("basis", "faint", "schedule", "said"),
+    [
+        (Haar((1, 8, 8), 2), 0.01, LogLinear(), ""),
+        (DCT((1, 8, 8)), 0.01, LogLinear(), ""),
+        # of noise that is seen, or in coefficients that are
+        (Haar((1, 8, 8), 2), 0.01, VE(0.3, 50.0), "narrower than the least noise"),
+        (Haar((1, 8, 8), 2), 0.05, VE(0.3, 50.0), "narrower than the least noise"),
+        # units of parts, and of blocks of a table, are their own
+        (Joint(a=(16,), b=(48,)), 0.01, LogLinear(), "narrower than the least noise"),
+        (Identity((64,), {"a": 16, "b": 48}), 0.003, LogLinear(), "narrower than the least noise"),
+    ],
+    ids=str,
+)
+@both
+def test_what_is_too_faint_to_be_seen(basis, faint, schedule, said, dtype):
+    """Fine bands of images: of tables a narrow column is a column."""
+    std = torch.full((basis.dim,), faint, dtype=dtype)
+    std[: basis.dim // 2] = 0.8
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_range(DiagonalSDE(schedule, basis), torch.zeros(basis.dim, dtype=dtype), std)
+    assert len(caught) == bool(said)
+    assert said in "".join(str(each.message) for each in caught)

@@ -1,13 +1,21 @@
 """Files to start from."""
 
 import os
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from commands import run
+from PIL import Image
 
 from scoresde.app import config
+from scoresde.app.facts import facts_of
 from scoresde.app.init import example, examples, next_steps
+from scoresde.app.model import Model
+from scoresde.app.parts import data_of
+from scoresde.data.events import Batches
 
 ROOT = Path(__file__).parents[3]
 every = pytest.mark.parametrize("name", examples())
@@ -69,3 +77,28 @@ def test_errors(arguments, message, tmp_path, monkeypatch):
 def test_any_name_of_a_source(source):
     text = example("images", source)
     assert config.tomllib.loads(text)["data"]["source"] == source
+
+
+def smooth(folder, count=40):
+    """Photographs whose colours change slowly, as those are that cameras have stored as JPEG."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(count):
+        grey = draw.uniform(50, 205, (16, 16, 1))
+        tint = draw.normal(0, 10, (4, 4, 3)).repeat(4, 0).repeat(4, 1)
+        shades = (grey + tint + draw.normal(0, 1, (16, 16, 3))).clip(0, 255)
+        Image.fromarray(shades.astype("u1")).save(folder / f"{i}.png")
+    return folder
+
+
+def test_images_are_within_the_noise_of_their_file(tmp_path):
+    """Fine bands of colour are faint: a new user is not warned of what a file was written for."""
+    text = example("images", str(smooth(tmp_path / "photos")))
+    settings = config.tomllib.loads(text.replace("size = 32", "size = 16"))
+    settings["estimator"]["networks"] = {"name": "residual-mlp", "width": 8, "depth": 1}
+    data = data_of(settings)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = Model.build(settings, facts_of(data), Batches(data))
+    std = torch.tensor(model.facts["data_std"])
+    assert float(std.min()) < 0.0175  # which is lost in noise of 1/150
