@@ -104,8 +104,8 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     """Warns of blocks, or columns, that are out of an SDE's range, by their names.
 
     A mean of 0 and a deviation of 1 throughout are what is said of data that nobody has measured:
-    then there is nothing to compare. Coefficients that mix an event's numbers, as of images, are not
-    named for noise that is left where both are too faint to be seen in the event.
+    then there is nothing to compare. Coefficients that mix an event's numbers, as of images, are
+    not named for noise that is left where both are too faint to be seen in the event.
 
     Args:
         sde: How data are diffused.
