@@ -52,6 +52,7 @@ SETTINGS = {
     "weight_decay": 0.1,
     "clip": 2.0,
     "ema": 0.9,
+    "capture": True,
     "measurements": 5,
     "snapshots": 3,
     "measured_events": 100,
