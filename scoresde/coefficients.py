@@ -339,8 +339,12 @@ class DiagonalReverse(DenoisedReverse):
     @property
     def response(self) -> Tensor:
         """``-w alpha r``."""
-        alpha, rate = self.blocks.alike(self.forward.alpha, self.forward.log_snr_decay)
-        return -(1 + self.eta**2) / 2 * alpha * rate
+        return self.forward._scaled(self.response_by_length, self.length_rate)
+
+    @property
+    def response_by_length(self) -> Tensor:
+        """``2 w alpha``, also where rates jump."""
+        return (1 + self.eta**2) * self.forward.alpha
 
     @property
     def length_rate(self) -> Tensor:
@@ -353,9 +357,7 @@ class DiagonalReverse(DenoisedReverse):
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``(alpha D - z)/sigma^2``; 0 where clean."""
-        alpha, sigma = (
-            self.blocks.expand(moved(v, z)) for v in (self.forward.alpha, self.forward.sigma)
-        )
+        alpha, sigma = (self.blocks.expand(moved(v, z)) for v in self.forward.kernel)
         clean = sigma == 0
         score = (alpha * forcing - z) / sigma.masked_fill(clean, 1.0) ** 2
         return score.masked_fill(clean, 0.0)

@@ -36,8 +36,8 @@ class Propagator(NamedTuple):
 
     ``h`` is the length of the step in the variable in which the forcing is smooth, and
     ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``: as
-    ``e^(damping v)``, with ``v`` from 0 to 1 along the step, unless the equation says by ``first``
-    and ``second`` what the means of ``v`` and ``v^2`` are.
+    ``e^(damping v)``, with ``v`` from 0 to 1 along the step, unless the equation says by ``first``,
+    ``second`` and ``third`` what the means of ``v``, ``v^2`` and ``v^3`` are.
 
     Example:
         >>> import torch
@@ -55,6 +55,7 @@ class Propagator(NamedTuple):
     noise_std: Tensor | None
     first: Tensor | None = None
     second: Tensor | None = None
+    third: Tensor | None = None
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -62,6 +63,19 @@ class Propagator(NamedTuple):
         if self.first is None or self.second is None:
             return exponential_moments(self.damping)
         return self.first, self.second
+
+    @property
+    def cubic(self) -> Tensor:
+        """Mean of ``v^3``, for those few who want it."""
+        if self.third is not None:
+            return self.third
+        near = self.damping.abs() < 0.3
+        y, x = torch.where(near, 1.0, self.damping), torch.where(near, self.damping, 0.0)
+        far = -1 / torch.expm1((-y).clamp(max=_LARGE)) - 3 * self.moments[1] / y
+        square = x * x
+        close = 1 / 4 + square * (1 / 240 - square / 10080)
+        close = close + x * (3 / 40 - square * (1 / 840 - 17 * square / 604800))
+        return torch.where(near, close, far)
 
     def expand(self, blocks: Blocks) -> Propagator:
         """One entry per component, of a state in these blocks, wherever they differ."""

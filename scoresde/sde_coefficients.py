@@ -153,6 +153,12 @@ class ReverseCoefficients(Coefficients):
         For a linear SDE it is half the derivative of the log-SNR.
         """
 
+    @property
+    def response_by_length(self) -> Tensor:
+        """What multiplies the forcing per unit of that length; 0 where nothing moves."""
+        rate = self.length_rate
+        return self.response / rate.masked_fill(rate == 0, torch.inf)
+
     @abstractmethod
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """The score behind a forcing of an ODE, at states ``(k, *batch, m)``; 0 where clean."""

@@ -15,7 +15,8 @@ from scoresde.conditioning import split_events
 from scoresde.data import Dataset, bits_per_dim
 from scoresde.data.events import as_dataset, as_numbers
 from scoresde.estimator import ScoreEstimator
-from scoresde.likelihood import LogProb, Trace, log_prob
+from scoresde.likelihood import Trace, log_prob
+from scoresde.likelihood.finite import doubtful, warn_of_errors
 from scoresde.precision import device_of
 from scoresde.solver import Solver
 
@@ -49,11 +50,14 @@ def evaluate(
 
     Returns:
         ``data``, ``count``, ``nats`` and ``nats_stderr`` per event, ``trace_stderr`` of that mean
-        by random probes alone, ``solver_error``, the mean of what the solver says of its own
-        (`scoresde.likelihood.exact.LogProb`; NaN where it says nothing), ``evaluations`` of the
-        network per event, which ``estimate`` it is, and of integer data ``bits_per_dim`` and
-        ``bits_per_dim_stderr``. Standard errors are those of a mean over events drawn at random,
-        NaN of a single event; that by probes is NaN with a single probe.
+        by random probes alone, ``solver_error``, the mean of what is known of the solver's own
+        (`scoresde.likelihood.exact.LogProb`), ``evaluations`` of the network per event, which
+        ``estimate`` it is, and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``.
+        Standard errors are those of a mean over events drawn at random, NaN of a single event; that
+        by probes is NaN with a single probe.
+
+    Warns:
+        UserWarning: If ``solver_error`` is such that the answer may be wrong.
 
     Raises:
         FloatingPointError: If a log-density is not finite; the message names the event.
@@ -87,15 +91,15 @@ def evaluate(
             options["condition"] = None if told is None else told.to(where)
             parts.append(log_prob(asked, x, solver, trace=trace, **options))
             _expect_finite(parts[-1].value, batch, data)
-    nats = torch.cat([part.value for part in parts])
-    error = torch.cat([part.standard_error for part in parts])
+    names = ("value", "standard_error", "error")
+    nats, error, errors = (torch.cat([getattr(v, name) for v in parts]) for name in names)
     report = {
         "data": data.name,
         "count": len(nats),
         "nats": float(nats.mean()),
         "nats_stderr": _standard_error(nats),
         "trace_stderr": float(error.square().sum().sqrt()) / len(nats),
-        "solver_error": _mean_error(parts),
+        "solver_error": _told(errors, x[0].numel(), solver),
         "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
         "estimate": parts[0].estimate,
     }
@@ -114,8 +118,11 @@ def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:
         raise FloatingPointError(f"the log-density of event {row} of {data.name} is {value}")
 
 
-def _mean_error(parts: Sequence[LogProb]) -> float:
-    return float(torch.cat([part.error.expand_as(part.value) for part in parts]).mean())
+def _told(errors: Tensor, dim: int, solver: Solver) -> float:
+    mean, limit = float(errors.mean()), doubtful(dim)
+    if mean > limit:
+        warn_of_errors(errors, limit, solver)
+    return mean
 
 
 def _standard_error(values: Tensor) -> float:

@@ -14,7 +14,13 @@ from typing_extensions import Self
 from scoresde.bases import Identity
 from scoresde.blocks import Blocks
 from scoresde.derivatives import vjp
-from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing, Propagator
+from scoresde.equation import (
+    AugmentedEquation,
+    Coefficients,
+    Field,
+    Forcing,
+    Propagator,
+)
 from scoresde.likelihood.traces import Trace
 from scoresde.modes import evaluation_mode
 from scoresde.precision import replaced
@@ -177,20 +183,15 @@ class DensityCoefficients(Coefficients):
     def propagator(self, end: DensityCoefficients) -> Propagator:
         """The flow's; an integral's only part is its forcing, over the same ``h``."""
         blocks, copies = self.flow.blocks, self.density.trace.estimates
-        step = blocks.alike(*self.flow.propagator(end.flow)[:4])
-        width = max(len(blocks), *(v.shape[-1] for v in step))
-        decay, gain, h, damping = (v.expand(*v.shape[:-1], width) for v in step)
-
-        def join(state: Tensor, integral: Tensor) -> Tensor:
-            return torch.cat([state, *[integral] * copies], -1)
-
-        return Propagator(
-            join(decay, torch.ones_like(h)),
-            join(gain, h),
-            join(h, h),
-            join(damping, torch.zeros_like(h)),
-            None,
-        )
+        ahead = self.flow.propagator(end.flow)
+        known = blocks.alike(*ahead[:4], *ahead.moments, ahead.cubic)
+        width = max(len(blocks), *(v.shape[-1] for v in known))
+        step = [v.expand(*v.shape[:-1], width) for v in known]
+        h, none = step[2], torch.zeros_like(step[2])
+        alone = (torch.ones_like(h), h, h, none, none + 1 / 2, none + 1 / 3, none + 1 / 4)
+        pairs = zip(step, alone, strict=True)
+        decay, gain, h, damping, *means = (torch.cat([a, *[b] * copies], -1) for a, b in pairs)
+        return Propagator(decay, gain, h, damping, None, *means)
 
     def fields(self) -> Iterator[Field]:
         """The forcing of an integral is ``dl_i/dh_i``."""

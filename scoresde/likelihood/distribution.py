@@ -15,6 +15,7 @@ from typing_extensions import Self
 from scoresde.checks import expect, floating, instance
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.likelihood import Method, Trace, log_prob
+from scoresde.likelihood.finite import doubtful, warn_of_errors
 from scoresde.solver import Solver
 
 
@@ -80,6 +81,7 @@ class ScoreDistribution(TorchDistribution):
         instance("solver", solver, Solver)
         self.estimator, self.solver, self.method, self.trace = estimator, solver, method, trace
         self.condition, self.condition_ndim, self.seed = condition, condition_ndim, seed
+        self._warned: list[bool] = []  # shared with what is expanded of it
         batch = estimator.batch_shape
         if condition is not None:
             instance("condition", condition, Tensor)
@@ -147,9 +149,15 @@ class ScoreDistribution(TorchDistribution):
         density = estimate.value.reshape(batch)
         lost = there & (density.isnan() | (density == torch.inf))
         far = size > torch.finfo(size.dtype).max ** 0.25
-        wrong = (lost & ~far).nonzero().tolist()
-        wanted = "a number for every finite value"
-        expect(not wrong, "log_prob", wanted, f"none for those at {wrong[:5]} of {tuple(batch)}")
+        wrong, limit = lost & ~far, doubtful(self.event_shape.numel())
+        off = there & (estimate.error.reshape(batch) > limit)
+        found, doubts = torch.stack([wrong.any(), off.any()]).tolist()
+        if found:
+            places = f"none for those at {wrong.nonzero().tolist()[:5]} of {tuple(batch)}"
+            expect(False, "log_prob", "a number for every finite value", places)
+        if doubts and not self._warned:  # once, not at every step of a chain
+            self._warned.append(True)
+            warn_of_errors(estimate.error, limit, self.method)
         return density.masked_fill(~there | lost, -torch.inf)
 
     def _draw(self, draw: Any, sample_shape: Sequence[int]) -> Tensor:

@@ -9,7 +9,8 @@ state, so that any solver takes it.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+import itertools
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -17,10 +18,10 @@ from torch import Tensor
 
 from scoresde.checks import finite, instance, readable
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.grid import restrict
+from scoresde.grid import fractions, restrict
 from scoresde.internals.free_memory import at_a_time
 from scoresde.likelihood.density import DensityFlow
-from scoresde.likelihood.finite import all_finite
+from scoresde.likelihood.finite import all_finite, doubtful, warn_of_errors
 from scoresde.likelihood.quadrature import Quadrature
 from scoresde.likelihood.traces import ExactTrace, Trace
 from scoresde.modes import evaluation_mode
@@ -33,6 +34,8 @@ from scoresde.sde import SDE
 @runtime_checkable
 class Method(Protocol):
     """What takes states up their flow: a `scoresde.Solver`, or `Quadrature`.
+
+    One that knows its own error sets that of the `DensityFlow`, and says ``tells_errors = True``.
 
     Example:
         >>> from scoresde import Quadrature
@@ -77,9 +80,9 @@ class LogProb:
         value: ``(*batch,)``, in nats.
         standard_error: Of ``value`` by the trace's randomness, ``(*batch,)``: 0 for an exact
             trace, NaN for a single probe. The method's error is not part of it.
-        error: Of ``value`` by the method, ``(*batch,)``, in nats, as it says of itself: see
-            `Quadrature`; NaN for solvers, which say nothing.
-        evaluations: How often the score was evaluated, per event on average.
+        error: Of ``value`` by the method, ``(*batch,)``, in nats: what `Quadrature` says of itself,
+            and of solvers, which say nothing, how far off it they are with half as many steps.
+        evaluations: How often the score was evaluated, per event on average, for errors, too.
         estimate: Which estimate it is.
 
     Example:
@@ -110,6 +113,7 @@ def log_prob(
     generator: Generators = None,
     checked: bool = True,
     checkpointing: bool = False,
+    errors: bool = True,
 ) -> LogProb:
     """Log-density of events under a diffusion model, by its probability flow.
 
@@ -136,6 +140,12 @@ def log_prob(
         checkpointing: Whether gradients through the walk, first ones only, evaluate the score a
             second time rather than remember what it computed: memory for one evaluation, not for
             all.
+        errors: Whether errors are looked for that the method does not tell itself, by a
+            `Quadrature` of half as many steps, without gradients; NaN if not.
+
+    Warns:
+        UserWarning: If values that are checked may be off by more than half a nat, times the root
+            of the number of components.
 
     Raises:
         TypeError: If ``x`` is not a floating-point tensor, or another argument not what it is.
@@ -161,14 +171,21 @@ def log_prob(
         if checked and readable(x):  # else looked at with what comes out, as that waits
             finite("x", x)
         flow = estimator.sde.carrier(ProbabilityFlow(estimator, condition))
-        value, integrals, missed, evaluations = _ascend(
-            flow, z, method, trace, Noise.of(generator), checkpointing
-        )
-    value = value + integrals.mean(-1)
-    if checked:
-        all_finite({"x": x, "log_prob": value}, f"from {method!r}")
-    error = trace.standard_error(integrals)
-    return LogProb(value, error, missed, evaluations, f"{flow.estimate}, {trace!r}, {method!r}")
+        noise = Noise.of(generator)
+        start, entered = flow.start(z, noise)
+        ascent = _Ascent(flow, start, entered, trace, noise)
+        times = method.times(flow.sde)
+        found = ascent.by(method, times, checkpointing)
+        if errors and x.numel() and not getattr(method, "tells_errors", False):
+            found = ascent.compared(found, times)
+    limit = doubtful(z.shape[-1])
+    if checked and not all_finite(
+        {"x": x, "log_prob": found.value}, f"from {method!r}", ~(found.error > limit)
+    ):
+        warn_of_errors(found.error, limit, method)
+    spread = trace.standard_error(found.integrals)
+    estimate = f"{flow.estimate}, {trace!r}, {method!r}"
+    return LogProb(found.value, spread, found.error, found.evaluations, estimate)
 
 
 def _usable(value: Any) -> Any:
@@ -176,29 +193,64 @@ def _usable(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-def _ascend(
-    flow: ProbabilityFlow,
-    z: Tensor,
-    method: Method,
-    trace: Trace,
-    noise: Noise,
-    checkpointing: bool,
-) -> tuple[Tensor, Tensor, Tensor, float]:
-    """What enters on the way down, integrals of the divergence, their errors, evaluations."""
-    sde, times, evaluations = flow.sde, method.times(flow.sde), 0.0
-    z, value = flow.start(z, noise)
-    integrals = z.new_zeros(*z.shape[:-1], trace.estimates)
-    if not value.numel():  # what solvers and priors of others need not know
-        return value, integrals, value, evaluations
-    missed = torch.zeros_like(value)
-    upward = sde.stages()[::-1]
-    for stage, dim in zip(upward, [*(later.dim for later in upward[1:]), 0], strict=True):
-        density = DensityFlow(flow, trace, trace.probes(z, noise), checkpointing)
-        z, gained = _transported(method, density, z, restrict(times, stage).flip(0), noise)
-        z, entered = flow.marginalise(z, stage, dim)
-        value, integrals, missed = value + entered, integrals + gained, missed + density.error
-        evaluations += density.evaluated / value.numel()
-    return value, integrals, missed, evaluations
+class _Found(NamedTuple):
+    """By a method: log-densities, integrals of the divergence, errors, evaluations per event."""
+
+    value: Tensor
+    integrals: Tensor
+    error: Tensor
+    evaluations: float
+
+
+@attrs.frozen(eq=False)
+class _Ascent:
+    """Everything but the method: whatever is drawn is the same for all of them.
+
+    Attributes:
+        flow: What is walked up.
+        z: Where.
+        entered: What the log-density there lacks of that of data.
+        trace: How divergences are found.
+        noise: Where its probes come from.
+        probes: Those of every stage, as far as they have been asked for.
+    """
+
+    flow: ProbabilityFlow
+    z: Tensor
+    entered: Tensor
+    trace: Trace
+    noise: Noise
+    probes: list[Tensor] = attrs.field(factory=list)
+
+    def by(self, method: Method, times: Tensor, checkpointing: bool = False) -> _Found:
+        """What a method finds, on a grid."""
+        sde, z, value, evaluations = self.flow.sde, self.z, self.entered, 0.0
+        integrals = z.new_zeros(*z.shape[:-1], self.trace.estimates)
+        if not value.numel():  # what solvers and priors of others need not know
+            return _Found(value, integrals, value, evaluations)
+        missed, upward = torch.zeros_like(value), sde.stages()[::-1]
+        kept = [*(later.dim for later in upward[1:]), 0]
+        for i, (stage, dim) in enumerate(zip(upward, kept, strict=True)):
+            if i == len(self.probes):
+                self.probes.append(self.trace.probes(z, self.noise))
+            density = DensityFlow(self.flow, self.trace, self.probes[i], checkpointing)
+            ts = restrict(times, stage).flip(0)
+            z, gained = _transported(method, density, z, ts, self.noise)
+            z, entered = self.flow.marginalise(z, stage, dim)
+            value, integrals = value + entered, integrals + gained
+            missed, evaluations = missed + density.error, evaluations + density.evaluated
+        value = value + integrals.mean(-1)
+        return _Found(value, integrals, missed, evaluations / value.numel())
+
+    @torch.no_grad()
+    def compared(self, found: _Found, times: Tensor) -> _Found:
+        """With errors: the distance to a `Quadrature`, and its own; infinite where that is lost.
+
+        What corrects for missing the flow knows where few steps miss it, however many more might.
+        """
+        known = self.by(Quadrature(tolerance=None), coarsened(self.flow.sde, times))
+        error = ((found.value - known.value).abs() + known.error).nan_to_num(torch.inf)
+        return found._replace(error=error, evaluations=found.evaluations + known.evaluations)
 
 
 def _transported(
@@ -218,3 +270,31 @@ def _transported(
     z, gained, error = map(torch.cat, zip(*found, strict=True))
     density.error = error.reshape(batch)
     return z.reshape(*batch, -1), gained.reshape(*batch, -1)
+
+
+def coarsened(sde: SDE, times: Tensor) -> Tensor:
+    """Every second time of a grid, and those where the state or its rates jump.
+
+    What has one step only between two of these gets two, halved in noise level.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.likelihood.exact import coarsened
+        >>> sde = DiagonalSDE(VP(), Identity((2,)))
+        >>> coarsened(sde, torch.tensor([1.0, 0.5, 0.2, 0.01]).double()).tolist()
+        [1.0, 0.2, 0.01]
+        >>> coarsened(sde, torch.tensor([1.0, 0.5]).double()).round(decimals=2).tolist()
+        [1.0, 0.79, 0.5]
+    """
+    jumps = [*sde.breakpoints(), *(stage.start for stage in sde.stages()), *times[[0, -1]].tolist()]
+    apart = (times.unsqueeze(-1) - times.new_tensor(jumps)).abs().amin(-1)
+    steps = [*itertools.pairwise((apart < _SAME).nonzero().flatten().tolist())]
+    alone = torch.tensor([a for a, b in steps if b - a == 1], dtype=torch.long, device="cpu")
+    halves = fractions(sde, times[alone], times[alone + 1], (0.5,)) if len(alone) else []
+    seconds = [times[a:b:2] for a, b in steps]
+    return torch.cat([*seconds, *halves, times[-1:]]).sort(descending=True).values
+
+
+_SAME = 1e-12
+"""As far as times of a grid may miss those of jumps: what float64 rounds, many times over."""

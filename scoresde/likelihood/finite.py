@@ -1,34 +1,83 @@
-"""A check of numbers on a device, for which the host waits once."""
+"""Checks of numbers on a device, for which the host waits once, and what is said of errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde.checks import finite
+from scoresde.messages import warn
+
+_DOUBTFUL = 0.5
+"""Nats over the root of the number of components, as `scoresde.Quadrature` has tolerances."""
 
 
-def all_finite(values: Mapping[str, Tensor], origin: str = "") -> None:
+def all_finite(values: Mapping[str, Tensor], origin: str = "", *also: Tensor) -> bool:
     """As `scoresde.checks.finite`, of several with one look, at the first that is not.
 
     Args:
         values: By what they are called; the last is a result.
         origin: Of the result.
+        also: Of what else it is looked whether it is true.
+
+    Returns:
+        Whether it is.
 
     Example:
         >>> import torch
         >>> from scoresde.likelihood.finite import all_finite
         >>> all_finite({"x": torch.zeros(1), "log_prob": torch.zeros(1)}, "from DDIM")
+        True
         >>> all_finite({"x": torch.zeros(1), "log_prob": torch.tensor([torch.nan])})
         Traceback (most recent call last):
             ...
         ValueError: log_prob: expected finite numbers, got 1 NaN or infinite of 1, the first at [0]
     """
     good = [torch.isfinite(value).all() for value in values.values()]
-    if not bool(torch.stack(good).all()):
+    fine = bool(torch.stack([*good, *(truth.all() for truth in also)]).all())
+    if not fine:
         *inputs, (result, value) = values.items()
         for name, each in inputs:
             finite(name, each)
         finite(result, value, origin)
+    return fine
+
+
+def doubtful(dim: int) -> float:
+    """Above how many nats an error of a log-density of so many components is worth a warning.
+
+    Example:
+        >>> from scoresde.likelihood.finite import doubtful
+        >>> doubtful(4)
+        1.0
+    """
+    return float(_DOUBTFUL * dim**0.5)
+
+
+def warn_of_errors(errors: Tensor, limit: float, method: Any) -> None:
+    """Warns that log-densities may be wrong, and says what helps.
+
+    Args:
+        errors: In nats, some above the limit.
+        limit: Of `doubtful`.
+        method: What they were found by.
+
+    Example:
+        >>> import warnings
+        >>> import torch
+        >>> from scoresde.likelihood.finite import warn_of_errors
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warn_of_errors(torch.tensor([0.1, 80.0]), 1.0, "few steps")
+        >>> str(caught[0].message)[:70]
+        "log_prob: expected errors below 1 nats, got up to 80, of 1 of 2 events"
+    """
+    count, total, worst = int((errors > limit).sum()), errors.numel(), float(errors.max())
+    warn(
+        f"log_prob: expected errors below {limit:.2g} nats, got up to {worst:.3g}, of {count} of "
+        f"{total} events, by {method!r}: take more steps or smaller tolerances "
+        "(of all methods scoresde.Quadrature needs fewest)"
+    )

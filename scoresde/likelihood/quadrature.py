@@ -11,10 +11,9 @@ What is left is quadrature: of high order, at the nodes of a cheap path.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from scoresde.equation import Propagator
 from scoresde.grid import Grid, grid_field
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
-from scoresde.precision import moved, precision, sent
+from scoresde.precision import precision, sent
 from scoresde.sde import SDE
 from scoresde.sde_coefficients import ReverseCoefficients
 
@@ -74,6 +73,7 @@ class Quadrature:
     """
 
     references = "lu2022b"
+    tells_errors: ClassVar = True
 
     steps: int = attrs.field(default=30, validator=validator(whole, 1))
     grid: Grid = grid_field(grids.wide_arctan_log_snr)
@@ -209,22 +209,34 @@ def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
     at, z, forcing, score, diagonal = nodes
     steps = at[:-1].propagator(at[1:])
     best = averages(steps, points)
-    plain = averages(steps._replace(damping=torch.zeros_like(steps.damping)), points)
-    weights, decay = at.blocks.alike(best.weights, steps.decay)
-    grown = torch.cat([torch.ones_like(decay[:1]), decay.cumprod(0)])
-    carried = weights * grown[best.nodes] / grown[1:].unsqueeze(1)
-    widths = plain.weights * steps.h.unsqueeze(1) * responses(steps)[plain.nodes]
-    # small numbers, found where times are, and sent to where states are
-    decay, gain, growth, weights, carried, widths = (
-        at.blocks.expand(sent(v, z.device))
-        for v in (steps.decay, steps.gain, steps.decay.log(), best.weights, carried, widths)
+    # where on a step the path is let go astray is free: as noise grows; lengths count alike
+    astray, plain = (
+        averages(Propagator(*steps[:3], v, None), points).weights
+        for v in (steps.damping, torch.zeros_like(steps.h))
     )
-    nearest, level = sent(best.nodes, z.device), sent(plain.nodes, z.device)
+    decay, astray = at.blocks.alike(steps.decay, astray)
+    grown = torch.cat([torch.ones_like(decay[:1]), decay.cumprod(0)])
+    carried = astray * grown[best.nodes] / grown[1:].unsqueeze(1)
+    widths, response = plain * steps.h.unsqueeze(1), at.response_by_length
+    # small numbers, found where times are, and sent to where states are
+    decay, gain, growth, weights, carried, widths, response = (
+        at.blocks.expand(sent(v, z.device))
+        for v in (
+            steps.decay,
+            steps.gain,
+            steps.decay.log(),
+            best.weights,
+            carried,
+            widths,
+            response,
+        )
+    )
+    nearest = sent(best.nodes, z.device)
     # of the path and of the flow from the same start, at the end of every step
     missed = z[1:] - decay * z[:-1] - gain * Rule(weights, nearest)(forcing)
     work = (missed * Rule(carried, nearest)(score)).sum(-1)
     linear = growth.expand(-1, -1, z.shape[-1]).sum(-1)
-    trace = Rule(widths.unsqueeze(-2), level)(diagonal).sum(-1)
+    trace = Rule((widths * response[nearest]).unsqueeze(-2), nearest)(diagonal).sum(-1)
     return _Steps(trace + (linear - work).unsqueeze(-1), missed)
 
 
@@ -252,7 +264,7 @@ def _refine(density: DensityFlow, nodes: _Nodes, count: int, most: int) -> _Node
     ahead = at[:-1].propagator(at[1:])
     early = both[:k].propagator(both[k:])
     share = early.h / torch.where(ahead.h == 0, 1.0, ahead.h)
-    mean = averages(ahead, 4, share).expand(at.blocks)(forcing)
+    mean = averages(ahead, 4, early).expand(at.blocks)(forcing)
     early, share = early.expand(at.blocks), at.blocks.expand(share)
     between = early.decay * z[:-1] + early.gain * mean + share * steps.missed
     times, states = (v.take_along_dim(chosen, 0).flatten(0, 1) for v in (middle, between))
@@ -275,9 +287,6 @@ def _refine(density: DensityFlow, nodes: _Nodes, count: int, most: int) -> _Node
         v.take_along_dim(order.reshape(*order.shape, *[1] * (v.ndim - 3)), 0) for v in joined
     )
     return _Nodes(flow.at(t.take_along_dim(order, 0), at.like), *ordered)
-
-
-_LEGENDRE = np.polynomial.legendre.leggauss(16)
 
 
 class Rule(NamedTuple):
@@ -306,17 +315,18 @@ class Rule(NamedTuple):
         return total
 
 
-def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rule:
-    """Weights of values at the nodes in their mean over each step.
+def averages(ahead: Propagator, points: int, part: Propagator | None = None) -> Rule:
+    """Weights of values at the nodes in the means of a forcing over each step.
 
-    That of the polynomial through ``points`` nodes, under the density ``e^(damping v)`` of
-    `scoresde.equation.Propagator` with ``v`` from 0 to 1 along the step. Four nodes are the
-    nearest, three are these without the latest, two the latest before the end, one is the start.
+    That of the polynomial through ``points`` nodes, by the ``moments`` of
+    `scoresde.equation.Propagator`. Four nodes are the nearest, three are these without the latest,
+    two the latest before the end, one is the start.
 
     Args:
         ahead: Coefficients of the steps, ``(k, ...)``.
         points: 1 to 4.
-        until: The ``v`` up to which the mean goes, ``(k, ...)``; 1 if None.
+        part: Of parts of them, from where they start, over which the means are; of the whole if
+            None.
 
     Example:
         >>> import torch
@@ -327,46 +337,25 @@ def averages(ahead: Propagator, points: int, until: Tensor | None = None) -> Rul
         >>> averages(ahead, 4).weights.sum(1).flatten().float()  # weights of a mean
         tensor([1., 1.])
     """
-    steps = len(ahead.h)
-    h = torch.where(ahead.h == 0, 1.0, ahead.h)  # what stands still has weights, not used
+    steps, part = len(ahead.h), ahead if part is None else part
+    # what stands still has weights, not used
+    h, unit = (v.masked_fill(v == 0, 1.0) for v in (ahead.h, part.h))
     place = torch.cat([torch.zeros_like(h[:1]), h.cumsum(0)])
     count = min(points, steps + 1)
     k = torch.arange(steps, device=h.device)
     last = k if points == 2 else (k + points // 2).clamp(count - 1, steps)
     stencil = (last.unsqueeze(1) - torch.arange(count, device=h.device)).clamp(min=0)
-    nodes = place[stencil]
-    u, mass = (moved(torch.from_numpy(v), h) / 2 for v in _LEGENDRE)
-    v = (u + 0.5).reshape(-1, *[1] * (h.ndim - 1))
-    v = v if until is None else v * until.unsqueeze(1)
-    at = place[:-1].unsqueeze(1) + v * h.unsqueeze(1)
-    density = mass.reshape(-1, *[1] * (h.ndim - 1)) * (ahead.damping.unsqueeze(1) * v).exp()
-    density = density / density.sum(1, keepdim=True)
-    rules = []
-    for j in range(count):
-        others = torch.cat([nodes[:, :j], nodes[:, j + 1 :]], 1)
-        gaps = nodes[:, j : j + 1] - others
-        first = gaps == 0  # a node twice: there is no earlier one
-        ratio = (at.unsqueeze(2) - others.unsqueeze(1)) / gaps.masked_fill(first, 1.0).unsqueeze(1)
-        shape = ratio.masked_fill(first.unsqueeze(1), 0.0 if j else 1.0).prod(2)
-        rules.append((density * shape).sum(1))
+    nodes = ((place[stencil] - place[:-1].unsqueeze(1)) / unit.unsqueeze(1)).unbind(1)
+    means, rules = (torch.ones_like(unit), *part.moments, part.cubic), []
+    for j, node in enumerate(nodes):
+        shape = [torch.ones_like(node)]  # coefficients, lowest first
+        for other in (*nodes[:j], *nodes[j + 1 :]):
+            gap = node - other
+            twice = gap == 0  # there is no earlier one: its factor is 1, and that of others 0
+            slope = (1 / gap.masked_fill(twice, 1.0)).masked_fill(twice, 0.0)
+            level = (-other * slope).masked_fill(twice, 0.0 if j else 1.0)
+            none = torch.zeros_like(node)
+            raised = zip([*shape, none], [none, *shape], strict=True)
+            shape = [level * a + slope * b for a, b in raised]
+        rules.append(torch.stack([a * b for a, b in zip(shape, means, strict=False)]).sum(0))
     return Rule(torch.stack(rules, 1), stencil)
-
-
-def responses(ahead: Propagator) -> Tensor:
-    """``c`` at the nodes, per unit of ``h``, ``(k + 1, 1 | n)``: the gain of steps of length 0.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.likelihood.quadrature import responses
-        >>> at = DiagonalSDE(VP(), Identity((1,))).at(torch.tensor([[0.1], [0.2], [0.3]]).double())
-        >>> ahead = at[:-1].propagator(at[1:])
-        >>> responses(ahead).shape
-        torch.Size([3, 1])
-    """
-    h = torch.where(ahead.h == 0, 1.0, ahead.h)
-    x = torch.where(ahead.damping == 0, 1.0, ahead.damping)
-    early = torch.where(ahead.damping == 0, 1.0, x / torch.expm1(x))
-    late = torch.where(ahead.damping == 0, 1.0, x / -torch.expm1(-x))
-    rate = ahead.gain / h
-    return torch.cat([rate * early / ahead.decay, (rate * late)[-1:]])

@@ -89,6 +89,16 @@ class PhaseCoefficients(SDECoefficients):
         values, unit = self.seen.blocks.alike(matrices.movedim(-3, -1), self.seen.scale)
         return (values * unit).movedim(-1, -3)
 
+    def gain(self, gains: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Of a `Propagator`, and its moments.
+
+        Args:
+            gains: What powers of ``v`` contribute, ``(*, 1 | blocks | n, copies, powers)``.
+        """
+        gain, *others = (self.vector(v) for v in gains.unbind(-1))
+        gain = torch.where(gain == 0, _FAINT, gain)
+        return gain, [v / gain for v in others]
+
     def log_det(self, triangular: Tensor) -> Tensor:
         """Of matrices ``(1, 1 | blocks | n, m, m)`` of all components, together."""
         each = triangular.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -144,7 +154,7 @@ class PhaseCoefficients(SDECoefficients):
         seen = self.seen.alpha
         readouts = self.cast(self.vector(seen.unsqueeze(-1) * readout))
         denoisers = estimator.denoisers(self.seen, condition)
-        return map(partial(partial, _denoised, self.dynamics.copies), denoisers, readouts.unbind())
+        return map(partial(partial, denoised, self.dynamics.copies), denoisers, readouts.unbind())
 
     def reverse(self, estimator: Score, eta: float, condition: Any, sign: int) -> PhaseReverse:
         """Those of an equation with the same marginals: see `scoresde.ReverseSDE`."""
@@ -202,12 +212,10 @@ class PhaseReverse(DenoisedReverse):
         """See `scoresde.phase_space.steps`."""
         known, last = self.forward, end.forward
         step = phase_step(known.dynamics, known.s, last.s, self.eta)
-        gain, *shapes = (known.vector(v) for v in step.gains.unbind(-1))
-        gain = torch.where(gain == 0, _FAINT, gain)
         h = known.vector(step.h.unsqueeze(-1).expand(*step.h.shape, known.dynamics.copies))
         noise = known.mixing(known.in_units(step.noise)) if self.eta else None
+        gain, means = known.gain(step.gains)
         damping = (1 + self.eta**2) * h
-        means = (v / gain for v in shapes)
         return Propagator(known.mixing(step.decay), gain, h, damping, noise, *means)
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
@@ -224,7 +232,15 @@ def _product(slope: Any, y: Tensor) -> Tensor:
     return product
 
 
-def _denoised(copies: int, denoise: Forcing, readout: Tensor, y: Tensor) -> Tensor:
-    """What a network says of what is seen of data, for every copy."""
+def denoised(copies: int, denoise: Forcing, readout: Tensor, y: Tensor) -> Tensor:
+    """What a network says of what is seen of data, for every copy.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.phase_space.coefficients import denoised
+        >>> y = torch.tensor([1.0, 2.0])  # a position and a velocity
+        >>> denoised(2, torch.neg, torch.tensor([1.0, 0.5]), y)
+        tensor([-2., -2.])
+    """
     seen = (readout * y).unflatten(-1, (copies, -1)).sum(-2)
     return torch.cat([denoise(seen)] * copies, -1)

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.coefficients import DiagonalCoefficients, DiagonalReverse
-from scoresde.equation import Forcing
+from scoresde.equation import Forcing, Propagator
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Noise
-from scoresde.phase_space.coefficients import PhaseCoefficients
+from scoresde.phase_space.coefficients import PhaseCoefficients, denoised
+from scoresde.phase_space.steps import phase_step
 from scoresde.phase_space.turning import Turning
 from scoresde.reading import Reading
 from scoresde.reverse import ProbabilityFlow
@@ -32,7 +33,7 @@ from scoresde.sde_coefficients import Score
 
 
 class Straightened(DiagonalCoefficients):
-    """Levels of ``w``, which are those of all copies alike; what is asked is ``kappa D``.
+    """Levels of ``w``, which are those of all copies alike; what is asked is ``D``, of each.
 
     Args:
         known: What the SDE says of its own states.
@@ -95,12 +96,12 @@ class Straightened(DiagonalCoefficients):
         return (self.turn.mT @ value.unsqueeze(-1)).squeeze(-1)
 
     def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
-        """``kappa D``."""
+        """``D``, once for every copy."""
         seen, k = self.known.seen, self.known.dynamics.copies
         alpha = self.known.vector(seen.alpha.unsqueeze(-1).expand(*seen.alpha.shape, k))
-        directions, pulls = self.each(*self.blocks.alike(alpha * self.direction, self.pull))
+        (directions,) = self.each(alpha * self.direction)
         denoisers = estimator.denoisers(seen, condition)
-        return map(partial(partial, _pulled, k), denoisers, directions, pulls)
+        return map(partial(partial, denoised, k), denoisers, directions)
 
 
 class StraightReverse(DiagonalReverse):
@@ -115,18 +116,33 @@ class StraightReverse(DiagonalReverse):
         >>> from scoresde.phase_space.flow import PhaseFlow
         >>> model = Gaussian(CLD(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
         >>> at = PhaseFlow(model).at(torch.tensor([[0.5]]), torch.zeros(1, 2))
-        >>> at.slope == -at.response  # dw/dl = -w + F
+        >>> at.response / at.slope == -at.forward.pull  # dw/dl = -w + kappa D
         tensor([[True, True]])
     """
 
     forward: Straightened
 
+    @property
+    def response_by_length(self) -> Tensor:
+        """``kappa``."""
+        return self.forward.pull
+
+    def propagator(self, end: Any) -> Propagator:
+        """Exact for a constant ``D``, ``w_s = e^-h w_t + (e_s - e^-h e_t) D``, and for cubics.
+
+        However far ``e`` turns, and however small the noise is of which ``w`` is measured.
+        """
+        now, then = self.forward.known, end.forward.known
+        step, law = phase_step(now.dynamics, now.s, then.s, 0.0), then.law
+        white = torch.linalg.solve_triangular(law.root, step.gains, upper=False)
+        turned = end.forward.turn.mT @ white / (law.log_snr / 2).exp()[..., None, None]
+        gain, means = now.gain(turned)
+        straight = super().propagator(end)
+        return straight._replace(gain=gain, first=means[0], second=means[1], third=means[2])
+
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
-        """``(e D - w)/sigma^2``, where ``D = e kappa D``."""
-        known, k = self.forward, self.forward.known.dynamics.copies
-        direction = known.cast(known.direction)
-        denoised = (direction * forcing).unflatten(-1, (k, -1)).sum(-2)
-        return super().score(z, direction * torch.cat([denoised] * k, -1))
+        """``(e D - w)/sigma^2``."""
+        return super().score(z, self.forward.cast(self.forward.direction) * forcing)
 
 
 class PhaseFlow(ProbabilityFlow):
@@ -200,8 +216,3 @@ class PhaseFlow(ProbabilityFlow):
     def _volume(self, at: PhaseCoefficients) -> Tensor:
         """The logarithm of its determinant."""
         return at.log_det((at.law.log_snr / 2).exp()[..., None, None] * at.law.root)
-
-
-def _pulled(copies: int, denoise: Forcing, direction: Tensor, pull: Tensor, w: Tensor) -> Tensor:
-    seen = (direction * w).unflatten(-1, (copies, -1)).sum(-2)
-    return pull * torch.cat([denoise(seen)] * copies, -1)

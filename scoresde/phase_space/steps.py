@@ -5,7 +5,7 @@ With ``y = L u`` the equation that shares the marginals is
     du/ds = [turning + (eta^2/2) L^-1 Q L^-T] u - (1 + eta^2)/2 L^-1 Q L^-T rho D,
 
 whose coefficients change slowly. What a constant ``D`` contributes over a step, and one that grows
-with half the log-SNR or with its square, are further columns of the same linear equation, which
+with a power of half the log-SNR, are further columns of the same linear equation, which
 Magnus' expansion solves to sixth order on as many pieces as the step is long (Blanes et al. 2009).
 """
 
@@ -23,6 +23,9 @@ from scoresde.phase_space.dynamics import Dynamics, Law
 PIECE = 0.2
 """Of the way, on which an expansion of sixth order is right to ten digits or more."""
 
+_POWERS = 4
+"""Of ``v``: those of cubics, the highest polynomials that anybody integrates."""
+
 Rate = Callable[[Law], Tensor]
 
 _NODES = (0.5 - math.sqrt(15) / 10, 0.5, 0.5 + math.sqrt(15) / 10)
@@ -30,12 +33,12 @@ _NODES = (0.5 - math.sqrt(15) / 10, 0.5, 0.5 + math.sqrt(15) / 10)
 
 
 class PhaseStep(NamedTuple):
-    """``y_s = decay y_t + gains (D, D', D'')/(0!, 1!, 2!) + (noise noise^T)^(1/2) xi``.
+    """``y_s = decay y_t + gains (D, D', D'', D^(3))/(0!, 1!, 2!, 3!) + (noise noise^T)^(1/2) xi``.
 
     Attributes:
         decay: ``(*, k, k)``.
-        gains: What ``1``, ``v`` and ``v^2`` contribute, with ``v`` from 0 to 1 along the step in
-            half the log-SNR: ``(*, k, 3)``.
+        gains: What ``1``, ``v``, ``v^2`` and ``v^3`` contribute, with ``v`` from 0 to 1 along the
+            step in half the log-SNR: ``(*, k, 4)``.
         noise: Its symmetric root, ``(*, k, k)``.
         h: By how much half the log-SNR grows, ``(*,)``.
 
@@ -82,9 +85,9 @@ def phase_step(dynamics: Dynamics, start: Tensor, end: Tensor, eta: float) -> Ph
     def rate(law: Law) -> Tensor:
         v = ((law.log_snr / 2 - level) / length)[..., None, None]
         entering = (law.noise @ law.rho.unsqueeze(-1)) * (-(1 + eta**2) / 2)
-        driven = torch.cat([entering, entering * v, entering * v**2], -1)
+        driven = entering * v ** torch.arange(_POWERS, device=v.device)
         top = torch.cat([law.turning + eta**2 / 2 * law.noise, driven], -1)
-        return nn.functional.pad(top, (0, 0, 0, 3))
+        return nn.functional.pad(top, (0, 0, 0, _POWERS))
 
     flow = magnus(dynamics, start, end, rate)
     white, gains = flow[..., :k, :k], flow[..., :k, k:]

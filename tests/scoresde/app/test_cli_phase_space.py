@@ -71,9 +71,12 @@ def test_what_a_file_says_is_trained_drawn_and_measured(name, tmp_path):
         assert x.shape == (300, 2)
         assert np.abs((x.mean(0) - MEAN) / STD).max() < 0.25
         assert np.abs(x.std(0) / STD - 1).max() < 0.25
-    # velocities are drawn beside clean data: few steps from there are off by many nats
-    figures = json.loads(done("evaluate", folder, "--steps", 100, "--json"))
+    figures = json.loads(done("evaluate", folder, "--steps", 60, "--json"))
     assert abs(figures["nats"] + 1 + math.log(2 * math.pi) + np.log(STD).sum()) < 0.5
+    assert figures["solver_error"] < 0.7
+    rough = run("evaluate", folder, "--solver", "heun", "--steps", 3, "--json")
+    assert "log_prob: expected errors below 0.71 nats" in rough.stderr
+    assert json.loads(rough.stdout)["solver_error"] > 5
 
 
 @pytest.mark.parametrize("name", ["psld"])
