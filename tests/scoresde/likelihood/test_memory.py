@@ -97,7 +97,8 @@ def test_chunks_wait_for_nothing(trace):
     x = torch.empty(ROWS, N, device="meta")
     for products, steps in ((1, 2), (100, 2), (1, 4)):
         with memory_for(products, torch.float32), torch.no_grad(), DeviceCalls() as calls:
-            log_prob(learner, x, DDIM(steps), trace=TRACES[trace])
+            # errors are those of a quadrature, which keeps more and has parts of its own
+            log_prob(learner, x, DDIM(steps), trace=TRACES[trace], errors=False)
         found.append(calls.summary())
     assert {(each["reads"], each["copies"]) for each in found} == {(1, 0)}
     assert len({each["queued"] for each in found}) == 1
@@ -168,7 +169,7 @@ def test_no_more_events_are_evaluated_at_a_time_than_fit(method):
     x, condition = torch.zeros(7, N), torch.zeros(7, 1)
     held = Quadrature(3).held(4, 1) if method == "quadrature" else 0
     with limits.allow(2 * 3 * (100 + held) * N * 4), torch.no_grad():
-        log_prob(estimator, x, METHODS[method], condition=condition)
+        log_prob(estimator, x, METHODS[method], condition=condition, errors=False)
     assert {*told.seen} <= {3, 1}
     assert max(told.seen) == 3
 
