@@ -282,8 +282,8 @@ def coarsened(sde: SDE, times: Tensor) -> Tensor:
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.likelihood.exact import coarsened
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
-        >>> coarsened(sde, torch.tensor([1.0, 0.5, 0.2, 0.01]).double()).tolist()
-        [1.0, 0.2, 0.01]
+        >>> coarsened(sde, torch.tensor([1.0, 0.5, 0.25, 0.125]).double()).tolist()
+        [1.0, 0.25, 0.125]
         >>> coarsened(sde, torch.tensor([1.0, 0.5]).double()).round(decimals=2).tolist()
         [1.0, 0.79, 0.5]
     """

@@ -73,7 +73,7 @@ def warn_of_errors(errors: Tensor, limit: float, method: Any) -> None:
         ...     warnings.simplefilter("always")
         ...     warn_of_errors(torch.tensor([0.1, 80.0]), 1.0, "few steps")
         >>> str(caught[0].message)[:70]
-        "log_prob: expected errors below 1 nats, got up to 80, of 1 of 2 events"
+        'log_prob: expected errors below 1 nats, got up to 80, of 1 of 2 events'
     """
     count, total, worst = int((errors > limit).sum()), errors.numel(), float(errors.max())
     warn(
