@@ -42,8 +42,8 @@ def parameters(make: Callable[[], nn.Module]) -> int:
 def count_operations(make: Callable[[], nn.Module], event_shape: Sequence[int]) -> int:
     """How many an evaluation takes for one event: multiplications and additions of products.
 
-    Those of ``torch.utils.flop_counter``, of a network without memory. One that wants a condition has
-    an attribute ``condition_shape``, of that of one event: ``()`` is a label.
+    Those of ``torch.utils.flop_counter``, of a network without memory. One that wants a condition
+    has an attribute ``condition_shape``, of that of one event: ``()`` is a label.
 
     Args:
         make: Makes the network.
