@@ -15,16 +15,15 @@ from scoresde.conditioning import split_events
 from scoresde.data import Dataset, bits_per_dim
 from scoresde.data.events import as_dataset, as_numbers
 from scoresde.estimator import ScoreEstimator
-from scoresde.likelihood import Trace, log_prob
+from scoresde.likelihood import Method, Trace, log_prob
 from scoresde.likelihood.finite import doubtful, warn_of_errors
 from scoresde.precision import device_of
-from scoresde.solver import Solver
 
 
 def evaluate(
     estimator: ScoreEstimator,
     data: Any,
-    solver: Solver,
+    solver: Method,
     trace: Trace | None = None,
     *,
     given: Sequence[str] = (),
@@ -40,7 +39,7 @@ def evaluate(
         data: Integer data are dequantised, once, and reported in bits per dimension as well; what
             `scoresde.data.events.as_dataset` takes. Of events with conditions the density is that
             given them.
-        solver: Integrates the flow.
+        solver: Integrates the flow: a `scoresde.Solver`, or a `scoresde.Quadrature`.
         trace: Exact if None.
         given: Parts of events with parts: the density is that of the others, given these.
         count: How many events, the first ones; all if None.
@@ -118,7 +117,7 @@ def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:
         raise FloatingPointError(f"the log-density of event {row} of {data.name} is {value}")
 
 
-def _told(errors: Tensor, dim: int, solver: Solver) -> float:
+def _told(errors: Tensor, dim: int, solver: Method) -> float:
     mean, limit = float(errors.mean()), doubtful(dim)
     if mean > limit:
         warn_of_errors(errors, limit, solver)
