@@ -5,21 +5,62 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scoresde import ScoreEstimator, Solver, bound
-from scoresde.data import Dataset, bits_per_dim, dequantize
+from scoresde.data import Dataset, bits_per_dim, dequantize, load, split
+from scoresde.metrics import EfficientNetLite0, compare, extract
 from scoresde.precision import device_of
 from scoresde.training import Training
 
 BATCH = 32
+CPU = torch.device("cpu")
 TOGETHER = 100
 """Samples that are drawn at a time."""
+
+
+class Photographs(NamedTuple):
+    """What samples of several models are compared with.
+
+    Attributes:
+        name: Of all of them.
+        train: To learn from.
+        held_out: The others.
+        features: Of images in [-1, 1].
+        real: Those of as many held-out images as samples are compared with.
+        floor: Frechet distance of as many training images to them.
+    """
+
+    name: str
+    train: Dataset
+    held_out: Dataset
+    features: Callable[[Tensor], Tensor]
+    real: Tensor
+    floor: float
+
+    @classmethod
+    def of(
+        cls, data: Path | None, size: int, count: int, place: torch.device = CPU, **options: Any
+    ) -> Photographs:
+        """Of a folder or a zip file, mirrored at random; ``options`` of reading them."""
+        if data is None:
+            raise ValueError("data: expected a folder or a zip file of photographs, got none")
+        images = load(data, size=size, flip=True, **options)
+        train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
+        if place.type != "cpu":  # which waits for no file
+            train = Dataset(train.name, train.read(slice(None)), bins=256, flip=True)
+        features = partial(extract, EfficientNetLite0().to(place), device=place)
+        real, others = (features(shades(part.read(slice(count)))) for part in (held_out, train))
+        floor = compare(real, others).frechet
+        print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
+        return cls(images.name, train, held_out, features, real, floor)
 
 
 def training(steps: int, lr: float = 2e-3, batch_size: int = BATCH) -> Training:

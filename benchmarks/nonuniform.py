@@ -26,13 +26,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.beds import cost, relative_w2, sample_law
-from benchmarks.equal_time import bound_in_bits, draw, shades, spread, training, updates
+from benchmarks.equal_time import (
+    Photographs,
+    bound_in_bits,
+    draw,
+    spread,
+    training,
+    updates,
+)
 from benchmarks.recipes import RECIPES, Recipe, learned, learned_stages, wavelets
 from benchmarks.unets import parameters
 from estimators import Gaussian
 from scoresde import DiagonalSDE, LogLinear, Solver
-from scoresde.data import dequantize, load, patches, split
-from scoresde.metrics import EfficientNetLite0, compare, extract
+from scoresde.data import dequantize, patches
+from scoresde.metrics import compare
 from scoresde.planning import plan, replan, spectra
 from solvers import ExponentialMultistep
 
@@ -89,14 +96,9 @@ def trained(
     quick: bool,
 ) -> dict[str, Any]:
     """Rows of every recipe, seed and number of evaluations, and the best of each."""
-    images = load(data, size=size, mode="L", flip=True)
-    train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
-    features = EfficientNetLite0()
-    real, others = (
-        extract(features, shades(part.read(slice(count)))) for part in (held_out, train)
+    name_of_all, train, held_out, features, real, floor = Photographs.of(
+        data, size, count, mode="L"
     )
-    floor = compare(real, others).frechet
-    print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
     x = dequantize(train.read(slice(4000)), 256, torch.Generator().manual_seed(0))
     sdes = {name: recipe.sde(x) for name, recipe in recipes.items()}
     models = {name: recipe.model(sdes[name], x) for name, recipe in recipes.items()}
@@ -119,7 +121,7 @@ def trained(
         for evaluations in EVALUATIONS[: 2 if quick else None]:
             solver = recipe.solver(evaluations)
             samples, elapsed = draw(model, solver, count, seed)
-            quality = compare(real, extract(features, samples))
+            quality = compare(real, features(samples))
             row = known | {
                 "evaluations": evaluations,
                 "cost": round(cost(model.sde, solver), 2),
@@ -136,7 +138,7 @@ def trained(
         best.append(reached)
     best.sort(key=lambda row: float(row["frechet"]))
     return {
-        "data": images.name,
+        "data": name_of_all,
         "floor": round(floor, 2),
         "summary": spread(best, ["recipe"], KEYS),
         "rows": rows,

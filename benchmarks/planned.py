@@ -18,12 +18,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from benchmarks.equal_time import draw, shades, training, updates
+from benchmarks.equal_time import Photographs, draw, shades, training, updates
 from estimators import MultiScale, UNet, measure
 from scoresde import LogLinear, Wavelet
 from scoresde.app import plots
-from scoresde.data import dequantize, load, split
-from scoresde.metrics import EfficientNetLite0, compare, extract
+from scoresde.data import dequantize
+from scoresde.metrics import compare
 from scoresde.planning import DenoisingErrors, Plan, kurtosis, plan, replan, spectra
 from solvers import ExponentialMultistep
 
@@ -71,19 +71,10 @@ def run(
         seeds: Of the noise.
         lr: Of the training.
     """
-    if data is None:
-        raise ValueError("data: expected a folder or a zip file of photographs, got none")
     if quick:
         seconds, count, seeds = 2.0, 20, 1
     torch.set_num_threads(1)
-    images = load(data, size=size, flip=True)
-    train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
-    features = EfficientNetLite0()
-    real, others = (
-        extract(features, shades(part.read(slice(count)))) for part in (held_out, train)
-    )
-    floor = compare(real, others).frechet
-    print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
+    name_of_all, train, held_out, features, real, floor = Photographs.of(data, size, count)
     x, y = (_events(part.read(slice(2000))) for part in (train, held_out))
     basis = Wavelet(x.shape[1:], 3, "db4", colour=True)
     bands = spectra(basis, x)
@@ -107,7 +98,7 @@ def run(
         found, elapsed = [], 0.0
         for seed in range(seeds):
             samples, taken = draw(model, solver, count, seed)
-            found.append(compare(real, extract(features, samples)).frechet)
+            found.append(compare(real, features(samples)).frechet)
             panels.setdefault(name, samples[:32])
             elapsed += taken / seeds
         rows.append(
@@ -122,7 +113,7 @@ def run(
         print(rows[-1], flush=True)
     if pictures is not None:
         plots.save(plots.image_grid(panels, columns=4), pictures)
-    return {"data": images.name, "updates": steps, "floor": round(floor, 2), "rows": rows}
+    return {"data": name_of_all, "updates": steps, "floor": round(floor, 2), "rows": rows}
 
 
 def _events(values: Tensor) -> Tensor:

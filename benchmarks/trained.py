@@ -20,14 +20,23 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from benchmarks.equal_time import BATCH, bound_in_bits, draw, shades, spread, training, updates
+from benchmarks.equal_time import (
+    BATCH,
+    Photographs,
+    bound_in_bits,
+    draw,
+    shades,
+    spread,
+    training,
+    updates,
+)
 from benchmarks.unets import Patched, parameters
 from estimators import Denoising, MultiScale, UNet, measure
 from scoresde import EDM, SDE, DiagonalSDE, Identity, LogLinear, Wavelet
 from scoresde.app import devices, plots
-from scoresde.data import Dataset, dequantize, load, split
+from scoresde.data import dequantize
 from scoresde.grid import Grid
-from scoresde.metrics import EfficientNetLite0, compare, extract
+from scoresde.metrics import compare
 from solvers import ExponentialMultistep
 
 FEWER = 4
@@ -192,21 +201,12 @@ def run(
         device: What trains and draws; accelerators capture both.
         batch_size: Of updates.
     """
-    if data is None:
-        raise ValueError("data: expected a folder or a zip file of photographs, got none")
     if quick:
         seconds, seeds, count = 2.0, 1, 40
     place = devices.device("--set device", device)
     if place.type == "cpu":
         torch.set_num_threads(1)
-    images = load(data, size=size, flip=True)
-    train, held_out = split(images, 1 - max(0.2, 1.2 * count / len(images)))
-    if place.type != "cpu":  # which waits for no file
-        train = Dataset(train.name, train.read(slice(None)), bins=256, flip=True)
-    features = partial(extract, EfficientNetLite0().to(place), device=place)
-    real, others = (features(shades(part.read(slice(count)))) for part in (held_out, train))
-    floor = compare(real, others).frechet
-    print(f"{len(train)} images; real against real: {floor:.2f}", flush=True)
+    name_of_all, train, held_out, features, real, floor = Photographs.of(data, size, count, place)
     x = dequantize(train.read(slice(4000)), 256, torch.Generator().manual_seed(0))
     arms = {name: arm for name, arm in TABLES[table].items() if only in name}
     models = {name: arm.model(x).to(place) for name, arm in arms.items()}
@@ -250,7 +250,7 @@ def run(
                 if pictures is not None:
                     plots.save(plots.image_grid(panels, columns=4), pictures)
     return {
-        "data": images.name,
+        "data": name_of_all,
         "floor": round(floor, 2),
         "summary": spread(rows, ["arm"], KEYS),
         "rows": rows,

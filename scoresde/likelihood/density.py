@@ -14,13 +14,7 @@ from typing_extensions import Self
 from scoresde.bases import Identity
 from scoresde.blocks import Blocks
 from scoresde.derivatives import vjp
-from scoresde.equation import (
-    AugmentedEquation,
-    Coefficients,
-    Field,
-    Forcing,
-    Propagator,
-)
+from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing, Propagator
 from scoresde.likelihood.traces import Trace
 from scoresde.modes import evaluation_mode
 from scoresde.precision import replaced
