@@ -4,6 +4,7 @@ from estimators.adapters import NetworkAdapter
 from estimators.classifier_free import ClassifierFree
 from estimators.conditional import cde, cdiffe, cmde, vs_cmde
 from estimators.denoising import Denoising
+from estimators.diffusers_unet import DiffusersUNet
 from estimators.embedding import Embedded, SetEmbedding
 from estimators.guidance import Guidance
 from estimators.joint_network import JointNetwork
@@ -20,6 +21,7 @@ from estimators.unet import UNet
 __all__ = [
     "ClassifierFree",
     "Denoising",
+    "DiffusersUNet",
     "Embedded",
     "Gaussian",
     "GaussianMixture",

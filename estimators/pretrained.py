@@ -210,7 +210,7 @@ def _unet(folder: Path) -> nn.Module:
     try:
         from diffusers import UNet2DModel  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
-        wanted = "reading a pretrained network needs diffusers: pip install diffusers"
+        wanted = "reading a pretrained network needs diffusers: pip install 'scoresde[diffusers]'"
         raise ImportError(f"{wanted}, or give the network itself") from error
     network: nn.Module = UNet2DModel.from_pretrained(
         folder, local_files_only=True, low_cpu_mem_usage=False

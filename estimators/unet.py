@@ -21,7 +21,7 @@ _GROUPS, _TOGETHER = 32, 4
 """Channels are normalised in at most so many groups, of at least so many, as in the networks of Ho
 et al. 2020. A channel alone would lose what the noise level and a condition add to it."""
 
-_HEAD = 32
+HEAD = 32
 """Channels of a head of attention, if a level's can be divided by it."""
 
 
@@ -95,10 +95,8 @@ class UNet(nn.Module):
         self.space = self.event_shape[-axes:]
         self.condition_shape = _told(kinds, self.space)
         width = self.event_shape[:-axes].numel()
-        self.body = _body(
-            max(axes, 2), width, condition_channels, self.channels, blocks, self._attends(attention)
-        )
-        embedded = self.body.time_embed[-1].out_features
+        seen = max(axes, 2), width + condition_channels, width
+        self.body, embedded = self._make_body(*seen, blocks, self._attends(attention))
         self.embed: nn.Module | None = Labels(classes, embedded) if classes else None
         if condition_dim:
             scaled = Standardised(condition_mean, condition_std)
@@ -130,12 +128,45 @@ class UNet(nn.Module):
             hidden = torch.cat([hidden, condition.to(hidden)], 1)
         hidden = self._padded(hidden)
         out = self.body(hidden, stretched(noise_level), class_labels=labels)
+        out = getattr(out, "sample", out)
         if len(self.space) == 1:
             out = out.mean(-2)
         for axis, size in zip(range(-len(self.space), 0), self.space, strict=True):
             out = out.narrow(axis, 0, size)
         predicted: Tensor = out.reshape(x.shape)
         return predicted
+
+    def _make_body(
+        self, axes: int, inputs: int, outputs: int, blocks: int, attention: Sequence[bool]
+    ) -> tuple[Any, int]:
+        """The library's network, and the width of what it adds embedded labels to."""
+        before = dict(os.environ)
+        try:
+            from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+        except ImportError as error:
+            raise ImportError("a U-Net needs MONAI: pip install 'scoresde[images]'") from error
+        for name in {*os.environ} - {*before}:  # of OpenMP and cuBLAS, for the process
+            del os.environ[name]
+        body = DiffusionModelUNet(
+            spatial_dims=axes,
+            in_channels=inputs,
+            out_channels=outputs,
+            num_res_blocks=blocks,
+            channels=self.channels,
+            attention_levels=attention,
+            norm_num_groups=group_count(self.channels),
+            num_head_channels=[math.gcd(HEAD, c) for c in self.channels],
+        )
+        if not attention[-1]:  # the middle always has it, whatever its size
+            body.middle_block.attention = nn.Identity()
+        for module in body.modules():
+            for name in (
+                "att_mat",
+                "causal_mask",
+            ):  # empty tensors that no move of the module moves
+                if hasattr(module, name):
+                    setattr(module, name, None)
+        return body, body.time_embed[-1].out_features
 
     def _padded(self, x: Tensor) -> Tensor:
         """With sizes that can be halved as often as there are resolutions."""
@@ -156,42 +187,14 @@ def _told(kinds: Mapping[str, int], space: Sequence[int]) -> tuple[int, ...] | N
     return (vectors,) if vectors else (channels, *space) if channels else None
 
 
-def _groups(channels: Sequence[int]) -> int:
-    """Into how many groups all numbers of channels are divided."""
+def group_count(channels: Sequence[int]) -> int:
+    """Into how many groups all numbers of channels are divided.
+
+    Example:
+        >>> from estimators.unet import group_count
+        >>> group_count([64, 128]), group_count([8, 12]), group_count([3, 5])
+        (16, 2, 1)
+    """
     common, fewest = math.gcd(*channels), min(channels)
     fits = [g for g in range(1, _GROUPS + 1) if common % g == 0 and fewest >= _TOGETHER * g]
     return max(fits, default=1)
-
-
-def _body(
-    axes: int,
-    width: int,
-    maps: int,
-    channels: Sequence[int],
-    blocks: int,
-    attention: Sequence[bool],
-) -> Any:
-    before = dict(os.environ)
-    try:
-        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
-    except ImportError as error:
-        raise ImportError("a U-Net needs MONAI: pip install 'scoresde[images]'") from error
-    for name in {*os.environ} - {*before}:  # it sets some, of OpenMP and cuBLAS, for the process
-        del os.environ[name]
-    body = DiffusionModelUNet(
-        spatial_dims=axes,
-        in_channels=width + maps,
-        out_channels=width,
-        num_res_blocks=blocks,
-        channels=channels,
-        attention_levels=attention,
-        norm_num_groups=_groups(channels),
-        num_head_channels=[math.gcd(_HEAD, c) for c in channels],
-    )
-    if not attention[-1]:  # the middle always has it, whatever its size
-        body.middle_block.attention = nn.Identity()
-    for module in body.modules():
-        for name in ("att_mat", "causal_mask"):  # empty tensors that no move of the module moves
-            if hasattr(module, name):
-                setattr(module, name, None)
-    return body

@@ -54,6 +54,7 @@ _GROUPS = {
     "estimator": "estimators",
     "network": "networks",
     "networks": "networks",
+    "embed": "networks",  # of the noise level, for a network of another library
     "solver": "solvers",
 }
 

@@ -62,6 +62,8 @@ def expect_known(
 ) -> None:
     """Raises `ConfigError` if a factory does not take an argument.
 
+    One that takes any is left to refuse them itself.
+
     Args:
         factory: Whatever can be called by keywords.
         arguments: Their names.
@@ -78,8 +80,9 @@ def expect_known(
         training.epochs: unknown; write step
     """
     possible = [*parameters(factory, key), *others]
+    kinds = {p.kind for p in inspect.signature(factory).parameters.values()}
     for name in arguments:
-        if name not in possible:
+        if name not in possible and inspect.Parameter.VAR_KEYWORD not in kinds:
             instead, why = _INSTEAD.get(name, ("", ""))
             write = f"; write {instead} ({why})" if instead in possible else ""
             raise ConfigError(f"{key}.{name}: unknown{write or nearest(name, possible)}")

@@ -137,7 +137,7 @@ def test_what_is_not_known_is_refused(tmp_path, monkeypatch):
         return imported(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match="pip install diffusers, or give the network itself"):
+    with pytest.raises(ImportError, match=r"'scoresde\[diffusers\]', or give the network"):
         from_diffusers(folder)
 
 
