@@ -208,7 +208,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _unet(folder: Path) -> nn.Module:
     try:
-        from diffusers import UNet2DModel  # type: ignore[import-not-found,unused-ignore]
+        from diffusers import UNet2DModel
     except ImportError as error:
         wanted = "reading a pretrained network needs diffusers: pip install 'scoresde[diffusers]'"
         raise ImportError(f"{wanted}, or give the network itself") from error

@@ -147,7 +147,7 @@ class UNet(nn.Module):
             raise ImportError("a U-Net needs MONAI: pip install 'scoresde[images]'") from error
         for name in {*os.environ} - {*before}:  # of OpenMP and cuBLAS, for the process
             del os.environ[name]
-        body = DiffusionModelUNet(
+        body: Any = DiffusionModelUNet(
             spatial_dims=axes,
             in_channels=inputs,
             out_channels=outputs,
