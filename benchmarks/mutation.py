@@ -10,7 +10,8 @@ reach its line, examples in docstrings included, those of its module first, a ca
 second, the fastest first, until one fails or its time is up.
 What tests reach, and all verdicts, are kept in ``build/mutation``: delete it after a change to the
 code, which must not change meanwhile either; after a change to tests, ``--again`` will do. To
-measure first what tests reach takes a run of them all; ``--blind``, every test may reach all lines.
+measure first what tests reach takes a run of them all; ``--blind``, only those are tried that are
+known to be about a module, as if each of them reached all of its lines.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -40,9 +41,10 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "blocks clock coefficients cox_ingersoll_ross derivatives diagonal equation "
-    "estimator fixed_step fronts geometric_brownian grid noise parametrization precision reverse "
-    "sde sde_coefficients selection solver time_distribution weighting",
+    "scoresde": "batches blocks churn clock coefficients cox_ingersoll_ross derivatives descent "
+    "diagonal discontinuities endpoint_solver equation estimator fixed_step fronts "
+    "geometric_brownian grid kept noise parametrization precision reading reverse sampler sde "
+    "sde_coefficients selection snapshot solver tape time_distribution weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
     "wavelet",
@@ -70,38 +72,77 @@ ELSEWHERE = {
         ("kernel_free",),
     ),
     "basis": ("laws", "likely_mistakes", "conformance"),
+    "batches": ("sample_batches", "solver"),
     "blocks": ("diagonal", "solver"),
+    "churn": ("solver", "no_noise"),
     "coefficients": ("diagonal", "phase_sde", "sde", "reverse", "no_noise", "limiting"),
     "conditional": ("conditioning", "compositions"),
     "density": ("exact", "quadrature", "distribution", "derivatives"),
+    "denoising": ("stages", "times", "width_at_entry", "prior_mean"),
+    "descent": ("solver", "sample_batches", "sampler", "kept"),
     "diagonal": ("sde",),
+    "discontinuities": ("grid", "between", "diagonal"),
+    "endpoint_solver": ("solver", "adapters"),
     "equation": ("sde", "diagonal", "reverse", "adapters"),
     "estimator": ("wrappers", "parametrization", "dtypes", "no_noise", "undefined"),
+    "exact": ("errors", "memory", "distribution"),
+    "exponential": ("orders", "cross", "between", "limiting"),
     "fixed_step": ("solver", "loop", "orders"),
+    "grid": ("between", "diagonal"),
     "masks": ("conditioning", "compositions"),
     "observation": ("conditioning", "compositions"),
+    "multiscale": ("stages", "budget"),
+    "noise": ("default_generator", "sample_batches"),
     "packed": ("laws", "multiscale", "conformance"),
     "parametrization": ("no_noise",),
+    "precision": ("constants", "dtypes", "reading"),
+    "prediction": ("denoising", "network_adapter", "dtypes"),
+    "quadrature": ("exact", "errors"),
+    "reading": ("reads", "diagonal"),
     "reverse": ("sde", "diagonal", "adapters", "between"),
     "sde": ("diagonal", "reverse"),
     "sde_coefficients": ("sde", "reverse", "diagonal", "adapters", "between"),
+    "sampler": ("kept",),
     "selection": ("conditioning", "compositions", "wrappers"),
+    "snapshot": ("kept", "sampler"),
     "solver": ("modes", "empty", "loop", "cross"),
     "steps": ("phase_steps", "phase_sde"),
+    "tape": ("sampler", "kept"),
     "traces": ("exact",),
     "variational": ("prior_mean", "multiscale"),
 }
 """Test files of what has none of its own name, or more than one."""
+
+
+def _named(path: str) -> str:
+    """What a file of tests is about."""
+    return Path(path).stem.removeprefix("test_")
+
+
 _ABOUT = {
     *itertools.chain.from_iterable(names.split() for names in MODULES.values()),
     *itertools.chain.from_iterable(ELSEWHERE.values()),
     *("arguments", "bad_input", "conformance", "defaults", "dtypes", "reads"),
 }
-TESTS = [f"{module}.py" for module in CORE] + sorted(
-    str(path.relative_to(ROOT))
-    for path in (ROOT / "tests").rglob("test_*.py")
-    if path.stem.removeprefix("test_") in _ABOUT or path.parent.name in ("solvers", "bases")
-)
+FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+TESTS = [f"{module}.py" for module in CORE] + [
+    name
+    for name in FILES
+    if _named(name) in _ABOUT or Path(name).parent.name in ("solvers", "bases")
+]
+
+
+def own_tests(modules: Iterable[str]) -> list[str]:
+    """Examples of modules, and the tests that are known to be about them: files."""
+    about = {known for module in modules for known in _about(module)}
+    return [f"{module}.py" for module in modules] + [v for v in FILES if _named(v) in about]
+
+
+def _about(module: str) -> tuple[str, ...]:
+    name = Path(module).name
+    return name, *ELSEWHERE.get(name, ())
+
+
 CHECKS = ("instance", "look_up", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")
 """Calls that are no mathematics: they refuse bad input or speak to the type checker."""
 STATE = ROOT / "build" / "mutation"
@@ -242,8 +283,7 @@ class Loop:
         """Tests that reach a mutant: of its module first, one case of each before a second."""
         touched = set(range(mutant.lines[0], mutant.lines[1] + 1))
         name, costs = Path(mutant.module).name, {}
-        files = (f"test_{known}.py" for known in (name, *ELSEWHERE.get(name, ())))
-        own = (f"{name}.py", *files)
+        own = (f"{name}.py", *(f"test_{known}.py" for known in _about(mutant.module)))
         cases = Counter[str]()
         # what runs on import is reached by all tests of the module
         for narrow in (True, False) if mutant.warm else (False,):
@@ -349,7 +389,9 @@ class Reach:
         (STATE / "reach.json").write_text(json.dumps(reached))
 
 
-def pytest_in_a_child(plugin: object, mutated: Mutant | None = None) -> None:
+def pytest_in_a_child(
+    plugin: object, tests: Iterable[str] = TESTS, mutated: Mutant | None = None
+) -> None:
     """A session in a process forked from this one, which has imported no code of ours."""
     child = os.fork()
     if not child:
@@ -359,7 +401,7 @@ def pytest_in_a_child(plugin: object, mutated: Mutant | None = None) -> None:
         options += ["--disable-warnings", "--no-header", "--doctest-modules"]
         # modules with examples would be rewritten, from what they were before
         options += ["--assert=plain"]
-        os._exit(int(pytest.main([*options, *TESTS], plugins=[plugin])))
+        os._exit(int(pytest.main([*options, *tests], plugins=[plugin])))
     os.waitpid(child, 0)
 
 
@@ -371,7 +413,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=12.0, help="tests of a mutant, CPU time")
     parser.add_argument("--again", action="store_true", help="try what survived once more")
-    parser.add_argument("--blind", action="store_true", help="without what tests reach")
+    parser.add_argument(
+        "--blind",
+        action="store_true",
+        help="tests about a module, not those that reach it",
+    )
     arguments = parser.parse_args()
     os.chdir(ROOT)
     for name in ("pyro.distributions", "scipy.stats", "sklearn.mixture", "torchdiffeq", "torchsde"):
@@ -398,9 +444,11 @@ def main() -> None:
         or (arguments.again and verdicts[str(mutant)].startswith("survived"))
     ]
     if warm := [m for m in todo if m.warm]:
-        pytest_in_a_child(Loop(warm, arguments.seconds, report))
+        tests = own_tests(dict.fromkeys(m.module for m in warm)) if arguments.blind else TESTS
+        pytest_in_a_child(Loop(warm, arguments.seconds, report), tests)
     for mutant in (m for m in todo if not m.warm):
-        pytest_in_a_child(Loop([mutant], arguments.seconds, report), mutant)
+        tests = own_tests([mutant.module]) if arguments.blind else TESTS
+        pytest_in_a_child(Loop([mutant], arguments.seconds, report), tests, mutant)
 
     verdicts = dict(map(json.loads, journal.read_text().splitlines()))
     alive = {}
