@@ -28,9 +28,8 @@ class Step(NamedTuple):
         decay: Of `scoresde.equation.Propagator`, ``(1 | m)``, as the others.
         gain: As well.
         noise_std: As well; None for an ODE.
-        weights: What the solver has made of them, see `FixedStep.weights`.
-        lengths: Of all steps in time, ``(steps, 1)``.
-        place: Which of them this one is.
+        length: Of the step in time, ``(1,)``.
+        weights: What the solver has made of all these, see `FixedStep.weights`.
 
     Example:
         >>> import torch
@@ -48,14 +47,8 @@ class Step(NamedTuple):
     decay: Tensor
     gain: Tensor
     noise_std: Tensor | None
+    length: Tensor
     weights: Any
-    lengths: Tensor
-    place: int
-
-    @property
-    def length(self) -> Tensor:
-        """Of the step in time, ``(1,)``; a view that solvers which need none do not pay for."""
-        return self.lengths[self.place]
 
 
 _AHEAD = 2**18
@@ -149,9 +142,8 @@ class FixedStep(Solver):
             fields,
             *(v.unbind() for v in known),
             noise_std,
+            lengths.unbind(),
             self.weights(ahead, kinks[:-1], at, memory),
-            itertools.repeat(lengths),
-            itertools.count(),
         )
 
     def run(self, y: Tensor, steps: Iterable[Step], noise: Noise) -> Tensor:

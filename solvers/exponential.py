@@ -2,8 +2,29 @@
 
 They integrate a polynomial through the latest denoised means and everything else in closed form
 (`scoresde.equation.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
-Adams-Bashforth and Adams-Moulton. Every component has nodes and weights of its own: its steps
-are those of its own clock.
+Adams-Bashforth and Adams-Moulton. Every component has nodes and weights of its own: its steps are
+those of its own clock.
+
+The weights, for one component. A step of length ``h`` adds ``gain <F>``, with the mean over
+``v = u/h`` in [0, 1] that weighs ``v`` by ``e^(damping v)``; ``m_1`` and ``m_2`` are those of ``v``
+and ``v^2`` (`scoresde.equation.exponential_moments`). With ``F_0`` at the start, and ``F_1`` and
+``F_2`` where the steps of ``h_1`` and ``h_2`` before have started, Newton's polynomial is
+
+    F(u) = F_0 + u D_1 + u (u + h_1) D_2,    D_1 = (F_0 - F_1)/h_1,
+                                             D_2 = (D_1 - (F_1 - F_2)/h_2)/(h_1 + h_2),
+
+    <F> = F_0 + m_1 h D_1 + (m_2 h^2 + m_1 h h_1) D_2.
+
+The order is the number of terms. With ``F_+`` at the end, once it is known, that through three
+points is
+
+    F(u) = F_0 + u D_+ + u (u - h) E,        D_+ = (F_+ - F_0)/h,   E = (D_+ - D_1)/(h + h_1),
+
+    <F> = F_0 + m_1 h D_+ + (m_2 - m_1) h^2 E,
+
+and its difference to the first, times ``gain``, corrects the end. The next step starts there, and
+multiplies it by its own ``decay``: both are known beforehand, so that the correction and what the
+step adds by itself are one sum over ``F_+, F_0, F_1, F_2``.
 """
 
 from __future__ import annotations
@@ -65,12 +86,14 @@ class _Weights(NamedTuple):
     Attributes:
         terms: Of forcings in the end of the step, latest first: those that lead to it, and those
             that correct where it starts, carried to its end.
+        first: Whether it is the first of those prepared together, as after something is appended.
         lengths: With the last of many steps, ``h`` of the last two, ``(1 | blocks | m)``.
         correction: With it as well, of that end, once the forcing there is known: in full
             precision, ``(1 | blocks | m)``.
     """
 
     terms: Sequence[Tensor]
+    first: bool
     lengths: Sequence[Tensor] = ()
     correction: Sequence[Tensor] = ()
 
@@ -80,26 +103,24 @@ class _Past(NamedTuple):
 
     Attributes:
         forcings: At the starts of the latest steps, latest first.
-        lengths: See `_Weights`.
-        correction: As well.
+        weights: Of the latest step.
     """
 
     forcings: Sequence[Tensor]
-    lengths: Sequence[Tensor]
-    correction: Sequence[Tensor]
+    weights: _Weights
 
-    def grown(self, size: int) -> Sequence[Tensor]:
-        """The forcings of a state that has been appended to: what is new has no past."""
-        more = size - self.forcings[0].size(-1)
+    def of(self, y: Tensor) -> Sequence[Tensor]:
+        """The forcings, for a state that may have been appended to: what is new has no past."""
+        more = y.shape[-1] - self.forcings[0].shape[-1]
         return [nn.functional.pad(v, (0, more)) for v in self.forcings] if more else self.forcings
 
     def steps(self, blocks: Blocks) -> list[Tensor]:
         """The lengths, for a state in these blocks; infinite for what has no past."""
         old = blocks.prefix(self.forcings[0].shape[-1])
         if old.dim == blocks.dim:
-            return list(self.lengths)
+            return list(self.weights.lengths)
         lengths = []
-        for length in self.lengths:
+        for length in self.weights.lengths:
             each = length.shape[-1] > len(old)
             width, whole = (old.dim, blocks.dim) if each else (len(old), len(blocks))
             padding = (0, whole - width)
@@ -111,7 +132,7 @@ class _Past(NamedTuple):
 
         What has been appended since tells of the others, too: where they are stays.
         """
-        return bool(self.correction) and self.forcings[0].shape[-1] == size
+        return bool(self.weights.correction) and self.forcings[0].shape[-1] == size
 
 
 @attrs.frozen
@@ -195,7 +216,8 @@ class ExponentialMultistep(FixedStep):
         each = zip(*(v.unbind() for v in at.together(terms)[0]), strict=True)
         unknown: list[Sequence[Tensor]] = [()] * (len(h) - 1)
         lengths = [*unknown, (past[-1], past[-2])]
-        return map(_Weights, each, lengths, [*unknown, correction])
+        firsts = [True, *[False] * (len(h) - 1)]
+        return map(_Weights, each, firsts, lengths, [*unknown, correction])
 
     def _weights(
         self, h: Tensor, damping: Tensor, means: tuple[Tensor, Tensor], past: Tensor, kinked: Tensor
@@ -232,16 +254,17 @@ class ExponentialMultistep(FixedStep):
         self, y: Tensor, step: Step, noise: Noise, memory: _Past | None
     ) -> tuple[Tensor, _Past]:
         """See the class."""
-        (field,) = step.fields
-        forcings = [field.forcing(y), *(() if memory is None else memory.grown(y.size(-1)))]
+        (field,), weights = step.fields, step.weights
+        forcings = [field.forcing(y)]
+        if memory is not None:
+            forcings += memory.of(y) if weights.first else memory.forcings
         end = step.decay * y
         if step.noise_std is not None:
-            end = end.addcmul_(step.noise_std, field.increment(y, noise(y)))
-        terms, lengths, correction = step.weights
+            end.addcmul_(step.noise_std, field.increment(y, noise(y)))
         # the first steps have more weights, all 0, than forcings
-        for weight, forcing in zip(terms, forcings, strict=False):
+        for weight, forcing in zip(weights.terms, forcings, strict=False):
             end.addcmul_(weight, forcing)
-        return end, _Past(forcings[: max(1, len(terms) - 1)], lengths, correction)
+        return end, _Past(forcings[: len(weights.terms) - 1 or 1], weights)
 
 
 _LONG = 0.5
@@ -251,7 +274,7 @@ _LONG = 0.5
 def _one_later(late: Tensor, memory: _Past | None, blocks: Blocks) -> Tensor:
     """What every step finds to be corrected where it starts, of what is known after each."""
     known = memory is not None and memory.corrects(blocks.dim)
-    found = torch.stack([*memory.correction]) if memory is not None and known else None
+    found = torch.stack([*memory.weights.correction]) if memory is not None and known else None
     first = late.new_zeros(len(late), 1) if found is None else found
     late, first = blocks.alike(late, first.unsqueeze(1))
     size = max(late.shape[-1], first.shape[-1])

@@ -43,10 +43,9 @@ class Heun(FixedStep):
         """See the class."""
         first, last = step.fields
         length, start, shifted = step.length, first.drift(y), y
-        half = length / 2
         if step.noise_std is not None:
             # both at the old state: the equation is Ito's
-            variance = (first.diffusion(y) ** 2 + last.diffusion(y) ** 2) * half
+            variance = (first.diffusion(y) ** 2 + last.diffusion(y) ** 2) * (length / 2)
             shifted = torch.addcmul(y, variance.sqrt(), noise(y))
         end = last.drift(torch.addcmul(shifted, length, start))
-        return torch.addcmul(shifted, half, start + end), None
+        return torch.addcmul(shifted, length, start + end, value=0.5), None
