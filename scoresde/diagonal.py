@@ -200,12 +200,17 @@ class DiagonalSDE(Float64Constants, SDE):
 
         In float64, on the CPU.
         """
+        alpha, _, mean, std = self._at_entry(t, first, last)
+        return alpha * mean, std
+
+    def _at_entry(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of components, what `moments` are made of: ``alpha, sigma, mean`` and their deviation."""
         time = torch.full((1,), t, dtype=torch.float64, device="cpu")
         alpha, sigma = self.kernel(time)
         mean, std = map(self.blocks.expand, self.constants(time, "mean", "std"))
-        moments = alpha * mean, torch.hypot(alpha * std, sigma)
-        mean, std = (v.expand(self.blocks.dim)[first:last] for v in moments)
-        return mean, std
+        known = alpha, sigma, mean, torch.hypot(alpha * std, sigma)
+        alpha, sigma, mean, std = (v.expand(self.blocks.dim)[first:last] for v in known)
+        return alpha, sigma, mean, std
 
     def distribution(self, t: float, first: int, last: int) -> Distribution:
         """The normal distribution of `moments`, or at ``T`` the prior that was given."""

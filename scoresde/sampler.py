@@ -24,6 +24,9 @@ from scoresde.tape import Drawn, NoiseTape, Tape
 _CAPTURING = "reduce-overhead", "max-autotune"
 """Modes of `torch.compile` that capture CUDA graphs themselves."""
 
+_ASKED = "compiled: expected, where sample() takes any, a walk"
+"""How what cannot be captured is refused: by what can be done instead."""
+
 
 class Sampler:
     """Draws what `scoresde.Solver.sample` draws, from a walk that is prepared once.
@@ -122,7 +125,7 @@ class Sampler:
             replay = torch.compile(replay, **self._compile)
         if start.is_cuda:
             inputs = noise.draw_all(noise.noise)
-            graph = Captured(replay, inputs, asked="compiled: expected a walk")
+            graph = Captured(replay, inputs, asked=_ASKED)
             self._draw = lambda source: graph(noise.draw_all(source))
         elif self._compile is not None:
             self._draw = lambda source: replay(noise.draw_all(source))

@@ -116,13 +116,11 @@ class ConditionalSDE(DiagonalSDE):
     def appender(self, like: Tensor, stage: Stage) -> Append:
         """See the class."""
         first, last = like.shape[-1], stage.dim
-        time = torch.full((1,), stage.start, dtype=torch.float64, device="cpu")
-        (alpha, sigma), (_, std) = self.kernel(time), self.moments(stage.start, 0, last)
-        mean = self.blocks.expand(*self.constants(time, "mean"))
-        each = (v.expand(self.blocks.dim)[:last] for v in (alpha, sigma, mean))
-        alpha, sigma, mean, std = moved(torch.stack([*each, std]), like)
-        spread = torch.where(self.observation.mask[:last], sigma, std)
-        return gaussian((alpha * self.observation.pin(mean))[..., first:], spread[first:])
+        known = self._at_entry(stage.start, first, last)
+        alpha, sigma, mean, std = moved(torch.stack(known), like)
+        mean = self.observation.pin(mean, first)
+        std = torch.where(self.observation.mask[first:last], sigma, std)
+        return gaussian(alpha * mean, std)
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
         """As `scoresde.SDE.marginalise`, of the components that are not observed.
@@ -197,20 +195,20 @@ class ConditionalEstimator(ScoreEstimator):
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         if self.clean:
-            (t,) = self._held_times(self.sde.time(t, z).unsqueeze(0), z)
+            (t,) = self._pinned_times(self.sde.time(t, z).unsqueeze(0), z)
         return self.observation.pin(self.joint.denoise(z, t, condition))
 
     def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
         """Those of the joint estimator, at its own times if components are clean."""
         if self.clean:
-            at = self.joint.sde.at(self._held_times(at.t, at.like), at.like)
+            at = self.joint.sde.at(self._pinned_times(at.t, at.like), at.like)
 
         def pinned(joint: Denoiser, z: Tensor) -> Tensor:
             return self.observation.pin(joint(z))
 
         return map(partial(partial, pinned), self.joint.denoisers(at, condition))
 
-    def _held_times(self, t: Tensor, z: Tensor) -> Tensor:
+    def _pinned_times(self, t: Tensor, z: Tensor) -> Tensor:
         """Times ``(k, *, 1 | blocks | n)``, at 0 for what is known: ``(k, *batch or 1s, n)``.
 
         Of all components, also where the state is a prefix of them: so kernels want it.

@@ -95,10 +95,10 @@ class Observation(Selectable):
         values = per_sample("observed", self.values, batch)
         return replaced(self, values=samples(values, rows, batch))
 
-    def pin(self, z: Tensor) -> Tensor:
-        """A state, or a prefix of one, with the values in the place of its own."""
-        n = z.shape[-1]
-        pinned: Tensor = torch.where(self.mask[:n], self.values[..., :n].to(z), z)
+    def pin(self, z: Tensor, first: int = 0) -> Tensor:
+        """A state, or its components from the ``first`` on, with the values in their place."""
+        here = slice(first, first + z.shape[-1])
+        pinned: Tensor = torch.where(self.mask[here], self.values[..., here].to(z), z)
         return pinned
 
 
