@@ -21,6 +21,7 @@ _MOST = 2**14
 """No network is wider; with weights for every pair of channels that is 10^8 of them in a layer."""
 
 _LARGEST = 2**63 - 1
+"""What a budget may be: beyond, counts are no longer those of integers of 64 bits."""
 
 Maker = Callable[[int], nn.Module]
 """Of a network by its width, which has more of everything the wider it is."""

@@ -95,16 +95,18 @@ class ClassifierFree(ScoreEstimator):
         conditional = self.estimator.denoisers(at, condition)
         return map(self._guided, conditional, free, self._within(at))
 
-    def _guided(self, conditional: Denoiser, free: Denoiser, within: Tensor | bool) -> Denoiser:
-        if within is False:
+    def _guided(
+        self, conditional: Denoiser, free: Denoiser, guided_here: Tensor | bool
+    ) -> Denoiser:
+        if guided_here is False:
             return conditional
-        if within is True and self.guidance == 0:
+        if guided_here is True and self.guidance == 0:
             return free
 
         def denoise(z: Tensor) -> Tensor:
             told, untold = conditional(z), free(z)
             guided = untold + self.guidance * (told - untold)
-            return guided if within is True else torch.where(within, guided, told)
+            return guided if guided_here is True else torch.where(guided_here, guided, told)
 
         return denoise
 
@@ -113,10 +115,10 @@ class ClassifierFree(ScoreEstimator):
         if self.interval is None:
             return [True] * len(at.t)
         low, high = (math.log(value) if value else -math.inf for value in self.interval)
-        within = (low <= at.noise_level) & (at.noise_level <= high)
-        if within.ndim == 1 and within.device.type == "cpu":
-            return [bool(value) for value in within]
-        return [value.to(at.like.device).unsqueeze(-1) for value in within]
+        guided_here = (low <= at.noise_level) & (at.noise_level <= high)
+        if guided_here.ndim == 1 and guided_here.device.type == "cpu":
+            return [bool(value) for value in guided_here]
+        return [value.to(at.like.device).unsqueeze(-1) for value in guided_here]
 
     def _none(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """No condition for every sample."""

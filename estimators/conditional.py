@@ -82,8 +82,8 @@ def multi_speed(
         torch.Size([3, 5, 1, 8, 4])
     """
     own = slowed(sde, [given] if isinstance(given, str) else given, noise, updates)
-    look, stages = view(network_bases), own.stages()
-    bases = [look(own.basis, stage.dim) for stage in stages]
+    seen, stages = view(network_bases), own.stages()
+    bases = [seen(own.basis, stage.dim) for stage in stages]
     joint = [basis for basis in bases if isinstance(basis, Joint)]
     shapes = [*map(JointNetwork.seen_shape, joint)]
     found = made(one_for_each("networks", networks, len(stages)), shapes, budget, operations)

@@ -196,8 +196,9 @@ class _Asked:
         )
         self.rest = mean[self.n :].expand(*z.shape[:-1], -1)
         still = (self.sigma == 0) | sde.observed[: self.n].to(z.device)
-        self.still, noise = still, self.sigma**2 / self.alpha.clamp(min=FAINT)
-        self.spread = torch.where(still, 0.0, noise)
+        # a covariance is so many times a Jacobian of the mean (Tweedie)
+        self.still, factor = still, self.sigma**2 / self.alpha.clamp(min=FAINT)
+        self.tweedie = torch.where(still, 0.0, factor)
 
     def inner(self, z: Tensor) -> Tensor:
         """What the estimator says without ``y``."""
@@ -268,7 +269,7 @@ class _Asked:
         found, pull_back = vjp(together, self.z, self.guidance.parameters())
         ones = torch.zeros_like(found)
         ones[..., 0] = 1.0
-        guided: Tensor = found[..., 1:] + self.spread * pull_back(ones)
+        guided: Tensor = found[..., 1:] + self.tweedie * pull_back(ones)
         return guided
 
     def _model(self, z: Tensor | None = None) -> tuple[Tensor, PullBack]:
@@ -284,7 +285,7 @@ class _Asked:
         found, pull_back = vjp(clean, self.z if z is None else z, parameters)
 
         def covary(v: Tensor) -> Tensor:
-            product = self.spread * pull_back(v[..., : self.n])
+            product = self.tweedie * pull_back(v[..., : self.n])
             return torch.cat([product, self.std[self.n :] ** 2 * v[..., self.n :]], -1)
 
         return found, covary

@@ -129,8 +129,8 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
         """Log-weights, means and Cholesky factors of ``p_t``, ``(*, K, ...)``."""
         means, covariances = self._data(alpha)
         alpha = alpha.unsqueeze(-2)
-        spread = alpha.unsqueeze(-1) * covariances * alpha.unsqueeze(-2)
-        matrix = spread + torch.diag_embed(variance.unsqueeze(-2))
+        signal = alpha.unsqueeze(-1) * covariances * alpha.unsqueeze(-2)
+        matrix = signal + torch.diag_embed(variance.unsqueeze(-2))
         # whether it has a factor is asked where nobody has to wait for the answer; elsewhere what
         # is none is no number
         factor, failed = torch.linalg.cholesky_ex(matrix, check_errors=readable(matrix))

@@ -152,23 +152,23 @@ class ElementwiseNoise(ObservationNoise):
     def evidence(self, y: Tensor, place: int, mean: Tensor, variance: Tensor) -> Evidence:
         """Values by quadrature, and what they change by in first order."""
         center, number = mean[..., place], torch.finfo(variance.dtype)
-        spread = variance.clamp(min=number.tiny**0.5)
+        variance = variance.clamp(min=number.tiny**0.5)
         with torch.no_grad():
-            value, cumulants = self._quadrature(y, place, mean.detach(), spread.detach())
-            fixed = spread.detach()
+            value, cumulants = self._quadrature(y, place, mean.detach(), variance.detach())
+            fixed = variance.detach()
             first, second, third, fourth = (
                 (k / fixed ** (i / 2)).to(fixed) for i, k in enumerate(cumulants, 1)
             )
-        steps = center - center.detach(), (spread - fixed) / 2
+        steps = center - center.detach(), (variance - fixed) / 2
 
-        def around(at: Tensor, slope: Tensor, heat: Tensor) -> Tensor:
+        def expanded(at: Tensor, slope: Tensor, heat: Tensor) -> Tensor:
             """In ``c`` and ``v``: the density of ``y`` obeys the heat equation."""
             return at + slope * steps[0] + heat * steps[1]
 
         return Evidence(
-            around(value.to(fixed), first, second + first**2),
-            around(first, second, third + 2 * first * second),
-            around(second, third, fourth + 2 * second**2 + 2 * first * third),
+            expanded(value.to(fixed), first, second + first**2),
+            expanded(first, second, third + 2 * first * second),
+            expanded(second, third, fourth + 2 * second**2 + 2 * first * third),
         )
 
     def _quadrature(

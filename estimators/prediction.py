@@ -116,7 +116,7 @@ def heard(
 def corrected(
     predict: Callable[[Tensor, Tensor], Tensor],
     first: Denoiser,
-    enter: Denoiser,
+    scaled: Denoiser,
     out: Tensor,
     level: Tensor,
     z: Tensor,
@@ -130,7 +130,7 @@ def corrected(
         >>> corrected(lambda x, level: x, half.mul, one.mul, half, one, z=2 * one)
         tensor([2.])
     """
-    return torch.addcmul(first(z), out, predict(enter(z), level))
+    return torch.addcmul(first(z), out, predict(scaled(z), level))
 
 
 def centred(
@@ -152,9 +152,9 @@ def centred(
         >>> centred(lambda x, level: x, one, one, one / 2, one, one, level=one, z=3 * one)
         tensor([4.])
     """
-    around = torch.addcmul(z, alpha, mean, value=-1)
-    first = torch.addcmul(mean, skip, around)
-    return torch.addcmul(first, out, predict(scale * around, level))
+    deviation = torch.addcmul(z, alpha, mean, value=-1)
+    first = torch.addcmul(mean, skip, deviation)
+    return torch.addcmul(first, out, predict(scale * deviation, level))
 
 
 def affine(offset: Sequence[Tensor] | None, slope: Sequence[Tensor]) -> Iterator[Denoiser]:

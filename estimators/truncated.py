@@ -150,9 +150,9 @@ class Truncated(Float64Constants, ScoreEstimator):
         power = alpha**2 * own + noise
         pull = alpha * (state - alpha * (mean + (v - 1) * k)) / power
         # sums of positive terms: the determinant of a covariance loses no digits
-        spread = ((alpha**2 * more + noise * whole) / power).clamp(min=_NARROW)
-        share = both * noise / power / spread
-        kept = truncated_mean(mean + v * k + both * pull, spread.sqrt(), low, high)
+        variance = ((alpha**2 * more + noise * whole) / power).clamp(min=_NARROW)
+        share = both * noise / power / variance
+        kept = truncated_mean(mean + v * k + both * pull, variance.sqrt(), low, high)
         # z goes with the truncated w by its share; with all of it, nothing is subtracted from it
         rest = (1 - share) * mean + ((1 - share) * v - 1) * k + (own - share * both) * pull
         return noiseless(sigma, z, (share * kept + rest).to(z))

@@ -196,8 +196,8 @@ class DiagonalCoefficients(SDECoefficients):
         sigma = then.masked_fill(clean, 1.0)
         retained = torch.where(clean, 0.0, now / sigma)
         fresh = torch.where(clean, 1.0, drawn / sigma)
-        law = (ratio * retained**2, alpha * fresh**2, now * fresh)
-        return Bridge(*map(self.blocks.expand, law))
+        factors = (ratio * retained**2, alpha * fresh**2, now * fresh)
+        return Bridge(*map(self.blocks.expand, factors))
 
     def propagator(self, end: DiagonalCoefficients) -> Propagator:
         """The exact transition: one step of any length is a draw of the kernel."""

@@ -59,10 +59,10 @@ class GeometricBrownian(Float64Constants, SDE):
             self.basis.blocks.check(name, getattr(self, name), alone=True)
         mu, s, m, std = (getattr(self, name).detach().cpu() for name in values)
         # of log y_T: its variance is that of log-normal data with these moments, and the noise
-        spread = (1 + (std / m) ** 2).log() + s**2 * T
-        middle = (m.log() + mu * T - spread / 2).expand(self.basis.dim)
+        log_variance = (1 + (std / m) ** 2).log() + s**2 * T
+        middle = (m.log() + mu * T - log_variance / 2).expand(self.basis.dim)
         expect(bool(middle.isfinite().all()), "T", "a time at which moments are numbers", T)
-        self.prior = LogNormal(middle, spread.sqrt(), validate_args=False)
+        self.prior = LogNormal(middle, log_variance.sqrt(), validate_args=False)
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """See the class."""

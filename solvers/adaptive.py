@@ -188,9 +188,9 @@ class Adaptive(EndpointSolver):
             run.fail(spots, here[:n], ratio[:n])
             ratio = ratio.nan_to_num(torch.inf)
             factor = (0.9 * ratio.clamp(min=1e-6) ** (-1 / 3)).clamp(0.2, 5.0)
-            taken = (ratio <= 1)[:n]
-            run.move(spots, ratios[:n], end[:n], times[3][:n, 0], taken)
-            where[busy[taken]] = (start + reach)[:n][taken]
+            accepted = (ratio <= 1)[:n]
+            run.move(spots, ratios[:n], end[:n], times[3][:n, 0], accepted)
+            where[busy[accepted]] = (start + reach)[:n][accepted]
             length[busy] = (reach * factor)[:n]
             left = (run.count[spots] < self.max_steps) & (run.failed[spots] <= _TRIES)
             busy = busy[(where[busy] < 1) & left.cpu()]
@@ -225,11 +225,11 @@ class _Run:
         self.failed[spots] += (_TRIES + 1) * (~torch.isfinite(here.detach()).all(-1))
 
     def move(
-        self, spots: Tensor, ratios: Tensor, end: Tensor, times: Tensor, taken: Tensor
+        self, spots: Tensor, ratios: Tensor, end: Tensor, times: Tensor, accepted: Tensor
     ) -> None:
         """Goes on where a step is taken."""
-        here = taken.to(spots.device)
+        here = accepted.to(spots.device)
         self.rows[spots[here]] = end[here]
-        self.reached[spots[here].cpu()] = times[taken]
+        self.reached[spots[here].cpu()] = times[accepted]
         self.count[spots] += 1
         self.worst[spots] = ratios.nan_to_num(torch.inf).argmax(-1)

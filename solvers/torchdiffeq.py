@@ -17,6 +17,7 @@ from scoresde.noise import Noise
 
 _ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 _FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
+"""Methods and their orders, from their tableaux."""
 
 
 @attrs.frozen

@@ -33,7 +33,7 @@ from scoresde.precision import device_of
 
 
 @attrs.frozen(eq=False)
-class Given:
+class KnownParts:
     """Parts of events that are known, and the model of the others.
 
     Args:
@@ -45,7 +45,7 @@ class Given:
 
     Example:
         >>> import torch
-        >>> from scoresde.app.given import Given
+        >>> from scoresde.app.given import KnownParts
         >>> from scoresde.app.model import Model
         >>> halves = {
         ...     "y": {"name": "crop", "columns": [0, 4]},
@@ -61,7 +61,7 @@ class Given:
         ...     },
         ...     progress=False,
         ... )
-        >>> known = Given(model, {"y": torch.zeros(3, 1, 8, 4)})
+        >>> known = KnownParts(model, {"y": torch.zeros(3, 1, 8, 4)})
         >>> model.solver.sample(known.estimator(5), (15,)).shape
         torch.Size([15, 1, 8, 4])
     """
@@ -75,7 +75,7 @@ class Given:
         expect(alike, "--given", "as many events of every part that is given", counts)
 
     @classmethod
-    def read(cls, model: Model, paths: Sequence[str], generator: torch.Generator) -> Given:
+    def read(cls, model: Model, paths: Sequence[str], generator: torch.Generator) -> KnownParts:
         """From files or folders.
 
         Args:
@@ -105,15 +105,15 @@ class Given:
     def of_whole(
         cls,
         model: Model,
-        sources: Sequence[str],
+        given_paths: Sequence[str],
         generator: torch.Generator,
         imports: bool = False,
-    ) -> Given:
+    ) -> KnownParts:
         """The parts of whole events, made of them as for the training.
 
         Args:
             model: See the class.
-            sources: See `scoresde.app.parts.data_like`.
+            given_paths: See `scoresde.app.parts.data_like`.
             generator: Of the dequantisation.
             imports: Whether degradations may be import paths.
 
@@ -121,9 +121,11 @@ class Given:
             OSError: If there is nothing.
             ValueError: If the model is given nothing, or events are not as those that it knows.
         """
-        expect(bool(model.given), "--data", "a model that is given a part of its events", sources)
-        data = data_like(model.settings, sources, model.facts, imports=imports)
-        shapes, where = model.facts["parts"], ", ".join(sources)
+        expect(
+            bool(model.given), "--data", "a model that is given a part of its events", given_paths
+        )
+        data = data_like(model.settings, given_paths, model.facts, imports=imports)
+        shapes, where = model.facts["parts"], ", ".join(given_paths)
         got = {name: [*shape] for name, shape in (data.parts or {}).items()}
         expect(got == shapes, "--data", f"parts {shapes}, as trained on", f"{got} in {where}")
         _expect_bins("--data", model, data, where)
@@ -198,8 +200,8 @@ def task(
         model: A trained one.
         count: Samples, of each event that is given.
         seed: Of the dequantisation of those, and of labels that are drawn.
-        given: Parts of events, see `Given.read`.
-        data: Whole events instead, see `Given.of_whole`.
+        given: Parts of events, see `KnownParts.read`.
+        data: Whole events instead, see `KnownParts.of_whole`.
         labels: Classes, see `scoresde.app.conditions.Asked`.
         condition: A file, see there.
         order: Names of blocks that are drawn first, with commas between them.
@@ -207,7 +209,7 @@ def task(
         imports: Whether degradations may be import paths.
 
     Raises:
-        ValueError: If the model needs something that is not given; see `Given.read`.
+        ValueError: If the model needs something that is not given; see `KnownParts.read`.
 
     Example:
         >>> from scoresde.app.given import task
@@ -219,9 +221,9 @@ def task(
         generator = torch.Generator("cpu").manual_seed(seed)
         expect(not (given and data), "--data", "none beside --given", list(data))
         if data:
-            known = Given.of_whole(model, data, generator, imports)
+            known = KnownParts.of_whole(model, data, generator, imports)
         else:
-            known = Given.read(model, given, generator)
+            known = KnownParts.read(model, given, generator)
         estimator, total, export = known.estimator(count), count * known.size, known.export(count)
     afford("--count", 4 * total * math.prod(export.event_shape))
     asked = Asked.of(model.settings, model.facts, labels, condition, count, seed)
@@ -291,5 +293,7 @@ def _read(model: Model, name: str, path: str) -> Dataset:
     options["mode"] = "L" if shape[0] == 1 else "RGB"
     # of the size that it has, or else it is refused
     unused = ("size", "key", "lazy", "seed", "parts")
-    taken = inspect.signature(read).parameters.keys() - set(unused)
-    return read(**{key: options[key] for key in taken & options.keys() if options[key] is not None})
+    accepted = inspect.signature(read).parameters.keys() - set(unused)
+    return read(
+        **{key: options[key] for key in accepted & options.keys() if options[key] is not None}
+    )

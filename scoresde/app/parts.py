@@ -121,13 +121,13 @@ def data_like(
     section = config.section(settings, "data")
     parts = section.get("parts") or {}
     common, own = _sources([source] if isinstance(source, str) else source, parts)
-    taken = {} if common is None else _read_like(common, {**options, **section})
+    whole = {} if common is None else _read_like(common, {**options, **section})
     if parts:
         # columns are those of the parts that are made of them
         options.pop("columns", None)
         read = {name: _read_like(own[name], {**options, **parts[name]}) for name in own}
-        taken["parts"] = {**parts, **read}
-    return aligned(read_data(taken, imports=imports), facts or {})
+        whole["parts"] = {**parts, **read}
+    return aligned(read_data(whole, imports=imports), facts or {})
 
 
 def given_parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -164,8 +164,8 @@ def _wanted(own: Sequence[str], parts: Mapping[str, Any]) -> str:
 def _read_like(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A source with those options that apply to what reads it."""
     allowed = inspect.signature(reader(source)).parameters.keys() - {"seed"}  # there, of the split
-    taken = {key: options[key] for key in (allowed | {"parts"}) & options.keys()}
-    return {**taken, "source": source}
+    accepted = {key: options[key] for key in (allowed | {"parts"}) & options.keys()}
+    return {**accepted, "source": source}
 
 
 def _part(common: Dataset | None, entry: Any, key: str, imports: bool) -> Dataset:

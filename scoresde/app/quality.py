@@ -160,7 +160,7 @@ def _summary(found: Sequence[Comparison], real: Tensor, other: Tensor) -> dict[s
     for metric in ("frechet", "kernel", "precision", "recall"):
         values = [float(getattr(one, metric)) for one in found]
         summary[metric] = statistics.mean(values)
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        summary[f"{metric}_stderr"] = spread / len(values) ** 0.5
+        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+        summary[f"{metric}_stderr"] = deviation / len(values) ** 0.5
         summary[f"{metric}_floor"] = getattr(floor, metric)
     return summary

@@ -283,11 +283,11 @@ class _Path:
         rough = ~(doubt.abs() / 1.5 < _ROUGH)
         gain = line + (xi.square() - (xi + step * ends).square()).sum(-1) / 2
         chance = gain.clamp(max=0).exp().masked_fill(rough | gain.isnan(), 0)
-        taken = (noise.uniform(chance) < chance).unsqueeze(-1)
+        accepted = (noise.uniform(chance) < chance).unsqueeze(-1)
         spare = torch.minimum(chance.mean(0) - _ACCEPTED, _SELDOM - rough.to(u).mean(0))
         return cloud._replace(
-            u=torch.where(taken, there, u),
-            score=torch.where(taken, score, cloud.score),
+            u=torch.where(accepted, there, u),
+            score=torch.where(accepted, score, cloud.score),
             length=(cloud.length * (_SLOWLY * spare).exp().unsqueeze(-1)).clamp(max=_LONGEST),
         )
 

@@ -135,11 +135,11 @@ class _Archive:
         members = {PurePosixPath(entry.filename): entry for entry in entries}
         different = len(members) == len(entries)
         expect(different, str(path), "images of different names", join_names(map(str, members)))
-        within = _common_folder([member for member in members if _is_image(member)])
+        folder = _common_folder([member for member in members if _is_image(member)])
         inner = {
-            member.relative_to(within): entry
+            member.relative_to(folder): entry
             for member, entry in members.items()
-            if member.is_relative_to(within)
+            if member.is_relative_to(folder)
         }
         self.paths = _chosen(str(path), list(inner), subfolders)
         self._entries = [inner[PurePosixPath(member)] for member in self.paths]

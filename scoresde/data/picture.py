@@ -38,11 +38,11 @@ def _size(value: Any) -> tuple[int, int] | None:
     """Height and width."""
     if value is None:
         return None
-    sides = list(value) if isinstance(value, (list, tuple)) else [value, value]
-    expect(len(sides) == 2, "size", "a side, or height and width", repr(value))
-    for side in sides:
+    lengths = list(value) if isinstance(value, (list, tuple)) else [value, value]
+    expect(len(lengths) == 2, "size", "a side, or height and width", repr(value))
+    for side in lengths:
         whole("size", side, 1)
-    return int(sides[0]), int(sides[1])
+    return int(lengths[0]), int(lengths[1])
 
 
 def _colour(background: Any) -> tuple[int, int, int] | None:

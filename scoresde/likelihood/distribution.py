@@ -151,11 +151,11 @@ class ScoreDistribution(TorchDistribution):
         far = size > torch.finfo(size.dtype).max ** 0.25
         wrong, limit = lost & ~far, doubtful(self.event_shape.numel())
         off = there & (estimate.error.reshape(batch) > limit)
-        found, doubts = torch.stack([wrong.any(), off.any()]).tolist()
-        if found:
+        undefined, inexact = torch.stack([wrong.any(), off.any()]).tolist()
+        if undefined:
             places = f"none for those at {wrong.nonzero().tolist()[:5]} of {tuple(batch)}"
             expect(False, "log_prob", "a number for every finite value", places)
-        if doubts and not self._warned:  # once, not at every step of a chain
+        if inexact and not self._warned:  # once, not at every step of a chain
             self._warned.append(True)
             warn_of_errors(estimate.error, limit, self.method)
         return density.masked_fill(~there | lost, -torch.inf)

@@ -183,9 +183,9 @@ def log_prob(
         {"x": x, "log_prob": found.value}, f"from {method!r}", ~(found.error > limit)
     ):
         warn_of_errors(found.error, limit, method)
-    spread = trace.standard_error(found.integrals)
+    deviation = trace.standard_error(found.integrals)
     estimate = f"{flow.estimate}, {trace!r}, {method!r}"
-    return LogProb(found.value, spread, found.error, found.evaluations, estimate)
+    return LogProb(found.value, deviation, found.error, found.evaluations, estimate)
 
 
 def _usable(value: Any) -> Any:
@@ -287,8 +287,12 @@ def coarsened(sde: SDE, times: Tensor) -> Tensor:
         >>> coarsened(sde, torch.tensor([1.0, 0.5]).double()).round(decimals=2).tolist()
         [1.0, 0.79, 0.5]
     """
-    jumps = [*sde.breakpoints(), *(stage.start for stage in sde.stages()), *times[[0, -1]].tolist()]
-    apart = (times.unsqueeze(-1) - times.new_tensor(jumps)).abs().amin(-1)
+    discontinuities = [
+        *sde.breakpoints(),
+        *(stage.start for stage in sde.stages()),
+        *times[[0, -1]].tolist(),
+    ]
+    apart = (times.unsqueeze(-1) - times.new_tensor(discontinuities)).abs().amin(-1)
     steps = [*itertools.pairwise((apart < _SAME).nonzero().flatten().tolist())]
     alone = torch.tensor([a for a, b in steps if b - a == 1], dtype=torch.long, device="cpu")
     halves = fractions(sde, times[alone], times[alone + 1], (0.5,)) if len(alone) else []

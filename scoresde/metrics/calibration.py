@@ -238,16 +238,16 @@ def _classified(
     """Logits ``(k, M)`` of ``k`` classifiers, of labels ``(k, N)``, for what is asked."""
     size, width = x.shape[1], 10 * x.shape[1]
     draw = torch.randn(len(labels), size + 1, width, generator=generator).to(x.device)
-    enter = (draw / (size + 1) ** 0.5).requires_grad_()
-    leave = torch.zeros(len(labels), width + 1, 1, device=x.device, requires_grad=True)
+    inward = (draw / (size + 1) ** 0.5).requires_grad_()
+    outward = torch.zeros(len(labels), width + 1, 1, device=x.device, requires_grad=True)
 
     def logits(values: Tensor) -> Tensor:
-        hidden = (values @ enter[:, :-1] + enter[:, -1:]).relu()
-        found: Tensor = (hidden @ leave[:, :-1] + leave[:, -1:]).squeeze(-1)
+        hidden = (values @ inward[:, :-1] + inward[:, -1:]).relu()
+        found: Tensor = (hidden @ outward[:, :-1] + outward[:, -1:]).squeeze(-1)
         return found
 
     with torch.enable_grad():
-        optimizer = torch.optim.Adam([enter, leave], lr=0.02, weight_decay=1e-4)
+        optimizer = torch.optim.Adam([inward, outward], lr=0.02, weight_decay=1e-4)
         for _ in range(updates):
             optimizer.zero_grad()
             loss = binary_cross_entropy_with_logits(logits(x), labels, reduction="none")

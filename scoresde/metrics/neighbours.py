@@ -92,8 +92,8 @@ def _radii(x: Tensor, neighbours: int) -> Tensor:
 
 def _share_within(x: Tensor, centres: Tensor, radii: Tensor) -> float:
     """Of the events that lie in a ball at least; copies do in one of no radius."""
-    within = 0
+    covered = 0
     for rows in x.split(_ROWS):
         rounding = 16 * torch.finfo(x.dtype).eps * _norms(rows, centres)
-        within += int((_squares(rows, centres) <= radii + rounding).any(1).sum())
-    return within / len(x)
+        covered += int((_squares(rows, centres) <= radii + rounding).any(1).sum())
+    return covered / len(x)

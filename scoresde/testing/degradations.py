@@ -69,8 +69,8 @@ class DegradationLaws(ABC):
     def test_parts_stay_in_range(self) -> None:
         """From -1 to 1, as events are that were integers: they go back into bins."""
         y = self.make()(self._events())
-        within = bool((y.abs() <= 1 + 1e-12).all())
-        assert_holds("parts of images are from -1 to 1", within, (float(y.min()), float(y.max())))
+        bounded = bool((y.abs() <= 1 + 1e-12).all())
+        assert_holds("parts of images are from -1 to 1", bounded, (float(y.min()), float(y.max())))
 
     def test_single_precision(self) -> None:
         """What float64 says, to the digits of float32."""

@@ -266,8 +266,8 @@ def _wrapped_number(tensors: Sequence[Tensor]) -> bool:
 
     `torch.func.jvp` makes tensors of numbers, which a device with kernels takes as arguments.
     """
-    within = forward_ad._current_level >= 0
-    return within and all(v.dtype == torch.int64 and v.ndim == 0 for v in tensors)
+    differentiating = forward_ad._current_level >= 0
+    return differentiating and all(v.dtype == torch.int64 and v.ndim == 0 for v in tensors)
 
 
 def _waits(func: Any, name: str, args: Any) -> bool:

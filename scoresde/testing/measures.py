@@ -201,7 +201,7 @@ def has_kernel(sde: SDE) -> bool:
     return True
 
 
-def assert_saved(law: str, module: nn.Module, look: Callable[[Any], Tensor]) -> None:
+def assert_saved(law: str, module: nn.Module, evaluate: Callable[[Any], Tensor]) -> None:
     """A copy with other numbers becomes the module again by its ``state_dict``.
 
     Example:
@@ -217,10 +217,10 @@ def assert_saved(law: str, module: nn.Module, look: Callable[[Any], Tensor]) -> 
         if isinstance(each, Tensor)
     ]
     assert_holds("tensors are parameters or buffers, which are moved and saved", not hidden, hidden)
-    before, other = look(module), copy.deepcopy(module)
+    before, other = evaluate(module), copy.deepcopy(module)
     with torch.no_grad():
         for value in other.state_dict().values():
             if value.is_floating_point():
                 value.mul_(0.9)
     other.load_state_dict(module.state_dict())
-    assert_same(law, look(other), before)
+    assert_same(law, evaluate(other), before)

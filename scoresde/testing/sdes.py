@@ -116,8 +116,8 @@ class SDELaws(ABC):
             def variance(y: Tensor, t: Tensor = t) -> Tensor:
                 return sde.g(t, y) ** 2
 
-            spread: Tensor = torch.func.jvp(variance, (row,), (torch.ones_like(row),))[1]
-            pull = g**2 * sde.score(model, row, t) + spread
+            divergence: Tensor = torch.func.jvp(variance, (row,), (torch.ones_like(row),))[1]
+            pull = g**2 * sde.score(model, row, t) + divergence
             tolerance = {"rtol": 1e-5, "atol": 1e-7}
             for eta in (0.0, 0.7, 1.0):
                 reverse, law = ReverseSDE(model, eta), f"with eta = {eta:g} the reverse equation"
@@ -282,8 +282,8 @@ class SDELaws(ABC):
                 for i in range(len(a)):
                     early, late, whole = ((std[i] * ones).mT for std in stds if std is not None)
                     grown = (second.decay[i] * early.mT).mT
-                    spread = grown @ grown.mT + late @ late.mT
-                    assert_same(law + "noise", spread, whole @ whole.mT, rtol=1e-6, atol=1e-8)
+                    covariance = grown @ grown.mT + late @ late.mT
+                    assert_same(law + "noise", covariance, whole @ whole.mT, rtol=1e-6, atol=1e-8)
 
     def test_noise_levels_rise(self) -> None:
         """With time, where they are finite."""

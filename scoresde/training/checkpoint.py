@@ -37,6 +37,7 @@ from scoresde.internals.atomic import atomic_write
 from scoresde.training.lock import folder_lock
 
 FORMAT = 2
+"""Of files: raised when what is in them can no longer be read as before."""
 
 _PATIENCE = 60.0
 """Seconds that a save waits for another one: more than any takes, less than a training."""

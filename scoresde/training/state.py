@@ -198,7 +198,7 @@ class TrainingState:
         self.tally.add(loss, norm, stop, scaled=self.scaler.is_enabled())
         self.step += 1
         if not self.optimizer.defaults["fused"]:  # that one leaves a step out by itself
-            self.look(batches)
+            self.expect_finite(batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.training.ema_decay(self.step - 1))
@@ -211,7 +211,7 @@ class TrainingState:
         scaled: Tensor = self.scaler.scale(loss)
         return scaled * (1 + self.tally.poison) if self.scaler.is_enabled() else scaled
 
-    def look(self, batches: Batches) -> None:
+    def expect_finite(self, batches: Batches) -> None:
         """Waits for the updates, and sees whether they have gone well.
 
         Raises:

@@ -209,7 +209,7 @@ class _Loop:
         run = self.run
         saving = run.step > 0 and run.step % self.save_every == 0
         if run.measurement_due or saving or run.step % _LOOK_EVERY == 0:
-            run.look(self.batches)
+            run.expect_finite(self.batches)
         if run.measurement_due:
             run.measure(self.batches.placed, self.held_out, self.on_measure)
             held_out = {"held_out": run.measured[-1]} if run.measured else {}
@@ -217,7 +217,7 @@ class _Loop:
             self.unsaved = True
             self.count_time()
         if run.snapshot_due and self.folder is not None:  # before the run says that it was here
-            run.look(self.batches)
+            run.expect_finite(self.batches)
             post_hoc.keep(Path(self.folder), run)
         if run.finished or run.asked_to_end or saving:
             self.write()
@@ -229,7 +229,7 @@ class _Loop:
 
     def write(self) -> None:
         if self.save is not None and self.unsaved:
-            self.run.look(self.batches)
+            self.run.expect_finite(self.batches)
             self.save()
         self.unsaved = False
 
