@@ -56,6 +56,11 @@ class Coordinates(nn.Module):
         clip: Where standardised observations are clipped, ``(*observation_shape,)``; nowhere if
             None.
         items: See `fit`.
+        reach: Makes observations of the simulations no longer than 1, ``(n, n)``, see `remoteness`;
+            None if not fitted.
+
+    What was fitted is kept as tensors are (``state_dict()``), and made again from them, but for the
+    prior and ``items``: ``Coordinates(prior, **state)``.
 
     Example:
         >>> import torch
@@ -80,7 +85,6 @@ class Coordinates(nn.Module):
     sorted_observations: Tensor | None
     clip: Tensor
     reach: Tensor | None
-    """Makes observations of the simulations no longer than 1, ``(n, n)``; None if not fitted."""
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class Coordinates(nn.Module):
         sorted_observations: Tensor | None = None,
         clip: Tensor | None = None,
         items: bool = False,
+        reach: Tensor | None = None,
     ) -> None:
         super().__init__()
         unbatched(prior)
@@ -107,7 +112,7 @@ class Coordinates(nn.Module):
         self.register_buffer("sorted_observations", sorted_observations)
         endless = torch.full_like(observation_mean, torch.inf)
         self.register_buffer("clip", endless if clip is None else clip)
-        self.register_buffer("reach", None)
+        self.register_buffer("reach", reach)
 
     @classmethod
     def fit(
@@ -147,8 +152,8 @@ class Coordinates(nn.Module):
         if items:
             expect(not ranks, "ranks", "False of sets and series", ranks)
             none = torch.zeros_like(variance).to(real)
-            known = *measured_items(values), centre.to(real), none, variance.sqrt().to(real), none
-            return cls(prior, *known, items=True)
+            known = *measured_items(values), centre.to(real), none, variance.sqrt().to(real)
+            return cls(prior, *known, none.clone(), items=True)  # files share no memory
         mean, scale, clip = (
             v.reshape(values.shape[1:]).to(values)
             for v in measured_numbers(values.reshape(count, -1), ranks)
@@ -179,7 +184,7 @@ class Coordinates(nn.Module):
         slope = solved.solution.to(predictors)
         # a parameter that the observation determines keeps a width: densities are finite
         residual_variance = (centred - predictors @ slope).var(0).clamp(min=1e-12 * variance)
-        self.slope, self.std = slope.to(like), residual_variance.sqrt().to(like)
+        self.slope, self.std = slope.to(like).contiguous(), residual_variance.sqrt().to(like)
         self.explained = (1 - residual_variance / variance).to(like)
 
     @property

@@ -1,0 +1,157 @@
+"""Posteriors learned from simulations, by settings that nobody has to choose."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from estimators.denoising import Denoising
+from estimators.embedding import Embedded
+from estimators.networks import ResidualMLP
+from estimators.truncated import Truncated
+from scoresde import plugins
+from scoresde.bases import Identity
+from scoresde.checks import expect, instance, whole
+from scoresde.conditioning import slowed
+from scoresde.data import Dataset, split
+from scoresde.diagonal import DiagonalSDE
+from scoresde.inference import Coordinates, Posterior
+from scoresde.internals.default_generator import DefaultGenerator
+from scoresde.precision import network_dtype
+from scoresde.schedules import LogLinear
+from scoresde.solver import Solver
+from scoresde.training import Training
+
+_STEPS, _HELD_OUT = 18.0, 5.0
+"""Updates, and simulations held out, of ``N`` simulations: so many times ``sqrt(N)``."""
+
+_FEWEST, _MOST = 200, 20_000
+"""Updates."""
+
+_WIDTH, _DEPTH, _EVALUATIONS = 128, 4, 32
+"""Of the network, and of the solver."""
+
+
+def fit_posterior(
+    prior: Distribution,
+    parameters: Tensor,
+    observations: Tensor,
+    *,
+    embedding: nn.Module | None = None,
+    items: bool = False,
+    ranks: bool = False,
+    network: nn.Module | None = None,
+    training: Training | None = None,
+    solver: Solver | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **of_fit: Any,
+) -> Posterior:
+    """The posterior of every observation, learned from simulations.
+
+    Conditional denoising (`estimators.cde`) of what a linear regression on the observation leaves
+    of the parameters, in `scoresde.inference.Coordinates`, around the posterior as that regression
+    and the prior's bounds have it (`Truncated.knowing`). All settings are by default those of
+    `benchmarks.simulators`; what depends on the number of simulations ``N`` goes with its root.
+
+    Args:
+        prior: Of parameters, no batch.
+        parameters: ``(N, *parameter_shape)``, see `scoresde.inference.simulate`.
+        observations: ``(N, *observation_shape)``.
+        embedding: From observations, as `Coordinates.observation` has them, to ``(batch, c)``;
+            trained with the network. None for vectors.
+        items: Whether observations are sets or series, see `Coordinates.fit`; with an embedding.
+        ranks: Whether normal scores of observations come beside them, as there.
+        network: Of events, in the place of a residual perceptron: of joint ones, observation and
+            parameter one after the other; with an embedding of parameters alone, given ``c``
+            numbers.
+        training: In the place of `default_training`.
+        solver: Draws samples; an exponential multistep by default.
+        seed: Of initial weights, of what is held out and of training.
+        progress: Whether to show a progress bar.
+        of_fit: Other arguments of `scoresde.training.Training.fit`, for instance a ``folder``.
+
+    Raises:
+        ValueError: If simulations are not as `Coordinates.fit` wants them.
+
+    Example:
+        >>> import torch
+        >>> from estimators.posterior_fit import fit_posterior
+        >>> from scoresde.inference import simulate
+        >>> from torch.distributions import Independent, Uniform
+        >>> prior = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
+        >>> _ = torch.manual_seed(0)
+        >>> theta, x = simulate(prior, lambda theta: theta + torch.randn_like(theta), 1000)
+        >>> posterior = fit_posterior(prior, theta, x, progress=False)
+        >>> posterior(torch.zeros(2)).sample((5,)).shape
+        torch.Size([5, 2])
+    """
+    of_fit["progress"] = progress
+    to = Coordinates.fit(prior, parameters, observations, ranks=ranks, items=items)
+    with DefaultGenerator(torch.Generator().manual_seed(seed)):
+        if embedding is None:
+            expect(not items, "embedding", "a module that takes sets or series", embedding)
+            model, data = _joint(to, parameters, observations, network)
+        else:
+            model, data = _embedded(to, parameters, observations, embedding, network)
+    count = len(data)
+    train, held_out = split(data, 1 - min(_HELD_OUT * count**-0.5, 0.5), seed)
+    training = default_training(count) if training is None else training
+    training.fit(model, train, held_out, seed=seed, **of_fit)
+    return Posterior(model, to, solver or _solver())
+
+
+def default_training(simulations: int) -> Training:
+    """What `fit_posterior` trains by.
+
+    Example:
+        >>> from estimators.posterior_fit import default_training
+        >>> default_training(1000).steps, default_training(10_000).steps
+        (569, 1800)
+    """
+    whole("simulations", simulations, 1)
+    steps = min(max(round(_STEPS * math.sqrt(simulations)), _FEWEST), _MOST)
+    return Training(steps=steps, batch_size=256, lr=3e-3, weight_decay=0.3)
+
+
+def _joint(
+    to: Coordinates, parameters: Tensor, observations: Tensor, network: nn.Module | None
+) -> tuple[Denoising, Dataset]:
+    """Of pairs, the observation of which stands still."""
+    joint = to.joint
+    sde = slowed(DiagonalSDE(LogLinear(), joint), ["observation"], 0.0)
+    network = network or ResidualMLP((joint.dim,), _WIDTH, _DEPTH)
+    model = Denoising(sde, network, baseline=Truncated.knowing(to, sde))
+    return model, Dataset("simulations", to.joint_events(parameters, observations))
+
+
+def _embedded(
+    to: Coordinates,
+    parameters: Tensor,
+    observations: Tensor,
+    embedding: nn.Module,
+    network: nn.Module | None,
+) -> tuple[Denoising, Dataset]:
+    """Of parameters, given what an embedding makes of observations."""
+    instance("embedding", embedding, nn.Module)
+    shape, seen = to.prior.event_shape, to.observation(observations)
+    if network is None:
+        with torch.no_grad():
+            heard = embedding(seen[:2].to(network_dtype(embedding) or seen.dtype))
+        expect(heard.ndim == 2, "embedding", "an output (batch, c)", tuple(heard.shape))
+        network = ResidualMLP(shape, _WIDTH, _DEPTH, condition_dim=heard.shape[1])
+    sde = DiagonalSDE(LogLinear(), Identity(shape))
+    events = to.transform(observations).inv(parameters)
+    data = Dataset("simulations", events, condition=seen)
+    return Denoising(sde, Embedded(network, embedding)), data
+
+
+def _solver() -> Solver:
+    # found as a stranger's is: estimators do not stand on solvers
+    make: Any = plugins.get("solvers", "exponential-multistep")
+    solver: Solver = make(_EVALUATIONS)
+    return solver

@@ -1,0 +1,146 @@
+"""Posteriors by default settings: learned, kept, read and asked again."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import nn
+from torch.distributions import Independent, Normal, Uniform
+
+from estimators import ResidualMLP, SetEmbedding
+from estimators.posterior_fit import default_training, fit_posterior
+from scoresde.inference import Coordinates, Posterior, simulate
+from scoresde.training import Training
+from solvers import DDIM, ExponentialMultistep
+
+both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+SHORT = Training(steps=3, batch_size=32)
+
+
+def box(dtype=torch.float32):
+    one = torch.ones(2, dtype=dtype)
+    return Independent(Uniform(-one, one), 1)
+
+
+def simulated(simulator, dtype=torch.float32, count=200, seed=0):
+    torch.manual_seed(seed)
+    prior = box(dtype)
+    return prior, *simulate(prior, simulator, count)
+
+
+def noisy(theta):
+    return theta + 0.1 * torch.randn_like(theta)
+
+
+def series(theta):
+    return theta.unsqueeze(1) + torch.randn(len(theta), 5, 2, dtype=theta.dtype)
+
+
+def drawn(posterior, x, count=5):
+    torch.manual_seed(0)
+    return posterior(x).sample((count,))
+
+
+@both
+def test_nothing_has_to_be_chosen(dtype):
+    """Bounds, place and width of what a regression knows are there before anything is learned."""
+    prior, theta, x = simulated(noisy, dtype, 1000)
+    posterior = fit_posterior(prior, theta, x, training=SHORT, progress=False)
+    samples = drawn(posterior, torch.tensor([0.2, 1.0], dtype=dtype), 1000)
+    assert samples.dtype == dtype
+    assert abs(samples[:, 0].mean() - 0.2) < 0.02
+    assert abs(samples[:, 0].std() - 0.1) < 0.02
+    assert samples[:, 1].max() <= 1
+    assert isinstance(posterior.solver, ExponentialMultistep)
+
+
+def test_updates_go_with_the_root_of_the_number_of_simulations():
+    steps = [default_training(n).steps for n in (1, 2500, 10_000, 10**9)]
+    assert steps == [200, 900, 1800, 20_000]
+    with pytest.raises(ValueError, match="simulations: expected a whole number"):
+        default_training(0)
+
+
+def test_a_seed_says_all_of_it():
+    prior, theta, x = simulated(noisy)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    found = [
+        drawn(fit_posterior(prior, theta, x, training=SHORT, seed=seed, progress=False), x[0])
+        for seed in (3, 3, 4)
+        if torch.equal(torch.get_rng_state(), before) or torch.manual_seed(1)
+    ]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    torch.manual_seed(1)
+    fit_posterior(prior, theta, x, training=SHORT, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_whatever_is_chosen_takes_the_place_of_a_default(tmp_path):
+    prior, theta, x = simulated(noisy)
+    network = ResidualMLP((4,), 8, 1)
+    posterior = fit_posterior(
+        prior,
+        theta,
+        x,
+        network=network,
+        training=SHORT,
+        solver=DDIM(4),
+        progress=False,
+        folder=tmp_path,
+    )
+    assert posterior.estimator.network is network
+    assert posterior.solver == DDIM(4)
+    assert (tmp_path / "config.json").exists()
+
+
+@both
+@pytest.mark.parametrize("embedded", [True, False])
+def test_kept_in_files_and_read_again(tmp_path, dtype, embedded):
+    """Also where another posterior was learned before."""
+
+    def made(scale, seed):
+        prior, theta, x = simulated(series, dtype, seed=seed)
+        x, settings = (scale * x, {"items": True}) if embedded else (scale * x.mean(1), {})
+        if embedded:
+            torch.manual_seed(seed)
+            settings["embedding"] = SetEmbedding(2, 8, 8)
+        return fit_posterior(prior, theta, x, training=SHORT, progress=False, **settings), x[0]
+
+    (kept, x), (other, _) = made(1.0, 0), made(2.0, 1)
+    save_model(kept.estimator, tmp_path / "estimator.safetensors")
+    save_file(kept.coordinates.state_dict(), tmp_path / "coordinates.safetensors")
+    load_model(other.estimator, tmp_path / "estimator.safetensors")
+    state = load_file(tmp_path / "coordinates.safetensors")
+    to = Coordinates(kept.coordinates.prior, **state, items=embedded)
+    again = Posterior(other.estimator, to, kept.solver)
+    samples = drawn(kept, x)
+    assert samples.dtype == dtype
+    assert torch.equal(drawn(again, x), samples)
+    assert torch.equal(again(x).log_prob(samples), kept(x).log_prob(samples))
+    assert torch.equal(to.remoteness(x), kept.coordinates.remoteness(x))
+
+
+@both
+def test_sets_of_another_size(dtype):
+    prior, theta, x = simulated(series, dtype)
+    embedding = SetEmbedding(2, 8, 8)
+    posterior = fit_posterior(
+        prior, theta, x, embedding=embedding, items=True, training=SHORT, progress=False
+    )
+    assert drawn(posterior, x[0, :3].numpy()).shape == (5, 2)
+    assert drawn(posterior, np.asarray(x[:3, :1])).shape == (5, 3, 2)
+    for wrong in (x[0, :, :1], torch.cat([x[0], x[1]]), x[0, 0]):
+        with pytest.raises(ValueError, match=r"observation: expected shape \(\*batch, n, 2\)"):
+            posterior(wrong)
+
+
+def test_sets_need_an_embedding_and_that_a_vector():
+    prior, theta, x = simulated(series)
+    with pytest.raises(ValueError, match="embedding: expected a module that takes sets"):
+        fit_posterior(prior, theta, x, items=True)
+    with pytest.raises(ValueError, match=r"embedding: expected an output \(batch, c\), got"):
+        fit_posterior(prior, theta, x, embedding=nn.Identity(), items=True)
+    with pytest.raises(TypeError, match="embedding: expected a Module"):
+        fit_posterior(prior, theta, x, embedding=torch.tanh)
