@@ -149,17 +149,21 @@ def sample_shape_of(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> t
     """
     expect_estimator(estimator)
     event, batch = estimator.sde.basis.event_shape, estimator.batch_shape
-    shape = _checked_shape(sample_shape, event)
+    shape = _checked_shape(sample_shape, event, len(batch))
     wanted = f"a shape that ends with {tuple(batch)}, the batch of what is known"
     fits = broadcast("sample_shape", shape, batch) == shape
     expect(fits, "sample_shape", wanted, tuple(shape))
     return shape
 
 
-def _checked_shape(value: Iterable[int], event_shape: torch.Size) -> torch.Size:
-    """A shape of samples; warns if it seems to be that of the result, event and all."""
+def _checked_shape(value: Iterable[int], event_shape: torch.Size, known: int) -> torch.Size:
+    """A shape of samples; warns if it seems to be that of the result, event and all.
+
+    What is known of samples has axes of its own, which are last, and may be of any size.
+    """
     shape, axes = sizes("sample_shape", value), len(event_shape)
     several = event_shape.numel() > 1 and len(shape) > (axes == 1)  # (n,) may be n samples
+    several = several and not known
     if several and shape[-axes:] == event_shape:
         few = tuple(shape[:-axes])
         warn(

@@ -56,8 +56,8 @@ class Coordinates(nn.Module):
         clip: Where standardised observations are clipped, ``(*observation_shape,)``; nowhere if
             None.
         items: See `fit`.
-        reach: Makes observations of the simulations no longer than 1, ``(n, n)``, see `remoteness`;
-            None if not fitted.
+        reach: Makes observations of the simulations no longer than 1, ``(n, n)``, or their items
+            ``(features,)``, see `remoteness`; None if not fitted.
 
     What was fitted is kept as tensors are (``state_dict()``), and made again from them, but for the
     prior and ``items``: ``Coordinates(prior, **state)``.
@@ -153,7 +153,11 @@ class Coordinates(nn.Module):
             expect(not ranks, "ranks", "False of sets and series", ranks)
             none = torch.zeros_like(variance).to(real)
             known = *measured_items(values), centre.to(real), none, variance.sqrt().to(real)
-            return cls(prior, *known, none.clone(), items=True)  # files share no memory
+            # of its own memory, as files want it
+            coordinates = cls(prior, *known, none.clone(), items=True)
+            farthest = coordinates.observation(values)[..., :-1].abs().amax((0, 1))
+            coordinates.reach = farthest.clamp(min=1e-12).reciprocal()
+            return coordinates
         mean, scale, clip = (
             v.reshape(values.shape[1:]).to(values)
             for v in measured_numbers(values.reshape(count, -1), ranks)
@@ -206,9 +210,12 @@ class Coordinates(nn.Module):
         there, and 0 else. Fewer of them than in the simulations are told to be missing.
 
         Raises:
-            ValueError: If their shape is another one.
+            ValueError: If their shape is another one, or numbers are not finite; NaN is missing
+                in sets and series.
         """
         mean, std = self.observation_mean, self.observation_std
+        expect(not x.is_complex(), "observation", "real numbers", x.dtype)
+        finite("observation", x.masked_fill(x.isnan(), 0) if self.items else x)
         if self.items:
             return self._items(x)
         trailing_shape("observation", x, mean.shape)
@@ -239,12 +246,16 @@ class Coordinates(nn.Module):
     def remoteness(self, x: Tensor) -> Tensor:
         """How far observations are from the middle of the simulations, ``(*batch)``.
 
-        By their covariance (Mahalanobis), and in units of the farthest of them: beyond 1 nothing
-        like it was simulated. 0 if coordinates are not fitted.
+        By their covariance (Mahalanobis), of sets and series by the farthest number of any item,
+        and in units of the farthest of them: beyond 1 nothing like it was simulated. 0 if
+        coordinates are not fitted.
         """
         batch = x.shape[: x.ndim - self.observation_ndim]
         if self.reach is None:
             return self.mean.new_zeros(batch)
+        if self.items:
+            beyond: Tensor = self.observation(x)[..., :-1].abs() * self.reach
+            return beyond.amax((-2, -1))
         seen = self.observation(x).reshape(*batch, -1)
         distance: Tensor = (seen @ self.reach.to(seen)).norm(dim=-1)
         return distance

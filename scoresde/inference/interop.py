@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from scoresde.checks import expect
+from scoresde.checks import expect, finite, numbers
 from scoresde.inference.posterior import Posterior, PosteriorDistribution
 
 
@@ -106,6 +106,7 @@ class SBIPosterior:
         x = self.default_x if x is None else x
         if x is None:
             raise ValueError("x: expected an observation, got none, and no default_x either")
+        x = numbers("x", x)
         one = self._observation_ndim(x)
         batch = x.shape[: x.ndim - one]
         expect(batch.numel() == 1, "x", "one observation: see sample_batched", tuple(x.shape))
@@ -130,7 +131,7 @@ def to_arviz(samples: Tensor, name: str = "parameter", chains: int = 1) -> Any:
 
     Raises:
         ImportError: If ArviZ is not installed.
-        ValueError: If chains would not be of equal length.
+        ValueError: If chains would not be of equal length, or samples are not finite.
 
     Example:
         >>> import torch
@@ -140,6 +141,8 @@ def to_arviz(samples: Tensor, name: str = "parameter", chains: int = 1) -> Any:
             ...
         ValueError: chains: expected a divisor of 7 samples, got 2
     """
+    samples = numbers("samples", samples)
+    finite("samples", samples)
     fits = chains > 0 and len(samples) > 0 and len(samples) % chains == 0
     expect(fits, "chains", f"a divisor of {len(samples)} samples", chains)
     try:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from scoresde.bases import Joint
-from scoresde.checks import expect
+from scoresde.checks import expect, numbers, whole
 from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates, bounds, unbatched
@@ -118,6 +118,7 @@ def predict(law: TorchDistribution, simulator: Simulator, count: int) -> Tensor:
         torch.Size([5, 1])
     """
     expect(law.batch_shape == (), "law", "a posterior of one observation", law.batch_shape)
+    whole("count", count, 1)
     with torch.no_grad():
         drawn = law.sample((count,))
         return torch.as_tensor(simulator(drawn), device=drawn.device)
@@ -163,8 +164,8 @@ class Posterior:
 
     def __call__(self, observation: Tensor) -> PosteriorDistribution:
         """The posterior of one observation, or of a batch of them, ``(*batch, *shape)``."""
-        if not isinstance(observation, Tensor):  # an array
-            observation = torch.as_tensor(observation, device=self.coordinates.mean.device)
+        if not isinstance(observation, Tensor):
+            observation = numbers("observation", observation).to(self.coordinates.mean.device)
         law = PosteriorDistribution(self, observation)
         far = self.coordinates.remoteness(observation)
         beyond = int((far > _BEYOND).sum())
@@ -259,6 +260,8 @@ class PosteriorDistribution(TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
         dtype = self.posterior.coordinates.mean.dtype
+        if not shape.numel():
+            return torch.empty(shape, dtype=dtype, device=self._device)
         drawn = self.base.expand(self.batch_shape).sample(sample_shape).to(dtype)
         transform = self.posterior.transform(self.observation)
         parameters = transform(drawn).reshape(-1, *self.event_shape)
@@ -345,9 +348,11 @@ class PosteriorDistribution(TorchDistribution):
         """The mode, ``(*batch_shape, *parameter_shape)``: uphill from the best of some samples.
 
         Args:
-            starts: How many samples.
+            starts: How many samples, two at least.
             steps: Of Adam, each of a twentieth of the samples' deviation at most.
         """
+        whole("starts", starts, 2)
+        whole("steps", steps, 0)
         law = self.expand(self.batch_shape)
         law._validate_args = False
         drawn = self.sample((starts,))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
-from torch.distributions import Independent, Normal, Uniform
+from torch.distributions import Independent, Uniform
 
 from estimators import ResidualMLP, SetEmbedding
 from estimators.posterior_fit import default_training, fit_posterior
@@ -14,7 +14,11 @@ from scoresde.training import Training
 from solvers import DDIM, ExponentialMultistep
 
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-SHORT = Training(steps=3, batch_size=32)
+SHORT = {"training": Training(steps=3, batch_size=32), "progress": False}
+
+
+def small(size=4, condition_dim=0):
+    return ResidualMLP((size,), 8, 1, condition_dim=condition_dim)
 
 
 def box(dtype=torch.float32):
@@ -45,8 +49,8 @@ def drawn(posterior, x, count=5):
 def test_nothing_has_to_be_chosen(dtype):
     """Bounds, place and width of what a regression knows are there before anything is learned."""
     prior, theta, x = simulated(noisy, dtype, 1000)
-    posterior = fit_posterior(prior, theta, x, training=SHORT, progress=False)
-    samples = drawn(posterior, torch.tensor([0.2, 1.0], dtype=dtype), 1000)
+    posterior = fit_posterior(prior, theta, x, network=small(), **SHORT)
+    samples = drawn(posterior, torch.tensor([0.2, 1.0], dtype=dtype), 500)
     assert samples.dtype == dtype
     assert abs(samples[:, 0].mean() - 0.2) < 0.02
     assert abs(samples[:, 0].std() - 0.1) < 0.02
@@ -63,31 +67,26 @@ def test_updates_go_with_the_root_of_the_number_of_simulations():
 
 def test_a_seed_says_all_of_it():
     prior, theta, x = simulated(noisy)
-    torch.manual_seed(1)
     before = torch.get_rng_state()
-    found = [
-        drawn(fit_posterior(prior, theta, x, training=SHORT, seed=seed, progress=False), x[0])
+    same, again, other = (
+        fit_posterior(prior, theta, x, seed=seed, **SHORT).estimator.state_dict()
         for seed in (3, 3, 4)
-        if torch.equal(torch.get_rng_state(), before) or torch.manual_seed(1)
-    ]
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
-    torch.manual_seed(1)
-    fit_posterior(prior, theta, x, training=SHORT, progress=False)
+    )
     assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(again[name], value) for name, value in same.items())
+    assert any(not torch.equal(other[name], value) for name, value in same.items())
 
 
 def test_whatever_is_chosen_takes_the_place_of_a_default(tmp_path):
     prior, theta, x = simulated(noisy)
-    network = ResidualMLP((4,), 8, 1)
+    network = small()
     posterior = fit_posterior(
         prior,
         theta,
         x,
         network=network,
-        training=SHORT,
         solver=DDIM(4),
-        progress=False,
+        **SHORT,
         folder=tmp_path,
     )
     assert posterior.estimator.network is network
@@ -106,7 +105,10 @@ def test_kept_in_files_and_read_again(tmp_path, dtype, embedded):
         if embedded:
             torch.manual_seed(seed)
             settings["embedding"] = SetEmbedding(2, 8, 8)
-        return fit_posterior(prior, theta, x, training=SHORT, progress=False, **settings), x[0]
+            settings["network"] = small(2, 8)
+        else:
+            settings["network"] = small()
+        return fit_posterior(prior, theta, x, **SHORT, **settings), x[0]
 
     (kept, x), (other, _) = made(1.0, 0), made(2.0, 1)
     save_model(kept.estimator, tmp_path / "estimator.safetensors")
@@ -115,9 +117,9 @@ def test_kept_in_files_and_read_again(tmp_path, dtype, embedded):
     state = load_file(tmp_path / "coordinates.safetensors")
     to = Coordinates(kept.coordinates.prior, **state, items=embedded)
     again = Posterior(other.estimator, to, kept.solver)
-    samples = drawn(kept, x)
+    samples = drawn(kept, x, 2)
     assert samples.dtype == dtype
-    assert torch.equal(drawn(again, x), samples)
+    assert torch.equal(drawn(again, x, 2), samples)
     assert torch.equal(again(x).log_prob(samples), kept(x).log_prob(samples))
     assert torch.equal(to.remoteness(x), kept.coordinates.remoteness(x))
 
@@ -126,9 +128,7 @@ def test_kept_in_files_and_read_again(tmp_path, dtype, embedded):
 def test_sets_of_another_size(dtype):
     prior, theta, x = simulated(series, dtype)
     embedding = SetEmbedding(2, 8, 8)
-    posterior = fit_posterior(
-        prior, theta, x, embedding=embedding, items=True, training=SHORT, progress=False
-    )
+    posterior = fit_posterior(prior, theta, x, embedding=embedding, items=True, **SHORT)
     assert drawn(posterior, x[0, :3].numpy()).shape == (5, 2)
     assert drawn(posterior, np.asarray(x[:3, :1])).shape == (5, 3, 2)
     for wrong in (x[0, :, :1], torch.cat([x[0], x[1]]), x[0, 0]):
@@ -144,3 +144,25 @@ def test_sets_need_an_embedding_and_that_a_vector():
         fit_posterior(prior, theta, x, embedding=nn.Identity(), items=True)
     with pytest.raises(TypeError, match="embedding: expected a Module"):
         fit_posterior(prior, theta, x, embedding=torch.tanh)
+
+
+@both
+def test_sets_farther_than_all_simulated_ones_are_warned_of(dtype):
+    prior, theta, x = simulated(series, dtype)
+    to = Coordinates.fit(prior, theta, x, items=True)
+    far = x[0].clone()
+    far[2, 1] = 1.3 * float(x[..., 1].abs().max())
+    assert to.remoteness(x).max() == pytest.approx(1)
+    assert to.remoteness(far) > 1.2
+    posterior = fit_posterior(
+        prior,
+        theta,
+        x,
+        embedding=SetEmbedding(2, 8, 8),
+        items=True,
+        **SHORT,
+    )
+    with pytest.warns(UserWarning, match="observation: 1 of 2 farther"):
+        posterior(torch.stack([far, x[0]]))
+    with pytest.raises(ValueError, match="observation: expected finite numbers"):
+        posterior(far * torch.inf)

@@ -117,6 +117,7 @@ def test_the_methods_of_sbi():
         posterior.sample((3,))
     x = torch.tensor([[0.5, -1.0]])
     assert posterior.set_default_x(x).sample((3, 4), show_progress_bars=False).shape == (3, 4, 2)
+    assert posterior.sample((3,), x=x.double().numpy()).dtype == torch.float32
     theta = torch.randn(3, 2)
     torch.testing.assert_close(posterior.log_prob(theta), law(x[0]).log_prob(theta))
     several = x.expand(5, 2)
@@ -144,6 +145,10 @@ def test_samples_for_arviz(from_dict, monkeypatch):
     samples = torch.randn(6, 2)
     found = to_arviz(samples, "theta", chains=2)["theta"]
     assert torch.equal(torch.from_numpy(found), samples.reshape(2, 3, 2))
+    array = to_arviz(samples.double().numpy(), "theta", chains=2)["theta"]
+    assert np.array_equal(array, found)
+    with pytest.raises(ValueError, match="samples: expected finite numbers"):
+        to_arviz(samples / 0)
 
 
 def test_arviz_is_asked_for_by_name(monkeypatch):

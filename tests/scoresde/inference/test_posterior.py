@@ -14,7 +14,7 @@ from torch.distributions import (
 from estimators import Denoising, Gaussian, PartNetwork, ResidualMLP, Truncated
 from scoresde import VP, DiagonalSDE, Joint, LogLinear
 from scoresde.data import Dataset
-from scoresde.inference import Coordinates, Posterior, PosteriorDistribution, simulate
+from scoresde.inference import Coordinates, Posterior, PosteriorDistribution, predict, simulate
 from scoresde.training import Training
 from solvers import ExponentialMultistep
 
@@ -376,3 +376,44 @@ def test_what_a_part_network_says_of_the_others_is_nothing():
 def test_bad_inference(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_nothing_is_drawn_where_nothing_is_asked_for(dtype):
+    posterior, _ = exact(standard())
+    posterior.coordinates.to(dtype)
+    assert posterior(torch.zeros(3, dtype=dtype)).sample((0,)).shape == (0, 2)
+    none = posterior(torch.zeros(0, 3, dtype=dtype)).sample((4,))
+    assert (none.shape, none.dtype) == ((4, 0, 2), dtype)
+
+
+def test_as_many_observations_as_parameters_are_no_slip(recwarn):
+    posterior, _ = exact(standard())
+    assert posterior(torch.zeros(2, 3)).sample((3,)).shape == (3, 2, 2)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("observation", "error", "said"),
+    [
+        (None, TypeError, "observation: expected a number or a list of numbers, got None"),
+        ("abc", TypeError, "observation: expected a number or a list of numbers, got 'abc'"),
+        (torch.zeros(3, dtype=torch.complex64), ValueError, "observation: expected real numbers"),
+        (torch.tensor([0.0, torch.nan, 1.0]), ValueError, "observation: expected finite numbers"),
+    ],
+)
+def test_what_is_no_observation(observation, error, said):
+    posterior, _ = exact(standard())
+    with pytest.raises(error, match=said):
+        posterior(observation)
+
+
+def test_counts_that_are_none():
+    law = exact(standard())[0](torch.zeros(3))
+    for call, name in [
+        (lambda: law.map(1), "starts"),
+        (lambda: law.map(5, -1), "steps"),
+        (lambda: predict(law, standard().log_prob, 0), "count"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name}: expected a whole number"):
+            call()
