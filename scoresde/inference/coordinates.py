@@ -158,10 +158,8 @@ class Coordinates(nn.Module):
             farthest = coordinates.observation(values)[..., :-1].abs().amax((0, 1))
             coordinates.reach = farthest.clamp(min=1e-12).reciprocal()
             return coordinates
-        mean, scale, clip = (
-            v.reshape(values.shape[1:]).to(values)
-            for v in measured_numbers(values.reshape(count, -1), ranks)
-        )
+        measured = measured_numbers(values.reshape(count, -1), ranks)
+        mean, scale, clip = (v.reshape(values.shape[1:]).to(values) for v in measured)
         coordinates = cls(
             prior,
             mean,
