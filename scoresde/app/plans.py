@@ -3,10 +3,11 @@
     [plan]
     cost = 4.0             # evaluations at full resolution, or evaluations = 12, or error = 1e-3
 
-It stands for entries of other sections, which are left out there: ``drop``, ``speeds`` and
-``scale`` of ``sde``, and ``steps`` and ``grid`` of ``solver``. Of an SDE that says itself when it
-drops what (``drop``), steps alone are planned. Where parts of events are given, the plan is that of
-the part that is sampled, and those are there from the first time on. A model remembers its plan.
+It stands for entries of other sections, which are left out there: ``drop``, ``speeds``, ``delays``
+and ``scale`` of ``sde``, and ``steps`` and ``grid`` of ``solver``. Of an SDE that says itself when
+it drops what (``drop``), on whatever clocks, steps alone are planned. Where parts of events are
+given, the plan is that of the part that is sampled, and those are there from the first time on. A
+model remembers its plan.
 
 Steps are planned again when training is over, of stages that stay as they are, if the schedule is
 one that is learned, or if they are to know what the networks miss.
@@ -37,7 +38,7 @@ from scoresde.planning import DenoisingErrors, Plan, kurtosis, plan, replan, spe
 from scoresde.precision import device_of
 from scoresde.solver import Solver
 
-_OF_SDE, _OF_SOLVER = ("drop", "speeds", "scale"), ("steps", "grid")
+_OF_SDE, _OF_SOLVER = ("drop", "speeds", "delays", "scale"), ("steps", "grid")
 """Entries that are planned."""
 
 _FEWEST, _MOST, _NUMBERS = 200, 1000, 2**24
@@ -67,6 +68,7 @@ class Planning:
         events: How many of the training's events are looked at; some hundreds if None.
         learned: Whether steps are planned again for what the trained networks miss of events that
             are held out, see `scoresde.planning.DenoisingErrors`.
+        delays: Whether bands may be delayed as well.
 
     Example:
         >>> from scoresde.app.plans import Planning
@@ -84,6 +86,7 @@ class Planning:
         default=None, validator=attrs.validators.optional(validator(whole, 2))
     )
     learned: bool = attrs.field(default=False, validator=validator(choice, False, True))
+    delays: bool = attrs.field(default=False, validator=validator(choice, False, True))
 
     @property
     def budget(self) -> dict[str, float]:
@@ -201,8 +204,10 @@ def planned(
             if said_so and count:
                 raise ConfigError(f"{name}: expected none beside parts that are given, got one")
         if "drop" in table:
+            expect(not asked.delays, "delays", "none asked for of an sde that says its drop", True)
             sde: DiagonalSDE = build("sde", {**table, "basis": basis})
             return {"sde": {}, **_facts(replan(sde, bands, solver, **options))}
+        options["delays"] = asked.delays
         made = plan(own, build("sde.schedule", table["schedule"]), bands, solver, **options)
     except ConfigError:
         raise
@@ -211,9 +216,11 @@ def planned(
     last, before = made.sde.T, _units(basis, known["data_std"])[:count] if count else []
     scales = {
         "drop": [*[last] * count, *made.sde.drop],
-        "speeds": [*[1.0] * count, *(last / time for time in made.sde.drop)],
+        "speeds": [*[1.0] * count, *made.sde.clock.speeds.tolist()],
         "scale": [*before, *made.sde.scale.tolist()],
     }
+    if made.sde.clock.delays is not None:
+        scales["delays"] = [*[0.0] * count, *made.sde.clock.delays.tolist()]
     return {"sde": scales, **_facts(made)}
 
 

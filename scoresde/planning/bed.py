@@ -35,6 +35,7 @@ from scoresde.planning.bands import Spectra
 from scoresde.planning.denoising_errors import DenoisingErrors
 from scoresde.planning.draft import Draft, Layout
 from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
+from scoresde.planning.warped import Warped
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE
 from scoresde.sde_coefficients import SDECoefficients
@@ -130,37 +131,6 @@ class _Quantiles(Noise):
         return self.values.repeat(like.shape[-1] // len(self.values)).expand_as(like)
 
 
-class _Warped(Clock):
-    """Clocks of several drafts, by how far each has come along its times.
-
-    Args:
-        times: Of the drafts, ``(drafts, steps + 1)``, in units of ``T``.
-        clock: From those to what the blocks read, ``(*, drafts)`` to ``(*, blocks, drafts)``.
-        blocks: How many.
-        eps: Last of the times that are shared, in units of ``T``.
-    """
-
-    def __init__(
-        self, times: Tensor, clock: Callable[[Tensor], Tensor], blocks: int, eps: float
-    ) -> None:
-        super().__init__(torch.ones(blocks * len(times)))
-        self.times, self.clock, self.eps = times, clock, eps
-
-    def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
-        """Between two times as between two of those that are shared."""
-        count = self.times.shape[-1] - 1
-        place = (1 - u.squeeze(-1)) / (1 - self.eps) * count
-        whole = place.round()
-        place = torch.where((place - whole).abs() < 1e-9, whole, place).clamp(0, count)
-        step = place.long().clamp(max=count - 1)
-        times = torch.lerp(self.times[:, step], self.times[:, step + 1], place - step)
-        return self.clock(times.movedim(0, -1)).flatten(-2)
-
-    def breakpoints(self, first: float = 0.0) -> list[float]:
-        """None but where blocks enter."""
-        return []
-
-
 class Bed:
     """Measures drafts.
 
@@ -211,10 +181,14 @@ class Bed:
         else:
             each = basis.blocks.expand(sde.scale.cpu() ** 2).expand(basis.dim)
             units = basis.blocks.mean(each).sqrt().tolist()
-            self.active = [stage.dim for stage in sde.stages()]
+            self.active = [piece.dim for piece in self.layout.pieces]
             ends = itertools.accumulate(self.sizes)
             self.entry = [bisect.bisect_left(self.active, end) for end in ends]
         self.scale = torch.tensor(units, dtype=torch.float64)
+        self.std = torch.zeros_like(self.scale)
+        if sde is not None:
+            each = basis.blocks.expand(sde.std.cpu() ** 2).expand(basis.dim)
+            self.std = basis.blocks.mean(each).sqrt()
         counts = torch.stack([self._counts(k) for k in range(len(power))])
         # W2^2 / trace of what each of these coefficients stands for
         self.weights = counts / (counts @ _RATIOS).sum()
@@ -258,11 +232,11 @@ class Bed:
         Args:
             drafts: With the same numbers of steps.
         """
-        starts, times = self.layout.times(drafts)
+        starts, delays, times = self.layout.times(drafts)
         possible = (np.diff(times) < 0).all(1)
         found = np.full(len(drafts), math.inf)
         if possible.any():
-            measured = (drafts[0].steps, starts[possible], times[possible])
+            measured = drafts[0].steps, starts[possible], delays[possible], times[possible]
             if self._together is None:
                 # solvers that ask for rates, which time that is warped has others of
                 alone = self._alone(*measured)
@@ -272,12 +246,21 @@ class Bed:
             found[possible] = measure(*measured)
         return [float(v) for v in found]
 
-    def _alone(self, steps: Sequence[int], starts: _Floats, times: _Floats) -> _Floats:
-        pairs = zip(starts, times, strict=True)
-        return np.concatenate([self._measure(steps, a[None], t[None], False) for a, t in pairs])
+    def _alone(
+        self, steps: Sequence[int], starts: _Floats, delays: _Floats, times: _Floats
+    ) -> _Floats:
+        found = []
+        for start, delay, own in zip(starts, delays, times, strict=True):
+            found.append(self._measure(steps, start[None], delay[None], own[None], False))
+        return np.concatenate(found)
 
     def _measure(
-        self, steps: Sequence[int], starts: _Floats, times: _Floats, warped: bool = True
+        self,
+        steps: Sequence[int],
+        starts: _Floats,
+        delays: _Floats,
+        times: _Floats,
+        warped: bool = True,
     ) -> _Floats:
         """Of drafts on times that they share, or of one as it is."""
         T, eps, bands = self.schedule.T, self.schedule.eps, len(self.sizes)
@@ -286,12 +269,16 @@ class Bed:
         each = shape[2] * shape[3]
         names = {f"{k}-{draft}": each for k in range(bands) for draft in range(drafts)}
         shared = torch.linspace(T, eps, count, dtype=torch.float64)
-        clock: Clock = _Warped(torch.from_numpy(times) / T, self._clock(starts), bands, eps / T)
-        if not warped:
-            shared, clock = torch.from_numpy(times[0]), self._own_clock(starts[0])
         first = [0, *itertools.accumulate(steps)]
+        if warped:
+            own, kinks = self._clock(starts, delays), shared[first[1:-1]] / T
+            clock: Clock = Warped(torch.from_numpy(times) / T, own, bands, eps / T, kinks)
+        else:
+            shared, clock = torch.from_numpy(times[0]), self._own_clock(starts[0], delays[0])
         drop = [float(shared[first[entry]]) for entry in self.entry for _ in range(drafts)]
-        sde = DiagonalSDE(self.schedule, Identity((math.prod(shape),), names), clock, drop=drop)
+        wide = (self.std / self.scale).repeat_interleave(drafts)
+        own_basis = Identity((math.prod(shape),), names)
+        sde = DiagonalSDE(self.schedule, own_basis, clock, drop=drop, std=wide)
         parts = self.parts[:, :, None, None, None] * _RATIOS.unsqueeze(-1)
         variances = parts.expand(-1, *shape).flatten(1)
         model = ScaleMixtures(sde, variances, self.shares, self._missed(shape))
@@ -304,19 +291,24 @@ class Bed:
         found: _Floats = ((gap @ self.density) * self.weights.unsqueeze(1)).sum((0, 2)).numpy()
         return found
 
-    def _own_clock(self, starts: _Floats) -> Clock:
+    def _own_clock(self, starts: _Floats, delays: _Floats) -> Clock:
         """That of one draft's bands."""
         if self.given is not None:
             return self.given.clock
-        return Clock([self.schedule.T / t for t in starts.tolist()])
+        T = self.schedule.T
+        return Clock(torch.from_numpy(T / (starts - delays)), torch.from_numpy(delays / T))
 
-    def _clock(self, starts: _Floats) -> Callable[[Tensor], Tensor]:
+    def _clock(self, starts: _Floats, delays: _Floats) -> Callable[[Tensor], Tensor]:
         """What the bands read at times of drafts, ``(*, drafts)`` to ``(*, bands, drafts)``."""
-        if self.given is None:
-            speeds = self.schedule.T / torch.from_numpy(starts).mT
-            return lambda u: (speeds * u.unsqueeze(-2)).clamp(max=1)
-        clock, bands = self.given.clock, len(self.sizes)
-        return lambda u: clock(u.unsqueeze(-1)).expand(*u.shape, bands).movedim(-1, -2)
+        bands, first = len(self.sizes), self.schedule.eps / self.schedule.T
+        if self.given is not None:
+            given = self.given.clock
+            return lambda u: given(u.unsqueeze(-1), first).expand(*u.shape, bands).movedim(-1, -2)
+        # of every band and draft a clock, whose time is that of its draft
+        clock = self._own_clock(starts.T.ravel(), delays.T.ravel())
+        return lambda u: clock(u.repeat(*[1] * (u.ndim - 1), bands), first).unflatten(
+            -1, (bands, -1)
+        )
 
     def _missed(self, shape: Sequence[int]) -> Callable[[Tensor], Tensor] | None:
         """What an estimator misses at noise levels, component by component."""
@@ -333,8 +325,8 @@ class Bed:
 
     def sde(self, draft: Draft) -> tuple[DiagonalSDE, Tensor]:
         """The multi-scale SDE of a draft, and its times."""
-        starts, times = self.layout.times([draft])
-        drop, clock = starts[0].tolist(), self._own_clock(starts[0])
+        starts, delays, times = self.layout.times([draft])
+        drop, clock = starts[0].tolist(), self._own_clock(starts[0], delays[0])
         sde = self.given or DiagonalSDE(self.schedule, self.basis, clock, self.scale, drop)
         return sde, torch.from_numpy(times[0])
 
@@ -343,7 +335,7 @@ class Bed:
         sde, times = self.sde(draft)
         counts = [len(band) for band in self.bands]
         basis = Identity((sum(counts),), dict(zip(self.basis.blocks.sizes, counts, strict=True)))
-        known = DiagonalSDE(self.schedule, basis, sde.clock, self.scale, sde.drop)
+        known = DiagonalSDE(self.schedule, basis, sde.clock, self.scale, sde.drop, std=self.std)
         variances = torch.cat(self.bands)
         sizes = [n / k for n, k in zip(self.sizes, counts, strict=True)]
         weights = basis.blocks.expand(torch.tensor(sizes, dtype=torch.float64))

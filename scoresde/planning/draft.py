@@ -4,10 +4,14 @@ What is planned is discrete. A stage's steps are equal in a power of how far the
 noise has come, and end where the next block enters; the last step of all starts at a level of its
 own. Neighbouring drafts differ in their errors by far more than what is rounded, so that every
 machine finds the same plan.
+
+Of an SDE that is there already its clocks, of whatever speeds and delays, are kept: what is drafted
+are the steps between every two times at which a clock starts or stops, or a block is dropped.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -17,6 +21,7 @@ import torch
 
 from scoresde.diagonal import DiagonalSDE
 from scoresde.schedules import Schedule
+from scoresde.sde import Stage
 
 _UNIT = 50
 """Positions on a range of noise levels, in which those of a draft are counted: 2% each."""
@@ -30,6 +35,9 @@ _BENDS = 4
 _FAR = 7.0
 """Noise levels beyond which nothing is decided: ``sigma/alpha`` is a thousand, or a thousandth."""
 
+_ALIKE = 1e-6
+"""Levels of one time, however it has been rounded: a step is thousands of these."""
+
 _Floats = npt.NDArray[np.float64]
 
 
@@ -41,6 +49,8 @@ class Draft:
         steps: Per stage, coarse first.
         knobs: Where every stage but the last ends and where the last step starts, on a range of
             noise levels, and the power in which steps are equal.
+        delays: Of every block but the last, as part of the time at which the next one enters: 0
+            runs to the end with it, and 50 would be finished before. None if none are planned.
 
     Example:
         >>> from scoresde.planning.draft import Draft
@@ -53,6 +63,7 @@ class Draft:
 
     steps: tuple[int, ...]
     knobs: tuple[int, ...]
+    delays: tuple[int, ...] = ()
 
     @classmethod
     def first(cls, stages: int, end: int = MIDDLE) -> Draft:
@@ -64,6 +75,10 @@ class Draft:
         steps = tuple(n + more * (k == stage) for k, n in enumerate(self.steps))
         return attrs.evolve(self, steps=steps)
 
+    def delayed(self, delay: int) -> Draft:
+        """The same, with a delay of all that there are, which may be turned from then on."""
+        return attrs.evolve(self, delays=(delay,) * (len(self.steps) - 1))
+
     def neighbours(self, distance: int, fixed: bool = False) -> Iterator[Draft]:
         """Those with one knob turned, by a distance; the ends of stages may be ``fixed``."""
         stages = len(self.steps)
@@ -74,14 +89,22 @@ class Draft:
                     turn, low, high = turn // abs(turn), -2 * _BENDS, 2 * _BENDS
                 knob = min(max(self.knobs[i] + turn, low), high)
                 yield attrs.evolve(self, knobs=(*self.knobs[:i], knob, *self.knobs[i + 1 :]))
+        for i, delay in enumerate(self.delays):
+            for turn in (distance, -distance):
+                late = min(max(delay + turn, 0), _UNIT - 1)
+                yield attrs.evolve(self, delays=(*self.delays[:i], late, *self.delays[i + 1 :]))
 
     @property
     def strangeness(self) -> float:
-        """How unlike its stages are: logarithms of where they end and of their steps, squared."""
+        """How unlike its stages are: logarithms of where they end and of their steps, squared.
+
+        And delays, squared.
+        """
         ends, steps = np.array(self.knobs[: len(self.steps) - 1]), np.array(self.steps)
         # the finest stage has what it needs, whatever the others have
         uneven = np.diff(np.log(steps[:-1]))
-        return float((np.log(ends / MIDDLE) ** 2).sum() + (uneven**2).sum())
+        late = np.array(self.delays) / _UNIT
+        return float((np.log(ends / MIDDLE) ** 2).sum() + (uneven**2).sum() + (late**2).sum())
 
 
 class Layout:
@@ -94,9 +117,9 @@ class Layout:
     Example:
         >>> from scoresde import LogLinear
         >>> from scoresde.planning.draft import Draft, Layout
-        >>> starts, times = Layout(LogLinear()).times([Draft.first(2).grown(1, 1)])
-        >>> starts.tolist(), times.tolist()
-        ([[1.0, 0.6004]], [[1.0, 0.6004, 0.264736, 0.001]])
+        >>> starts, delays, times = Layout(LogLinear()).times([Draft.first(2).grown(1, 1)])
+        >>> starts.tolist(), delays.tolist(), times.tolist()
+        ([[1.0, 0.6004]], [[0.0, 0.0]], [[1.0, 0.6004, 0.264736, 0.001]])
     """
 
     def __init__(self, schedule: Schedule, sde: DiagonalSDE | None = None) -> None:
@@ -106,60 +129,102 @@ class Layout:
         self.dense = schedule.eps + (schedule.T - schedule.eps) * np.where(
             u < 0.5, 4 * u**3, 1 - 4 * (1 - u) ** 3
         )
+        self.pieces: list[Stage] = []
         if sde is None:
             with torch.no_grad():
                 snr = schedule.log_snr(torch.from_numpy(self.dense).unsqueeze(-1))
-            self.levels = [_levels(-snr / 2)]
+            self.levels = [_levels(-snr.squeeze(-1) / 2)]
         else:
+            self.pieces = pieces(sde)
+            self.dense = np.union1d(self.dense, sde.breakpoints())
             at = sde.at(torch.from_numpy(self.dense).unsqueeze(-1))
             levels = at.noise_levels - sde.scale.log()
-            noise = sde.blocks.expand(levels).expand(-1, sde.blocks.dim)
-            self.levels = [_levels(noise[:, stage.dim - 1 :][:, :1]) for stage in sde.stages()]
+            noise = _levels(sde.blocks.expand(levels).expand(-1, sde.blocks.dim))
+            self.levels = [self._newest(noise[:, : piece.dim], piece) for piece in self.pieces]
 
-    def times(self, drafts: Sequence[Draft]) -> tuple[_Floats, _Floats]:
-        """Starts of the stages, ``(drafts, stages)``, and all times, ``(drafts, steps + 1)``.
+    def _newest(self, noise: _Floats, piece: Stage) -> _Floats:
+        """Levels of the last component that does not stand still in a piece; time if all do."""
+        inside = (self.dense >= piece.end) & (self.dense <= piece.start)
+        moving = np.flatnonzero(np.ptp(noise[inside], 0) > _ALIKE)
+        return noise[:, moving[-1]] if len(moving) else self.dense
+
+    def times(self, drafts: Sequence[Draft]) -> tuple[_Floats, _Floats, _Floats]:
+        """Starts and delays of the stages, ``(drafts, stages)``, and ``(drafts, steps + 1)`` times.
 
         Args:
             drafts: With the same numbers of steps.
         """
         steps, knobs = drafts[0].steps, np.array([draft.knobs for draft in drafts], dtype=float)
-        if self.sde is None:
-            levels = self.levels[0]
-            ends = levels[0] + knobs[:, : len(steps) - 1] / _UNIT * (levels[-1] - levels[0])
-            ratios = np.interp(ends, levels, self.dense) / self.T
-            starts = _rounded(self.T * np.cumprod(np.insert(ratios, 0, 1.0, axis=1), 1))
-        else:
-            starts = np.array([[stage.start for stage in self.sde.stages()]] * len(drafts))
+        starts, delays = self._stages(drafts, knobs)
         ends = np.append(starts[:, 1:], np.full((len(drafts), 1), self.eps), axis=1)
         columns = [starts[:, :1]]
         for stage, count in enumerate(steps):
-            columns += [self._inner(stage, starts, ends, count, knobs), ends[:, stage : stage + 1]]
-        return starts, np.concatenate(columns, 1)
+            known = starts[:, stage], ends[:, stage], delays[:, stage]
+            columns += [self._inner(stage, *known, count, knobs), ends[:, stage : stage + 1]]
+        return starts, delays, np.concatenate(columns, 1)
+
+    def _stages(self, drafts: Sequence[Draft], knobs: _Floats) -> tuple[_Floats, _Floats]:
+        """Starts and delays of the stages, ``(drafts, stages)``."""
+        if self.sde is not None:
+            starts = np.array([[piece.start for piece in self.pieces]] * len(drafts))
+            return starts, np.zeros_like(starts)
+        levels, inner = self.levels[0], len(drafts[0].steps) - 1
+        ends = levels[0] + knobs[:, :inner] / _UNIT * (levels[-1] - levels[0])
+        ratios = np.interp(ends, levels, self.dense) / self.T
+        late = np.array([draft.delays or (0,) * inner for draft in drafts]) / _UNIT
+        starts = np.ones((len(drafts), inner + 1))
+        for k in range(inner):
+            # where the clock of block k, from its delay to its start, has come to the ratio
+            ratio, part = ratios[:, k], late[:, k]
+            starts[:, k + 1] = starts[:, k] * ratio / (1 - part * (1 - ratio))
+        starts = _rounded(self.T * starts)
+        delays = _rounded(late * starts[:, 1:])
+        return starts, np.append(delays, np.zeros((len(drafts), 1)), axis=1)
 
     def _inner(
-        self, stage: int, starts: _Floats, ends: _Floats, count: int, knobs: _Floats
+        self, stage: int, start: _Floats, end: _Floats, delay: _Floats, count: int, knobs: _Floats
     ) -> _Floats:
         """Times within a stage, ``(drafts, count - 1)``."""
         # a free stage is run through by its newest block, whose clock starts with it
-        unit = np.ones(len(starts)) if self.sde is not None else starts[:, stage] / self.T
-        levels = self.levels[0 if self.sde is None else stage]
+        free = self.sde is None
+        unit = (start - delay) / self.T if free else np.ones(len(start))
+        levels = self.levels[0 if free else stage]
         first, last, low = (
-            np.interp(t / unit, self.dense, levels)
-            for t in (starts[:, stage], ends[:, stage], np.full(len(starts), self.eps))
+            np.interp((t - delay) / unit, self.dense, levels)
+            for t in (start, end, np.full(len(start), self.eps))
         )
         reach = knobs[:, -2] / _UNIT
-        final = stage == starts.shape[1] - 1
+        # from where a clock ends, a step goes to data that are clean
+        final = bool((last - low < _ALIKE).all())
         if not final:
             reach = np.clip((last - low) / np.maximum(first - low, 1e-9), 1e-9, 1.0)
         parts = np.arange(1, count) / max(count - final, 1)
         power = np.where(knobs[:, -1] == 0, 1e-6, knobs[:, -1] / _BENDS)[:, None]
         part = (1 + parts * (reach[:, None] ** power - 1)) ** (1 / power)
         inner = low[:, None] + part * (first - low)[:, None]
-        return _rounded(np.interp(inner, levels, self.dense) * unit[:, None])
+        return _rounded(np.interp(inner, levels, self.dense) * unit[:, None] + delay[:, None])
+
+
+def pieces(sde: DiagonalSDE) -> list[Stage]:
+    """Between every two breakpoints, latest first: the stages, and where a clock starts or stops.
+
+    Example:
+        >>> from scoresde import Clock, DiagonalSDE, Identity, LogLinear
+        >>> from scoresde.planning.draft import pieces
+        >>> clock = Clock(2.0, delays=[0.5, 0.0])
+        >>> sde = DiagonalSDE(LogLinear(eps=0.1), Identity((2,), {"a": 1, "b": 1}), clock)
+        >>> [(round(piece.start, 2), piece.dim) for piece in pieces(sde)]
+        [(1.0, 2), (0.55, 2), (0.5, 2)]
+    """
+    edges, stages = [sde.T, *reversed(sde.breakpoints()), sde.eps], sde.stages()
+    return [
+        Stage(start, end, next(stage.dim for stage in stages if stage.end < start <= stage.start))
+        for start, end in itertools.pairwise(edges)
+    ]
 
 
 def _levels(noise: torch.Tensor) -> _Floats:
-    found: _Floats = noise.squeeze(-1).clamp(-_FAR, _FAR).numpy()
+    found: _Floats = noise.clamp(-_FAR, _FAR).numpy()
     return found
 
 

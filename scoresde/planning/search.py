@@ -26,6 +26,10 @@ _ENDS = (MIDDLE, 38, 43, 46, 48)
 power, as clocks that stop early have little left of them."""
 
 
+_DELAYS = (0, 16, 32, 44)
+"""Where delays start from, as one at a time they lead away from none slowly."""
+
+
 @attrs.define
 class Search:
     """A way through drafts, the same on every machine.
@@ -81,6 +85,11 @@ class Search:
                     break
                 draft = better
         return draft
+
+    def delayed(self, draft: Draft) -> Draft:
+        """The same steps at better times still, as clocks may be delayed."""
+        late = [draft.delayed(delay) for delay in _DELAYS]
+        return self.best([self.tuned(other) for other in late])[0]
 
     def run(self, enough: Callable[[Draft], bool]) -> Draft:
         """Grows a draft until it is enough, or more is not allowed or worth nothing.

@@ -11,7 +11,7 @@ import torch
 from commands import edited, run
 from PIL import Image
 
-from scoresde import DiagonalSDE, Haar, Learned, LogLinear
+from scoresde import VP, DiagonalSDE, Haar, Learned, LogLinear
 from scoresde.app import config as config_module
 from scoresde.app.model import Model
 from scoresde.app.parts import data_of
@@ -147,6 +147,30 @@ def test_of_an_sde_that_says_its_stages_steps_are_planned(tmp_path):
     assert model.solver.steps == 6
 
 
+def test_delays_are_planned_and_planned_on(tmp_path):
+    """And where stages are kept, those of the file are walked."""
+    path = edited(images(tmp_path), ("evaluations = 4", "evaluations = 5\ndelays = true"))
+    edited(path, ('"log-linear"', '"vp"'))
+    assert trained(path).exit_code == 0
+    model, x = Model.load(tmp_path / "model"), known(tmp_path)
+    sde, basis = model.estimator.sde, model.estimator.sde.basis
+    known_of = spectra(basis, x), DDIM()
+    options = {"evaluations": 5, "kurtosis": kurtosis(basis, x)}
+    made = plan(basis, VP(), *known_of, **options, delays=True)
+    t = torch.tensor([0.05, 0.3, 0.9]).double().unsqueeze(-1)
+    assert torch.equal(sde.at(t).sigma, made.sde.at(t).sigma)
+    assert torch.equal(model.solver.times(sde), made.times)
+    late = '"vp"\nscale = "data_std"\ndrop = [1.0, 1.0]\nspeeds = 2.0\ndelays = [0.4, 0.0]'
+    result = trained(edited(path, ('"vp"', late)), "--replace")
+    assert "plan: delays: expected none" in result.output
+    assert trained(edited(path, ("\ndelays = true", "")), "--replace").exit_code == 0
+    model = Model.load(tmp_path / "model")
+    sde = model.estimator.sde
+    assert sde.clock.delays.tolist() == [0.4, 0.0]
+    assert torch.equal(model.solver.times(sde), replan(sde, *known_of, **options).times)
+    assert set(sde.breakpoints()) < set(model.solver.times(sde).tolist())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -161,6 +185,8 @@ def test_of_an_sde_that_says_its_stages_steps_are_planned(tmp_path):
         ('"ddim"', '"ddim"\nsteps = 4', r"solver\.steps: expected none, as \[plan\] finds it"),
         ('"ddim"', '"ddim"\neta = 1.0', r"plan: solver: expected a deterministic one"),
         ('"log-linear"', '"log-linear"\nspeeds = 2.0', r"sde\.speeds: expected none, as \[plan\]"),
+        ('"log-linear"', '"log-linear"\ndelays = [0.2, 0.0]', r"sde\.delays: expected none, as"),
+        ("evaluations = 4", "evaluations = 4\ndelays = 1", "plan: delays: expected one of False"),
         ("[plan]", "[plan.plan]", r"plan\.plan: unknown"),
         ("[plan]", "[plam]", r"plam: unknown; did you mean 'plan'"),
         ("levels = 1", 'levels = 4', r"sde\.basis"),

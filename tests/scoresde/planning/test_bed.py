@@ -8,6 +8,7 @@ from torch.distributions import Normal
 
 from estimators import Gaussian
 from scoresde import EDM, DiagonalSDE, Haar, Identity, LogLinear
+from scoresde.fronts import front
 from scoresde.planning import DenoisingErrors, equal, plan, replan
 from scoresde.planning import bed as beds
 from scoresde.planning.bed import Bed, ScaleMixtures, quantiles
@@ -26,16 +27,31 @@ DRAFTS = [Draft((4, 2), (35, 22, -2)), Draft((4, 2), (10, 5, 3))]
 
 
 @pytest.mark.parametrize("solver", [DDIM(), ExponentialMultistep(order=2), Heun()])
-@pytest.mark.parametrize("given", [False, True])
-def test_drafts_are_measured_together_as_each_alone(solver, given):
+@pytest.mark.parametrize("case", ["free", "late", "given", "delayed", "wide"])
+def test_drafts_are_measured_together_as_each_alone(solver, case):
     """On the SDE that each stands for, at the variances that stand for all."""
-    sde = equal(BASIS, LogLinear(), 1, [2.0, 0.2]).sde if given else None
+    scale, sde, drafts = [2.0, 0.2], None, DRAFTS
+    match case:
+        case "late":
+            drafts = [draft.delayed(delay) for draft, delay in zip(DRAFTS, (30, 4), strict=True)]
+        case "given":
+            sde = equal(BASIS, LogLinear(), 1, scale).sde
+        case "delayed":
+            sde = DiagonalSDE(LogLinear(), BASIS, front([0, 1], 0.4), scale)
+            drafts = [attrs.evolve(draft, steps=(3, 2, 2)) for draft in DRAFTS]
+        case "wide":
+            sde = DiagonalSDE(LogLinear(), BASIS, 1.0, scale, [1.0, 0.6], std=[1.5, 0.1])
     bed = Bed(BASIS, LogLinear(), BANDS, solver, sde=sde)
-    for draft, error in zip(DRAFTS, bed.errors(DRAFTS), strict=True):
+    errors = bed.errors(drafts)
+    # Heun's asks for rates, which warped time has others of
+    assert bed._together == (not isinstance(solver, Heun))
+    for draft, error in zip(drafts, errors, strict=True):
         own, times = bed.sde(draft)
         count = len(beds._RATIOS)
         nodes = Identity((2 * count,), dict.fromkeys(BANDS, count))
-        known = DiagonalSDE(LogLinear(), nodes, own.clock, 1.0, own.drop)
+        known = DiagonalSDE(
+            LogLinear(), nodes, own.clock, 1.0, own.drop, std=own.std.cpu() / own.scale
+        )
         model = IndependentGaussian(known, beds._RATIOS.repeat(2))
         steps = len(times) - 1
         exact = attrs.evolve(solver, steps=steps, grid=lambda *_, times=times: times)
@@ -54,12 +70,12 @@ def test_variances_that_stand_for_all_have_their_power():
 
 
 def test_stages_end_and_steps_are_where_knobs_say():
-    starts, times = Layout(LogLinear()).times([Draft((2, 2), (25, 10, 4))])
+    starts, _, times = Layout(LogLinear()).times([Draft((2, 2), (25, 10, 4))])
     # halfway of the levels, which are those of time; equal steps; a fifth of the way at last
     assert starts[0].tolist() == pytest.approx([1.0, 0.5], abs=1e-3)
     assert times[0].tolist() == pytest.approx([1.0, 0.75, 0.5, 0.1, 0.001], abs=2e-3)
     assert all(float(f"{t:.6g}") == t for t in times.ravel())
-    _, geometric = Layout(LogLinear()).times([Draft((3,), (10, 0))])
+    _, _, geometric = Layout(LogLinear()).times([Draft((3,), (10, 0))])
     ratios = geometric[0][1:3] / geometric[0][:2]
     assert np.allclose(ratios, 0.2**0.5, rtol=5e-3)
 

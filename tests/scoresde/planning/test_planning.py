@@ -1,5 +1,6 @@
 """Plans keep their promises on the closed-form bed."""
 
+import itertools
 import math
 
 import attrs
@@ -8,9 +9,12 @@ import torch
 from laws import law
 
 from estimators import Gaussian
-from scoresde import EDM, VP, Cosine, DiagonalSDE, Haar, Identity, LogLinear
+from scoresde import EDM, VP, Clock, Cosine, DiagonalSDE, Haar, Identity, LogLinear
+from scoresde.fronts import front
 from scoresde.grid import GRIDS
 from scoresde.planning import OptimisedGrid, equal, optimised_grid, plan, replan
+from scoresde.planning.bed import Bed
+from scoresde.planning.draft import Draft
 from scoresde.planning.optimised_grid import minimise
 from solvers import DDIM, ExponentialMultistep
 
@@ -223,8 +227,71 @@ def test_other_steps_for_an_sde_that_is_kept():
     assert measured(flat, order=2) == pytest.approx(flat.error, rel=1e-3)
     one_scale = DiagonalSDE(LogLinear(), BASIS, drop=first.sde.drop)
     assert replan(one_scale, BANDS, solver, evaluations=6).sde is one_scale
-    with pytest.raises(ValueError, match="sde: expected clocks that run until"):
-        replan(DiagonalSDE(LogLinear(), BASIS, [1.0, 2.0, 4.0]), BANDS, solver, cost=4.0)
+
+
+SCALE = torch.stack([band.mean().sqrt() for band in BANDS.values()])
+CLOCKS = {
+    "stopping": DiagonalSDE(LogLinear(), BASIS, [1.0, 2.0, 4.0], SCALE),
+    "delayed": DiagonalSDE(LogLinear(), BASIS, front(range(3), overlap=0.5), SCALE),
+    "one after the other": DiagonalSDE(LogLinear(), BASIS, front(range(3)), SCALE),
+    "delayed, dropped": DiagonalSDE(
+        LogLinear(), BASIS, Clock([4 / 3, 2, 2], [0.25, 0.2, 0]), SCALE, [1.0, 0.7, 0.5]
+    ),
+    "fine first": DiagonalSDE(LogLinear(), BASIS, front([2, 1, 0], overlap=0.2), SCALE),
+    "as wide as data": DiagonalSDE(
+        LogLinear(), BASIS, [1, 1, 1], SCALE, [1.0, 0.7, 0.6], std=SCALE
+    ),
+}
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CLOCKS)
+def test_other_steps_on_clocks_that_start_and_stop(case, dtype):
+    """They are between breakpoints, and their error is the true one."""
+    sde, solver = CLOCKS[case], ExponentialMultistep(order=2)
+    bands = {name: band.to(dtype) for name, band in BANDS.items()}
+    made = replan(sde, bands, solver, evaluations=10)
+    assert made.sde is sde
+    assert sum(made.steps) == len(made.times) - 1 <= 10
+    edges = [0, *torch.tensor(made.steps).cumsum(0).tolist()]
+    assert made.times[edges].tolist() == [sde.T, *reversed(sde.breakpoints()), sde.eps]
+    assert measured(made, order=2) == pytest.approx(made.error, rel=2e-3)
+    by_grid = [attrs.evolve(solver, steps=10, grid=name).times(sde) for name in GRIDS]
+    others = [measured(attrs.evolve(made, times=times), order=2) for times in by_grid]
+    assert made.error < min(others)
+
+
+TINY = {
+    "a1": torch.tensor([51.5, 20.1, 17.7, 6.15]).double(),
+    "d1": torch.tensor([8.9, 4.1, 3.3, 2.5, 1.7, 0.97, 0.87, 0.5, 0.45, 0.07, 0.05, 0.01]).double(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_planned_delays_are_the_best_of_all(dtype):
+    basis, solver = Haar((1, 4, 4), 1), ExponentialMultistep(order=2)
+    bands = {name: band.to(dtype) for name, band in TINY.items()}
+    without, made = (
+        plan(basis, VP(), bands, solver, evaluations=5, delays=delays) for delays in (False, True)
+    )
+    assert without.sde.clock.delays is None
+    assert made.error < without.error / 1.5
+    late, last = made.sde.clock.delays
+    assert 0.02 < late < made.sde.drop[1]
+    assert last == 0
+    # clocks stop when their block is dropped
+    stops = made.sde.clock(torch.tensor([1.0, made.sde.drop[1]]).unsqueeze(-1))
+    assert stops.diagonal().tolist() == pytest.approx([1, 1], abs=1e-9)
+    bed = Bed(basis, VP(), bands, solver)
+    ends, reaches, powers, delays = range(20, 49, 6), range(6, 25, 6), (-4, -2, 0), range(0, 49, 8)
+    drafts = [
+        Draft(made.steps, tuple(knobs), (delay,))
+        for *knobs, delay in itertools.product(ends, reaches, powers, delays)
+    ]
+    bed.errors(drafts[:2])  # that many can be measured together is known by these
+    errors = bed.errors(drafts)
+    assert made.error < 1.05 * bed.exact(drafts[errors.index(min(errors))])
 
 
 def test_least_budgets_will_do_and_less_will_not():

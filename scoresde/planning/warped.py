@@ -1,0 +1,56 @@
+"""Time that is warped: drafts whose steps are elsewhere take them at the same moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scoresde.clock import Clock
+
+
+class Warped(Clock):
+    """Clocks of several drafts, by how far each has come along its times.
+
+    Args:
+        times: Of the drafts, ``(drafts, steps + 1)``, in units of ``T``.
+        clock: From those to what the blocks read, ``(*, drafts)`` to ``(*, blocks, drafts)``.
+        blocks: How many.
+        eps: Last of the times that are shared, in units of ``T``.
+        kinks: Those of them at which clocks start or stop, or blocks enter, in the same units.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.planning.warped import Warped
+        >>> times, none = torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.2, 0.0]]), torch.empty(0)
+        >>> clock = Warped(times, lambda u: u.unsqueeze(-2), blocks=1, eps=0.0, kinks=none)
+        >>> clock(torch.tensor([0.5])), clock(torch.tensor([0.75]))
+        (tensor([0.5000, 0.2000]), tensor([0.7500, 0.6000]))
+    """
+
+    def __init__(
+        self,
+        times: Tensor,
+        clock: Callable[[Tensor], Tensor],
+        blocks: int,
+        eps: float,
+        kinks: Tensor,
+    ) -> None:
+        super().__init__(torch.ones(blocks * len(times)))
+        self.times, self.clock, self.eps, self.kinks = times, clock, eps, kinks
+
+    def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
+        """Between two times as between two of those that are shared."""
+        count = self.times.shape[-1] - 1
+        place = (1 - u.squeeze(-1)) / (1 - self.eps) * count
+        whole = place.round()
+        place = torch.where((place - whole).abs() < 1e-9, whole, place).clamp(0, count)
+        step = place.long().clamp(max=count - 1)
+        times = torch.lerp(self.times[:, step], self.times[:, step + 1], place - step)
+        return self.clock(times.movedim(0, -1)).flatten(-2)
+
+    def breakpoints(self, first: float = 0.0) -> list[float]:
+        """See the class."""
+        found: list[float] = self.kinks.flip(0).tolist()
+        return found
