@@ -26,7 +26,7 @@ BANDS = {
 DRAFTS = [Draft((4, 2), (35, 22, -2)), Draft((4, 2), (10, 5, 3))]
 
 
-@pytest.mark.parametrize("solver", [DDIM(), ExponentialMultistep(order=2), Heun()])
+@pytest.mark.parametrize("solver", [DDIM(), ExponentialMultistep(), Heun()])
 @pytest.mark.parametrize("case", ["free", "late", "given", "delayed", "wide"])
 def test_drafts_are_measured_together_as_each_alone(solver, case):
     """On the SDE that each stands for, at the variances that stand for all."""
@@ -78,6 +78,15 @@ def test_stages_end_and_steps_are_where_knobs_say():
     _, _, geometric = Layout(LogLinear()).times([Draft((3,), (10, 0))])
     ratios = geometric[0][1:3] / geometric[0][:2]
     assert np.allclose(ratios, 0.2**0.5, rtol=5e-3)
+
+
+def test_steps_are_placed_by_the_newest_block_that_does_not_stand_still():
+    sde = DiagonalSDE(LogLinear(), BASIS, front([0, 1], 0.4), [2.0, 0.2])
+    layout = Layout(LogLinear(), sde)
+    at = sde.at(torch.from_numpy(layout.dense).unsqueeze(-1))
+    noise = (at.noise_levels - sde.scale.log()).numpy()
+    for levels, block in zip(layout.levels, (0, 1, 1), strict=True):
+        assert np.allclose(levels, noise[:, block])
 
 
 def test_impossible_drafts_are_infinitely_bad():
