@@ -318,6 +318,19 @@ def test_the_flow_carries_the_joint_density(kind):
     assert flow.stochastic is False
 
 
+def test_the_flow_drifts_as_its_steps_go(kind):
+    """Slope and response are the derivatives of decay and gain, whatever clocks and units."""
+    sde = made(kind, VP(0.1, 60.0, eps=0.05))
+    flow = sde.carrier(ProbabilityFlow(gaussian(sde)))
+    t, h = torch.tensor([0.2, 0.5, 0.9]).double().unsqueeze(-1), 1e-5
+    like = torch.empty(sde.dim).double()
+    at, before, after = (flow.at(moment, like) for moment in (t, t - h, t + h))
+    step = before.propagator(after)
+    for rate, change in ((at.slope, step.decay - 1), (at.response, step.gain)):
+        rate, change = at.blocks.alike(rate, change / (2 * h))
+        torch.testing.assert_close(change, rate.expand_as(change), rtol=1e-3, atol=1e-6)
+
+
 def _ordered_root(covariance, copies):
     """Its Cholesky factor, component by component."""
     n = len(covariance) // copies
