@@ -30,6 +30,7 @@ from benchmarks.equal_time import (
     Photographs,
     bound_in_bits,
     draw,
+    shades,
     spread,
     training,
     updates,
@@ -38,6 +39,7 @@ from benchmarks.recipes import RECIPES, Recipe, learned, learned_stages, wavelet
 from benchmarks.unets import parameters
 from estimators import Gaussian
 from scoresde import DiagonalSDE, LogLinear, Solver
+from scoresde.app import plots
 from scoresde.data import dequantize, patches
 from scoresde.metrics import compare
 from scoresde.planning import plan, replan, spectra
@@ -52,6 +54,9 @@ STAGES = {2.0: (2, 2, 2, 1), 4.0: (3, 3, 3, 3), 8.0: (6, 6, 6, 6)}
 """Steps of stages whose paths are learned, at most at this cost."""
 
 COSTS = tuple(STAGES)
+SHOWN = 24
+"""Samples of a recipe in a picture."""
+
 KEYS = ("frechet", "evaluations", "seconds_sample", "seconds_train", "bits_per_dim_bound")
 
 
@@ -64,9 +69,11 @@ def run(
     seeds: int = 1,
     count: int = 500,
     recipes: str = "",
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
     """One of two tables, ``trained`` or ``bed``; ``recipes`` names some, with ``;`` between them.
 
+    ``pictures`` shows samples of the first seed, with the evaluations of the table.
     ``quick`` trains for a moment only, or takes small patches, to show that it runs.
     """
     torch.set_num_threads(1)
@@ -83,7 +90,7 @@ def run(
         raise ValueError("data: expected --data, a folder or a zip file of photographs, got none")
     if quick:
         size, seconds, seeds, count = 16, 0.3, 1, 8
-    return trained(chosen, data, size, seconds, seeds, count, quick)
+    return trained(chosen, data, size, seconds, seeds, count, quick, pictures)
 
 
 def trained(
@@ -94,6 +101,7 @@ def trained(
     seeds: int,
     count: int,
     quick: bool,
+    pictures: Path | None,
 ) -> dict[str, Any]:
     """Rows of every recipe, seed and number of evaluations, and the best of each."""
     name_of_all, train, held_out, features, real, floor = Photographs.of(
@@ -105,6 +113,7 @@ def trained(
     steps = updates(models, train, seconds, 1 if quick else 5)
     rows: list[dict[str, Any]] = []
     best: list[dict[str, Any]] = []
+    panels: dict[str, Tensor] = {"data": shades(held_out.read(slice(SHOWN)))}
     for seed, (name, recipe) in itertools.product(range(seeds), recipes.items()):
         torch.manual_seed(seed)
         model = recipe.model(sdes[name], x)
@@ -128,6 +137,7 @@ def trained(
                 "seconds_sample": round(elapsed, 2),
                 "frechet": round(quality.frechet, 1),
                 "kernel": round(quality.kernel, 4),
+                "recall": round(quality.recall, 3),
                 "out_of_range": round(float((samples.abs() > 1).float().mean()), 3),
             }
             rows.append(row)
@@ -135,7 +145,11 @@ def trained(
             if row["frechet"] > FALLS * last:
                 break
             last, reached = row["frechet"], row
+            if seed == 0:
+                panels[name] = samples[:SHOWN]
         best.append(reached)
+        if pictures is not None:
+            plots.save(plots.image_grid(panels, columns=3), pictures)
     best.sort(key=lambda row: float(row["frechet"]))
     return {
         "data": name_of_all,
