@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.posteriors import TASKS, Task, c2st
-from benchmarks.simulators import DEPTH, TRAINING, WIDTH
-from estimators import Denoising, ResidualMLP, Truncated
-from scoresde import VP, DiagonalSDE, Identity, LogLinear, ScoreEstimator
-from scoresde.conditioning import Composition, Particles, slowed
-from scoresde.data import Dataset
-from scoresde.inference import Coordinates, PriorEstimator, SeveralObservations
+from estimators.posterior_fit import default_training, fit_posterior
+from scoresde import VP, DiagonalSDE, Identity, ScoreEstimator
+from scoresde.conditioning import Composition, Particles
+from scoresde.inference import Coordinates, Posterior, PriorEstimator, SeveralObservations
 from solvers import ExponentialMultistep
 
 VARIANCES = {"gaussian_linear": [0.1], "gaussian_mixture": [1.0, 0.01]}
@@ -37,7 +35,7 @@ def run(
     counts: tuple[int, ...] = (1, 8, 30, 100),
     methods: str = "exact particles,exact jacobian,particles,samples",
     simulations: int = 10_000,
-    steps: int = TRAINING.steps,
+    steps: int | None = None,
     draws: int = 1000,
     sets: int = 3,
 ) -> dict[str, Any]:
@@ -49,7 +47,7 @@ def run(
         counts: Numbers of observations.
         methods: Of ``"particles"``, ``"samples"`` and ``"jacobian"``, of networks or ``"exact"``.
         simulations: That a network sees.
-        steps: Updates.
+        steps: Updates; by default those of `estimators.posterior_fit`.
         draws: Samples of every posterior.
         sets: Of observations.
     """
@@ -61,7 +59,7 @@ def run(
     for task in (TASKS[name] for name in tasks.split(",")):
         model = None
         if not all(m.startswith("exact") for m in chosen):
-            model = _trained(task, simulations, attrs.evolve(TRAINING, steps=steps))
+            model = _trained(task, simulations, steps)
         for n in counts:
             known = [_drawn(task.name, n, seed) for seed in range(sets)]
             references = torch.stack([_reference(task.name, x, draws) for x in known])
@@ -157,9 +155,10 @@ def _samples(task: Task, method: str, model: Any, x: Tensor, draws: int) -> Tens
     torch.manual_seed(1)
     how = method.split()[-1]
     if not method.startswith("exact"):
-        estimator, to = model
         found = Particles(draws) if how == "particles" else how
-        several = SeveralObservations(estimator, to, ExponentialMultistep(32), method=found)
+        several = SeveralObservations(
+            model.estimator, model.coordinates, model.solver, method=found
+        )
         return several(x).sample((draws,))
     zero = torch.zeros(x.shape[1])
     to = Coordinates(task.prior, zero, zero + 1, zero, torch.diag(zero), zero + 1, zero)
@@ -172,14 +171,9 @@ def _samples(task: Task, method: str, model: Any, x: Tensor, draws: int) -> Tens
     return ExponentialMultistep(64).sample(both, (draws,))
 
 
-def _trained(task: Task, simulations: int, training: Any) -> tuple[Denoising, Coordinates]:
+def _trained(task: Task, simulations: int, steps: int | None) -> Posterior:
     theta, x = task.draw(simulations, 0)
-    to = Coordinates.fit(task.prior, theta, x)
-    sde = slowed(DiagonalSDE(LogLinear(), to.joint), ["observation"], 0.0)
-    torch.manual_seed(0)
-    network = ResidualMLP((to.joint.dim,), WIDTH, DEPTH)
-    model = Denoising(sde, network, baseline=Truncated.knowing(to, sde))
-    pairs, held = to.joint_events(theta, x), len(x) // 20
-    data, left = Dataset(task.name, pairs[held:]), Dataset(task.name, pairs[:held])
-    training.fit(model, data, left, progress=False)
-    return model, to
+    training = default_training(simulations)
+    if steps is not None:
+        training = attrs.evolve(training, steps=steps)
+    return fit_posterior(task.prior, theta, x, training=training, progress=False)

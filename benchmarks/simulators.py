@@ -2,8 +2,9 @@
 
 Ten observations of each task (`benchmarks.posteriors`), 10,000 simulations that all methods
 share, C2ST against draws of the true posterior, expected coverage on fresh simulations. All of
-ours have one network, one set of settings and the same coordinates for every task, those of
-`scoresde.inference`; samples outside the prior's support are drawn again, as `sbi` does.
+ours have one network and one set of settings for every task, those of
+`estimators.posterior_fit`, which CDE is; samples outside the prior's support are drawn again, as
+`sbi` does.
 
 Seconds are processor time of one thread, so that a busy machine does not favour a method. The
 peers run where `sbi` is installed; with ``quick``, CDE alone, on three observations.
@@ -27,6 +28,7 @@ from torch import Tensor
 from benchmarks.posteriors import Task, c2st, coverage, find
 from benchmarks.posteriors import tasks as known_tasks
 from estimators import Denoising, ResidualMLP, Truncated
+from estimators.posterior_fit import DEPTH, WIDTH, default_training, fit_posterior
 from scoresde import VE, DiagonalSDE, LogLinear, Solver
 from scoresde.conditioning import ResampleObserved, slowed
 from scoresde.data import Dataset
@@ -36,8 +38,6 @@ from solvers import ExponentialMultistep
 
 METHODS = ("CDE", "CDiffE", "CMDE", "VS-CMDE", "any conditional")
 PEERS = ("NPE", "FMPE", "NPSE")
-TRAINING = Training(steps=1800, batch_size=256, lr=3e-3, weight_decay=0.3)
-WIDTH, DEPTH = 128, 4
 SIGMA, SIGMA_Y = (0.005, 20.0), 0.1
 LEVELS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
 
@@ -50,7 +50,7 @@ def run(
     data: Path | None = None,
     tasks: str = "two_moons,gaussian_linear,gaussian_mixture",
     draws: int = 5000,
-    steps: int = TRAINING.steps,
+    steps: int | None = None,
     simulations: int = 10_000,
     seed: int = 0,
     methods: str = "",
@@ -62,14 +62,16 @@ def run(
         data: Folder of the wheel with the observations, downloaded if it is not there.
         tasks: Names in `benchmarks.posteriors.tasks`, separated by commas.
         draws: Samples of every posterior.
-        steps: Updates of ours.
+        steps: Updates of ours; by default those of `estimators.posterior_fit`.
         simulations: That all methods share.
         seed: Of simulations, training and samples.
         methods: Of `METHODS` and `PEERS`, separated by commas; all that run if empty.
     """
     torch.set_num_threads(1)
     wheel = find(data)
-    training = attrs.evolve(TRAINING, steps=steps // 5 if quick else steps)
+    training = default_training(simulations)
+    steps = steps or training.steps
+    training = attrs.evolve(training, steps=steps // 5 if quick else steps)
     count, pictured, checked = (1000, 3, 100) if quick else (draws, 10, 1000)
     chosen: tuple[str, ...] = METHODS[:1] if quick else METHODS
     if not quick and importlib.util.find_spec("sbi"):
@@ -114,13 +116,29 @@ def run(
 
 def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Sampler:
     """Trained."""
+    solver: Solver = ExponentialMultistep(32)
+    if method == "CDE":
+        posterior = fit_posterior(
+            task.prior, theta, x, training=training, solver=solver, progress=False
+        )
+    else:
+        posterior = _joint(task, method, theta, x, training)
+
+    def sample(observed: Tensor, count: int) -> Tensor:
+        torch.manual_seed(0)
+        some = observed.split(max(1, 20_000 // count))
+        return torch.cat([posterior(part).sample((count,)).movedim(0, 1) for part in some])
+
+    return sample
+
+
+def _joint(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Posterior:
+    """Trained where observations diffuse, or are shown clean at random."""
     to = Coordinates.fit(task.prior, theta, x)
     joint, held = to.joint, method == "any conditional"
     solver: Solver = ExponentialMultistep(32)
     if held:
         sde = DiagonalSDE(LogLinear(), joint)
-    elif method == "CDE":
-        sde = slowed(DiagonalSDE(LogLinear(), joint), ["observation"], 0.0)
     else:
         noise, updates = (math.inf if method == "CDiffE" else SIGMA_Y), None
         if method == "VS-CMDE":
@@ -137,14 +155,7 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
         Dataset(task.name, pairs[: len(pairs) // 20]),
         progress=False,
     )
-    posterior = Posterior(model, to, solver, held)
-
-    def sample(observed: Tensor, count: int) -> Tensor:
-        torch.manual_seed(0)
-        some = observed.split(max(1, 20_000 // count))
-        return torch.cat([posterior(part).sample((count,)).movedim(0, 1) for part in some])
-
-    return sample
+    return Posterior(model, to, solver, held)
 
 
 def _peer(task: Task, method: str, theta: Tensor, x: Tensor) -> Sampler:

@@ -20,6 +20,7 @@ from scoresde.conditioning import slowed
 from scoresde.data import Dataset, split
 from scoresde.diagonal import DiagonalSDE
 from scoresde.inference import Coordinates, Posterior
+from scoresde.inference.measured import long_tails
 from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.precision import network_dtype
 from scoresde.schedules import LogLinear
@@ -32,8 +33,11 @@ _STEPS, _HELD_OUT = 18.0, 5.0
 _FEWEST, _MOST = 200, 20_000
 """Updates."""
 
-_WIDTH, _DEPTH, _EVALUATIONS = 128, 4, 32
-"""Of the network, and of the solver."""
+WIDTH, DEPTH = 128, 4
+"""Of the network."""
+
+_EVALUATIONS = 32
+"""Of the solver."""
 
 
 def fit_posterior(
@@ -43,7 +47,7 @@ def fit_posterior(
     *,
     embedding: nn.Module | None = None,
     items: bool = False,
-    ranks: bool = False,
+    ranks: bool | None = None,
     network: nn.Module | None = None,
     training: Training | None = None,
     solver: Solver | None = None,
@@ -65,7 +69,8 @@ def fit_posterior(
         embedding: From observations, as `Coordinates.observation` has them, to ``(batch, c)``;
             trained with the network. None for vectors.
         items: Whether observations are sets or series, see `Coordinates.fit`; with an embedding.
-        ranks: Whether normal scores of observations come beside them, as there.
+        ranks: Whether normal scores of observations come beside them, as there; where tails are
+            long (`scoresde.inference.measured.long_tails`) if None.
         network: Of events, in the place of a residual perceptron: of joint ones, observation and
             parameter one after the other; with an embedding of parameters alone, given ``c``
             numbers.
@@ -91,6 +96,8 @@ def fit_posterior(
         torch.Size([5, 2])
     """
     of_fit["progress"] = progress
+    if ranks is None:
+        ranks = not items and long_tails(observations.flatten(1))
     to = Coordinates.fit(prior, parameters, observations, ranks=ranks, items=items)
     with DefaultGenerator(torch.Generator().manual_seed(seed)):
         if embedding is None:
@@ -124,7 +131,7 @@ def _joint(
     """Of pairs, the observation of which stands still."""
     joint = to.joint
     sde = slowed(DiagonalSDE(LogLinear(), joint), ["observation"], 0.0)
-    network = network or ResidualMLP((joint.dim,), _WIDTH, _DEPTH)
+    network = network or ResidualMLP((joint.dim,), WIDTH, DEPTH)
     model = Denoising(sde, network, baseline=Truncated.knowing(to, sde))
     return model, Dataset("simulations", to.joint_events(parameters, observations))
 
@@ -143,7 +150,7 @@ def _embedded(
         with torch.no_grad():
             heard = embedding(seen[:2].to(network_dtype(embedding) or seen.dtype))
         expect(heard.ndim == 2, "embedding", "an output (batch, c)", tuple(heard.shape))
-        network = ResidualMLP(shape, _WIDTH, _DEPTH, condition_dim=heard.shape[1])
+        network = ResidualMLP(shape, WIDTH, DEPTH, condition_dim=heard.shape[1])
     sde = DiagonalSDE(LogLinear(), Identity(shape))
     events = to.transform(observations).inv(parameters)
     data = Dataset("simulations", events, condition=seen)

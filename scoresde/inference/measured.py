@@ -19,6 +19,13 @@ _FEW = 0.01
 """The share of observations that may be clipped: more of them are a long tail, which says something
 (for `ranks`, or a logarithm)."""
 
+_LONG = 12.0
+"""Kurtosis of a long tail: normal numbers have 3, exponential ones 9, log-normal ones 12 where a
+deviation is a factor of 1.8."""
+
+_SIMULATIONS = 20
+"""How many there are for each observed number where that is given a second coordinate."""
+
 _BULK = (0.15866, 0.5, 0.84134)
 """Quantiles that are a deviation from the mean of normal numbers, and the median."""
 
@@ -42,14 +49,45 @@ def measured_numbers(x: Tensor, ranks: bool = False) -> tuple[Tensor, Tensor, Te
     if constant:
         names = join_names(map(repr, constant), 3)
         warn(f"{names}: the same in all simulations, which says nothing; left out")
-    ordered = x.double().sort(0).values
-    lower, middle, upper = (ordered[round(q * (len(x) - 1))] for q in _BULK)
-    bulk = (upper - lower) / 2
-    rarely_clipped = ((ordered - middle).abs() > _CLIP * bulk).double().mean(0) < _FEW
-    outlying = groups.outlying & rarely_clipped & (bulk > 0)
+    middle, bulk, rarely_clipped = _bulk_of(x)
+    outlying = groups.outlying & rarely_clipped
     scale = (scale * (len(x) / (len(x) - 1)) ** 0.5).masked_fill(groups.constant, torch.inf)
     mean, scale = (torch.where(outlying, a, b) for a, b in ((middle, mean), (bulk, scale)))
     return mean, scale, torch.full_like(mean, torch.inf).masked_fill(outlying, _CLIP)
+
+
+def _bulk_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where most of the numbers ``(N, n)`` are, how wide, and whether few are far from there."""
+    ordered = x.double().sort(0).values
+    lower, middle, upper = (ordered[round(q * (len(x) - 1))] for q in _BULK)
+    bulk = (upper - lower) / 2
+    few = ((ordered - middle).abs() > _CLIP * bulk).double().mean(0) < _FEW
+    return middle, bulk, few & (bulk > 0)
+
+
+def long_tails(x: Tensor) -> bool:
+    """Whether a number of observations ``(N, n)`` has long tails: a kurtosis of more than 12.
+
+    Outliers, which are clipped, are none. Of few simulations of many numbers it is never said, as
+    normal scores are as many again to be regressed on.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.measured import long_tails
+        >>> _ = torch.manual_seed(0)
+        >>> normal = torch.randn(1000, 2)
+        >>> long_tails(normal), long_tails(normal.mul(1.5).exp())
+        (False, True)
+    """
+    if len(x) < _SIMULATIONS * x.shape[1]:
+        return False
+    middle, bulk, few = _bulk_of(x)
+    reach = torch.where(few, _CLIP * bulk, torch.inf)
+    centred = (x.double() - middle).clamp(-reach, reach)
+    centred = centred - centred.mean(0)
+    variance = centred.square().mean(0)
+    kurtosis = centred.pow(4).mean(0) / variance.square()
+    return bool((kurtosis > _LONG).any())  # NaN of those that are all the same
 
 
 def measured_items(values: Tensor) -> tuple[Tensor, Tensor]:

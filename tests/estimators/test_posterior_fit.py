@@ -1,5 +1,7 @@
 """Posteriors by default settings: learned, kept, read and asked again."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.distributions import Independent, Uniform
 from estimators import ResidualMLP, SetEmbedding
 from estimators.posterior_fit import default_training, fit_posterior
 from scoresde.inference import Coordinates, Posterior, simulate
+from scoresde.inference.measured import long_tails
 from scoresde.training import Training
 from solvers import DDIM, ExponentialMultistep
 
@@ -166,3 +169,35 @@ def test_sets_farther_than_all_simulated_ones_are_warned_of(dtype):
         posterior(torch.stack([far, x[0]]))
     with pytest.raises(ValueError, match="observation: expected finite numbers"):
         posterior(far * torch.inf)
+
+
+@both
+@pytest.mark.parametrize(
+    ("law", "long"),
+    [
+        (lambda z: z, False),
+        (lambda z: z.exp(), True),
+        (lambda z: z.sign(), False),
+        (lambda z: torch.where(torch.arange(len(z)) < 3, 1e6, z.mT).mT, False),  # outliers
+        (lambda z: z / torch.randn_like(z), True),
+        (lambda z: (z > 3).to(z), True),  # nearly all the same
+        (lambda z: torch.zeros_like(z), False),
+    ],
+)
+def test_long_tails_are_given_normal_scores(dtype, law, long):
+    torch.manual_seed(0)
+    z = torch.randn(2000, 2, dtype=dtype)
+    x = torch.stack([z[:, 0], law(z[:, 1:]).squeeze(1)], 1)
+    assert long_tails(x) == long
+    assert not long_tails(x[:39])  # too few
+
+
+@pytest.mark.parametrize("ranks", [None, False, True])
+def test_normal_scores_by_default_where_tails_are_long(ranks):
+    prior, theta, x = simulated(lambda theta: (4 * noisy(theta)).exp(), count=100)
+    size = 4 if ranks is False else 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if ranks is False else "error")
+        posterior = fit_posterior(prior, theta, x, ranks=ranks, network=small(size), **SHORT)
+    scores = posterior.coordinates.sorted_observations
+    assert (scores is None) == (ranks is False)
