@@ -27,13 +27,13 @@ from scoresde.schedules import LogLinear
 from scoresde.solver import Solver
 from scoresde.training import Training
 
-_STEPS, _HELD_OUT = 18.0, 5.0
+_STEPS, _HELD_OUT = 25.0, 5.0
 """Updates, and simulations held out, of ``N`` simulations: so many times ``sqrt(N)``."""
 
 _FEWEST, _MOST = 200, 20_000
 """Updates."""
 
-WIDTH, DEPTH = 128, 4
+WIDTH, DEPTH = 192, 4
 """Of the network."""
 
 _EVALUATIONS = 32
@@ -118,11 +118,11 @@ def default_training(simulations: int) -> Training:
     Example:
         >>> from estimators.posterior_fit import default_training
         >>> default_training(1000).steps, default_training(10_000).steps
-        (569, 1800)
+        (791, 2500)
     """
     whole("simulations", simulations, 1)
     steps = min(max(round(_STEPS * math.sqrt(simulations)), _FEWEST), _MOST)
-    return Training(steps=steps, batch_size=256, lr=3e-3, weight_decay=0.3)
+    return Training(steps=steps, batch_size=256, lr=3e-3, weight_decay=0.5)
 
 
 def _joint(
