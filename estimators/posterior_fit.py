@@ -87,11 +87,13 @@ def fit_posterior(
         >>> import torch
         >>> from estimators.posterior_fit import fit_posterior
         >>> from scoresde.inference import simulate
+        >>> from scoresde.training import Training
         >>> from torch.distributions import Independent, Uniform
         >>> prior = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
         >>> _ = torch.manual_seed(0)
         >>> theta, x = simulate(prior, lambda theta: theta + torch.randn_like(theta), 1000)
-        >>> posterior = fit_posterior(prior, theta, x, progress=False)
+        >>> brief = Training(steps=20)  # leave it to the default
+        >>> posterior = fit_posterior(prior, theta, x, training=brief, progress=False)
         >>> posterior(torch.zeros(2)).sample((5,)).shape
         torch.Size([5, 2])
     """
