@@ -52,8 +52,8 @@ FALLS = 0.97
 """What is above this part of the distance before has stopped falling: samples of other seeds differ
 by as much."""
 
-STAGES = {2.0: (2, 2, 2, 1), 4.0: (3, 3, 3, 3), 8.0: (6, 6, 6, 6)}
-"""Steps of stages whose paths are learned, at most at this cost."""
+STAGES = {2.0: (8, 6, 2, 1), 3.0: (8, 6, 2, 2), 4.0: (8, 6, 2, 3), 8.0: (8, 6, 6, 6)}
+"""Steps of stages whose paths are learned, at most at this cost: many of coarse ones are cheap."""
 
 COSTS = tuple(STAGES)
 SHOWN = 24
@@ -218,7 +218,6 @@ def candidates(
         staged = plan(basis, LogLinear(), spectra(basis, x), second, cost=budget)
         solver = attrs.evolve(second, steps=sum(staged.steps), grid=staged.grid)
         yield f"multi-scale, planned, {wavelet}", staged.sde, solver
-    equal, steps = attrs.evolve(second, grid="uniform_time"), STAGES[budget]
+    equal = attrs.evolve(second, grid="uniform_time")
     yield f"learned per band, for {second.steps} steps", learned(x, second.steps), equal
-    sde = learned_stages(x, steps)
-    yield "learned per band, in stages", sde, attrs.evolve(equal, steps=sum(steps))
+    yield "learned per scale, in stages", *learned_stages(x, STAGES[budget])

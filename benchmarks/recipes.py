@@ -23,15 +23,16 @@ from scoresde import (
     DCT,
     EDM,
     HOLD,
+    PCA,
     PSLD,
     VP,
     Basis,
     DiagonalSDE,
     Identity,
-    Learned,
     LogLinear,
     Wavelet,
 )
+from scoresde.bases.dct import dct_matrix
 from scoresde.fronts import front
 from scoresde.grid import Grid
 from scoresde.planning import spectra
@@ -42,13 +43,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from blurring_diffusion import Blurring
 from inverse_heat_dissipation import HeatDissipation, geometric
-from learned_bands import by_quality, learned_bands
+from learned_bands import Knots, by_quality, few_steps_error, learned_bands, whole_error
 from spectral_noise import equal_snr, power_law
 from variance_aware_drift import variance_aware_drift
 
 LEVELS = 3
-LEARNING = 100
-"""Steps of Adam for a schedule that is learned before a network."""
+LEARNING, WHOLE = 300, 100
+"""Steps of L-BFGS for a schedule that is learned before a network, and more on whole images."""
+
+PARTS = (1, 1, 2, 4)
+"""Of scales that have a path each, coarse first: fine ones have many coefficients, few steps."""
 
 BANDS = 8
 """Of frequencies, or of principal components, that networks are given in units of their own."""
@@ -161,36 +165,64 @@ def learned(x: Tensor, steps: int = 0) -> DiagonalSDE:
     """A path for every band, for so many steps on Gaussian coefficients if any."""
     sde = learned_bands(wavelets(x), x)
     if steps:
-        _for_few_steps(sde, x, steps)
+        variances = torch.cat([*spectra(sde.basis, x).values()])
+        solver = ExponentialMultistep(steps, order=2, grid="uniform_time")
+        by_quality(sde, lambda: few_steps_error(sde, variances, solver), LEARNING)
+        sde.schedule.requires_grad_(False)
     return sde
 
 
-def learned_stages(x: Tensor, steps: Sequence[int]) -> DiagonalSDE:
-    """As that, with a band dropped after each of so many steps, coarse first.
+def squares(x: Tensor, parts: Sequence[int]) -> Basis:
+    """Cosines: every scale twice the one before, in parts of coefficients of like variance.
 
-    Time is equal in steps. Ends of paths are learned, too: a band enters with the width of the
-    data, at whatever level is best.
+    Those below ``k`` along both axes are the image at ``k`` by ``k`` pixels.
     """
-    basis, total = wavelets(x, "db1"), sum(steps)
+    n = x.shape[-1]
+    matrix = dct_matrix(n)
+    cosines = torch.kron(matrix, matrix)
+    along = torch.arange(n)
+    highest = torch.maximum(along.unsqueeze(-1), along).flatten()
+    scale = (highest.unsqueeze(-1) >= n // 2 ** torch.arange(len(parts) - 1, 0, -1)).sum(-1)
+    variances = (x.flatten(1).double() @ cosines.mT).var(0)
+    order, sizes = [], {}
+    for k, count in enumerate(parts):
+        own = (scale == k).nonzero().flatten()
+        order.append(own[variances[own].argsort(descending=True)])
+        pieces = enumerate(own.tensor_split(count))
+        sizes |= {f"scale{k}-{i}": len(piece) for i, piece in pieces}
+    return PCA(cosines[torch.cat(order)], x.shape[1:], sizes)
+
+
+def learned_stages(
+    x: Tensor, steps: Sequence[int], parts: Sequence[int] = PARTS, whole: int = WHOLE
+) -> tuple[DiagonalSDE, ExponentialMultistep]:
+    """As that, with a scale dropped after each of so many steps, coarse first, and its solver.
+
+    Time is equal in steps. Ends of paths are learned, too: a scale enters with the width of the
+    data, at whatever levels are best for each of its parts.
+
+    Args:
+        x: Images.
+        steps: Of the stages.
+        parts: Of their scales, with a path each.
+        whole: Steps of learning on the covariance of all, after those on that within scales.
+    """
+    basis, total = squares(x, parts), sum(steps)
     mean, std = basis.moments(x)
-    schedule = Learned(
-        len(steps),
-        log_snr_max=nn.Parameter(torch.full((len(steps),), 10.0)),
-        log_snr_min=nn.Parameter(torch.full((len(steps),), -8.0)),
-    )
-    taken = itertools.accumulate(steps[:-1], initial=0)
-    drop = [1 - (1 - schedule.eps) * n / total for n in taken]
-    known: dict[str, Any] = {"scale": std, "std": std, "mean": mean, "drop": drop}
-    sde = DiagonalSDE(schedule, basis, [1 / t for t in drop], **known)
-    _for_few_steps(sde, x, total)
-    return sde
-
-
-def _for_few_steps(sde: DiagonalSDE, x: Tensor, steps: int) -> None:
-    """Learns paths on the eigenvalues of bands: whitening a band leaves its noise as it is."""
-    variances = torch.cat([*spectra(sde.basis, x).values()])
-    by_quality(sde, variances, ExponentialMultistep(steps, order=2, grid="uniform_time"), LEARNING)
-    sde.schedule.requires_grad_(False)
+    starts = [*itertools.accumulate(steps[:-1], initial=0)]
+    firsts = [start for start, count in zip(starts, parts, strict=True) for _ in range(count)]
+    schedule = Knots(total, firsts)
+    times = torch.linspace(1, schedule.eps, total + 1, dtype=torch.float64).tolist()
+    known: dict[str, Any] = {"scale": std, "std": std, "mean": mean}
+    sde = DiagonalSDE(schedule, basis, drop=[times[first] for first in firsts], **known)
+    solver = ExponentialMultistep(total, order=2, grid=times)
+    variances = torch.cat([*spectra(basis, x).values()])
+    covariance = torch.cov(x.flatten(1).double().mT)
+    by_quality(sde, lambda: few_steps_error(sde, variances, solver), LEARNING)
+    if whole:
+        by_quality(sde, lambda: whole_error(sde, covariance, solver), whole)
+    schedule.requires_grad_(False)
+    return sde, solver
 
 
 RECIPES = {

@@ -6,8 +6,10 @@ frequencies or wavelets. Three ways to learn it:
 - `by_bound`: the variational bound, together with the network (Kingma et al. 2021, arXiv
   2107.00630; per component, Sahoo et al. 2023, arXiv 2312.13236). It depends on paths only as far
   as denoised means are wrong: exact ones have the same bound on all of them.
-- `by_quality`: what a few steps of a sampler miss. Of independent Gaussian coefficients that is
-  known without sampling: what starts at one standard deviation should end at one.
+- `by_quality`: what a few steps of a sampler miss. Of Gaussian data that is known without sampling:
+  of independent coefficients what starts at one standard deviation should end at one
+  (`few_steps_error`), and of others the law of samples is known (`whole_error`). All that counts
+  are levels at the times of the steps, and those are what `Knots` learns.
 - `Contexts`: MuLAN's paths that depend on the data. A context, which an encoder reads from the
   event, chooses the path; the bound averages over it and pays for it. The paper has fifty binary
   contexts, relaxed, and polynomials for paths; here are a few, summed over, with `Learned`.
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -37,6 +40,7 @@ from scoresde import (
     FixedStep,
     Identity,
     Learned,
+    LogLinear,
     Noise,
     ScoreEstimator,
     bound,
@@ -61,6 +65,59 @@ def learned_bands(
     ends = {"log_snr_max": -2 * math.log(sigma_min), "log_snr_min": -2 * math.log(sigma_max)}
     schedule = Learned(len(basis.blocks), **ends)
     return DiagonalSDE(schedule, basis, scale=power.sqrt(), mean=mean)
+
+
+_FAR = 60.0
+"""A log-SNR that no knot leaves: beyond it neither signal nor noise has a digit left."""
+
+
+class Knots(LogLinear):
+    """Paths of log-SNR through knots that are learned, equally apart in time, straight in between.
+
+    Args:
+        steps: How many pieces: the steps that a sampler takes, equal in time.
+        starts: Of every path, the step before which it starts, from noise (coarse bands: 0).
+        log_snr_max: Log-SNR at ``eps`` before anything is learned.
+        log_snr_min: At the start.
+        eps: First time used.
+
+    Example:
+        >>> import torch
+        >>> from learned_bands import Knots
+        >>> Knots(4, [0, 2], 8.0, -4.0).log_snr(torch.tensor([[1.0], [0.5005], [1e-3]])).round()
+        tensor([[ -4., -16.],
+                [  2.,  -4.],
+                [  8.,   8.]], grad_fn=<RoundBackward0>)
+    """
+
+    top: Tensor
+    falls: Tensor
+
+    def __init__(
+        self,
+        steps: int,
+        starts: Sequence[int],
+        log_snr_max: float = 10.0,
+        log_snr_min: float = -8.0,
+        eps: float = 1e-3,
+    ) -> None:
+        super().__init__(log_snr_max, log_snr_min, eps)
+        lengths = steps - torch.tensor(starts, dtype=torch.float64)
+        falls = ((log_snr_max - log_snr_min) / lengths).log().expand(steps, -1)
+        top = torch.full((1, len(starts)), log_snr_max, dtype=torch.float64)
+        self.top, self.falls = nn.Parameter(top), nn.Parameter(falls.clone())
+
+    def _linear(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        top, falls = self.constants(t, "top", "falls")
+        knots = torch.cat([top, top - falls.exp().cumsum(0)])
+        knots = _FAR * torch.tanh(knots / _FAR)
+        count, paths = falls.shape
+        place = ((t - self.eps) / (1 - self.eps)).clamp(min=0).expand(*t.shape[:-1], paths) * count
+        first = place.detach().long().clamp(max=count - 1).reshape(-1, paths)
+        low, high = (knots.gather(0, first + k).reshape(place.shape) for k in (0, 1))
+        part = place - first.reshape(place.shape)
+        fall = (high - low) * count / (1 - self.eps)
+        return torch.lerp(low, high, part), fall, torch.sigmoid(-knots[0]) / self.eps
 
 
 def descend(loss: Callable[[], Tensor], weights: Sequence[nn.Parameter], steps: int) -> float:
@@ -105,10 +162,63 @@ def few_steps_error(sde: DiagonalSDE, variances: Tensor, solver: FixedStep) -> T
     return (ends - variances.sqrt()).square().sum() / variances.sum()
 
 
-def by_quality(sde: DiagonalSDE, variances: Tensor, solver: FixedStep, steps: int) -> float:
-    """Trains the schedule of an SDE for a few steps of a solver; see `few_steps_error`."""
-    weights = [*sde.schedule.parameters()]
-    return descend(lambda: few_steps_error(sde, variances, solver), weights, steps)
+class _Columns(Noise):
+    """Unit vectors, others at every call, of which the samples of a linear map are the columns."""
+
+    used = 0
+
+    def __call__(self, like: Tensor) -> Tensor:
+        noise = torch.zeros_like(like)
+        size = like.shape[-1]
+        noise[self.used : self.used + size] = torch.eye(size).to(like)
+        self.used += size
+        return noise
+
+
+def whole_error(sde: DiagonalSDE, covariance: Tensor, solver: FixedStep) -> Tensor:
+    """``W2^2`` of a sampler over the power, of Gaussian data that are not independent, ``()``.
+
+    Samples are ``J xi``, and ``W2 = min_Q |J Q - C^(1/2)|`` over rotations: its gradient is that
+    with the best one held.
+
+    Args:
+        sde: Its schedule is what is learned.
+        covariance: Of the events, flat, ``(n, n)``.
+        solver: As of `few_steps_error`.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    mean = torch.zeros(sde.basis.event_shape, dtype=covariance.dtype)
+    centred = DiagonalSDE(
+        sde.schedule, sde.basis, sde.clock, scale=sde.scale, drop=sde.drop, std=sde.std
+    )
+    model, count = Gaussian(centred, mean, covariance), len(covariance)
+    ends = solver.rsample(model, (count,), generator=_Columns(), dtype=torch.float64).flatten(1)
+    with torch.no_grad():
+        left, _, right = torch.linalg.svd(ends @ root)
+    return (ends.mT @ (left @ right) - root).square().sum() / values.sum()
+
+
+def by_quality(sde: DiagonalSDE, loss: Callable[[], Tensor], steps: int) -> float:
+    """Trains the schedule of an SDE for a few steps of a solver.
+
+    Args:
+        sde: Its schedule is learned.
+        loss: Of `few_steps_error` or `whole_error`, a smooth function of few numbers.
+        steps: Of L-BFGS.
+    """
+    options: dict[str, Any] = {"max_iter": steps, "history_size": 30}
+    known = {"line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}
+    optimizer = torch.optim.LBFGS([*sde.schedule.parameters()], **options, **known)
+
+    def left() -> Tensor:
+        optimizer.zero_grad()
+        value = loss().log()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(left)
+    return float(loss().detach())
 
 
 class Contexts(nn.Module):
@@ -163,7 +273,7 @@ def main() -> None:
     solver = ExponentialMultistep(8, order=2, grid="uniform_time")
     variances = basis(images.double()).var(0)
     before = float(few_steps_error(sde, variances, solver).detach())
-    after = by_quality(sde, variances, solver, steps=60)
+    after = by_quality(sde, lambda: few_steps_error(sde, variances, solver), steps=60)
     print(f"eight steps on independent coefficients: error {before:.1e}, learned {after:.1e}")
     model = Gaussian(sde, mean.reshape(images.shape[1:]), covariance)
     many = attrs.evolve(solver, steps=32)

@@ -159,9 +159,82 @@ def test_paths_learned_for_few_steps_miss_less_with_them():
         ExponentialMultistep(5, order=2, grid="uniform_time"),
     )
     variances = basis(x).var(0)
-    before = learned_bands.by_quality(sde, variances, solver, steps=1)
-    after = learned_bands.by_quality(sde, variances, solver, steps=40)
+    before, after = (
+        learned_bands.by_quality(
+            sde, lambda: learned_bands.few_steps_error(sde, variances, solver), steps
+        )
+        for steps in (1, 15)
+    )
     assert after < before / 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_paths_through_knots(dtype):
+    """From noise at the step before which they start; straight lines, of which rates are slopes."""
+    schedule = learned_bands.Knots(4, [0, 2], 8.0, -4.0)
+    assert schedule.width == 2
+    knots = torch.linspace(1, schedule.eps, 5).to(dtype).unsqueeze(-1)
+    at = schedule.log_snr(knots)
+    # beyond ten or so levels are drawn together
+    torch.testing.assert_close(
+        at[:, 0], torch.tensor([-4.0, -1, 2, 5, 8]).to(dtype), rtol=0.01, atol=0
+    )
+    torch.testing.assert_close(at[2:, 1], torch.tensor([-4.0, 2, 8]).to(dtype), rtol=0.01, atol=0)
+    with torch.no_grad():
+        schedule.falls[1, 0] += 1
+    t = torch.tensor([0.3, 0.6, 0.9]).double().unsqueeze(-1).requires_grad_()
+    alpha, sigma = schedule.log_alpha(t).exp(), schedule.sigma(t)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(sigma))
+    f, _ = schedule.rates(t)
+    for path in range(2):
+        (slope,) = torch.autograd.grad(schedule.log_alpha(t)[:, path].sum(), t)
+        torch.testing.assert_close(f[:, path], slope[:, 0])
+
+
+def staged():
+    """Two scales, of which the fine one enters after two of three steps."""
+    basis, x = Wavelet(SHAPE, 1, "db1"), data()
+    mean, std = basis.moments(x)
+    schedule = learned_bands.Knots(3, [0, 2])
+    times = torch.linspace(1, schedule.eps, 4).double().tolist()
+    known = {"scale": std, "std": std, "mean": mean, "drop": [times[0], times[2]]}
+    return DiagonalSDE(schedule, basis, **known), x, ExponentialMultistep(3, order=2, grid=times)
+
+
+def test_the_error_on_whole_events_is_the_distance_of_laws():
+    sde, x, solver = staged()
+    covariance = x.flatten(1).mT.cov()
+    found = learned_bands.whole_error(sde, covariance, solver)
+    model = Gaussian(sde, x.mean(0), covariance)
+    with torch.no_grad():
+        _, law = laws.moments(lambda rows, noise: solver.rsample(
+            model, (rows,), generator=noise, dtype=torch.float64))  # fmt: skip
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    shared = torch.linalg.eigvalsh(root @ law @ root).clamp(min=0).sqrt().sum()
+    wanted = (covariance.trace() + law.trace() - 2 * shared) / covariance.trace()
+    torch.testing.assert_close(found.detach(), wanted, rtol=1e-6, atol=1e-12)
+    # its gradient is the derivative, though rotations are held
+    top = sde.schedule.top
+    (slope,) = torch.autograd.grad(found, top)
+    with torch.no_grad():
+        ends = []
+        for turn in (1e-4, -2e-4):
+            top[0, 1] += turn
+            ends.append(learned_bands.whole_error(sde, covariance, solver))
+    torch.testing.assert_close(slope[0, 1], (ends[0] - ends[1]) / 2e-4, rtol=1e-4, atol=1e-9)
+
+
+def test_paths_are_learned_on_whole_events():
+    sde, x, solver = staged()
+    covariance = x.flatten(1).mT.cov()
+    before, after = (
+        learned_bands.by_quality(
+            sde, lambda: learned_bands.whole_error(sde, covariance, solver), steps
+        )
+        for steps in (1, 10)
+    )
+    assert after < before / 3
 
 
 def network():
