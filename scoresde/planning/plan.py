@@ -172,6 +172,8 @@ def replan(
     """
     instance("sde", sde, DiagonalSDE)
     expect(sde.schedule.width == 1, "schedule", "one that all blocks share", sde.schedule)
+    width, wanted = sde.clock.width, "a clock that all have, or one for each block"
+    expect(width in (1, len(sde.blocks)), "sde", wanted, f"{width} clocks")
     _check(sde.basis, bands, solver, kurtosis)
     options: dict[str, Any] = {"kurtosis": kurtosis, "learned": learned}
     bed = Bed(sde.basis, sde.schedule, bands, solver, sde=sde, **options)

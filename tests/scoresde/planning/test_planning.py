@@ -10,7 +10,7 @@ from laws import law
 
 from estimators import Gaussian
 from scoresde import EDM, VP, Clock, Cosine, DiagonalSDE, Haar, Identity, LogLinear
-from scoresde.fronts import front
+from scoresde.fronts import along, front
 from scoresde.grid import GRIDS
 from scoresde.planning import OptimisedGrid, equal, optimised_grid, plan, replan
 from scoresde.planning.bed import Bed
@@ -260,6 +260,23 @@ def test_other_steps_on_clocks_that_start_and_stop(case, dtype):
     by_grid = [attrs.evolve(solver, steps=10, grid=name).times(sde) for name in GRIDS]
     others = [measured(attrs.evolve(made, times=times), order=2) for times in by_grid]
     assert made.error < min(others)
+
+
+def test_clocks_of_components_are_no_bands():
+    rows = front(along((1, 8, 8), axis=-2))
+    with pytest.raises(
+        ValueError, match=r"sde: expected a clock that all have, or one .* 64 clocks"
+    ):
+        replan(DiagonalSDE(LogLinear(), BASIS, rows), BANDS, DDIM(), evaluations=20)
+    # units of components are those of their block
+    late, sizes = front(range(3), 0.5), torch.tensor([4, 12, 48])
+    units = SCALE, SCALE.repeat_interleave(sizes)
+    one, other = (
+        replan(DiagonalSDE(LogLinear(), BASIS, late, scale), BANDS, DDIM(), evaluations=6)
+        for scale in units
+    )
+    assert one.steps == other.steps
+    torch.testing.assert_close(one.times, other.times, rtol=0, atol=1e-6)
 
 
 TINY = {
