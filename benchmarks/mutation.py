@@ -52,7 +52,7 @@ MODULES = {
     "scoresde/conditioning": "conditional masks observation rollout",
     "scoresde/inference": "coordinates posterior",
     "scoresde/phase_space": "coefficients diffusion dynamics flow langevin mixing steps turning",
-    "scoresde/planning": "gaussian_bed optimised_grid plan",
+    "scoresde/planning": "draft gaussian_bed optimised_grid plan warped",
     "scoresde/data": "dequantization",
     "scoresde/training": "post_hoc",
     "scoresde/app": "evaluation",

@@ -21,6 +21,7 @@ from scoresde import (
     ProbabilityFlow,
     Quadrature,
     ReverseSDE,
+    ScoreEstimator,
     bound,
     condition,
     log_prob,
@@ -282,6 +283,24 @@ def test_conditionals_are_those_of_what_is_seen(kind):
         for sde in (v(VP(), Joint(y=(1,), x=(1,))) for v in (kind, DiagonalSDE))
     )
     assert torch.equal(found, wanted)
+
+
+class Told(ScoreEstimator):
+    """Knows what it is told."""
+
+    def denoise(self, z, t, condition=None):
+        return condition.expand_as(z)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_conditions_reach_the_estimator(kind, eta):
+    point = torch.tensor([[3.0, -1.0], [0.5, 0.0]]).double()
+    model = Told(made(kind, EDM(), scale=1.0, speeds=1.0))
+    seed = torch.Generator().manual_seed(0)
+    found = DDIM(20, eta=eta).sample(
+        model, (2,), condition=point, generator=seed, dtype=point.dtype
+    )
+    torch.testing.assert_close(found, point, rtol=0, atol=0.05)
 
 
 def test_the_flow_carries_the_joint_density(kind):
