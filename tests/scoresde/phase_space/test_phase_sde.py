@@ -285,6 +285,20 @@ def test_conditionals_are_those_of_what_is_seen(kind):
     assert torch.equal(found, wanted)
 
 
+def test_drift_and_diffusion_are_those_of_the_marginals(kind):
+    """``m' = A m`` and ``C' = A C + C A^T + g^2``, with clocks and units of every component."""
+    sde, h = made(kind), 1e-5
+    for t in (0.35, 0.6):
+        before, now, after = (law(sde, t + shift) for shift in (-h, 0.0, h))
+        time, one = torch.tensor(t).double(), torch.eye(sde.dim).double()
+        drift, noise = sde.f(time, one).mT, sde.g(time, one[0]).square().diag()
+        mean = (after.mean - before.mean) / (2 * h)
+        torch.testing.assert_close(mean, drift @ now.mean, rtol=1e-5, atol=1e-6)
+        spread = (after.covariance_matrix - before.covariance_matrix) / (2 * h)
+        flow = drift @ now.covariance_matrix
+        torch.testing.assert_close(spread, flow + flow.mT + noise, rtol=1e-5, atol=1e-6)
+
+
 class Told(ScoreEstimator):
     """Knows what it is told."""
 
@@ -348,6 +362,29 @@ def test_the_flow_drifts_as_its_steps_go(kind):
     for rate, change in ((at.slope, step.decay - 1), (at.response, step.gain)):
         rate, change = at.blocks.alike(rate, change / (2 * h))
         torch.testing.assert_close(change, rate.expand_as(change), rtol=1e-3, atol=1e-6)
+
+
+def test_polynomials_over_a_step_of_the_flow_are_those_over_its_halves(kind):
+    """All four moments, of every component."""
+    sde = made(kind, VP(0.1, 60.0, eps=0.05))
+    flow = sde.carrier(ProbabilityFlow(gaussian(sde)))
+    like = torch.empty(sde.dim).double()
+    at = [flow.at(torch.tensor([[t]]).double(), like) for t in (0.2, 0.45, 0.6)]
+    first, last, whole = (at[i].propagator(at[j]) for i, j in ((0, 1), (1, 2), (0, 2)))
+
+    def moments_of(step):
+        known = (step.gain, *(step.gain * v for v in (step.first, step.second, step.third)))
+        return [at[0].blocks.expand(v) for v in known]
+
+    early, late, wanted = map(moments_of, (first, last, whole))
+    decay, share = (at[0].blocks.expand(v) for v in (last.decay, first.h / whole.h))
+    for power, moment in enumerate(wanted):
+        parts = [
+            math.comb(power, k) * share ** (power - k) * (1 - share) ** k * late[k]
+            for k in range(power + 1)
+        ]
+        found = decay * share**power * early[power] + sum(parts)
+        torch.testing.assert_close(found, moment, rtol=1e-6, atol=1e-7)
 
 
 def _ordered_root(covariance, copies):
