@@ -138,7 +138,7 @@ class Layout:
             self.pieces = pieces(sde)
             self.dense = np.union1d(self.dense, sde.breakpoints())
             at = sde.at(torch.from_numpy(self.dense).unsqueeze(-1))
-            levels, unit = sde.blocks.alike(at.noise_levels, sde.scale.log())
+            levels, unit = sde.blocks.alike(at.noise_levels, sde.scale.log().reshape(-1))
             noise = _levels(sde.blocks.expand(levels - unit).expand(-1, sde.blocks.dim))
             self.levels = [self._newest(noise[:, : piece.dim], piece) for piece in self.pieces]
 
