@@ -7,17 +7,14 @@ import weakref
 import attrs
 import pytest
 import torch
-from models import SOLVERS
 from torch import nn
+from walks import PREPARED, changes_of_tensors, every_dtype, guided, network, staged, uniform
 
-from estimators import ClassifierFree, Denoising, Guidance, MultiScale, ResidualMLP
+from estimators import ClassifierFree, Denoising, ResidualMLP
 from scoresde import (
     VP,
     Clock,
-    Cosine,
     DiagonalSDE,
-    FixedStep,
-    Haar,
     Identity,
     Learned,
     Noise,
@@ -26,33 +23,7 @@ from scoresde import (
 )
 from scoresde.grid import log_snr
 from scoresde.snapshot import Snapshot, parts_of
-from solvers import DDIM, Adaptive, ExponentialMultistep, ExponentialRungeKutta, Langevin
-
-FIXED = {name: kind for name, kind in SOLVERS.items() if issubclass(kind, FixedStep)}
-PREPARED = {**FIXED, "exponential-runge-kutta": ExponentialRungeKutta}
-every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-def network(n):
-    torch.manual_seed(0)
-    made = ResidualMLP((n,), 8, 1)
-    nn.init.normal_(made.leave[1].weight, std=0.3)
-    return made
-
-
-def uniform(schedule=None):
-    sde = DiagonalSDE(schedule or VP(), Identity((3,), {"a": 1, "b": 2}), [1.0, 0.6])
-    return Denoising(sde, network(3), data_mean=0.5, data_std=[1.0, 2.0])
-
-
-def staged():
-    sde = DiagonalSDE(Cosine(), Haar((4,), 1), [1.0, 1.5], drop=[1.0, 0.5])
-    return MultiScale(sde, [network(2), network(4)])
-
-
-def guided():
-    return Guidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3)
-
+from solvers import DDIM, Adaptive, ExponentialMultistep, Langevin
 
 MODELS = {"uniform": uniform, "learned": lambda: uniform(Learned(2)), "staged": staged}
 
@@ -123,27 +94,10 @@ def test_batches_are_planned_once_and_the_last_once_more(reads):
 
 
 def changes():
-    def trained(model):
-        with torch.no_grad():
-            for p in model.network.parameters():
-                p.mul_(0.5)
-
-    def loaded(model):
-        model.load_state_dict({k: 0.9 * v for k, v in model.state_dict().items()})
-
-    def assigned(model):
-        state = {k: 0.9 * v for k, v in model.state_dict().items()}
-        model.load_state_dict(state, assign=True)
-
-    def written(model):
-        model.data_std.mul_(2.0)
+    tensors = changes_of_tensors()
 
     def schedule(model):
         model.sde.schedule = VP(beta_max=10.0)
-
-    def learned(model):
-        with torch.no_grad():
-            model.sde.schedule.weight[1:].add_(torch.arange(8.0).unsqueeze(-1))
 
     def clock(model):
         model.sde.clock = Clock([1.0, 0.3])
@@ -160,9 +114,6 @@ def changes():
         model.network = ResidualMLP((3,), 8, 2)
         nn.init.normal_(model.network.leave[1].weight)
 
-    def cast(model):
-        model.double()
-
     def network_alone(model):
         model.network.double()
 
@@ -174,7 +125,9 @@ def changes():
         vector = nn.utils.parameters_to_vector(model.sde.schedule.parameters())
         nn.utils.vector_to_parameters(vector * 1.5, model.sde.schedule.parameters())
 
-    return {f.__name__: f for f in locals().values()}
+    attributes = schedule, clock, number, parametrization, replaced
+    data_of = network_alone, data, learned_data
+    return tensors | {f.__name__: f for f in (*attributes, *data_of)}
 
 
 @pytest.mark.parametrize("name", changes())

@@ -4,14 +4,20 @@ import pytest
 import torch
 from models import SOLVERS
 from torch import nn
+from walks import (
+    PREPARED,
+    changes_of_tensors,
+    every_dtype,
+    guided,
+    network,
+    staged,
+    uniform,
+)
 
-from estimators import ClassifierFree, Denoising, Guidance, MultiScale, ResidualMLP
+from estimators import ClassifierFree, Denoising
 from scoresde import (
     VP,
-    Cosine,
     DiagonalSDE,
-    FixedStep,
-    Haar,
     Identity,
     Joint,
     Learned,
@@ -20,40 +26,15 @@ from scoresde import (
 from scoresde.conditioning import ResampleObserved
 from scoresde.sampler import Sampler
 from scoresde.schedules import Schedule
-from solvers import DDIM, Adaptive, ExponentialMultistep, ExponentialRungeKutta, Langevin
+from solvers import DDIM, Adaptive, ExponentialMultistep, Langevin
 
-FIXED = {name: kind for name, kind in SOLVERS.items() if issubclass(kind, FixedStep)}
-PREPARED = {**FIXED, "exponential-runge-kutta": ExponentialRungeKutta}
 every_solver = pytest.mark.parametrize("solver", PREPARED.values(), ids=PREPARED)
-every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-BLOCKS = {"a": 1, "b": 2}
-
-
-def network(n, **options):
-    torch.manual_seed(0)
-    made = ResidualMLP((n,), 8, 1, **options)
-    nn.init.normal_(made.leave[1].weight, std=0.3)
-    return made
-
-
-def uniform(schedule=None, **options):
-    sde = DiagonalSDE(schedule or VP(), Identity((3,), BLOCKS), [1.0, 0.6])
-    return Denoising(sde, network(3), data_mean=0.5, data_std=[1.0, 2.0], **options)
-
-
-def staged():
-    sde = DiagonalSDE(Cosine(), Haar((4,), 1), [1.0, 1.5], drop=[1.0, 0.5])
-    return MultiScale(sde, [network(2), network(4)])
 
 
 def conditional(clean):
     sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)))
     model = Denoising(sde, network(3, noise_levels=3), observe="blocks")
     return condition(model, clean=clean, y=torch.ones(1))
-
-
-def guided():
-    return Guidance(uniform(), lambda x: x[..., :1], torch.ones(1), 0.3)
 
 
 MODELS = {
@@ -216,47 +197,13 @@ def test_a_sampler_makes_no_noise_of_its_own():
 # What changes is followed.
 
 
-def changes():
-    def weights(model):
-        with torch.no_grad():
-            for p in model.network.parameters():
-                p.mul_(0.5)
-
-    def loaded(model):
-        model.load_state_dict({k: 0.9 * v for k, v in model.state_dict().items()})
-
-    def assigned(model):
-        state = {k: 0.9 * v for k, v in model.state_dict().items()}
-        model.load_state_dict(state, assign=True)
-
-    def moments(model):
-        model.data_std.mul_(2.0)
-
-    def buffer(model):
-        model.data_mean = model.data_mean + 1.0
-
-    def schedule(model):
-        with torch.no_grad():
-            model.sde.schedule.weight[1:].add_(torch.arange(8.0).unsqueeze(-1))
-
-    def scale(model):
-        model.sde.scale = 2.0 * model.sde.scale
-
-    def cast(model):
-        model.double()
-
-    return {
-        f.__name__: f for f in (weights, loaded, assigned, moments, buffer, schedule, scale, cast)
-    }
-
-
-@pytest.mark.parametrize("name", changes())
+@pytest.mark.parametrize("name", changes_of_tensors())
 @pytest.mark.parametrize("solver", [DDIM, ExponentialMultistep])
 def test_what_changes_is_followed(solver, name):
     model = uniform(Learned(2))
     sampler = solver(5).compiled(model, (4,))
     before = sampler(seeded())
-    changes()[name](model)
+    changes_of_tensors()[name](model)
     wanted = sampler.solver.sample(model, (4,), generator=seeded())
     assert torch.equal(sampler(seeded()), wanted)
     assert not torch.equal(before, wanted)
@@ -267,10 +214,10 @@ def test_weights_that_change_in_place_cost_no_preparation(reads):
     model = uniform()
     sampler = DDIM(5).compiled(model, (4,))
     before = reads[0]
-    changes()["weights"](model)
+    changes_of_tensors()["weights"](model)
     sampler(seeded())
     assert reads[0] == before
-    changes()["moments"](model)
+    changes_of_tensors()["moments"](model)
     sampler(seeded())
     assert reads[0] > before
 
