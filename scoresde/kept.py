@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from scoresde.checks import numbers
 from scoresde.descent import Descent, Settings
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import GRIDS
@@ -86,14 +87,14 @@ def events(
     for kept in [] if key is None else _walks.get(estimator, []):
         if kept.condition is condition and kept.key == key:
             with evaluation_mode(estimator, kept.modules):
-                if kept.snapshot.holds() and _same(kept.times, _asked(solver, estimator)):
+                if kept.snapshot.holds() and _same(kept.times, solver, estimator):
                     return kept.tape.play(kept.start, noise, progress)
     descent = Descent.of(solver, estimator, sample_shape, condition, dtype)
     modules = [*estimator.modules()]
     with evaluation_mode(estimator, modules):
         if key is None or not _lasts(descent.start) or _numbers(descent) > _MOST_NUMBERS:
             return descent.events(noise, progress=progress)
-        twin, tape, times = _twin(estimator), Tape(noting=False), _asked(solver, estimator)
+        twin, tape, times = _twin(estimator), Tape(noting=False), _times(solver, estimator)
         x = Descent(solver, twin, condition, descent.start).events(noise, tape, progress)
         made_of = [twin, *modules[1:]], Snapshot(*parts_of([twin, condition]), placed=True)
         _keep(estimator, _Kept(key, condition, tape, descent.start, times, *made_of))
@@ -134,13 +135,16 @@ def _numbers(descent: Descent) -> int:
     return (descent.solver.steps + 1) * descent.estimator.sde.basis.dim
 
 
-def _asked(solver: Settings, estimator: ScoreEstimator) -> Tensor | None:
+def _times(solver: Settings, estimator: ScoreEstimator) -> Tensor | None:
     """Where steps are, of grids of others: these may say something else each time."""
-    return None if solver.grid in GRIDS.values() else solver.times(estimator.sde)
+    return None if solver.grid in GRIDS.values() else solver.times(estimator.sde).clone()
 
 
-def _same(times: Tensor | None, now: Tensor | None) -> bool:
-    return now is None or (times is not None and torch.equal(times, now))
+def _same(times: Tensor | None, solver: Settings, estimator: ScoreEstimator) -> bool:
+    """Whether a grid says the times that were checked."""
+    if times is None:
+        return True
+    return torch.equal(times, numbers("times", solver.grid(estimator.sde, solver.steps)).to(times))
 
 
 def _keep(estimator: ScoreEstimator, new: _Kept) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from models import Warped
 from strategies import bases, every_schedule, parameters, schedules, sdes, states, times
 
-from scoresde import VE, VP, Clock, DiagonalSDE, Identity, LogLinear, ReverseSDE
+from scoresde import VE, VP, Clock, DiagonalSDE, Identity, LogLinear, Noise, ReverseSDE
 from solvers import DDIM
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -338,3 +338,24 @@ def test_parameters_that_do_not_fit_are_refused_by_name(arguments, named):
 def test_a_clock_of_ones_own_is_taken():
     clock = Clock([1.0, 0.5])
     assert DiagonalSDE(LogLinear(), Identity((2,)), clock).clock is clock
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_prior_of_ones_own_is_what_states_start_from(dtype):
+    """And what their density is at the last time; what enters later is a Gaussian still."""
+    flat = torch.distributions.Uniform(torch.full((2,), 3.0), torch.full((2,), 4.0))
+    prior = torch.distributions.Independent(flat, 1)
+    sde = DiagonalSDE(VP(), Identity((3,), {"a": 2, "b": 1}), drop=[1.0, 0.5], prior=prior)
+    first, second = sde.stages()
+    z = sde.append(torch.empty(50, 0, dtype=dtype), first, Noise())
+    assert z.dtype == dtype
+    assert ((z >= 3) & (z <= 4)).all()
+    rest, density = sde.marginalise(z, first, 0)
+    assert rest.shape == (50, 0)
+    torch.testing.assert_close(density, torch.zeros(50, dtype=dtype))
+    grown = sde.append(z, second, Noise())
+    assert torch.equal(grown[:, :2], z)
+    _, std = sde.moments(second.start, 2, 3)
+    law = torch.distributions.Normal(0.0, std.to(dtype))
+    gained = sde.marginalise(grown, second, 2)[1]
+    torch.testing.assert_close(gained, law.log_prob(grown[:, 2:]).squeeze(-1))

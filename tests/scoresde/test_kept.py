@@ -162,6 +162,18 @@ def test_gradients_flow_through_what_is_not_kept():
     assert slope.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_that_a_grid_writes_to_are_followed(dtype):
+    """It may give the same tensor each time, with other numbers in it."""
+    model, times = uniform(), torch.tensor([1.0, 0.7, 0.4, 0.1], dtype=dtype)
+    solver = DDIM(3, grid=lambda sde, steps: times)
+    before = drawn(solver, model)
+    assert torch.equal(drawn(solver, model), before)
+    times[1] = 0.9
+    assert torch.equal(drawn(solver, model), drawn(solver, uniform()))
+    assert not torch.equal(drawn(solver, model), before)
+
+
 def test_grids_of_others_are_asked_each_time():
     model, ends = uniform(), [4]
 

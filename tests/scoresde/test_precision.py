@@ -10,7 +10,7 @@ from torch import nn
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import DCT, PCA, VP, Blocks, Clock, DiagonalSDE, Haar, Identity, Joint, Learned
-from scoresde.precision import moved, network_dtype, replaced, sent
+from scoresde.precision import full_precision, moved, network_dtype, replaced, sent
 from scoresde.testing import DeviceCalls
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -313,3 +313,11 @@ def test_what_a_transform_has_cast_is_not_kept():
     found = beta(sde)
     assert not torch._C._functorch.is_functorch_wrapped_tensor(found)
     assert beta(sde) is found
+
+
+def test_formulas_of_numbers_alone_are_left_as_they_are():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert full_precision(lambda n: n + 1)(3) == 4
+        assert (
+            full_precision(torch.matmul)(torch.ones(1, 2), torch.ones(2, 1)).dtype == torch.float32
+        )

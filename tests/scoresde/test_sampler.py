@@ -21,11 +21,13 @@ from scoresde import (
     Identity,
     Joint,
     Learned,
+    Noise,
     condition,
 )
 from scoresde.conditioning import ResampleObserved
 from scoresde.sampler import Sampler
 from scoresde.schedules import Schedule
+from scoresde.tape import Drawn, NoiseTape
 from solvers import DDIM, Adaptive, ExponentialMultistep, Langevin
 
 every_solver = pytest.mark.parametrize("solver", PREPARED.values(), ids=PREPARED)
@@ -325,3 +327,24 @@ def test_other_modes_are_taken():
     model, asked = uniform(), {"mode": None, "backend": "eager", "options": None}
     sampler = DDIM(3).compiled(model, (4,), compile=asked)
     assert torch.equal(sampler(seeded()), DDIM(3).sample(model, (4,), generator=seeded()))
+
+
+@every_dtype
+def test_whatever_was_drawn_is_drawn_again(dtype):
+    like, uniform_law = torch.empty(3, 2, dtype=dtype), torch.distributions.Uniform(0.0, 1.0)
+    tape = NoiseTape(Noise(seeded()))
+    flat = torch.distributions.Independent(uniform_law.expand((2,)), 1)
+    asked = (
+        lambda noise: noise(like),
+        lambda noise: noise.uniform(like),
+        lambda noise: noise.stratified(like, 2),
+        lambda noise: noise.draw(flat, like),
+    )
+    first = [draw(tape) for draw in asked]
+    assert all(
+        torch.equal(*pair) for pair in zip(tape.draw_all(Noise(seeded())), first, strict=True)
+    )
+    drawn = Drawn(first)
+    assert all(draw(drawn) is known for draw, known in zip(asked, first, strict=True))
+    plain = Noise(seeded())
+    assert all(torch.equal(draw(plain), known) for draw, known in zip(asked, first, strict=True))
