@@ -73,8 +73,9 @@ class Propagator(NamedTuple):
         y, x = torch.where(near, 1.0, self.damping), torch.where(near, self.damping, 0.0)
         far = -1 / torch.expm1((-y).clamp(max=_LARGE)) - 3 * self.moments[1] / y
         square = x * x
-        close = 1 / 4 + square * (1 / 240 - square / 10080)
-        close = close + x * (3 / 40 - square * (1 / 840 - 17 * square / 604800))
+        close = 1 / 4 + square * (1 / 240 - square * (1 / 10080 - square / 403200))
+        odd = 1 / 840 - square * (17 / 604800 - square / 1425600)
+        close = close + x * (3 / 40 - square * odd)
         return torch.where(near, close, far)
 
     def expand(self, blocks: Blocks) -> Propagator:
