@@ -59,8 +59,8 @@ def fit_posterior(
 
     Conditional denoising (`estimators.cde`) of what a linear regression on the observation leaves
     of the parameters, in `scoresde.inference.Coordinates`, around the posterior as that regression
-    and the prior's bounds have it (`Truncated.knowing`). All settings are by default those of
-    `benchmarks.simulators`; what depends on the number of simulations ``N`` goes with its root.
+    and the prior's bounds have it (`Truncated.knowing`). All settings are by default those of the
+    benchmark ``simulators``; what depends on the number of simulations ``N`` goes with its root.
 
     Args:
         prior: Of parameters, no batch.
@@ -117,6 +117,8 @@ def fit_posterior(
 def default_training(simulations: int) -> Training:
     """What `fit_posterior` trains by.
 
+    It ends early where the held-out loss has not been lower for a third of it.
+
     Example:
         >>> from estimators.posterior_fit import default_training
         >>> default_training(1000).steps, default_training(10_000).steps
@@ -124,7 +126,10 @@ def default_training(simulations: int) -> Training:
     """
     whole("simulations", simulations, 1)
     steps = min(max(round(_STEPS * math.sqrt(simulations)), _FEWEST), _MOST)
-    return Training(steps=steps, batch_size=256, lr=3e-3, weight_decay=0.5)
+    # of few simulations a network soon learns by heart what it has seen
+    return Training(
+        steps=steps, batch_size=256, lr=3e-3, weight_decay=0.5, measurements=20, patience=6
+    )
 
 
 def _joint(

@@ -64,6 +64,7 @@ def test_nothing_has_to_be_chosen(dtype):
 def test_updates_go_with_the_root_of_the_number_of_simulations():
     steps = [default_training(n).steps for n in (1, 2500, 10_000, 10**9)]
     assert steps == [200, 1250, 2500, 20_000]
+    assert default_training(1000).patience < default_training(1000).measurements
     with pytest.raises(ValueError, match="simulations: expected a whole number"):
         default_training(0)
 
