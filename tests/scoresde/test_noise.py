@@ -129,3 +129,19 @@ def test_strata_are_even(rows, draws):
     assert ((u >= 0) & (u < 1)).all()
     cells = (u.flatten() * rows * draws - u[0, 0] * rows * draws).round()
     assert cells.remainder(rows * draws).unique().numel() == rows * draws
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_strata_of_every_sample_are_even_by_themselves(dtype):
+    """With a generator for each they are those it has alone."""
+
+    def drawn(*seeds):
+        noise = Noise([torch.Generator().manual_seed(seed) for seed in seeds])
+        return noise.stratified(torch.empty(len(seeds), 2, dtype=dtype), 4)
+
+    both = drawn(0, 1)
+    assert both.dtype == dtype
+    gaps = both.sort(0).values.diff(dim=0)
+    torch.testing.assert_close(gaps, torch.full_like(gaps, 0.25))
+    assert torch.equal(both[:, 1:], drawn(1))
+    assert not torch.equal(both[:, 0], both[:, 1])

@@ -31,6 +31,7 @@ from scoresde.conditioning import (
     ResampleObserved,
     condition,
 )
+from scoresde.conditioning.observation import ConditionedBasis, observing
 from scoresde.reverse import ReverseSDE
 from solvers import DDIM, Adaptive, EulerMaruyama, ExponentialMultistep, Heun, TorchSDE
 
@@ -493,3 +494,18 @@ def test_a_conditional_answers_at_times_one_by_one(held, dtype):
             for row in range(2):
                 alone = question(z, t[row])[row]  # each has its own observation
                 torch.testing.assert_close(found[row], alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_not_observed_has_its_place_in_the_state(dtype):
+    """In the order of the joint basis, whichever parts lie between."""
+    joint = Joint(a=(2,), b=(1,), c=(1,))
+    observation, rest = observing(joint, {"b": torch.full((1,), 9.0, dtype=dtype)})
+    basis = ConditionedBasis(joint, observation, rest)
+    x = torch.tensor([[1.0, 2.0, 3.0]], dtype=dtype)
+    z = basis(x)
+    assert joint.split(z)["b"].tolist() == [[9.0]]
+    assert rest.split(x).keys() == {"a", "c"}
+    for name, part in rest.split(x).items():
+        assert torch.equal(joint.split(z)[name], part)
+    assert torch.equal(basis.inverse(z), x)
