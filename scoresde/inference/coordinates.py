@@ -254,7 +254,8 @@ class Coordinates(nn.Module):
         if self.items:
             beyond: Tensor = self.observation(x)[..., :-1].abs() * self.reach
             return beyond.amax((-2, -1))
-        seen = self.observation(x).reshape(*batch, -1)
+        seen = self.observation(x)
+        seen = seen.reshape(*batch, seen.shape[len(batch) :].numel())  # of no observations, too
         distance: Tensor = (seen @ self.reach.to(seen)).norm(dim=-1)
         return distance
 

@@ -184,7 +184,7 @@ class TrainingState:
         )
 
     def update(self, batches: Batches, stop_requested: bool = False) -> None:
-        """One update, of which nothing is known until somebody has a `look`."""
+        """One update, of which nothing is known until somebody calls `expect_finite`."""
         self.updating = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.training.lr_factor(self.step)
