@@ -165,7 +165,8 @@ class Posterior:
     def __call__(self, observation: Tensor) -> PosteriorDistribution:
         """The posterior of one observation, or of a batch of them, ``(*batch, *shape)``."""
         if not isinstance(observation, Tensor):
-            observation = numbers("observation", observation).to(self.coordinates.mean.device)
+            with self.coordinates.mean.device:
+                observation = numbers("observation", observation)
         law = PosteriorDistribution(self, observation)
         far = self.coordinates.remoteness(observation)
         beyond = int((far > _BEYOND).sum())

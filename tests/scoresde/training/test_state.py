@@ -318,15 +318,15 @@ def test_a_failure_that_is_noticed_later_is_named_as_it_was(dtype, gradient, com
         if step == 20:  # the update is done again as it was
             estimator.network.bad = -1
 
-    real = TrainingState.look
+    real = TrainingState.expect_finite
 
-    def look(self, batches):
+    def expect_finite(self, batches):
         estimator.network.step = estimator.network.bad = 5
         real(self, batches)
 
     what = "the gradient's norm" if gradient else "the loss"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingState, "look", look)
+        patch.setattr(TrainingState, "expect_finite", expect_finite)
         with pytest.raises(FloatingPointError, match=rf"{what} is (nan|inf) at step 6\b"):
             training.fit(estimator, DATA, progress=False, on_step=on_step)
     assert seen[-1] == (5 if complex_too else 31)
