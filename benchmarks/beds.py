@@ -7,25 +7,7 @@ from torch import Tensor
 
 from estimators import Gaussian
 from scoresde import DiagonalSDE, Noise, ReverseSDE, Solver
-
-
-class Columns(Noise):
-    """Unit vectors for noise, a new set at every call: the columns of a linear map.
-
-    The first row of a batch stays zero: it carries the mean.
-    """
-
-    def __init__(self, rows: int) -> None:
-        super().__init__()
-        self.rows, self.used = rows, 1
-
-    def __call__(self, like: Tensor) -> Tensor:
-        """Rows ``used .. used + n`` get the unit vectors."""
-        noise = torch.zeros_like(like)
-        n = like.shape[-1]
-        noise[self.used : self.used + n] = torch.eye(n).to(like)
-        self.used += n
-        return noise
+from scoresde.testing import Impulses
 
 
 class Fixed(Noise):
@@ -50,7 +32,7 @@ def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
     n = sde.basis.dim
     if solver.eta == 0:
         rows = 1 + sde.dim  # velocities, where there are any, start from noise as well
-        x = solver.rsample(model, (rows,), generator=Columns(rows), dtype=torch.float64)
+        x = solver.rsample(model, (rows,), generator=Impulses(), dtype=torch.float64)
         mean, deviations = x[0].flatten(), (x[1:] - x[:1]).flatten(1)
         return mean, deviations.mT @ deviations
     reverse, times = ReverseSDE(model, solver.eta), solver.times(sde)

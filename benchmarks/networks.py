@@ -71,19 +71,21 @@ def run(
     warnings.filterwarnings("ignore", category=FutureWarning)
     train, held_out = split(patches(SIZE), 0.8)
     x = dequantize(held_out.read(slice(256)), 256, torch.Generator().manual_seed(0))
-    models: dict[str, Denoising] = {}
+    width: dict[str, int] = {}
     for name, make in NETWORKS.items():
         with suppress(ImportError):
-            torch.manual_seed(0)
-            (width,) = widths([make], weights)
-            models[name] = Denoising(DiagonalSDE(VP(), Identity(SHAPE)), make(width))
+            (width[name],) = widths([make], weights)
+
+    def made(name: str) -> Denoising:
+        return Denoising(DiagonalSDE(VP(), Identity(SHAPE)), NETWORKS[name](width[name]))
+
+    models = {name: made(name) for name in width}
     steps = updates(models, train, 1.0 if quick else seconds, 1 if quick else 5)
     rows = []
-    for name in models:
+    for name in width:
         for seed in range(1 if quick else seeds):
             torch.manual_seed(seed)
-            (width,) = widths([NETWORKS[name]], weights)
-            model = Denoising(DiagonalSDE(VP(), Identity(SHAPE)), NETWORKS[name](width))
+            model = made(name)
             start = time.thread_time()
             training(steps[name]).fit(model, train, seed=seed, progress=False)
             elapsed = time.thread_time() - start
@@ -93,7 +95,7 @@ def run(
             row = {
                 "network": name,
                 "seed": seed,
-                "width": width,
+                "width": width[name],
                 "parameters": parameters(model.network),
                 "updates": steps[name],
                 "milliseconds": round(1000 * elapsed / steps[name], 1),

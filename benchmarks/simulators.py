@@ -116,11 +116,8 @@ def run(
 
 def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Sampler:
     """Trained."""
-    solver: Solver = ExponentialMultistep(32)
     if method == "CDE":
-        posterior = fit_posterior(
-            task.prior, theta, x, training=training, solver=solver, progress=False
-        )
+        posterior = fit_posterior(task.prior, theta, x, training=training, progress=False)
     else:
         posterior = _joint(task, method, theta, x, training)
 

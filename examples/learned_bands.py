@@ -41,11 +41,12 @@ from scoresde import (
     Identity,
     Learned,
     LogLinear,
-    Noise,
     ScoreEstimator,
     bound,
 )
 from scoresde.planning.bed import ScaleMixtures
+from scoresde.planning.gaussian_bed import UnitNoise
+from scoresde.testing import Impulses
 from solvers import ExponentialMultistep
 
 
@@ -138,11 +139,9 @@ def by_bound(model: ScoreEstimator, x: Tensor, steps: int, draws: int = 1) -> fl
     return descend(lambda: bound(model, x, generator=noise, draws=draws).mean(), weights, steps)
 
 
-class _Ones(Noise):
-    """One standard deviation."""
-
-    def __call__(self, like: Tensor) -> Tensor:
-        return torch.ones_like(like)
+def _centred(sde: DiagonalSDE, basis: Basis) -> DiagonalSDE:
+    """Of data without their mean, in a basis that has the blocks of the SDE's own."""
+    return DiagonalSDE(sde.schedule, basis, sde.clock, scale=sde.scale, drop=sde.drop, std=sde.std)
 
 
 def few_steps_error(sde: DiagonalSDE, variances: Tensor, solver: FixedStep) -> Tensor:
@@ -154,25 +153,9 @@ def few_steps_error(sde: DiagonalSDE, variances: Tensor, solver: FixedStep) -> T
         solver: A deterministic one, whose times do not depend on the schedule (``uniform_time``).
     """
     alone = Identity((len(variances),), sde.blocks.sizes)
-    centred = DiagonalSDE(
-        sde.schedule, alone, sde.clock, scale=sde.scale, drop=sde.drop, std=sde.std
-    )
-    model = ScaleMixtures(centred, variances.unsqueeze(0), torch.ones(1))
-    ends = solver.rsample(model, (1,), generator=_Ones(), dtype=torch.float64)
+    model = ScaleMixtures(_centred(sde, alone), variances.unsqueeze(0), torch.ones(1))
+    ends = solver.rsample(model, (1,), generator=UnitNoise(), dtype=torch.float64)
     return (ends - variances.sqrt()).square().sum() / variances.sum()
-
-
-class _Columns(Noise):
-    """Unit vectors, others at every call, of which the samples of a linear map are the columns."""
-
-    used = 0
-
-    def __call__(self, like: Tensor) -> Tensor:
-        noise = torch.zeros_like(like)
-        size = like.shape[-1]
-        noise[self.used : self.used + size] = torch.eye(size).to(like)
-        self.used += size
-        return noise
 
 
 def whole_error(sde: DiagonalSDE, covariance: Tensor, solver: FixedStep) -> Tensor:
@@ -189,11 +172,9 @@ def whole_error(sde: DiagonalSDE, covariance: Tensor, solver: FixedStep) -> Tens
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
     mean = torch.zeros(sde.basis.event_shape, dtype=covariance.dtype)
-    centred = DiagonalSDE(
-        sde.schedule, sde.basis, sde.clock, scale=sde.scale, drop=sde.drop, std=sde.std
-    )
-    model, count = Gaussian(centred, mean, covariance), len(covariance)
-    ends = solver.rsample(model, (count,), generator=_Columns(), dtype=torch.float64).flatten(1)
+    model, rows = Gaussian(_centred(sde, sde.basis), mean, covariance), 1 + len(covariance)
+    # the first is that of no noise: 0
+    ends = solver.rsample(model, (rows,), generator=Impulses(), dtype=torch.float64)[1:].flatten(1)
     with torch.no_grad():
         left, _, right = torch.linalg.svd(ends @ root)
     return (ends.mT @ (left @ right) - root).square().sum() / values.sum()

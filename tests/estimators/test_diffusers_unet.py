@@ -5,21 +5,12 @@ import sys
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from test_unet import SMALL, learned
 
 from estimators import Denoising, DiffusersUNet, UNet, from_diffusers
 from scoresde import Cosine, DiagonalSDE, Identity, Noise, ReverseSDE
 from scoresde.testing import NetworkLaws
 from solvers import DDIM
-
-SMALL = {"channels": [8, 16], "blocks": 1}
-
-
-def learned(network):
-    """With weights everywhere: the last layer is 0 at first."""
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return network.eval()
 
 
 class TestImages(NetworkLaws):
