@@ -77,7 +77,7 @@ def run(quick: bool = False) -> dict[str, Any]:
         truth = _ours(ExponentialMultistep(1500), model, start)
         uniform = sde.clock.speeds.numel() == 1
         for budget in budgets:
-            found = {
+            samplers = {
                 "ours: default": ExponentialMultistep(budget),
                 "ours: order 2": ExponentialMultistep(budget, order=2),
                 "ours: DDIM": DDIM(budget),
@@ -86,7 +86,7 @@ def run(quick: bool = False) -> dict[str, Any]:
                 ),
                 "ours: Heun": Heun(max(1, budget // 2), grid="arctan_log_snr"),
             }
-            errors = {k: _error(_ours(v, model, start), truth) for k, v in found.items()}
+            errors = {k: _error(_ours(v, model, start), truth) for k, v in samplers.items()}
             if uniform:
                 errors |= {
                     name: _error(end, truth) for name, end in _peers(model, start, budget).items()
@@ -157,7 +157,7 @@ def _azula(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tens
     import azula.sample
 
     sde = model.sde
-    found = {}
+    ends = {}
     methods: list[tuple[str, dict[str, Any], int]] = [("HeunSampler", {}, 2)]
     for kind in ("xEAB", "zEAB", "REAB"):
         methods += [(f"{kind}Sampler", {"order": order}, 1) for order in (2, 3)]
@@ -168,8 +168,8 @@ def _azula(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tens
             spaced = type(name, (parent,), {"timesteps": property(lambda self, t=times: t)})
             sampler = spaced(azula_denoiser(model), silent=True, **options)
             end = sampler(start * sde.kernel(times[:1]).sigma)
-            found[f"azula {name} {options.get('order', '')} {spacing}"] = end
-    return found
+            ends[f"azula {name} {options.get('order', '')} {spacing}"] = end
+    return ends
 
 
 def _diffusers(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, Tensor]:
@@ -191,7 +191,7 @@ def _diffusers(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, 
         ("UniPCMultistepScheduler", 3, spacings),
         ("DEISMultistepScheduler", 3, spacings[:1]),
     ]
-    found = {}
+    ends = {}
     for name, order, options in methods:
         for option in options:
             last = {} if name.startswith("DEIS") else {"final_sigmas_type": "sigma_min"}
@@ -210,5 +210,5 @@ def _diffusers(model: GaussianMixture, start: Tensor, budget: int) -> dict[str, 
                 time = sde.eps + (sde.T - sde.eps) * float(step) / 999
                 denoised = model.denoise(scheduler.scale_model_input(x, step), time)
                 x = scheduler.step(denoised, step, x).prev_sample
-            found[f"diffusers {name} {order} {' '.join(option)}".strip()] = x
-    return found
+            ends[f"diffusers {name} {order} {' '.join(option)}".strip()] = x
+    return ends

@@ -136,15 +136,15 @@ def _compiled(solver: Any, place: Place) -> Tensor:
     """As `Solver.sample` on the same device, to the last bit; and after other weights."""
     model = place.put(network_model())
     sampler = solver.compiled(model, (64,))
-    found = []
+    samples = []
     for _ in range(2):
         x = sampler(noise())
         _expect_equal(x, solver.sample(model, (64,), generator=noise()))
-        found.append(x)
+        samples.append(x)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.mul_(1.5)
-    return torch.stack(found)
+    return torch.stack(samples)
 
 
 def _expect_equal(one: Tensor, other: Tensor) -> None:
@@ -156,8 +156,8 @@ def _expect_equal(one: Tensor, other: Tensor) -> None:
 def _density(make: Callable[[], ScoreEstimator], options: dict[str, Any], place: Place) -> Tensor:
     model = place.put(make())
     x = place.events(16, *model.sde.basis.event_shape)
-    found = log_prob(model, x, generator=noise(), **options)
-    return torch.as_tensor(getattr(found, "value", found)).detach()
+    density = log_prob(model, x, generator=noise(), **options)
+    return torch.as_tensor(getattr(density, "value", density)).detach()
 
 
 def _bound(make: Callable[[], ScoreEstimator], place: Place) -> Tensor:
@@ -213,7 +213,7 @@ def _trained(options: dict[str, Any], place: Place) -> Tensor:
 
 def _resumed(place: Place) -> Tensor:
     """A run that was interrupted, beside one that was not: the same to the last bit."""
-    events, found = place.events(512, 3).cpu(), []
+    events, weights = place.events(512, 3).cpu(), []
     for stop in (None, 25):
         with TemporaryDirectory() as folder:
             model, training = place.put(network_model()), Training(steps=40, batch_size=32)
@@ -229,21 +229,21 @@ def _resumed(place: Place) -> Tensor:
                 except KeyboardInterrupt:
                     model = place.put(network_model())
             fit(model)
-            found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    _expect_equal(*found)
-    return found[0][:0]
+            weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    _expect_equal(*weights)
+    return weights[0][:0]
 
 
 def _captured_gradients(place: Place) -> Tensor:
     """As without capturing, to the last bit; a run that was interrupted, too."""
-    found = []
+    weights = []
     for capture in (False, True):
         model = place.put(staged())
         training = Training(steps=20, batch_size=32, capture=capture)
         training.fit(model, place.events(512, 1, 16, 16), progress=False, seed=3)
-        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    _expect_equal(*found)
-    return found[0][:0]
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    _expect_equal(*weights)
+    return weights[0][:0]
 
 
 def _from_the_disk(place: Place) -> Tensor:
@@ -289,22 +289,22 @@ def _copied(place: Place) -> Tensor:
 
 def asked() -> dict[str, Ask]:
     """What is asked, by name."""
-    found: dict[str, Ask] = {}
+    asks: dict[str, Ask] = {}
     for kind in SCHEDULES:
         made = partial(lambda kind: gaussian(DiagonalSDE(kind(), PCA(torch.eye(3)))), kind)
-        found[f"DDIM, {kind.__name__}"] = partial(_drawn, made, DDIM(16))
-        found[f"log_prob, {kind.__name__}"] = partial(_density, made, {})
+        asks[f"DDIM, {kind.__name__}"] = partial(_drawn, made, DDIM(16))
+        asks[f"log_prob, {kind.__name__}"] = partial(_density, made, {})
     made = partial(gaussian, plain())
     for name in plugins.available("solvers"):
         solver = plugins.get("solvers", name)
         few = {} if name in ("adaptive", "torchdiffeq") else {"steps": 16}
-        found[f"solver {name}"] = partial(_drawn, made, solver(**few))
+        asks[f"solver {name}"] = partial(_drawn, made, solver(**few))
         if "eta" in signature(solver).parameters and solver(**few).weak_order is not None:
-            found[f"solver {name}, eta 1"] = partial(_drawn, made, solver(**few, eta=1.0))
+            asks[f"solver {name}, eta 1"] = partial(_drawn, made, solver(**few, eta=1.0))
     for pair in PAIRS:
         made = partial(lambda pair: gaussian(pair(VP(), Identity((3,)))), pair)
-        found[f"samples, {pair.__name__}"] = partial(_drawn, made, ExponentialMultistep(16))
-        found[f"log_prob, {pair.__name__}"] = partial(_density, made, {"method": DDIM(16)})
+        asks[f"samples, {pair.__name__}"] = partial(_drawn, made, ExponentialMultistep(16))
+        asks[f"log_prob, {pair.__name__}"] = partial(_density, made, {"method": DDIM(16)})
     mixture = partial(
         lambda: GaussianMixture(
             plain(),
@@ -313,7 +313,7 @@ def asked() -> dict[str, Ask]:
             0.1 * torch.eye(3).expand(2, 3, 3),
         )
     )
-    found |= {
+    asks |= {
         "samples of a mixture": partial(_drawn, mixture, ExponentialMultistep(16)),
         "samples of a network": partial(_drawn, network_model, ExponentialMultistep(16)),
         "samples in stages": partial(_drawn, staged, ExponentialMultistep(16)),
@@ -344,7 +344,7 @@ def asked() -> dict[str, Ask]:
         "gradients that are captured": _captured_gradients,
         "from the disk": _from_the_disk,
     }
-    return found
+    return asks
 
 
 def run(quick: bool = False, device: str = "auto", only: str = "") -> dict[str, Any]:
@@ -372,18 +372,18 @@ def run(quick: bool = False, device: str = "auto", only: str = "") -> dict[str, 
 
 
 def _trainings() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {f"training, {p}": {"precision": p} for p in PRECISIONS}
-    found["training, compiled"] = {"compile": True}
-    found["training, captured"] = {"capture": True}
-    found["training, accumulated"] = {"accumulation": 2}
-    return found
+    trainings: dict[str, dict[str, Any]] = {f"training, {p}": {"precision": p} for p in PRECISIONS}
+    trainings["training, compiled"] = {"compile": True}
+    trainings["training, captured"] = {"capture": True}
+    trainings["training, accumulated"] = {"accumulation": 2}
+    return trainings
 
 
 def _compared(ask: Ask, there: torch.device, dtype: torch.dtype) -> Row:
     start = time.perf_counter()
     try:
-        wanted, found = ask(Place(torch.device("cpu"), dtype)), ask(Place(there, dtype))
-        gap = (found.cpu().double() - wanted.double()).abs()
+        wanted, got = ask(Place(torch.device("cpu"), dtype)), ask(Place(there, dtype))
+        gap = (got.cpu().double() - wanted.double()).abs()
         scale = float(wanted.abs().max()) if wanted.numel() else 1.0
         off = float(gap.max()) / max(scale, 1e-30) if gap.numel() else 0.0
     except Exception as error:  # whatever it is, the others are asked
@@ -395,8 +395,8 @@ def _compared(ask: Ask, there: torch.device, dtype: torch.dtype) -> Row:
 def _tried(options: dict[str, Any], there: torch.device) -> Row:
     """Losses with noise of a device's own: as the CPU's, up to what a mean of a batch varies by."""
     try:
-        found = float(_trained(options, Place(there, torch.float32)))
+        loss = float(_trained(options, Place(there, torch.float32)))
         wanted = float(_trained({}, Place(torch.device("cpu"), torch.float32)))
     except Exception as error:  # whatever it is, the others are asked
         return {"same": False, "error": f"{type(error).__name__}: {error}"[:300]}
-    return {"same": abs(found / wanted - 1) < 0.1, "loss": found, "on the CPU": wanted}
+    return {"same": abs(loss / wanted - 1) < 0.1, "loss": loss, "on the CPU": wanted}

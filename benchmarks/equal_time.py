@@ -96,9 +96,9 @@ def updates(
     for _ in range(repeats):
         for name, model in models.items():
             elapsed[name].append(_update(copy.deepcopy(model), data, batch_size))
-    found = {name: statistics.median(values) for name, values in elapsed.items()}
-    print("seconds per update:", {k: round(v, 4) for k, v in found.items()}, flush=True)
-    return {name: max(1, round(seconds / value)) for name, value in found.items()}
+    medians = {name: statistics.median(values) for name, values in elapsed.items()}
+    print("seconds per update:", {k: round(v, 4) for k, v in medians.items()}, flush=True)
+    return {name: max(1, round(seconds / value)) for name, value in medians.items()}
 
 
 def _update(model: ScoreEstimator, data: Any, batch_size: int) -> float:
@@ -129,8 +129,8 @@ def draw(model: ScoreEstimator, solver: Solver, count: int, seed: int) -> tuple[
     with torch.autocast(device.type, dtype=torch.bfloat16):
         if device.type == "cpu":
             start = clock(device)
-            found = solver.sample(model, (count,), batch_size=TOGETHER, generator=generator)
-            return found, clock(device) - start
+            images = solver.sample(model, (count,), batch_size=TOGETHER, generator=generator)
+            return images, clock(device) - start
         sampler = solver.compiled(model, (min(count, TOGETHER),))
         start = clock(device)
         samples = [sampler(generator) for _ in range(0, count, TOGETHER)]

@@ -85,8 +85,8 @@ class Times:
 
     def jobs(self, jobs: Jobs) -> dict[str, Row]:
         """See `Look`."""
-        found = {name: _tried(partial(_once, job)) for name, job in jobs.items()}  # slower at first
-        ready = {name: job for name, job in jobs.items() if "error" not in found[name]}
+        rows = {name: _tried(partial(_once, job)) for name, job in jobs.items()}  # slower at first
+        ready = {name: job for name, job in jobs.items() if "error" not in rows[name]}
         taken: dict[str, list[float]] = {name: [] for name in ready}
         end = time.perf_counter() + self.seconds * len(ready)
         while time.perf_counter() < end or any(len(v) < TOO_SHORT for v in taken.values()):
@@ -94,13 +94,13 @@ class Times:
                 start = self._clock()
                 job()
                 taken[name].append(self._clock() - start)
-        return {**found, **{k: {"ms": 1e3 * statistics.median(v)} for k, v in taken.items()}}
+        return {**rows, **{k: {"ms": 1e3 * statistics.median(v)} for k, v in taken.items()}}
 
     def updates(self, case: Case) -> dict[str, Row]:
         """See `Look`."""
         if case.estimator is None:
-            found = updates.compare(case, 2 * self.seconds)
-            return {name: {"ms": 1e3 * found[name]} for name in ("fit", "bare")}
+            medians = updates.compare(case, 2 * self.seconds)
+            return {name: {"ms": 1e3 * medians[name]} for name in ("fit", "bare")}
         taken: list[float] = []
         start, end = self._clock(), time.perf_counter() + self.seconds
 
@@ -188,20 +188,20 @@ def run(
     )
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else str(look.device)
     print(f"{name}: {'milliseconds' if accelerated else 'what is asked of it'}", flush=True)
-    found: dict[str, Any] = {"device": name, "torch": torch.__version__, "ratios": {}, "rows": []}
+    report: dict[str, Any] = {"device": name, "torch": torch.__version__, "ratios": {}, "rows": []}
     end = time.perf_counter() + limit
     wanted = only.split(";")
     for section, rows in _sections(look, quick).items():
         if not any(word in section for word in wanted):
             continue
         for row in _guarded(section, rows, end):
-            found["rows"].append(row)
+            report["rows"].append(row)
             if "ratio" in row:
-                found["ratios"][f"{row['section']}, {row['name']}"] = row["ratio"]
+                report["ratios"][f"{row['section']}, {row['name']}"] = row["ratio"]
             print(_line(row), flush=True)
             if json is not None:
-                json.write_text(dumps(found, indent=2) + "\n")
-    return found
+                json.write_text(dumps(report, indent=2) + "\n")
+    return report
 
 
 def _sections(look: Look, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
@@ -289,10 +289,10 @@ def stages(
         case = Case(torch.nn.Identity, x, batch, device, dtype, options or {}, makers[name])
         return {**look.updates(case)["fit"], **sizes[name]}
 
-    found = {name: _tried(partial(measured, name)) for name in makers}
+    costs = {name: _tried(partial(measured, name)) for name in makers}
     section = f"update, {sizes['uniform']['M']:.2g} M, 3x128x128, batch {batch}, {device.type}"
     section = ", ".join([section, *(options or {})])
-    yield from _compared(section, found, "uniform")
+    yield from _compared(section, costs, "uniform")
 
 
 def samples(look: Look, size: int, batch: int, compiled: bool = False) -> Iterator[Row]:
@@ -311,14 +311,14 @@ def samples(look: Look, size: int, batch: int, compiled: bool = False) -> Iterat
         for name, pair in {"uniform": (walk, one), "multi-scale": (solver, several)}.items()
         for way, job in _ways(*pair, batch).items()
     }
-    found = look.jobs(jobs)
-    for name, row in found.items():
+    costs = look.jobs(jobs)
+    for name, row in costs.items():
         if name.startswith("uniform") and "error" not in row:
-            found[name] = {k: v * evaluations / few for k, v in row.items()}
+            costs[name] = {k: v * evaluations / few for k, v in row.items()}
     section = f"samples, {round(parameters(one) / 1e6)} M, 3x{size}x{size}, {batch} of them"
     section += ", compiled networks" * compiled
     for way in ("eager", "prepared"):
-        parts = {name: found[f"{name}, {way}"] for name in ("uniform", "multi-scale")}
+        parts = {name: costs[f"{name}, {way}"] for name in ("uniform", "multi-scale")}
         yield from _compared(f"{section}, {way}", parts, "uniform", over=True)
 
 
@@ -453,19 +453,19 @@ def _cost(row: Row) -> float:
     return float(row["ms"] if "ms" in row else row["operations"])
 
 
-def _compared(section: str, found: dict[str, Row], base: str, over: bool = False) -> Iterator[Row]:
+def _compared(section: str, costs: dict[str, Row], base: str, over: bool = False) -> Iterator[Row]:
     """Rows, and their ratios to one of them: theirs over its, or its ``over`` theirs."""
-    for name, row in found.items():
+    for name, row in costs.items():
         ratio = {}
-        if "error" not in row and "error" not in found[base]:
-            times = _cost(row) / _cost(found[base])
+        if "error" not in row and "error" not in costs[base]:
+            times = _cost(row) / _cost(costs[base])
             ratio = {"ratio": 1 / times if over else times}
         yield {"section": section, "name": name, **row, **ratio}
 
 
-def _beside(section: str, found: dict[str, Row], name: str) -> Iterator[Row]:
+def _beside(section: str, costs: dict[str, Row], name: str) -> Iterator[Row]:
     names = {"bare": f"by hand, {name.removesuffix(', captured')}", "fit": f"Training.fit, {name}"}
-    yield from _compared(section, {names[k]: found[k] for k in names}, names["bare"])
+    yield from _compared(section, {names[k]: costs[k] for k in names}, names["bare"])
 
 
 def _line(row: Row) -> str:

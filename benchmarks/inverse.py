@@ -237,10 +237,10 @@ def _bed(prior: GaussianMixture, problem: Problem, seed: int) -> tuple[Tensor, T
     return y, shuffled[:SAMPLES], shuffled[SAMPLES:]
 
 
-def _mean(found: list[Tensor], beds: list[tuple[Tensor, Tensor, Tensor]]) -> float:
+def _mean(samples: list[Tensor], beds: list[tuple[Tensor, Tensor, Tensor]]) -> float:
     return statistics.fmean(
         distance(x, bed[1]) if x.isfinite().all() else float("inf")
-        for x, bed in zip(found, beds, strict=True)
+        for x, bed in zip(samples, beds, strict=True)
     )
 
 
@@ -254,8 +254,8 @@ def _best(prior: GaussianMixture, problem: Problem, beds: Any, budget: int) -> d
         scores = {}
         for label, sampler in settings.items():
             torch.manual_seed(7)
-            found = [sampler(prior, problem, y, budget, SAMPLES) for y, *_ in beds]
-            scores[label] = _mean(found, beds)
+            samples = [sampler(prior, problem, y, budget, SAMPLES) for y, *_ in beds]
+            scores[label] = _mean(samples, beds)
         label = min(scores, key=lambda key: scores[key])
         row[name], row[f"{name} setting"] = scores[label], label
     torch.set_default_dtype(torch.float64)

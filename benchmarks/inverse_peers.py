@@ -22,7 +22,7 @@ Sampler = Callable[[GaussianMixture, Any, Tensor, int, int], Tensor]
 def methods(problem: Any) -> dict[str, dict[str, Sampler]]:
     """Settings by name of every method that takes a problem: those recommended among them."""
     linear = not callable(problem.noise)
-    found: dict[str, dict[str, Sampler]] = {
+    settings: dict[str, dict[str, Sampler]] = {
         "DPS": {
             f"{guidance}, weight {weight:g}": partial(_dps, weight=weight, guidance=guidance)
             for guidance, weights in (
@@ -40,15 +40,15 @@ def methods(problem: Any) -> dict[str, dict[str, Sampler]]:
         },
     }
     if linear:
-        found["DiffPIR"] = {
+        settings["DiffPIR"] = {
             f"lambda {lambda_:g}, zeta {zeta:g}": partial(_diffpir, lambda_=lambda_, zeta=zeta)
             for lambda_, zeta in itertools.product((1.0, 7.0), (0.3, 1.0))
         }
-        found["DDRM"] = {
+        settings["DDRM"] = {
             f"eta {eta:g}, from {top:g}": partial(_ddrm, eta=eta, top=top)
             for eta, top in itertools.product((0.85, 1.0), (1.0, 3.0))
         }
-    return found
+    return settings
 
 
 def _library() -> Any:
@@ -114,8 +114,8 @@ def _physics(problem: Any, y: Tensor, samples: int) -> tuple[Any, Tensor]:
         return x.flatten(1) @ basis.to(x)
 
     def padded(y: Tensor) -> Tensor:
-        found = torch.nn.functional.pad(into(y, u), (0, 16 - size))
-        return found.reshape(-1, 1, 4, 4)
+        image = torch.nn.functional.pad(into(y, u), (0, 16 - size))
+        return image.reshape(-1, 1, 4, 4)
 
     physics = deepinv.physics.DecomposablePhysics(
         U=lambda x: into(x.flatten(1)[:, :size], u.mT).reshape(-1, 1, 1, size),
@@ -200,8 +200,8 @@ def _mmps(
     from azula.linalg.covariance import DiagonalCovariance, IsotropicCovariance
 
     def see(x: Tensor) -> Tensor:
-        found: Tensor = problem.mean(x @ problem.matrix.mT)
-        return found
+        mean: Tensor = problem.mean(x @ problem.matrix.mT)
+        return mean
 
     power = IsotropicCovariance(torch.tensor(problem.std**2).double()) if problem.std else None
     if power is None:

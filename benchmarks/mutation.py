@@ -172,7 +172,7 @@ class Finder(cst.CSTVisitor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[cst.CSTNode, cst.CSTNode, CodeRange, bool]] = []
+        self.changes: list[tuple[cst.CSTNode, cst.CSTNode, CodeRange, bool]] = []
         self.bodies: set[cst.CSTNode] = set()
         self.depth = 0
         self.unchanged: set[cst.CSTNode] = set()
@@ -200,7 +200,7 @@ class Finder(cst.CSTVisitor):
             if isinstance(node, kind):
                 where = self.get_metadata(PositionProvider, node, None)
                 for after in operator(node) if where else ():
-                    self.found.append((node, after, where, self.depth > 0))
+                    self.changes.append((node, after, where, self.depth > 0))
         return True
 
     def on_leave(self, node: cst.CSTNode) -> None:
@@ -223,11 +223,11 @@ def mutants(module: str, sample: int, seed: int) -> tuple[int, list[Mutant]]:
     finder = Finder()
     wrapper.visit(finder)
     code = wrapper.module.code_for_node
-    order = list(range(len(finder.found)))
+    order = list(range(len(finder.changes)))
     random.Random(f"{seed} {module}").shuffle(order)
     drawn = sorted(order[:sample])
-    found = []
-    for before, after, where, inside in (finder.found[i] for i in drawn):
+    collected = []
+    for before, after, where, inside in (finder.changes[i] for i in drawn):
         source = wrapper.module.deep_replace(before, after).code
         lines, column = (where.start.line, where.end.line), where.start.column
         old, new = (" ".join(code(v).split()) for v in (before, after))
@@ -235,8 +235,8 @@ def mutants(module: str, sample: int, seed: int) -> tuple[int, list[Mutant]]:
             warm = inside and _swaps(str(path), source) is not None
         except SyntaxError:
             continue
-        found.append(Mutant(module, lines, column, old, new, source, warm))
-    return len(finder.found), found
+        collected.append(Mutant(module, lines, column, old, new, source, warm))
+    return len(finder.changes), collected
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -297,10 +297,10 @@ def _by_the_band(seconds: float) -> dict[str, float]:
         "loss of 64 events, 3x64x64": loss,
         "loss and its gradient of 64 events, 3x64x64": slope,
     }
-    found = {name: round(1e3 * taken, 2) for name, taken in _interleaved(jobs, seconds).items()}
-    for name, taken in found.items():
+    times = {name: round(1e3 * taken, 2) for name, taken in _interleaved(jobs, seconds).items()}
+    for name, taken in times.items():
         print(f"bands   {name:45} {taken:8.2f} ms", flush=True)
-    return found
+    return times
 
 
 def _interleaved(jobs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:

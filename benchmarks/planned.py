@@ -95,10 +95,10 @@ def run(
     panels = {"photographs": shades(held_out.read(slice(32)))}
     for name, each in plans.items():
         solver = attrs.evolve(SOLVER, steps=sum(each.steps), grid=each.grid)
-        found, elapsed = [], 0.0
+        distances, elapsed = [], 0.0
         for seed in range(seeds):
             samples, taken = draw(model, solver, count, seed)
-            found.append(compare(real, features(samples)).frechet)
+            distances.append(compare(real, features(samples)).frechet)
             panels.setdefault(name, samples[:32])
             elapsed += taken / seeds
         rows.append(
@@ -106,7 +106,7 @@ def run(
                 "plan": name,
                 "steps": "+".join(map(str, each.steps)),
                 "cost": round(each.cost, 2),
-                "frechet": [round(value, 2) for value in found],
+                "frechet": [round(value, 2) for value in distances],
                 "seconds_sample": round(elapsed, 2),
             }
         )

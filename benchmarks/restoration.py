@@ -166,8 +166,8 @@ class _Packed(nn.Module):
 
     def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """Events ``(batch, channels, height, width)`` in and out."""
-        found = self.body(nn.functional.pixel_unshuffle(x, 2), noise_level)
-        return nn.functional.pixel_shuffle(found, 2)
+        output = self.body(nn.functional.pixel_unshuffle(x, 2), noise_level)
+        return nn.functional.pixel_shuffle(output, 2)
 
 
 def _model(
@@ -214,16 +214,16 @@ class Features:
         for block in (0, 2, 4, 10):
             blocks[block].register_forward_hook(self._keep)
 
-    def _keep(self, module: nn.Module, given: Any, found: Tensor) -> None:
+    def _keep(self, module: nn.Module, given: Any, output: Tensor) -> None:
         # halved twice: a map of all would be gigabytes
-        small = nn.functional.avg_pool2d(found, 4, ceil_mode=True)
+        small = nn.functional.avg_pool2d(output, 4, ceil_mode=True)
         self.maps.append(nn.functional.normalize(small, dim=1).half())
 
     def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features ``(N, 1280)``, and maps."""
         self.maps = []
-        found = extract(self.last, x)
-        return found, [torch.cat(self.maps[level::4]) for level in range(4)]
+        features = extract(self.last, x)
+        return features, [torch.cat(self.maps[level::4]) for level in range(4)]
 
 
 def _quality(
@@ -260,8 +260,8 @@ def _visible(x: Tensor) -> Tensor:
 def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means and ranges over seeds, and the mean of their curves."""
     names = ["task", "method"]
-    found = spread(rows, names, [k for k in rows[0] if k not in (*names, "seed", "curve")])
-    for each in found:
+    summary = spread(rows, names, [k for k in rows[0] if k not in (*names, "seed", "curve")])
+    for each in summary:
         curves = [row["curve"] for row in rows if all(row[n] == each[n] for n in names)]
         each["curve"] = [round(statistics.mean(v), 2) for v in zip(*curves, strict=True)]
-    return found
+    return summary

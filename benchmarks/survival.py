@@ -50,8 +50,8 @@ def run(quick: bool = False) -> dict[str, Any]:
             precision = PRECISIONS[i % len(PRECISIONS)]
             wanted, seconds = whole[precision]
             update, delay = chance.randrange(UPDATES), chance.uniform(0, seconds / UPDATES)
-            found = _killed(folder / str(i), precision, data, update, delay, wanted)
-            rows.append({"precision": precision, "update": update, "delay_s": delay, **found})
+            outcome = _killed(folder / str(i), precision, data, update, delay, wanted)
+            rows.append({"precision": precision, "update": update, "delay_s": delay, **outcome})
             print(json.dumps(rows[-1]), flush=True)
         others = accidents.run(folder / "accidents", quick)
     return {

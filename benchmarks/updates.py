@@ -158,8 +158,8 @@ def compare(case: Case, seconds: float = 20.0, each: int = 8) -> dict[str, float
     end = time.perf_counter() + seconds
     with suppress(StopIteration):
         fit_updates(case, 2**30, between)
-    found = {name: statistics.median(values) for name, values in elapsed.items()}
-    return {**found, "ratio": found["fit"] / found["bare"]}
+    medians = {name: statistics.median(values) for name, values in elapsed.items()}
+    return {**medians, "ratio": medians["fit"] / medians["bare"]}
 
 
 def _clock(device: torch.device) -> float:
@@ -218,8 +218,8 @@ def run(quick: bool = False, device: str = "cpu") -> dict[str, Any]:
     torch.set_num_threads(1)
     rows = []
     for name, case in cases(device).items():
-        found = compare(case, seconds=6.0 if quick else 30.0)
-        row = {"case": name, "fit_ms": 1e3 * found["fit"], "bare_ms": 1e3 * found["bare"]}
-        rows.append({**row, "ratio": round(found["ratio"], 3)})
-        print(f"{name:28} {row['fit_ms']:8.2f} {row['bare_ms']:8.2f} {found['ratio']:6.2f}")
+        medians = compare(case, seconds=6.0 if quick else 30.0)
+        row = {"case": name, "fit_ms": 1e3 * medians["fit"], "bare_ms": 1e3 * medians["bare"]}
+        rows.append({**row, "ratio": round(medians["ratio"], 3)})
+        print(f"{name:28} {row['fit_ms']:8.2f} {row['bare_ms']:8.2f} {medians['ratio']:6.2f}")
     return {"ratios": {row["case"]: row["ratio"] for row in rows}, "rows": rows}

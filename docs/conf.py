@@ -144,7 +144,7 @@ def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: An
 def spellings(node: pending_xref) -> list[str]:
     """Full names of what is meant, as Python finds it where it is named; best first."""
     target = node["reftarget"]
-    found = [target]
+    names = [target]
     module = node.get("py:module") or "builtins"
     for scope in (f"{module}.{node.get('py:class')}.", f"{module}.", ""):
         *above, name = f"{scope}{target}".split(".")
@@ -153,15 +153,15 @@ def spellings(node: pending_xref) -> list[str]:
         except (AttributeError, ImportError, ValueError):
             continue
         if isinstance(owner, type):
-            found += [f"{cls.__module__}.{cls.__qualname__}.{name}" for cls in owner.__mro__]
+            names += [f"{cls.__module__}.{cls.__qualname__}.{name}" for cls in owner.__mro__]
             arguments = getattr(owner.__init__, "__annotations__", {})
             if name in {*arguments, *getattr(owner, "__annotations__", {})}:  # no entry of its own
-                found.append(f"{owner.__module__}.{owner.__qualname__}")
+                names.append(f"{owner.__module__}.{owner.__qualname__}")
         thing = getattr(owner, name, None)
         # an alias of types has the names of what it is an alias of
         if issubclass(type(thing), type) or inspect.isroutine(thing):
-            found.append(f"{thing.__module__}.{thing.__qualname__}")
-    return [PUBLIC.get(name, name) for name in found]
+            names.append(f"{thing.__module__}.{thing.__qualname__}")
+    return [PUBLIC.get(name, name) for name in names]
 
 
 def resolve(app: Sphinx, env: Any, node: pending_xref, contents: nodes.Node) -> nodes.Node | None:
@@ -191,13 +191,13 @@ def read(app: Sphinx) -> None:
     # the command line and its options are no modules to import: they have a page of their own
     shown = {"scoresde.app.cli", "scoresde.app.options", *re.findall(r"automodule:: (\S+)", pages)}
     for package in map(importlib.import_module, PACKAGES):
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            private = any(part.startswith("_") for part in found.name.split("."))
-            if not (private or found.ispkg or found.name in shown):
-                logging.getLogger(__name__).warning("%s is in no page of reference/", found.name)
-            for cls in vars(importlib.import_module(found.name)).values():
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            private = any(part.startswith("_") for part in module.name.split("."))
+            if not (private or module.ispkg or module.name in shown):
+                logging.getLogger(__name__).warning("%s is in no page of reference/", module.name)
+            for cls in vars(importlib.import_module(module.name)).values():
                 # autodoc gives an argument the type of the attribute of the same name
-                if isinstance(cls, type) and cls.__module__ == found.name:
+                if isinstance(cls, type) and cls.__module__ == module.name:
                     for name in getattr(vars(cls).get("__init__"), "__annotations__", ()):
                         vars(cls).get("__annotations__", {}).pop(name, None)
 

@@ -34,7 +34,7 @@ def modules(names: list[str]) -> Iterator[str]:
         if path is None:
             yield name
         else:
-            inner = [found.name for found in pkgutil.iter_modules(path, f"{name}.")]
+            inner = [module.name for module in pkgutil.iter_modules(path, f"{name}.")]
             yield from (one for one in inner if one not in names)
 
 

@@ -120,9 +120,9 @@ class _Limit:
         """Which part of its share a network has."""
         return self.count(place, width) / self.shares[place]
 
-    def allows(self, found: Sequence[int]) -> bool:
+    def allows(self, proposed: Sequence[int]) -> bool:
         """Whether all networks together have no more."""
-        sizes = [self.count(place, width) for place, width in enumerate(found)]
+        sizes = [self.count(place, width) for place, width in enumerate(proposed)]
         return self.total is not None and sum(sizes) <= self.total
 
 
@@ -156,8 +156,8 @@ def widths(
         >>> from estimators import ResidualMLP
         >>> from estimators.budget import parameters, widths
         >>> makers = [lambda width, n=n: ResidualMLP((n,), width, 1) for n in (16, 64)]
-        >>> found = widths(makers, 20_000)
-        >>> found, sum(parameters(lambda: make(w)) for make, w in zip(makers, found))
+        >>> equal = widths(makers, 20_000)
+        >>> equal, sum(parameters(lambda: make(w)) for make, w in zip(makers, equal))
         ([32, 32], 17104)
         >>> widths(makers, operations=20_000, shapes=[(16,), (64,)])
         [24, 16]
@@ -176,8 +176,8 @@ def widths(
         limits.append(_Limit.of("budget", "parameters", parameters_of, budget, count))
     if operations is not None:
         limits.append(_Limit.of("operations", "operations", operations_of, operations, count))
-    found = [_widest(limits, place) for place in range(count)]
-    return _filled(limits, found)
+    chosen = [_widest(limits, place) for place in range(count)]
+    return _filled(limits, chosen)
 
 
 def _widest(limits: Sequence[_Limit], place: int) -> int:
@@ -198,11 +198,11 @@ def _widest(limits: Sequence[_Limit], place: int) -> int:
     return low * STEP
 
 
-def _filled(limits: Sequence[_Limit], found: list[int]) -> list[int]:
+def _filled(limits: Sequence[_Limit], chosen: list[int]) -> list[int]:
     """With more steps for those that miss most of their share, as far as all allow it."""
-    used = [max(limit.used(i, width) for limit in limits) for i, width in enumerate(found)]
-    for i in sorted(range(len(found)), key=lambda i: (used[i], i)):
-        wider = [*found[:i], found[i] + STEP, *found[i + 1 :]]
-        if found[i] < _MOST and all(limit.allows(wider) for limit in limits):
-            found = wider
-    return found
+    used = [max(limit.used(i, width) for limit in limits) for i, width in enumerate(chosen)]
+    for i in sorted(range(len(chosen)), key=lambda i: (used[i], i)):
+        wider = [*chosen[:i], chosen[i] + STEP, *chosen[i + 1 :]]
+        if chosen[i] < _MOST and all(limit.allows(wider) for limit in limits):
+            chosen = wider
+    return chosen

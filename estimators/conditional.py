@@ -86,8 +86,8 @@ def multi_speed(
     bases = [seen(own.basis, stage.dim) for stage in stages]
     joint = [basis for basis in bases if isinstance(basis, Joint)]
     shapes = [*map(JointNetwork.seen_shape, joint)]
-    found = made(one_for_each("networks", networks, len(stages)), shapes, budget, operations)
-    shown = [*map(JointNetwork, joint, found)]
+    modules = made(one_for_each("networks", networks, len(stages)), shapes, budget, operations)
+    shown = [*map(JointNetwork, joint, modules)]
     return MultiScale(own, shown, network_bases=bases, **options)
 
 

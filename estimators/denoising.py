@@ -367,10 +367,10 @@ class Denoising(Float64Constants, ScoreEstimator):
 
     def preconditioning(self, at: DiagonalCoefficients) -> _Preconditioning:
         """What parametrisation and weights are made of: found once for all that ask."""
-        found = at.found.get(id(self))
-        if found is None:
-            found = at.found[id(self)] = self._preconditioned(at)
-        return found
+        known = at.cache.get(id(self))
+        if known is None:
+            known = at.cache[id(self)] = self._preconditioned(at)
+        return known
 
     def _preconditioned(self, at: DiagonalCoefficients) -> _Preconditioning:
         alpha, sigma, std = at.blocks.alike(at.alpha, at.sigma, self._data("data_std", at))

@@ -45,8 +45,8 @@ class Embedded(nn.Module):
         if not fits:
             got = tuple(heard.shape) if isinstance(heard, Tensor) else type(heard).__name__
             expect(False, "embedding", f"an output (batch, c) of {len(x)} rows", got)
-        found: Tensor = self.network(x, noise_level, heard)
-        return found
+        output: Tensor = self.network(x, noise_level, heard)
+        return output
 
 
 class SetEmbedding(nn.Module):

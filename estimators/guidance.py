@@ -266,29 +266,29 @@ class _Asked:
             value = self.guidance.measurement.log_evidence(guess, covariance)
             return torch.cat([value.expand(clean.shape[:-1]).unsqueeze(-1), clean], -1)
 
-        found, pull_back = vjp(together, self.z, self.guidance.parameters())
-        ones = torch.zeros_like(found)
+        joined, pull_back = vjp(together, self.z, self.guidance.parameters())
+        ones = torch.zeros_like(joined)
         ones[..., 0] = 1.0
-        guided: Tensor = found[..., 1:] + self.tweedie * pull_back(ones)
+        guided: Tensor = joined[..., 1:] + self.tweedie * pull_back(ones)
         return guided
 
     def _model(self, z: Tensor | None = None) -> tuple[Tensor, PullBack]:
         """``D``, and ``v -> C v``: what has not entered keeps its own variance."""
 
         def clean(z: Tensor) -> Tensor:
-            found = self.inner(z)
+            mean = self.inner(z)
             wanted = 'one whose denoised mean can be differentiated (else method="proximal")'
-            expect(found.requires_grad, "estimator", wanted, "one without gradients")
-            return found
+            expect(mean.requires_grad, "estimator", wanted, "one without gradients")
+            return mean
 
         parameters = self.guidance.parameters()
-        found, pull_back = vjp(clean, self.z if z is None else z, parameters)
+        mean, pull_back = vjp(clean, self.z if z is None else z, parameters)
 
         def covary(v: Tensor) -> Tensor:
             product = self.tweedie * pull_back(v[..., : self.n])
             return torch.cat([product, self.std[self.n :] ** 2 * v[..., self.n :]], -1)
 
-        return found, covary
+        return mean, covary
 
     def _whole(self, clean: Tensor) -> Tensor:
         return torch.cat([clean, self.rest], -1)

@@ -79,13 +79,13 @@ class Measurement(Selectable):
     def see(self, x: Tensor) -> Tensor:
         """``A(x)`` of events ``(*batch, *event_shape)``, flattened to ``(*batch, m)``."""
         batch = x.shape[: x.ndim - self.event_axes]
-        found = self._apply_to(x.reshape(batch.numel(), *x.shape[len(batch) :]))
-        return found.reshape(*batch, self.shape.numel())
+        seen = self._apply_to(x.reshape(batch.numel(), *x.shape[len(batch) :]))
+        return seen.reshape(*batch, self.shape.numel())
 
     def _apply_to(self, x: Tensor) -> Tensor:
-        found: Tensor = _applied(self.operator)(x.to(_dtype(self.operator, x)))
-        instance("operator(x)", found, Tensor)
-        return found.to(x.dtype)
+        seen: Tensor = _applied(self.operator)(x.to(_dtype(self.operator, x)))
+        instance("operator(x)", seen, Tensor)
+        return seen.to(x.dtype)
 
     def log_evidence(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """``log p(y)`` where ``A(x)`` is Gaussian, one number after the other.
@@ -103,11 +103,11 @@ class Measurement(Selectable):
         y, total = self.y.to(mean), mean.new_zeros(())
         for i in range(y.shape[-1]):
             column = covariance[..., i]
-            found = self.noise.evidence(y[..., i], i, mean, column[..., i])
-            mean = mean + column * found.slope.unsqueeze(-1)
+            evidence = self.noise.evidence(y[..., i], i, mean, column[..., i])
+            mean = mean + column * evidence.slope.unsqueeze(-1)
             moved = column.unsqueeze(-1) * column.unsqueeze(-2)
-            covariance = covariance + moved * found.curvature[..., None, None]
-            total = total + found.value
+            covariance = covariance + moved * evidence.curvature[..., None, None]
+            total = total + evidence.value
         return total
 
 

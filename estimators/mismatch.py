@@ -181,13 +181,13 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         far = ((coefficients - m) / s).abs().nanmedian(0).values
         low, high = (v.to(far).expand(dim) for v in (x.amin(), x.amax()))
         integers = ((low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()).to(far)
-        found = torch.stack([far, m, s, low, high, integers])
+        table = torch.stack([far, m, s, low, high, integers])
     try:
-        found = found.cpu()  # the one time that a device is waited for
-        wrong, hint = found[0] > _FAR, _INTEGERS if bool(found[-1, 0] > 0) else ""
+        table = table.cpu()  # the one time that a device is waited for
+        wrong, hint = table[0] > _FAR, _INTEGERS if bool(table[-1, 0] > 0) else ""
     except RuntimeError:  # under torch.func.vmap, or on meta, no number can be read
         return
-    values = dict(zip(("far", "mean", "std", "low", "high"), found, strict=False))
+    values = dict(zip(("far", "mean", "std", "low", "high"), table, strict=False))
     _warn(sde, wrong, _STANDARD + hint, values)
 
 

@@ -103,7 +103,7 @@ class MultiScale(ScoreEstimator):
         stages = sde.stages()
         bases = one_for_each("network_bases", _seen(network_bases, sde), len(stages))
         makers = one_for_each("networks", networks, len(stages))
-        found = made(makers, _shapes(sde, bases), budget, operations)
+        modules = made(makers, _shapes(sde, bases), budget, operations)
         self.shares = _checked(shares, len(stages))
         models = [
             Denoising(
@@ -118,7 +118,7 @@ class MultiScale(ScoreEstimator):
                 times=times,
                 baseline=baseline,
             )
-            for network, stage, basis in zip(found, stages, bases, strict=True)
+            for network, stage, basis in zip(modules, stages, bases, strict=True)
         ]
         self.stages = nn.ModuleList(models)
         check_range(sde, models[0].data_mean, models[0].data_std)
@@ -176,14 +176,14 @@ class MultiScale(ScoreEstimator):
             times = slice(end - count, end)
             own = at.part((slice(None), times), each.z)
             if known is not None:
-                own.found[id(stage)] = known.part(at, times, own)
+                own.cache[id(stage)] = known.part(at, times, own)
             told = condition
             if count < len(z):
                 told = samples(condition, torch.arange(count, device=z.device), z.shape[:1])
-            found = stage.drawn_losses(own, each, told, weighting)
+            loss = stage.drawn_losses(own, each, told, weighting)
             if count < len(z):
-                found = nn.functional.pad(found * (len(z) / count), (0, len(z) - count))
-            losses.append(found)
+                loss = nn.functional.pad(loss * (len(z) / count), (0, len(z) - count))
+            losses.append(loss)
         return reduce(torch.add, losses)
 
     @property
@@ -210,11 +210,11 @@ def _shapes(sde: DiagonalSDE, bases: Sequence[Basis | None]) -> list[torch.Size]
 
 
 def _checked(shares: Sequence[float] | None, count: int) -> list[float]:
-    found = one_for_each("shares", 1.0 if shares is None else shares, count)
-    for share in found:
+    shares = one_for_each("shares", 1.0 if shares is None else shares, count)
+    for share in shares:
         real("shares", share, 0, 1)
         positive("shares", share)
-    return found
+    return shares
 
 
 def _seen(bases: Sequence[Basis | None] | str | None, sde: DiagonalSDE) -> Any:
@@ -272,16 +272,16 @@ def made(
         if isinstance(maker, nn.Module):
             raise TypeError(f"{said[0]}: expected functions that make networks, got {type(maker)}")
     wide = [partial(_made, maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
-    found = widths(wide, budget, operations, shapes)
-    return [make(width) for make, width in zip(wide, found, strict=True)]
+    sizes = widths(wide, budget, operations, shapes)
+    return [make(width) for make, width in zip(wide, sizes, strict=True)]
 
 
 def _made(maker: nn.Module | Maker, shape: torch.Size, *width: int) -> nn.Module:
     if isinstance(maker, nn.Module):
         return maker
     try:
-        found = maker(shape, *width)
+        network = maker(shape, *width)
     except (TypeError, ValueError) as error:
         raise type(error)(f"networks: {describe_error(error)}, of {maker!r}") from error
-    instance("networks", found, nn.Module)
-    return found
+    instance("networks", network, nn.Module)
+    return network

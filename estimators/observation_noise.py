@@ -40,8 +40,8 @@ class Evidence(NamedTuple):
         >>> import torch
         >>> from estimators.observation_noise import Evidence, GaussianNoise
         >>> y, one = torch.tensor([2.0]), torch.ones(1)
-        >>> found: Evidence = GaussianNoise(1.0).evidence(y, 0, torch.zeros(1, 1), one)
-        >>> found.slope, found.curvature
+        >>> evidence: Evidence = GaussianNoise(1.0).evidence(y, 0, torch.zeros(1, 1), one)
+        >>> evidence.slope, evidence.curvature
         (tensor([1.]), tensor([-0.5000]))
     """
 
@@ -217,13 +217,14 @@ def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
     if callable(noise) and not isinstance(noise, Tensor):
         return ElementwiseNoise(noise, shape)
     positive("noise", noise)
-    found = GaussianNoise(noise)
-    if found.std.numel() > 1:
+    gaussian = GaussianNoise(noise)
+    if gaussian.std.numel() > 1:
         try:
-            found.std = found.std.broadcast_to(shape).flatten()
+            gaussian.std = gaussian.std.broadcast_to(shape).flatten()
         except RuntimeError:
-            expect(False, "noise", f"one number, or shape {tuple(shape)}", tuple(found.std.shape))
-    return found
+            got = tuple(gaussian.std.shape)
+            expect(False, "noise", f"one number, or shape {tuple(shape)}", got)
+    return gaussian
 
 
 def noise_model(model: Any) -> tuple[Any, float]:

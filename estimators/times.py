@@ -153,11 +153,11 @@ def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> Tra
         ('blocks', False)
     """
     known: dict[str, Any] = {**grids.GRIDS, **_APART}
-    found: Any = times if isinstance(times, TrainingTimes) else look_up("times", times, known)
-    if not isinstance(found, TrainingTimes):
-        found = Together(grid=grids.of_two("times", found))
-    expect(whole or not found.apart, "times", "one for all on a stage of some components", times)
-    return found  # type: ignore[no-any-return]
+    chosen: Any = times if isinstance(times, TrainingTimes) else look_up("times", times, known)
+    if not isinstance(chosen, TrainingTimes):
+        chosen = Together(grid=grids.of_two("times", chosen))
+    expect(whole or not chosen.apart, "times", "one for all on a stage of some components", times)
+    return chosen  # type: ignore[no-any-return]
 
 
 def first_level(sde: DiagonalSDE) -> Tensor:

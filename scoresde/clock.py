@@ -129,8 +129,8 @@ class Clock(Float64Constants):
         for speed, delay in pairs:
             if speed > 0:
                 moments += [delay + 1 / speed] + [delay + first / max(speed, 1)] * (delay > 0)
-        found: list[float] = []
+        distinct: list[float] = []
         for moment in sorted(moments):
-            if 1 - moment > _SAME and (not found or moment - found[-1] > _SAME):
-                found.append(moment)
-        return found
+            if 1 - moment > _SAME and (not distinct or moment - distinct[-1] > _SAME):
+                distinct.append(moment)
+        return distinct

@@ -86,8 +86,8 @@ class DiagonalCoefficients(SDECoefficients):
         super().__init__(t, like, layout.prefix(like.shape[-1]))
         self.layout, self._reading, self._scale, self._part = layout, reading, scale, part
         self.scale = layout.cut(scale, self.blocks)
-        # what an estimator has found of these times, by its id: a loss asks it twice
-        self.found: dict[int, Any] = {}
+        # what an estimator knows of these times, by its id: a loss asks it twice
+        self.cache: dict[int, Any] = {}
 
     def __getitem__(self, index: Any) -> Self:
         return self.part(index, self.like)

@@ -120,8 +120,8 @@ class ScoreEstimator(Selectable, ABC):
         view = _along(self, clock)
         # wrappers of one that is conditioned share its SDE
         pairs = zip(self.children(), view.children(), strict=True)
-        found = [new.sde for old, new in pairs if getattr(old, "sde", None) is self.sde]
-        return replaced(view, sde=found[0] if found else self.sde.with_clock(clock))
+        shared = [new.sde for old, new in pairs if getattr(old, "sde", None) is self.sde]
+        return replaced(view, sde=shared[0] if shared else self.sde.with_clock(clock))
 
     def states(self, x: Tensor) -> Tensor:
         """Coefficients of events, of as many as there are samples of which something is known.

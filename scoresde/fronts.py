@@ -80,10 +80,10 @@ def in_order(blocks: Blocks, names: Sequence[str]) -> Tensor:
     """
     rank: dict[str, int] = {}
     for place, name in enumerate(names):
-        found = [block for block in blocks.sizes if name in (block, block.split(".")[0])]
+        named = [block for block in blocks.sizes if name in (block, block.split(".")[0])]
         known = "blocks, each once, of " + join_names(blocks.sizes)
-        expect(bool(found) and not rank.keys() & {*found}, "order", known, list(names))
-        rank |= dict.fromkeys(found, place)
+        expect(bool(named) and not rank.keys() & {*named}, "order", known, list(names))
+        rank |= dict.fromkeys(named, place)
     ranks = [rank.get(block, len(names)) for block in blocks.sizes]
     return torch.tensor(ranks, device="cpu")
 

@@ -130,8 +130,8 @@ def device_of(module: nn.Module, default: torch.device | None = None) -> torch.d
         (device(type='meta'), device(type='cpu'))
     """
     numbers = itertools.chain(module.buffers(), module.parameters())
-    found = next((value.device for value in numbers), default)
-    return torch.get_default_device() if found is None else found
+    device = next((value.device for value in numbers), default)
+    return torch.get_default_device() if device is None else device
 
 
 def expect_near(name: str, value: object, module: object) -> None:
@@ -294,9 +294,9 @@ class Float64Constants(KeepsFloat64):
 
     def constants(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
         """The named constants in the dtype and on the device of ``t``."""
-        found = [self._as_asked(name, t) for name in names]
-        if not any(value is None for value in found):  # mostly, and asked in every update
-            return tuple(found)  # type: ignore[arg-type]
+        kept = [self._as_asked(name, t) for name in names]
+        if not any(value is None for value in kept):  # mostly, and asked in every update
+            return tuple(kept)  # type: ignore[arg-type]
         if t.device == _CPU:
             self._read_together(names)
         values = [self.held(name, t.device) for name in names]
@@ -351,8 +351,8 @@ class Float64Constants(KeepsFloat64):
             if name not in self._on_cpu or not self._on_cpu[name].holds(value)
         ]
         read = _together([value for _, value in new], _CPU) if new else []
-        for (name, value), found in zip(new, read, strict=True):
-            self._on_cpu[name] = _Read.of(value, found)
+        for (name, value), number in zip(new, read, strict=True):
+            self._on_cpu[name] = _Read.of(value, number)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         known = {

@@ -57,15 +57,15 @@ class Snapshot:
         self._tensors, self._placed = [*map(weakref.ref, tensors)], placed
         # views, so that what is asked of every sample is one loop
         self._containers = [v.values() if isinstance(v, dict) else v for v in containers]
-        found = [*chain.from_iterable(self._containers)]
+        entries = [*chain.from_iterable(self._containers)]
         # another object may not get the name of one that is gone
-        self._entries = [v for v in found if not isinstance(v, Tensor)]
-        self._ids, self._marks = [*map(id, found)], self._look()
+        self._entries = [v for v in entries if not isinstance(v, Tensor)]
+        self._ids, self._marks = [*map(id, entries)], self._look()
 
     def holds(self) -> bool:
         """Whether all is as it was."""
-        found = map(id, chain.from_iterable(self._containers))
-        return [*found] == self._ids and self._look() == self._marks
+        ids = [*map(id, chain.from_iterable(self._containers))]
+        return ids == self._ids and self._look() == self._marks
 
     def _look(self) -> list[Any] | None:
         """Of the tensors, if there are all of them: asked of every sample, hence few loops."""

@@ -274,8 +274,8 @@ _LONG = 0.5
 def _one_later(late: Tensor, memory: _Past | None, blocks: Blocks) -> Tensor:
     """What every step finds to be corrected where it starts, of what is known after each."""
     known = memory is not None and memory.corrects(blocks.dim)
-    found = torch.stack([*memory.weights.correction]) if memory is not None and known else None
-    first = late.new_zeros(len(late), 1) if found is None else found
+    correction = torch.stack([*memory.weights.correction]) if memory is not None and known else None
+    first = late.new_zeros(len(late), 1) if correction is None else correction
     late, first = blocks.alike(late, first.unsqueeze(1))
     size = max(late.shape[-1], first.shape[-1])
     return torch.cat([first.expand(-1, -1, size), late[:, :-1].expand(-1, -1, size)], 1)

@@ -52,8 +52,8 @@ def recommend(sde: SDE, task: Task = "samples", evaluations: int | None = None) 
     Example:
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from solvers.recommendation import recommend
-        >>> found = recommend(DiagonalSDE(VP(), Identity((2,))), "samples", 20)
-        >>> found.solver.steps, found.solver.order
+        >>> recommended = recommend(DiagonalSDE(VP(), Identity((2,))), "samples", 20)
+        >>> recommended.solver.steps, recommended.solver.order
         (20, 3)
     """
     tasks = ("samples", "stochastic samples", "likelihood", "reference")

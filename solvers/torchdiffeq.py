@@ -97,10 +97,10 @@ class TorchDiffEq(EndpointSolver):
                 field, y, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options
             )
         except AssertionError as error:
-            found = getattr(field, "found", None) or "the field may be stiff there"
+            reason = getattr(field, "failure", None) or "the field may be stiff there"
             raise FloatingPointError(
                 f"torchdiffeq ({self.method}) gave up between times {times[0]:g} and "
-                f"{times[-1]:g}: {error}; {found}"
+                f"{times[-1]:g}: {error}; {reason}"
             ) from error
         return path[-1]
 
@@ -109,18 +109,18 @@ class _Watched:
     """A field that remembers where it was last no number, and stops if that is where it starts."""
 
     def __init__(self, equation: Equation) -> None:
-        self.equation, self.asked, self.found = equation, False, ""
+        self.equation, self.asked, self.failure = equation, False, ""
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         value = self.equation.f(t, y)
         good = torch.isfinite(value)
         if not bool(good.all()):
             *sample, component = (~good).nonzero()[0].tolist()
-            self.found = (
+            self.failure = (
                 f"the field is NaN or infinite at time {float(t):g}, of sample "
                 f"{sample[0] if len(sample) == 1 else tuple(sample)} in component {component}"
             )
             if not self.asked:
-                raise FloatingPointError(self.found)
+                raise FloatingPointError(self.failure)
         self.asked = True
         return value

@@ -59,12 +59,12 @@ def device(name: str, value: str | torch.device | None) -> torch.device:
         return torch.device(there[0].type if there else "cpu")
     wanted = f"one that is there ({join_names(map(str, (AUTO, 'cpu', *there)))})"
     try:
-        found = torch.device(value)
+        place = torch.device(value)
     except RuntimeError as error:  # no kind that torch knows
         raise ValueError(f"{name}: expected {wanted}, got {value}") from error
     kinds = {torch.device(each.type) for each in there}
-    expect(found.type == "cpu" or found in {*there, *kinds}, name, wanted, value)
-    return found
+    expect(place.type == "cpu" or place in {*there, *kinds}, name, wanted, value)
+    return place
 
 
 def chosen(value: str) -> torch.device:
@@ -75,11 +75,11 @@ def chosen(value: str) -> torch.device:
         >>> chosen("cpu")
         device(type='cpu')
     """
-    found = device("--device", value)
-    if value == AUTO and found.type != "cpu":
-        model = torch.cuda.get_device_name(found) if found.type == "cuda" else ""
-        click.echo(f"--device: {found}{model and f', {model}'}", err=True)
-    return found
+    place = device("--device", value)
+    if value == AUTO and place.type != "cpu":
+        model = torch.cuda.get_device_name(place) if place.type == "cuda" else ""
+        click.echo(f"--device: {place}{model and f', {model}'}", err=True)
+    return place
 
 
 def processes(value: str) -> Processes:
@@ -96,17 +96,17 @@ def processes(value: str) -> Processes:
             ...
         ValueError: --device: expected one that is there (auto, cpu), got cuda:1
     """
-    found = device("--device", value)
+    place = device("--device", value)
     wanted = "a kind of device, as every process of --distributed has one of its own"
-    expect(found.index is None, "--device", wanted, value)
+    expect(place.index is None, "--device", wanted, value)
     try:
         from accelerate import Accelerator
     except ImportError as error:
         message = "several processes need accelerate: pip install 'scoresde[distributed]'"
         raise ImportError(message) from error
-    accelerator: Processes = Accelerator(cpu=found.type == "cpu")
+    accelerator: Processes = Accelerator(cpu=place.type == "cpu")
     given = accelerator.device.type
-    expect(given == found.type, "--device", f"{given}, which accelerate takes here", value)
+    expect(given == place.type, "--device", f"{given}, which accelerate takes here", value)
     count = accelerator.num_processes
     if accelerator.is_main_process:
         click.echo(f"--distributed: {count} process{'es' * (count > 1)} on {given}", err=True)

@@ -314,12 +314,12 @@ def _count(asked: Planning, dim: int) -> int:
 def _events(data: Iterable[Tensor], asked: Planning, dim: int) -> Tensor:
     count = _count(asked, dim)
     afford("events", _BYTES * count * dim)
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     for part in data:
-        found.append(part[: count - sum(map(len, found))])
-        if sum(map(len, found)) >= count:
+        parts.append(part[: count - sum(map(len, parts))])
+        if sum(map(len, parts)) >= count:
             break
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def _facts(made: Plan) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def features_of(name: str, *, imports: bool = False) -> Features:
     """
     if ":" not in name:
         return named(name)
-    found = plugins.by_path("features", name, imports=imports)
-    made: Any = found() if isinstance(found, type) else found
+    own = plugins.by_path("features", name, imports=imports)
+    made: Any = own() if isinstance(own, type) else own
     if not callable(made):
         raise TypeError(f"features: expected a function of events, got {made!r} at {name}")
     features: Features = made
@@ -125,22 +125,23 @@ def evaluate_samples(
 
     def read(source: Dataset) -> tuple[list[_Asked], Tensor]:
         """What is sampled beside every batch, and features of the batches."""
-        asked, found = [], []
+        asked, parts = [], []
         for rows in batches:
             values, told = source.pairs(rows)
             x = as_numbers(values, source.bins, generator).to(where)
             model, x = split_events(estimator, given, x)
             asked.append((model, len(x), None if told is None else told.to(where)))
-            found.append(seen(x))
-        return asked, torch.cat(found)
+            parts.append(seen(x))
+        return asked, torch.cat(parts)
 
     (asked, real), (_, other) = read(data), read(others)
     options: dict[str, Any] = {"generator": generator, "progress": progress}
-    found = []
+    comparisons = []
     for _ in range(repeats):
         drawn = (solver.sample(m, (n,), condition=told, **options) for m, n, told in asked)
-        found.append(compare(real, torch.cat([*map(seen, drawn)])))
-    return {"data": data.name, "count": count, "repeats": repeats, **_summary(found, real, other)}
+        comparisons.append(compare(real, torch.cat([*map(seen, drawn)])))
+    summary = _summary(comparisons, real, other)
+    return {"data": data.name, "count": count, "repeats": repeats, **summary}
 
 
 def _count(count: int | None, most: int) -> int:
@@ -155,10 +156,10 @@ def _shades(values: Tensor, bins: int) -> Tensor:
     return 2 * values.to(torch.get_default_dtype()) / (bins - 1) - 1
 
 
-def _summary(found: Sequence[Comparison], real: Tensor, other: Tensor) -> dict[str, float]:
+def _summary(comparisons: Sequence[Comparison], real: Tensor, other: Tensor) -> dict[str, float]:
     summary, floor = dict[str, float](), compare(real, other)
     for metric in ("frechet", "kernel", "precision", "recall"):
-        values = [float(getattr(one, metric)) for one in found]
+        values = [float(getattr(each, metric)) for each in comparisons]
         summary[metric] = statistics.mean(values)
         deviation = statistics.stdev(values) if len(values) > 1 else math.nan
         summary[f"{metric}_stderr"] = deviation / len(values) ** 0.5

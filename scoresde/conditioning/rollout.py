@@ -67,19 +67,19 @@ def rollout(
     window, *rest = basis.event_shape
     whole("length", length, 1)
     whole("stride", stride, 1, window)
-    found = samples_like(estimator, None).new_empty(*batch, 0, *rest)
+    sequences = samples_like(estimator, None).new_empty(*batch, 0, *rest)
     if given is not None:
         trailing_shape("given", given, torch.Size(rest))
         axis = given.ndim - len(rest) - 1
         expect(axis >= 0, "given", f"sequences (*{tuple(batch)}, k, {rest})", tuple(given.shape))
-        found = given.expand(*batch, *given.shape[axis:])
+        sequences = given.expand(*batch, *given.shape[axis:])
     axis = len(batch)
-    while (there := found.shape[axis]) < length:
+    while (there := sequences.shape[axis]) < length:
         kept = min(there, window - stride)
-        model = _after(estimator, found.narrow(axis, there - kept, kept)) if kept else estimator
-        drawn = solver.sample(model, batch, generator=noise, dtype=found.dtype)
-        found = torch.cat([found, drawn.narrow(axis, kept, window - kept)], axis)
-    return found.narrow(axis, 0, length)
+        model = _after(estimator, sequences.narrow(axis, there - kept, kept)) if kept else estimator
+        drawn = solver.sample(model, batch, generator=noise, dtype=sequences.dtype)
+        sequences = torch.cat([sequences, drawn.narrow(axis, kept, window - kept)], axis)
+    return sequences.narrow(axis, 0, length)
 
 
 def _after(estimator: ScoreEstimator, known: Tensor) -> ConditionalEstimator:

@@ -36,11 +36,11 @@ def digits(*, labels: bool = False) -> Dataset:
         tensor([0, 1, 2, 3])
     """
     choice("labels", labels, False, True)
-    found = _sklearn_datasets().load_digits()
+    loaded = _sklearn_datasets().load_digits()
     told: dict[str, Any] = {}
     if labels:
-        told = {"condition": torch.from_numpy(found.target), "classes": tuple(map(str, range(10)))}
-    values = torch.from_numpy(found.images).to(torch.uint8)[:, None]
+        told = {"condition": torch.from_numpy(loaded.target), "classes": tuple(map(str, range(10)))}
+    values = torch.from_numpy(loaded.images).to(torch.uint8)[:, None]
     return Dataset("digits", values, bins=17, **told)
 
 

@@ -126,10 +126,10 @@ class Dataset:
 
     def read(self, rows: Tensor | slice) -> Tensor:
         """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""
-        found = _at(self.values, rows)
+        values = _at(self.values, rows)
         if self.lazy:
-            self._check(found)
-        return found
+            self._check(values)
+        return values
 
     def pairs(self, rows: Tensor | slice) -> Pairs:
         """The same, with their conditions: read together where they come together."""
@@ -137,13 +137,13 @@ class Dataset:
         if condition is None:
             return Pairs(self.read(rows))
         if self._read_together and isinstance(values, LazyArray):
-            found = values.pairs(rows)
-            self._check(found.values)
+            pairs = values.pairs(rows)
+            self._check(pairs.values)
         else:
-            found = Pairs(self.read(rows), _at(condition, rows))
-        if isinstance(condition, LazyArray) and found.condition is not None:
-            found = found._replace(condition=self._check_conditions(found.condition))
-        return found
+            pairs = Pairs(self.read(rows), _at(condition, rows))
+        if isinstance(condition, LazyArray) and pairs.condition is not None:
+            pairs = pairs._replace(condition=self._check_conditions(pairs.condition))
+        return pairs
 
     @property
     def _read_together(self) -> bool:
@@ -159,8 +159,8 @@ class Dataset:
             condition = _select(condition, rows)
         return evolve(self, name=f"{self.name}/{name}", values=values, condition=condition)
 
-    def _check_conditions(self, found: Tensor) -> Tensor:
-        return conditions(f"{self.name}, condition", found, self.classes)
+    def _check_conditions(self, values: Tensor) -> Tensor:
+        return conditions(f"{self.name}, condition", values, self.classes)
 
     def _check(self, values: Tensor) -> None:
         if self.bins is None:

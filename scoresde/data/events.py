@@ -106,8 +106,8 @@ def _lazy_array(name: str, items: Items) -> LazyArray:
     """Items, read as they are asked for."""
 
     def read(places: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        found = [_item(name, items.parts(int(i))) for i in places]
-        columns = zip(*found, strict=True) if found else []
+        rows = [_item(name, items.parts(int(i))) for i in places]
+        columns = zip(*rows, strict=True) if rows else []
         parts = [stacked(name, column, places.tolist()) for column in columns]
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 

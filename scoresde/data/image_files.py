@@ -102,10 +102,10 @@ class _Folder:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
         every = files(folder) if subfolders is not False else folder.iterdir()
-        found = [path.relative_to(folder) for path in every if not path.is_dir()]
-        found = [path for path in found if only in (None, path.name)]
+        paths = [path.relative_to(folder) for path in every if not path.is_dir()]
+        paths = [path for path in paths if only in (None, path.name)]
         self.name, self._folder = folder.name, folder
-        self.paths = _chosen(str(folder), found, subfolders)
+        self.paths = _chosen(str(folder), paths, subfolders)
 
     @property
     def on_disk(self) -> int:

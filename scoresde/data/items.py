@@ -93,11 +93,11 @@ def _columns(name: str, first: Mapping[str, Any]) -> tuple[str, ...]:
     """Of the event and of the condition."""
     images = [column for column, value in first.items() if _is_image(value)]
     arrays = [column for column, value in first.items() if _axes(value) > 0]
-    found = images or arrays
+    events = images or arrays
     expected = "items with one image or array, and at most one condition beside it"
     got = f"columns {join_names(map(str, first))} (select_columns([...]) leaves some out)"
-    expect(len(found) == 1 and len(first) <= 2, name, expected, got)
-    return (*found, *(column for column in first if column not in found))
+    expect(len(events) == 1 and len(first) <= 2, name, expected, got)
+    return (*events, *(column for column in first if column not in events))
 
 
 def _axes(value: Any) -> int:
@@ -106,7 +106,7 @@ def _axes(value: Any) -> int:
     return value.ndim if isinstance(value, Tensor) else np.ndim(value)
 
 
-def stacked(name: str, found: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+def stacked(name: str, items: Sequence[Tensor], places: Sequence[int]) -> Tensor:
     """Items as one tensor.
 
     Raises:
@@ -118,10 +118,10 @@ def stacked(name: str, found: Sequence[Tensor], places: Sequence[int]) -> Tensor
         >>> stacked("mine", [torch.zeros(2), torch.ones(2)], [0, 5]).shape
         torch.Size([2, 2])
     """
-    for i, item in zip(places, found, strict=True):
-        shape, expected = tuple(item.shape), tuple(found[0].shape)
+    for i, item in zip(places, items, strict=True):
+        shape, expected = tuple(item.shape), tuple(items[0].shape)
         expect(shape == expected, name, f"items of one shape {expected}", f"{shape} of item {i}")
-    return torch.stack([*found])
+    return torch.stack([*items])
 
 
 def real_numbers(name: str, value: Any) -> Tensor:
@@ -136,12 +136,12 @@ def real_numbers(name: str, value: Any) -> Tensor:
         >>> real_numbers("x", [0.5, 1.5])
         tensor([0.5000, 1.5000], dtype=torch.float64)
     """
-    found = as_tensor(name, value)
-    if not found.is_floating_point():
+    numbers = as_tensor(name, value)
+    if not numbers.is_floating_point():
         hint = "; of integers say the number of bins: scoresde.data.Dataset(name, x, bins=256)"
-        got = f"{found.dtype}{'' if found.is_complex() else hint}"
+        got = f"{numbers.dtype}{'' if numbers.is_complex() else hint}"
         raise TypeError(f"{name}: expected real floating-point numbers, got {got}")
-    return found
+    return numbers
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
@@ -168,5 +168,5 @@ def as_tensor(name: str, value: Any) -> Tensor:
         value = torch.from_numpy(np.require(native, requirements=["C", "W"]))
     assert isinstance(value, Tensor)
     expect(value.layout is torch.strided, name, "a dense tensor", value.layout)
-    found: Tensor = value.detach()
-    return found
+    numbers: Tensor = value.detach()
+    return numbers

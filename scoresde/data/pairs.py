@@ -54,12 +54,12 @@ def labelled(names: Sequence[str]) -> dict[str, Any]:
     return {"condition": told, "classes": tuple(classes)}
 
 
-def conditions(name: str, found: Tensor, classes: Sequence[str] | None = None) -> Tensor:
+def conditions(name: str, values: Tensor, classes: Sequence[str] | None = None) -> Tensor:
     """Conditions, checked: labels as int64, real numbers as they are.
 
     Args:
         name: What to call them.
-        found: Labels ``(k,)``, or integers or real numbers ``(k, *)``.
+        values: Labels ``(k,)``, or integers or real numbers ``(k, *)``.
         classes: Names of the labels ``0, 1, ...``, if they have any.
 
     Raises:
@@ -72,19 +72,19 @@ def conditions(name: str, found: Tensor, classes: Sequence[str] | None = None) -
         >>> conditions("species", torch.tensor([True, False]), ["setosa", "virginica"])
         tensor([1, 0])
     """
-    if found.is_complex():
-        raise TypeError(f"{name}: expected integers or real numbers, got {found.dtype}")
-    if found.is_floating_point():
+    if values.is_complex():
+        raise TypeError(f"{name}: expected integers or real numbers, got {values.dtype}")
+    if values.is_floating_point():
         wanted = "integer labels (N,), or real numbers (N, c) or (N, *shape)"
-        expect(found.ndim > 1, name, wanted, f"{found.dtype} of shape {tuple(found.shape)}")
+        expect(values.ndim > 1, name, wanted, f"{values.dtype} of shape {tuple(values.shape)}")
         expect(classes is None, "classes", "None of what are no labels", classes)
-        finite(name, found)
-        return found
-    if found.ndim > 1:
+        finite(name, values)
+        return values
+    if values.ndim > 1:
         expect(classes is None, "classes", "None of what are no labels", classes)
-        return found.long()
-    low, high = (int(v) for v in (found.min(), found.max())) if len(found) else (0, 0)
+        return values.long()
+    low, high = (int(v) for v in (values.min(), values.max())) if len(values) else (0, 0)
     most = torch.iinfo(torch.int64).max if classes is None else len(classes) - 1
     wanted = f"labels from 0{'' if classes is None else f' to {most}'}"
     expect(low >= 0 and high <= most, name, wanted, f"{low} to {high}")
-    return found.long()
+    return values.long()

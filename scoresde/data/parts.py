@@ -41,10 +41,10 @@ def degraded(data: Dataset, degradation: Degradation) -> Dataset:
 
     def read(values: Tensor) -> Tensor:
         x = values if data.bins is None else bin_centres(values, data.bins)
-        found = degradation(x)
-        got = tuple(getattr(found, "shape", ()))
+        part = degradation(x)
+        got = tuple(getattr(part, "shape", ()))
         expect(len(got) > 1 and got[0] == len(x), "parts", f"{len(x)} events of a part", got)
-        return found if data.bins is None else quantize(found, data.bins).to(values.dtype)
+        return part if data.bins is None else quantize(part, data.bins).to(values.dtype)
 
     stored = data.values
     if data.flip:

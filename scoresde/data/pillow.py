@@ -75,9 +75,9 @@ def image_items(
         return [values, *(as_tensor(f"{name}, condition", value) for value in rest)]
 
     def read(places: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        found = [read_one(place) for place in places.tolist()]
+        pictures = [read_one(place) for place in places.tolist()]
         of = f"{name} (image_items(..., size=64) resizes)" if size is None else name
-        parts = [stacked(of, part, places.tolist()) for part in zip(*found, strict=True)]
+        parts = [stacked(of, part, places.tolist()) for part in zip(*pictures, strict=True)]
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     values = LazyArray(len(known), read)

@@ -90,8 +90,8 @@ class LogProb:
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Hutchinson, Identity, log_prob
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> found = log_prob(model, torch.zeros(3, 2), trace=Hutchinson(samples=1))
-        >>> found.value.shape, found.standard_error, found.evaluations
+        >>> density = log_prob(model, torch.zeros(3, 2), trace=Hutchinson(samples=1))
+        >>> density.value.shape, density.standard_error, density.evaluations
         (torch.Size([3]), tensor([nan, nan, nan]), 31.0)
     """
 
@@ -175,17 +175,17 @@ def log_prob(
         start, entered = flow.start(z, noise)
         ascent = _Ascent(flow, start, entered, trace, noise)
         times = method.times(flow.sde)
-        found = ascent.by(method, times, checkpointing)
+        density = ascent.by(method, times, checkpointing)
         if errors and x.numel() and not getattr(method, "tells_errors", False):
-            found = ascent.compared(found, times)
+            density = ascent.compared(density, times)
     limit = doubtful(z.shape[-1])
     if checked and not all_finite(
-        {"x": x, "log_prob": found.value}, f"from {method!r}", ~(found.error > limit)
+        {"x": x, "log_prob": density.value}, f"from {method!r}", ~(density.error > limit)
     ):
-        warn_of_errors(found.error, limit, method)
-    deviation = trace.standard_error(found.integrals)
+        warn_of_errors(density.error, limit, method)
+    deviation = trace.standard_error(density.integrals)
     estimate = f"{flow.estimate}, {trace!r}, {method!r}"
-    return LogProb(found.value, deviation, found.error, found.evaluations, estimate)
+    return LogProb(density.value, deviation, density.error, density.evaluations, estimate)
 
 
 def _usable(value: Any) -> Any:
@@ -193,7 +193,7 @@ def _usable(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-class _Found(NamedTuple):
+class _LogDensity(NamedTuple):
     """By a method: log-densities, integrals of the divergence, errors, evaluations per event."""
 
     value: Tensor
@@ -222,12 +222,12 @@ class _Ascent:
     noise: Noise
     probes: list[Tensor] = attrs.field(factory=list)
 
-    def by(self, method: Method, times: Tensor, checkpointing: bool = False) -> _Found:
+    def by(self, method: Method, times: Tensor, checkpointing: bool = False) -> _LogDensity:
         """What a method finds, on a grid."""
         sde, z, value, evaluations = self.flow.sde, self.z, self.entered, 0.0
         integrals = z.new_zeros(*z.shape[:-1], self.trace.estimates)
         if not value.numel():  # what solvers and priors of others need not know
-            return _Found(value, integrals, value, evaluations)
+            return _LogDensity(value, integrals, value, evaluations)
         missed, upward = torch.zeros_like(value), sde.stages()[::-1]
         kept = [*(later.dim for later in upward[1:]), 0]
         for i, (stage, dim) in enumerate(zip(upward, kept, strict=True)):
@@ -240,17 +240,17 @@ class _Ascent:
             value, integrals = value + entered, integrals + gained
             missed, evaluations = missed + density.error, evaluations + density.evaluated
         value = value + integrals.mean(-1)
-        return _Found(value, integrals, missed, evaluations / value.numel())
+        return _LogDensity(value, integrals, missed, evaluations / value.numel())
 
     @torch.no_grad()
-    def compared(self, found: _Found, times: Tensor) -> _Found:
+    def compared(self, density: _LogDensity, times: Tensor) -> _LogDensity:
         """With errors: the distance to a `Quadrature`, and its own; infinite where that is lost.
 
         What corrects for missing the flow knows where few steps miss it, however many more might.
         """
         known = self.by(Quadrature(tolerance=None), coarsened(self.flow.sde, times))
-        error = ((found.value - known.value).abs() + known.error).nan_to_num(torch.inf)
-        return found._replace(error=error, evaluations=found.evaluations + known.evaluations)
+        error = ((density.value - known.value).abs() + known.error).nan_to_num(torch.inf)
+        return density._replace(error=error, evaluations=density.evaluations + known.evaluations)
 
 
 def _transported(
@@ -262,12 +262,12 @@ def _transported(
     size = at_a_time(len(flat), flat[:1], held)
     if size is None:
         return method.transport(density, z, ts, noise)
-    found = []
+    transported = []
     for rows in torch.arange(len(flat), device=z.device).split(size):
         part = density.select(rows, batch)
         ends = method.transport(part, flat[rows], ts, noise)
-        found.append((*ends, part.error.expand(len(rows))))
-    z, gained, error = map(torch.cat, zip(*found, strict=True))
+        transported.append((*ends, part.error.expand(len(rows))))
+    z, gained, error = map(torch.cat, zip(*transported, strict=True))
     density.error = error.reshape(batch)
     return z.reshape(*batch, -1), gained.reshape(*batch, -1)
 

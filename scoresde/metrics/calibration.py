@@ -75,8 +75,8 @@ def uniformity(ranks: Tensor, count: int) -> Tensor:
     whole("count", count, 1)
     expect(len(ranks) > 0, "ranks", "at least one", "none")
     share = ((ranks.double() + 0.5) / (count + 1)).flatten(1).cpu().numpy()
-    found = [scipy.stats.kstest(column, "uniform").pvalue for column in share.T]
-    return torch.tensor(found, dtype=torch.float64).reshape(ranks.shape[1:])
+    p_values = [scipy.stats.kstest(column, "uniform").pvalue for column in share.T]
+    return torch.tensor(p_values, dtype=torch.float64).reshape(ranks.shape[1:])
 
 
 def expected_coverage(
@@ -210,9 +210,9 @@ def local_c2st(
         >>> from scoresde.metrics import local_c2st
         >>> g = torch.Generator().manual_seed(0)
         >>> x, a, b, c = torch.randn(4, 300, 1, generator=g)
-        >>> found = local_c2st(x + a, x + b, x, 1 + c, torch.ones(1), trials=9, updates=50)
+        >>> exact = local_c2st(x + a, x + b, x, 1 + c, torch.ones(1), trials=9, updates=50)
         >>> off = local_c2st(x + a + 1, x + b, x, 2 + c, torch.ones(1), trials=9, updates=50)
-        >>> found.statistic < off.statistic, off.p_value
+        >>> exact.statistic < off.statistic, off.p_value
         (True, 0.0)
     """
     _expect_pairs(draws.unsqueeze(0), truth)
@@ -228,8 +228,8 @@ def local_c2st(
     order = torch.rand(trials, len(pairs), generator=generator).argsort(1)
     labels = torch.cat([own.unsqueeze(0), own[order]]).to(pairs.device)
     logits = _classified(pairs, labels, asked, updates, generator)
-    found = (logits.sigmoid() - 0.5).square().mean(1)
-    return LocalTest(float(found[0]), float((found[1:] >= found[0]).double().mean()))
+    statistics = (logits.sigmoid() - 0.5).square().mean(1)
+    return LocalTest(float(statistics[0]), float((statistics[1:] >= statistics[0]).double().mean()))
 
 
 def _classified(
@@ -243,8 +243,8 @@ def _classified(
 
     def logits(values: Tensor) -> Tensor:
         hidden = (values @ inward[:, :-1] + inward[:, -1:]).relu()
-        found: Tensor = (hidden @ outward[:, :-1] + outward[:, -1:]).squeeze(-1)
-        return found
+        output: Tensor = (hidden @ outward[:, :-1] + outward[:, -1:]).squeeze(-1)
+        return output
 
     with torch.enable_grad():
         optimizer = torch.optim.Adam([inward, outward], lr=0.02, weight_decay=1e-4)

@@ -83,12 +83,12 @@ def extract(
         torch.Size([100, 3])
     """
     whole("batch_size", batch_size, 1)
-    found = []
+    parts = []
     with evaluation_mode(features) if isinstance(features, nn.Module) else nullcontext():
         for batch in tqdm(x.split(batch_size), desc="features", disable=not progress):
             part = features(batch.to(device))
             good = isinstance(part, Tensor) and part.ndim == 2 and len(part) == len(batch)
             got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
             expect(good, "features", f"a tensor ({len(batch)}, d) of {len(batch)} events", got)
-            found.append(part)
-    return torch.cat(found)
+            parts.append(part)
+    return torch.cat(parts)

@@ -82,12 +82,12 @@ def _norms(x: Tensor, y: Tensor) -> Tensor:
 
 def _radii(x: Tensor, neighbours: int) -> Tensor:
     """Squared distances of events to one of their neighbours."""
-    found = []
+    radii = []
     for i, rows in enumerate(x.split(_ROWS)):
         squares, own = _squares(rows, x), torch.arange(len(rows), device=x.device)
         squares[own, own + i * _ROWS] = torch.inf  # nobody is a neighbour of oneself
-        found.append(squares.kthvalue(neighbours, dim=1).values)
-    return torch.cat(found)
+        radii.append(squares.kthvalue(neighbours, dim=1).values)
+    return torch.cat(radii)
 
 
 def _share_within(x: Tensor, centres: Tensor, radii: Tensor) -> float:

@@ -43,7 +43,7 @@ def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
         {'a1': 4, 'd1': 12}
     """
     z = _coefficients(basis, data)
-    found = {}
+    eigenvalues = {}
     for name, block in basis.blocks.slices.items():
         own = z[:, block]
         count, size = own.shape
@@ -54,8 +54,8 @@ def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
         mean, square, trace2 = values.mean(), values.square().sum(), values.sum() ** 2
         excess = (count + 1 - 2 / size) * (square - trace2 / size)
         share = ((1 - 2 / size) * square + trace2) / excess if excess > 0 else 1.0
-        found[name] = torch.lerp(values, mean, min(float(share), 1.0))
-    return found
+        eigenvalues[name] = torch.lerp(values, mean, min(float(share), 1.0))
+    return eigenvalues
 
 
 def kurtosis(basis: Basis, data: Tensor) -> dict[str, float]:
@@ -77,12 +77,12 @@ def kurtosis(basis: Basis, data: Tensor) -> dict[str, float]:
         {'a1': 2.0, 'd1': 3.0}
     """
     z = _coefficients(basis, data)
-    found = {}
+    kurtoses = {}
     for name, block in basis.blocks.slices.items():
         power, fourth = z[:, block].square().mean(0), (z[:, block] ** 4).mean(0)
         square = float(power.square().sum())
-        found[name] = float(fourth.sum()) / square if square > 0 else 3.0
-    return found
+        kurtoses[name] = float(fourth.sum()) / square if square > 0 else 3.0
+    return kurtoses
 
 
 def _coefficients(basis: Basis, data: Tensor) -> Tensor:

@@ -234,7 +234,7 @@ class Bed:
         """
         starts, delays, times = self.layout.times(drafts)
         possible = (np.diff(times) < 0).all(1)
-        found = np.full(len(drafts), math.inf)
+        errors = np.full(len(drafts), math.inf)
         if possible.any():
             measured = drafts[0].steps, starts[possible], delays[possible], times[possible]
             if self._together is None:
@@ -243,16 +243,16 @@ class Bed:
                 same = np.allclose(self._measure(*measured), alone, rtol=1e-6, atol=0)
                 self._together = bool(same)
             measure = self._measure if self._together else self._alone
-            found[possible] = measure(*measured)
-        return [float(v) for v in found]
+            errors[possible] = measure(*measured)
+        return [float(v) for v in errors]
 
     def _alone(
         self, steps: Sequence[int], starts: _Floats, delays: _Floats, times: _Floats
     ) -> _Floats:
-        found = []
+        errors = []
         for start, delay, own in zip(starts, delays, times, strict=True):
-            found.append(self._measure(steps, start[None], delay[None], own[None], False))
-        return np.concatenate(found)
+            errors.append(self._measure(steps, start[None], delay[None], own[None], False))
+        return np.concatenate(errors)
 
     def _measure(
         self,
@@ -288,8 +288,8 @@ class Bed:
             x = solver.rsample(model, rows, generator=_Quantiles(self.z), dtype=torch.float64)
         x = x.reshape(-1, *shape)
         gap = (x[0] - self.truth.unsqueeze(1)) ** 2 + (x[-1] - x[0]) ** 2
-        found: _Floats = ((gap @ self.density) * self.weights.unsqueeze(1)).sum((0, 2)).numpy()
-        return found
+        errors: _Floats = ((gap @ self.density) * self.weights.unsqueeze(1)).sum((0, 2)).numpy()
+        return errors
 
     def _own_clock(self, starts: _Floats, delays: _Floats) -> Clock:
         """That of one draft's bands."""

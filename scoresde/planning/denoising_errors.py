@@ -43,9 +43,9 @@ class DenoisingErrors:
         >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> from scoresde.planning import DenoisingErrors
         >>> model = Gaussian(DiagonalSDE(EDM(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> found = DenoisingErrors.of(model, torch.randn(4000, 2), count=3)
-        >>> variance = found.levels["all"].mul(2).exp()  # of the noise
-        >>> torch.allclose(found.errors["all"], variance / (1 + variance), rtol=0.1)
+        >>> measured = DenoisingErrors.of(model, torch.randn(4000, 2), count=3)
+        >>> variance = measured.levels["all"].mul(2).exp()  # of the noise
+        >>> torch.allclose(measured.errors["all"], variance / (1 + variance), rtol=0.1)
         True
     """
 
@@ -82,7 +82,7 @@ class DenoisingErrors:
         expect(len(x) > 0, "x", "at least one event", tuple(x.shape))
         noise, z, stages = Noise.of(generator), sde.basis(x), sde.stages()
         times = grids.log_snr(sde, max(count, len(stages)))
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in sde.blocks.sizes}
+        pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in sde.blocks.sizes}
         with evaluation_mode(estimator), torch.no_grad():
             for t in ((times[1:] + times[:-1]) / 2).flip(0):
                 dim = next(stage.dim for stage in stages if float(t) >= stage.end)
@@ -94,10 +94,10 @@ class DenoisingErrors:
                 levels = levels.expand(sde.basis.dim).cpu()
                 for name, block in sde.blocks.slices.items():
                     if block.stop <= dim:
-                        found[name].append(
+                        pairs[name].append(
                             (float(levels[block].mean()), float(errors[block].mean()))
                         )
-        tables = {name: torch.tensor(sorted(v), dtype=torch.float64) for name, v in found.items()}
+        tables = {name: torch.tensor(sorted(v), dtype=torch.float64) for name, v in pairs.items()}
         return cls(*({name: v[:, i] for name, v in tables.items()} for i in (0, 1)))
 
     def excess(self, name: str, unit: float, variances: Tensor) -> tuple[_Floats, _Floats]:

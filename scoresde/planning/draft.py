@@ -224,8 +224,8 @@ def pieces(sde: DiagonalSDE) -> list[Stage]:
 
 
 def _levels(noise: torch.Tensor) -> _Floats:
-    found: _Floats = noise.clamp(-_FAR, _FAR).numpy()
-    return found
+    levels: _Floats = noise.clamp(-_FAR, _FAR).numpy()
+    return levels
 
 
 def _rounded(times: _Floats) -> _Floats:

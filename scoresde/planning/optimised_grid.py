@@ -102,8 +102,8 @@ def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -
         if not bool(point.isfinite().all()):
             return point.new_tensor(math.inf)  # a line search that has lost its way
         value: Tensor = loss(point)
-        if (found := value.item()) < lowest:
-            best, lowest = point.detach().clone(), found
+        if (error := value.item()) < lowest:
+            best, lowest = point.detach().clone(), error
         value.backward()
         return value
 

@@ -52,5 +52,5 @@ class Warped(Clock):
 
     def breakpoints(self, first: float = 0.0) -> list[float]:
         """See the class."""
-        found: list[float] = self.kinks.flip(0).tolist()
-        return found
+        times: list[float] = self.kinks.flip(0).tolist()
+        return times

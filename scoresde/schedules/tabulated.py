@@ -93,6 +93,6 @@ class Tabulated(LogLinear):
         level = torch.maximum(torch.minimum(noise_level, levels[-1]), levels[0])
         last = torch.searchsorted(levels, level.contiguous()).clamp(1, len(levels) - 1)
         low, high = levels[last - 1], levels[last]
-        found = last - 1 + (level - low) / (high - low)
-        whole = found.round()
-        return torch.where((found - whole).abs() < _WHOLE, whole, found)
+        step = last - 1 + (level - low) / (high - low)
+        whole = step.round()
+        return torch.where((step - whole).abs() < _WHOLE, whole, step)

@@ -92,8 +92,8 @@ class Cells:
     def distinct(self) -> list[Any]:
         """Different values, in their order."""
         if not self.words:
-            found: list[Any] = np.unique(self.values[~self.missing]).tolist()
-            return found
+            numbers: list[Any] = np.unique(self.values[~self.missing]).tolist()
+            return numbers
         present = {v for v in self.values if v is not None}
         if self.levels is not None:
             return [v for v in self.levels if v in present]

@@ -227,16 +227,16 @@ class Category(Column):
         numbers = all(isinstance(v, float) for v in self.values)
         values = np.empty(len(self.values), float if numbers else object)
         values[:] = self.values
-        found: Array = values[np.searchsorted(self._ends[:-1], special.ndtr(z))]
-        return found
+        decoded: Array = values[np.searchsorted(self._ends[:-1], special.ndtr(z))]
+        return decoded
 
     def modes(self, z: Tensor) -> Tensor:
         """Of draws ``(draws, N)``, coordinates ``(N,)`` in the interval of the most frequent."""
         ends = torch.from_numpy(self._ends).to(z)
         places = torch.searchsorted(ends[:-1].contiguous(), torch.special.ndtr(z))
         middles = ends - torch.tensor(self.shares).to(z) / 2
-        found: Tensor = torch.special.ndtri(middles[places.mode(0).values])
-        return found
+        middle: Tensor = torch.special.ndtri(middles[places.mode(0).values])
+        return middle
 
     @property
     def _ends(self) -> Array:

@@ -60,18 +60,18 @@ class TableCoordinates:
             ValueError: If a column is absent or unknown.
         """
         names, wanted = self.form.names, f"the columns {join_names(map(repr, self.form.names))}"
-        form, found = Form.read("X", table)
+        form, columns = Form.read("X", table)
         named = any(isinstance(name, str) for name in names)
         if named and not any(isinstance(name, str) for name in form.names):
             form = attrs.evolve(
                 form, names=names[: len(form.names)]
             )  # an array of the same columns
-        by_name = dict(zip(form.names, found, strict=True))
+        by_name = dict(zip(form.names, columns, strict=True))
         unknown = [repr(name) for name in by_name if name not in names]
         expect(not unknown and len(form.names) <= len(names), "X", wanted, join_names(unknown))
         absent = [n for i, n in enumerate(names) if n not in by_name and i not in hidden]
         expect(not absent, "X", wanted, f"none called {join_names(map(repr, absent))}")
-        none = Cells(np.full(len(found[0]), np.nan))
+        none = Cells(np.full(len(columns[0]), np.nan))
         return [none if i in hidden else by_name[n] for i, n in enumerate(names)]
 
     def events(

@@ -215,8 +215,8 @@ class TableModel:
             real("quantiles", quantile, 0, 1)
         whole("draws", draws, 1, _DRAWS)
         self._fitted()
-        found = self._completions(X, draws, self._seed(), targets)
-        tables = {float(q): found.quantile(float(q)) for q in asked}
+        completions = self._completions(X, draws, self._seed(), targets)
+        tables = {float(q): completions.quantile(float(q)) for q in asked}
         return tables if quantiles is not None else tables[0.5]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -307,7 +307,7 @@ class TableModel:
             for part in torch.arange(len(rows)).split(max(1, _ROWS // draws)):
                 some = estimator.select(part.repeat(draws), (len(rows),))
                 shape = (draws * len(part),)
-                found = self.model_.solver.sample(some, shape, generator=chance)
-                drawn[:, rows[part]] = found.reshape(draws, len(part), -1)
+                samples = self.model_.solver.sample(some, shape, generator=chance)
+                drawn[:, rows[part]] = samples.reshape(draws, len(part), -1)
         cells = coordinates.cells(table, hidden)
         return Completions(coordinates, cells, drawn, getattr(table, "index", None))

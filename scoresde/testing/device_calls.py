@@ -108,8 +108,8 @@ class DeviceCalls:
         """The totals, and where the host waits or draws, most often first."""
         lines = [", ".join(f"{count} {name}" for name, count in self.summary().items())]
         for name in ("copies", "reads", "drawn"):
-            found = getattr(self, name).most_common()
-            lines += [f"{name}: {count} x {place}" for place, count in found]
+            places = getattr(self, name).most_common()
+            lines += [f"{name}: {count} x {place}" for place, count in places]
         return "\n".join(lines)
 
     def __enter__(self) -> DeviceCalls:
@@ -145,10 +145,10 @@ class DeviceCalls:
 
     def _by_host(self, func: Any, name: str, args: Any, keywords: Mapping[str, Any]) -> Any:
         self.host[name] += not _launches_nothing(func, name)
-        found = func(*args, **keywords)
-        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(found, Tensor):
-            self.drawn[f"{name} at {_place()}"] += found.numel()
-        return found
+        result = func(*args, **keywords)
+        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(result, Tensor):
+            self.drawn[f"{name} at {_place()}"] += result.numel()
+        return result
 
     def _launched(self, func: Any, name: str, tensors: list[Tensor]) -> None:
         (self.views if _launches_nothing(func, name) else self.operations)[name] += 1
@@ -168,10 +168,10 @@ class DeviceCalls:
         if name in _CHECKING:
             return None
         args, keywords = tree_map_only(Tensor, self._made_up, (args, keywords))
-        found = func(*args, **keywords)
+        result = func(*args, **keywords)
         if torch.Tag.dynamic_output_shape not in func.tags:
-            return found
-        return tree_map_only(Tensor, lambda v: v.to("meta"), found)
+            return result
+        return tree_map_only(Tensor, lambda v: v.to("meta"), result)
 
     def _made_up(self, value: Tensor) -> Tensor:
         """A tensor of the CPU in the place of one that has no values."""
@@ -239,13 +239,13 @@ class _FromPython(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords, before = dict(kwargs or {}), self.calls.copies.total()
-        found = func(*args, **keywords)
+        result = func(*args, **keywords)
         made = func in _FROM_PYTHON and not isinstance(args[-1], Tensor)
         made |= func in _INDEXING and _is_listed(args[1])
-        device = found if isinstance(found, Tensor) else args[0]
+        device = result if isinstance(result, Tensor) else args[0]
         if made and device.device.type != "cpu" and self.calls.copies.total() == before:
             self.calls.copied(func.__name__, queued=False)
-        return found
+        return result
 
 
 def _launches_nothing(func: Any, name: str) -> bool:

@@ -306,9 +306,9 @@ class EstimatorLaws(CompositionLaws):
     def test_its_loss_waits_for_no_device(self) -> None:
         """Its second one, forwards and back: nothing is read there, or brought there."""
         for dtype in (torch.float32, DOUBLE):
-            if (found := self._loss(dtype)) is None:
+            if (learner := self._loss(dtype)) is None:
                 return
-            model, x, condition = tree_map_only(Tensor, lambda v: v.to("meta"), found)
+            model, x, condition = tree_map_only(Tensor, lambda v: v.to("meta"), learner)
             model.to("meta")
             with DeviceCalls() as calls:
                 model.loss(x, condition)
@@ -319,8 +319,8 @@ class EstimatorLaws(CompositionLaws):
     def test_its_loss_hears_its_generator_only(self) -> None:
         """The same seed, the same loss; dropout, which is torch's own, is off here."""
         for dtype in (torch.float32, DOUBLE):
-            if (found := self._loss(dtype)) is not None:
-                self._is_heard(*found)
+            if (learner := self._loss(dtype)) is not None:
+                self._is_heard(*learner)
 
     @staticmethod
     def _is_heard(model: ScoreEstimator, x: Tensor, condition: Any) -> None:

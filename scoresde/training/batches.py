@@ -123,10 +123,10 @@ class Batches:
             return self.placed.pairs(self.order.own(step))
         if self._ahead is None or step != self._next:
             self._ahead = self._ahead_from(step)
-        found, self._next = next(self._ahead), step + 1
-        if isinstance(found, Exception):
-            raise found
-        return brought(found, self.placed.device)
+        pairs, self._next = next(self._ahead), step + 1
+        if isinstance(pairs, Exception):
+            raise pairs
+        return brought(pairs, self.placed.device)
 
     def _ahead_from(self, step: int) -> Iterator[Pairs | Exception]:
         """The batches from a step on."""

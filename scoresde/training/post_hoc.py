@@ -73,11 +73,11 @@ class PostHocAverages:
             FileNotFoundError: If there is none.
         """
         paths = (path.parent for path in Path(folder, FOLDER).glob("*/config.json"))
-        found = {int(path.name): path for path in paths}
-        if not found:
+        snapshots = {int(path.name): path for path in paths}
+        if not snapshots:
             expected = "expected a run with snapshots, which [training] has with snapshots = 20"
             raise FileNotFoundError(f"{folder}: {expected}, got none")
-        return cls(dict(sorted(found.items())))
+        return cls(dict(sorted(snapshots.items())))
 
     def weights(self, width: float) -> dict[str, Tensor]:
         """The average at the end of the run with a power profile of a relative width, by name.
@@ -129,7 +129,7 @@ class PostHocAverages:
         run = TrainingState.new(settings, estimator, seed, SINGLE_PROCESS)
         placed = PlacedEvents.of("held_out", as_dataset("held_out", held_out), run.device)
         before = {name: value.clone() for name, value in estimator.state_dict().items()}
-        was_training, found = estimator.training, dict[float | None, float]()
+        was_training, losses = estimator.training, dict[float | None, float]()
         estimator.eval()
         try:
             for width in widths:
@@ -137,11 +137,11 @@ class PostHocAverages:
                     estimator.load_state_dict(before)
                 else:
                     self.place(estimator, width)
-                found[width] = run.held_out_loss(placed)
+                losses[width] = run.held_out_loss(placed)
         finally:
             estimator.load_state_dict(before)
             estimator.train(was_training)
-        return found
+        return losses
 
     def _coefficients(self, width: float) -> list[list[float]]:
         """Of every snapshot, what each of its profiles counts."""

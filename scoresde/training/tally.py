@@ -62,9 +62,9 @@ class Tally:
         """How many updates were left out, and whether somebody has asked to end: waits for them."""
         unread, self._unread = self._unread, []
         if unread:
-            found = iter(torch.stack([v for _, update in unread for v in update]).tolist())
+            counts = iter(torch.stack([v for _, update in unread for v in update]).tolist())
             for scaled, update in unread:
-                self._count(scaled, *(next(found) for _ in update))
+                self._count(scaled, *(next(counts) for _ in update))
         return self._left_out, self._stopped
 
     def _count(self, scaled: bool, loss: float, norm: float, stop: float = 0.0) -> None:
