@@ -136,12 +136,11 @@ def evaluate_samples(
 
     (asked, real), (_, other) = read(data), read(others)
     options: dict[str, Any] = {"generator": generator, "progress": progress}
-    comparisons = []
+    results = []
     for _ in range(repeats):
         drawn = (solver.sample(m, (n,), condition=told, **options) for m, n, told in asked)
-        comparisons.append(compare(real, torch.cat([*map(seen, drawn)])))
-    summary = _summary(comparisons, real, other)
-    return {"data": data.name, "count": count, "repeats": repeats, **summary}
+        results.append(compare(real, torch.cat([*map(seen, drawn)])))
+    return {"data": data.name, "count": count, "repeats": repeats, **_summary(results, real, other)}
 
 
 def _count(count: int | None, most: int) -> int:
@@ -156,10 +155,10 @@ def _shades(values: Tensor, bins: int) -> Tensor:
     return 2 * values.to(torch.get_default_dtype()) / (bins - 1) - 1
 
 
-def _summary(comparisons: Sequence[Comparison], real: Tensor, other: Tensor) -> dict[str, float]:
+def _summary(results: Sequence[Comparison], real: Tensor, other: Tensor) -> dict[str, float]:
     summary, floor = dict[str, float](), compare(real, other)
     for metric in ("frechet", "kernel", "precision", "recall"):
-        values = [float(getattr(each, metric)) for each in comparisons]
+        values = [float(getattr(each, metric)) for each in results]
         summary[metric] = statistics.mean(values)
         deviation = statistics.stdev(values) if len(values) > 1 else math.nan
         summary[f"{metric}_stderr"] = deviation / len(values) ** 0.5
