@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from scoresde.coefficients import DenoisedReverse, DiagonalCoefficients, as_drawn, filled, root
 from scoresde.equation import Field, Forcing, Propagator
-from scoresde.phase_space.dynamics import Dynamics, Law
+from scoresde.phase_space.dynamics import Dynamics, PhaseKernel
 from scoresde.phase_space.mixing import Mixing
 from scoresde.phase_space.steps import phase_step, symmetric_root
 from scoresde.sde_coefficients import Kernel, Score, SDECoefficients
@@ -40,7 +40,7 @@ class PhaseCoefficients(SDECoefficients):
         True
     """
 
-    _law: Law | None = None
+    _phase_kernel: PhaseKernel | None = None
     _s: Tensor | None = None
 
     def __init__(self, seen: DiagonalCoefficients, dynamics: Dynamics, like: Tensor) -> None:
@@ -64,14 +64,14 @@ class PhaseCoefficients(SDECoefficients):
     @property
     def s_rate(self) -> Tensor:
         """How fast that grows."""
-        return self.seen.log_snr_decay.to(self.s) / self.law.decay
+        return self.seen.log_snr_decay.to(self.s) / self.phase_kernel.decay
 
     @property
-    def law(self) -> Law:
+    def phase_kernel(self) -> PhaseKernel:
         """Of a state, data being known, in units of the noise."""
-        if self._law is None:
-            self._law = self.dynamics.law(self.s)
-        return self._law
+        if self._phase_kernel is None:
+            self._phase_kernel = self.dynamics.kernel(self.s)
+        return self._phase_kernel
 
     def vector(self, values: Tensor) -> Tensor:
         """``(*, 1 | blocks | n, copies)`` along the component axis of all copies."""
@@ -117,17 +117,17 @@ class PhaseCoefficients(SDECoefficients):
     @property
     def kernel(self) -> Kernel:
         """``a`` and ``L``: the state is ``a x_0 + L xi``, whatever stands beside data."""
-        law = self.law
-        return Kernel(self.vector(law.mean), self.mixing(self.in_units(law.root)))
+        kernel = self.phase_kernel
+        return Kernel(self.vector(kernel.mean), self.mixing(self.in_units(kernel.root)))
 
     def propagator(self, end: PhaseCoefficients) -> Propagator:
         """The exact transition."""
         passed = end.s - self.s
         still = passed <= 0
-        flow, spread = self.dynamics.transition(passed.masked_fill(still, 1.0))
+        flow, covariance = self.dynamics.transition(passed.masked_fill(still, 1.0))
         still, one = still[..., None, None], torch.eye(self.dynamics.copies).to(flow)
         flow = torch.where(still, one, flow)
-        noise = symmetric_root(spread.masked_fill(still, 0.0))
+        noise = symmetric_root(covariance.masked_fill(still, 0.0))
         h = (end.t - self.t).expand(*self.t.shape[:-1], 1)
         none = torch.zeros_like(h)
         return Propagator(self.mixing(flow), none, h, none, self.mixing(self.in_units(noise)))
@@ -150,7 +150,7 @@ class PhaseCoefficients(SDECoefficients):
 
     def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
         """The denoised mean, once for every copy."""
-        readout = self.law.readout.to(self.t)
+        readout = self.phase_kernel.readout.to(self.t)
         seen = self.seen.alpha
         readouts = self.cast(self.vector(seen.unsqueeze(-1) * readout))
         denoisers = estimator.denoisers(self.seen, condition)
@@ -185,17 +185,17 @@ class PhaseReverse(DenoisedReverse):
     @property
     def slope(self) -> Any:
         """``A + (1 + eta^2)/2 Q S^-1``, by the SDE's time."""
-        law = self.forward.law
-        pull = law.root @ (law.drift + self._share * law.noise)
-        slope = torch.linalg.solve_triangular(law.root, pull, upper=False, left=False)
+        kernel = self.forward.phase_kernel
+        pull = kernel.root @ (kernel.drift + self._share * kernel.noise)
+        slope = torch.linalg.solve_triangular(kernel.root, pull, upper=False, left=False)
         return self.forward.mixing(self.forward.s_rate[..., None, None] * slope.to(self.t))
 
     @property
     def response(self) -> Tensor:
         """``-(1 + eta^2)/2 Q S^-1 a``."""
-        law, rate = self.forward.law, self.forward.s_rate
-        entering = law.root @ (law.noise @ law.rho.unsqueeze(-1))
-        response = -self._share * entering.squeeze(-1)
+        kernel, rate = self.forward.phase_kernel, self.forward.s_rate
+        pulled = kernel.root @ (kernel.noise @ kernel.rho.unsqueeze(-1))
+        response = -self._share * pulled.squeeze(-1)
         return self.forward.vector(rate.unsqueeze(-1) * response.to(self.t))
 
     @property
@@ -221,8 +221,8 @@ class PhaseReverse(DenoisedReverse):
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``S^-1 (a D - y)``."""
         known = self.forward
-        mean = known.vector(known.law.mean)
-        inverse = torch.linalg.inv(known.in_units(known.law.root))
+        mean = known.vector(known.phase_kernel.mean)
+        inverse = torch.linalg.inv(known.in_units(known.phase_kernel.root))
         pull = known.cast(known.mixing(inverse.mT @ inverse))
         return pull * (known.cast(mean) * forcing - z)
 

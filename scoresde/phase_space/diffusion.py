@@ -131,7 +131,7 @@ class PhaseSDE(DiagonalSDE):
 
     def appender(self, like: Tensor, stage: Stage) -> Append:
         """A draw of ``N(a mean, a a^T std^2 + S)``: of data with these moments, at ``T``."""
-        at, mean, root = self._entering(like, stage.start)
+        at, mean, root = self._appended(like, stage.start)
         (factor,) = at.cast(at.mixing(root)).unbind()
 
         def append(z: Tensor, noise: Noise) -> Tensor:
@@ -142,19 +142,20 @@ class PhaseSDE(DiagonalSDE):
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
         """See `scoresde.SDE.marginalise`: all is taken off, at ``T``."""
-        at, mean, root = self._entering(z, stage.start)
+        at, mean, root = self._appended(z, stage.start)
         (inverse,) = at.cast(at.mixing(torch.linalg.inv(root))).unbind()
         distance = (inverse * (z - mean)).square().sum(-1)
         constant = at.log_det(root) + self.dim * math.log(2 * math.pi) / 2
         return z[..., :0], -distance / 2 - constant.to(z)
 
-    def _entering(self, like: Tensor, t: float) -> tuple[PhaseCoefficients, Tensor, Tensor]:
-        """What is said of a time; mean, and root of the covariance, of what enters there."""
+    def _appended(self, like: Tensor, t: float) -> tuple[PhaseCoefficients, Tensor, Tensor]:
+        """What is said of a time; mean, and root of the covariance, of what is appended there."""
         time = torch.full((1, 1), t, dtype=torch.float64, device="cpu")
         at = self.at(time, like.new_empty(*like.shape[:-1], self.dim))
         mean, std = (v.reshape(-1) for v in self.constants(time, "mean", "std"))
-        root = at.in_units(at.law.root).movedim(-3, -1)
-        a, root, mean, std = self.blocks.alike(at.law.mean.mT, root, mean, std)
+        kernel = at.phase_kernel
+        root = at.in_units(kernel.root).movedim(-3, -1)
+        a, root, mean, std = self.blocks.alike(kernel.mean.mT, root, mean, std)
         root, wide = root.movedim(-1, -3), (a * std).mT.unsqueeze(-1)
         factor = torch.linalg.cholesky(root @ root.mT + wide @ wide.mT)
         return at, at.cast(at.vector((a * mean).mT))[0], factor

@@ -47,10 +47,10 @@ _SLOWEST = 2.0**17
 """How much longer data may be known than the fastest dynamics take: tables have so many places."""
 
 _FIRST = 1e-20
-"""Of ``s``: nothing has been diffused, and the law still has a density."""
+"""Of ``s``: nothing has been diffused, and the distribution still has a density."""
 
 
-class Law(NamedTuple):
+class PhaseKernel(NamedTuple):
     """``y_s = a x_0 + L xi``, and what follows of it; ``(*, k)`` and ``(*, k, k)``.
 
     Attributes:
@@ -63,8 +63,8 @@ class Law(NamedTuple):
     Example:
         >>> import torch
         >>> from scoresde import Dynamics
-        >>> law = Dynamics.cld().law(torch.tensor(0.1))
-        >>> law.log_snr < Dynamics.cld().law(torch.tensor(0.01)).log_snr  # it falls
+        >>> kernel = Dynamics.cld().kernel(torch.tensor(0.1))
+        >>> kernel.log_snr < Dynamics.cld().kernel(torch.tensor(0.01)).log_snr  # it falls
         tensor(True)
     """
 
@@ -101,7 +101,7 @@ class Law(NamedTuple):
 
 
 class Dynamics(Float64Constants):
-    """``A``, ``Q`` and the law at the start; see the module.
+    """``A``, ``Q`` and the distribution at the start; see the module.
 
     Kernels are sums of ``exp(A s)``'s series at a short ``s``, doubled as often as it takes: no
     eigenvalues, which may be double, and no difference of nearly equal numbers, in which what
@@ -121,7 +121,7 @@ class Dynamics(Float64Constants):
         >>> import torch
         >>> from scoresde import Dynamics
         >>> pair = Dynamics.cld()
-        >>> pair.law(torch.tensor(50.0)).root.diagonal()  # stationary: variances 1 and M
+        >>> pair.kernel(torch.tensor(50.0)).root.diagonal()  # stationary: variances 1 and M
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
 
@@ -145,8 +145,8 @@ class Dynamics(Float64Constants):
         expect(bool((self.noise >= 0).all()), "noise", "variances of at least 0", noise)
         clean = bool((self.start >= 0).all()) and float(self.start[0]) == 0
         expect(clean, "start", "deviations of at least 0, the first, of data, 0", start)
-        power, spread = torch.eye(k, dtype=torch.float64), self.noise.cpu().diag()
-        powers, spreads, matrix = [power], [spread], self.drift.cpu()
+        power, covariance = torch.eye(k, dtype=torch.float64), self.noise.cpu().diag()
+        powers, spreads, matrix = [power], [covariance], self.drift.cpu()
         for n in range(1, _TERMS):
             powers.append(matrix @ powers[-1] / n)
             spreads.append((matrix @ spreads[-1] + spreads[-1] @ matrix.mT) / (n + 1))
@@ -156,8 +156,8 @@ class Dynamics(Float64Constants):
         expect(growth < 0, "drift", "one that decays: eigenvalues below 0", f"one of {growth:.3g}")
         norm = float(torch.linalg.matrix_norm(matrix, 2))
         self._norm, self._longest = norm, 1 / norm
-        _, spread = self.transition(torch.full((), 1 / norm, dtype=torch.float64, device="cpu"))
-        reached = torch.linalg.eigvalsh(spread)
+        _, covariance = self.transition(torch.full((), 1 / norm, dtype=torch.float64, device="cpu"))
+        reached = torch.linalg.eigvalsh(covariance)
         wanted = "noise that gets to every direction"
         expect(bool(reached[0] > 0), "noise", wanted, f"{noise} with drift {drift}")
         self._tabulate()
@@ -285,33 +285,33 @@ class Dynamics(Float64Constants):
         short = (s / 2**doublings).unsqueeze(-1)
         terms = short ** torch.arange(_TERMS, device=s.device)
         flow = (terms @ powers.flatten(1)).unflatten(-1, powers.shape[1:])
-        spread = ((short * terms) @ spreads.flatten(1)).unflatten(-1, spreads.shape[1:])
+        covariance = ((short * terms) @ spreads.flatten(1)).unflatten(-1, spreads.shape[1:])
         for _ in range(doublings):
-            spread = spread + flow @ spread @ flow.mT
+            covariance = covariance + flow @ covariance @ flow.mT
             flow = flow @ flow
-        return flow, spread
+        return flow, covariance
 
-    def law(self, s: Tensor) -> Law:
-        """The law of a state, data being known, in as many digits as there are.
+    def kernel(self, s: Tensor) -> PhaseKernel:
+        """The distribution of a state, data being known, in as many digits as there are.
 
         Args:
             s: How much has been diffused, ``(*,)``.
         """
         s = s.to(precision(s.device)).clamp(min=_FIRST)
         drift, noise, start = self.constants(s, "drift", "noise", "start")
-        flow, spread = self.transition(s)
+        flow, covariance = self.transition(s)
         # what entered at the start and what has entered since, side by side: their squares would
         # hide how little x has of its own
-        parts = torch.cat([flow * start, torch.linalg.cholesky_ex(spread)[0]], -1)
+        parts = torch.cat([flow * start, torch.linalg.cholesky_ex(covariance)[0]], -1)
         upper = torch.linalg.qr(parts.mT).R
         root = upper.mT * upper.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
         mean = flow[..., 0]
-        entering = noise.sqrt().diag().expand_as(root)
-        columns = torch.cat([mean.unsqueeze(-1), drift @ root, entering], -1)
+        diffusion = noise.sqrt().diag().expand_as(root)
+        columns = torch.cat([mean.unsqueeze(-1), drift @ root, diffusion], -1)
         solved = torch.linalg.solve_triangular(root, columns, upper=False)
         k = self.copies
-        rho, pulled, entered = solved[..., 0], solved[..., 1 : k + 1], solved[..., k + 1 :]
-        return Law(mean, root, rho, pulled, entered @ entered.mT)
+        rho, drift, diffusion = solved[..., 0], solved[..., 1 : k + 1], solved[..., k + 1 :]
+        return PhaseKernel(mean, root, rho, drift, diffusion @ diffusion.mT)
 
     def diffused(self, log_snr: Tensor) -> Tensor:
         """The ``s`` at which the log-SNR of data is as given, ``(*,)``, to all digits.
@@ -322,18 +322,18 @@ class Dynamics(Float64Constants):
             log_snr: Infinite where data are clean.
         """
         log_snr = log_snr.to(precision(log_snr.device))
-        places, levels = self.constants(log_snr, "places", "levels")
+        places, log_snrs = self.constants(log_snr, "places", "levels")
         with torch.no_grad():
-            wanted = log_snr.clamp(levels[-1], levels[0])
-            after = torch.searchsorted(-levels, -wanted.contiguous()).clamp(1, len(levels) - 1)
-            part = (levels[after - 1] - wanted) / (levels[after - 1] - levels[after])
+            wanted = log_snr.clamp(log_snrs[-1], log_snrs[0])
+            after = torch.searchsorted(-log_snrs, -wanted.contiguous()).clamp(1, len(log_snrs) - 1)
+            part = (log_snrs[after - 1] - wanted) / (log_snrs[after - 1] - log_snrs[after])
             place = torch.lerp(places[after - 1], places[after], part)
             for _ in range(_NEWTON):
                 s, speed = self.unplace(place)
-                law = self.law(s)
-                place = place + (law.log_snr - wanted) / (law.decay * speed)
+                kernel = self.kernel(s)
+                place = place + (kernel.log_snr - wanted) / (kernel.decay * speed)
             s, _ = self.unplace(place)
-            slope, held = self.law(s).decay, log_snr.clone()
+            slope, held = self.kernel(s).decay, log_snr.clone()
         # nothing is added but the derivative
         return s - (log_snr - held).nan_to_num(0.0) / slope
 
@@ -341,7 +341,7 @@ class Dynamics(Float64Constants):
         """Log-SNRs at many places, down to where hardly a trace of data is left."""
         with torch.no_grad():
             one = torch.ones((), dtype=torch.float64, device="cpu")
-            while not float(self.law(self._longest * one).log_snr) <= _LOWEST:
+            while not float(self.kernel(self._longest * one).log_snr) <= _LOWEST:
                 got = f"one of which something is left after {self._longest:.3g}"
                 wanted = f"one that forgets data within {_SLOWEST:g} of its shortest times"
                 expect(self._norm * self._longest < _SLOWEST, "drift", wanted, got)
@@ -350,10 +350,10 @@ class Dynamics(Float64Constants):
             count = 2 * math.ceil(last - first)
             places = torch.linspace(first, last, count, dtype=torch.float64, device="cpu")
             self.constant("places", places)
-            self.constant("levels", self.law(self.unplace(places)[0]).log_snr)
+            self.constant("levels", self.kernel(self.unplace(places)[0]).log_snr)
 
     def place(self, s: Tensor) -> Tensor:
-        """A coordinate in which laws change slowly: ``log s`` at first, and then ``s``."""
+        """A coordinate in which kernels change slowly: ``log s`` at first, and then ``s``."""
         x = self._norm * s.clamp(min=_FIRST)
         return x + (-torch.expm1(-x)).log()
 

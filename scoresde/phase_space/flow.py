@@ -80,17 +80,17 @@ class Straightened(DiagonalCoefficients):
     @property
     def direction(self) -> Tensor:
         """``e``."""
-        law = self.known.law
-        length = (law.log_snr / 2).exp().unsqueeze(-1)
-        return self.known.vector(self._seen(law.rho) / length).to(self.t)
+        kernel = self.known.phase_kernel
+        length = (kernel.log_snr / 2).exp().unsqueeze(-1)
+        return self.known.vector(self._seen(kernel.rho) / length).to(self.t)
 
     @property
     def pull(self) -> Tensor:
         """``kappa = O^T L^-1 Q L^-T rho |rho| / (rho^T L^-1 Q L^-T rho)``."""
-        law = self.known.law
-        entering = (law.noise @ law.rho.unsqueeze(-1)).squeeze(-1)
-        scale = (law.log_snr.div(-2).exp() / law.decay).unsqueeze(-1)
-        return self.known.vector(self._seen(entering) * scale).to(self.t)
+        kernel = self.known.phase_kernel
+        pulled = (kernel.noise @ kernel.rho.unsqueeze(-1)).squeeze(-1)
+        scale = (kernel.log_snr.div(-2).exp() / kernel.decay).unsqueeze(-1)
+        return self.known.vector(self._seen(pulled) * scale).to(self.t)
 
     def _seen(self, value: Tensor) -> Tensor:
         return (self.turn.mT @ value.unsqueeze(-1)).squeeze(-1)
@@ -133,9 +133,9 @@ class StraightReverse(DiagonalReverse):
         However far ``e`` turns, and however small the noise is of which ``w`` is measured.
         """
         now, then = self.forward.known, end.forward.known
-        step, law = phase_step(now.dynamics, now.s, then.s, 0.0), then.law
-        white = torch.linalg.solve_triangular(law.root, step.gains, upper=False)
-        turned = end.forward.turn.mT @ white / (law.log_snr / 2).exp()[..., None, None]
+        step, kernel = phase_step(now.dynamics, now.s, then.s, 0.0), then.phase_kernel
+        white = torch.linalg.solve_triangular(kernel.root, step.gains, upper=False)
+        turned = end.forward.turn.mT @ white / (kernel.log_snr / 2).exp()[..., None, None]
         gain, means = now.gain(turned)
         straight = super().propagator(end)
         return straight._replace(gain=gain, first=means[0], second=means[1], third=means[2])
@@ -182,17 +182,17 @@ class PhaseFlow(ProbabilityFlow):
             ``w``, and by how much its log-density is to be raised for a bound on that of data.
         """
         at, copies = self._known(self.eps, z), self.sde.copies
-        law = at.law
-        share = law.mean / law.mean[..., :1]
-        rest = (law.root - share.unsqueeze(-1) * law.root[..., :1, :])[..., 1:, :]
+        kernel = at.phase_kernel
+        share = kernel.mean / kernel.mean[..., :1]
+        rest = (kernel.root - share.unsqueeze(-1) * kernel.root[..., :1, :])[..., 1:, :]
         factor = torch.linalg.cholesky(at.in_units(at.in_units(rest @ rest.mT)))
         beside = at.mixing(nn.functional.pad(factor, (1, 0, 1, 0)))
         xi = noise(z.new_empty(*z.shape[:-1], (copies - 1) * z.shape[-1]))
         mean = at.cast(at.vector(share))[0] * torch.cat([z] * copies, -1)
         y = mean + at.cast(beside)[0] * torch.cat([torch.zeros_like(z), xi], -1)
         drawn = xi.square().sum(-1) / 2 + xi.shape[-1] / 2 * math.log(2 * math.pi)
-        spread = at.log_det(factor) - self._volume(at)
-        return at.cast(at.mixing(torch.linalg.inv(self._frame(at))))[0] * y, drawn + spread.to(z)
+        volume = at.log_det(factor) - self._volume(at)
+        return at.cast(at.mixing(torch.linalg.inv(self._frame(at))))[0] * y, drawn + volume.to(z)
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
         """See `scoresde.SDE.marginalise`."""
@@ -209,10 +209,12 @@ class PhaseFlow(ProbabilityFlow):
 
     def _frame(self, at: PhaseCoefficients) -> Tensor:
         """``|rho| R``, ``(1, 1 | blocks | n, copies, copies)``."""
-        size = (at.law.log_snr / 2).exp()[..., None, None]
-        frame: Tensor = size * at.law.root @ self.turning(at.dynamics, at.s)
+        kernel = at.phase_kernel
+        size = (kernel.log_snr / 2).exp()[..., None, None]
+        frame: Tensor = size * kernel.root @ self.turning(at.dynamics, at.s)
         return frame
 
     def _volume(self, at: PhaseCoefficients) -> Tensor:
         """The logarithm of its determinant."""
-        return at.log_det((at.law.log_snr / 2).exp()[..., None, None] * at.law.root)
+        kernel = at.phase_kernel
+        return at.log_det((kernel.log_snr / 2).exp()[..., None, None] * kernel.root)

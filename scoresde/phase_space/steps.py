@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from scoresde.phase_space.dynamics import Dynamics, Law
+from scoresde.phase_space.dynamics import Dynamics, PhaseKernel
 
 PIECE = 0.2
 """Of the way, on which an expansion of sixth order is right to ten digits or more."""
@@ -26,7 +26,7 @@ PIECE = 0.2
 _POWERS = 4
 """Of ``v``: those of cubics, the highest polynomials that anybody integrates."""
 
-Rate = Callable[[Law], Tensor]
+Rate = Callable[[PhaseKernel], Tensor]
 
 _NODES = (0.5 - math.sqrt(15) / 10, 0.5, 0.5 + math.sqrt(15) / 10)
 """Of the Gauss-Legendre rule of order 6."""
@@ -72,33 +72,33 @@ def phase_step(dynamics: Dynamics, start: Tensor, end: Tensor, eta: float) -> Ph
         >>> from scoresde.phase_space.steps import phase_step
         >>> pair, (late, early) = Dynamics.cld(), torch.tensor([2.0, 1.0]).double()
         >>> step = phase_step(pair, late, early, eta=1.0)
-        >>> a, b = pair.law(late), pair.law(early)  # a point mass: to the mean, wherever it is
+        >>> a, b = pair.kernel(late), pair.kernel(early)  # a point mass: mean to mean
         >>> torch.allclose(step.decay @ a.mean + step.gains[:, 0], b.mean)
         True
     """
-    first, last = dynamics.law(start), dynamics.law(end)
-    level, h = first.log_snr / 2, (last.log_snr - first.log_snr) / 2
+    first, last = dynamics.kernel(start), dynamics.kernel(end)
+    origin, h = first.log_snr / 2, (last.log_snr - first.log_snr) / 2
     still = h == 0
     length = h.masked_fill(still, 1.0)
     k = dynamics.copies
 
-    def rate(law: Law) -> Tensor:
-        v = ((law.log_snr / 2 - level) / length)[..., None, None]
-        entering = (law.noise @ law.rho.unsqueeze(-1)) * (-(1 + eta**2) / 2)
-        driven = entering * v ** torch.arange(_POWERS, device=v.device)
-        top = torch.cat([law.turning + eta**2 / 2 * law.noise, driven], -1)
+    def rate(kernel: PhaseKernel) -> Tensor:
+        v = ((kernel.log_snr / 2 - origin) / length)[..., None, None]
+        pulled = (kernel.noise @ kernel.rho.unsqueeze(-1)) * (-(1 + eta**2) / 2)
+        driven = pulled * v ** torch.arange(_POWERS, device=v.device)
+        top = torch.cat([kernel.turning + eta**2 / 2 * kernel.noise, driven], -1)
         return nn.functional.pad(top, (0, 0, 0, _POWERS))
 
     flow = magnus(dynamics, start, end, rate)
     white, gains = flow[..., :k, :k], flow[..., :k, k:]
     identity = torch.eye(k, dtype=white.dtype, device=white.device)
     unwhiten = torch.linalg.solve_triangular(first.root, white @ identity, upper=False, left=False)
-    spread = last.root @ (identity - white @ white.mT) @ last.root.mT
+    covariance = last.root @ (identity - white @ white.mT) @ last.root.mT
     decay, gains = last.root @ unwhiten, last.root @ gains
     # a constant mean goes from where it is to where it will be, to all digits
     constant = last.mean.unsqueeze(-1) - decay @ first.mean.unsqueeze(-1)
     gains = torch.cat([constant, gains[..., 1:]], -1)
-    return PhaseStep(decay, gains, symmetric_root(spread), h)
+    return PhaseStep(decay, gains, symmetric_root(covariance), h)
 
 
 def magnus(dynamics: Dynamics, start: Tensor, end: Tensor, rate: Rate) -> Tensor:
@@ -110,14 +110,14 @@ def magnus(dynamics: Dynamics, start: Tensor, end: Tensor, rate: Rate) -> Tensor
         dynamics: Of position and velocity.
         start: What has been diffused at the starts, ``(*,)``, in float64.
         end: At the ends.
-        rate: Of laws, ``(*, m, m)``.
+        rate: Of kernels, ``(*, m, m)``.
 
     Example:
         >>> import torch
         >>> from scoresde import Dynamics
         >>> from scoresde.phase_space.steps import magnus
         >>> pair, (s, t) = Dynamics.cld(), torch.tensor([0.1, 0.5]).double()
-        >>> turn = magnus(pair, s, t, lambda law: law.turning)
+        >>> turn = magnus(pair, s, t, lambda kernel: kernel.turning)
         >>> torch.allclose(turn @ turn.mT, torch.eye(2).double())
         True
     """
@@ -128,7 +128,7 @@ def magnus(dynamics: Dynamics, start: Tensor, end: Tensor, rate: Rate) -> Tensor
     parts = torch.arange(pieces, device=a.device).unsqueeze(-1) + nodes
     places = a + parts.reshape(*parts.shape, *[1] * a.ndim) * width
     s, speed = dynamics.unplace(places)
-    rates = rate(dynamics.law(s)) * (speed * width)[..., None, None]
+    rates = rate(dynamics.kernel(s)) * (speed * width)[..., None, None]
     solutions: Tensor = torch.linalg.matrix_exp(_exponent(*rates.unbind(1)))
     total = solutions[0]
     for piece in solutions[1:]:

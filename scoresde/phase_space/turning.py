@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde.phase_space.dynamics import Dynamics, Law
+from scoresde.phase_space.dynamics import Dynamics, PhaseKernel
 from scoresde.phase_space.steps import magnus
 from scoresde.precision import Float64Constants
 
@@ -51,5 +51,5 @@ class Turning(Float64Constants):
         return magnus(dynamics, knots[after], s, _turning) @ turns[after]
 
 
-def _turning(law: Law) -> Tensor:
-    return law.turning
+def _turning(kernel: PhaseKernel) -> Tensor:
+    return kernel.turning

@@ -29,35 +29,35 @@ def dynamics(request):
     return request.param
 
 
-def test_the_law_obeys_the_moment_equations(dynamics):
+def test_the_kernel_obeys_the_moment_equations(dynamics):
     """``a' = A a`` and ``S' = A S + S A^T + Q``, integrated by others."""
     k, a = dynamics.copies, dynamics.drift.numpy()
     q, start = dynamics.noise.diag().numpy(), dynamics.start.square().diag().numpy()
 
     def rates(s, y):
-        mean, spread = y[:k], y[k:].reshape(k, k)
-        return [*(a @ mean), *(a @ spread + spread @ a.T + q).ravel()]
+        mean, covariance = y[:k], y[k:].reshape(k, k)
+        return [*(a @ mean), *(a @ covariance + covariance @ a.T + q).ravel()]
 
     ends = [0.01, 0.3, 2.0]
     first = [1.0, *[0.0] * (k - 1), *start.ravel()]
     found = solve_ivp(rates, (0, 2), first, "DOP853", ends, rtol=1e-12, atol=1e-15).y.T
-    law = dynamics.law(torch.tensor(ends, dtype=torch.float64))
+    kernel = dynamics.kernel(torch.tensor(ends, dtype=torch.float64))
     known = torch.from_numpy(found)
-    spread = known[:, k:].reshape(-1, k, k)
-    torch.testing.assert_close(law.mean, known[:, :k], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(law.root @ law.root.mT, spread, rtol=1e-8, atol=1e-13)
-    snr = torch.einsum("ni,nij,nj->n", law.mean, torch.linalg.inv(spread), law.mean)
-    torch.testing.assert_close(law.log_snr, snr.log(), rtol=1e-6, atol=1e-6)
+    covariance = known[:, k:].reshape(-1, k, k)
+    torch.testing.assert_close(kernel.mean, known[:, :k], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(kernel.root @ kernel.root.mT, covariance, rtol=1e-8, atol=1e-13)
+    snr = torch.einsum("ni,nij,nj->n", kernel.mean, torch.linalg.inv(covariance), kernel.mean)
+    torch.testing.assert_close(kernel.log_snr, snr.log(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", DYNAMICS)
 def test_what_is_stationary_stays(name):
     """``exp(A s) P exp(A s)^T + int = P``, with the masses that are said, whatever ``s``."""
     dynamics, s = DYNAMICS[name], torch.tensor([1e-6, 0.1, 3.0, 1e6], dtype=torch.float64)
-    law = torch.tensor(STATIONARY[name], dtype=torch.float64).diag()
-    flow, spread = dynamics.transition(s)
-    kept = flow @ law @ flow.mT + spread
-    torch.testing.assert_close(kept, law.expand(4, -1, -1), rtol=1e-12, atol=1e-12)
+    stationary = torch.tensor(STATIONARY[name], dtype=torch.float64).diag()
+    flow, covariance = dynamics.transition(s)
+    kept = flow @ stationary @ flow.mT + covariance
+    torch.testing.assert_close(kept, stationary.expand(4, -1, -1), rtol=1e-12, atol=1e-12)
 
 
 def test_velocities_start_with_their_share():
@@ -89,44 +89,46 @@ def test_damping_is_critical(name, root):
 
 def test_the_signal_is_lost_as_fast_as_is_said(dynamics):
     s = torch.tensor([1e-5, 0.02, 0.5, 3.0], dtype=torch.float64)
-    level, slope = torch.func.jvp(lambda s: dynamics.law(s).log_snr, (s,), (torch.ones_like(s),))
-    law = dynamics.law(s)
-    torch.testing.assert_close(slope, -law.decay, rtol=1e-7, atol=0)
-    torch.testing.assert_close(level, law.log_snr)
-    assert (law.decay > 0).all()
+    log_snr, slope = torch.func.jvp(
+        lambda s: dynamics.kernel(s).log_snr, (s,), (torch.ones_like(s),)
+    )
+    kernel = dynamics.kernel(s)
+    torch.testing.assert_close(slope, -kernel.decay, rtol=1e-7, atol=0)
+    torch.testing.assert_close(log_snr, kernel.log_snr)
+    assert (kernel.decay > 0).all()
 
 
 def test_what_is_seen_is_data_and_noise(dynamics):
     """``u = r y`` with ``r a = 1`` and ``r S r = 1/|rho|^2``."""
-    law = dynamics.law(torch.tensor([1e-4, 0.1, 2.0], dtype=torch.float64))
-    torch.testing.assert_close((law.readout * law.mean).sum(-1), torch.ones(3).double())
-    seen = (law.root.mT @ law.readout.unsqueeze(-1)).square().sum((-1, -2))
-    torch.testing.assert_close(seen.log(), -law.log_snr, rtol=1e-9, atol=1e-9)
+    kernel = dynamics.kernel(torch.tensor([1e-4, 0.1, 2.0], dtype=torch.float64))
+    torch.testing.assert_close((kernel.readout * kernel.mean).sum(-1), torch.ones(3).double())
+    seen = (kernel.root.mT @ kernel.readout.unsqueeze(-1)).square().sum((-1, -2))
+    torch.testing.assert_close(seen.log(), -kernel.log_snr, rtol=1e-9, atol=1e-9)
 
 
-def test_levels_are_met(dynamics):
+def test_log_snrs_are_met(dynamics):
     """``diffused`` is the inverse of the log-SNR, and its derivative that of one."""
-    levels = torch.tensor([40.0, 12.0, 3.0, -1.0, -14.0, -30.0], dtype=torch.float64)
-    s, slope = torch.func.jvp(dynamics.diffused, (levels,), (torch.ones_like(levels),))
-    law = dynamics.law(s)
-    torch.testing.assert_close(law.log_snr, levels, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(slope, -1 / law.decay, rtol=1e-8, atol=0)
+    log_snrs = torch.tensor([40.0, 12.0, 3.0, -1.0, -14.0, -30.0], dtype=torch.float64)
+    s, slope = torch.func.jvp(dynamics.diffused, (log_snrs,), (torch.ones_like(log_snrs),))
+    kernel = dynamics.kernel(s)
+    torch.testing.assert_close(kernel.log_snr, log_snrs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(slope, -1 / kernel.decay, rtol=1e-8, atol=0)
     assert float(dynamics.diffused(torch.tensor([torch.inf]))) < 1e-19
-    near = dynamics.diffused(levels.float())  # to all digits, whatever the levels come in
+    near = dynamics.diffused(log_snrs.float())  # to all digits, whatever they come in
     torch.testing.assert_close(near, s, rtol=1e-6, atol=0)
 
 
-def test_levels_that_are_learned_move_what_is_diffused(dynamics):
-    """The derivative of an inverse, as schedules whose levels are parameters need it."""
-    levels = torch.tensor([8.0, 0.0, -8.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(dynamics.diffused, (levels,), eps=1e-5, rtol=1e-5)
+def test_log_snrs_that_are_learned_move_what_is_diffused(dynamics):
+    """The derivative of an inverse, as schedules whose log-SNRs are parameters need it."""
+    log_snrs = torch.tensor([8.0, 0.0, -8.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(dynamics.diffused, (log_snrs,), eps=1e-5, rtol=1e-5)
 
 
 def test_with_a_large_mass_the_position_alone_is_variance_preserving():
     """The velocity is not felt any more: ``a_x = e^(-s/2)`` and ``S_xx = 1 - a_x^2``."""
     dynamics = Dynamics.psld(friction=1.0, leak=1.0 - 1e-5)
-    law = dynamics.law(torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64))
-    alpha, sigma = law.mean[:, 0], law.root[:, 0, 0]
+    kernel = dynamics.kernel(torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64))
+    alpha, sigma = kernel.mean[:, 0], kernel.root[:, 0, 0]
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(3).double(), rtol=1e-4, atol=0)
     wanted = torch.exp(-torch.tensor([0.05, 0.5, 2.0], dtype=torch.float64))
     torch.testing.assert_close(alpha, wanted, rtol=1e-4, atol=0)

@@ -1,4 +1,4 @@
-"""Diffusion in phase space: marginals, solvers and training against Gaussian data's exact law."""
+"""Diffusion in phase space: marginals, solvers and training, exact for Gaussian data."""
 
 import math
 
@@ -58,7 +58,7 @@ def gaussian(sde):
     return Gaussian(sde, MEAN, COVARIANCE)
 
 
-def law(sde, t):
+def marginal(sde, t):
     """Of the state, by hand: ``(a_i a_j C_ij) + L L^T``."""
     at = sde.at(torch.tensor([[t]], dtype=torch.float64), torch.empty(sde.dim).double())
     alpha, sigma = (at.cast(v) for v in at.kernel)
@@ -69,8 +69,12 @@ def law(sde, t):
 
 
 def error(sde, solver, eta, steps):
-    """Of mean and covariance of what a solver makes of the exact law at the last time."""
-    start, end, reverse = law(sde, sde.T), law(sde, sde.eps), ReverseSDE(gaussian(sde), eta)
+    """Of mean and covariance of what a solver makes of the exact distribution at the last time."""
+    start, end, reverse = (
+        marginal(sde, sde.T),
+        marginal(sde, sde.eps),
+        ReverseSDE(gaussian(sde), eta),
+    )
     ts = -GRIDS["uniform_time"](sde, steps)
 
     def run(rows, noise):
@@ -106,30 +110,30 @@ def test_what_is_seen_of_data_is_the_diagonal_diffusion(kind):
         assert torch.equal(a, b)
 
 
-def test_the_law_is_that_of_the_forward_equation(kind):
+def test_the_kernel_is_that_of_the_forward_equation(kind):
     """Two exact steps are one, and a draw of the kernel: mean and covariance."""
     sde, like = made(kind), torch.eye(2 * made(kind).copies, dtype=torch.float64)
     at = sde.at(torch.tensor([[0.15], [0.5], [1.0]], dtype=torch.float64), like)
     step = at[:2].propagator(at[1:])
     for i, (a, b) in enumerate(((0.15, 0.5), (0.5, 1.0))):
-        start, end = law(sde, a), law(sde, b)
+        start, end = marginal(sde, a), marginal(sde, b)
         decay, noise = ((v * like).mT for v in (step.decay[i], step.noise_std[i]))
-        spread = decay @ start.covariance_matrix @ decay.mT + noise @ noise.mT
+        covariance = decay @ start.covariance_matrix @ decay.mT + noise @ noise.mT
         torch.testing.assert_close(decay @ start.mean, end.mean, rtol=1e-7, atol=1e-9)
-        torch.testing.assert_close(spread, end.covariance_matrix, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(covariance, end.covariance_matrix, rtol=1e-7, atol=1e-9)
 
 
-def test_scores_are_those_of_the_joint_law(kind):
+def test_scores_are_those_of_the_joint_distribution(kind):
     """Of positions and velocities: the gradient of their log-density."""
     sde = made(kind)
     y = standard_normal(4, sde.dim).requires_grad_()
     for t in (0.3, 0.8):
-        (wanted,) = torch.autograd.grad(law(sde, t).log_prob(y).sum(), y)
+        (wanted,) = torch.autograd.grad(marginal(sde, t).log_prob(y).sum(), y)
         score = sde.score(gaussian(sde), y, t)
         torch.testing.assert_close(score, wanted, rtol=1e-6, atol=1e-8)
 
 
-def test_what_enters_has_the_law_of_the_prior(kind):
+def test_what_is_appended_is_distributed_as_the_prior(kind):
     """``N(a m, S)``, and with the data's width ``N(a m, a a^T std^2 + S)``: draws and density."""
     for std in (0.0, [0.5, 1.5]):
         sde = made(kind, mean=MEAN, std=std)
@@ -187,7 +191,7 @@ def test_a_point_mass_is_reached_in_one_step(kind):
     sde = made(kind)
     model = Gaussian(sde, MEAN, torch.zeros(2, 2))
     for eta in (0.0, 1.0):
-        end = law(sde, sde.eps)
+        end = marginal(sde, sde.eps)
         reverse = ReverseSDE(model, eta)
         at = sde.at(torch.tensor([[sde.T], [sde.eps]]).double(), torch.empty(sde.dim).double())
         mean = at.cast(at.kernel.alpha)[0] * MEAN.repeat(sde.copies)
@@ -206,7 +210,7 @@ def test_a_point_mass_is_reached_in_one_step(kind):
     ],
     ids=["ode", "sde", "corrected", "churned"],
 )
-def test_samples_have_the_law_of_data(kind, solver):
+def test_samples_are_distributed_as_data(kind, solver):
     dtype = torch.float64 if kind is PSLD else torch.float32
     sde = kind(VP(), Identity((2,)), speeds=[1.0, 0.8], mean=MEAN)
     x = solver.sample(
@@ -218,7 +222,7 @@ def test_samples_have_the_law_of_data(kind, solver):
 
 def test_adaptive_steps_go_where_many_steps_go():
     sde = made(CLD)
-    reverse, y = ReverseSDE(gaussian(sde), 0.0), law(sde, sde.T).sample((3,))
+    reverse, y = ReverseSDE(gaussian(sde), 0.0), marginal(sde, sde.T).sample((3,))
     ends = torch.tensor([-sde.T, -sde.eps], dtype=torch.float64)
     many = -GRIDS["log_snr"](sde, 150)
     found = Adaptive(rtol=1e-5, atol=1e-5).integrate(reverse, y, ends, Noise())
@@ -250,7 +254,7 @@ def test_training_reaches_the_exact_score():
         optimiser.zero_grad()
         model.loss(x[(64 * step) % 4096 :][:256]).backward()
         optimiser.step()
-    y = law(sde, 0.5).sample((200,)).float()
+    y = marginal(sde, 0.5).sample((200,)).float()
     score, known = (sde.score(m, y, 0.5).detach() for m in (model, gaussian(sde)))
     lost = (score - known).square().mean() / known.square().mean()
     untrained = Denoising(sde, ResidualMLP((2,), 32, 1), data_mean=MEAN, data_std=[0.7, 1.1])
@@ -289,14 +293,14 @@ def test_drift_and_diffusion_are_those_of_the_marginals(kind):
     """``m' = A m`` and ``C' = A C + C A^T + g^2``, with clocks and units of every component."""
     sde, h = made(kind), 1e-5
     for t in (0.35, 0.6):
-        before, now, after = (law(sde, t + shift) for shift in (-h, 0.0, h))
+        before, now, after = (marginal(sde, t + shift) for shift in (-h, 0.0, h))
         time, one = torch.tensor(t).double(), torch.eye(sde.dim).double()
         drift, noise = sde.f(time, one).mT, sde.g(time, one[0]).square().diag()
         mean = (after.mean - before.mean) / (2 * h)
         torch.testing.assert_close(mean, drift @ now.mean, rtol=1e-5, atol=1e-6)
-        spread = (after.covariance_matrix - before.covariance_matrix) / (2 * h)
+        covariance = (after.covariance_matrix - before.covariance_matrix) / (2 * h)
         flow = drift @ now.covariance_matrix
-        torch.testing.assert_close(spread, flow + flow.mT + noise, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(covariance, flow + flow.mT + noise, rtol=1e-5, atol=1e-6)
 
 
 class Told(ScoreEstimator):
@@ -345,7 +349,7 @@ def test_the_flow_carries_the_joint_density(kind):
         v = share * x.double().repeat(1, sde.copies - 1)
         v = v + xi @ _ordered_root(beside.covariance_matrix, sde.copies - 1).mT
         q = beside.log_prob(v - share * x.double().repeat(1, sde.copies - 1))
-        wanted = law(sde, sde.eps).log_prob(torch.cat([x.double(), v], -1)) - q
+        wanted = marginal(sde, sde.eps).log_prob(torch.cat([x.double(), v], -1)) - q
         torch.testing.assert_close(value.value.double(), wanted, rtol=0, atol=3e-3)
         assert "bound" in value.estimate
     assert flow.stochastic is False
@@ -401,7 +405,7 @@ def test_densities_are_bounds_and_tighten(kind):
     """One draw is below on average; many, weighted by importance, are the density of positions."""
     sde = made(kind, VP(0.1, 60.0, eps=0.05))
     x = torch.tensor([[0.3, 0.2], [2.0, -1.0]], dtype=torch.float64)
-    at_end = law(sde, sde.eps)
+    at_end = marginal(sde, sde.eps)
     known = MultivariateNormal(at_end.mean[:2], at_end.covariance_matrix[:2, :2]).log_prob(x)
     many = x.expand(600, -1, -1)
     found = log_prob(

@@ -24,17 +24,17 @@ def covariance(root):
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0, 1.7])
 def test_marginals_are_kept_by_every_eta(dynamics, eta):
     """Of a point mass, whose denoised mean is constant: mean and covariance."""
-    start, end = dynamics.law(LATE), dynamics.law(EARLY)
+    start, end = dynamics.kernel(LATE), dynamics.kernel(EARLY)
     step = phase_step(dynamics, LATE, EARLY, eta)
     mean = (step.decay @ start.mean.unsqueeze(-1)).squeeze(-1) + step.gains[..., 0]
     torch.testing.assert_close(mean, end.mean, rtol=1e-12, atol=1e-12)
-    spread = covariance(step.decay @ start.root) + covariance(step.noise)
-    torch.testing.assert_close(spread, covariance(end.root), rtol=1e-9, atol=1e-12)
+    moved = covariance(step.decay @ start.root) + covariance(step.noise)
+    torch.testing.assert_close(moved, covariance(end.root), rtol=1e-9, atol=1e-12)
 
 
 def test_the_reverse_sde_is_the_bridge(dynamics):
     """With ``eta = 1``: ``S_s exp(A (t - s))^T S_t^-1``, in closed form."""
-    start, end = dynamics.law(LATE), dynamics.law(EARLY)
+    start, end = dynamics.kernel(LATE), dynamics.kernel(EARLY)
     flow, _ = dynamics.transition(LATE - EARLY)
     decay = covariance(end.root) @ flow.mT @ torch.linalg.inv(covariance(start.root))
     step = phase_step(dynamics, LATE, EARLY, 1.0)
