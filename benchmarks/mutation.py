@@ -114,6 +114,10 @@ ELSEWHERE = {
 """Test files of what has none of its own name, or more than one."""
 
 
+GENERAL = ("recorded", "bad_input", "arguments")
+"""Test files about every module: tried after its examples, as they are fast."""
+
+
 def _named(path: str) -> str:
     """What a file of tests is about."""
     return Path(path).stem.removeprefix("test_")
@@ -122,7 +126,7 @@ def _named(path: str) -> str:
 _ABOUT = {
     *itertools.chain.from_iterable(names.split() for names in MODULES.values()),
     *itertools.chain.from_iterable(ELSEWHERE.values()),
-    *("arguments", "bad_input", "conformance", "defaults", "dtypes", "reads"),
+    *(*GENERAL, "conformance", "defaults", "dtypes", "reads"),
 }
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
 TESTS = [f"{module}.py" for module in CORE] + [
@@ -140,7 +144,7 @@ def own_tests(modules: Iterable[str]) -> list[str]:
 
 def _about(module: str) -> tuple[str, ...]:
     name = Path(module).name
-    return name, *ELSEWHERE.get(name, ())
+    return *GENERAL, name, *ELSEWHERE.get(name, ())
 
 
 CHECKS = ("instance", "look_up", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")

@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import re
 import types
+from pathlib import Path
 
 import attrs
 import pytest
@@ -82,3 +83,29 @@ def test_defaults_are_accepted(name):
             for field in attrs.fields(what):
                 if field.validator and field.default is not attrs.NOTHING:
                     field.validator(object.__new__(what), field, field.default)
+
+
+def written(module):
+    """What is given if nothing is: a line for every function and method that has such arguments."""
+    for value in vars(module).values():
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        own = vars(value).values() if inspect.isclass(value) else (value,)
+        for one in (getattr(v, "__func__", v) for v in own):
+            if inspect.isfunction(one) and (said := ", ".join(defaults(one))):
+                yield f"{module.__name__}.{one.__qualname__}: {said}"
+
+
+def defaults(what):
+    """Numbers, words and functions; with a star what is given by name only."""
+    for name, parameter in parameters(what).items():
+        value = parameter.default
+        if inspect.isfunction(value) or isinstance(value, (bool, int, float, str, tuple)):
+            star = "*" if parameter.kind == parameter.KEYWORD_ONLY else ""
+            yield f"{star}{name}={getattr(value, '__name__', repr(value))}"
+
+
+def test_defaults_are_those_that_are_written_down():
+    """What changes for those who say nothing is changed there, too, and said to them."""
+    found = {line for name in MODULES for line in written(importlib.import_module(name))}
+    assert found == {*Path(__file__).with_name("defaults.txt").read_text().splitlines()}

@@ -1,11 +1,15 @@
 # ruff: noqa: E501
 """What a user gets wrong is named: the argument, what was expected and what came."""
 
+import re
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from estimators import Denoising, Gaussian, GaussianMixture, MultiScale, ResidualMLP
+from estimators.times import Independent
 from scoresde import (
     EDM,
     PCA,
@@ -19,16 +23,26 @@ from scoresde import (
     Haar,
     Hutchinson,
     Identity,
+    Joint,
     LogLinear,
+    Noise,
+    Quadrature,
     RectifiedFlow,
     ReverseSDE,
     ScoreDistribution,
     ScoreEstimator,
+    bound,
+    condition,
     log_prob,
 )
+from scoresde.conditioning import ConditionedBasis, Observation, Particles
+from scoresde.grid import GRIDS, restrict
+from scoresde.grid import check as check_times
+from scoresde.likelihood import HutchPlusPlus, importance
 from scoresde.planning import plan
 from scoresde.plugins import get
-from solvers import DDIM, ExponentialMultistep, Heun, Langevin, TorchDiffEq, TorchSDE
+from scoresde.time_distribution import TimeDistribution
+from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, Langevin, TorchDiffEq, TorchSDE
 
 BASIS = Identity((4,), {"a": 1, "b": 3})
 SDE_ = DiagonalSDE(VP(), BASIS)
@@ -261,3 +275,179 @@ def test_clear_error(case):
     act, kind, message = CASES[case]
     with pytest.raises(kind, match=message):
         act()
+
+
+COUNT, POSITIVE, SWITCH = (
+    [[1], [0, 1.5, True]],
+    [[1e-30], [0.0, float("inf")]],
+    [[False, True], [0]],
+)
+STAGED = DiagonalSDE(VP(), BASIS, drop=[1.0, 0.5])
+LIMITS = {
+    "steps of a solver": (DDIM, "steps", [1, 10**6], [0, 10**6 + 1, 2.0]),
+    "eta": (DDIM, "eta", [0, 1000], [-1e-9, 1000.1]),
+    "churn": (DDIM, "churn", [0], [-1e-9, float("nan")]),
+    "final_denoise": (DDIM, "final_denoise", *SWITCH),
+    "corrector": (DDIM, "corrector", [None, Langevin()], ["langevin"]),
+    "grid": (DDIM, "grid", ["karras", (1.0, 0.5)], ["kara", len]),
+    "order": (ExponentialMultistep, "order", [1, 2, 3], [0, 4, 2.0]),
+    "rtol": (Adaptive, "rtol", *POSITIVE),
+    "atol": (Adaptive, "atol", *POSITIVE),
+    "max_steps": (Adaptive, "max_steps", *COUNT),
+    "group": (Adaptive, "group", *COUNT),
+    "rtol of odeint": (TorchDiffEq, "rtol", *POSITIVE),
+    "atol of odeint": (TorchDiffEq, "atol", *POSITIVE),
+    "steps of a corrector": (Langevin, "steps", *COUNT),
+    "snr": (Langevin, "snr", *POSITIVE),
+    "steps of a quadrature": (Quadrature, "steps", *COUNT),
+    "tolerance": (Quadrature, "tolerance", [None, 0], [-1e-9, "0"]),
+    "probes": (Hutchinson, "samples", *COUNT),
+    "samples": (HutchPlusPlus, "samples", *COUNT),
+    "rank": (HutchPlusPlus, "rank", *COUNT),
+    "over": (Independent, "over", ["blocks", "components"], ["block"]),
+    "together": (Independent, "together", [0, 1], [-1e-9, 1.1]),
+    "count": (Particles, "count", [2], [1]),
+    "moves": (Particles, "moves", *COUNT),
+    "change": (Particles, "change", [1e-3, 10], [9e-4, 10.1]),
+    "scale": (partial(DiagonalSDE, VP(), BASIS), "scale", [1e-6], [0.0]),
+    "std": (partial(DiagonalSDE, VP(), BASIS), "std", [0.0], [-1e-9]),
+    "drop": (
+        partial(DiagonalSDE, VP(), BASIS),
+        "drop",
+        [[1.0, 1.0], [1.0, 0.5]],
+        [[0.9, 0.5], [1.0, 1.1], [1.0, 1e-3], [1.0], [1.0, 0.5, 0.4]],
+    ),
+    "eta of an equation": (partial(ReverseSDE, MODEL), "eta", [0.0], [-1e-9]),
+    "data_std": (partial(Denoising, SDE_, ResidualMLP((4,))), "data_std", [1e-3], [0.0, [1.0] * 3]),
+    "shares": (
+        partial(MultiScale, STAGED, lambda shape: ResidualMLP(shape, 8, 1)),
+        "shares",
+        [1, [1e-9, 1.0]],
+        [0.0, 1.1, [1.0], [1.0, 0.0]],
+    ),
+    "draws": (partial(bound, MODEL, Z), "draws", *COUNT),
+    "batch_size": (partial(DDIM(1).sample, MODEL, (2,)), "batch_size", *COUNT),
+    "strata": (lambda strata: importance(MODEL, Z, strata=strata), "strata", [1], []),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_limits(case):
+    """The last value that is good is taken, and the first that is not refused by its name."""
+    make, name, good, bad = LIMITS[case]
+    for value in good:
+        make(**{name: value})
+    for value in bad:
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.*: "):
+            make(**{name: value})
+
+
+META = torch.zeros(2, 4, device="meta")
+PARTS = Joint(y=(1,), x=(2,), w=(1,))
+JOINT = Gaussian(DiagonalSDE(VP(), PARTS), torch.zeros(4), torch.eye(4))
+TWO, THREE = torch.zeros(2, 1), torch.zeros(3, 1)
+LEARNER = Denoising(SDE_, ResidualMLP((4,), 8, 1, condition_dim=1))
+STAGES = MultiScale(STAGED, lambda shape: ResidualMLP(shape, 8, 1))
+KNOWN = Observation(torch.tensor([True, False]), torch.zeros(2, 2))
+NAMED = {
+    "sample_shape": [
+        lambda: DDIM(1).sample(condition(JOINT, y=TWO), (3,)),
+        lambda: DDIM(1).sample(MODEL, (-1,)),
+    ],
+    "speeds": [lambda: Clock("fast"), lambda: DiagonalSDE(VP(), BASIS, [1.0, "fast"])],
+    "delays": [lambda: Clock(1.0, "late"), lambda: Clock(1.0, 1j)],
+    "drop": [lambda: DiagonalSDE(VP(), BASIS, drop="late")],
+    "mean": [lambda: DiagonalSDE(VP(), BASIS, mean=[0.0] * 3)],
+    "t": [
+        lambda: MODEL.score(Z, "now"),
+        lambda: SDE_.diffuse(Z, torch.tensor(1j), Z),
+        lambda: SDE_.diffuse(Z, torch.tensor([0.5, 1.5]), Z),
+    ],
+    "z": [
+        lambda: SDE_.diffuse(Z.long(), 0.5, Z),
+        lambda: LEARNER.coefficient_losses(Z[:, :3]),
+        lambda: LEARNER.coefficient_losses(Z[0]),
+    ],
+    "x": [
+        lambda: MODEL.states(META),
+        lambda: LEARNER.loss(META),
+        lambda: STAGES.loss(META),
+        lambda: condition(JOINT, y=TWO).states(torch.zeros(3, 3)),
+        lambda: bound(MODEL, Z * torch.nan),
+        lambda: importance(MODEL, Z * torch.nan),
+        lambda: importance(MODEL, Z[:0]),
+    ],
+    "grid": [lambda: DDIM(grid=["late", "early"]), lambda: Independent(grid=3)],
+    "times": [
+        lambda: check_times(SDE_, "late"),
+        lambda: check_times(SDE_, [1.0]),
+        lambda: check_times(SDE_, [[1.0, 0.5]]),
+        lambda: check_times(SDE_, [1.0, -1e-9]),
+        lambda: check_times(STAGED, [1.0, 0.6, 0.1]),
+        lambda: restrict("late", STAGED.stages()[0]),
+        lambda: TimeDistribution("late"),
+        lambda: TimeDistribution([1.0]),
+        lambda: TimeDistribution([1.0, 1.0]),
+        lambda: Denoising(SDE_, Wrong(), times=len),
+        lambda: Denoising(SDE_, Wrong(), times="late"),
+    ],
+    "steps": [lambda: DDIM(2, grid=(1.0, 0.5)).times(SDE_), lambda: GRIDS["karras"](SDE_, 0)],
+    "observed": [
+        lambda: Observation(torch.tensor([True]), torch.tensor([torch.nan])),
+        lambda: condition(JOINT, y=TWO, x=torch.zeros(3, 2)),
+        lambda: condition(JOINT, y=TWO, x=torch.zeros(2, 2), w=TWO),
+        lambda: condition(JOINT),
+        lambda: KNOWN.joined(Observation(torch.tensor([False, True]), torch.zeros(3, 2))),
+        lambda: KNOWN.joined(KNOWN),
+        lambda: KNOWN.select(torch.arange(1), (3,)),
+        lambda: ConditionedBasis(Identity((3,)), KNOWN, None),
+        lambda: ConditionedBasis(Identity((1,)), Observation(TWO[0] == 0, TWO), None),
+    ],
+    "mask": [lambda: Observation([True], TWO), lambda: Observation(TWO[0], TWO)],
+    "values": [lambda: Observation(TWO[0] == 0, [1.0]), lambda: Observation(TWO == 0, TWO)],
+    "y": [
+        lambda: condition(JOINT, y=META[:, :1]),
+        lambda: condition(JOINT, y=torch.zeros(1, dtype=torch.long)),
+        lambda: condition(JOINT, y=torch.zeros(2, 2)),
+    ],
+    "condition": [
+        lambda: LEARNER.denoise(Z, 0.5, META[:, :1]),
+        lambda: ScoreDistribution(LEARNER, DDIM(1), condition=torch.tensor(1.0)),
+        lambda: ScoreDistribution(condition(JOINT, y=TWO), DDIM(1), condition=TWO),
+    ],
+    "data_mean": [lambda: Denoising(SDE_, Wrong(), data_mean="none")],
+    "data_std": [lambda: Denoising(SDE_, Wrong(), data_std=[1.0, 1.0, 1.0])],
+    "baseline": [lambda: Denoising(SDE_, Wrong(), baseline=JOINT)],
+    "network_bases": [lambda: MultiScale(STAGED, [Wrong()] * 2, network_bases=[None])],
+    "networks": [lambda: MultiScale(STAGED, [Wrong()] * 3), lambda: MultiScale(STAGED, list)],
+    "stage": [lambda: Denoising(SDE_, Wrong(), stage=(1.0, 0.0, 4))],
+    "generator": [
+        lambda: bound(MODEL, Z, generator=[torch.Generator()]),
+        lambda: Noise([3]),
+        lambda: Noise([torch.Generator()]).stratified(Z),
+    ],
+    "estimator": [lambda: bound(Z, MODEL), lambda: ReverseSDE(SDE_), lambda: importance(SDE_, Z)],
+    "prior": [lambda: condition(with_prior(), y=torch.zeros(1)), lambda: bound(with_prior(), Z)],
+    "compile": [
+        lambda: DDIM(1).compiled(MODEL, compile=2),
+        lambda: DDIM(1).compiled(MODEL, compile={"mode": "max-autotune"}),
+        lambda: DDIM(1).compiled(MODEL, compile={"backend": "cudagraphs"}),
+        lambda: DDIM(1).compiled(MODEL, compile={"options": {"triton.cudagraphs": True}}),
+    ],
+    "solver": [lambda: Adaptive().compiled(MODEL)],
+    "output": [lambda: DDIM(1).sample(MODEL, (1,), output="x.npz")],
+    "rank": [lambda: log_prob(MODEL, Z, DDIM(1), trace=HutchPlusPlus(2, 5))],
+}
+
+
+def with_prior():
+    prior = torch.distributions.Normal(torch.zeros(4), torch.ones(4))
+    return Gaussian(DiagonalSDE(VP(), PARTS, prior=prior), torch.zeros(4), torch.eye(4))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_wrong_is_named_first(name):
+    for i, act in enumerate(NAMED[name]):
+        with pytest.raises((TypeError, ValueError)) as error:
+            act()
+        assert re.match(rf"{name}\b.*: ", str(error.value)), (i, str(error.value))
