@@ -22,7 +22,7 @@ class Fixed(Noise):
         return torch.full_like(like, self.value)
 
 
-def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
+def sample_moments(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
     """Mean and covariance of a solver's samples of Gaussian data, exactly.
 
     A deterministic solver is an affine map of the noise it starts from; a stochastic one-step
@@ -38,12 +38,12 @@ def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
     reverse, times = ReverseSDE(model, solver.eta), solver.times(sde)
     mean, covariance = torch.zeros(0).double(), torch.zeros(0, 0).double()
     for stage in sde.stages():
-        entering = sde.append(mean, stage, Fixed(1.0))
-        entering[: len(mean)] = 0
+        deviations = sde.append(mean, stage, Fixed(1.0))
+        deviations[: len(mean)] = 0
         mean = sde.append(mean, stage, Fixed(0.0))
         grow = len(mean) - len(covariance)
         covariance = torch.nn.functional.pad(covariance, (0, grow, 0, grow))
-        covariance = covariance + torch.diag(entering**2)
+        covariance = covariance + torch.diag(deviations**2)
         inside = times[(times <= stage.start + 1e-12) & (times >= stage.end - 1e-12)]
         for step in (-inside).unfold(0, 2, 1):
             points = torch.cat([mean[None], torch.eye(stage.dim).double()])
@@ -57,12 +57,13 @@ def sample_law(model: Gaussian, solver: Solver) -> tuple[Tensor, Tensor]:
     return mean @ back, back.mT @ covariance @ back
 
 
-def relative_w2(mean: Tensor, covariance: Tensor, law: tuple[Tensor, Tensor]) -> float:
-    """``W2^2(N(mean, covariance), law) / trace(covariance)`` between Gaussians."""
+def relative_w2(mean: Tensor, covariance: Tensor, moments: tuple[Tensor, Tensor]) -> float:
+    """``W2^2(N(mean, covariance), N(*moments)) / trace(covariance)``."""
+    center, power = moments
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
-    cross = torch.linalg.eigvalsh(root @ law[1] @ root).clamp(min=0).sqrt().sum()
-    distance = (mean - law[0]).square().sum() + covariance.trace() + law[1].trace() - 2 * cross
+    cross = torch.linalg.eigvalsh(root @ power @ root).clamp(min=0).sqrt().sum()
+    distance = (mean - center).square().sum() + covariance.trace() + power.trace() - 2 * cross
     return float(distance / covariance.trace())
 
 

@@ -152,7 +152,7 @@ def bound_in_bits(model: ScoreEstimator, data: Dataset, count: int) -> float:
     return round(float(bits_per_dim(nats, x[0].numel(), 256)), 3)
 
 
-def spread(
+def over_seeds(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Means and ranges over the seeds of rows that have the same names."""

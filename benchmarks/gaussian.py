@@ -1,7 +1,7 @@
 """Error against cost on natural-image statistics, in closed form.
 
 A Gaussian is fitted to 32x32 grey patches of two photographs; with its exact score every
-solver's samples have a law known exactly. Error: ``W2^2 / trace``; cost: full-resolution
+solver's samples have a distribution known exactly. Error: ``W2^2 / trace``; cost: full-resolution
 evaluations. Plans are made for these patches, then used as they are, noise scales included, on
 grey patches of other images: those in the folder or zip file given as ``--data``.
 """
@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from benchmarks.beds import cost, relative_w2, sample_law
+from benchmarks.beds import cost, relative_w2, sample_moments
 from benchmarks.images import grey_patches
 from estimators import Gaussian
 from scoresde import DiagonalSDE, Haar, LogLinear, Solver
@@ -44,13 +44,13 @@ def run(quick: bool = False, data: Path | None = None) -> dict[str, Any]:
     ) -> None:
         start = time.perf_counter()
         mean, covariance = bed
-        law = sample_law(Gaussian(sde, mean.reshape(1, 32, 32), covariance), solver)
+        moments = sample_moments(Gaussian(sde, mean.reshape(1, 32, 32), covariance), solver)
         row = {
             "schedule": name,
             "solver": f"{type(solver).__name__}, order {solver.order:g}, eta = {solver.eta:g}",
             "steps": steps,
             "cost": cost(sde, solver),
-            "error": relative_w2(mean, covariance, law),
+            "error": relative_w2(mean, covariance, moments),
         }
         rows.append(row)
         text = "{schedule:36} {solver:42} {steps:>12} cost {cost:7.2f} error {error:.2e}"

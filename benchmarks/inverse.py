@@ -45,7 +45,7 @@ class Problem(NamedTuple):
     mean: Callable[[Tensor], Tensor]
     std: float | None
 
-    def law(self, u: Tensor) -> Any:
+    def likelihood(self, u: Tensor) -> Any:
         """Of ``y`` given ``matrix @ x``."""
         return self.noise(u) if callable(self.noise) else Normal(u, self.noise)
 
@@ -80,8 +80,8 @@ def priors() -> dict[str, GaussianMixture]:
     generator = torch.Generator().manual_seed(0)
     root = torch.linalg.cholesky(smooth)
     means = 0.35 * torch.randn(4, 16, generator=generator) @ root.mT
-    spread = torch.tensor([0.08, 0.12, 0.15, 0.2])
-    covariances = spread[:, None, None] ** 2 * smooth
+    std = torch.tensor([0.08, 0.12, 0.15, 0.2])
+    covariances = std[:, None, None] ** 2 * smooth
     return {
         "Gaussian": GaussianMixture(sde, [1.0], torch.zeros(1, *SHAPE), [0.09 * smooth]),
         "mixture": GaussianMixture(
@@ -151,7 +151,7 @@ def _weighted(
     for i in range(len(y)):
         mean = center[:, i] + (root[:, i] * e).sum(-1)
         u = mean.unsqueeze(-1) + root[:, i, i].unsqueeze(-1) * nodes
-        logits = problem.law(u).log_prob(y[i]) - nodes**2 / 2
+        logits = problem.likelihood(u).log_prob(y[i]) - nodes**2 / 2
         weights = weights + logits.logsumexp(-1)
         place = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
         e[:, i] = nodes[place] + (torch.rand(DRAWS, generator=generator) - 0.5) * 14 / 560
@@ -231,7 +231,7 @@ def _bed(prior: GaussianMixture, problem: Problem, seed: int) -> tuple[Tensor, T
     x = draw(prior, 1, generator)[0]
     with torch.random.fork_rng():
         torch.manual_seed(200 + seed)
-        y = problem.law(problem.matrix @ x).sample()
+        y = problem.likelihood(problem.matrix @ x).sample()
     exact = posterior(prior, problem, y, 2 * SAMPLES, generator)
     shuffled = exact[torch.randperm(2 * SAMPLES, generator=generator)]
     return y, shuffled[:SAMPLES], shuffled[SAMPLES:]

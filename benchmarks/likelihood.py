@@ -78,12 +78,12 @@ def run(quick: bool = False) -> dict[str, Any]:
         make, n, modes, width, count = BEDS[bed]
         torch.manual_seed(0)
         model = mixture(make(n), modes, width)
-        law, model.sde.prior = (
+        marginal, model.sde.prior = (
             model.marginal(torch.tensor([t], dtype=torch.float64))
             for t in (model.sde.eps, model.sde.T)
         )
-        x = law.sample((count // 4 if quick else count,))
-        truth = law.log_prob(x)
+        x = marginal.sample((count // 4 if quick else count,))
+        truth = marginal.log_prob(x)
 
         def measure(
             name: str,

@@ -7,8 +7,9 @@ time, samples are drawn until their Frechet distance to held-out images stops fa
 features of EfficientNet-Lite0; it is given beside that of as many training images.
 
 ``--set table="bed"`` needs no data and trains nothing: exact scores of the Gaussian that patches of
-two photographs have, where the law of a sampler's results is known. Error: ``W2^2 / trace``; cost:
-evaluations at full resolution. Every recipe is given the best of several grids, or a plan.
+two photographs have, where the distribution of a sampler's results is known. Error:
+``W2^2 / trace``; cost: evaluations at full resolution. Every recipe is given the best of several
+grids, or a plan.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from benchmarks.beds import cost, relative_w2, sample_law
+from benchmarks.beds import cost, relative_w2, sample_moments
 from benchmarks.equal_time import (
     Photographs,
     bound_in_bits,
     draw,
+    over_seeds,
     shades,
-    spread,
     training,
     updates,
 )
@@ -157,7 +158,7 @@ def trained(
     return {
         "data": name_of_all,
         "floor": round(floor, 2),
-        "summary": spread(best, ["recipe"], KEYS),
+        "summary": over_seeds(best, ["recipe"], KEYS),
         "rows": rows,
     }
 
@@ -188,8 +189,8 @@ def bed(recipes: dict[str, Recipe], size: int) -> dict[str, Any]:
 def error(sde: DiagonalSDE, x: Tensor, solver: Solver) -> float:
     """Of a sampler with the exact scores of a Gaussian that has the moments of events."""
     mean, covariance = x.mean(0), torch.cov(x.flatten(1).mT)
-    law = sample_law(Gaussian(sde, mean, covariance), solver)
-    return relative_w2(mean.flatten(), covariance, law)
+    moments = sample_moments(Gaussian(sde, mean, covariance), solver)
+    return relative_w2(mean.flatten(), covariance, moments)
 
 
 def candidates(

@@ -31,13 +31,13 @@ class Network(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.enter, self.time = nn.Linear(dim, width), nn.Linear(1, width)
-        self.middle, self.leave = nn.Linear(width, width), nn.Linear(width, dim)
+        self.linear_in, self.time = nn.Linear(dim, width), nn.Linear(1, width)
+        self.middle, self.linear_out = nn.Linear(width, width), nn.Linear(width, dim)
 
     def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """``(batch, dim)`` and ``(batch,)`` to ``(batch, dim)``."""
-        hidden = nn.functional.silu(self.enter(x) + self.time(noise_level.reshape(-1, 1)))
-        out: Tensor = self.leave(nn.functional.silu(self.middle(hidden)))
+        hidden = nn.functional.silu(self.linear_in(x) + self.time(noise_level.reshape(-1, 1)))
+        out: Tensor = self.linear_out(nn.functional.silu(self.middle(hidden)))
         return out
 
 

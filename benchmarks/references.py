@@ -169,12 +169,12 @@ class ConditionalMixture(nn.Module):
     ) -> None:
         super().__init__()
         self.components, self.dropout = components, dropout
-        self.enter = MemberLinear(members, features, width)
+        self.linear_in = MemberLinear(members, features, width)
         self.blocks = nn.ModuleList(
             nn.ModuleList([MemberLinear(members, width, width) for _ in range(2)]) for _ in range(2)
         )
         self.hidden = MemberLinear(members, width + features, 3 * width)
-        self.leave = nn.ModuleList(
+        self.heads = nn.ModuleList(
             [MemberLinear(members, width, k, 0.1) for k in (2, 2, 3 * components)]
         )
 
@@ -191,15 +191,15 @@ class ConditionalMixture(nn.Module):
         ``(batch, features)`` to ``(batch, members * K, 1)``, ``(members, batch, features)`` to
         ``(members, batch, K, 1)``.
         """
-        members = len(self.enter.weight)
+        members = len(self.linear_in.weight)
         shared = condition.ndim == 2
         x = condition.expand(members, -1, -1) if shared else condition
-        hidden = self.enter(x)
+        hidden = self.linear_in(x)
         for first, second in self.blocks:  # type: ignore[misc]
             shift = functional.silu(first(functional.layer_norm(hidden, hidden.shape[-1:])))
             hidden = hidden + second(functional.dropout(shift, self.dropout, self.training))
         hidden = self.hidden(torch.cat([hidden, x], -1)).relu().chunk(3, -1)
-        coarse, fine, shapes = (f(v) for f, v in zip(self.leave, hidden, strict=True))
+        coarse, fine, shapes = (f(v) for f, v in zip(self.heads, hidden, strict=True))
         location, log_scale = coarse.split(1, -1)
         shift, finer = fine.split(1, -1)
         location, log_scale = location + log_scale.exp() * shift, (log_scale + finer).clamp(-10, 5)

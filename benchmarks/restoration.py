@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.equal_time import shades, spread
+from benchmarks.equal_time import over_seeds, shades
 from benchmarks.unets import parameters
 from estimators import MultiScale, UNet, cde, cdiffe, cmde, measure, vs_cmde
 from scoresde import VE, DiagonalSDE, Joint, Wavelet, condition
@@ -260,7 +260,7 @@ def _visible(x: Tensor) -> Tensor:
 def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means and ranges over seeds, and the mean of their curves."""
     names = ["task", "method"]
-    summary = spread(rows, names, [k for k in rows[0] if k not in (*names, "seed", "curve")])
+    summary = over_seeds(rows, names, [k for k in rows[0] if k not in (*names, "seed", "curve")])
     for each in summary:
         curves = [row["curve"] for row in rows if all(row[n] == each[n] for n in names)]
         each["curve"] = [round(statistics.mean(v), 2) for v in zip(*curves, strict=True)]

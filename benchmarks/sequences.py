@@ -52,11 +52,11 @@ class Convolutions(nn.Module):
         self.hear = nn.Sequential(
             nn.Linear(13, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
-        self.enter = nn.Linear(1 + width, width)
+        self.linear_in = nn.Linear(1 + width, width)
         self.blocks = nn.ModuleList(_Neighbours(width, reach) for _ in range(depth))
-        self.leave = nn.Linear(width, 1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.linear_out = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear_out.weight)
+        nn.init.zeros_(self.linear_out.bias)
 
     octaves: Tensor
 
@@ -65,10 +65,10 @@ class Convolutions(nn.Module):
         x, level = x.unsqueeze(-1), noise_level.unsqueeze(-1)
         phases = level * self.octaves
         heard = self.hear(torch.cat([level, phases.sin(), phases.cos()], -1))
-        hidden = self.enter(torch.cat([x, heard], -1))
+        hidden = self.linear_in(torch.cat([x, heard], -1))
         for block in self.blocks:
             hidden = block(hidden, heard)
-        out: Tensor = self.leave(hidden).squeeze(-1)
+        out: Tensor = self.linear_out(hidden).squeeze(-1)
         return out
 
 
@@ -93,7 +93,7 @@ class _Neighbours(nn.Module):
 class Whitened(Noise):
     """Normal numbers with the mean and the covariance that they should have, exactly.
 
-    A law that is nearly a linear map of them is seen in a few thousand draws.
+    A distribution that is nearly a linear map of them is seen in a few thousand draws.
     """
 
     def __call__(self, like: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from benchmarks.equal_time import (
     Photographs,
     bound_in_bits,
     draw,
+    over_seeds,
     shades,
-    spread,
     training,
     updates,
 )
@@ -252,7 +252,7 @@ def run(
     return {
         "data": name_of_all,
         "floor": round(floor, 2),
-        "summary": spread(rows, ["arm"], KEYS),
+        "summary": over_seeds(rows, ["arm"], KEYS),
         "rows": rows,
     }
 

@@ -26,7 +26,7 @@ class PlainUNet(nn.Module):
         channels, (first, *_), last = event_shape[0], widths, widths[-1]
         told = 4 * first
         self.level = nn.Sequential(nn.Linear(1, told), nn.SiLU(), nn.Linear(told, told))
-        self.enter = nn.Conv2d(channels, first, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
         down, before = [], first
         for width in widths:
             down.append(
@@ -44,14 +44,14 @@ class PlainUNet(nn.Module):
             )
             before = width
         self.up = nn.ModuleList(up)
-        self.leave = nn.Sequential(
+        self.conv_out = nn.Sequential(
             nn.GroupNorm(8, first), nn.SiLU(), nn.Conv2d(first, channels, 3, padding=1)
         )
 
     def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """``(batch, *event_shape)`` and noise levels ``(batch,)``."""
         told = self.level(noise_level.to(x.dtype).unsqueeze(-1))
-        hidden, kept = self.enter(x), []
+        hidden, kept = self.conv_in(x), []
         for i, (one, two) in enumerate(self.down):
             hidden = two(one(hidden if i == 0 else self.shrink[i - 1](hidden), told), told)
             kept.append(hidden)
@@ -61,7 +61,7 @@ class PlainUNet(nn.Module):
             if hidden.shape[-1] != fine.shape[-1]:
                 hidden = nn.functional.interpolate(hidden, scale_factor=2)
             hidden = two(one(torch.cat([hidden, fine], 1), told), told)
-        out: Tensor = self.leave(hidden)
+        out: Tensor = self.conv_out(hidden)
         return out
 
 

@@ -182,19 +182,21 @@ class Convolutions(nn.Module):
         super().__init__()
         wide = 2 * width
         self.level = nn.Sequential(nn.Linear(1, wide), nn.SiLU(), nn.Linear(wide, wide))
-        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.down = nn.Conv2d(width, wide, 3, stride=2, padding=1)
         self.middle = nn.ModuleList(_block(wide) for _ in range(2))
         self.up = nn.ConvTranspose2d(wide, width, 4, stride=2, padding=1)
-        self.leave = nn.Sequential(_block(2 * width), nn.Conv2d(2 * width, channels, 3, padding=1))
+        self.conv_out = nn.Sequential(
+            _block(2 * width), nn.Conv2d(2 * width, channels, 3, padding=1)
+        )
 
     def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """``(batch, channels, height, width)`` and noise levels ``(batch,)``."""
-        fine = self.enter(x)
+        fine = self.conv_in(x)
         hidden = self.down(fine) + self.level(noise_level.to(x.dtype)[:, None])[..., None, None]
         for block in self.middle:
             hidden = hidden + block(hidden)
-        out: Tensor = self.leave(torch.cat([fine, self.up(hidden)], 1))
+        out: Tensor = self.conv_out(torch.cat([fine, self.up(hidden)], 1))
         return out
 
 

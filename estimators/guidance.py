@@ -15,7 +15,7 @@ from torch import Tensor
 
 from estimators.conjugate_gradients import conjugate_gradients
 from estimators.measurement import Measurement, Operator
-from estimators.observation_noise import Law
+from estimators.observation_noise import NoiseModel
 from scoresde.batches import samples_like
 from scoresde.checks import choice, expect, real, whole
 from scoresde.derivatives import PullBack, batched, vjp
@@ -73,9 +73,9 @@ class Guidance(Float64Constants, ScoreEstimator):
             methods.
         operator: ``A``, any differentiable function or module; see `Operator`.
         y: What was observed, ``(*batch, *shape)``.
-        noise: Standard deviation, one or several; or what makes of ``A(x)`` the law of ``y``,
-            number by number, as ``torch.distributions.Poisson``. What deepinv's physics say of
-            theirs if None.
+        noise: Standard deviation, one or several; or what makes of ``A(x)`` the distribution of
+            ``y``, number by number, as ``torch.distributions.Poisson``. What deepinv's physics say
+            of theirs if None.
         method: See above.
         iterations: Of conjugate gradients, at most; ``m`` are enough.
         strength: Of ``"point"``: length of the step; of the last two methods, see there.
@@ -115,7 +115,7 @@ class Guidance(Float64Constants, ScoreEstimator):
         estimator: ScoreEstimator,
         operator: Operator | Any,
         y: Tensor,
-        noise: Numbers | Law | None = None,
+        noise: Numbers | NoiseModel | None = None,
         *,
         method: str = "moments",
         iterations: int = 50,
@@ -153,7 +153,7 @@ class Guidance(Float64Constants, ScoreEstimator):
     def _decompose(self, event: Tensor) -> None:
         """The singular basis of what is seen in units of its noise."""
         std = self.measurement.noise.std
-        expect(std is not None, "noise", 'Gaussian, for method="spectral"', "another law")
+        expect(std is not None, "noise", 'Gaussian, for method="spectral"', "another")
         start = self.sde.basis.analyse(event)
         with torch.enable_grad():
             offset, back = vjp(self._see, start)

@@ -65,7 +65,7 @@ class JointNetwork(nn.Module):
         """Joint events ``(batch, n)`` in and out."""
         parts = x.split([shape.numel() for shape in self.shapes], -1)
         maps = [
-            self._spread(part.reshape(len(x), *shape))
+            self._repeated(part.reshape(len(x), *shape))
             for part, shape in zip(parts, self.seen, strict=True)
         ]
         conditions = () if condition is None else (condition,)
@@ -77,7 +77,7 @@ class JointNetwork(nn.Module):
         ]
         return torch.cat(flat, -1)
 
-    def _spread(self, x: Tensor) -> Tensor:
+    def _repeated(self, x: Tensor) -> Tensor:
         """Repeated to the common space."""
         for axis, size in enumerate(self.space, 2):
             own = x.shape[axis]

@@ -1,8 +1,8 @@
 """Scores of an SDE of which drift and diffusion are known, and no kernel: what is common to them.
 
-Nothing is known of the law of ``y_t`` but that one can simulate it. A network learns the score of
-what data have become by then, from an objective that has the score's own law in the place of a
-kernel's (`estimators.TransitionMatching`, `estimators.SlicedScoreMatching`).
+Nothing is known of ``y_t`` but that one can simulate it. A network learns the score of what data
+have become by then, from an objective in which nothing of a kernel is left
+(`estimators.TransitionMatching`, `estimators.SlicedScoreMatching`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Local(NamedTuple):
     """What is known of states ``(*batch, n)`` at their times."""
 
     standard: Tensor
-    """States in units of their law."""
+    """States in units of their moments."""
     guess: Tensor
     """The score without a network; 0 where there is no noise."""
     noise: Tensor
@@ -68,7 +68,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         s = -[(z - m) q/V + div g^2]/g^2 + F(U^T (z - m)/sqrt(V), log(t/T)/4)/a,   a = g sqrt(v/q).
 
     The first term is the score of the Pearson diffusion with this noise, mean and variance (Forman
-    and Sorensen 2008): of a Gaussian where ``g`` does not depend on the state, of a Gamma law where
+    and Sorensen 2008): of a Gaussian where ``g`` does not depend on the state, of a Gamma where
     it is a root. It keeps samples of an untrained network on the side of 0 on which data are.
     ``a`` is the deviation of the noise where the state is, so that the prediction is of order 1 at
     all times, wherever the noise is large or small; errors count in ``a s``, which is in it.

@@ -95,7 +95,7 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
         self.constant("covariances", rotation @ c @ rotation.mT)
 
     def marginal(self, t: Tensor, dim: int | None = None) -> MixtureSameFamily:
-        """The law of ``z_t``, or of its first ``dim`` components: a `torch.distributions` one.
+        """Of ``z_t``, or of its first ``dim`` components: one of `torch.distributions`.
 
         Args:
             t: Times with a component axis, ``(*, 1 | blocks | n)``; 0 for the data.

@@ -1,4 +1,4 @@
-"""The law of what is observed, given what an operator makes of an event: number by number.
+"""The distribution of what is observed, given what an operator makes of an event: number by number.
 
 Two things are asked of it: mean and variance, by which an observation is taken for one with
 Gaussian noise; and what a number says of a Gaussian that it was made of. With ``u ~ N(c, v)``,
@@ -24,7 +24,7 @@ from torch.distributions import Distribution, Normal, Poisson
 from scoresde.checks import expect, positive
 from scoresde.precision import Float64Constants, Numbers, precision
 
-Law = Callable[[Tensor], Distribution]
+NoiseModel = Callable[[Tensor], Distribution]
 """What is observed of numbers ``(*batch, *shape)``, each from its own alone."""
 
 _REACH, _NODES = 8.0, 321
@@ -118,13 +118,13 @@ class GaussianNoise(ObservationNoise):
 
 
 class ElementwiseNoise(ObservationNoise):
-    """Any law, by its density: integrals are sums, derivatives are cumulants.
+    """Any distribution, by its density: integrals are sums, derivatives are cumulants.
 
-    Nothing but densities, means and variances are asked of the law, and no derivative of it: as
+    Nothing but densities, means and variances are asked of it, and no derivative: as
     ``N(u; c, v) p(y | u)`` is tilted by ``c``, the derivatives of ``l`` are the cumulants of ``u``.
 
     Args:
-        law: See `Law`.
+        model: See `NoiseModel`.
         shape: Of what is observed.
 
     Example:
@@ -137,17 +137,17 @@ class ElementwiseNoise(ObservationNoise):
         True
     """
 
-    def __init__(self, law: Law, shape: torch.Size) -> None:
+    def __init__(self, model: NoiseModel, shape: torch.Size) -> None:
         super().__init__()
-        self.law, self.shape, self.std = law, shape, None
+        self.model, self.shape, self.std = model, shape, None
 
     def moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        law = self._of(u)
-        return law.mean.reshape(u.shape), law.variance.reshape(u.shape)
+        seen = self._of(u)
+        return seen.mean.reshape(u.shape), seen.variance.reshape(u.shape)
 
     def _of(self, u: Tensor) -> Distribution:
-        return self.law(u.reshape(*u.shape[:-1], *self.shape))
+        return self.model(u.reshape(*u.shape[:-1], *self.shape))
 
     def evidence(self, y: Tensor, place: int, mean: Tensor, variance: Tensor) -> Evidence:
         """Values by quadrature, and what they change by in first order."""
@@ -198,10 +198,10 @@ class ElementwiseNoise(ObservationNoise):
 
 
 def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
-    """What a user says of noise: a standard deviation, several, or a law.
+    """What a user says of noise: a standard deviation, several, or a noise model.
 
     Args:
-        noise: A number or numbers that broadcast to the shape, or a `Law`.
+        noise: A number or numbers that broadcast to the shape, or a `NoiseModel`.
         shape: Of what is observed.
 
     Raises:

@@ -19,8 +19,8 @@ from scoresde.sde import SDE
 class TransitionMatching(KernelFree):
     """Regression of the score on that of a small step (Singhal et al. 2024).
 
-    A path is simulated to ``t - d``, and from there a step is made whose law is known,
-    ``z' = z + f d + g sqrt(d) xi``. The score of that law, ``-xi / (g sqrt(d))``, is on average
+    A path is simulated to ``t - d``, and from there a step is made whose density is known,
+    ``z' = z + f d + g sqrt(d) xi``. The score of that density, ``-xi / (g sqrt(d))``, is on average
     over all that come to ``z'`` the one of ``z'``: a regression, as in denoising score matching,
     whose minimiser is off by what a step is, ``O(d)``. With ``psi = a^2 s``,
 

@@ -5,7 +5,8 @@
 
 Images are blurred by the heat equation under a little noise that never grows. There is noise at
 time 0 already: what is modelled are images with that noise on them. The mean brightness
-(``f_i = 0``) stands still, so the prior is not a Gaussian about 0 but the law of blurred images.
+(``f_i = 0``) stands still, so the prior is not a Gaussian about 0 but the distribution of
+blurred images.
 """
 
 from __future__ import annotations

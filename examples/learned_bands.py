@@ -8,8 +8,8 @@ frequencies or wavelets. Three ways to learn it:
   as denoised means are wrong: exact ones have the same bound on all of them.
 - `by_quality`: what a few steps of a sampler miss. Of Gaussian data that is known without sampling:
   of independent coefficients what starts at one standard deviation should end at one
-  (`few_steps_error`), and of others the law of samples is known (`whole_error`). All that counts
-  are levels at the times of the steps, and those are what `Knots` learns.
+  (`few_steps_error`), and of others the distribution of samples is known (`whole_error`). All that
+  counts are noise levels at the times of the steps, and those are what `Knots` learns.
 - `Contexts`: MuLAN's paths that depend on the data. A context, which an encoder reads from the
   event, chooses the path; the bound averages over it and pays for it. The paper has fifty binary
   contexts, relaxed, and polynomials for paths; here are a few, summed over, with `Learned`.

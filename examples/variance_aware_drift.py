@@ -8,7 +8,7 @@ noise that is the same in all of them (Taheri 2026, of which the abstract was at
 with ``v_i`` the variances. This is a variance-preserving schedule of rate ``a_i beta`` and noise in
 units of ``(v_max / a_i)^(1/2)``, in which every component comes to rest. With ``power=0`` drift
 is as everywhere, with ``power=1`` noise comes to rest in the shape of the data: Gaussian ones have
-the same law at every time, and only what is not Gaussian about data is diffused away.
+the same distribution at every time, and only what is not Gaussian about data is diffused away.
 """
 
 from __future__ import annotations

@@ -165,11 +165,11 @@ class DiagonalCoefficients(SDECoefficients):
 
     @property
     def kernel(self) -> Kernel:
-        """The law of ``z_t`` given clean ``z_0``, ``(k, *, 1 | m)``."""
+        """The distribution of ``z_t`` given clean ``z_0``, ``(k, *, 1 | m)``."""
         return Kernel(self.blocks.expand(self.alpha), self.blocks.expand(self.sigma))
 
     def transition(self, end: DiagonalCoefficients) -> Kernel:
-        """The law at later times given the state at these, ``(k, *, 1 | m)``.
+        """The distribution at later times given the state at these, ``(k, *, 1 | m)``.
 
         ``alpha_ts = alpha_t / alpha_s``, ``sigma_ts^2 = -sigma_t^2 expm1(lambda_t - lambda_s)``.
         """
@@ -183,7 +183,7 @@ class DiagonalCoefficients(SDECoefficients):
         return Kernel((late.log_alpha - early.log_alpha).exp(), self._scaled(sigma, self.scale))
 
     def bridge(self, end: DiagonalCoefficients) -> Bridge:
-        """The law at these times given the state at later ones and the clean state.
+        """The distribution at these times given the state at later ones and the clean state.
 
         Mean ``(alpha_ts sigma_s^2 / sigma_t^2) z_t + (alpha_s sigma_ts^2 / sigma_t^2) z_0``,
         variance ``sigma_s^2 sigma_ts^2 / sigma_t^2``; a clean component stays ``z_0``.

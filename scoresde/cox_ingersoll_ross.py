@@ -19,7 +19,7 @@ class CoxIngersollRoss(Float64Constants, SDE):
     """``dy = rate (level - y) dt + volatility sqrt(y) dw`` (Cox, Ingersoll and Ross 1985).
 
     Positive data stay positive if ``2 rate level >= volatility^2``. At ``T``, when ``exp(-rate T)``
-    of what they were is left, their law is taken to be the stationary one, of Gamma with the shape
+    of what they were is left, they are taken to be stationary: of a Gamma distribution of the shape
     ``k = 2 rate level / volatility^2`` and the scale ``level / k``. There is a kernel, which is not
     Gaussian: its score is learned by what does without.
 

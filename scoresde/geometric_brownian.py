@@ -15,8 +15,8 @@ from scoresde.sde import SDE
 class GeometricBrownian(Float64Constants, SDE):
     """``dy = growth y dt + volatility y dw``, of positive data (Black and Scholes 1973).
 
-    Log-normal data stay so, and others become it: at ``T`` their law is taken to be the log-normal
-    one with the moments that theirs have then.
+    Log-normal data stay so, and others become it: at ``T`` their distribution is taken to be
+    the log-normal one with the moments that theirs have then.
 
     Args:
         event_shape: Shape of one event.

@@ -114,7 +114,7 @@ class SDE(Equation):
         return PlainCoefficients(self, t, like, self.layout(like.shape[-1]))
 
     def kernel(self, t: Tensor, dim: int | None = None) -> Kernel:
-        """The law of the state at ``t`` given the one at 0, where it is Gaussian and known.
+        """Of the state at ``t`` given the one at 0, where that is Gaussian and known.
 
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
@@ -223,7 +223,7 @@ class SDE(Equation):
         return z[..., :dim], log_prob if log_prob.ndim < z.ndim else log_prob.sum(-1)
 
     def distribution(self, t: float, first: int, last: int) -> Distribution:
-        """The law at ``t`` of the components that are appended there: at ``T``, the prior.
+        """The distribution at ``t`` of the components that are appended there: at ``T``, the prior.
 
         Raises:
             ValueError: If the SDE has no prior.

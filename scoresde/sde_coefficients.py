@@ -69,7 +69,7 @@ class SDECoefficients(Coefficients):
     @property
     @abstractmethod
     def kernel(self) -> Kernel:
-        """The law of the state given the one at 0, in the dtype of the times.
+        """The distribution of the state given the one at 0, in the dtype of the times.
 
         Raises:
             NotImplementedError: If it is not Gaussian, or not known.

@@ -103,7 +103,7 @@ class Solver(ABC):
     @property
     @abstractmethod
     def weak_order(self) -> float | None:
-        """Of the law on an SDE with additive noise; None if the solver takes ODEs only."""
+        """Of distributions on an SDE with additive noise; None if the solver takes ODEs only."""
 
     @property
     def strong_order(self) -> float | None:

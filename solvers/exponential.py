@@ -149,7 +149,7 @@ class ExponentialMultistep(FixedStep):
     the higher terms fade where a step takes in more than an e-fold of noise, and a slope is
     never taken from a step much shorter than the one it is used for.
 
-    In law the order is at most 2, where the SDE knows its noise over a step, as
+    The weak order is at most 2, where the SDE knows its noise over a step, as
     `scoresde.DiagonalSDE` does; elsewhere the noise is that at the step's start, and the order 1.
 
     Args:

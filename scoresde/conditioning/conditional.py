@@ -157,8 +157,8 @@ class ConditionalEstimator(ScoreEstimator):
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Joint, condition, log_prob
-        >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
-        >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
+        >>> covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+        >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), covariance)
         >>> posterior = condition(model, clean=True, y=torch.ones(1))  # N(0.8, 0.36)
         >>> log_prob(posterior, torch.tensor([[0.8]])).value.round(decimals=2)
         tensor([-0.4100])
@@ -242,8 +242,8 @@ def condition(
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Joint, condition
-        >>> law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
-        >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), law)
+        >>> covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+        >>> model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), covariance)
         >>> condition(model, clean=True, y=torch.ones(1)).sde.basis.event_shape
         torch.Size([1])
     """

@@ -56,8 +56,8 @@ def rollout(
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.conditioning import rollout
         >>> from solvers import DDIM
-        >>> law = 0.9 ** (torch.arange(4)[:, None] - torch.arange(4)).abs()
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((4,))), torch.zeros(4), law)
+        >>> covariance = 0.9 ** (torch.arange(4)[:, None] - torch.arange(4)).abs()
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((4,))), torch.zeros(4), covariance)
         >>> rollout(DDIM(8), model, (2,), length=10, stride=2).shape
         torch.Size([2, 10])
     """

@@ -10,7 +10,7 @@ from scoresde.noise import Generators, Noise
 
 
 class VariationalDequantization(nn.Module):
-    """``x = 2 (v + u) / bins - 1`` with a learned law ``q(u | v)`` in the bin (Ho et al. 2019).
+    """``x = 2 (v + u) / bins - 1`` with a learned ``q(u | v)`` in the bin (Ho et al. 2019).
 
         log P(v) >= E_q [log p(v + u) - log q(u | v)],
         u = sigmoid(shift + scale l),        l standard logistic,

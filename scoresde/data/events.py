@@ -161,7 +161,8 @@ class Batches:
     """All events of a data set in order, in batches, the same at every pass.
 
     For what is measured of data that need not fit in memory, as `scoresde.PCA.fit` does. Where
-    training mirrors events, their mirror images come as well: that is the law which is learned.
+    training mirrors events, their mirror images come as well: that is the distribution that is
+    learned.
 
     Args:
         data: The data set.

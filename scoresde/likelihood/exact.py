@@ -172,8 +172,8 @@ def log_prob(
             finite("x", x)
         flow = estimator.sde.carrier(ProbabilityFlow(estimator, condition))
         noise = Noise.of(generator)
-        start, entered = flow.start(z, noise)
-        ascent = _Ascent(flow, start, entered, trace, noise)
+        start, offset = flow.start(z, noise)
+        ascent = _Ascent(flow, start, offset, trace, noise)
         times = method.times(flow.sde)
         density = ascent.by(method, times, checkpointing)
         if errors and x.numel() and not getattr(method, "tells_errors", False):
@@ -209,7 +209,7 @@ class _Ascent:
     Attributes:
         flow: What is walked up.
         z: Where.
-        entered: What the log-density there lacks of that of data.
+        offset: What the log-density there lacks of that of data.
         trace: How divergences are found.
         noise: Where its probes come from.
         probes: Those of every stage, as far as they have been asked for.
@@ -217,14 +217,14 @@ class _Ascent:
 
     flow: ProbabilityFlow
     z: Tensor
-    entered: Tensor
+    offset: Tensor
     trace: Trace
     noise: Noise
     probes: list[Tensor] = attrs.field(factory=list)
 
     def by(self, method: Method, times: Tensor, checkpointing: bool = False) -> _LogDensity:
         """What a method finds, on a grid."""
-        sde, z, value, evaluations = self.flow.sde, self.z, self.entered, 0.0
+        sde, z, value, evaluations = self.flow.sde, self.z, self.offset, 0.0
         integrals = z.new_zeros(*z.shape[:-1], self.trace.estimates)
         if not value.numel():  # what solvers and priors of others need not know
             return _LogDensity(value, integrals, value, evaluations)
@@ -236,8 +236,8 @@ class _Ascent:
             density = DensityFlow(self.flow, self.trace, self.probes[i], checkpointing)
             ts = restrict(times, stage).flip(0)
             z, gained = _transported(method, density, z, ts, self.noise)
-            z, entered = self.flow.marginalise(z, stage, dim)
-            value, integrals = value + entered, integrals + gained
+            z, marginal = self.flow.marginalise(z, stage, dim)
+            value, integrals = value + marginal, integrals + gained
             missed, evaluations = missed + density.error, evaluations + density.evaluated
         value = value + integrals.mean(-1)
         return _LogDensity(value, integrals, missed, evaluations / value.numel())

@@ -1,17 +1,17 @@
 """The variational bound on ``-log p``, stochastic and cheap (Kingma et al. 2021, eq. 11).
 
-    -log p(x) <= sum of KL(q(entering z | x) || law they enter with)
+    -log p(x) <= sum of KL(q(appended z | x) || prior of theirs)
                  + E[-log p(x | z_eps)] + diffusion loss,
     diffusion loss = E int sum_i (-SNR_i'/2) (z_i - D_i(z_t, t))^2 dt
 
 The first sum is over the prior and, in a multi-scale model, the handovers; the last term is
 denoising score matching with the likelihood weighting. Sums and interval lengths count: nats.
 
-``p`` is the law of what the reverse SDE (``eta = 1``) makes of its prior, in infinitely many steps;
-a block that was dropped enters as noise that knows nothing of the others. The density of the
+``p`` is the density of what the reverse SDE (``eta = 1``) makes of its prior, in infinitely many
+steps; a block that was dropped enters as noise that knows nothing of the others. The density of the
 probability flow, `scoresde.log_prob`, is that of another model unless scores are exact and what
 enters has lost its signal: where a block is dropped at a finite SNR, the bound holds of the SDE's
-law and may be above or below the flow's ``-log p``.
+``p`` and may be above or below the flow's ``-log p``.
 
 Components that are observed are no part of ``x``: they count as infinitely noisy, in every term.
 """
@@ -47,8 +47,8 @@ Moments = tuple[Tensor | float, Tensor | float]
 """Mean and standard deviation along the component axis, as of `scoresde.Basis.moments`."""
 
 
-def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
-    """What the prior and every handover cost: the divergence of what enters from what is drawn.
+def prior_loss(sde: DiagonalSDE, x: Tensor) -> Tensor:
+    """What the prior and every handover cost: the divergence of what is appended from data's.
 
     Of ``N(alpha z, sigma^2)`` from ``N(alpha mean, alpha^2 std^2 + sigma^2)``, at the time at which
     each component enters; ``sum_i SNR_i (z_i - mean_i)^2 / 2`` where the SDE's ``std`` is 0
@@ -67,9 +67,9 @@ def entering(sde: DiagonalSDE, x: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.likelihood.variational import entering
+        >>> from scoresde.likelihood.variational import prior_loss
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
-        >>> float(entering(sde, torch.ones(1, 2))) < 1e-4  # there is hardly a signal left
+        >>> float(prior_loss(sde, torch.ones(1, 2))) < 1e-4  # there is hardly a signal left
         True
     """
     sde.free()
@@ -117,10 +117,10 @@ def bound(
     draws: int = 1,
     moments: Moments | None = None,
 ) -> Tensor:
-    """An unbiased estimate of an upper bound on ``-log p(x)``, the SDE's law of ``x``.
+    """An unbiased estimate of an upper bound on ``-log p(x)`` under the SDE.
 
-    That is the law of what the reverse SDE makes of ``N(alpha_T mean, sigma_T^2)``, see
-    `scoresde.bound`; of an estimator that is conditioned, the law of what is not observed.
+    That is the density of what the reverse SDE makes of ``N(alpha_T mean, sigma_T^2)``, see
+    `scoresde.bound`; of an estimator that is conditioned, the density of what is not observed.
     Differentiable in the estimator's parameters and those of its SDE: minimising its mean trains
     both, learned schedules included. Where there are no gradients, nobody trains: networks are in
     evaluation mode, as for `scoresde.log_prob`.
@@ -166,7 +166,7 @@ def bound(
     sde, noise, knots = _linear(estimator), Noise.of(generator), grid(times)
     expect(sde.prior is None, "prior", "None, the normal one", "one of your own")
     z, batch = _flat(estimator, x)
-    start = entering(sde, x) + reconstruction(sde).to(x)
+    start = prior_loss(sde, x) + reconstruction(sde).to(x)
     if readable(x):  # else looked at with what comes out, as that waits
         finite("x", x)
     total = start.expand(batch).reshape(-1)

@@ -1,4 +1,4 @@
-"""Distances between the laws of two sets of features."""
+"""Distances between the distributions of two sets of features."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class KernelDistance:
     """A kernel distance and its standard error.
 
     Attributes:
-        value: Of the square; unbiased, so that it may be negative where laws are alike.
+        value: Of the square; unbiased, so that it may be negative where distributions are alike.
         standard_error: Over draws of both sets, by the jackknife.
 
     Example:

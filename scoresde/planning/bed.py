@@ -3,7 +3,7 @@
 A deterministic solver moves every coefficient by itself, and monotonously: what has started at a
 quantile of the noise should end at that quantile of the data, and what it misses is ``W2^2``. A
 coefficient is as good as any other whose variance, in units of its band's, is the same, so few of
-them stand for all. Variances are spread, which neighbouring spectra share: a plan that owed its
+them stand for all. Variances are blurred, which neighbouring spectra share: a plan that owed its
 error to steps whose errors cancel at this variance or that would not be one for other data.
 
 Drafts of as many steps are blocks of one SDE on clocks of their own, so that any solver takes all
@@ -47,16 +47,16 @@ _RATIOS = torch.logspace(-1.75, 1.5, 9, dtype=torch.float64)
 """Variances, in units of a band's, by which it is represented: a factor of 2.5 from one to the
 next, and few images have coefficients of less than a fiftieth or more than thirty times."""
 
-_SPREAD = 0.7
-"""Standard deviation by which logarithms of variances are spread: as far as the nodes above are
+_LOG_STD = 0.7
+"""Standard deviation of logarithms of variances about their band's: as far as the nodes above are
 apart, and about as much as bands of other images differ."""
 
 _POINTS = (-math.sqrt(3), 0.0, math.sqrt(3))
 _SHARES = (1 / 6, 2 / 3, 1 / 6)
-"""A normal law by three points and their weights: that of logarithms of variances."""
+"""A normal distribution by three points and their weights: that of logarithms of variances."""
 
 _QUANTILES = 5
-"""Quantiles of one sign by which a law that is not Gaussian is represented."""
+"""Quantiles of one sign by which a distribution that is not Gaussian is represented."""
 
 
 class ScaleMixtures(ScoreEstimator):
@@ -107,13 +107,13 @@ class ScaleMixtures(ScoreEstimator):
     def _mean(self, alpha: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
         variances, shares = self.variances[:, : z.shape[-1]].to(z), self.shares.to(z)
         a = alpha.unsqueeze(-2)
-        spread = a**2 * variances + sigma.unsqueeze(-2) ** 2
-        shrunk = a * variances / spread
+        marginal = a**2 * variances + sigma.unsqueeze(-2) ** 2
+        shrunk = a * variances / marginal
         if len(variances) == 1:
             mean = shrunk.squeeze(-2) * z
         else:
             z2 = z.unsqueeze(-2) ** 2
-            likely = shares.log().unsqueeze(-1) - (spread.log() + z2 / spread) / 2
+            likely = shares.log().unsqueeze(-1) - (marginal.log() + z2 / marginal) / 2
             mean = (likely.softmax(-2) * shrunk).sum(-2) * z
         if self.excess is not None:
             mean[1] += self.excess((sigma / alpha).log().expand(z.shape[-1]))
@@ -192,7 +192,7 @@ class Bed:
         counts = torch.stack([self._counts(k) for k in range(len(power))])
         # W2^2 / trace of what each of these coefficients stands for
         self.weights = counts / (counts @ _RATIOS).sum()
-        self._laws([(kurtosis or {}).get(name, 3.0) for name in bands])
+        self._mixtures([(kurtosis or {}).get(name, 3.0) for name in bands])
         self._together: bool | None = None
         self.excess = None
         if learned is not None:
@@ -203,17 +203,17 @@ class Bed:
         """How much of a band's power, in units of one of its coefficients, has each variance."""
         band, nodes = self.bands[k], _RATIOS.log()
         ratios = (band / self.scale[k] ** 2).clamp(min=1e-30)
-        near = -(((nodes - ratios.log().unsqueeze(-1)) / _SPREAD) ** 2) / 2
+        near = -(((nodes - ratios.log().unsqueeze(-1)) / _LOG_STD) ** 2) / 2
         held = ratios @ near.softmax(-1) / _RATIOS
         return held * self.scale[k] ** 2 * (self.sizes[k] / len(band))
 
-    def _laws(self, kurtosis: Sequence[float]) -> None:
-        """Mixtures of the bands' laws, and the quantiles that stand for them."""
-        spread = [max(math.log(max(v, 3.0) / 3), 0.0) ** 0.5 for v in kurtosis]
-        heavy = any(spread)
+    def _mixtures(self, kurtosis: Sequence[float]) -> None:
+        """Mixtures for the bands, and the quantiles that stand for them."""
+        log_std = [max(math.log(max(v, 3.0) / 3), 0.0) ** 0.5 for v in kurtosis]
+        heavy = any(log_std)
         self.shares = torch.tensor(_SHARES if heavy else (1.0,), dtype=torch.float64)
         points = torch.tensor(_POINTS if heavy else (0.0,), dtype=torch.float64)
-        parts = torch.outer(torch.tensor(spread, dtype=torch.float64), points).exp()
+        parts = torch.outer(torch.tensor(log_std, dtype=torch.float64), points).exp()
         self.parts = (parts / (parts @ self.shares).unsqueeze(-1)).mT
         z, density = np.polynomial.hermite_e.hermegauss(2 * _QUANTILES)
         z, density = (z, density) if heavy else (np.array([1.0]), np.array([1.0]))
@@ -342,8 +342,8 @@ class Bed:
         solver = attrs.evolve(self.solver, steps=sum(draft.steps), grid=lambda *_: times)
         model = IndependentGaussian(known, variances)
         with torch.no_grad():
-            spread = solver.rsample(model, generator=UnitNoise(), dtype=torch.float64)
-        gap = weights * (spread - variances.sqrt()) ** 2
+            std = solver.rsample(model, generator=UnitNoise(), dtype=torch.float64)
+        gap = weights * (std - variances.sqrt()) ** 2
         return float(gap.sum() / (weights * variances).sum())
 
     def handover(self, draft: Draft) -> float:

@@ -1,8 +1,8 @@
 """The closed-form test bed: solvers on data with independent Gaussian components.
 
-There a deterministic solver is a linear map of each component, and the law of its samples, and
-with it ``W2^2`` to the data, is known without sampling: started from one deviation, it ends at one
-(`UnitNoise`).
+There a deterministic solver is a linear map of each component, and the distribution of its samples,
+and with it ``W2^2`` to the data, is known without sampling: started from one deviation, it ends at
+one (`UnitNoise`).
 """
 
 from __future__ import annotations

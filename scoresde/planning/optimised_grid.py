@@ -73,8 +73,8 @@ class OptimisedGrid:
 
         def loss(logits: Tensor) -> Tensor:
             solver = attrs.evolve(self.solver, steps=steps, grid=lambda *_: times(logits))
-            spread = solver.rsample(estimator, generator=UnitNoise(), dtype=torch.float64)
-            gap: Tensor = (sde.basis(spread) - variances.sqrt()).square().sum() / variances.sum()
+            std = solver.rsample(estimator, generator=UnitNoise(), dtype=torch.float64)
+            gap: Tensor = (sde.basis(std) - variances.sqrt()).square().sum() / variances.sum()
             kept: Tensor = (logits - start).diff().square().sum()
             total: Tensor = gap.log() + SMOOTH * kept
             return total

@@ -1,9 +1,9 @@
 """Multi-scale plans from data: when to drop what, and where to put the steps.
 
 For data with independent coefficients the error of a deterministic solver's samples is known
-without sampling. A plan makes it small: bands are replaced by laws of as much power and as heavy
-tails, steps are added where they buy most, and stages end where that is best. Coarse stages are
-cheap, so they get most of the steps.
+without sampling. A plan makes it small: bands are replaced by distributions of as much power and as
+heavy tails, steps are added where they buy most, and stages end where that is best. Coarse stages
+are cheap, so they get most of the steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Columns of a table as standard normal coordinates, whatever their kind, and back.
 
-A diffusion of the coordinates ``z`` is one of the table: with ``q(z | v)`` the law by which a value
-``v`` becomes a coordinate,
+A diffusion of the coordinates ``z`` is one of the table: with ``q(z | v)`` the distribution of the
+coordinates that a value ``v`` becomes,
 
     P(v) = E_q [p(z) / q(z | v)],
 
@@ -186,7 +186,7 @@ class Count(Number):
 
 @attrs.frozen(kw_only=True)
 class Category(Column):
-    """One of some values: each has an interval of the normal law, as wide as it is frequent.
+    """One of some values: each has an interval of normal numbers, as probable as it is frequent.
 
     Args:
         name: Of the column.

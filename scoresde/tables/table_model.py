@@ -41,7 +41,7 @@ _ROWS = 2**14
 
 
 class TableModel:
-    """The law of a table's rows: samples, densities, and any columns given any others.
+    """The distribution of a table's rows: samples, densities, and any columns given any others.
 
     Every column becomes a standard normal coordinate (`scoresde.tables.column`), and one diffusion
     model is trained on all of them, with any components shown clean, so that it holds every
@@ -99,7 +99,7 @@ class TableModel:
         self.settings, self.random_state, self.verbose = settings, random_state, verbose
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Learns the law of a table's rows.
+        """Learns the distribution of a table's rows.
 
         Args:
             X: A data frame of pandas, an array ``(N, columns)`` or nested lists, a structured

@@ -15,7 +15,7 @@ from scoresde.conditioning.observation import Observation
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import log_prob
-from scoresde.likelihood.variational import bound, entering
+from scoresde.likelihood.variational import bound, prior_loss
 from scoresde.noise import Noise
 from scoresde.selection import samples
 from scoresde.testing.measures import DOUBLE, assert_holds, assert_same, standard_normal
@@ -67,7 +67,7 @@ class CompositionLaws(ABC):
         rebuilt = ConditionalEstimator(whole.joint.select(rows, _BATCH), observation, whole.clean)
         z, t = standard_normal(*_BATCH, whole.sde.basis.dim), whole.sde.T / 2
 
-        def entered(model: ScoreEstimator, seeds: Tensor) -> Tensor:
+        def appended(model: ScoreEstimator, seeds: Tensor) -> Tensor:
             noise = Noise([torch.Generator().manual_seed(int(seed)) for seed in seeds])
             empty, first = z.new_empty(len(seeds), 0), model.sde.stages()[0]
             return model.sde.append(empty, first, noise)
@@ -81,7 +81,7 @@ class CompositionLaws(ABC):
                     law, model.denoise(z[rows], t, part_condition), expected, rtol=1e-6, atol=1e-8
                 )
                 law = "samples start from what is observed of them"
-                assert_same(law, entered(model, rows), entered(whole, every)[rows])
+                assert_same(law, appended(model, rows), appended(whole, every)[rows])
                 law = "samples end as what is observed of them"
                 expected = whole.sde.basis.inverse(z)[rows]
                 assert_same(law, model.sde.basis.inverse(z[rows]), expected)
@@ -97,7 +97,7 @@ class CompositionLaws(ABC):
     def test_the_bound_is_no_density_above(self) -> None:
         """``bound >= -log_prob`` of exact scores, for every event, conditioned or not.
 
-        As far as what enters has lost its signal: the bound is that of the SDE's law.
+        As far as what enters has lost its signal: the bound is that of the SDE's density.
         """
         if not self.exact or (conditional := self._conditional(())) is None:
             return
@@ -128,7 +128,7 @@ class CompositionLaws(ABC):
                 generator=torch.Generator().manual_seed(0),
             )
             # of the solver; of blocks that are dropped before their signal is gone; of the mean
-            slack = 0.05 + entering(sde, x).sqrt() + 5 * bounds.std(0) / count**0.5
+            slack = 0.05 + prior_loss(sde, x).sqrt() + 5 * bounds.std(0) / count**0.5
         law = "bound >= -log_prob, for every event and to the error of the estimate"
         assert_holds(
             law, bounds.mean(0) > neg_log_prob - slack, (bounds.mean(0), neg_log_prob, slack)

@@ -61,14 +61,14 @@ class _Perceptron(nn.Module):
     def __init__(self, size: int, width: int = 16) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.enter, self.leave = nn.Linear(size + 1, width), nn.Linear(width, size)
+        self.linear_in, self.linear_out = nn.Linear(size + 1, width), nn.Linear(width, size)
         with torch.no_grad():
             for weight in self.parameters():
                 weight.copy_(torch.randn(weight.shape, generator=generator) / len(weight) ** 0.5)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        hidden = self.enter(torch.cat([x.flatten(1), level.unsqueeze(-1)], -1))
-        out: Tensor = self.leave(nn.functional.silu(hidden))
+        hidden = self.linear_in(torch.cat([x.flatten(1), level.unsqueeze(-1)], -1))
+        out: Tensor = self.linear_out(nn.functional.silu(hidden))
         return out.reshape(x.shape)
 
 

@@ -1,4 +1,4 @@
-"""The estimator that solvers are tried on: a score that is known, of data whose law is."""
+"""The estimator that solvers are tried on: a score that is known, of data whose distribution is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GaussianData(Float64Constants, ScoreEstimator):
         self.constant("mean", torch.as_tensor(mean))
         self.constant("covariance", torch.as_tensor(covariance))
 
-    def law(self, t: float) -> MultivariateNormal:
+    def marginal(self, t: float) -> MultivariateNormal:
         """Of the diffused state at a time, ``(n,)``."""
         alpha, sigma = self._levels(torch.tensor([t], dtype=torch.float64), self.sde.basis.dim)
         return MultivariateNormal(alpha * self.mean, self._covariance(alpha, sigma))

@@ -146,7 +146,7 @@ class Brownian(Noise):
 
 
 def moments(run: Callable[[int, Impulses], Tensor], numbers: int = 1) -> tuple[Tensor, Tensor]:
-    """The law of what a solver makes of Gaussian data: exact, without sampling.
+    """Mean and covariance of what a solver makes of Gaussian data: exact, without sampling.
 
     There every step is an affine map of the state and of the random numbers it asks for. Fed with
     no noise, and then with each single number equal to 1, one batch reads off the whole map.
@@ -186,7 +186,7 @@ def convergence_order(counts: Sequence[int], errors: Sequence[float]) -> float:
 
 
 def has_kernel(sde: SDE) -> bool:
-    """Whether an SDE knows the law of its states given data.
+    """Whether an SDE knows the kernel of its states.
 
     Example:
         >>> from scoresde import VP, DiagonalSDE, Identity

@@ -210,7 +210,7 @@ class SDELaws(ABC):
                 (now.alpha * step.alpha, then.alpha),
                 ((step.alpha * now.sigma) ** 2 + step.sigma**2, then.sigma**2),
             ),
-            "bridge(s, t) takes the law at t to that at s": (
+            "bridge(s, t) takes the kernel at t to that at s": (
                 (bridge.now * then.alpha + bridge.start, now.alpha),
                 ((bridge.now * then.sigma) ** 2 + bridge.sigma**2, now.sigma**2),
             ),

@@ -91,7 +91,7 @@ class SolverLaws(ABC):
         mean = torch.tensor([1.0, -0.5], dtype=DOUBLE)
         covariance = torch.tensor([[0.5, 0.3], [0.3, 1.2]], dtype=DOUBLE)
         model = GaussianData(sde, mean, covariance)
-        sde.prior = model.law(sde.T)
+        sde.prior = model.marginal(sde.T)
         return model, sde
 
     def _kinds(self) -> list[float]:
@@ -103,7 +103,7 @@ class SolverLaws(ABC):
         solver, reverse, end = (
             self.make(steps, eta),
             ReverseSDE(model, eta),
-            model.law(sde.eps),
+            model.marginal(sde.eps),
         )
         start = sde.prior
         assert isinstance(start, MultivariateNormal)
@@ -135,7 +135,7 @@ class SolverLaws(ABC):
         self._ordered(0.0, self.make(1, 0.0).order)
 
     def test_the_weak_order_it_declares(self) -> None:
-        """Of the reverse SDE's law, if it takes equations with noise."""
+        """Of the distribution that the reverse SDE leads to, if it takes equations with noise."""
         order = self.make(1, 0.0).weak_order
         if order is not None:
             self._ordered(1.0, order)
@@ -204,7 +204,7 @@ class SolverLaws(ABC):
             assert_same(law, last, end, **tolerance)
 
     def test_components_may_enter_on_the_way(self) -> None:
-        """In two stages, as in multi-scale diffusion: samples have the law of the data."""
+        """In two stages, as in multi-scale diffusion: samples are distributed as data."""
         basis = Identity((3,), {"a": 2, "b": 1})
         sde = DiagonalSDE(LogLinear(10.0, -12.0), basis, [1.0, 2.0], drop=[1.0, 0.5])
         covariance = torch.tensor([[0.5, 0.3, 0.1], [0.3, 1.2, 0.2], [0.1, 0.2, 0.4]], dtype=DOUBLE)
@@ -214,8 +214,8 @@ class SolverLaws(ABC):
         def run(rows: int, noise: Impulses) -> Tensor:
             return solver.sample(model, (rows,), generator=noise, dtype=DOUBLE)
 
-        actual, expected = moments(run, 3), model.law(sde.eps)
-        law = "samples have the law of the data where components enter on the way"
+        actual, expected = moments(run, 3), model.marginal(sde.eps)
+        law = "samples are distributed as data where components enter on the way"
         assert_same(f"{law}: mean", actual[0], expected.mean, rtol=0, atol=0.1)
         assert_same(f"{law}: covariance", actual[1], expected.covariance_matrix, rtol=0, atol=0.1)
 
@@ -236,7 +236,7 @@ class SolverLaws(ABC):
         model, sde = self._bed()
         x = standard_normal(4, 2)
         actual = log_prob(model, x, self.make(200, 0.0)).value
-        expected = model.law(sde.eps).log_prob(sde.basis(x))
+        expected = model.marginal(sde.eps).log_prob(sde.basis(x))
         assert_same("log_prob is that of the data", actual, expected, rtol=0, atol=0.1)
 
     def test_the_same_seed_gives_the_same_samples(self) -> None:

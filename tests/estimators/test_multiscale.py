@@ -29,7 +29,7 @@ from scoresde import (
 )
 from scoresde.bases.views import view
 from scoresde.grid import restrict
-from scoresde.likelihood.variational import entering
+from scoresde.likelihood.variational import prior_loss
 from solvers import DDIM, ExponentialMultistep, Heun, TorchDiffEq
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -212,7 +212,7 @@ def test_handover_divergence(basis):  # invariant 36
             q = torch.distributions.Normal(alpha * z[:, part], sigma)
             p = torch.distributions.Normal(torch.zeros_like(sigma), sigma)
             total += torch.distributions.kl_divergence(q, p).sum(-1)
-        torch.testing.assert_close(entering(sde, x), total)
+        torch.testing.assert_close(prior_loss(sde, x), total)
         assert float(total.max()) / basis.dim < tolerance
 
 

@@ -4,7 +4,7 @@ import torch
 from estimators import Gaussian
 from estimators.mismatch import Mismatch
 from scoresde import VP, DiagonalSDE, Haar, Identity, Joint, condition, log_prob
-from scoresde.likelihood.variational import entering
+from scoresde.likelihood.variational import prior_loss
 from scoresde.noise import Noise
 from scoresde.sde import Stage
 from solvers import ExponentialMultistep
@@ -43,14 +43,14 @@ def test_samples_enter_with_the_width_that_data_have(dtype):
     sde = sde_of(STD).to(dtype)
     late = Stage(0.4, sde.eps, 4)
     z = torch.zeros(20_000, 1, dtype=dtype)
-    entered = sde.appender(z, late)(z, Noise.of(torch.Generator().manual_seed(0)))[:, 1:]
+    appended = sde.appender(z, late)(z, Noise.of(torch.Generator().manual_seed(0)))[:, 1:]
     alpha, sigma = sde.kernel(torch.tensor([0.4], dtype=dtype))
     wanted = (alpha**2 * 0.8**2 + sigma**2).sqrt()
-    torch.testing.assert_close(entered.std(), wanted.squeeze().to(dtype), rtol=0.02, atol=0)
-    torch.testing.assert_close(entered.mean(), -0.3 * alpha.squeeze().to(dtype), rtol=0, atol=0.02)
+    torch.testing.assert_close(appended.std(), wanted.squeeze().to(dtype), rtol=0.02, atol=0)
+    torch.testing.assert_close(appended.mean(), -0.3 * alpha.squeeze().to(dtype), rtol=0, atol=0.02)
 
 
-def test_what_entering_costs_is_a_divergence_of_normal_laws():
+def test_the_loss_of_the_prior_is_a_divergence():
     sde = sde_of(STD).double()
     x = torch.randn(5, *SHAPE, dtype=torch.float64)
     z, total = sde.basis(x), 0.0
@@ -59,7 +59,7 @@ def test_what_entering_costs_is_a_divergence_of_normal_laws():
         told = torch.distributions.Normal(alpha * z[:, part], sigma)
         drawn = torch.distributions.Normal(alpha * mean, torch.hypot(alpha * std, sigma))
         total = total + torch.distributions.kl_divergence(told, drawn).sum(-1)
-    torch.testing.assert_close(entering(sde, x), total)
+    torch.testing.assert_close(prior_loss(sde, x), total)
 
 
 def test_conditions_enter_as_they_are():

@@ -32,7 +32,7 @@ from scoresde.equation import align
 from scoresde.estimator import DirectScoreEstimator
 from scoresde.grid import grid
 from scoresde.likelihood import importance
-from scoresde.likelihood.variational import entering, reconstruction
+from scoresde.likelihood.variational import prior_loss, reconstruction
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -98,7 +98,7 @@ def test_the_bound_is_unbiased(times, moments, draws):  # invariant 26
     if times == "tuned":
         times = importance(model, x[:50], moments=moments)
     found = bound(model, x, times=times, moments=moments, draws=draws)
-    ends = entering(sde, x) + reconstruction(sde)
+    ends = prior_loss(sde, x) + reconstruction(sde)
     truth = float(expected(sde, WRONG, SHARE).detach())
     gap = (found - ends).detach() - truth
     assert abs(float(gap.mean())) < 5 * float(gap.std()) / len(x) ** 0.5
@@ -124,9 +124,9 @@ def test_what_enters_costs_every_event_the_divergence_of_its_blocks(dtype):
     z, truth = basis(x), torch.zeros(2)
     for block, t, mean in zip(basis.blocks.slices.values(), sde.drop, (2.0, -3.0), strict=True):
         alpha, sigma = (v.expand(4)[block] for v in sde.kernel(torch.tensor([t])))
-        entered, law = Normal(alpha * z[:, block], sigma), Normal(alpha * mean, sigma)
-        truth = truth + kl_divergence(entered, law).sum(-1)
-    torch.testing.assert_close(entering(sde, x.to(dtype)), truth.to(dtype))
+        posterior, prior = Normal(alpha * z[:, block], sigma), Normal(alpha * mean, sigma)
+        truth = truth + kl_divergence(posterior, prior).sum(-1)
+    torch.testing.assert_close(prior_loss(sde, x.to(dtype)), truth.to(dtype))
 
 
 def test_starting_late_costs_the_entropy_of_what_is_left():
@@ -175,7 +175,7 @@ def test_every_event_has_a_bound_of_its_own(drop, draws, dtype):
     told = torch.tensor([[1.0, -1.0], [0.0, 2.0], [5.0, 0.0], [-3.0, 0.5]], dtype=dtype)
     # of a control without variance the denoised mean is constant, too
     found = bound(Told(sde), x, condition=told, draws=draws, times=falling, moments=(0.3, 0.0))
-    z, truth = sde.basis(x), entering(sde, x) + reconstruction(sde)
+    z, truth = sde.basis(x), prior_loss(sde, x) + reconstruction(sde)
     for stage in sde.stages():
         ends = torch.tensor([[stage.start], [stage.end]])
         start, end = readings.log_snr(sde, ends, stage.dim).exp()
@@ -232,7 +232,7 @@ def test_independent_gaussians_leave_nothing_to_chance():
     gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
     error = (1 - gain * alpha) ** 2 * (x - moments[0]) ** 2 + (gain * sigma) ** 2
     integral = (w * t * math.log(sde.T / sde.eps) / 4 * (fall * error).sum(-1)).sum(0)
-    torch.testing.assert_close(one, integral + entering(sde, x) + reconstruction(sde))
+    torch.testing.assert_close(one, integral + prior_loss(sde, x) + reconstruction(sde))
     assert (one - bound(model, x)).abs().max() > 0.1
 
 

@@ -40,8 +40,8 @@ def test_it_is_the_closed_form(name, dim, dtype):
 def test_its_law_is_that_of_the_closed_form(name):
     own = GaussianData(SDES[name](), MEAN, COVARIANCE)
     known = Gaussian(own.sde, MEAN, COVARIANCE).marginal(torch.tensor([0.3]).double())
-    law = own.law(0.3)
-    torch.testing.assert_close(law.mean, known.mean)
+    marginal = own.marginal(0.3)
+    torch.testing.assert_close(marginal.mean, known.mean)
     torch.testing.assert_close(
-        law.covariance_matrix, known.component_distribution.covariance_matrix[0]
+        marginal.covariance_matrix, known.component_distribution.covariance_matrix[0]
     )
