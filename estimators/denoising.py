@@ -13,10 +13,10 @@ from typing_extensions import Self
 from estimators.mismatch import check_range, check_standard
 from estimators.prediction import (
     affine,
+    c_noise,
     centred,
     corrected,
     expect_arguments,
-    heard,
     predictor,
     seen_basis,
 )
@@ -200,13 +200,13 @@ class Denoising(Float64Constants, ScoreEstimator):
         no_mean = self._is_centred
         if self.baseline is None and at.t.shape[1:-1].numel() > 1 and not no_mean:
             return map(partial(partial, centred, predict), *self._prepare_centred(at, dtype))
-        level, *coefficients = self._prepare(at, dtype, no_mean)
+        c_noise, *coefficients = self._prepare(at, dtype, no_mean)
         out, skip, scale, *shifts = at.each(*coefficients)
         constant, offset = shifts or (None, None)
         firsts = affine(constant, skip)
         if self.baseline is not None:
             firsts = self.baseline.denoisers(at)
-        steps = (firsts, affine(offset, scale), out, level.unbind())
+        steps = (firsts, affine(offset, scale), out, c_noise.unbind())
         return map(partial(partial, corrected, predict), *steps)
 
     def _prepare(
@@ -214,11 +214,11 @@ class Denoising(Float64Constants, ScoreEstimator):
     ) -> tuple[Tensor, ...]:
         """What depends on times alone, with ``k`` of each in front.
 
-        ``level, out, skip, scale, constant, offset`` of
-        ``D = constant + skip z + out F(offset + scale z, level)``, without constants that are 0.
+        ``c_noise, out, skip, scale, constant, offset`` of
+        ``D = constant + skip z + out F(offset + scale z, c_noise)``, without constants that are 0.
         """
         alpha, *_, form, scale = self.preconditioning(at)
-        prepared = self._level(at, dtype), form.out, form.skip, scale.reciprocal()
+        prepared = self._c_noise(at, dtype), form.out, form.skip, scale.reciprocal()
         if not no_mean:
             mean, alpha, scale, skip = at.blocks.alike(
                 self._data("data_mean", at), alpha, scale, form.skip
@@ -237,10 +237,10 @@ class Denoising(Float64Constants, ScoreEstimator):
         mean = at.cast(self._data("data_mean", at)).expand(len(at.t), -1)
         yield mean.unbind()
         yield from at.each(alpha, form.skip, scale.reciprocal(), form.out)
-        yield self._level(at, dtype).unbind()
+        yield self._c_noise(at, dtype).unbind()
 
-    def _level(self, at: DiagonalCoefficients, dtype: torch.dtype) -> Tensor:
-        return heard(at, self.has_vector_time, self._first_level, dtype)
+    def _c_noise(self, at: DiagonalCoefficients, dtype: torch.dtype) -> Tensor:
+        return c_noise(at, self.has_vector_time, self._first_level, dtype)
 
     @property
     def has_vector_time(self) -> bool:

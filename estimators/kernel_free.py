@@ -135,11 +135,11 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         """See the class; 0 where there is no noise."""
         times = self._time(t, z)
         standard, guess, noise = self._local(z, times)
-        level = (times.clamp(min=self._first) / self.sde.T).log() / 4
-        level = level.expand(*z.shape[:-1], 1).reshape(z.shape[:-1].numel())
+        noise_level = (times.clamp(min=self._first) / self.sde.T).log() / 4
+        noise_level = noise_level.expand(*z.shape[:-1], 1).reshape(z.shape[:-1].numel())
         dtype = network_dtype(self.network) or z.dtype
         predict = predictor(self.network, self.network_basis, z, dtype, condition)
-        prediction = predict(standard, level.to(dtype))
+        prediction = predict(standard, noise_level.to(dtype))
         noisy = noise > 0
         return torch.where(noisy, guess + prediction / torch.where(noisy, noise, 1.0), 0.0)
 

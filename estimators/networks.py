@@ -116,8 +116,8 @@ class ResidualMLP(nn.Module):
         noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
         phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
         conditions = [] if condition is None else [self.tell(condition)]
-        levels = [noise_level, phases.sin(), phases.cos()]
-        embedding = self.embed(torch.cat([*levels, *conditions], dim=-1))
+        waves = [noise_level, phases.sin(), phases.cos()]
+        embedding = self.embed(torch.cat([*waves, *conditions], dim=-1))
         hidden = self.enter(torch.cat([x.flatten(1), *conditions], dim=-1))
         for block in self.blocks:
             hidden = block(hidden, embedding)

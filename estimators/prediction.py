@@ -55,11 +55,11 @@ def predictor(
     conditions = () if condition is None else (condition,)
 
     # asked at every step of a solver: what does nothing is not called
-    def predict(z: Tensor, level: Tensor) -> Tensor:
+    def predict(z: Tensor, noise_level: Tensor) -> Tensor:
         x = basis.synthesise(z)
         if not flat:
             x = x.reshape(z.shape[:-1].numel(), *basis.event_shape)
-        prediction = network(x if dtype == state_dtype else x.to(dtype), level, *conditions)
+        prediction = network(x if dtype == state_dtype else x.to(dtype), noise_level, *conditions)
         if getattr(prediction, "shape", None) != x.shape or prediction.is_complex():
             wanted = f"an output of shape {tuple(x.shape)}, that of its input"
             expect(False, "network", wanted, _shown(prediction))
@@ -72,10 +72,10 @@ def predictor(
 
 
 _CLEAN = -8.0
-"""The level that a network hears of for what is clean, whose own is minus infinity."""
+"""The noise level that a network hears of for what is clean, whose own is minus infinity."""
 
 
-def heard(
+def c_noise(
     at: DiagonalCoefficients, apart: bool, least: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """What a network hears of the noise: a quarter of its level (Karras et al. 2022).
@@ -92,10 +92,10 @@ def heard(
 
     Example:
         >>> import torch
-        >>> from estimators.prediction import heard
+        >>> from estimators.prediction import c_noise
         >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[2.0]]), torch.zeros(3, 2))
-        >>> heard(at, False, None, torch.float32).round(decimals=2)  # log(2)/4
+        >>> c_noise(at, False, None, torch.float32).round(decimals=2)  # log(2)/4
         tensor([[0.1700, 0.1700, 0.1700]])
     """
     if apart:
@@ -118,7 +118,7 @@ def corrected(
     first: Denoiser,
     scaled: Denoiser,
     out: Tensor,
-    level: Tensor,
+    c_noise: Tensor,
     z: Tensor,
 ) -> Tensor:
     """What the network corrects, and what it says of a state in its own units, at one time.
@@ -130,7 +130,7 @@ def corrected(
         >>> corrected(lambda x, level: x, half.mul, one.mul, half, one, z=2 * one)
         tensor([2.])
     """
-    return torch.addcmul(first(z), out, predict(scaled(z), level))
+    return torch.addcmul(first(z), out, predict(scaled(z), c_noise))
 
 
 def centred(
@@ -140,7 +140,7 @@ def centred(
     skip: Tensor,
     scale: Tensor,
     out: Tensor,
-    level: Tensor,
+    c_noise: Tensor,
     z: Tensor,
 ) -> Tensor:
     """The same of a state around its mean.
@@ -149,12 +149,12 @@ def centred(
         >>> import torch
         >>> from estimators.prediction import centred
         >>> one = torch.ones(1)
-        >>> centred(lambda x, level: x, one, one, one / 2, one, one, level=one, z=3 * one)
+        >>> centred(lambda x, level: x, one, one, one / 2, one, one, c_noise=one, z=3 * one)
         tensor([4.])
     """
     deviation = torch.addcmul(z, alpha, mean, value=-1)
     first = torch.addcmul(mean, skip, deviation)
-    return torch.addcmul(first, out, predict(scale * deviation, level))
+    return torch.addcmul(first, out, predict(scale * deviation, c_noise))
 
 
 def affine(offset: Sequence[Tensor] | None, slope: Sequence[Tensor]) -> Iterator[Denoiser]:

@@ -22,7 +22,7 @@ _GROUPS, _TOGETHER = 32, 4
 et al. 2020. A channel alone would lose what the noise level and a condition add to it."""
 
 HEAD = 32
-"""Channels of a head of attention, if a level's can be divided by it."""
+"""Channels of a head of attention, if those of a resolution can be divided by it."""
 
 
 class UNet(nn.Module):
@@ -105,7 +105,7 @@ class UNet(nn.Module):
             self.body.num_class_embeds, self.body.class_embedding = 1, self.embed
 
     def _attends(self, attention: int) -> list[bool]:
-        return [max(self.space) / 2**level <= attention for level in range(len(self.channels))]
+        return [max(self.space) / 2**place <= attention for place in range(len(self.channels))]
 
     def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """What is predicted, ``(batch, *event_shape)``.

@@ -357,15 +357,15 @@ def fractions(
     """
     u = torch.linspace(0, 1, 65, dtype=starts.dtype, device=starts.device)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
-    levels = _read(equation, attrgetter("noise_level"), times.flatten()).reshape(times.shape)
-    span = levels[:, -1:] - levels[:, :1]
+    noise_levels = _read(equation, attrgetter("noise_level"), times.flatten()).reshape(times.shape)
+    span = noise_levels[:, -1:] - noise_levels[:, :1]
     # where all components stand still one time is as good as another
-    share = torch.where(span == 0, u, (levels - levels[:, :1]) / span)
+    share = torch.where(span == 0, u, (noise_levels - noise_levels[:, :1]) / span)
     rows = [np.interp(parts, s.numpy(), t.numpy()) for s, t in zip(share, times, strict=True)]
     return list(torch.from_numpy(np.array(rows)).unbind(-1))
 
 
-def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
+def time_at_level(sde: SDE, t: Tensor, rise: float, last: float) -> Tensor:
     """The time at which the noise level is higher by so much than at ``t``, or the ``last``.
 
     Example:
@@ -373,11 +373,13 @@ def time_at_level(sde: SDE, t: Tensor, levels: float, last: float) -> Tensor:
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.grid import time_at_level
         >>> sde, t = DiagonalSDE(VP(), Identity((2,))), torch.tensor(0.5).double()
-        >>> time = time_at_level(sde, t, levels=0.1, last=1.0)
-        >>> levels = [sde.at(v.reshape(1, 1)).noise_level for v in (t, time)]
-        >>> (levels[1] - levels[0]).round(decimals=3)
+        >>> time = time_at_level(sde, t, rise=0.1, last=1.0)
+        >>> noise_levels = [sde.at(v.reshape(1, 1)).noise_level for v in (t, time)]
+        >>> (noise_levels[1] - noise_levels[0]).round(decimals=3)
         tensor([0.1000], dtype=torch.float64)
     """
     times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
-    level = _read(sde, attrgetter("noise_level"), times)
-    return t.new_tensor(np.interp(float(level[0]) + levels, level.numpy(), times.numpy()))
+    noise_levels = _read(sde, attrgetter("noise_level"), times)
+    return t.new_tensor(
+        np.interp(float(noise_levels[0]) + rise, noise_levels.numpy(), times.numpy())
+    )

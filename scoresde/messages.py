@@ -74,10 +74,10 @@ def warn(message: str) -> None:
         >>> str(caught[0].message)
         'data: far from 0'
     """
-    level, frame = 1, sys._getframe()
+    stacklevel, frame = 1, sys._getframe()
     while frame.f_back is not None and _own(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+        stacklevel, frame = stacklevel + 1, frame.f_back
+    warnings.warn(message, stacklevel=stacklevel)
 
 
 def _own(module: str) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Reading:
-    """The levels of components on clocks of their own, and their rates when asked for.
+    """Signal and noise of components on clocks of their own, and their rates when asked for.
 
     Args:
         log_alpha: As of `scoresde.schedules.Signal`, as the next two.
@@ -20,13 +20,13 @@ class Reading:
         >>> import torch
         >>> from scoresde import EDM
         >>> from scoresde.reading import Reading
-        >>> *levels, rates = EDM().read(torch.tensor([2.0, 3.0]))
-        >>> Reading(*levels, lambda: rates(None)).g2
+        >>> *values, rates = EDM().read(torch.tensor([2.0, 3.0]))
+        >>> Reading(*values, lambda: rates(None)).g2
         tensor([4., 6.])
     """
 
     _alpha: Tensor | None = None
-    _found: tuple[Tensor, Tensor] | None = None
+    _f_and_g2: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -58,6 +58,6 @@ class Reading:
     @property
     def _rates(self) -> tuple[Tensor, Tensor]:
         # by hand: a functools.cached_property has a lock, at which torch.compile breaks
-        if self._found is None:
-            self._found = self._find()
-        return self._found
+        if self._f_and_g2 is None:
+            self._f_and_g2 = self._find()
+        return self._f_and_g2

@@ -120,7 +120,7 @@ def rank_histograms(
 
 
 def coverage_curves(
-    covered: Tensor | Mapping[str, Tensor], levels: Tensor | Sequence[float], count: int
+    covered: Tensor | Mapping[str, Tensor], credibility_levels: Tensor | Sequence[float], count: int
 ) -> Figure:
     """Shares of truths that are covered over levels, and the band in which 99% of exact ones are.
 
@@ -129,7 +129,7 @@ def coverage_curves(
     Args:
         covered: See `scoresde.metrics.expected_coverage` and `scoresde.metrics.tarp`; several by
             name.
-        levels: Their levels.
+        credibility_levels: Theirs.
         count: Of simulations.
 
     Example:
@@ -140,7 +140,7 @@ def coverage_curves(
     """
     whole("count", count, 1)
     several = covered if isinstance(covered, Mapping) else {"": covered}
-    known = torch.as_tensor(levels).double().cpu()
+    known = torch.as_tensor(credibility_levels).double().cpu()
     figure = new_figure(3.6, 3.4)
     axis: Any = figure.subplots()
     low, high = scipy.stats.binom.interval(0.99, count, known.numpy())
@@ -148,7 +148,12 @@ def coverage_curves(
     axis.plot([0, 1], [0, 1], color="0.5", lw=1)
     for name, shares in several.items():
         wrong = tuple(shares.shape)
-        expect(wrong == tuple(known.shape), "covered", f"{len(known)} shares, as levels", wrong)
+        expect(
+            wrong == tuple(known.shape),
+            "covered",
+            f"{len(known)} shares, as credibility_levels",
+            wrong,
+        )
         axis.plot(known.tolist(), shares.tolist(), label=name)
     axis.set(xlabel="level", ylabel="covered", xlim=(0, 1), ylim=(0, 1))
     if len(several) > 1:

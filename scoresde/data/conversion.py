@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import choice, expect
-from scoresde.messages import join_names
+from scoresde.messages import join_names, warn
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -138,20 +136,11 @@ def _warn_of_whole(name: str, sample: Array, columns: Sequence[str] | None) -> N
     # every float of this size is whole
     all_whole = varies & ((values == np.rint(values)) & (np.abs(values) < 2**53)).all(0)
     if all_whole.any():
-        warnings.warn(
+        warn(
             f"{name}, {_labels(all_whole, columns)}: whole numbers are read as real ones, whose"
             " density has no bound; bins= reads them as integers, continuous=True says that this is"
-            " meant",
-            stacklevel=_outside(),
+            " meant"
         )
-
-
-def _outside() -> int:
-    """Where a user's code has called, as `warnings.warn` counts it from where it is called."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals["__name__"].startswith("scoresde."):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _expect_apart(

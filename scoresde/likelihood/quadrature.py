@@ -353,9 +353,9 @@ def averages(ahead: Propagator, points: int, part: Propagator | None = None) -> 
             gap = node - other
             twice = gap == 0  # there is no earlier one: its factor is 1, and that of others 0
             slope = (1 / gap.masked_fill(twice, 1.0)).masked_fill(twice, 0.0)
-            level = (-other * slope).masked_fill(twice, 0.0 if j else 1.0)
+            intercept = (-other * slope).masked_fill(twice, 0.0 if j else 1.0)
             none = torch.zeros_like(node)
             powers = zip([*shape, none], [none, *shape], strict=True)
-            shape = [level * a + slope * b for a, b in powers]
+            shape = [intercept * a + slope * b for a, b in powers]
         rules.append(torch.stack([a * b for a, b in zip(shape, means, strict=False)]).sum(0))
     return Rule(torch.stack(rules, 1), stencil)

@@ -79,7 +79,7 @@ def prior_loss(sde: DiagonalSDE, x: Tensor) -> Tensor:
     total: Tensor = z.new_zeros(z.shape[:-1])
     known = 0
     for stage in sde.stages():
-        alpha, sigma = _levels(sde, sde.scale.new_full((1,), stage.start), stage.dim)
+        alpha, sigma = _kernel(sde, sde.scale.new_full((1,), stage.start), stage.dim)
         snr = (alpha / sigma).expand(stage.dim)[known:] ** 2
         wide = snr * std[known : stage.dim] ** 2  # by how much data widen what is drawn
         distance = (snr / (1 + wide)).to(z) * z[..., known : stage.dim] ** 2
@@ -280,7 +280,7 @@ def _flat(estimator: ScoreEstimator, x: Tensor) -> tuple[Tensor, torch.Size]:
     return z.reshape(-1, z.shape[-1]), z.shape[:-1]
 
 
-def _levels(sde: DiagonalSDE, t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _kernel(sde: DiagonalSDE, t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """As `scoresde.DiagonalSDE.kernel`, with infinite noise on what is observed."""
     alpha, sigma = sde.kernel(t, dim)
     return alpha, torch.where(sde.observed[:dim].to(sigma.device), torch.inf, sigma)
@@ -330,7 +330,7 @@ def _gap(
 def _known(sde: DiagonalSDE, z: Tensor, stage: Stage, moments: Moments | None) -> Tensor:
     """The integral of ``sum_i (-SNR_i'/2) E(z_i - D'_i)^2`` over a stage, ``(batch,)``."""
     mean, variance = _normal(sde, moments, z)
-    ends = (_levels(sde, sde.scale.new_full((1,), t), stage.dim) for t in (stage.start, stage.end))
+    ends = (_kernel(sde, sde.scale.new_full((1,), t), stage.dim) for t in (stage.start, stage.end))
     start, end = (((alpha / sigma) ** 2).to(z) for alpha, sigma in ends)
     low, high = 1 + start * variance, 1 + end * variance
     # 1/low - 1/high, divided by the variance, which may be small

@@ -80,7 +80,7 @@ def uniformity(ranks: Tensor, count: int) -> Tensor:
 
 
 def expected_coverage(
-    density: Tensor, of_truth: Tensor, levels: Tensor | Sequence[float]
+    density: Tensor, of_truth: Tensor, credibility_levels: Tensor | Sequence[float]
 ) -> Tensor:
     """How often the truth is in the region of highest density of each level.
 
@@ -90,7 +90,7 @@ def expected_coverage(
     Args:
         density: Of draws under their own posterior, or its logarithm, ``(L, N)``.
         of_truth: Of the truth, ``(N,)``.
-        levels: From 0 to 1.
+        credibility_levels: From 0 to 1.
 
     Returns:
         One share for each level: the level itself, of exact posteriors.
@@ -103,13 +103,13 @@ def expected_coverage(
         tensor([0., 1.], dtype=torch.float64)
     """
     _expect_pairs(density, of_truth)
-    return _shares((density > of_truth).double().mean(0), levels)
+    return _shares((density > of_truth).double().mean(0), credibility_levels)
 
 
 def tarp(
     draws: Tensor,
     truth: Tensor,
-    levels: Tensor | Sequence[float],
+    credibility_levels: Tensor | Sequence[float],
     *,
     references: int = 10,
     generator: torch.Generator | None = None,
@@ -125,7 +125,7 @@ def tarp(
     Args:
         draws: ``(L, N, *parameter_shape)``.
         truth: ``(N, *parameter_shape)``.
-        levels: From 0 to 1.
+        credibility_levels: From 0 to 1.
         references: Random points for every observation.
         generator: Of the points.
 
@@ -151,7 +151,7 @@ def tarp(
         chance = torch.rand(truth.shape, generator=generator, dtype=truth.dtype)
         point = low + (high - low) * chance.to(truth.device)
         far, own = (((v - point) / unit).norm(dim=-1) for v in (draws, truth))
-        shares.append(_shares((far < own).double().mean(0), levels))
+        shares.append(_shares((far < own).double().mean(0), credibility_levels))
     return torch.stack(shares).mean(0)
 
 
@@ -256,11 +256,11 @@ def _classified(
     return logits(asked).detach()
 
 
-def _shares(ranks: Tensor, levels: Tensor | Sequence[float]) -> Tensor:
+def _shares(ranks: Tensor, credibility_levels: Tensor | Sequence[float]) -> Tensor:
     """How many are below each level."""
-    known = torch.as_tensor(levels, dtype=torch.float64, device=ranks.device)
+    known = torch.as_tensor(credibility_levels, dtype=torch.float64, device=ranks.device)
     inside = bool(((known >= 0) & (known <= 1)).all())
-    expect(known.ndim == 1 and inside, "levels", "numbers from 0 to 1", known.tolist())
+    expect(known.ndim == 1 and inside, "credibility_levels", "numbers from 0 to 1", known.tolist())
     return (ranks < known.unsqueeze(-1)).double().mean(-1)
 
 

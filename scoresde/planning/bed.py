@@ -100,7 +100,7 @@ class ScaleMixtures(ScoreEstimator):
         return self._mean(alpha, sigma, z)
 
     def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """From levels that are read once."""
+        """From coefficients that are read once."""
         assert isinstance(at, SDECoefficients)
         return (partial(self._mean, a, s) for a, s in zip(*at.kernel, strict=True))
 
@@ -316,8 +316,8 @@ class Bed:
             return None
         tables, size = self.excess, math.prod(shape[1:])
 
-        def missed(levels: Tensor) -> Tensor:
-            pieces = levels.numpy().reshape(-1, size)
+        def missed(noise_levels: Tensor) -> Tensor:
+            pieces = noise_levels.numpy().reshape(-1, size)
             pairs = zip(pieces, tables, strict=False)  # fine bands are not always there
             return torch.from_numpy(np.concatenate([np.interp(v, *table) for v, table in pairs]))
 

@@ -34,7 +34,7 @@ class DenoisingErrors:
     """Mean squared errors of denoised means, block by block.
 
     Attributes:
-        levels: ``log(sigma/alpha)`` of every block, in the coefficients' own units; increasing.
+        noise_levels: Of every block, in the coefficients' own units; increasing.
         errors: ``E (D - z_0)^2`` of a coefficient at these levels.
 
     Example:
@@ -44,12 +44,12 @@ class DenoisingErrors:
         >>> from scoresde.planning import DenoisingErrors
         >>> model = Gaussian(DiagonalSDE(EDM(), Identity((2,))), torch.zeros(2), torch.eye(2))
         >>> measured = DenoisingErrors.of(model, torch.randn(4000, 2), count=3)
-        >>> variance = measured.levels["all"].mul(2).exp()  # of the noise
+        >>> variance = measured.noise_levels["all"].mul(2).exp()  # of the noise
         >>> torch.allclose(measured.errors["all"], variance / (1 + variance), rtol=0.1)
         True
     """
 
-    levels: Mapping[str, Tensor]
+    noise_levels: Mapping[str, Tensor]
     errors: Mapping[str, Tensor]
 
     @classmethod
@@ -66,7 +66,7 @@ class DenoisingErrors:
         Args:
             estimator: Of a `scoresde.DiagonalSDE`.
             x: Events, ``(N, *event_shape)``.
-            count: Levels at which it is asked.
+            count: Noise levels at which it is asked.
             generator: Of the noise.
             condition: Of the events, if the estimator takes any.
 
@@ -90,12 +90,12 @@ class DenoisingErrors:
                 diffused = sde.diffuse(clean, float(t), noise(clean))
                 mean = estimator.denoise(diffused, float(t), condition)
                 errors = (mean - clean).double().square().mean(0).cpu()
-                levels = sde.blocks.expand(sde.at(t.reshape(1, 1)).log_snr[0] / -2)
-                levels = levels.expand(sde.basis.dim).cpu()
+                noise_levels = sde.blocks.expand(sde.at(t.reshape(1, 1)).log_snr[0] / -2)
+                noise_levels = noise_levels.expand(sde.basis.dim).cpu()
                 for name, block in sde.blocks.slices.items():
                     if block.stop <= dim:
                         pairs[name].append(
-                            (float(levels[block].mean()), float(errors[block].mean()))
+                            (float(noise_levels[block].mean()), float(errors[block].mean()))
                         )
         tables = {name: torch.tensor(sorted(v), dtype=torch.float64) for name, v in pairs.items()}
         return cls(*({name: v[:, i] for name, v in tables.items()} for i in (0, 1)))
@@ -109,14 +109,22 @@ class DenoisingErrors:
             variances: Of its principal components.
 
         Returns:
-            Increasing levels, and the root of the mean square missed at each.
+            Increasing noise levels, and the root of the mean square missed at each.
 
         Raises:
             ValueError: If nothing is known of the block.
         """
-        expect(name in self.levels, "learned", f"errors of block {name!r}", list(self.levels))
-        levels, noise = self.levels[name].double(), (2 * self.levels[name].double()).exp()
+        expect(
+            name in self.noise_levels,
+            "learned",
+            f"errors of block {name!r}",
+            list(self.noise_levels),
+        )
+        noise_levels, noise = (
+            self.noise_levels[name].double(),
+            (2 * self.noise_levels[name].double()).exp(),
+        )
         linear = torch.stack([(variances * v / (variances + v)).mean() for v in noise])
         excess = self.errors[name].double() - _KNOWN * linear
         excess = (excess / unit**2).clamp(0, _MOST**2).sqrt()
-        return (levels - math.log(unit)).numpy(), excess.numpy()
+        return (noise_levels - math.log(unit)).numpy(), excess.numpy()

@@ -125,7 +125,7 @@ class Layout:
     def __init__(self, schedule: Schedule, sde: DiagonalSDE | None = None) -> None:
         self.T, self.eps, self.sde = schedule.T, schedule.eps, sde
         u = np.linspace(0, 1, 4097)
-        # dense at both ends, where levels change fastest
+        # dense at both ends, where noise levels change fastest
         self.dense = schedule.eps + (schedule.T - schedule.eps) * np.where(
             u < 0.5, 4 * u**3, 1 - 4 * (1 - u) ** 3
         )
@@ -133,17 +133,19 @@ class Layout:
         if sde is None:
             with torch.no_grad():
                 snr = schedule.log_snr(torch.from_numpy(self.dense).unsqueeze(-1))
-            self.levels = [_levels(-snr.squeeze(-1) / 2)]
+            self.noise_levels = [_clamped(-snr.squeeze(-1) / 2)]
         else:
             self.pieces = pieces(sde)
             self.dense = np.union1d(self.dense, sde.breakpoints())
             at = sde.at(torch.from_numpy(self.dense).unsqueeze(-1))
-            levels, unit = sde.blocks.alike(at.noise_levels, sde.scale.log().reshape(-1))
-            noise = _levels(sde.blocks.expand(levels - unit).expand(-1, sde.blocks.dim))
-            self.levels = [self._newest(noise[:, : piece.dim], piece) for piece in self.pieces]
+            noise_levels, unit = sde.blocks.alike(at.noise_levels, sde.scale.log().reshape(-1))
+            noise = _clamped(sde.blocks.expand(noise_levels - unit).expand(-1, sde.blocks.dim))
+            self.noise_levels = [
+                self._newest(noise[:, : piece.dim], piece) for piece in self.pieces
+            ]
 
     def _newest(self, noise: _Floats, piece: Stage) -> _Floats:
-        """Levels of the last component that does not stand still in a piece; time if all do."""
+        """Those of the last component that does not stand still in a piece; time if all do."""
         inside = (self.dense >= piece.end) & (self.dense <= piece.start)
         moving = np.flatnonzero(np.ptp(noise[inside], 0) > _ALIKE)
         return noise[:, moving[-1]] if len(moving) else self.dense
@@ -168,9 +170,9 @@ class Layout:
         if self.sde is not None:
             starts = np.array([[piece.start for piece in self.pieces]] * len(drafts))
             return starts, np.zeros_like(starts)
-        levels, inner = self.levels[0], len(drafts[0].steps) - 1
-        ends = levels[0] + knobs[:, :inner] / _UNIT * (levels[-1] - levels[0])
-        ratios = np.interp(ends, levels, self.dense) / self.T
+        noise_levels, inner = self.noise_levels[0], len(drafts[0].steps) - 1
+        ends = noise_levels[0] + knobs[:, :inner] / _UNIT * (noise_levels[-1] - noise_levels[0])
+        ratios = np.interp(ends, noise_levels, self.dense) / self.T
         late = np.array([draft.delays or (0,) * inner for draft in drafts]) / _UNIT
         starts = np.ones((len(drafts), inner + 1))
         for k in range(inner):
@@ -188,9 +190,9 @@ class Layout:
         # a free stage is run through by its newest block, whose clock starts with it
         free = self.sde is None
         unit = (start - delay) / self.T if free else np.ones(len(start))
-        levels = self.levels[0 if free else stage]
+        noise_levels = self.noise_levels[0 if free else stage]
         first, last, low = (
-            np.interp((t - delay) / unit, self.dense, levels)
+            np.interp((t - delay) / unit, self.dense, noise_levels)
             for t in (start, end, np.full(len(start), self.eps))
         )
         reach = knobs[:, -2] / _UNIT
@@ -202,7 +204,7 @@ class Layout:
         power = np.where(knobs[:, -1] == 0, 1e-6, knobs[:, -1] / _BENDS)[:, None]
         part = (1 + parts * (reach[:, None] ** power - 1)) ** (1 / power)
         inner = low[:, None] + part * (first - low)[:, None]
-        return _rounded(np.interp(inner, levels, self.dense) * unit[:, None] + delay[:, None])
+        return _rounded(np.interp(inner, noise_levels, self.dense) * unit[:, None] + delay[:, None])
 
 
 def pieces(sde: DiagonalSDE) -> list[Stage]:
@@ -223,9 +225,9 @@ def pieces(sde: DiagonalSDE) -> list[Stage]:
     ]
 
 
-def _levels(noise: torch.Tensor) -> _Floats:
-    levels: _Floats = noise.clamp(-_FAR, _FAR).numpy()
-    return levels
+def _clamped(noise: torch.Tensor) -> _Floats:
+    clamped: _Floats = noise.clamp(-_FAR, _FAR).numpy()
+    return clamped
 
 
 def _rounded(times: _Floats) -> _Floats:

@@ -112,7 +112,7 @@ class Schedule(Float64Constants, ABC):
 
         At time 0 derivatives of a standard deviation and of the log-SNR are infinite, and a
         component that stays there would make those of a learned schedule NaN: what is said of
-        the levels at that time has none.
+        that time has none.
 
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
@@ -130,12 +130,12 @@ class Schedule(Float64Constants, ABC):
         return Signal(log_alpha, sigma, log_snr, signal.rates)
 
     def _signal(self, t: Tensor, rated: Tensor) -> Signal:
-        """The levels at ``t``, which is not 0, and the rates at ``rated``, which may be.
+        """Signal and noise at ``t``, which is not 0, and the rates at ``rated``, which may be.
 
         Schedules that share work between them override it.
         """
-        levels = self.log_alpha(t), self.sigma(t), self.log_snr(t)
-        return Signal(*levels, partial(self._rates_where, rated))
+        rates = partial(self._rates_where, rated)
+        return Signal(self.log_alpha(t), self.sigma(t), self.log_snr(t), rates)
 
     def _rates_where(self, t: Tensor, moving: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.rates(self._rated(t, moving))

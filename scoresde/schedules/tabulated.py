@@ -84,15 +84,15 @@ class Tabulated(LogLinear):
         return log_snr, slope * count, torch.sigmoid(-knots[0, 0]) / self.eps
 
     def step(self, noise_level: Tensor) -> Tensor:
-        """The step whose level ``log(sigma/alpha)`` is given, linear between two of them.
+        """The step whose noise level ``log(sigma/alpha)`` is given, linear between two of them.
 
         Beyond the first and the last, it is those.
         """
         (knots,) = self.constants(noise_level, "knots")
-        levels = knots[:, 0] / -2
-        level = torch.maximum(torch.minimum(noise_level, levels[-1]), levels[0])
-        last = torch.searchsorted(levels, level.contiguous()).clamp(1, len(levels) - 1)
-        low, high = levels[last - 1], levels[last]
-        step = last - 1 + (level - low) / (high - low)
+        known = knots[:, 0] / -2
+        clamped = torch.maximum(torch.minimum(noise_level, known[-1]), known[0])
+        last = torch.searchsorted(known, clamped.contiguous()).clamp(1, len(known) - 1)
+        low, high = known[last - 1], known[last]
+        step = last - 1 + (clamped - low) / (high - low)
         whole = step.round()
         return torch.where((step - whole).abs() < _WHOLE, whole, step)

@@ -23,7 +23,7 @@ class Cells:
 
     Args:
         values: ``(N,)``.
-        levels: All that objects can be, in their order; sorted ones if None.
+        categories: All that objects can be, in their order; sorted ones if None.
         ranked: Whether that order means something; numbers and truth values have one anyway.
 
     Example:
@@ -34,7 +34,7 @@ class Cells:
     """
 
     values: Array
-    levels: Sequence[Any] | None = None
+    categories: Sequence[Any] | None = None
     ranked: bool = False
 
     @classmethod
@@ -95,8 +95,8 @@ class Cells:
             numbers: list[Any] = np.unique(self.values[~self.missing]).tolist()
             return numbers
         present = {v for v in self.values if v is not None}
-        if self.levels is not None:
-            return [v for v in self.levels if v in present]
+        if self.categories is not None:
+            return [v for v in self.categories if v in present]
         try:
             return sorted(present)
         except TypeError:  # words beside numbers

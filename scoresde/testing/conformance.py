@@ -66,8 +66,8 @@ class _Perceptron(nn.Module):
             for weight in self.parameters():
                 weight.copy_(torch.randn(weight.shape, generator=generator) / len(weight) ** 0.5)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        hidden = self.linear_in(torch.cat([x.flatten(1), level.unsqueeze(-1)], -1))
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        hidden = self.linear_in(torch.cat([x.flatten(1), noise_level.unsqueeze(-1)], -1))
         out: Tensor = self.linear_out(nn.functional.silu(hidden))
         return out.reshape(x.shape)
 

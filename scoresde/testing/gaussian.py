@@ -44,21 +44,21 @@ class GaussianData(Float64Constants, ScoreEstimator):
 
     def marginal(self, t: float) -> MultivariateNormal:
         """Of the diffused state at a time, ``(n,)``."""
-        alpha, sigma = self._levels(torch.tensor([t], dtype=torch.float64), self.sde.basis.dim)
+        alpha, sigma = self._kernel(torch.tensor([t], dtype=torch.float64), self.sde.basis.dim)
         return MultivariateNormal(alpha * self.mean, self._covariance(alpha, sigma))
 
     @full_precision
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         n, wide = z.shape[-1], precision(z.device)
-        alpha, sigma = self._levels(self.sde.time(t, z).to(wide), n)
+        alpha, sigma = self._kernel(self.sde.time(t, z).to(wide), n)
         mean, covariance = self.mean[:n], self.covariance[:n, :n]
         gap = (z.to(wide) - alpha * mean).unsqueeze(-1)
         pull = alpha * torch.linalg.solve(self._covariance(alpha, sigma), gap).squeeze(-1)
         denoised: Tensor = mean + pull @ covariance
         return denoised.to(z)
 
-    def _levels(self, t: Tensor, n: int) -> list[Tensor]:
+    def _kernel(self, t: Tensor, n: int) -> list[Tensor]:
         return [v.expand(*v.shape[:-1], n) for v in self.sde.kernel(t, n)]
 
     def _covariance(self, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -248,11 +248,11 @@ class SDELaws(ABC):
             if any(abs(float(t) / b - 1) < 1e-3 for b in sde.breakpoints()):
                 continue
 
-            def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+            def moments(t: Tensor) -> tuple[Tensor, Tensor]:
                 alpha, sigma = sde.kernel(t)
                 return alpha.expand(one.shape[-1]), (sigma**2).expand(one.shape[-1])
 
-            derivatives: Any = torch.func.jvp(levels, (t,), (torch.ones_like(t),))
+            derivatives: Any = torch.func.jvp(moments, (t,), (torch.ones_like(t),))
             (alpha, variance), (slope, growth) = derivatives
             f, g = sde.f(t[0], one)[0], sde.g(t[0], one)[0]
             assert_same("alpha' = f alpha", slope, f * alpha, rtol=1e-5, atol=1e-7)
@@ -288,9 +288,9 @@ class SDELaws(ABC):
     def test_noise_levels_rise(self) -> None:
         """With time, where they are finite."""
         sde = self.make()
-        levels = sde.at(self._times(sde).unsqueeze(-1)).noise_levels
-        rise = levels.diff(dim=0)
-        assert_holds("noise levels do not fall", (rise >= 0) | rise.isnan(), levels[:3])
+        noise_levels = sde.at(self._times(sde).unsqueeze(-1)).noise_levels
+        rise = noise_levels.diff(dim=0)
+        assert_holds("noise levels do not fall", (rise >= 0) | rise.isnan(), noise_levels[:3])
 
     def test_stages_reach_from_prior_to_data(self) -> None:
         """From ``T`` to ``eps`` without a gap, with more components each time."""

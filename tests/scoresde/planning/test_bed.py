@@ -85,7 +85,7 @@ def test_steps_are_placed_by_the_newest_block_that_does_not_stand_still():
     layout = Layout(LogLinear(), sde)
     at = sde.at(torch.from_numpy(layout.dense).unsqueeze(-1))
     noise = (at.noise_levels - sde.scale.log()).numpy()
-    for levels, block in zip(layout.levels, (0, 1, 1), strict=True):
+    for levels, block in zip(layout.noise_levels, (0, 1, 1), strict=True):
         assert np.allclose(levels, noise[:, block])
 
 
@@ -153,12 +153,12 @@ def test_what_an_exact_estimator_misses_is_the_posterior_variance():
     x = BASIS.inverse(torch.randn(1500, 64) * variances.sqrt())
     found = DenoisingErrors.of(model, x, count=9)
     for name, band in BANDS.items():
-        noise = (2 * found.levels[name]).exp().unsqueeze(-1)
+        noise = (2 * found.noise_levels[name]).exp().unsqueeze(-1)
         linear = (band * noise / (band + noise)).mean(-1)
         torch.testing.assert_close(found.errors[name], linear, rtol=0.1, atol=1e-9)
-        assert (found.levels[name].diff() > 0).all()
+        assert (found.noise_levels[name].diff() > 0).all()
     # fine blocks are asked of where they are part of the state
-    assert len(found.levels["d1"]) < len(found.levels["a1"]) == 9
+    assert len(found.noise_levels["d1"]) < len(found.noise_levels["a1"]) == 9
     bed = Bed(BASIS, LogLinear(), BANDS, DDIM(), learned=found)
     assert max(float(missed.max()) for _, missed in bed.excess) < 0.2
 
