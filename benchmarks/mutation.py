@@ -41,10 +41,11 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "batches blocks churn clock coefficients cox_ingersoll_ross derivatives descent "
-    "diagonal discontinuities endpoint_solver equation estimator fixed_step fronts "
-    "geometric_brownian grid kept noise parametrization precision reading reverse sampler sde "
-    "sde_coefficients selection snapshot solver tape time_distribution weighting",
+    "scoresde": "batches blocks churn clock coefficients copies cox_ingersoll_ross "
+    "denoised_reverse derivatives descent diagonal discontinuities endpoint_solver equation "
+    "estimator fixed_step fronts geometric_brownian grid kept noise parametrization precision "
+    "reading reverse sampler sde sde_coefficients selection snapshot solver tape "
+    "time_distribution weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
     "wavelet",
@@ -77,6 +78,8 @@ ELSEWHERE = {
     "churn": ("solver", "no_noise"),
     "coefficients": ("diagonal", "phase_sde", "sde", "reverse", "no_noise", "quadrature"),
     "conditional": ("conditioning", "compositions"),
+    "copies": ("constants", "kept"),
+    "denoised_reverse": ("diagonal", "phase_sde", "sde", "reverse", "no_noise"),
     "density": ("exact", "quadrature", "distribution", "derivatives"),
     "denoising": ("stages", "times", "width_at_entry", "prior_mean"),
     "descent": ("solver", "sample_batches", "sampler", "kept"),

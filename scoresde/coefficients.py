@@ -16,7 +16,7 @@ and ``g``, so that it is multiplied last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,10 +25,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from scoresde.blocks import Blocks
-from scoresde.equation import Field, Forcing, Propagator
+from scoresde.denoised_reverse import DenoisedReverse, as_drawn, filled
+from scoresde.equation import Field, Propagator
 from scoresde.precision import moved
 from scoresde.reading import Reading
-from scoresde.sde_coefficients import Kernel, ReverseCoefficients, Score, SDECoefficients
+from scoresde.sde_coefficients import Kernel, Score, SDECoefficients
 
 
 class Bridge(NamedTuple):
@@ -72,7 +73,7 @@ class DiagonalCoefficients(SDECoefficients):
         (tensor([[0.2812]]), tensor([[2.8790]]), tensor([[90.4500]]))
     """
 
-    _level: Tensor | None = None
+    _noise_level: Tensor | None = None
 
     def __init__(
         self,
@@ -158,10 +159,10 @@ class DiagonalCoefficients(SDECoefficients):
         if self._part is not None:
             whole, index = self._part
             return whole.noise_level[index]
-        if self._level is None:
+        if self._noise_level is None:
             finite = self.noise_levels.nan_to_num(torch.nan, torch.nan, torch.nan)
-            self._level = self.layout.average(finite)
-        return self._level
+            self._noise_level = self.layout.average(finite)
+        return self._noise_level
 
     @property
     def kernel(self) -> Kernel:
@@ -255,62 +256,21 @@ class DiagonalCoefficients(SDECoefficients):
             noise_std = self._scaled(drawn, self.scale)
         return Propagator(ratio * q ** (eta**2) if eta else ratio, gain, h, k * h, noise_std)
 
-    def _pair(self, end: DiagonalCoefficients) -> tuple[_Levels, _Levels]:
+    def _pair(self, end: DiagonalCoefficients) -> tuple[_SignalAndNoise, _SignalAndNoise]:
         """What the schedule says of these times and of others, which may differ in width."""
-        read = [at._read(name) for at in (self, end) for name in _Levels._fields]
+        read = [at._read(name) for at in (self, end) for name in _SignalAndNoise._fields]
         read = [*self.blocks.alike(*read)]
-        return _Levels(*read[:3]), _Levels(*read[3:])
+        return _SignalAndNoise(*read[:3]), _SignalAndNoise(*read[3:])
 
     def _scaled(self, value: Tensor, unit: Tensor) -> Tensor:
         value, unit = self.blocks.alike(value, unit)
         return value * unit
 
 
-class _Levels(NamedTuple):
+class _SignalAndNoise(NamedTuple):
     log_alpha: Tensor
     sigma: Tensor
     log_snr: Tensor
-
-
-class DenoisedReverse(ReverseCoefficients):
-    """Of an equation whose forcing is the denoised mean: nothing cancels at small ``sigma``.
-
-    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`, of which what the SDE
-    says has a ``diffusion``.
-
-    Example:
-        >>> from scoresde.coefficients import DenoisedReverse, DiagonalReverse
-        >>> issubclass(DiagonalReverse, DenoisedReverse)
-        True
-    """
-
-    forward: Any
-    _found: Sequence[Sequence[Any]] | None = None
-
-    def fields(self) -> Iterator[Field]:
-        """The forcings are the denoised means."""
-        denoisers = self.forward.denoisers(self.estimator, self.condition)
-        for i, denoiser in enumerate(denoisers):
-            drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
-            yield Field(denoiser, as_drawn, drift, diffusion)
-
-    def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
-        slopes, responses, _ = self._rates
-        return torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
-
-    def _diffusion(self, i: int, z: Tensor) -> Tensor:
-        return filled(self._rates[2][i], z)
-
-    @property
-    def _rates(self) -> Sequence[Sequence[Any]]:
-        """What exponential solvers need not know, time by time: found when first asked for.
-
-        By hand, as a `functools.cached_property` has a lock, at which `torch.compile` breaks.
-        """
-        if self._found is None:
-            rates = self.sign * self.slope, self.sign * self.response
-            self._found = self.each(*rates, self.eta * self.forward.diffusion)
-        return self._found
 
 
 class DiagonalReverse(DenoisedReverse):
@@ -374,27 +334,3 @@ def root(value: Tensor) -> Tensor:
     """
     none = value == 0
     return value.masked_fill(none, 1.0).sqrt().masked_fill(none, 0.0)
-
-
-def as_drawn(y: Tensor, xi: Tensor) -> Tensor:
-    """Standard normal numbers as they are.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.coefficients import as_drawn
-        >>> as_drawn(torch.zeros(2), torch.ones(2))
-        tensor([1., 1.])
-    """
-    return xi
-
-
-def filled(value: Tensor, y: Tensor) -> Tensor:
-    """A coefficient in the shape of a state.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.coefficients import filled
-        >>> filled(torch.ones(1), torch.zeros(2))
-        tensor([1., 1.])
-    """
-    return value.expand_as(y)

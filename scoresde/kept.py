@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.checks import numbers
+from scoresde.copies import lasting
 from scoresde.descent import Descent, Settings
 from scoresde.estimator import ScoreEstimator
 from scoresde.grid import GRIDS
 from scoresde.modes import evaluation_mode
 from scoresde.noise import Noise
-from scoresde.precision import lasting
 from scoresde.snapshot import Snapshot, parts_of
 from scoresde.tape import Tape
 

@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, numbers
+from scoresde.copies import Copy, differentiated, lasting
 
 Numbers = float | Sequence[float] | Tensor
 """A shared number, or one per block or component (the component axis of `scoresde.blocks`)."""
@@ -188,44 +189,6 @@ class KeepsFloat64(nn.Module):
 _CPU = torch.device("cpu")
 
 
-def times_written(tensor: Tensor) -> int:
-    """How often it has been written to; what inference mode has made says nothing of it.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import times_written
-        >>> x = torch.zeros(2)
-        >>> times_written(x), times_written(x.add_(1))
-        (0, 1)
-    """
-    return 0 if tensor.is_inference() else tensor._version
-
-
-class _Read(NamedTuple):
-    """What was found of a tensor, and which one that was, where, and written to how often."""
-
-    source: Tensor
-    version: int
-    place: int
-    value: Tensor
-
-    @classmethod
-    def of(cls, source: Tensor, value: Tensor) -> _Read:
-        """What is found of a tensor as it is now."""
-        return cls(source, times_written(source), source.data_ptr(), value)
-
-    def holds(self, source: Tensor) -> bool:
-        """Whether it is of this tensor, as that is now."""
-        same = self.source is source and self.version == times_written(source)
-        return same and self.place == source.data_ptr()
-
-
-def _differentiated(value: Tensor) -> bool:
-    """Whether what is read of a tensor is part of a graph or of a transform."""
-    recorded = value.requires_grad and torch.is_grad_enabled()
-    return recorded or torch._C._functorch.is_functorch_wrapped_tensor(value)
-
-
 def _together(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Tensors on another device, in one copy."""
     if len(values) == 1:
@@ -234,21 +197,6 @@ def _together(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     flat = sent(torch.cat([v.to(kind).flatten() for v in values]), device)
     parts = flat.split([v.numel() for v in values])
     return [part.view_as(value).to(value.dtype) for part, value in zip(parts, values, strict=True)]
-
-
-def lasting(value: Tensor) -> bool:
-    """Whether what is made of a tensor now is good for later: no part of a graph or a transform.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import lasting
-        >>> lasting(torch.zeros(1)), lasting(torch.zeros(1, requires_grad=True))
-        (True, False)
-    """
-    if torch.compiler.is_compiling():
-        return False  # asked first: graphs break at the others
-    passing = value.requires_grad or torch.is_inference_mode_enabled() or value.is_inference()
-    return not (passing or torch._C._functorch.is_functorch_wrapped_tensor(value))
 
 
 class Float64Constants(KeepsFloat64):
@@ -268,8 +216,8 @@ class Float64Constants(KeepsFloat64):
         tensor(0.1000, dtype=torch.float64)
     """
 
-    _on_cpu: dict[str, _Read]
-    _cast_values: dict[tuple[str, torch.dtype, torch.device], _Read]
+    _on_cpu: dict[str, Copy]
+    _cast_values: dict[tuple[str, torch.dtype, torch.device], Copy]
 
     def constant(self, name: str, value: Numbers, positive: bool = False) -> None:
         """Registers a float64 buffer, or a learned ``nn.Parameter`` as it is.
@@ -317,13 +265,13 @@ class Float64Constants(KeepsFloat64):
         return read.value if read is not None and read.holds(value) else None
 
     def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
-        """A buffer in another precision is found once for every value that it takes."""
+        """A buffer is cast once for every value that it takes."""
         if value.dtype == t.dtype or not lasting(value):
             return moved(value, t)
         key = name, t.dtype, t.device
         read = self._cast_values.get(key)
         if read is None or not read.holds(value):
-            read = _Read.of(value, moved(value, t))
+            read = Copy.of(value, moved(value, t))
             if lasting(read.value):  # what a transform makes is its own
                 self._cast_values[key] = read
         return read.value
@@ -336,7 +284,7 @@ class Float64Constants(KeepsFloat64):
         differentiated.
         """
         value: Tensor = getattr(self, name)
-        if device != _CPU or value.device == _CPU or _differentiated(value):
+        if device != _CPU or value.device == _CPU or differentiated(value):
             return value
         self._read_together([name])
         return self._on_cpu[name].value
@@ -347,12 +295,12 @@ class Float64Constants(KeepsFloat64):
         new = [
             (name, value)
             for name, value in values
-            if value.device != _CPU and not _differentiated(value)
+            if value.device != _CPU and not differentiated(value)
             if name not in self._on_cpu or not self._on_cpu[name].holds(value)
         ]
         read = _together([value for _, value in new], _CPU) if new else []
         for (name, value), number in zip(new, read, strict=True):
-            self._on_cpu[name] = _Read.of(value, number)
+            self._on_cpu[name] = Copy.of(value, number)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         known = {
@@ -364,7 +312,7 @@ class Float64Constants(KeepsFloat64):
         for name, value in known.items():
             buffer = self._buffers[name]
             if buffer is not None and buffer.device != _CPU:
-                self._on_cpu[name] = _Read.of(buffer, value)
+                self._on_cpu[name] = Copy.of(buffer, value)
         return self
 
     @property

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.coefficients import DenoisedReverse, DiagonalCoefficients, as_drawn, filled, root
+from scoresde.coefficients import DiagonalCoefficients, root
+from scoresde.denoised_reverse import DenoisedReverse, as_drawn, filled
 from scoresde.equation import Field, Forcing, Propagator
 from scoresde.phase_space.dynamics import Dynamics, PhaseKernel
 from scoresde.phase_space.mixing import Mixing
@@ -164,7 +165,7 @@ class PhaseCoefficients(SDECoefficients):
 class PhaseReverse(DenoisedReverse):
     """What the reverse equation of a `scoresde.PhaseSDE` says of several times.
 
-    Takes the arguments of `scoresde.coefficients.DenoisedReverse`.
+    Takes the arguments of `scoresde.denoised_reverse.DenoisedReverse`.
 
     Example:
         >>> import torch
