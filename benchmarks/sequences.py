@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.equal_time import spread
 from estimators import Denoising, Gaussian
 from estimators.times import Independent
 from scoresde import DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
@@ -105,37 +106,47 @@ class Whitened(Noise):
         ).mT.to(like)
 
 
-def run(quick: bool = False, updates: int = 10_000, series: str = "both") -> dict[str, Any]:
-    """A row per series (``both``, ``linear`` or ``logistic``), task and path."""
+def run(
+    quick: bool = False, updates: int = 10_000, series: str = "both", seeds: int = 1
+) -> dict[str, Any]:
+    """A row per series (``both``, ``linear`` or ``logistic``), seed of networks, task and path."""
     torch.set_num_threads(1)
     updates, count = (50, 100) if quick else (updates, 4000)
-    kinds = {"linear": _linear(updates, count), "logistic": _nonlinear(updates, count // 8)}
+    kinds = {"linear": _linear, "logistic": _nonlinear}
     chosen = kinds.values() if series == "both" else [kinds[series]]
     rows, start = list[dict[str, Any]](), process_time()
-    for row in itertools.chain.from_iterable(chosen):
+    tried = itertools.product(chosen, range(1 if quick else seeds))
+    for row in itertools.chain.from_iterable(kind(updates, count, seed) for kind, seed in tried):
         rows.append(row)
         shown = (f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items())
         print(", ".join(shown), flush=True)
     figures = ("mean_error", "covariance_error", "excess")
     worst = {name: max((row[name] for row in rows if name in row), default=0.0) for name in figures}
-    return {"rows": rows, "worst": worst, "seconds": process_time() - start}
+    summary = [
+        row
+        for figure in figures
+        for row in spread(
+            [row for row in rows if figure in row], ("series", "task", "path"), (figure,)
+        )
+    ]
+    return {"rows": rows, "summary": summary, "worst": worst, "seconds": process_time() - start}
 
 
-def _linear(updates: int, count: int) -> Iterator[dict[str, Any]]:
+def _linear(updates: int, count: int, seed: int) -> Iterator[dict[str, Any]]:
     rho = [1.0, 0.9 / 1.2]  # x_k = 0.9 x_(k-1) - 0.2 x_(k-2) + e
     while len(rho) < WINDOW:
         rho.append(0.9 * rho[-1] - 0.2 * rho[-2])
     lags = (torch.arange(WINDOW)[:, None] - torch.arange(WINDOW)).abs()
     truth = torch.tensor(rho)[lags]
     root = torch.linalg.cholesky(truth)
-    model = _trained(lambda n: torch.randn(n, WINDOW) @ root.mT, updates, **ANY_ORDER)
+    model = _trained(lambda n: torch.randn(n, WINDOW) @ root.mT, updates, seed, **ANY_ORDER)
     exact = Gaussian(model.sde, torch.zeros(WINDOW), truth)
     for (task, known), path in itertools.product(TASKS.items(), PATHS):
         rest = [i for i in range(WINDOW) if i not in known]
         values = torch.linspace(-1, 1, WINDOW)
         gain = truth[rest][:, known] @ torch.linalg.inv(truth[known][:, known])
         mean, covariance = gain @ values[known], truth[rest][:, rest] - gain @ truth[known][:, rest]
-        row: dict[str, Any] = {"series": "linear", "task": task, "path": path}
+        row: dict[str, Any] = {"series": "linear", "seed": seed, "task": task, "path": path}
         for name, estimator in (("", model), ("sampler_", exact)):
             noise = Whitened(torch.Generator().manual_seed(0))
             x = _drawn(estimator, path, known, values, noise, count)[:, rest]
@@ -144,10 +155,10 @@ def _linear(updates: int, count: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _nonlinear(updates: int, count: int) -> Iterator[dict[str, Any]]:
-    model, each = _trained(_logistic, updates, **ANY_ORDER), updates // len(TASKS)
-    torch.manual_seed(1)
-    events = _logistic(count)
+def _nonlinear(updates: int, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    model, each = _trained(_logistic, updates, seed, **ANY_ORDER), updates // len(TASKS)
+    torch.manual_seed(1000 + seed)
+    events = _logistic(count // 4)  # with eight draws for each
     for task, known in TASKS.items():
         mask = torch.zeros(WINDOW, dtype=torch.bool)
         mask[known] = True
@@ -159,10 +170,10 @@ def _nonlinear(updates: int, count: int) -> Iterator[dict[str, Any]]:
             model: ScoreEstimator, path: str, known: list[int] = known, mask: Tensor = mask
         ) -> float:
             noise = Noise(torch.Generator().manual_seed(0))
-            return _energy(_drawn(model, path, known, events, noise, 8, count), events, ~mask)
+            return _energy(_drawn(model, path, known, events, noise, 8, len(events)), events, ~mask)
 
-        own = score(_trained(_logistic, each, observe=shown), "together")
-        names = {"series": "logistic", "task": task}
+        own = score(_trained(_logistic, each, seed, observe=shown), "together")
+        names = {"series": "logistic", "seed": seed, "task": task}
         yield {**names, "path": "a model of its own", "energy_score": own}
         for path in PATHS:
             energy = score(model, path)
@@ -179,8 +190,8 @@ def _logistic(count: int) -> Tensor:
     return (torch.stack(series[-WINDOW:], -1) - 0.65) / 0.24
 
 
-def _trained(draw: Callable[[int], Tensor], updates: int, **options: Any) -> Denoising:
-    torch.manual_seed(0)
+def _trained(draw: Callable[[int], Tensor], updates: int, seed: int, **options: Any) -> Denoising:
+    torch.manual_seed(seed)
     sde = DiagonalSDE(LogLinear(), Identity((WINDOW,)))
     model = Denoising(sde, Convolutions(), **options)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -159,7 +159,7 @@ LARGE = {
         patches=(1, 2, 2, 2),
         widths=((64, 128, 256), (96, 192), (48, 96, 144), (32, 64, 128)),
         shares=(1.0, 1.0, 1.0, 0.5),
-        steps=((6, 3, 3, 4), (12, 6, 6, 8)),
+        steps=((4, 2, 2, 3), (6, 3, 3, 4), (12, 6, 6, 8)),
     ),
     "uniform, measured": attrs.evolve(PACKED, drop=(1.0,) * 6),
     "uniform, EDM's recipe, with attention": attrs.evolve(
