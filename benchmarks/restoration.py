@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.equal_time import over_seeds, shades
+from benchmarks.equal_time import autocast, over_seeds, shades
 from benchmarks.unets import parameters
 from estimators import MultiScale, UNet, cde, cdiffe, cmde, measure, vs_cmde
 from scoresde import VE, DiagonalSDE, Joint, Wavelet, condition
@@ -110,7 +110,7 @@ def run(
 
         pairs = Dataset(task, joint.join(y=degrade(train), x=train))
         training = Training(
-            steps=updates, batch_size=32, lr=2e-3, precision="bfloat16", measurements=4, warmup=0.1
+            steps=updates, batch_size=32, lr=2e-3, precision="auto", measurements=4, warmup=0.1
         )
         start = time.process_time()
         training.fit(model, pairs, seed=seed, progress=False, on_measure=watch)
@@ -192,7 +192,7 @@ def _model(
 def _sample(model: MultiScale, y: Tensor, seed: int) -> Tensor:
     """One image for each ``y``."""
     solver = ExponentialMultistep(32, order=2, eta=1.0, corrector=ResampleObserved())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast(torch.device("cpu")):
         parts = [
             solver.sample(
                 condition(model, y=part),

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.equal_time import spread
+from benchmarks.equal_time import over_seeds
 from estimators import Denoising, Gaussian
 from estimators.times import Independent
 from scoresde import DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
@@ -125,7 +125,7 @@ def run(
     summary = [
         row
         for figure in figures
-        for row in spread(
+        for row in over_seeds(
             [row for row in rows if figure in row], ("series", "task", "path"), (figure,)
         )
     ]

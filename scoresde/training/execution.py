@@ -12,7 +12,8 @@ from torch import nn
 from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator
 from scoresde.sde import SDE
-from scoresde.training.settings import PRECISIONS, TrainingSettings
+from scoresde.training.precisions import autocast_dtype
+from scoresde.training.settings import TrainingSettings
 from scoresde.wrappers import unwrapped
 
 
@@ -41,6 +42,7 @@ class Execution:
     def __init__(self, training: TrainingSettings, estimator: ScoreEstimator) -> None:
         self._precision = training.precision
         self._device = next(estimator.parameters()).device
+        self._dtype = autocast_dtype(training.precision, self._device)
         self._compiled: list[tuple[nn.Module, Callable[..., Any]]] = []
         networks, name = [*_networks(estimator)], type(estimator).__name__
         if training.channels_last:
@@ -77,8 +79,9 @@ class Execution:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, products of networks are rounded; only for the way forwards, as torch has it."""
-        kind = PRECISIONS[self._precision]
-        return nullcontext() if kind is None else torch.autocast(self._device.type, kind)
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, self._dtype)
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:

@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-import torch
 
 from scoresde.checks import choice, expect, positive, real, validator, whole
-
-PRECISIONS = {
-    "float32": None,
-    "tf32": None,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-"""Names, and what networks are computed in if that is not what their weights are in."""
+from scoresde.training.precisions import AUTO, PRECISIONS
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "images": {"steps": 20_000, "batch_size": 32, "lr": 2e-3, "ema": 0.999, "clip": 1.0}
+    "images": {
+        "steps": 20_000,
+        "batch_size": 32,
+        "lr": 2e-3,
+        "ema": 0.999,
+        "clip": 1.0,
+        "precision": AUTO,
+    }
 }
 """Settings by the name of what they are for. Those of images are what the benchmark ``trained`` was
 won with, where networks see few events: small batches, and a rate as large as they bear."""
@@ -66,9 +65,10 @@ class TrainingSettings:
             tenth of the time that updates take: from 256 to 4,096.
         precision: Of the networks' products: ``"float32"``, which is that of the weights,
             ``"tf32"``, by which matrices in single precision are multiplied with 10 bits on devices
-            that know it, ``"bfloat16"`` or ``"float16"``. Weights, their average and all formulas
-            around the network keep theirs; gradients in float16 are scaled so that small ones
-            survive.
+            that know it, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is bfloat16 on devices with
+            instructions for it, as far as torch tells, and float32 on others. Weights, their
+            average and all formulas around the network keep theirs; gradients in float16 are
+            scaled so that small ones survive.
         accumulation: In how many parts, one after the other, the gradient of a batch is computed,
             for batches that do not fit in memory: the same up to the order of summation.
         compile: Whether networks are compiled by `torch.compile` for updates.
@@ -111,7 +111,7 @@ class TrainingSettings:
     measured_events: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(validator(whole, 1))
     )
-    precision: str = attrs.field(default="float32", validator=validator(choice, *PRECISIONS))
+    precision: str = attrs.field(default="float32", validator=validator(choice, AUTO, *PRECISIONS))
     accumulation: int = attrs.field(default=1, validator=validator(whole, 1))
     compile: bool = attrs.field(default=False, validator=validator(choice, False, True))
     capture: bool = attrs.field(default=False, validator=validator(choice, False, True))

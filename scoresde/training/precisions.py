@@ -1,0 +1,66 @@
+"""What the products of networks are computed in."""
+
+from __future__ import annotations
+
+import torch
+
+from scoresde.messages import warn
+
+AUTO = "auto"
+
+PRECISIONS = {
+    "float32": None,
+    "tf32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""By name, what networks are computed in if that is not what their weights are in; `AUTO` is one of
+the first and the third."""
+
+_PROCESSORS = ("amx_bf16", "avx512_bf16", "bf16")
+"""Sets of instructions that multiply in bfloat16, in torch's words: of x86 (two) and of ARM."""
+
+
+def multiplies_bfloat16(device: torch.device) -> bool | None:
+    """Whether a device has instructions for products in bfloat16; None if torch does not tell.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.precisions import multiplies_bfloat16
+        >>> multiplies_bfloat16(torch.device("meta")) is None
+        True
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return None
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in _PROCESSORS)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """What networks are computed in, if that is not what their weights are in.
+
+    A processor without instructions for numbers of 16 bits takes several times as long for them as
+    for float32, fifteen times for a convolution: there is a warning.
+
+    Args:
+        precision: A name in `PRECISIONS`, or `AUTO`.
+        device: Where the networks are.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.precisions import autocast_dtype
+        >>> autocast_dtype("float32", torch.device("cpu")) is None
+        True
+    """
+    known = multiplies_bfloat16(device)
+    if precision == AUTO:
+        return torch.bfloat16 if known else None
+    dtype = PRECISIONS[precision]
+    if dtype is not None and device.type == "cpu" and known is False:
+        warn(
+            f"precision: this processor has no instructions for {precision}, which takes several "
+            f"times as long as float32; {AUTO!r} is bfloat16 where it is fast, and else float32"
+        )
+    return dtype
