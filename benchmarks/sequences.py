@@ -208,7 +208,7 @@ def _drawn(
 ) -> Tensor:
     overlap, steps = PATHS[path]
     if path != "together":
-        model = model.along(front(along((WINDOW,), axis=0), overlap))
+        model = model.with_clock(front(along((WINDOW,), axis=0), overlap))
     if known:
         mask = torch.zeros(WINDOW, dtype=torch.bool)
         mask[known] = True

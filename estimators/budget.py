@@ -27,13 +27,13 @@ Maker = Callable[[int], nn.Module]
 """Of a network by its width, which has more of everything the wider it is."""
 
 
-def parameters(make: Callable[[], nn.Module]) -> int:
+def count_parameters(make: Callable[[], nn.Module]) -> int:
     """How many a network has, which is made without memory.
 
     Example:
         >>> import torch
-        >>> from estimators.budget import parameters
-        >>> parameters(lambda: torch.nn.Linear(10**6, 10**6))
+        >>> from estimators.budget import count_parameters
+        >>> count_parameters(lambda: torch.nn.Linear(10**6, 10**6))
         1000001000000
     """
     with torch.device("meta"):
@@ -154,10 +154,10 @@ def widths(
 
     Example:
         >>> from estimators import ResidualMLP
-        >>> from estimators.budget import parameters, widths
+        >>> from estimators.budget import count_parameters, widths
         >>> makers = [lambda width, n=n: ResidualMLP((n,), width, 1) for n in (16, 64)]
         >>> equal = widths(makers, 20_000)
-        >>> equal, sum(parameters(lambda: make(w)) for make, w in zip(makers, equal))
+        >>> equal, sum(count_parameters(lambda: make(w)) for make, w in zip(makers, equal))
         ([32, 32], 17104)
         >>> widths(makers, operations=20_000, shapes=[(16,), (64,)])
         [24, 16]
@@ -166,7 +166,7 @@ def widths(
 
     @functools.cache  # a large network takes a while to be made, even without memory
     def parameters_of(place: int, width: int) -> int:
-        return parameters(partial(makers[place], width))
+        return count_parameters(partial(makers[place], width))
 
     @functools.cache
     def operations_of(place: int, width: int) -> int:

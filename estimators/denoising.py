@@ -20,7 +20,7 @@ from estimators.prediction import (
     predictor,
     seen_basis,
 )
-from estimators.times import Drawn, TrainingTimes, first_level, training_times
+from estimators.times import Drawn, TrainingTimes, first_noise_level, training_times
 from scoresde import parametrization as forms
 from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
@@ -173,8 +173,8 @@ class Denoising(Float64Constants, ScoreEstimator):
         self.times = training_times(times, whole=self.stage.dim == sde.basis.dim)
         self.draw_times = TimeDistribution(restrict(self.times.grid(sde, 1024), self.stage))
         # what nobody has shown clean in training is heard of as it is at the first time
-        unseen = self.times.apart and self.observe is None
-        self.register_buffer("_first_level", first_level(sde) if unseen else None, persistent=False)
+        first = first_noise_level(sde) if self.times.apart and self.observe is None else None
+        self.register_buffer("_first_level", first, persistent=False)
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         for name in ("data_mean", "data_std"):
@@ -247,15 +247,15 @@ class Denoising(Float64Constants, ScoreEstimator):
         """Whether the network hears the noise level of every component, not the blocks' average."""
         return self.observe is not None or self.times.apart
 
-    def along(self, clock: Clock) -> Self:
-        """See `scoresde.ScoreEstimator.along`: one of independent ``times``, at whatever levels.
+    def with_clock(self, clock: Clock) -> Self:
+        """See `scoresde.ScoreEstimator.with_clock`: one of independent ``times``, at any levels.
 
         Raises:
             ValueError: If there is one time for all in training.
         """
         wanted = "independent ones in training: other paths have levels that it has not met"
         expect(self.times.apart, "times", wanted, self.times)
-        return super().along(clock)
+        return super().with_clock(clock)
 
     def losses(
         self,

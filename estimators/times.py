@@ -95,7 +95,7 @@ class Together(TrainingTimes):
 class Independent(TrainingTimes):
     """A time for every block, or component, whatever those of the others.
 
-    What is trained so can be sampled along any path, see `scoresde.ScoreEstimator.along`:
+    What is trained so can be sampled along any path, see `scoresde.ScoreEstimator.with_clock`:
     its loss is a sum of those of all paths (Chen et al. 2024, "diffusion forcing"). Times of many
     components are hardly ever near each other, as on the path that draws them together they all
     are: if that path counts, let some events have one time for all.
@@ -160,13 +160,13 @@ def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> Tra
     return chosen  # type: ignore[no-any-return]
 
 
-def first_level(sde: DiagonalSDE) -> Tensor:
+def first_noise_level(sde: DiagonalSDE) -> Tensor:
     """The level of noise of every component at the first time, ``(1, 1 | blocks | n)``.
 
     Example:
-        >>> from estimators.times import first_level
+        >>> from estimators.times import first_noise_level
         >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> first_level(DiagonalSDE(EDM(sigma_min=1.0), Identity((2,)))).abs()  # log(1)
+        >>> first_noise_level(DiagonalSDE(EDM(sigma_min=1.0), Identity((2,)))).abs()  # log(1)
         tensor([[0.]], dtype=torch.float64)
     """
     with torch.no_grad():

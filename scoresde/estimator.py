@@ -90,7 +90,7 @@ class ScoreEstimator(Selectable, ABC):
         """
         return (partial(self.denoise, t=t, condition=condition) for t in at.times)
 
-    def along(self, clock: Clock) -> Self:
+    def with_clock(self, clock: Clock) -> Self:
         """A view of the estimator on another clock: samples by another path, of the same data.
 
         What is known, or was learned, of data is the same at whatever levels of noise their
@@ -114,10 +114,10 @@ class ScoreEstimator(Selectable, ABC):
             >>> from scoresde.fronts import front
             >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}))
             >>> model = Gaussian(sde, torch.zeros(2), torch.eye(2))
-            >>> model.along(front([0, 1])).sde.breakpoints() != model.sde.breakpoints()
+            >>> model.with_clock(front([0, 1])).sde.breakpoints() != model.sde.breakpoints()
             True
         """
-        view = _along(self, clock)
+        view = _moved(self, clock)
         # wrappers of one that is conditioned share its SDE
         pairs = zip(self.children(), view.children(), strict=True)
         shared = [new.sde for old, new in pairs if getattr(old, "sde", None) is self.sde]
@@ -193,10 +193,10 @@ class ScoreEstimator(Selectable, ABC):
         return Affine(moved(form.skip, z), moved(form.out, z)), t
 
 
-def _along(module: M, clock: Clock) -> M:
+def _moved(module: M, clock: Clock) -> M:
     """A view of a module whose parts that are estimators have another clock."""
     parts = {
-        name: part.along(clock) if isinstance(part, ScoreEstimator) else _along(part, clock)
+        name: part.with_clock(clock) if isinstance(part, ScoreEstimator) else _moved(part, clock)
         for name, part in module._modules.items()
         if part is not None
     }

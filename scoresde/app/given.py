@@ -241,7 +241,7 @@ def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) 
         return estimator
     sde = estimator.sde
     ranks = in_order(sde.basis.blocks, [name.strip() for name in order.split(",")])
-    return estimator.along(front(ranks, overlap or 0.0, sde.eps / sde.T))
+    return estimator.with_clock(front(ranks, overlap or 0.0, sde.eps / sde.T))
 
 
 def _parts(

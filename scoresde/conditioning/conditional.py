@@ -186,11 +186,11 @@ class ConditionalEstimator(ScoreEstimator):
         """What is known, by the joint estimator included."""
         return self.sde.observation
 
-    def along(self, clock: Clock) -> Self:
+    def with_clock(self, clock: Clock) -> Self:
         """The same conditional of the joint estimator on another clock."""
         mask = self.observation.mask & ~self.joint.sde.observed
         own = Observation(mask, self.observation.values)
-        return type(self)(self.joint.along(clock), own, self.clean, self.sde.basis.rest)
+        return type(self)(self.joint.with_clock(clock), own, self.clean, self.sde.basis.rest)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""

@@ -31,7 +31,7 @@ def rollout(
 
     The end of what there is is observed, and the next window drawn given it, by so many steps at a
     time. So sequences are exactly those of the data as far as what comes next depends on the last
-    ``window - stride`` steps alone. Along a path of one's own: of ``estimator.along(clock)``.
+    ``window - stride`` steps alone. Along a path of one's own: of ``estimator.with_clock(clock)``.
 
     Args:
         solver: Draws every window.

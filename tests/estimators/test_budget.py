@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from estimators import MultiScale, ResidualMLP, UNet, cmde
-from estimators.budget import STEP, count_operations, parameters, widths
+from estimators.budget import STEP, count_operations, count_parameters, widths
 from scoresde import DiagonalSDE, Haar, Joint, LogLinear
 from scoresde.app.model import Model
 from scoresde.internals.allocation import AllocationLimit
@@ -227,4 +227,4 @@ def test_errors(wrong, error, message):
 
 
 def test_parameters_are_counted():
-    assert parameters(lambda: nn.Linear(3, 4)) == 16
+    assert count_parameters(lambda: nn.Linear(3, 4)) == 16

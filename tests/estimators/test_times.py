@@ -221,7 +221,7 @@ def series(**options):
 
 @each_path
 def test_densities_of_a_mixture_are_the_same_by_every_path(path):
-    model = mixture(series(), 2).along(PATHS[path])
+    model = mixture(series(), 2).with_clock(PATHS[path])
     x = model.marginal(torch.zeros(1)).sample((6,)).squeeze(1)
     wanted = model.marginal(torch.zeros(1)).log_prob(x)
     found = log_prob(model, x, Quadrature(90)).value
@@ -234,7 +234,7 @@ def test_densities_of_a_mixture_are_the_same_by_every_path(path):
 )
 def test_conditionals_of_a_mixture_are_exact_in_any_order(path, known):
     """Of an oracle, whatever is observed: before what comes first, or after."""
-    model = mixture(series(), 2).along(PATHS[path])
+    model = mixture(series(), 2).with_clock(PATHS[path])
     x = model.marginal(torch.zeros(1)).sample((4,)).squeeze(1)
     mask = torch.zeros(3, dtype=torch.bool)
     mask[known] = True
@@ -252,27 +252,27 @@ def test_what_an_estimator_is_made_of_goes_along():
     sde, clock = series(), PATHS["pyramid"]
     exact = gaussian(sde, 2)
     z, t = torch.randn(4, 3), torch.tensor(0.4)
-    wanted = exact.along(clock).denoise(z, t)
+    wanted = exact.with_clock(clock).denoise(z, t)
     assert not torch.allclose(exact.denoise(z, t), wanted)
     network = Denoising(sde, Recorder(), baseline=exact, times="components")
-    torch.testing.assert_close(network.along(clock).denoise(z, t), wanted)
+    torch.testing.assert_close(network.with_clock(clock).denoise(z, t), wanted)
     guided, y = Guidance(exact, lambda x: x[..., :1], torch.zeros(1), 0.5), torch.zeros(1)
-    again = Guidance(exact.along(clock), lambda x: x[..., :1], y, 0.5)
-    torch.testing.assert_close(guided.along(clock).denoise(z, t), again.denoise(z, t))
+    again = Guidance(exact.with_clock(clock), lambda x: x[..., :1], y, 0.5)
+    torch.testing.assert_close(guided.with_clock(clock).denoise(z, t), again.denoise(z, t))
     free = ClassifierFree(exact, torch.zeros(1), guidance=1.5)
-    torch.testing.assert_close(free.along(clock).denoise(z, t, torch.ones(1)), wanted)
+    torch.testing.assert_close(free.with_clock(clock).denoise(z, t, torch.ones(1)), wanted)
     for clean in (False, True):
         seen = Observation(torch.tensor([True, False, False]), torch.ones(3))
         conditional = ConditionalEstimator(exact, seen, clean)
-        late = ConditionalEstimator(exact.along(clock), seen, clean)
-        around = Guidance(conditional, lambda x: x[..., 1:2], y, 0.5).along(clock)
-        torch.testing.assert_close(conditional.along(clock).denoise(z, t), late.denoise(z, t))
+        late = ConditionalEstimator(exact.with_clock(clock), seen, clean)
+        around = Guidance(conditional, lambda x: x[..., 1:2], y, 0.5).with_clock(clock)
+        torch.testing.assert_close(conditional.with_clock(clock).denoise(z, t), late.denoise(z, t))
         torch.testing.assert_close(around.sde.kernel(t.reshape(1)), late.sde.kernel(t.reshape(1)))
         twice = Observation(torch.tensor([False, True, False]), torch.ones(3))
-        nested = ConditionalEstimator(conditional, twice, True).along(clock)
+        nested = ConditionalEstimator(conditional, twice, True).with_clock(clock)
         rebuilt = ConditionalEstimator(late, twice, True)
         torch.testing.assert_close(nested.denoise(z, t), rebuilt.denoise(z, t))
-    assert torch.equal(exact.along(sde.clock).denoise(z, t), exact.denoise(z, t))
+    assert torch.equal(exact.with_clock(sde.clock).denoise(z, t), exact.denoise(z, t))
     assert exact.sde is sde
     assert sde.clock.delays is None
 
@@ -282,16 +282,16 @@ def test_other_paths_of_what_has_not_met_them_are_refused():
     network = ResidualMLP((3,), 8, 1)
     for options in ({}, {"observe": "blocks"}):
         with pytest.raises(ValueError, match="times: expected independent ones in training"):
-            Denoising(series(), network, **options).along(clock)
+            Denoising(series(), network, **options).with_clock(clock)
     bands = DiagonalSDE(Cosine(), Haar((4,), 1), drop=[1.0, 0.5])
     with pytest.raises(ValueError, match="drop"):
-        gaussian(bands).along(front([0, 1]))
+        gaussian(bands).with_clock(front([0, 1]))
     with pytest.raises(ValueError, match="delays"):
-        gaussian(series()).along(front([0, 1, 2, 3]))
+        gaussian(series()).with_clock(front([0, 1, 2, 3]))
     with pytest.raises(TypeError, match="clock: expected a Clock"):
-        gaussian(series()).along([1.0, 2.0, 3.0])
+        gaussian(series()).with_clock([1.0, 2.0, 3.0])
     with pytest.raises(TypeError, match="OrnsteinUhlenbeck"):
-        ScoreOnly(OrnsteinUhlenbeck((3,)), lambda z, t: -z).along(clock)
+        ScoreOnly(OrnsteinUhlenbeck((3,)), lambda z, t: -z).with_clock(clock)
     with pytest.raises(ValueError, match="times: expected one for all on a stage of some"):
         Denoising(bands, ResidualMLP((2,), 8, 1), stage=bands.stages()[0], times="blocks")
 
@@ -343,7 +343,7 @@ def test_one_network_samples_forecasts_and_fills_gaps_by_any_path(trained, task,
     """Of a linear series, as the exact Gaussian does."""
     ranks, overlap = range(N), {"full": 1.0, "sequential": 0.0, "pyramid": 0.7}[path]
     known = {"joint": [], "forecast": [0, 1], "gap": [0, 3]}[task]
-    model = trained.along(front(ranks, overlap))
+    model = trained.with_clock(front(ranks, overlap))
     value = torch.tensor([1.0, -0.5, 0.3, 0.8])
     if known:
         model = condition(model, clean=True, **{f"t{i}": value[i : i + 1] for i in known})

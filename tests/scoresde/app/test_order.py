@@ -38,7 +38,7 @@ def test_samples_are_those_of_the_clock_of_an_order(folder, tmp_path, order, ove
     more = [] if overlap is None else ["--overlap", overlap]
     found = sampled(folder, tmp_path, "--order", order, "--steps", 7, *more)
     model = Model.load(folder)
-    path = model.estimator.along(front(ranks, overlap or 0.0))
+    path = model.estimator.with_clock(front(ranks, overlap or 0.0))
     solver = model.solver_like(None, steps=7)
     wanted = solver.sample(path, (3,), generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(found, sampled(folder, tmp_path, "--steps", 7))
