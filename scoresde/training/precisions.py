@@ -14,7 +14,7 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-"""By name, what networks are computed in if that is not what their weights are in; `AUTO` is one of
+"""By name, what networks are computed in if that is not what their weights are in; ``"auto"`` is one of
 the first and the third."""
 
 _PROCESSORS = ("amx_bf16", "avx512_bf16", "bf16")
@@ -45,7 +45,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     for float32, fifteen times for a convolution: there is a warning.
 
     Args:
-        precision: A name in `PRECISIONS`, or `AUTO`.
+        precision: A name in `PRECISIONS`, or ``"auto"``.
         device: Where the networks are.
 
     Example:
