@@ -14,8 +14,8 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-"""By name, what networks are computed in if that is not what their weights are in; ``"auto"`` is one of
-the first and the third."""
+"""By name, what networks are computed in if that is not what their weights are in; ``"auto"`` is
+one of the first and the third."""
 
 _PROCESSORS = ("amx_bf16", "avx512_bf16", "bf16")
 """Sets of instructions that multiply in bfloat16, in torch's words: of x86 (two) and of ARM."""
