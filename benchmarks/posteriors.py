@@ -150,10 +150,10 @@ def _solved(
 ) -> Tensor:
     """States of an ODE for every one of ``count`` parameters, ``(times, count, n)``."""
     begin = torch.tensor(start, dtype=torch.float64).expand(count, len(start))
-    found: Tensor = odeint(
+    states: Tensor = odeint(
         lambda t, u: slope(u), begin, times.double(), method="rk4", options={"step_size": step}
     )
-    return found
+    return states
 
 
 def _epidemic(theta: Tensor) -> Tensor:

@@ -143,9 +143,9 @@ class Exact(ScoreEstimator):
         alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
         far, logs, gains = z - alpha * self.means, [], []
         for variance in self.variances:
-            spread = alpha**2 * variance + sigma**2
-            logs.append(-(far**2 / spread + spread.log()).sum(-1, keepdim=True) / 2)
-            gains.append(alpha * variance / spread)
+            marginal = alpha**2 * variance + sigma**2
+            logs.append(-(far**2 / marginal + marginal.log()).sum(-1, keepdim=True) / 2)
+            gains.append(alpha * variance / marginal)
         share = torch.stack(logs).softmax(0)
         gain = sum(s * g for s, g in zip(share, gains, strict=True))
         return self.means + gain * far
@@ -155,10 +155,8 @@ def _samples(task: Task, method: str, model: Any, x: Tensor, draws: int) -> Tens
     torch.manual_seed(1)
     how = method.split()[-1]
     if not method.startswith("exact"):
-        found = Particles(draws) if how == "particles" else how
-        several = SeveralObservations(
-            model.estimator, model.coordinates, model.solver, method=found
-        )
+        way = Particles(draws) if how == "particles" else how
+        several = SeveralObservations(model.estimator, model.coordinates, model.solver, method=way)
         return several(x).sample((draws,))
     zero = torch.zeros(x.shape[1])
     to = Coordinates(task.prior, zero, zero + 1, zero, torch.diag(zero), zero + 1, zero)

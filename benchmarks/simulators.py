@@ -107,8 +107,8 @@ def run(
             }
             if method not in ("NPSE", "FMPE"):  # a simulation of thousands takes it hours
                 truth, observed = task.draw(checked, seed + 1000)
-                found = coverage(sampler(observed, 100), truth, LEVELS)
-                row["coverage"] = [round(v, 3) for v in found.tolist()]
+                covered = coverage(sampler(observed, 100), truth, LEVELS)
+                row["coverage"] = [round(v, 3) for v in covered.tolist()]
             rows.append(row)
             print(row, flush=True)
     return {"levels": LEVELS.tolist(), "rows": rows}

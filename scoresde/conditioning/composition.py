@@ -4,9 +4,9 @@ Observations that are independent of each other given ``x`` multiply: with ``n``
 
     p(x | y_1 ... y_n) = p(x)^(1 - n) prod_j p(x | y_j),
 
-and so do laws of clean given diffused states, ``p(z_0 | z_t, y_1 ... y_n)``, as the kernel is the
-same in all of them. Their means and covariances, ``D_j`` and ``C_j`` for one observation, ``D_0``
-and ``C_0`` for none, then say what the mean is of all of them together: to second order in general,
+and so do posteriors of clean states, ``p(z_0 | z_t, y_1 ... y_n)``, as the kernel is the same in
+all of them. Their means and covariances, ``D_j`` and ``C_j`` for one observation, ``D_0`` and
+``C_0`` for none, then say what the mean is of all of them together: to second order in general,
 exactly where all are Gaussian.
 """
 
@@ -94,9 +94,9 @@ class Composition(ScoreEstimator):
         >>> sde, one = DiagonalSDE(VP(), Identity((1,))), torch.eye(1)
         >>> seen = [Gaussian(sde, torch.tensor([y]), one / 2) for y in (0.5, 1.0, 0.0)]
         >>> both = Composition(seen, Gaussian(sde, torch.zeros(1), one))
-        >>> law = Gaussian(sde, torch.tensor([3 / 4]), one / 4)  # y / 2 each, of noise 1: sum y / 4
+        >>> exact = Gaussian(sde, torch.tensor([3 / 4]), one / 4)  # of noise 1: sum y / 4
         >>> z = torch.tensor([[-1.0], [2.0]])
-        >>> torch.allclose(both.denoise(z, 0.4), law.denoise(z, 0.4))
+        >>> torch.allclose(both.denoise(z, 0.4), exact.denoise(z, 0.4))
         True
     """
 
@@ -229,16 +229,16 @@ class Composition(ScoreEstimator):
         precision: Tensor | None,
         z: Tensor,
         alpha: Tensor,
-        spread: Tensor,
+        tweedie: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of the clean state; ``spread`` is ``sigma^2/alpha``."""
+        """Mean and covariance of the clean state; ``tweedie`` is ``sigma^2/alpha``."""
         if precision is not None:
-            kernel = (alpha / spread.clamp(min=_TINY)).expand(*alpha.shape[:-1], z.shape[-1])
+            kernel = (alpha / tweedie.clamp(min=_TINY)).expand(*alpha.shape[:-1], z.shape[-1])
             return denoise(z), torch.linalg.inv(precision.to(z) + torch.diag_embed(kernel))
         mean, pull_back = vjp(denoise, z, self.parameters())
         unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
         rows = batched(lambda v: pull_back(v.expand_as(mean)), unit)
-        covariance = rows.movedim(0, -2) * spread.unsqueeze(-2)
+        covariance = rows.movedim(0, -2) * tweedie.unsqueeze(-2)
         return mean, (covariance + covariance.mT) / 2
 
 

@@ -31,8 +31,8 @@ def guide(posterior: Posterior, name: str = "parameter") -> Callable[..., Tensor
         >>> import torch
         >>> from scoresde.inference.interop import guide
         >>> from torch.distributions import Normal
-        >>> found = pyro.poutine.trace(guide(lambda x: pyro.distributions.Normal(x, 1.0)))
-        >>> [*found.get_trace(torch.zeros(())).stochastic_nodes]
+        >>> record = pyro.poutine.trace(guide(lambda x: pyro.distributions.Normal(x, 1.0)))
+        >>> [*record.get_trace(torch.zeros(())).stochastic_nodes]
         ['parameter']
     """
 
@@ -116,9 +116,9 @@ class SBIPosterior:
         return getattr(self.posterior, "observation_ndim", 1)
 
 
-def _unchecked(law: Any) -> Any:
-    law._validate_args = False
-    return law
+def _unchecked(distribution: Any) -> Any:
+    distribution._validate_args = False
+    return distribution
 
 
 def to_arviz(samples: Tensor, name: str = "parameter", chains: int = 1) -> Any:

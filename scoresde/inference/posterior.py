@@ -95,14 +95,14 @@ def simulate(
     return theta[usable], x[usable]
 
 
-def predict(law: TorchDistribution, simulator: Simulator, count: int) -> Tensor:
+def predict(posterior: TorchDistribution, simulator: Simulator, count: int) -> Tensor:
     """What would be observed again: simulations with draws of a posterior.
 
     Where the observation is among them, as `scoresde.metrics.ranks` says number by number, says
     whether the simulator explains it (posterior-predictive checks; Gelman et al. 1996).
 
     Args:
-        law: A posterior, of one observation.
+        posterior: Of one observation.
         simulator: See `Simulator`.
         count: How many.
 
@@ -113,14 +113,15 @@ def predict(law: TorchDistribution, simulator: Simulator, count: int) -> Tensor:
         >>> import torch
         >>> from pyro.distributions import Normal
         >>> from scoresde.inference import predict
-        >>> law = Normal(torch.zeros(2), 1.0).to_event(1)
-        >>> predict(law, lambda theta: theta.sum(1, keepdim=True), 5).shape
+        >>> posterior = Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> predict(posterior, lambda theta: theta.sum(1, keepdim=True), 5).shape
         torch.Size([5, 1])
     """
-    expect(law.batch_shape == (), "law", "a posterior of one observation", law.batch_shape)
+    shape = posterior.batch_shape
+    expect(shape == (), "posterior", "one of a single observation", shape)
     whole("count", count, 1)
     with torch.no_grad():
-        drawn = law.sample((count,))
+        drawn = posterior.sample((count,))
         return torch.as_tensor(simulator(drawn), device=drawn.device)
 
 
@@ -167,7 +168,7 @@ class Posterior:
         if not isinstance(observation, Tensor):
             with self.coordinates.mean.device:
                 observation = numbers("observation", observation)
-        law = PosteriorDistribution(self, observation)
+        distribution = PosteriorDistribution(self, observation)
         far = self.coordinates.remoteness(observation)
         beyond = int((far > _BEYOND).sum())
         if beyond:
@@ -176,7 +177,7 @@ class Posterior:
                 f"simulations than any of them (up to {float(far.max()):.3g} times as far): "
                 "nothing has been learned there, and such posteriors cannot be trusted"
             )
-        return law
+        return distribution
 
     @property
     def observation_ndim(self) -> int:
@@ -354,11 +355,11 @@ class PosteriorDistribution(TorchDistribution):
         """
         whole("starts", starts, 2)
         whole("steps", steps, 0)
-        law = self.expand(self.batch_shape)
-        law._validate_args = False
+        unchecked = self.expand(self.batch_shape)
+        unchecked._validate_args = False
         drawn = self.sample((starts,))
         with torch.no_grad():
-            density = law.log_prob(drawn)
+            density = unchecked.log_prob(drawn)
         axes = tuple([...] + [None] * len(self.event_shape))
         top, index = density.max(0)
         best = drawn.gather(0, index[axes].expand(drawn.shape[1:]).unsqueeze(0)).squeeze(0)
@@ -368,7 +369,7 @@ class PosteriorDistribution(TorchDistribution):
         for _ in range(steps):
             with torch.enable_grad():
                 value = start + unit * moved
-                density = law.log_prob(value)
+                density = unchecked.log_prob(value)
                 (moved.grad,) = torch.autograd.grad(-density[density.isfinite()].sum(), moved)
             better = density.detach() > top
             top = torch.where(better, density.detach(), top)

@@ -49,8 +49,8 @@ class PriorEstimator(ScoreEstimator):
     def __init__(self, coordinates: Coordinates, sde: DiagonalSDE) -> None:
         super().__init__(sde)
         self.coordinates, prior = coordinates, coordinates.prior
-        self.law, self.normal = _independent(prior), _plain(prior)
-        if self.law is None and not isinstance(self.normal, MultivariateNormal):
+        self.marginals, self.normal = _marginals(prior), _plain(prior)
+        if self.marginals is None and not isinstance(self.normal, MultivariateNormal):
             wanted = "prior: expected independent parameters or a MultivariateNormal"
             raise TypeError(f"{wanted}, got {prior}: give an estimator of it")
 
@@ -58,14 +58,15 @@ class PriorEstimator(ScoreEstimator):
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         alpha, sigma = (moved(v, z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
-        clean = self._gaussian(z, alpha, sigma) if self.law is None else self._each(z, alpha, sigma)
+        mean = self._gaussian if self.marginals is None else self._each
+        clean = mean(z, alpha, sigma)
         return noiseless(sigma, z, clean)
 
     def _gaussian(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        law: Any = self.normal
+        normal: Any = self.normal
         std, centre = (moved(v, z) for v in (self.coordinates.std, self.coordinates.mean))
-        mean = (moved(law.mean, z) - centre) / std
-        covariance = moved(law.covariance_matrix, z) / (std * std.unsqueeze(-1))
+        mean = (moved(normal.mean, z) - centre) / std
+        covariance = moved(normal.covariance_matrix, z) / (std * std.unsqueeze(-1))
         a, s = (v.expand(*v.shape[:-1], z.shape[-1]) for v in (alpha, sigma))
         power = a.unsqueeze(-1) * covariance * a.unsqueeze(-2) + torch.diag_embed(s**2)
         pull = torch.linalg.solve(power, (z - a * mean).unsqueeze(-1)).squeeze(-1)
@@ -93,13 +94,13 @@ class PriorEstimator(ScoreEstimator):
 
     def _log_density(self, u: Tensor) -> Tensor:
         """Of every component, at nodes ``(*batch, m, k)``."""
-        assert self.law is not None
+        assert self.marginals is not None
         events = u.movedim(-1, 0)
         flat = events * moved(self.coordinates.std, u) + moved(self.coordinates.mean, u)
-        real = flat.reshape(*flat.shape[:-1], *self.law.batch_shape)
-        to = line(self.law)
+        real = flat.reshape(*flat.shape[:-1], *self.marginals.batch_shape)
+        to = line(self.marginals)
         value = to(real)
-        density: Tensor = self.law.log_prob(value) + to.log_abs_det_jacobian(real, value)
+        density: Tensor = self.marginals.log_prob(value) + to.log_abs_det_jacobian(real, value)
         # a node may be rounded to a bound, where there is none: all may be
         density = density.to(u).nan_to_num(neginf=_NONE)
         return density.reshape(flat.shape).movedim(0, -1)
@@ -132,11 +133,11 @@ def _plain(prior: Distribution) -> Distribution:
     return prior
 
 
-def _independent(prior: Distribution) -> Distribution | None:
-    """The laws of which the prior is the product, parameter by parameter; None if it is none."""
+def _marginals(prior: Distribution) -> Distribution | None:
+    """The prior of every parameter, in one batch; None if they are not independent."""
     plain = _plain(prior)
     if plain.event_shape or plain.batch_shape != prior.event_shape:
         return None
-    law: Distribution = plain.expand(plain.batch_shape)
-    law._validate_args = False  # nodes may be outside by a rounding error
-    return law
+    each: Distribution = plain.expand(plain.batch_shape)
+    each._validate_args = False  # nodes may be outside by a rounding error
+    return each

@@ -1,4 +1,4 @@
-"""The law of a product of posteriors, by weighted particles."""
+"""The product of posteriors, by weighted particles."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ class SeveralObservations(Posterior):
         >>> none = 0 * one
         >>> same = Coordinates(prior, none, one, none, torch.zeros(1, 1), one, none)
         >>> sde = DiagonalSDE(VP(), same.joint, same.joint.per_block(observation=0, parameter=1))
-        >>> law = torch.tensor([[2.0, 1.0], [1.0, 1.0]])  # of theta and noise of variance 1
-        >>> exact = Gaussian(sde, torch.zeros(2), law)
+        >>> covariance = torch.tensor([[2.0, 1.0], [1.0, 1.0]])  # of theta and noise of variance 1
+        >>> exact = Gaussian(sde, torch.zeros(2), covariance)
         >>> several = SeveralObservations(exact, same, ExponentialMultistep(20))
         >>> _ = torch.manual_seed(0)
         >>> seen = torch.tensor([[0.5], [1.5], [1.0], [1.0]])
-        >>> found = several(seen).sample((4000,))  # N(.8, .2)
-        >>> found.mean().round(decimals=1), found.var().round(decimals=1)
+        >>> theta = several(seen).sample((4000,))  # N(.8, .2)
+        >>> theta.mean().round(decimals=1), theta.var().round(decimals=1)
         (tensor(0.8000), tensor(0.2000))
     """
 

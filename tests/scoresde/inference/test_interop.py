@@ -91,7 +91,7 @@ def test_predictions_are_simulations_of_draws():
     again = predict(law(x), lambda t: t + torch.randn_like(t), 4000)
     torch.testing.assert_close(again.mean(0), x / 2, rtol=0, atol=0.1)
     torch.testing.assert_close(again.var(0), torch.full((2,), 1.5), rtol=0, atol=0.15)
-    with pytest.raises(ValueError, match="law: expected a posterior of one observation"):
+    with pytest.raises(ValueError, match="posterior: expected one of a single observation"):
         predict(law(x.expand(3, 2)), lambda t: t, 5)
 
 
