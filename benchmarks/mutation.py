@@ -73,7 +73,7 @@ ELSEWHERE = {
         ("kernel_free",),
     ),
     "basis": ("laws", "likely_mistakes", "conformance"),
-    "batches": ("sample_batches", "solver"),
+    "batches": ("sample_batches", "likely_mistakes", "solver"),
     "blocks": ("diagonal", "solver"),
     "churn": ("solver", "no_noise"),
     "coefficients": ("diagonal", "phase_sde", "sde", "reverse", "no_noise", "quadrature"),
@@ -117,7 +117,7 @@ ELSEWHERE = {
 """Test files of what has none of its own name, or more than one."""
 
 
-GENERAL = ("recorded", "bad_input", "arguments")
+GENERAL = ("bad_input", "arguments")
 """Test files about every module: tried after its examples, as they are fast."""
 
 
@@ -335,7 +335,7 @@ class Loop:
         for count, (item, following) in enumerate(itertools.pairwise([*items, None])):
             if time.process_time() - start > self.seconds:
                 return f"survived {count} of {len(items)} tests"
-            cost = self.reach.get(item.nodeid, (2.0,))[0]
+            cost = self.reach.get(item.nodeid, (20.0,))[0]
             signal.setitimer(signal.ITIMER_PROF, 5 + 5 * cost)  # ends a process that hangs
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed:

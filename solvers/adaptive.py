@@ -187,7 +187,7 @@ class Adaptive(EndpointSolver):
             n, spots = len(busy), alive[busy.to(alive.device)]
             run.fail(spots, here[:n], ratio[:n])
             ratio = ratio.nan_to_num(torch.inf)
-            factor = (0.9 * ratio.clamp(min=1e-6) ** (-1 / 3)).clamp(0.2, 5.0)
+            factor = (0.9 * ratio.clamp(min=1e-6) ** (-1 / self.order)).clamp(0.2, 5.0)
             accepted = (ratio <= 1)[:n]
             run.move(spots, ratios[:n], end[:n], times[3][:n, 0], accepted)
             where[busy[accepted]] = (start + reach)[:n][accepted]

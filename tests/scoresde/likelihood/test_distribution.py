@@ -1,6 +1,7 @@
 """The distribution object: Pyro's contract, gradients, inference with known answers."""
 
 import copy
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -172,6 +173,30 @@ def test_what_is_no_number_is_refused_or_unlikely(validate):
             d.log_prob(bad)
     else:
         assert d.log_prob(bad) == -torch.inf
+
+
+class Lost(Gaussian):
+    """Answers nothing where values are above 3."""
+
+    def denoise(self, z, t, condition=None):
+        return super().denoise(z, t).masked_fill(z > 3, torch.nan)
+
+
+def test_no_density_is_said_of_values_that_might_occur():
+    model = Lost(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
+    lost = ScoreDistribution(model, SOLVER)
+    assert lost.log_prob(torch.tensor([[0.0], [1e100]])).isfinite().tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"log_prob: .* none for those at \[\[1\]\] of \(2,\)"):
+        lost.log_prob(torch.tensor([[0.0], [4.0]]))
+
+
+def test_few_steps_are_warned_of_once():
+    few = ScoreDistribution(CASES["unconditional"]().estimator, SOLVER, method=Quadrature(2))
+    with pytest.warns(UserWarning, match=r"got up to .* of 2 of 2 events, by Quadrature\(steps=2"):
+        few.log_prob(torch.ones(2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few.log_prob(torch.ones(2, 2))
 
 
 def test_wrong_arguments_are_named():
