@@ -168,6 +168,10 @@ CASES = {
     "rectified flow to 1": (lambda: RectifiedFlow(T=1.0), ValueError, "T: .*below 1"),
     "negative speed": (lambda: Clock([-1.0]), ValueError, "speeds: .*at least 0"),
     "negative time": (lambda: MODEL.score(Z, -0.1), ValueError, "t: .*from 0 to 1.*-0.1"),
+    "a tensor's time after the end": (
+        lambda: SDE_.diffuse(Z, torch.tensor(2.0), Z), ValueError, r"^t: .* from 0 to 1.0, got 2.0$"),
+    "times before the start": (
+        lambda: SDE_.diffuse(Z, torch.tensor([0.5, -0.5]), Z), ValueError, r"got -0.5 to 0.5$"),
     "time after the end": (lambda: SDE_.diffuse(Z, 2.0, Z), ValueError, "t: .*got 2.0"),
     "negative eta": (lambda: DDIM(5, eta=-1.0), ValueError, "eta: .*from 0 to 1000, got -1"),
     "noise whose square is no number": (
@@ -230,6 +234,12 @@ CASES = {
     "skewed basis": (lambda: PCA(2 * torch.eye(4)), ValueError, "components: .*orthonormal"),
     # names
     "unknown grid": (lambda: DDIM(5, grid="log-snr"), ValueError, "grid: .*'log-snr'.*did you mean 'log_snr'"),
+    "function of too little": (
+        lambda: Denoising(SDE_, lambda x: x), TypeError,
+        r"^network: .* network\(x, noise_level\), got function.forward\(x\)$"),
+    "function that cannot be told": (
+        lambda: Denoising(SDE_, lambda x, level: x).denoise(Z, 0.5, Z), TypeError,
+        r"^condition: .*, got one for function.forward\(x, level\)$"),
     "unknown parametrisation": (
         lambda: Denoising(SDE_, Wrong(), parametrization="velocty"), ValueError, "did you mean 'velocity'"),
     "unknown weighting": (

@@ -195,6 +195,22 @@ def test_errors_of_ones_own_are_told():
         vjp(wrong, torch.zeros(3, 2))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_recorded_is_so_once(known):
+    """However many products are asked for, also of what forgets its argument."""
+    calls, weight = [], torch.ones(2, requires_grad=True)
+
+    def function(z):
+        calls.append(z)
+        return OldTanh.apply(z * weight if known else weight)
+
+    with torch.no_grad():
+        _, pull_back = vjp(function, torch.randn(2))
+        first, second = (pull_back(torch.ones(2)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(calls) == 2  # by torch.func, in vain, and by autograd
+
+
 def test_a_function_that_forgets_its_argument_has_no_slope():
     value, pull_back = vjp(lambda z: OldTanh.apply(torch.ones(2)), torch.randn(2))
     torch.testing.assert_close(value, torch.tanh(torch.ones(2)))

@@ -1,10 +1,21 @@
 """Equations by the score: their drift and noise in closed form, and those of some samples."""
 
 import pytest
+import readings
 import torch
+from models import OrnsteinUhlenbeck
 
 from estimators import Gaussian
-from scoresde import VP, DiagonalSDE, Joint, ProbabilityFlow, ReverseSDE, ScoreEstimator
+from scoresde import (
+    CLD,
+    VP,
+    DiagonalSDE,
+    Identity,
+    Joint,
+    ProbabilityFlow,
+    ReverseSDE,
+    ScoreEstimator,
+)
 from scoresde.conditioning import condition
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -24,6 +35,17 @@ def bed():
         VP(), joint, joint.per_block(y=0.7, x=1.0), scale=joint.per_block(y=0.5, x=2.0)
     )
     return Gaussian(sde, torch.tensor([0.3, -1.0, 2.0]), torch.diag(torch.tensor([1.0, 0.2, 3.0])))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "sde", [bed().sde, OrnsteinUhlenbeck((3,)), CLD(VP(), Identity((3,)))], ids=type
+)
+def test_what_multiplies_forcings_by_length_is_so_by_time(sde, eta):
+    """By each other's rate: ``F`` counts as much, whatever a step is measured in."""
+    sde = sde.to(torch.float64)
+    at = readings.reverse(sde, torch.tensor([[0.2], [0.9]]), torch.zeros(2, sde.dim), eta)
+    torch.testing.assert_close(at.response_by_length * at.length_rate, at.response)
 
 
 @every_precision

@@ -281,6 +281,11 @@ def test_generators_are_checked():
         sampler(3)
 
 
+def test_nothing_is_compiled_unasked(monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    DDIM(2).compiled(uniform(), (4,))()
+
+
 def test_what_it_is_can_be_seen():
     sampler = DDIM(5).compiled(uniform(), (4,))
     assert isinstance(sampler, Sampler)

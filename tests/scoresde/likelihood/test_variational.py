@@ -23,6 +23,7 @@ from scoresde import (
     Learned,
     LogLinear,
     Quadrature,
+    Schedule,
     ScoreEstimator,
     bound,
     condition,
@@ -388,3 +389,15 @@ def test_grids_of_a_path_that_has_diverged_are_refused(name):
     sde = DiagonalSDE(schedule, Identity((2,)))
     with pytest.raises(ValueError, match=r"grid: expected an SDE whose noise levels are numbers"):
         grid(name)(sde, 8)
+
+
+def test_grids_to_endless_noise_are_refused():
+    class Endless(Schedule):
+        def log_alpha(self, t):
+            return torch.zeros_like(t)
+
+        def sigma(self, t):
+            return t / (self.T - t)
+
+    with pytest.raises(ValueError, match=r"grid: expected an SDE whose noise levels are numbers"):
+        grid("log_snr")(DiagonalSDE(Endless(), Identity((2,))), 8)
