@@ -7,7 +7,7 @@ import torch
 from forks import FORKS, needs_fork
 from torch import nn
 
-from estimators import MultiScale, ResidualMLP
+from estimators import Denoising, MultiScale, ResidualMLP
 from scoresde import Cosine, DiagonalSDE, Haar, Noise
 from scoresde.noise import NoiseShard
 from scoresde.testing import DeviceCalls
@@ -225,3 +225,22 @@ def test_shares_are_part_of_what_a_run_is(tmp_path):
     training.fit(build(shares=[1.0, 1.0, 0.5]), x, folder=tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"estimator\.shares\.2: expected 0\.5, got 0\.25"):
         training.fit(build(shares=[1.0, 1.0, 0.25]), x, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data_mean", 0.3),
+        ("data_std", 1.7),
+        ("parametrization", "velocity"),
+        ("weighting", "likelihood"),
+        ("times", "karras"),
+    ],
+)
+def test_stages_are_what_each_would_be_by_itself(name, value):
+    for options in ({name: value}, {}):
+        model = build(**options)
+        for stage in model.stages:
+            alone = Denoising(model.sde, stage.network, stage=stage.stage, **options)
+            assert getattr(stage, name) == getattr(alone, name)
+    assert getattr(alone, name) != getattr(build(**{name: value}).stages[0], name)

@@ -8,6 +8,7 @@ from strategies import gaussian, mixture, per_schedule, sdes, uniform_sdes
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import VE, VP, DiagonalSDE, Haar, Identity, Noise
+from scoresde.churn import churning
 from scoresde.grid import GRIDS
 from scoresde.reverse import ReverseSDE
 from solvers import DDIM, EulerMaruyama, ExponentialMultistep, Heun
@@ -241,3 +242,16 @@ def test_a_corrector_runs_after_every_step_at_the_time_where_it_ends(dtype):
     assert calls == [(0.5, float(t)) for t in solver.times(sde)[1:]]
     torch.testing.assert_close(x, states[-1] + 1)
     assert {z.dtype for z in states} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_raised_in_a_stage_as_where_there_are_no_others(dtype):
+    """What enters later is no part of it."""
+    both = DiagonalSDE(VP(), Identity((3,), {"a": 1, "b": 2}), drop=[1.0, 0.5])
+    step, z, ends = torch.tensor([0.8, 0.7], dtype=torch.float64), torch.ones(2, 1, dtype=dtype), []
+    for sde in (both, DiagonalSDE(VP(), Identity((1,)))):
+        times, churn = churning(sde, step, sde.stages()[0], 0.2)
+        y, _ = churn(z)(z, Noise(torch.Generator().manual_seed(0)), None)
+        assert y.dtype == dtype
+        ends.append((times, y))
+    torch.testing.assert_close(*ends)
