@@ -107,7 +107,7 @@ class Adaptive(EndpointSolver):
         rtol: Relative tolerance per step.
         atol: Absolute tolerance per step, in the data's units.
         max_steps: Steps, taken and refused, that a sample is allowed in all.
-        group: Samples are evaluated in multiples of this many, some of them twice if need be:
+        pad_to_multiple_of: So many samples are evaluated together, some of them twice if need be:
             processors compute functions a whole vector at a time, and the rest of it with other
             last digits. 16 makes samples the same in any company, to the last bit in float64
             (32 in float32 where vectors have 512 bits); 1 is for networks so large that a
@@ -138,7 +138,7 @@ class Adaptive(EndpointSolver):
     rtol: float = attrs.field(default=1e-4, kw_only=True, validator=validator(positive))
     atol: float = attrs.field(default=1e-4, kw_only=True, validator=validator(positive))
     max_steps: int = attrs.field(default=1000, kw_only=True, validator=validator(whole, 1))
-    group: int = attrs.field(default=16, kw_only=True, validator=validator(whole, 1))
+    pad_to_multiple_of: int = attrs.field(default=16, kw_only=True, validator=validator(whole, 1))
 
     def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:
         """See `scoresde.Solver.integrate`; of the times within, only the jumps are met."""
@@ -170,8 +170,8 @@ class Adaptive(EndpointSolver):
         length = torch.full_like(where, 1 / self.steps)
         busy = torch.arange(len(alive), device="cpu")
         while len(busy):
-            # processors round what is left over of a group otherwise
-            padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.group)])
+            # processors round what is left over of a vector otherwise
+            padded = torch.cat([busy, busy[:1].expand(-len(busy) % self.pad_to_multiple_of)])
             mine = alive[padded.to(alive.device)]
             y, start = run.rows[mine], where[padded]
             reach = torch.minimum(length[padded], 1 - start)

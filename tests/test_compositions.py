@@ -604,7 +604,7 @@ def test_conditions_that_are_no_tensors_go_with_their_events():
 
     told = {"mean": torch.randn(9, 2), "name": "mine"}
     model = Told(DiagonalSDE(LogLinear(), Joint(y=(1,), x=(1,))))
-    x = Adaptive(group=16).sample(model, (9,), condition=told)
+    x = Adaptive(pad_to_multiple_of=16).sample(model, (9,), condition=told)
     torch.testing.assert_close(x, told["mean"], rtol=0, atol=0.05)
     close = bound(model, told["mean"], condition=told, draws=3)
     assert (close < bound(model, told["mean"] + 1, condition=told, draws=3)).all()

@@ -212,7 +212,7 @@ def test_an_attempt_reads_once(reads, name, kind, dtype):
     sign, make = {"reverse": (-1, lambda m, z: (ReverseSDE(m, 0.0), z))}.get(kind, EQUATIONS[kind])
     equation, y = make(model, z)
     ts = torch.tensor([0.05, 0.45], dtype=torch.float64)
-    solver = Adaptive(rtol=1e-2, atol=1e-2, group=1)
+    solver = Adaptive(rtol=1e-2, atol=1e-2, pad_to_multiple_of=1)
     found, outcome = reads.by(lambda: solver.solve(equation, y, ts if sign > 0 else -ts.flip(0)))
     assert bool(outcome.finished)
     assert found == int(outcome.steps) > 1
