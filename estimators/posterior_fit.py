@@ -57,10 +57,11 @@ def fit_posterior(
 ) -> Posterior:
     """The posterior of every observation, learned from simulations.
 
-    Conditional denoising (`estimators.cde`) of what a linear regression on the observation leaves
-    of the parameters, in `scoresde.inference.Coordinates`, around the posterior as that regression
-    and the prior's bounds have it (`Truncated.knowing`). All settings are by default those of the
-    benchmark ``simulators``; what depends on the number of simulations ``N`` goes with its root.
+    Conditional denoising (`estimators.cde`) of what a regression on the observation leaves of the
+    parameters, linear, or smooth where next to nothing is left and no network is given, in
+    `scoresde.inference.Coordinates`, around the posterior as that regression and the prior's bounds
+    have it (`Truncated.knowing`). All settings are by default those of the benchmark
+    ``simulators``; what depends on the number of simulations ``N`` goes with its root.
 
     Args:
         prior: Of parameters, no batch.
@@ -100,7 +101,8 @@ def fit_posterior(
     of_fit["progress"] = progress
     if ranks is None:
         ranks = not items and long_tails(observations.flatten(1))
-    to = Coordinates.fit(prior, parameters, observations, ranks=ranks, items=items)
+    smooth = embedding is None and network is None  # which is made for what is observed
+    to = Coordinates.fit(prior, parameters, observations, ranks=ranks, items=items, smooth=smooth)
     with DefaultGenerator(torch.Generator().manual_seed(seed)):
         if embedding is None:
             expect(not items, "embedding", "a module that takes sets or series", embedding)

@@ -57,6 +57,15 @@ class Product(NamedTuple):
     growth: Tensor
     jacobian: Tensor
 
+    @property
+    def rest(self) -> Tensor:
+        """Of the logarithm of its density until there is no noise, ``(*batch)``.
+
+        ``-sum_i growth_i / 2``, as growth goes with the noise's variance where there is little: up
+        to its square.
+        """
+        return self.growth.sum(-1) / -2
+
 
 class Composition(ScoreEstimator):
     """The posterior of ``n`` observations, from estimators that know one each.

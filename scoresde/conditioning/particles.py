@@ -41,6 +41,11 @@ class Particles:
        the integral of the score (Simpson's rule), of a length that has the best share of them
        accepted (Roberts and Rosenthal 1998), and the integral known.
 
+    Under little noise growth goes with its variance, so that there are ``log w = -growth/2`` to the
+    end, up to terms of the fourth order. The path ends, by these weights, where they hardly differ
+    any more: as far from the end as can be, since scores of networks are wrong by the more, the
+    less noise there is.
+
     Levels are as far apart as weights allow. Samples are exact, of what estimators know, as
     ``count`` grows; they come from one population, and depend on each other by it. A level asks
     every estimator twice for its Jacobian, and twice for its mean for each of ``moves``.
@@ -53,6 +58,7 @@ class Particles:
         count: How many there are at least; as many as samples are asked for if that is more.
         moves: Langevin steps at every level.
         change: Standard deviation of ``log w`` that is aimed at.
+        rest: Of the last weights, below which the path ends.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -75,6 +81,7 @@ class Particles:
     count: int = attrs.field(default=1000, validator=validator(whole, 2))
     moves: int = attrs.field(default=2, kw_only=True, validator=validator(whole, 1))
     change: float = attrs.field(default=0.5, kw_only=True, validator=validator(real, 1e-3, 10))
+    rest: float = attrs.field(default=0.1, kw_only=True, validator=validator(real, 0, 0.5))
 
     def sample(
         self,
@@ -132,9 +139,12 @@ class Particles:
         while True:
             for _ in range(self.moves):
                 cloud = path.moved(cloud, noise)
-            if cloud.level == _LEVELS:
+            product = path.product(cloud.u, cloud.level)
+            rest = product.rest
+            if cloud.level == _LEVELS or float(rest.std(0).amax()) < self.rest:
                 break
-            cloud = path.onward(cloud, self.change).resampled(noise)
+            cloud = path.onward(cloud, product, self.change).resampled(noise)
+        cloud = cloud._replace(log_weight=rest.nan_to_num(nan=-torch.inf)).resampled(noise)
         evidence, batch = cloud.log_evidence.reshape(model.batch_shape), model.batch_shape
         if inside is not None:
             may = inside(model.sde.basis.inverse(cloud.u.reshape(len(cloud.u), *batch, -1)))
@@ -249,7 +259,7 @@ class _Path:
         mode = self.like.new_zeros(1, b, m)
         variance = self._noise(0) ** 2
         for _ in range(_NEWTON + 1):
-            score, _, jacobian = self._product(mode, 0)
+            score, _, jacobian = self.product(mode, 0)
             unit = torch.eye(m, dtype=mode.dtype, device=mode.device)
             precision = (unit - jacobian) / variance.unsqueeze(-1)
             last, mode = mode, mode + torch.linalg.solve(precision, score.unsqueeze(-1))[..., 0]
@@ -291,10 +301,10 @@ class _Path:
             length=(cloud.length * (_SLOWLY * spare).exp().unsqueeze(-1)).clamp(max=_LONGEST),
         )
 
-    def onward(self, cloud: _Cloud, change: float) -> _Cloud:
-        """Particles at a lower level, and their weights."""
+    def onward(self, cloud: _Cloud, product: Product, change: float) -> _Cloud:
+        """Particles at a lower level, and their weights, with the product where they are."""
         u, now = cloud.u, self._noise(cloud.level)
-        score, growth, _ = self._product(u, cloud.level)
+        score, growth, _ = product
         total = growth.sum(-1, keepdim=True)
         centre, surplus = _others(u), total - _others(total)
         centred = u - centre
@@ -308,7 +318,7 @@ class _Path:
         h = (now / lower).log()
         wider = -h.mean() * spread / 2
         there = u - h.mean() * drift + wider.expm1() * centred
-        new_score, new_growth, _ = self._product(there, level)
+        new_score, new_growth, _ = self.product(there, level)
         # along a way that is straight in the logarithm of the noise, as growth is
         new_velocity = drift + spread / 2 * wider.exp() * centred
         work = score * velocity + new_score * new_velocity
@@ -335,7 +345,7 @@ class _Path:
     def _asked(self, u: Tensor, level: int) -> Tensor:
         return self.model.summed(self._states(u, level), self._time(level)).reshape(u.shape)
 
-    def _product(self, u: Tensor, level: int) -> Product:
+    def product(self, u: Tensor, level: int) -> Product:
         """As of `Composition.product`, but with the score by ``u`` in the place of the mean."""
         parts = [
             self.model.product(self._states(part, level), self._time(level))

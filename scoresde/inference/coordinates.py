@@ -22,6 +22,7 @@ from scoresde.bases.moments import MomentsByGroup
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, finite, trailing_shape
 from scoresde.inference.measured import measured_items, measured_numbers, reach
+from scoresde.inference.smooth import Smooth
 from scoresde.internals.limits import chunk_size
 from scoresde.messages import join_names
 from scoresde.precision import full_precision
@@ -35,8 +36,10 @@ class Coordinates(nn.Module):
 
     Parameters are what a linear regression on the observation leaves of them, in units of its
     standard deviation: narrow posteriors are then as wide as wide ones, and alike wherever they
-    are. Those of half-bounded support are first mapped to the real line (``biject_to``: the
-    logarithm of a positive one).
+    are. With ``smooth`` a regression by any smooth function (`scoresde.inference.smooth.Smooth`)
+    takes its place where it leaves next to nothing, as of simulators with next to no noise; what it
+    says comes beside the observation. Those of half-bounded support are first mapped to the real
+    line (``biject_to``: the logarithm of a positive one).
 
     Those between two bounds keep them. A network would have to learn where they are, in coordinates
     that move with the observation: give it a baseline that knows, of which it learns the rest.
@@ -58,6 +61,7 @@ class Coordinates(nn.Module):
         items: See `fit`.
         reach: Makes observations of the simulations no longer than 1, ``(n, n)``, or their items
             ``(features,)``, see `remoteness`; None if not fitted.
+        smooth: State of a smooth regression, ``smooth.landmarks`` and so on.
 
     What was fitted is kept as tensors are (``state_dict()``), and made again from them, but for the
     prior and ``items``: ``Coordinates(prior, **state)``.
@@ -99,6 +103,7 @@ class Coordinates(nn.Module):
         clip: Tensor | None = None,
         items: bool = False,
         reach: Tensor | None = None,
+        **smooth: Tensor,
     ) -> None:
         super().__init__()
         unbatched(prior)
@@ -113,6 +118,8 @@ class Coordinates(nn.Module):
         endless = torch.full_like(observation_mean, torch.inf)
         self.register_buffer("clip", endless if clip is None else clip)
         self.register_buffer("reach", reach)
+        kept = {name.removeprefix("smooth."): value for name, value in smooth.items()}
+        self.smooth = Smooth(**kept) if kept else None
 
     @classmethod
     def fit(
@@ -123,6 +130,7 @@ class Coordinates(nn.Module):
         *,
         ranks: bool = False,
         items: bool = False,
+        smooth: bool = False,
     ) -> Coordinates:
         """Coordinates fitted to simulations.
 
@@ -137,6 +145,7 @@ class Coordinates(nn.Module):
             items: Whether an observation is a set or a series, ``(n, features)``: of items that
                 are measured together, and of which some may be missing (NaN). Nothing is
                 regressed: that is left to an embedding.
+            smooth: Whether to try a smooth regression, which takes seconds.
 
         Raises:
             ValueError: If numbers are not finite, an observation has as many as there are
@@ -171,23 +180,32 @@ class Coordinates(nn.Module):
             values.movedim(0, -1).sort(-1).values.contiguous() if ranks else None,
             clip,
         )
-        coordinates._regress(observations, real.double() - centre, variance)
+        coordinates._regress(observations, real.double() - centre, variance, smooth)
         return coordinates
 
-    def _regress(self, observations: Tensor, centred: Tensor, variance: Tensor) -> None:
+    def _regress(
+        self, observations: Tensor, centred: Tensor, variance: Tensor, smooth: bool
+    ) -> None:
         """Keeps what observations say of parameters less their mean, which are in float64."""
         count, like = len(observations), self.mean
-        predictors = self.observation(observations).reshape(count, -1).double()
+        predictors = self._numbers(observations).reshape(count, -1).double()
         wanted = f"more simulations than the {predictors.shape[1]} predictors of an observation"
         expect(count > predictors.shape[1] + 1, "observations", wanted, count)
         self.reach = reach(predictors).to(like)
         # gelsd, as numbers in an observation may repeat each other
         solved = torch.linalg.lstsq(predictors.cpu(), centred.cpu(), driver="gelsd")
         slope = solved.solution.to(predictors)
+        left = centred - predictors @ slope
+        if smooth:
+            std = left.std(0).clamp(min=1e-30)
+            self.smooth = Smooth.fit(predictors, left / std)
+            if self.smooth is not None:
+                slope = torch.cat([slope, torch.diag(std)])
+                left = (left - self.smooth(predictors) * std) / self.smooth.own(predictors)
         # a parameter that the observation determines keeps a width: densities are finite
-        residual_variance = (centred - predictors @ slope).var(0).clamp(min=1e-12 * variance)
+        residual_variance = left.var(0).clamp(min=1e-12 * variance)
         self.slope, self.std = slope.to(like).contiguous(), residual_variance.sqrt().to(like)
-        self.explained = (1 - residual_variance / variance).to(like)
+        self.explained = (1 - residual_variance / variance).clamp(min=0).to(like)
 
     @property
     def joint(self) -> Joint:
@@ -203,19 +221,28 @@ class Coordinates(nn.Module):
     def observation(self, x: Tensor) -> Tensor:
         """Observations ``(*batch, *observation_shape)``, standardised.
 
-        With normal scores, of all numbers one after the other: ``(*batch, 2 n)``. Of sets and
-        series, ``(*batch, n, features + 1)``: the last number of an item is 1 where all of it is
-        there, and 0 else. Fewer of them than in the simulations are told to be missing.
+        With normal scores, of all numbers one after the other: ``(*batch, 2 n)``; with a smooth
+        regression, what it says of ``m`` parameters after them. Of sets and series,
+        ``(*batch, n, features + 1)``: the last number of an item is 1 where all of it is there, and
+        0 else. Fewer of them than in the simulations are told to be missing.
 
         Raises:
             ValueError: If their shape is another one, or numbers are not finite; NaN is missing
                 in sets and series.
         """
-        mean, std = self.observation_mean, self.observation_std
         expect(not x.is_complex(), "observation", "real numbers", x.dtype)
         finite("observation", x.masked_fill(x.isnan(), 0) if self.items else x)
         if self.items:
             return self._items(x)
+        numbers = self._numbers(x)
+        if self.smooth is None:
+            return numbers
+        batch = x.shape[: x.ndim - self.observation_ndim]
+        numbers = numbers.reshape(*batch, numbers.shape[len(batch) :].numel())
+        return torch.cat([numbers, self.smooth(numbers).to(numbers)], -1)
+
+    def _numbers(self, x: Tensor) -> Tensor:
+        mean, std = self.observation_mean, self.observation_std
         trailing_shape("observation", x, mean.shape)
         standardised: Tensor = (x.to(mean) - mean) / std
         standardised = standardised.clamp(-self.clip, self.clip).to(self.mean.dtype)
@@ -254,14 +281,21 @@ class Coordinates(nn.Module):
         if self.items:
             beyond: Tensor = self.observation(x)[..., :-1].abs() * self.reach
             return beyond.amax((-2, -1))
-        seen = self.observation(x)
+        seen = self._numbers(x)
         seen = seen.reshape(*batch, seen.shape[len(batch) :].numel())  # of no observations, too
         distance: Tensor = (seen @ self.reach.to(seen)).norm(dim=-1)
         return distance
 
     def joint_events(self, parameters: Tensor, observations: Tensor) -> Tensor:
-        """Pairs in these coordinates as joint events ``(N, n + m)``: what an estimator learns."""
+        """Pairs in these coordinates as joint events ``(N, n + m)``: what an estimator learns.
+
+        Of those that a smooth regression was fitted to, which is nearer to them than to others:
+        events are what would be left without them.
+        """
         event = self.transform(observations).inv(parameters)
+        if self.smooth is not None:
+            own = self.smooth.own(self._numbers(observations).reshape(len(observations), -1))
+            event = event / own.reshape(event.shape).to(event)
         return self.joint.join(observation=self.observation(observations), parameter=event)
 
     @full_precision

@@ -82,6 +82,36 @@ def test_the_evidence_is_the_integral_of_the_product():
     assert abs(found.log_evidence - wanted) < 0.15
 
 
+def thirds():
+    """N(3/4, 1/4)."""
+    sde, one = SDE["edm"], torch.eye(1)
+    each = [Gaussian(sde, torch.full((1,), y), one / 2) for y in (0.5, 1.0, 0.0)]
+    return Composition(each, Gaussian(sde, torch.zeros(1), one))
+
+
+@both
+def test_what_is_left_of_the_path_is_known_to_fourth_order(dtype):
+    u = torch.tensor([[0.0], [0.6], [1.7], [-0.9]], dtype=dtype)
+
+    def error(sigma):
+        wide, prior = (0.5 + sigma**2) ** 0.5, Normal(0.0, (1 + sigma**2) ** 0.5)
+        density = sum(Normal(y, wide).log_prob(u) for y in (0.5, 1.0, 0.0)) - 2 * prior.log_prob(u)
+        return density.squeeze(-1) + thirds().to(dtype).product(u, sigma).rest
+
+    none = sum(Normal(y, 0.5**0.5).log_prob(u) for y in (0.5, 1.0, 0.0))
+    none = (none - 2 * Normal(0.0, 1.0).log_prob(u)).squeeze(-1)
+    torch.testing.assert_close(
+        (error(0.2) - none) / (error(0.1) - none), 16 + 0 * none, rtol=0.2, atol=0
+    )
+
+
+def test_the_path_ends_early_by_the_weights_that_are_left():
+    chance = torch.Generator().manual_seed(0)
+    found = Particles(2000, rest=0.5).draw(thirds(), 2000, chance)
+    # without them twice as wide a variance
+    assert 1.05 < found.clean.var() * 4 < 1.45
+
+
 def test_in_two_dimensions_and_for_a_batch():
     """Gaussians that are correlated, whose products are known; of two sets at once."""
     sde = DiagonalSDE(VP(), Identity((2,)))

@@ -1,0 +1,184 @@
+"""What a smooth function of observations says of parameters: kernel ridge regression."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from scoresde.precision import KeepsFloat64
+
+
+class Smooth(KeepsFloat64):
+    """Kernel ridge regression on landmarks, in closed form.
+
+        g(x) = sum_r phi_r(x) c_r,  phi(x) = k(x, landmarks) R,  k(x, l) = exp(-|x - l|^2/(2 w^2))
+
+    with ``R`` such that ``|phi(x)|^2`` is the leverage of ``x`` among the simulations: as much of
+    what is predicted there is its own noise, and what leaving it out would have left of it is
+    ``1/(1 - |phi(x)|^2)`` times what is left. Width and ridge are those by which simulations that
+    are left out are predicted best.
+
+    Args:
+        landmarks: ``(k, n)``.
+        width: ``w``.
+        root: ``R``, ``(k, r)``.
+        weights: ``c``, ``(r, m)``.
+
+    Source:
+        Williams and Seeger 2001, *Using the Nyström method to speed up kernel machines*.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.smooth import Smooth
+        >>> x = torch.linspace(-3, 3, 400).unsqueeze(1)
+        >>> found = Smooth.fit(x, x.sin())
+        >>> found(torch.tensor([[1.0]])).round(decimals=3)
+        tensor([[0.8410]], dtype=torch.float64)
+    """
+
+    landmarks: Tensor
+    width: Tensor
+    root: Tensor
+    weights: Tensor
+
+    def __init__(self, landmarks: Tensor, width: Tensor, root: Tensor, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("landmarks", landmarks)
+        self.register_buffer("width", width)
+        self.register_buffer("root", root)
+        self.register_buffer("weights", weights)
+
+    @classmethod
+    def fit(cls, x: Tensor, y: Tensor) -> Self | None:
+        """Fitted to rows ``(N, n)`` and ``(N, m)``; None if it would not explain nearly all of any.
+
+        Columns of which it explains much are those that have weights.
+        """
+        x, y = x.double(), y.double()
+        some = _spread(len(x), _TRIED)
+        tried, typical = _spaced(x[some], len(x[some])), _distance(x[some])
+        found = [_ridged(x[some], y[some], tried, typical * w) for w in _WIDTHS]
+        best = min(found, key=lambda one: one.score)
+        if not (best.left < _PROMISING).any():
+            return None
+        rows = _spread(len(x), _MOST)
+        best = _ridged(x[rows], y[rows], _spaced(x[rows], len(x[rows])), best.width)
+        if not (best.left < _LEFT).any():
+            return None
+        # of its own memory, as files want it
+        weights = best.weights.masked_fill(best.left > _PROMISING, 0.0).contiguous()
+        return cls(best.landmarks.clone(), best.width.clone(), best.root.contiguous(), weights)
+
+    @property
+    def explains(self) -> Tensor:
+        """Which columns, ``(m,)``."""
+        return self.weights.any(0)
+
+    def features(self, x: Tensor) -> Tensor:
+        """``phi``, ``(*, r)``, of ``(*, n)``."""
+        rows = x.to(self.landmarks).reshape(-1, x.shape[-1])
+        parts = [
+            _kernel(part, self.landmarks, self.width) @ self.root for part in rows.split(_ROWS)
+        ]
+        found = torch.cat(parts) if parts else self.root.new_zeros(0, self.root.shape[1])
+        return found.reshape(*x.shape[:-1], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``g``, ``(*, m)``, of ``(*, n)``."""
+        return self.features(x) @ self.weights
+
+    def own(self, x: Tensor) -> Tensor:
+        """Of rows it was fitted to, ``(N, m)``: what of that which is left is their own."""
+        share = spare(self.features(x).square().sum(-1, keepdim=True))
+        return share.where(self.explains, 1.0)
+
+
+_WIDTHS = (0.5, 1.0, 2.0, 4.0)
+"""Of kernels, in units of the median distance: a wide one is a polynomial, of low degree."""
+
+_RIDGES = torch.logspace(-8, 2, 11, dtype=torch.float64, device="cpu")
+"""Beside eigenvalues of up to the number of simulations."""
+
+_LANDMARKS, _EACH = 800, 4
+"""How many landmarks at most, and how many simulations there are for each at least."""
+
+_TRIED, _MOST = 2000, 20_000
+"""Simulations by which a width is chosen, and on which the regression is fitted."""
+
+_ROWS = 2**14
+"""How many rows at a time."""
+
+_PROMISING, _LEFT = 0.3, 0.03
+"""The shares of the variance that may be left, of every column that is explained, and of one of
+them at least: a network learns by itself, and sometimes better, what is no more."""
+
+_NOTHING = 1e-20
+"""A mean square beside 1: of a column of zeros there is nothing to explain."""
+
+_RANK = 1e-10
+"""Eigenvalues of landmarks' kernels that are no rounding errors, in units of the largest."""
+
+
+class _Ridged(NamedTuple):
+    landmarks: Tensor
+    width: Tensor
+    root: Tensor
+    weights: Tensor
+    left: Tensor
+    score: float
+
+
+def _ridged(x: Tensor, y: Tensor, landmarks: Tensor, width: Tensor) -> _Ridged:
+    """Regression with the ridge that leaves least of rows that are left out."""
+    values, vectors = torch.linalg.eigh(_kernel(landmarks, landmarks, width))
+    kept = values > _RANK * values[-1]
+    whiten = vectors[:, kept] * values[kept].rsqrt()
+    features = _kernel(x, landmarks, width) @ whiten
+    powers, axes = torch.linalg.eigh(features.mT @ features)
+    features = features @ axes
+    seen = features.mT @ y
+
+    def tried(ridge: Tensor) -> tuple[float, Tensor, Tensor]:
+        share = 1 / (powers.clamp(min=0) + ridge)
+        leverage = features.square() @ share
+        left = (y - features @ (share.unsqueeze(-1) * seen)) / spare(leverage).unsqueeze(-1)
+        ratio = (left.square().mean(0) + _NOTHING) / (y.square().mean(0) + _NOTHING)
+        return float(ratio.clamp(max=1.0).log().sum()), ratio, share.sqrt()
+
+    score, left, root = min(map(tried, _RIDGES.to(x)), key=itemgetter(0))
+    weights = root.unsqueeze(-1) * seen
+    return _Ridged(landmarks, width, whiten @ axes * root, weights, left, score)
+
+
+def spare(leverage: Tensor) -> Tensor:
+    """What is a row's own of what is left of it, ``1 - leverage``: more than a rounding error.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.smooth import spare
+        >>> spare(torch.tensor([0.5, 1.0]))
+        tensor([0.5000, 0.0100])
+    """
+    return (1 - leverage).clamp(min=0.01)
+
+
+def _kernel(x: Tensor, landmarks: Tensor, width: Tensor) -> Tensor:
+    return (torch.cdist(x, landmarks).square() / (-2 * width**2)).exp()
+
+
+def _spread(count: int, most: int) -> slice:
+    """Evenly over the simulations, which may be in an order."""
+    return slice(None, None, -(-count // most))
+
+
+def _spaced(x: Tensor, count: int) -> Tensor:
+    return x[_spread(count, max(1, min(_LANDMARKS, count // _EACH)))]
+
+
+def _distance(x: Tensor) -> Tensor:
+    few = x[_spread(len(x), 500)]
+    return torch.pdist(few).median().clamp(min=1e-6)
