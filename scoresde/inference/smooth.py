@@ -40,6 +40,8 @@ class Smooth(KeepsFloat64):
         tensor([[0.8410]], dtype=torch.float64)
     """
 
+    references = "williams2001"
+
     landmarks: Tensor
     width: Tensor
     root: Tensor
@@ -112,9 +114,9 @@ _TRIED, _MOST = 2000, 20_000
 _ROWS = 2**14
 """How many rows at a time."""
 
-_PROMISING, _LEFT = 0.3, 0.03
+_PROMISING, _LEFT = 0.3, 0.003
 """The shares of the variance that may be left, of every column that is explained, and of one of
-them at least: a network learns by itself, and sometimes better, what is no more."""
+them at least: a network learns by itself, and often better, what is no more."""
 
 _NOTHING = 1e-20
 """A mean square beside 1: of a column of zeros there is nothing to explain."""
