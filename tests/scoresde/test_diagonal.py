@@ -254,6 +254,23 @@ def test_the_forward_propagator_is_the_transition(kind, data):
     close(step.noise_std, kernel.sigma, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("eta", [0.5, 1.3])
+@pytest.mark.parametrize("schedule", [VP(), VE(), LogLinear()], ids=type)
+def test_two_steps_back_are_one(schedule, eta):
+    """Of one denoised mean, whatever the noise."""
+    sde = DiagonalSDE(schedule, Identity((2,)), [1.0, 0.7])
+    middle, z = torch.tensor([0.4 * sde.T]), torch.zeros(2)
+    start, end = torch.tensor([0.9 * sde.T]), torch.tensor([sde.eps])
+    whole, first, last = (
+        readings.reverse_propagator(sde, *pair, z, eta)
+        for pair in ((start, end), (start, middle), (middle, end))
+    )
+    close(whole.decay, first.decay * last.decay, rtol=1e-10, atol=0)
+    close(whole.gain, last.decay * first.gain + last.gain, rtol=1e-10, atol=0)
+    noise = torch.hypot(last.decay * first.noise_std, last.noise_std)
+    close(whole.noise_std, noise, rtol=1e-10, atol=0)
+
+
 def test_answers_have_the_dtype_of_the_state_and_steps_are_taken_in_float64():
     sde = DiagonalSDE(VP(), Identity((2,)), [1.0, 0.7], scale=[1.0, 0.6])
     z, t, s = torch.randn(3, 2).float(), torch.tensor([[0.7], [0.6]]), torch.tensor([[0.6], [0.1]])
