@@ -304,7 +304,7 @@ LIMITS = {
     "rtol": (Adaptive, "rtol", *POSITIVE),
     "atol": (Adaptive, "atol", *POSITIVE),
     "max_steps": (Adaptive, "max_steps", *COUNT),
-    "group": (Adaptive, "group", *COUNT),
+    "pad_to_multiple_of": (Adaptive, "pad_to_multiple_of", *COUNT),
     "rtol of odeint": (TorchDiffEq, "rtol", *POSITIVE),
     "atol of odeint": (TorchDiffEq, "atol", *POSITIVE),
     "steps of a corrector": (Langevin, "steps", *COUNT),
