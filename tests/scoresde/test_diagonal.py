@@ -227,7 +227,8 @@ def test_vector_time_reads_every_component_at_its_own_time(kind, data):
     together = everything(sde, s, torch.cat(moments))
     for i, t in enumerate(moments):
         for a, b in zip(together, everything(sde, s, t), strict=True):
-            assert torch.equal(a.expand(n)[i], b.expand(n)[i])
+            # the last bit of exponentials depends on how many there are
+            close(a.expand(n)[i], b.expand(n)[i], rtol=1e-12, atol=1e-14)
 
 
 @every_schedule
