@@ -228,7 +228,7 @@ def test_vector_time_reads_every_component_at_its_own_time(kind, data):
     for i, t in enumerate(moments):
         for a, b in zip(together, everything(sde, s, t), strict=True):
             # the last bit of exponentials depends on how many there are
-            close(a.expand(n)[i], b.expand(n)[i], rtol=1e-12, atol=1e-14)
+            close(a.expand(n)[i : i + 1], b.expand(n)[i : i + 1], rtol=1e-12, atol=1e-14)
 
 
 @every_schedule
