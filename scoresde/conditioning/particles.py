@@ -173,8 +173,8 @@ class Population(NamedTuple):
         >>> seen = [Gaussian(sde, torch.zeros(1), one / 2)] * 2
         >>> product = Composition(seen, Gaussian(sde, torch.zeros(1), one))
         >>> _ = torch.manual_seed(0)
-        >>> found = Particles().draw(product, 1000)  # N(0, 1/2)^2 / N(0, 1): N(0, 1/3) 2/3^(1/2)
-        >>> bool((found.log_evidence - torch.tensor(4 / 3).log() / 2).abs() < 0.1)
+        >>> drawn = Particles().draw(product, 1000)  # N(0, 1/2)^2 / N(0, 1): N(0, 1/3) 2/3^(1/2)
+        >>> bool((drawn.log_evidence - torch.tensor(4 / 3).log() / 2).abs() < 0.1)
         True
     """
 
@@ -309,18 +309,18 @@ class _Path:
         centre, surplus = _others(u), total - _others(total)
         centred = u - centre
         drift = _others(surplus * centred)
-        spread = _others(surplus * centred**2) / _others(centred**2).clamp(min=_TINY)
-        velocity = drift + spread / 2 * centred
+        widening = _others(surplus * centred**2) / _others(centred**2).clamp(min=_TINY)
+        velocity = drift + widening / 2 * centred
         rate = growth + score * velocity
         most = min(_FARTHEST, change / max(float(rate.sum(-1).std(0).amax()), _TINY))
         level = self._below(cloud.level, most)
         lower = self._noise(level)
         h = (now / lower).log()
-        wider = -h.mean() * spread / 2
+        wider = -h.mean() * widening / 2
         there = u - h.mean() * drift + wider.expm1() * centred
         new_score, new_growth, _ = self.product(there, level)
         # along a way that is straight in the logarithm of the noise, as growth is
-        new_velocity = drift + spread / 2 * wider.exp() * centred
+        new_velocity = drift + widening / 2 * wider.exp() * centred
         work = score * velocity + new_score * new_velocity
         gain = -(h * (growth + new_growth) + h.mean() * work) / 2 + wider
         log_weight = gain.sum(-1).nan_to_num(nan=-torch.inf)

@@ -35,8 +35,8 @@ class Smooth(KeepsFloat64):
         >>> import torch
         >>> from scoresde.inference.smooth import Smooth
         >>> x = torch.linspace(-3, 3, 400).unsqueeze(1)
-        >>> found = Smooth.fit(x, x.sin())
-        >>> found(torch.tensor([[1.0]])).round(decimals=3)
+        >>> sine = Smooth.fit(x, x.sin())
+        >>> sine(torch.tensor([[1.0]])).round(decimals=3)
         tensor([[0.8410]], dtype=torch.float64)
     """
 
@@ -61,13 +61,13 @@ class Smooth(KeepsFloat64):
         Columns of which it explains much are those that have weights.
         """
         x, y = x.double(), y.double()
-        some = _spread(len(x), _TRIED)
+        some = _thinned(len(x), _TRIED)
         tried, typical = _spaced(x[some], len(x[some])), _distance(x[some])
-        found = [_ridged(x[some], y[some], tried, typical * w) for w in _WIDTHS]
-        best = min(found, key=lambda one: one.score)
+        candidates = [_ridged(x[some], y[some], tried, typical * w) for w in _WIDTHS]
+        best = min(candidates, key=lambda one: one.score)
         if not (best.left < _PROMISING).any():
             return None
-        rows = _spread(len(x), _MOST)
+        rows = _thinned(len(x), _MOST)
         best = _ridged(x[rows], y[rows], _spaced(x[rows], len(x[rows])), best.width)
         if not (best.left < _LEFT).any():
             return None
@@ -86,8 +86,8 @@ class Smooth(KeepsFloat64):
         parts = [
             _kernel(part, self.landmarks, self.width) @ self.root for part in rows.split(_ROWS)
         ]
-        found = torch.cat(parts) if parts else self.root.new_zeros(0, self.root.shape[1])
-        return found.reshape(*x.shape[:-1], -1)
+        phi = torch.cat(parts) if parts else self.root.new_zeros(0, self.root.shape[1])
+        return phi.reshape(*x.shape[:-1], -1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``g``, ``(*, m)``, of ``(*, n)``."""
@@ -172,15 +172,15 @@ def _kernel(x: Tensor, landmarks: Tensor, width: Tensor) -> Tensor:
     return (torch.cdist(x, landmarks).square() / (-2 * width**2)).exp()
 
 
-def _spread(count: int, most: int) -> slice:
+def _thinned(count: int, most: int) -> slice:
     """Evenly over the simulations, which may be in an order."""
     return slice(None, None, -(-count // most))
 
 
 def _spaced(x: Tensor, count: int) -> Tensor:
-    return x[_spread(count, max(1, min(_LANDMARKS, count // _EACH)))]
+    return x[_thinned(count, max(1, min(_LANDMARKS, count // _EACH)))]
 
 
 def _distance(x: Tensor) -> Tensor:
-    few = x[_spread(len(x), 500)]
+    few = x[_thinned(len(x), 500)]
     return torch.pdist(few).median().clamp(min=1e-6)
