@@ -47,7 +47,7 @@ FILLED = {
     },
     "solvers": {
         "order on an ODE": "1.0",
-        "order in law with noise": "1.0",
+        "weak order, with noise": "1.0",
         "end of the step": "step.decay * y + step.gain * field.forcing(y)",
         "noise of the step": "step.noise_std * field.increment(y, noise(y))",
     },

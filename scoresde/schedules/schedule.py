@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, readable, real
+from scoresde.copies import differentiated
 from scoresde.precision import Float64Constants
 
 
@@ -117,9 +118,9 @@ class Schedule(Float64Constants, ABC):
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
         """
-        learned = torch.is_grad_enabled() and any(v.requires_grad for v in (t, *self.parameters()))
+        derived = any(map(differentiated, (t, *self.parameters())))
         # mostly there is no such time, and that is cheap to know
-        if not learned or (readable(t) and int(t.count_nonzero()) == t.numel()):
+        if not derived or (readable(t) and int(t.count_nonzero()) == t.numel()):
             return self._signal(t, t)
         first = t == 0
         signal = self._signal(t.masked_fill(first, self.eps), t)
