@@ -118,7 +118,9 @@ class Schedule(Float64Constants, ABC):
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
         """
-        derived = any(map(differentiated, (t, *self.parameters())))
+        # graphs break at what asks for transforms
+        compiling = torch.compiler.is_compiling()
+        derived = compiling or any(map(differentiated, (t, *self.parameters())))
         # mostly there is no such time, and that is cheap to know
         if not derived or (readable(t) and int(t.count_nonzero()) == t.numel()):
             return self._signal(t, t)
