@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from scoresde.data import Dataset, bits_per_dim, dequantize, load, split
 from scoresde.metrics import EfficientNetLite0, compare, extract
 from scoresde.precision import device_of
 from scoresde.training import Training
-from scoresde.training.precisions import autocast_dtype
+from scoresde.training.precisions import autocast, autocast_dtype
 
 BATCH = 32
 CPU = torch.device("cpu")
@@ -122,18 +122,12 @@ def _update(model: ScoreEstimator, data: Any, batch_size: int) -> float:
     return taken
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """For samples: networks are computed as `training` has it."""
-    dtype = autocast_dtype("auto", device)
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
 @torch.no_grad()
 def draw(model: ScoreEstimator, solver: Solver, count: int, seed: int) -> tuple[Tensor, float]:
     """Images, and the seconds that they took, on an accelerator without those of preparing."""
     device = device_of(model)
     generator = torch.Generator(device).manual_seed(seed)
-    with autocast(device):
+    with autocast(autocast_dtype("auto", device), device):  # as in training
         if device.type == "cpu":
             start = clock(device)
             images = solver.sample(model, (count,), batch_size=TOGETHER, generator=generator)

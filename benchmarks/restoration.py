@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.equal_time import autocast, over_seeds, shades
+from benchmarks.equal_time import over_seeds, shades
 from benchmarks.unets import parameters
 from estimators import MultiScale, UNet, cde, cdiffe, cmde, measure, vs_cmde
 from scoresde import VE, DiagonalSDE, Joint, Wavelet, condition
@@ -37,6 +37,7 @@ from scoresde.conditioning import ResampleObserved
 from scoresde.data import Dataset, Downsample, Edges, Mask, load
 from scoresde.metrics import EfficientNetLite0, extract, frechet_distance, kernel_distance
 from scoresde.training import History, Training
+from scoresde.training.precisions import autocast, autocast_dtype
 from solvers import ExponentialMultistep
 
 SIZE = 32
@@ -192,7 +193,8 @@ def _model(
 def _sample(model: MultiScale, y: Tensor, seed: int) -> Tensor:
     """One image for each ``y``."""
     solver = ExponentialMultistep(32, order=2, eta=1.0, corrector=ResampleObserved())
-    with autocast(torch.device("cpu")):
+    cpu = torch.device("cpu")
+    with autocast(autocast_dtype("auto", cpu), cpu):  # as in training
         parts = [
             solver.sample(
                 condition(model, y=part),

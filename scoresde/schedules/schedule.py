@@ -118,11 +118,9 @@ class Schedule(Float64Constants, ABC):
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
         """
-        # graphs break at what asks for transforms
-        compiling = torch.compiler.is_compiling()
-        derived = compiling or any(map(differentiated, (t, *self.parameters())))
         # mostly there is no such time, and that is cheap to know
-        if not derived or (readable(t) and int(t.count_nonzero()) == t.numel()):
+        moving = readable(t) and int(t.count_nonzero()) == t.numel()
+        if moving or not self._derived(t):
             return self._signal(t, t)
         first = t == 0
         signal = self._signal(t.masked_fill(first, self.eps), t)
@@ -133,6 +131,12 @@ class Schedule(Float64Constants, ABC):
             torch.where(first, a, v) for a, v in zip(start[:3], signal[:3], strict=True)
         )
         return Signal(log_alpha, sigma, log_snr, signal.rates)
+
+    def _derived(self, t: Tensor) -> bool:
+        """Whether anything may be differentiated: graphs break where that is asked."""
+        if torch.compiler.is_compiling():
+            return True
+        return any(map(differentiated, (t, *self.parameters())))
 
     def _signal(self, t: Tensor, rated: Tensor) -> Signal:
         """Signal and noise at ``t``, which is not 0, and the rates at ``rated``, which may be.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator
 from scoresde.sde import SDE
-from scoresde.training.precisions import autocast_dtype
+from scoresde.training.precisions import autocast, autocast_dtype
 from scoresde.training.settings import TrainingSettings
 from scoresde.wrappers import unwrapped
 
@@ -79,9 +79,7 @@ class Execution:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, products of networks are rounded; only for the way forwards, as torch has it."""
-        if self._dtype is None:
-            return nullcontext()
-        return torch.autocast(self._device.type, self._dtype)
+        return autocast(self._dtype, self._device)
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:

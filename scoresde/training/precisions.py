@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 
 from scoresde.messages import warn
@@ -64,3 +67,16 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
             f"times as long as float32; {AUTO!r} is bfloat16 where it is fast, and else float32"
         )
     return dtype
+
+
+def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products of networks are rounded; not if there is no dtype to round to.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training.precisions import autocast
+        >>> with autocast(None, torch.device("cpu")):
+        ...     torch.is_autocast_enabled("cpu")
+        False
+    """
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
