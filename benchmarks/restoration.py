@@ -58,6 +58,7 @@ def run(
     data: Path | None = None,
     pictures: Path | None = None,
     seeds: int = 3,
+    first: int = 0,
     updates: int = 700,
     count: int = 500,
     methods: str = ",".join(METHODS),
@@ -71,6 +72,7 @@ def run(
         data: Folder or zip file of photographs.
         pictures: Where to write samples.
         seeds: Of models, each with faces of its own.
+        first: The first of them.
         updates: Of every model.
         count: Held-out faces per seed.
         methods: Names in `METHODS`, separated by commas.
@@ -80,10 +82,12 @@ def run(
     if data is None:
         raise ValueError("data: expected a folder or a zip file of photographs, got none")
     if quick:
-        seeds, updates, count = 1, 4, 16
+        seeds, first, updates, count = 1, 0, 4, 16
     torch.set_num_threads(1)
     images = shades(load(data, size=SIZE).read(slice(600 if quick else 10_000)))
-    train, tests, others = images.split([len(images) - 2 * seeds * count, *[seeds * count] * 2])
+    held = (first + seeds) * count
+    train, tests, others = images.split([len(images) - 2 * held, held, held])
+    tests = tests[first * count :]
     features = Features()
     looked = [features(part) for part in tests.split(count)]
     real = torch.cat([real_features for real_features, _ in looked])
@@ -95,10 +99,11 @@ def run(
         task: {"observed": _visible(degrade(tests[:8])), "real": _visible(tests[:8])}
         for task, degrade in DEGRADED.items()
     }
-    chosen = itertools.product(range(seeds), tasks.split(","), methods.split(","))
+    chosen = itertools.product(range(first, first + seeds), tasks.split(","), methods.split(","))
     for seed, task, method in chosen:
         torch.manual_seed(seed)
-        degrade, part = DEGRADED[task], slice(seed * count, (seed + 1) * count)
+        place = seed - first
+        degrade, part = DEGRADED[task], slice(place * count, (place + 1) * count)
         test = tests[part]
         y, curve = degrade(test), []
         model, joint = _model(method, train, degrade, updates, sigma_y or SIGMA_Y[task])
@@ -129,14 +134,14 @@ def run(
             "seconds_train": round(trained - start, 1),
             "seconds_sample": round(sampled - trained, 1),
             **_quality(samples, test, y, degrade),
-            "perceptual": round(_gap(maps, looked[seed][1]), 4),
+            "perceptual": round(_gap(maps, looked[place][1]), 4),
             "kid": round(1e3 * kernel_distance(generated, real[part]).value, 3),
             "diversity": round(float(four.std(0).mean()), 4),
             "curve": curve,
         }
         rows.append(row)
         print(row, flush=True)
-        if seed == 0:
+        if seed == first:
             panels[task][method] = _visible(samples[:8])
             panels[task][f"{method}:\nmean of four"] = _visible(four.mean(0)[:8])
             panels[task][f"{method}:\ndeviation"] = _visible(2 * four.std(0)[:8] - 1)
