@@ -75,7 +75,7 @@ class ClassifierFree(ScoreEstimator):
         real("dropout", dropout, 0, 1)
         self.estimator, self.guidance, self.dropout = estimator, guidance, dropout
         self.interval = None if interval is None else _interval(interval)
-        self.register_buffer("none", _numbers(none).to(device_of(estimator)))
+        self.register_buffer("none", _numbers(none).to(device_of(estimator), copy=True))
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""

@@ -163,13 +163,25 @@ class ScoreEstimator(Selectable, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} knows its score: nothing to train")
 
+    def state_dict(  # type: ignore[override]
+        self, *args: Any, prefix: str = "", **kwargs: Any
+    ) -> dict[str, Any]:
+        """Tensors by name, every one once: parts share an SDE, and files want no shared memory."""
+        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        for name in _second_names(self):
+            state.pop(f"{prefix}{name}", None)
+        return state
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        second = {f"{prefix}{n}": f"{prefix}{first}" for n, first in _second_names(self).items()}
         # weights of a network that is compiled or wrapped, into one that is not, and back
-        names = {f"{prefix}{name}" for name in self.state_dict()}
+        names = {f"{prefix}{name}" for name in self.state_dict()} | second.keys()
         values = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(prefix)}
-        state_dict.update(match_names(values, names))
+        values = match_names(values, names)
+        values |= {n: values[first] for n, first in second.items() if first in values}
+        state_dict.update(values)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _predict(self, name: str, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
@@ -191,6 +203,17 @@ class ScoreEstimator(Selectable, ABC):
         else:
             t = self.sde.eps if t == 0 else t
         return Affine(moved(form.skip, z), moved(form.out, z)), t
+
+
+def _second_names(module: nn.Module) -> dict[str, str]:
+    """Other names of tensors of parts that have several, with their first."""
+    first: dict[nn.Module, str] = {}
+    return {
+        f"{path}.{name}": f"{first[part]}.{name}"
+        for path, part in module.named_modules(remove_duplicate=False)
+        if first.setdefault(part, path) != path
+        for name in (*part._parameters, *part._buffers)
+    }
 
 
 def _moved(module: M, clock: Clock) -> M:

@@ -238,7 +238,8 @@ class Float64Constants(KeepsFloat64):
             self.register_parameter(name, value)
         else:
             device = tensor.device if tensor is value else torch.get_default_device()
-            self.register_buffer(name, tensor.to(device, precision(device)))
+            # its own: who gave the numbers may change them, and loading does
+            self.register_buffer(name, tensor.to(device, precision(device), copy=True))
 
     def constants(self, t: Tensor, *names: str) -> tuple[Tensor, ...]:
         """The named constants in the dtype and on the device of ``t``."""

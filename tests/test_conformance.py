@@ -620,6 +620,14 @@ class OwnNoise(Denoising):
         return super().loss(x, condition)
 
 
+class Shared(Gaussian):
+    """Has a tensor by two names."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.register_buffer("again", self.means)
+
+
 class WrongTarget(Denoising):
     """Minus the noise is what its network learns."""
 
@@ -881,6 +889,7 @@ def gaussian(kind):
             "bound >= ",
         ),
         (EstimatorLaws, lambda: gaussian(Hidden), "saved_and_loaded", "buffers.*shift"),
+        (EstimatorLaws, lambda: gaussian(Shared), "saved_and_loaded", "written to a file"),
         (
             EstimatorLaws,
             lambda: learner(OwnNoise),

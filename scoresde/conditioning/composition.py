@@ -315,7 +315,7 @@ def _precision(covariance: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(covariance)
     bad = int((failed != 0).sum())
     expect(bad == 0, "covariances", "positive definite matrices", f"{bad} that are not")
-    return torch.cholesky_inverse(factor)
+    return torch.cholesky_inverse(factor).contiguous()  # as files want it
 
 
 class Stacked(Selectable):

@@ -89,11 +89,12 @@ def _cut(module: _M, blocks: Blocks, part: slice) -> _M:
 
 
 def _cut_in_place(view: Float64Constants, dim: int, part: slice) -> None:
-    # per_component has copied the modules, not what they hold
+    # per_component has copied the modules, not what they hold: what is learned is that of both
     for registry in (view._parameters, view._buffers):
         for name, value in registry.items():
-            if value is not None and value.ndim and value.shape[-1] == dim:
-                registry[name] = value[..., part]  # type: ignore[assignment]
+            if value is not None:
+                own = value[..., part] if value.ndim and value.shape[-1] == dim else value
+                registry[name] = own if own.requires_grad else own.clone()  # type: ignore[assignment]
     for child in view._modules.values():
         if isinstance(child, Float64Constants):
             _cut_in_place(child, dim, part)

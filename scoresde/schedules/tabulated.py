@@ -55,7 +55,7 @@ class Tabulated(LogLinear):
         # harmonic means, with which a cubic between two knots has no turning point
         inner = 2 * secants[1:] * secants[:-1] / (secants[1:] + secants[:-1])
         slopes = torch.cat([secants[:1], inner, secants[-1:]])
-        self.register_buffer("knots", knots.unsqueeze(-1))
+        self.register_buffer("knots", knots.unsqueeze(-1).clone())  # its own, as a constant's are
         self.register_buffer("slopes", slopes.unsqueeze(-1))
 
     @classmethod

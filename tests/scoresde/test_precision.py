@@ -8,8 +8,20 @@ from hypothesis import strategies as st
 from strategies import every_schedule, sdes, times
 from torch import nn
 
-from estimators import Denoising, Gaussian, ResidualMLP
-from scoresde import DCT, PCA, VP, Blocks, Clock, DiagonalSDE, Haar, Identity, Joint, Learned
+from estimators import ClassifierFree, Denoising, Gaussian, ResidualMLP
+from scoresde import (
+    DCT,
+    PCA,
+    VP,
+    Blocks,
+    Clock,
+    DiagonalSDE,
+    Haar,
+    Identity,
+    Joint,
+    Learned,
+    Tabulated,
+)
 from scoresde.precision import full_precision, moved, network_dtype, replaced, sent
 from scoresde.testing import DeviceCalls
 
@@ -46,6 +58,34 @@ def test_a_learned_parameter_is_cast_and_trained():
     (slope,) = torch.autograd.grad(alpha, schedule.beta_max)
     assert slope.item() == pytest.approx(-alpha.item() * 0.5**2 / 4, rel=1e-5)
     assert schedule.double().beta_max.dtype == torch.float64
+
+
+MADE_OF_NUMBERS = {
+    "clock": lambda numbers: Clock(numbers),
+    "schedule": lambda numbers: VP(numbers, numbers + 1),
+    "knots": lambda numbers: Tabulated(numbers),
+    "sde": lambda numbers: DiagonalSDE(
+        VP(), Identity((2,)), numbers, numbers, mean=numbers, std=numbers
+    ),
+    "moments": lambda numbers: Denoising(
+        DiagonalSDE(VP(), Identity((2,))),
+        ResidualMLP((2,), 4, 1),
+        data_mean=numbers,
+        data_std=numbers,
+    ),
+    "no label": lambda numbers: ClassifierFree(MADE_OF_NUMBERS["moments"](numbers + 1), numbers),
+}
+
+
+@pytest.mark.parametrize("kind", MADE_OF_NUMBERS)
+def test_numbers_that_a_module_is_made_of_stay_their_owners(kind):
+    """Or loading what another one was saved as would change them, and all that is made of them."""
+    numbers = torch.tensor([2.0, 0.5]).double()
+    module = MADE_OF_NUMBERS[kind](numbers)
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            value.zero_()
+    assert numbers.tolist() == [2.0, 0.5]
 
 
 @given(data=st.data())

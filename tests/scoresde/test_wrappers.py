@@ -5,8 +5,11 @@ import itertools
 import pytest
 import torch
 from runs import edited
+from safetensors.torch import load, save
 from torch import nn
 
+from estimators import Gaussian, ResidualMLP
+from scoresde import VP, DiagonalSDE, Identity
 from scoresde.wrappers import match_names, unwrapped
 
 
@@ -94,6 +97,33 @@ def test_an_estimator_that_is_a_part_is_loaded_as_well():
     second.load_state_dict(first.state_dict())
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def corrected(speed, wrap):
+    """A network that corrects a baseline, which has the same SDE."""
+    sde = DiagonalSDE(VP(), Identity((2,)), speed)
+    baseline = Gaussian(sde, torch.full((2,), speed), torch.eye(2))
+    return edited(lambda basis: sde, wrap(ResidualMLP((2,), 4, 1)), baseline=baseline)
+
+
+@pytest.mark.parametrize(("before", "after"), itertools.product(["plain", "compiled"], repeat=2))
+def test_what_parts_share_is_kept_once(before, after):
+    """And read from files that have it by every name, as well."""
+    first, second = (corrected(s, WRAPPERS[w]) for s, w in ((0.5, before), (0.25, after)))
+    state = first.state_dict()
+    assert {*load(save(state))} == {*state}
+    assert [n for n in state if n.endswith("sde.clock.speeds")] == ["sde.clock.speeds"]
+    assert any(name.startswith("sde.") for name in first.baseline.state_dict())
+    every = nn.Module.state_dict(first)
+    assert len(every) > len(state)
+    z = torch.randn(3, 2)
+    for values in (state, every):
+        with torch.no_grad():
+            for value in second.state_dict().values():
+                value.zero_()
+        second.load_state_dict(values)
+        assert second.baseline.sde is second.sde
+        assert torch.equal(second.denoise(z, 0.5), first.denoise(z, 0.5))
 
 
 def test_names_are_never_mixed_up():
