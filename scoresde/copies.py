@@ -50,7 +50,7 @@ def times_written(tensor: Tensor) -> int:
 
 
 def differentiated(value: Tensor) -> bool:
-    """Whether a copy of a tensor is part of a graph or of a transform.
+    """Whether a copy of a tensor is, or while compiling may be, part of a graph or of a transform.
 
     Example:
         >>> import torch
@@ -58,6 +58,8 @@ def differentiated(value: Tensor) -> bool:
         >>> differentiated(torch.zeros(1)), differentiated(torch.zeros(1, requires_grad=True))
         (False, True)
     """
+    if torch.compiler.is_compiling():
+        return True  # asked first: graphs break at the others
     recorded = value.requires_grad and torch.is_grad_enabled()
     return recorded or torch._C._functorch.is_functorch_wrapped_tensor(value)
 
@@ -72,6 +74,6 @@ def lasting(value: Tensor) -> bool:
         (True, False)
     """
     if torch.compiler.is_compiling():
-        return False  # asked first: graphs break at the others
+        return False  # as of `differentiated`
     passing = value.requires_grad or torch.is_inference_mode_enabled() or value.is_inference()
     return not (passing or torch._C._functorch.is_functorch_wrapped_tensor(value))

@@ -120,7 +120,7 @@ class Schedule(Float64Constants, ABC):
         """
         # mostly there is no such time, and that is cheap to know
         moving = readable(t) and int(t.count_nonzero()) == t.numel()
-        if moving or not self._derived(t):
+        if moving or not any(map(differentiated, (t, *self.parameters()))):
             return self._signal(t, t)
         first = t == 0
         signal = self._signal(t.masked_fill(first, self.eps), t)
@@ -131,12 +131,6 @@ class Schedule(Float64Constants, ABC):
             torch.where(first, a, v) for a, v in zip(start[:3], signal[:3], strict=True)
         )
         return Signal(log_alpha, sigma, log_snr, signal.rates)
-
-    def _derived(self, t: Tensor) -> bool:
-        """Whether anything may be differentiated: graphs break where that is asked."""
-        if torch.compiler.is_compiling():
-            return True
-        return any(map(differentiated, (t, *self.parameters())))
 
     def _signal(self, t: Tensor, rated: Tensor) -> Signal:
         """Signal and noise at ``t``, which is not 0, and the rates at ``rated``, which may be.

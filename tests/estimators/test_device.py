@@ -212,6 +212,15 @@ def test_a_loss_is_one_graph(name):
     torch.testing.assert_close(found, model.loss(x))
 
 
+def test_a_loss_on_a_device_is_one_graph():
+    """There constants are not read: that would break it."""
+    model = MODELS["measured"]().to(META)
+    x = torch.empty(8, *model.sde.basis.event_shape, device=META)
+    model.loss(x)
+    compiled = torch.compile(model.loss, fullgraph=True, backend="eager", dynamic=False)
+    assert compiled(x).device == META
+
+
 @every_dtype
 @pytest.mark.parametrize("make", [uniform, multi_scale])
 def test_random_numbers_of_the_host_are_sent_without_waiting(make, dtype):
