@@ -18,13 +18,14 @@ from torch.distributions import (
 from torch.nn.functional import pad
 
 from scoresde.bases import Joint
-from scoresde.bases.moments import MomentsByGroup
-from scoresde.blocks import Blocks
 from scoresde.checks import expect, finite, trailing_shape
-from scoresde.inference.measured import measured_items, measured_numbers, reach
+from scoresde.inference.measured import (
+    measured_items,
+    measured_numbers,
+    measured_parameters,
+    reach,
+)
 from scoresde.inference.smooth import Smooth
-from scoresde.internals.limits import chunk_size
-from scoresde.messages import join_names
 from scoresde.precision import full_precision
 
 
@@ -157,7 +158,7 @@ class Coordinates(nn.Module):
         finite("parameters", real)
         expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
         values = observations if observations.is_floating_point() else observations.double()
-        centre, variance = _varying(real)
+        centre, variance = measured_parameters(real)
         if items:
             expect(not ranks, "ranks", "False of sets and series", ranks)
             none = torch.zeros_like(variance).to(real)
@@ -201,7 +202,8 @@ class Coordinates(nn.Module):
             self.smooth = Smooth.fit(predictors, left / std)
             if self.smooth is not None:
                 slope = torch.cat([slope, torch.diag(std)])
-                left = (left - self.smooth(predictors) * std) / self.smooth.own(predictors)
+                explained, leverage = self.smooth.with_leverage(predictors)
+                left = (left - explained * std) / (1 - leverage)
         # a parameter that the observation determines keeps a width: densities are finite
         residual_variance = left.var(0).clamp(min=1e-12 * variance)
         self.slope, self.std = slope.to(like).contiguous(), residual_variance.sqrt().to(like)
@@ -230,16 +232,22 @@ class Coordinates(nn.Module):
             ValueError: If their shape is another one, or numbers are not finite; NaN is missing
                 in sets and series.
         """
+        return self._with_leverage(x)[0]
+
+    def _with_leverage(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`observation`, and leverages on the smooth regression, ``(*batch, m)``: 0 without any."""
         expect(not x.is_complex(), "observation", "real numbers", x.dtype)
         finite("observation", x.masked_fill(x.isnan(), 0) if self.items else x)
+        none = torch.zeros_like(self.mean)
         if self.items:
-            return self._items(x)
+            return self._items(x), none
         numbers = self._numbers(x)
         if self.smooth is None:
-            return numbers
+            return numbers, none
         batch = x.shape[: x.ndim - self.observation_ndim]
         numbers = numbers.reshape(*batch, numbers.shape[len(batch) :].numel())
-        return torch.cat([numbers, self.smooth(numbers).to(numbers)], -1)
+        explained, leverage = self.smooth.with_leverage(numbers)
+        return torch.cat([numbers, explained.to(numbers)], -1), leverage
 
     def _numbers(self, x: Tensor) -> Tensor:
         mean, std = self.observation_mean, self.observation_std
@@ -292,11 +300,11 @@ class Coordinates(nn.Module):
         Of those that a smooth regression was fitted to, which is nearer to them than to others:
         events are what would be left without them.
         """
-        event = self.transform(observations).inv(parameters)
-        if self.smooth is not None:
-            own = self.smooth.own(self._numbers(observations).reshape(len(observations), -1))
-            event = event / own.reshape(event.shape).to(event)
-        return self.joint.join(observation=self.observation(observations), parameter=event)
+        seen, leverage = self._with_leverage(observations)
+        explained = self._explained(seen, observations.shape[:1])
+        event = self._around(self.mean + explained).inv(parameters)
+        event = event / (1 - leverage).expand(explained.shape).reshape(event.shape).to(event)
+        return self.joint.join(observation=seen, parameter=event)
 
     @full_precision
     def transform(self, observation: Tensor) -> Transform:
@@ -311,11 +319,15 @@ class Coordinates(nn.Module):
     @full_precision
     def explanation(self, observation: Tensor) -> Tensor:
         """What the regression says of parameters less their mean, ``(*batch, m)``."""
-        batch = observation.shape[: observation.ndim - self.observation_mean.ndim]
+        batch = observation.shape[: observation.ndim - self.observation_ndim]
+        return self._explained(self.observation(observation), batch)
+
+    @full_precision
+    def _explained(self, seen: Tensor, batch: torch.Size) -> Tensor:
+        """`explanation`, by standardised observations."""
         if self.items:
             return self.mean.new_zeros(*batch, len(self.mean))
-        seen: Tensor = self.observation(observation).reshape(*batch, -1)
-        return seen @ self.slope
+        return seen.reshape(*batch, -1) @ self.slope
 
     def _around(self, centre: Tensor) -> Transform:
         shape = self.prior.event_shape
@@ -334,17 +346,6 @@ class Coordinates(nn.Module):
             for v in bounds(self.prior)
         )
         return low, high
-
-
-def _varying(real: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances of parameters ``(N, m)``, in float64; raises if one is constant."""
-    groups = MomentsByGroup(Blocks({f"parameter[{i}]": 1 for i in range(real.shape[1])}))
-    mean, std = groups.measured(real.split(chunk_size(real.shape[1:])))
-    groups.warn()
-    constant = groups.names(groups.constant)
-    got = f"the same {join_names(map(repr, constant), 3)} in all simulations"
-    expect(not constant, "parameters", "numbers that vary", got)
-    return mean, std**2 * (len(real) / (len(real) - 1))
 
 
 def unbatched(prior: Distribution) -> None:

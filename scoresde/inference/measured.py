@@ -1,4 +1,4 @@
-"""What observations are like: centres, scales and reaches of simulated numbers."""
+"""What simulations are like: centres, scales and reaches of their numbers."""
 
 from __future__ import annotations
 
@@ -88,6 +88,28 @@ def long_tails(x: Tensor) -> bool:
     variance = centred.square().mean(0)
     kurtosis = centred.pow(4).mean(0) / variance.square()
     return bool((kurtosis > _LONG).any())  # NaN of those that are all the same
+
+
+def measured_parameters(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and variances of parameters ``(N, m)``, in float64.
+
+    Raises:
+        ValueError: If one is the same in all simulations.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.inference.measured import measured_parameters
+        >>> mean, variance = measured_parameters(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> mean.tolist(), variance.round(decimals=3).tolist()
+        ([2.0], [1.0])
+    """
+    groups = MomentsByGroup(Blocks({f"parameter[{i}]": 1 for i in range(x.shape[1])}))
+    mean, std = groups.measured(x.split(chunk_size(x.shape[1:])))
+    groups.warn()
+    constant = groups.names(groups.constant)
+    got = f"the same {join_names(map(repr, constant), 3)} in all simulations"
+    expect(not constant, "parameters", "numbers that vary", got)
+    return mean, std**2 * (len(x) / (len(x) - 1))
 
 
 def measured_items(values: Tensor) -> tuple[Tensor, Tensor]:

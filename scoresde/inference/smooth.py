@@ -17,8 +17,8 @@ class Smooth(KeepsFloat64):
 
         g(x) = sum_r phi_r(x) c_r,  phi(x) = k(x, landmarks) R,  k(x, l) = exp(-|x - l|^2/(2 w^2))
 
-    with ``R`` such that ``|phi(x)|^2`` is the leverage of ``x`` among the simulations: as much of
-    what is predicted there is its own noise, and what leaving it out would have left of it is
+    with ``R`` such that ``|phi(x)|^2`` is the leverage of ``x`` among the simulations, the share
+    that it has in what is predicted there: what leaving it out would have left of it is
     ``1/(1 - |phi(x)|^2)`` times what is left. Width and ridge are those by which simulations that
     are left out are predicted best.
 
@@ -61,18 +61,18 @@ class Smooth(KeepsFloat64):
         Columns of which it explains much are those that have weights.
         """
         x, y = x.double(), y.double()
-        some = _thinned(len(x), _TRIED)
-        tried, typical = _spaced(x[some], len(x[some])), _distance(x[some])
-        candidates = [_ridged(x[some], y[some], tried, typical * w) for w in _WIDTHS]
+        few = _thinned(len(x), _FEW)
+        typical = _distance(x[few])
+        candidates = [_ridged(x[few], y[few], typical * width) for width in _WIDTHS]
         best = min(candidates, key=lambda one: one.score)
-        if not (best.left < _PROMISING).any():
+        if not (best.unexplained < _PROMISING).any():
             return None
-        rows = _thinned(len(x), _MOST)
-        best = _ridged(x[rows], y[rows], _spaced(x[rows], len(x[rows])), best.width)
-        if not (best.left < _LEFT).any():
+        most = _thinned(len(x), _MOST)
+        best = _ridged(x[most], y[most], best.width)
+        if not (best.unexplained < _NEARLY_ALL).any():
             return None
         # of its own memory, as files want it
-        weights = best.weights.masked_fill(best.left > _PROMISING, 0.0).contiguous()
+        weights = best.weights.masked_fill(best.unexplained > _PROMISING, 0.0).contiguous()
         return cls(best.landmarks.clone(), best.width.clone(), best.root.contiguous(), weights)
 
     @property
@@ -93,10 +93,14 @@ class Smooth(KeepsFloat64):
         """``g``, ``(*, m)``, of ``(*, n)``."""
         return self.features(x) @ self.weights
 
-    def own(self, x: Tensor) -> Tensor:
-        """Of rows it was fitted to, ``(N, m)``: what of that which is left is their own."""
-        share = spare(self.features(x).square().sum(-1, keepdim=True))
-        return share.where(self.explains, 1.0)
+    def with_leverage(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``g`` of rows it was fitted to, and their leverages, both ``(*, m)``.
+
+        Those are 0 in columns that are not explained.
+        """
+        phi = self.features(x)
+        leverage = phi.square().sum(-1, keepdim=True).clamp(max=_HIGHEST)
+        return phi @ self.weights, leverage.where(self.explains, 0.0)
 
 
 _WIDTHS = (0.5, 1.0, 2.0, 4.0)
@@ -108,15 +112,18 @@ _RIDGES = torch.logspace(-8, 2, 11, dtype=torch.float64, device="cpu")
 _LANDMARKS, _EACH = 800, 4
 """How many landmarks at most, and how many simulations there are for each at least."""
 
-_TRIED, _MOST = 2000, 20_000
+_FEW, _MOST = 2000, 20_000
 """Simulations by which a width is chosen, and on which the regression is fitted."""
 
 _ROWS = 2**14
 """How many rows at a time."""
 
-_PROMISING, _LEFT = 0.3, 0.003
+_PROMISING, _NEARLY_ALL = 0.3, 0.003
 """The shares of the variance that may be left, of every column that is explained, and of one of
 them at least: a network learns by itself, and often better, what is no more."""
+
+_HIGHEST = 0.99
+"""Of leverages: less than 1 by more than a rounding error, as what is left is divided by that."""
 
 _NOTHING = 1e-20
 """A mean square beside 1: of a column of zeros there is nothing to explain."""
@@ -130,42 +137,32 @@ class _Ridged(NamedTuple):
     width: Tensor
     root: Tensor
     weights: Tensor
-    left: Tensor
+    unexplained: Tensor
     score: float
 
 
-def _ridged(x: Tensor, y: Tensor, landmarks: Tensor, width: Tensor) -> _Ridged:
+def _ridged(x: Tensor, y: Tensor, width: Tensor) -> _Ridged:
     """Regression with the ridge that leaves least of rows that are left out."""
+    landmarks = x[_thinned(len(x), max(1, min(_LANDMARKS, len(x) // _EACH)))]
     values, vectors = torch.linalg.eigh(_kernel(landmarks, landmarks, width))
     kept = values > _RANK * values[-1]
     whiten = vectors[:, kept] * values[kept].rsqrt()
     features = _kernel(x, landmarks, width) @ whiten
     powers, axes = torch.linalg.eigh(features.mT @ features)
     features = features @ axes
-    seen = features.mT @ y
+    products = features.mT @ y
 
-    def tried(ridge: Tensor) -> tuple[float, Tensor, Tensor]:
-        share = 1 / (powers.clamp(min=0) + ridge)
-        leverage = features.square() @ share
-        left = (y - features @ (share.unsqueeze(-1) * seen)) / spare(leverage).unsqueeze(-1)
-        ratio = (left.square().mean(0) + _NOTHING) / (y.square().mean(0) + _NOTHING)
-        return float(ratio.clamp(max=1.0).log().sum()), ratio, share.sqrt()
+    def by_ridge(ridge: Tensor) -> tuple[float, Tensor, Tensor]:
+        shrunk = 1 / (powers.clamp(min=0) + ridge)
+        leverage = (features.square() @ shrunk).clamp(max=_HIGHEST)
+        fitted = features @ (shrunk.unsqueeze(-1) * products)
+        left_out = (y - fitted) / (1 - leverage).unsqueeze(-1)
+        unexplained = (left_out.square().mean(0) + _NOTHING) / (y.square().mean(0) + _NOTHING)
+        return float(unexplained.clamp(max=1.0).log().sum()), unexplained, shrunk.sqrt()
 
-    score, left, root = min(map(tried, _RIDGES.to(x)), key=itemgetter(0))
-    weights = root.unsqueeze(-1) * seen
-    return _Ridged(landmarks, width, whiten @ axes * root, weights, left, score)
-
-
-def spare(leverage: Tensor) -> Tensor:
-    """What is a row's own of what is left of it, ``1 - leverage``: more than a rounding error.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.smooth import spare
-        >>> spare(torch.tensor([0.5, 1.0]))
-        tensor([0.5000, 0.0100])
-    """
-    return (1 - leverage).clamp(min=0.01)
+    score, unexplained, root = min(map(by_ridge, _RIDGES.to(x)), key=itemgetter(0))
+    weights = root.unsqueeze(-1) * products
+    return _Ridged(landmarks, width, whiten @ axes * root, weights, unexplained, score)
 
 
 def _kernel(x: Tensor, landmarks: Tensor, width: Tensor) -> Tensor:
@@ -175,10 +172,6 @@ def _kernel(x: Tensor, landmarks: Tensor, width: Tensor) -> Tensor:
 def _thinned(count: int, most: int) -> slice:
     """Evenly over the simulations, which may be in an order."""
     return slice(None, None, -(-count // most))
-
-
-def _spaced(x: Tensor, count: int) -> Tensor:
-    return x[_thinned(count, max(1, min(_LANDMARKS, count // _EACH)))]
 
 
 def _distance(x: Tensor) -> Tensor:

@@ -37,13 +37,14 @@ def test_left_out_rows_are_predicted_as_without_them(seeded, dtype):
     found = Smooth.fit(x, y)
     kernel = (-((x.double() - found.landmarks.mT) ** 2) / 2 / found.width**2).exp()
     normal = torch.linalg.inv(found.root @ found.root.mT)
-    left = (y.double() - found(x)) / found.own(x)
+    fitted, leverage = found.with_leverage(x)
+    left = (y.double() - fitted) / (1 - leverage)
     for i in (0, 7, 23):
         k = kernel[i : i + 1]
         others = kernel.mT @ y.double() - k.mT * y[i].double()
         alone = k @ torch.linalg.solve(normal - k.mT @ k, others)
         torch.testing.assert_close(left[i], y[i].double() - alone[0], rtol=1e-2, atol=1e-5)
-        assert found.own(x)[i] < 0.95  # or nothing has been tested
+        assert leverage[i] > 0.05  # or nothing has been tested
 
 
 @both
@@ -55,7 +56,7 @@ def test_what_is_nearly_all_explained_is_kept_and_nothing_else(seeded, dtype):
     wanted = new[:, :1].sin() * new[:, 1:]
     assert (found(new)[:, :1] - wanted).square().mean() < 1e-3 * wanted.square().mean()
     assert (found(new)[:, 1] == 0).all()
-    assert (found.own(x)[:, 1] == 1).all()
+    assert (found.with_leverage(x)[1][:, 1] == 0).all()
     assert Smooth.fit(x, noise) is None
     assert Smooth.fit(x, curve + noise) is None
 
@@ -88,13 +89,25 @@ def test_smooth_coordinates_are_kept_and_cast(seeded, dtype):
     again = Coordinates(prior, **to.state_dict())
     assert torch.equal(again.joint_events(theta, x), to.joint_events(theta, x))
     assert torch.equal(again.transform(x).inv(theta), to.transform(x).inv(theta))
-    own = to.smooth.own(to.observation(x)[:, :2]).to(dtype)
+    leverage = to.smooth.with_leverage(to.observation(x)[:, :2])[1].to(dtype)
     pairs = to.joint.split(to.joint_events(theta, x))["parameter"]
-    torch.testing.assert_close(pairs, to.transform(x).inv(theta) / own)
+    torch.testing.assert_close(pairs, to.transform(x).inv(theta) / (1 - leverage))
     single = to.float()
     assert single.smooth.root.dtype == torch.float64
     left, wanted = (one.observation(x).double() for one in (single, again))
     torch.testing.assert_close(left, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_kernels_of_simulations_are_found_once(seeded, monkeypatch):
+    """They are most of what fitting takes, and all of what pairs do."""
+    asked, features = [], Smooth.features
+    monkeypatch.setattr(Smooth, "features", lambda s, x: asked.append(x.shape) or features(s, x))
+    prior = box(torch.float32)
+    theta, x = simulate(prior, banana, 500)
+    to = Coordinates.fit(prior, theta, x, smooth=True)
+    assert asked.count(x.shape) == 1
+    to.joint_events(theta, x)
+    assert asked.count(x.shape) == 2
 
 
 @both
