@@ -143,7 +143,7 @@ def _joint(task: Task, method: str, theta: Tensor, x: Tensor, training: Training
         sde = slowed(DiagonalSDE(VE(*SIGMA), joint), ["observation"], noise, updates)
         solver = ExponentialMultistep(32, corrector=ResampleObserved())
     network = ResidualMLP((joint.dim,), WIDTH, DEPTH, noise_levels=joint.dim if held else 1)
-    known = Truncated.knowing(to, sde)
+    known = Truncated.from_coordinates(to, sde)
     model = Denoising(sde, network, observe="blocks" if held else None, baseline=known)
     pairs = to.joint_events(theta, x)
     training.fit(

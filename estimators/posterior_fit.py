@@ -60,7 +60,7 @@ def fit_posterior(
     Conditional denoising (`estimators.cde`) of what a regression on the observation leaves of the
     parameters, linear, or smooth where next to nothing is left and no network is given, in
     `scoresde.inference.Coordinates`, around the posterior as that regression and the prior's bounds
-    have it (`Truncated.knowing`). All settings are by default those of the benchmark
+    have it (`Truncated.from_coordinates`). All settings are by default those of the benchmark
     ``simulators``; what depends on the number of simulations ``N`` goes with its root.
 
     Args:
@@ -141,7 +141,7 @@ def _joint(
     joint = to.joint
     sde = slowed(DiagonalSDE(LogLinear(), joint), ["observation"], 0.0)
     network = network or ResidualMLP((joint.dim,), WIDTH, DEPTH)
-    model = Denoising(sde, network, baseline=Truncated.knowing(to, sde))
+    model = Denoising(sde, network, baseline=Truncated.from_coordinates(to, sde))
     return model, Dataset("simulations", to.joint_events(parameters, observations))
 
 

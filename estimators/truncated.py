@@ -37,7 +37,8 @@ class Truncated(Float64Constants, ScoreEstimator):
     parameter ``w`` with bounds, and the Gaussian is as narrow a likelihood as explains the
     regression, ``1/std^2`` being the share of the variance that it explains. This is exact if ``y``
     does not diffuse, or if one component alone is bounded: of a joint Gaussian, given that ``w`` is
-    between bounds. Of several, each hears of ``y`` by itself; ``y`` hears of none. See `knowing`.
+    between bounds. Of several, each hears of ``y`` by itself; ``y`` hears of none. See
+    `from_coordinates`.
 
     Source:
         Barr and Sherrill 1999, *Mean and variance of truncated normal distributions*.
@@ -111,7 +112,7 @@ class Truncated(Float64Constants, ScoreEstimator):
             self.constant("slope", slope)
 
     @classmethod
-    def knowing(cls, coordinates: Coordinates, sde: DiagonalSDE) -> Self:
+    def from_coordinates(cls, coordinates: Coordinates, sde: DiagonalSDE) -> Self:
         """A posterior as far as it is known before anything is learned, for `Denoising`.
 
         That is a linear regression on the observation, and the prior's bounds: exact for parameters
@@ -128,9 +129,10 @@ class Truncated(Float64Constants, ScoreEstimator):
         low, high = coordinates.bounds
         # a Gaussian of no information is flat
         share = torch.where(low.isfinite(), coordinates.explained.clamp(min=1e-3), 1.0)
-        free = torch.full_like(slope[:n, 0], torch.inf)
-        std = torch.cat([torch.ones_like(free), share.rsqrt()])
-        return cls(sde, torch.cat([-free, low]), torch.cat([free, high]), std=std, slope=slope)
+        unbounded = torch.full_like(slope[:n, 0], torch.inf)
+        low, high = torch.cat([-unbounded, low]), torch.cat([unbounded, high])
+        std = torch.cat([torch.ones_like(unbounded), share.rsqrt()])
+        return cls(sde, low, high, std=std, slope=slope)
 
     @full_precision
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:

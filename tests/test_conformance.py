@@ -263,7 +263,7 @@ MORE = {
 }
 
 
-def knowing(size):
+def vectors(size):
     return lambda self, batch: standard_normal(*batch, size, seed=3)
 
 
@@ -286,7 +286,7 @@ for _group, _builds in MORE.items():
     for _name, _build in _builds.items():
         _told = {"exact": True} if _name in EXACT else {}
         if _name in CONDITIONED:
-            _told["condition"] = knowing(CONDITIONED[_name])
+            _told["condition"] = vectors(CONDITIONED[_name])
         _laws = conforming(_group, _name, _build, **_told)
         globals()[_laws.__name__] = _laws
 del _laws

@@ -149,7 +149,7 @@ class Posterior:
         >>> theta, x = simulate(prior, lambda theta: theta + torch.randn_like(theta), 10_000)
         >>> to = Coordinates.fit(prior, theta, x)
         >>> sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0.0, parameter=1.0))
-        >>> exact = Truncated.knowing(to, sde)  # this once there is nothing to learn
+        >>> exact = Truncated.from_coordinates(to, sde)  # this once there is nothing to learn
         >>> posterior = Posterior(exact, to, ExponentialMultistep(20))
         >>> # means of N(x, 1) between 0 and 1: the middle for x = .5, near the bound for x = 5
         >>> posterior(torch.tensor([0.5, 5.0])).sample((1000,)).mean(0).round(decimals=1)

@@ -96,7 +96,7 @@ def simulated(prior, dtype=torch.float32):
     to = Coordinates.fit(prior, theta, x)
     sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0, parameter=1))
     part = PartNetwork(to.joint, "parameter", ResidualMLP((2,), 16, 1, condition_dim=3))
-    model = Denoising(sde, part, baseline=Truncated.knowing(to, sde)).to(dtype)
+    model = Denoising(sde, part, baseline=Truncated.from_coordinates(to, sde)).to(dtype)
     return theta, Posterior(model, to, ExponentialMultistep(12))
 
 

@@ -44,7 +44,7 @@ def test_posteriors_are_in_the_prior_s_dtype_whatever_observations_come_in(simul
     sde = DiagonalSDE(VP(), to.joint, to.joint.per_block(observation=0.0, parameter=1.0))
     for kind in DTYPES:  # of the network
         net = ResidualMLP((sde.basis.dim,), 8, 1).to(kind)
-        model = Denoising(sde, net, baseline=Truncated.knowing(to, sde))
+        model = Denoising(sde, net, baseline=Truncated.from_coordinates(to, sde))
         assert model.loss(pairs).dtype == dtype
         posterior = Posterior(model, to, ExponentialMultistep(4))(x[0])
         drawn = posterior.sample((3,))

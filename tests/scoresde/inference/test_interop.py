@@ -76,7 +76,7 @@ def test_an_observation_far_from_the_simulations_is_warned_of(dtype):
     far = to.remoteness(x)
     assert (far.max(), far.shape) == (pytest.approx(1, rel=1e-4), (1000,))
     speeds = to.joint.per_block(observation=0.0, parameter=1.0)
-    model = Truncated.knowing(to, DiagonalSDE(VP(), to.joint, speeds))
+    model = Truncated.from_coordinates(to, DiagonalSDE(VP(), to.joint, speeds))
     posterior = Posterior(model, to, ExponentialMultistep(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

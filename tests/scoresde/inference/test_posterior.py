@@ -185,7 +185,7 @@ def test_coordinates_of_any_shape_and_support():
     assert to.bounds[0].isinf().all()
     torch.testing.assert_close(to.transform(x)(residual), theta)
     # nothing is known of a Gaussian but the regression
-    model, z = Truncated.knowing(to, joint_sde(to)), torch.randn(3, 4)
+    model, z = Truncated.from_coordinates(to, joint_sde(to)), torch.randn(3, 4)
     linear = Gaussian(model.sde, torch.zeros(4), torch.eye(4))
     torch.testing.assert_close(model.denoise(z, 0.5), linear.denoise(z, 0.5))
 
@@ -227,7 +227,9 @@ def test_normal_scores_come_beside_what_has_long_tails():
     tied = Coordinates.fit(prior, theta, (x > 1).double(), ranks=True).observation((x > 1).double())
     assert len(tied[:, 2].unique()) == 2
     assert abs(tied[:, 2].mean()) < 0.02
-    posterior = Posterior(Truncated.knowing(to, joint_sde(to)), to, ExponentialMultistep(8))
+    posterior = Posterior(
+        Truncated.from_coordinates(to, joint_sde(to)), to, ExponentialMultistep(8)
+    )
     assert posterior(x[:3]).sample((5,)).shape == (5, 3, 2)
 
 
@@ -245,7 +247,9 @@ def test_uniform_parameters_seen_through_noise_need_no_network():
     prior = box([-1.0, 0.0], [1.0, 4.0])
     theta, x = simulate(prior, lambda t: t + 0.4 * torch.randn(t.shape), 40_000)
     to = Coordinates.fit(prior, theta, x)
-    posterior = Posterior(Truncated.knowing(to, joint_sde(to)), to, ExponentialMultistep(40))
+    posterior = Posterior(
+        Truncated.from_coordinates(to, joint_sde(to)), to, ExponentialMultistep(40)
+    )
     seen = torch.tensor([[0.0, 2.0], [1.3, 0.1], [-0.9, 4.5]])
     law, low, high = posterior(seen), torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0])
     samples = law.sample((4000,))
@@ -266,7 +270,9 @@ def test_posteriors_are_distributions():
     prior = box([-1.0], [1.0])
     theta, x = simulate(prior, lambda t: t + 0.4 * torch.randn(t.shape), 1000)
     to = Coordinates.fit(prior, theta, x)
-    posterior = Posterior(Truncated.knowing(to, joint_sde(to)), to, ExponentialMultistep(8))
+    posterior = Posterior(
+        Truncated.from_coordinates(to, joint_sde(to)), to, ExponentialMultistep(8)
+    )
     one = posterior(torch.tensor([0.3]))
     assert (one.batch_shape, one.event_shape) == ((), (1,))
     assert one.sample().shape == (1,)
@@ -316,7 +322,7 @@ def test_a_trained_posterior():
     to = Coordinates.fit(prior, theta, x)
     sde = joint_sde(to)
     network = PartNetwork(to.joint, "parameter", ResidualMLP((1,), 32, 2, condition_dim=1))
-    model = Denoising(sde, network, baseline=Truncated.knowing(to, sde))
+    model = Denoising(sde, network, baseline=Truncated.from_coordinates(to, sde))
     training = Training(steps=500, batch_size=256, lr=5e-3, ema=0.98)
     training.fit(model, Dataset("pairs", to.joint_events(theta, x)), progress=False)
     posterior = Posterior(model, to, ExponentialMultistep(20))(torch.tensor([3.7]))

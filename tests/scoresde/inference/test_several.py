@@ -166,7 +166,7 @@ def linear(dtype, simulations=2000):
         to.explained,
     )
     speeds = to.joint.per_block(observation=0.0, parameter=1.0)
-    return Truncated.knowing(to, DiagonalSDE(VP(), to.joint, speeds)), to
+    return Truncated.from_coordinates(to, DiagonalSDE(VP(), to.joint, speeds)), to
 
 
 @pytest.mark.covering(2)
@@ -233,7 +233,7 @@ def test_samples_outside_are_drawn_again_from_their_own_set():
     theta, x = simulate(prior, lambda t: t + 0.4 * torch.randn_like(t), 4000)
     to = Coordinates.fit(prior, theta, x)
     speeds = to.joint.per_block(observation=0.0, parameter=1.0)
-    model = Truncated.knowing(to, DiagonalSDE(VP(), to.joint, speeds))
+    model = Truncated.from_coordinates(to, DiagonalSDE(VP(), to.joint, speeds))
     posterior = SeveralObservations(model, to, SOLVER)
     seen = torch.tensor([[[1.3], [1.1], [0.8]], [[-0.2], [0.4], [0.1]]])
     drawn = posterior(seen).sample((2000,))
@@ -273,7 +273,7 @@ def test_bounds_that_particles_meet_are_kept():
     theta, x = simulate(prior, lambda t: t + 0.4 * torch.randn_like(t), 4000)
     to = Coordinates.fit(prior, theta, x)
     speeds = to.joint.per_block(observation=0.0, parameter=1.0)
-    model = Truncated.knowing(to, DiagonalSDE(VP(), to.joint, speeds))
+    model = Truncated.from_coordinates(to, DiagonalSDE(VP(), to.joint, speeds))
     seen = torch.tensor([[1.3], [1.1], [0.8]])
     found = SeveralObservations(model, to, SOLVER)(seen)
     grid = torch.linspace(-1, 1, 801)
