@@ -163,13 +163,11 @@ class ScoreEstimator(Selectable, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} knows its score: nothing to train")
 
-    def state_dict(  # type: ignore[override]
-        self, *args: Any, prefix: str = "", **kwargs: Any
-    ) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Tensors by name, every one once: parts share an SDE, and files want no shared memory."""
-        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
         for name in _second_names(self):
-            state.pop(f"{prefix}{name}", None)
+            state.pop(kwargs.get("prefix", "") + name, None)
         return state
 
     def _load_from_state_dict(
