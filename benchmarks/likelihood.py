@@ -153,7 +153,7 @@ def run(quick: bool = False) -> dict[str, Any]:
 def field(model: GaussianMixture, x: Tensor) -> DensityFlow:
     """Velocity and the diagonal of its Jacobian."""
     flow, trace = ProbabilityFlow(model), ExactTrace()
-    return DensityFlow(flow, trace, trace.probes(x, Noise()))
+    return DensityFlow(flow, trace, trace.draw(x, Noise()))
 
 
 def scipy_rk45(model: GaussianMixture, x: Tensor) -> Found:

@@ -68,7 +68,7 @@ class _Preconditioning(NamedTuple):
         def cut(value: Any) -> Any:
             if isinstance(value, Affine):
                 return Affine(*map(cut, value))
-            return None if value is None else whole.blocks.cut(value[:, times], own.blocks)
+            return None if value is None else whole.blocks.restrict(value[:, times], own.blocks)
 
         return type(self)(*map(cut, self))
 
@@ -220,7 +220,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         alpha, *_, form, scale = self.preconditioning(at)
         prepared = self._c_noise(at, dtype), form.out, form.skip, scale.reciprocal()
         if not no_mean:
-            mean, alpha, scale, skip = at.blocks.alike(
+            mean, alpha, scale, skip = at.blocks.broadcastable(
                 self._data("data_mean", at), alpha, scale, form.skip
             )
             return *prepared, mean - skip * alpha * mean, -alpha * mean / scale
@@ -373,7 +373,7 @@ class Denoising(Float64Constants, ScoreEstimator):
         return known
 
     def _preconditioned(self, at: DiagonalCoefficients) -> _Preconditioning:
-        alpha, sigma, std = at.blocks.alike(at.alpha, at.sigma, self._data("data_std", at))
+        alpha, sigma, std = at.blocks.broadcastable(at.alpha, at.sigma, self._data("data_std", at))
         visible, scale = alpha.clamp(min=forms.FAINT), torch.hypot(alpha * std, sigma)
         if readable(sigma) and int(sigma.count_nonzero()) == sigma.numel():  # mostly, and cheap
             form = self.parametrization(visible, sigma, std)
@@ -394,4 +394,4 @@ class Denoising(Float64Constants, ScoreEstimator):
     def _data(self, name: str, at: DiagonalCoefficients) -> Tensor:
         """A moment of the data, ``(1 | blocks | m)``."""
         (value,) = self.constants(at.t, name)
-        return at.layout.cut(value if value.ndim else value.unsqueeze(-1), at.blocks)
+        return at.layout.restrict(value if value.ndim else value.unsqueeze(-1), at.blocks)

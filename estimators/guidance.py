@@ -148,7 +148,7 @@ class Guidance(Float64Constants, ScoreEstimator):
         return guided
 
     def _see(self, state: Tensor) -> Tensor:
-        return self.measurement.see(self.sde.basis.synthesise(state))
+        return self.measurement(self.sde.basis.synthesise(state))
 
     def _decompose(self, event: Tensor) -> None:
         """The singular basis of what is seen in units of its noise."""

@@ -40,7 +40,7 @@ class Measurement(Selectable):
         >>> import torch
         >>> from estimators.measurement import Measurement
         >>> seen = Measurement(torch.nn.Flatten(), torch.zeros(4), 0.1, torch.zeros(1, 2, 2))
-        >>> seen.see(torch.ones(3, 5, 1, 2, 2)).shape, seen.batch_shape
+        >>> seen(torch.ones(3, 5, 1, 2, 2)).shape, seen.batch_shape
         (torch.Size([3, 5, 4]), torch.Size([]))
     """
 
@@ -76,7 +76,7 @@ class Measurement(Selectable):
         """What was observed of some samples."""
         return replaced(self, y=samples(per_sample("y", self.y, batch), rows, batch))
 
-    def see(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``A(x)`` of events ``(*batch, *event_shape)``, flattened to ``(*batch, m)``."""
         batch = x.shape[: x.ndim - self.event_axes]
         seen = self._apply_to(x.reshape(batch.numel(), *x.shape[len(batch) :]))

@@ -78,7 +78,7 @@ class SlicedScoreMatching(KernelFree):
             return self.noise_std(z, t).square() * self.score(z, t, condition)
 
         value, pull_back = vjp(gain, z, self.parameters())
-        divergence: Tensor = self.trace(pull_back, z, self.trace.probes(z, noise)).mean(-2)
+        divergence: Tensor = self.trace(pull_back, z, self.trace.draw(z, noise)).mean(-2)
         deviation = self.noise_std(z, t)
         error: Tensor = value / deviation.masked_fill(deviation == 0, torch.inf)
         return error.square() + 2 * divergence

@@ -92,7 +92,7 @@ class Blocks:
         """The layout of so many copies of a state, one after the other."""
         return Blocks({f"{k}.{i}": n for i in range(count) for k, n in self.sizes.items()})
 
-    def cut(self, value: Tensor, prefix: Blocks) -> Tensor:
+    def restrict(self, value: Tensor, prefix: Blocks) -> Tensor:
         """What belongs to a prefix, of values ``(*, 1 | blocks | n)``."""
         width = value.shape[-1]
         return (
@@ -144,7 +144,7 @@ class Blocks:
             self._on_device[device] = owners.to(device, non_blocking=True)
         return self._on_device[device]
 
-    def alike(self, *values: Tensor) -> tuple[Tensor, ...]:
+    def broadcastable(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Values ``(*, 1 | blocks | n)`` that broadcast against each other."""
         if len({v.shape[-1] for v in values} - {1}) < 2:
             return values

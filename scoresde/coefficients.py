@@ -86,7 +86,7 @@ class DiagonalCoefficients(SDECoefficients):
     ) -> None:
         super().__init__(t, like, layout.prefix(like.shape[-1]))
         self.layout, self._reading, self._scale, self._part = layout, reading, scale, part
-        self.scale = layout.cut(scale, self.blocks)
+        self.scale = layout.restrict(scale, self.blocks)
         # what an estimator knows of these times, by its id: a loss asks it twice
         self.cache: dict[int, Any] = {}
 
@@ -105,7 +105,7 @@ class DiagonalCoefficients(SDECoefficients):
 
     def _read(self, name: str) -> Tensor:
         """What the schedule says of the state's components, ``(k, *, 1 | blocks | m)``."""
-        return self.layout.cut(self._read_all(name), self.blocks)
+        return self.layout.restrict(self._read_all(name), self.blocks)
 
     def _read_all(self, name: str) -> Tensor:
         if self._part is not None:
@@ -142,7 +142,7 @@ class DiagonalCoefficients(SDECoefficients):
     @property
     def log_snr(self) -> Tensor:
         """``log(alpha^2 / sigma^2)``, infinite where clean."""
-        log_snr, unit = self.blocks.alike(self._read("log_snr"), self.scale.log())
+        log_snr, unit = self.blocks.broadcastable(self._read("log_snr"), self.scale.log())
         return log_snr - 2 * unit
 
     @property
@@ -190,7 +190,7 @@ class DiagonalCoefficients(SDECoefficients):
         variance ``sigma_s^2 sigma_ts^2 / sigma_t^2``; a clean component stays ``z_0``.
         """
         step = self._transition(end)
-        alpha, now, then, ratio, drawn = self.blocks.alike(
+        alpha, now, then, ratio, drawn = self.blocks.broadcastable(
             self.alpha, self.sigma, end.sigma, step.alpha, step.sigma
         )
         clean = then == 0
@@ -220,7 +220,7 @@ class DiagonalCoefficients(SDECoefficients):
     @property
     def log_snr_decay(self) -> Tensor:
         """``r = -lambda' = g^2/sigma^2``, 0 for a component that stands still."""
-        g2, sigma = self.blocks.alike(self._read("g2"), self._read("sigma"))
+        g2, sigma = self.blocks.broadcastable(self._read("g2"), self._read("sigma"))
         still = g2 == 0
         return torch.where(still, 0.0, g2 / sigma.masked_fill(still, 1.0) ** 2)
 
@@ -230,7 +230,7 @@ class DiagonalCoefficients(SDECoefficients):
 
         A number as well where data are clean, of no meaning, so that gradients are numbers.
         """
-        alpha, sigma, g2 = self.blocks.alike(self.alpha, self.sigma, self.g2)
+        alpha, sigma, g2 = self.blocks.broadcastable(self.alpha, self.sigma, self.g2)
         sigma = sigma.masked_fill(sigma == 0, 1.0)
         return (alpha / sigma) ** 2 * g2 / sigma**2
 
@@ -259,11 +259,11 @@ class DiagonalCoefficients(SDECoefficients):
     def _pair(self, end: DiagonalCoefficients) -> tuple[_SignalAndNoise, _SignalAndNoise]:
         """What the schedule says of these times and of others, which may differ in width."""
         read = [at._read(name) for at in (self, end) for name in _SignalAndNoise._fields]
-        read = [*self.blocks.alike(*read)]
+        read = [*self.blocks.broadcastable(*read)]
         return _SignalAndNoise(*read[:3]), _SignalAndNoise(*read[3:])
 
     def _scaled(self, value: Tensor, unit: Tensor) -> Tensor:
-        value, unit = self.blocks.alike(value, unit)
+        value, unit = self.blocks.broadcastable(value, unit)
         return value * unit
 
 
@@ -293,7 +293,7 @@ class DiagonalReverse(DenoisedReverse):
     @property
     def slope(self) -> Tensor:
         """``f + w r``."""
-        f, rate = self.blocks.alike(self.forward.f, self.forward.log_snr_decay)
+        f, rate = self.blocks.broadcastable(self.forward.f, self.forward.log_snr_decay)
         return f + (1 + self.eta**2) / 2 * rate
 
     @property

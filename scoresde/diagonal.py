@@ -137,7 +137,7 @@ class DiagonalSDE(Float64Constants, SDE):
         signal = schedule.read(tau)
 
         def rates() -> tuple[Tensor, Tensor]:
-            speed, _ = self.blocks.alike(clock.rate(u, first), tau)
+            speed, _ = self.blocks.broadcastable(clock.rate(u, first), tau)
             # a stopped clock stops its component, also where the schedule's own rate is infinite
             still = speed == 0
             f, g2 = signal.rates(~still)

@@ -355,7 +355,7 @@ class AugmentedEquation(Equation):
         >>> from scoresde.equation import AugmentedEquation
         >>> from scoresde.likelihood import DensityFlow
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> probes = ExactTrace().probes(torch.zeros(1, 1), Noise())
+        >>> probes = ExactTrace().draw(torch.zeros(1, 1), Noise())
         >>> flow: AugmentedEquation = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
         >>> flow.split(flow.start(torch.ones(1, 1)))
         (tensor([[1.]]), tensor([[0.]]))

@@ -172,7 +172,7 @@ class SDE(Equation):
         """The events of states ``(*batch, n)`` at the end of the way back."""
         return self.basis.inverse(z)
 
-    def carrier(self, flow: Any) -> Any:
+    def likelihood_flow(self, flow: Any) -> Any:
         """What carries a log-density up a `scoresde.ProbabilityFlow`: here that flow itself."""
         return flow
 

@@ -41,7 +41,7 @@ class WeightingInputs(NamedTuple):
     @property
     def snr_decay(self) -> Tensor:
         """``-SNR' = alpha^2 g^2 / sigma^4``; found when it is asked for."""
-        _, decay = self.at.blocks.alike(self.alpha, self.at.snr_decay)
+        _, decay = self.at.blocks.broadcastable(self.alpha, self.at.snr_decay)
         return decay
 
 
@@ -63,7 +63,7 @@ def likelihood(at: WeightingInputs) -> Tensor:
         >>> likelihood(WeightingInputs(at, at.alpha, at.sigma, out=at.sigma, density=at.alpha))
         tensor([[0.1250]])
     """
-    decay, density = at.at.blocks.alike(at.snr_decay, at.density)
+    decay, density = at.at.blocks.broadcastable(at.snr_decay, at.density)
     return decay / (2 * density)
 
 

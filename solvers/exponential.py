@@ -196,7 +196,7 @@ class ExponentialMultistep(FixedStep):
         before = [] if memory is None else memory.steps(at.blocks)
         before += [torch.full_like(ahead.h[0], math.inf)] * (2 - len(before))
         known = (ahead.decay, ahead.gain, ahead.h, ahead.damping, *ahead.moments)
-        decay, gain, h, damping, first, second, *before = at.blocks.alike(*known, *before)
+        decay, gain, h, damping, first, second, *before = at.blocks.broadcastable(*known, *before)
         size = max(v.shape[-1] for v in (h, *before))
         past = torch.cat([v.expand(-1, size) for v in (before[1][None], before[0][None], h)])
         # standing still is no past
@@ -276,7 +276,7 @@ def _one_later(late: Tensor, memory: _Past | None, blocks: Blocks) -> Tensor:
     known = memory is not None and memory.corrects(blocks.dim)
     correction = torch.stack([*memory.weights.correction]) if memory is not None and known else None
     first = late.new_zeros(len(late), 1) if correction is None else correction
-    late, first = blocks.alike(late, first.unsqueeze(1))
+    late, first = blocks.broadcastable(late, first.unsqueeze(1))
     size = max(late.shape[-1], first.shape[-1])
     return torch.cat([first.expand(-1, -1, size), late[:, :-1].expand(-1, -1, size)], 1)
 

@@ -18,7 +18,7 @@ from scoresde.solver import Solver
 from scoresde.tape import Move
 
 
-class Stages(NamedTuple):
+class Tableau(NamedTuple):
     """Weights of one step with nodes at a third and two thirds, each ``(*, 1 | n)``.
 
     The step goes ``y -> y1 -> y2 -> end``; with ``rough`` it would be of second order, using the
@@ -28,10 +28,10 @@ class Stages(NamedTuple):
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
-        >>> from solvers.rungekutta import stages
+        >>> from solvers.rungekutta import tableau
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
         >>> times = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).double()
-        >>> stages(ProbabilityFlow(model).at(times, torch.zeros(1, 1)))._fields
+        >>> tableau(ProbabilityFlow(model).at(times, torch.zeros(1, 1)))._fields
         ('first', 'second', 'whole', 'slope', 'fine', 'rough')
     """
 
@@ -43,7 +43,7 @@ class Stages(NamedTuple):
     rough: Tensor
 
 
-def stages(at: Coefficients) -> Stages:
+def tableau(at: Coefficients) -> Tableau:
     """Coefficients of steps between times, with two nodes on the way.
 
     Components whose clocks differ have their nodes at other fractions of their steps: the
@@ -56,10 +56,10 @@ def stages(at: Coefficients) -> Stages:
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
-        >>> from solvers.rungekutta import stages
+        >>> from solvers.rungekutta import tableau
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
         >>> times = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).double()
-        >>> stages(ProbabilityFlow(model).at(times, torch.zeros(1, 1))).whole.noise_std is None
+        >>> tableau(ProbabilityFlow(model).at(times, torch.zeros(1, 1))).whole.noise_std is None
         True
     """
     ahead = at[:1].propagator(at[1:])
@@ -71,7 +71,7 @@ def stages(at: Coefficients) -> Stages:
         return (a / b).nan_to_num(0.0, 0.0, 0.0)  # of a component that stands still
 
     bend = ratio(m2 * whole.h**2 - m1 * whole.h * first.h, second.h - first.h)
-    return Stages(
+    return Tableau(
         first,
         second,
         whole,
@@ -82,7 +82,7 @@ def stages(at: Coefficients) -> Stages:
 
 
 def step(
-    y: Tensor, f0: Tensor, forcings: Sequence[Forcing], with_: Stages
+    y: Tensor, f0: Tensor, forcings: Sequence[Forcing], weights: Tableau
 ) -> tuple[Tensor, Tensor]:
     """One step, and how far the second-order result is from it.
 
@@ -90,28 +90,28 @@ def step(
         y: State at its start.
         f0: The forcing there.
         forcings: The forcing at both nodes.
-        with_: Its coefficients.
+        weights: Its coefficients.
 
     Example:
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
-        >>> from solvers.rungekutta import stages, step
+        >>> from solvers.rungekutta import step, tableau
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
         >>> z, times = torch.ones(1, 1), torch.tensor([[0.3], [0.31], [0.32], [0.33]]).double()
         >>> at = ProbabilityFlow(model).at(times, z)
         >>> first, *forcings = (field.forcing for field in at[:3].fields())
-        >>> end, error = step(z, first(z), forcings, stages(at))
+        >>> end, error = step(z, first(z), forcings, tableau(at))
         >>> end.round(decimals=3)  # standard normal data stay as they are
         tensor([[1.]])
     """
-    y1 = torch.addcmul(with_.first.decay * y, with_.first.gain, f0)
+    y1 = torch.addcmul(weights.first.decay * y, weights.first.gain, f0)
     d1 = forcings[0](y1) - f0
-    y2 = torch.addcmul(with_.second.decay * y, with_.second.gain, f0 + with_.slope * d1)
+    y2 = torch.addcmul(weights.second.decay * y, weights.second.gain, f0 + weights.slope * d1)
     d2 = forcings[1](y2) - f0
-    change = with_.fine[0] * d1 + with_.fine[1] * d2
-    end = torch.addcmul(with_.whole.decay * y, with_.whole.gain, f0 + change)
-    return end, with_.whole.gain * (change - with_.rough * d1)
+    change = weights.fine[0] * d1 + weights.fine[1] * d2
+    end = torch.addcmul(weights.whole.decay * y, weights.whole.gain, f0 + change)
+    return end, weights.whole.gain * (change - weights.rough * d1)
 
 
 @attrs.frozen
@@ -161,11 +161,11 @@ class ExponentialRungeKutta(Solver):
         one, two = fractions(equation, starts, ends, (1 / 3, 2 / 3))
         for times in torch.stack([starts, one, two, ends], -1).unsqueeze(-1):
             at = equation.at(times, like)
-            yield partial(_move, [field.forcing for field in at[:3].fields()], stages(at))
+            yield partial(_move, [field.forcing for field in at[:3].fields()], tableau(at))
 
 
 def _move(
-    forcings: Sequence[Forcing], with_: Stages, y: Tensor, noise: Noise, memory: Any
+    forcings: Sequence[Forcing], weights: Tableau, y: Tensor, noise: Noise, memory: Any
 ) -> tuple[Tensor, None]:
     first, *others = forcings
-    return step(y, first(y), others, with_)[0], None
+    return step(y, first(y), others, weights)[0], None

@@ -220,7 +220,7 @@ CASES = {
         ValueError, r"times: .*\[0, 1.0\]"),
     "drop times that rise": (
         lambda: DiagonalSDE(VP(), BASIS, drop=[0.5, 1.0]), ValueError, "drop: .*not increasing"),
-    "no probes": (lambda: Hutchinson(0), ValueError, "samples"),
+    "no probes": (lambda: Hutchinson(0), ValueError, "probes"),
     "indefinite covariance": (
         lambda: Gaussian(SDE_, torch.zeros(4), -torch.eye(4)), ValueError, "covariances: .*semi-definite"),
     "complex means": (
@@ -311,8 +311,8 @@ LIMITS = {
     "snr": (Langevin, "snr", *POSITIVE),
     "steps of a quadrature": (Quadrature, "steps", *COUNT),
     "tolerance": (Quadrature, "tolerance", [None, 0], [-1e-9, "0"]),
-    "probes": (Hutchinson, "samples", *COUNT),
-    "samples": (HutchPlusPlus, "samples", *COUNT),
+    "probes": (Hutchinson, "probes", *COUNT),
+    "probes beside directions": (HutchPlusPlus, "probes", *COUNT),
     "rank": (HutchPlusPlus, "rank", *COUNT),
     "over": (Independent, "over", ["blocks", "components"], ["block"]),
     "together": (Independent, "together", [0, 1], [-1e-9, 1.1]),

@@ -163,7 +163,7 @@ EQUATIONS = {
 
 
 def carried(model, z):
-    probes = ExactTrace().probes(z, Noise())
+    probes = ExactTrace().draw(z, Noise())
     density = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
     return density, density.start(z)
 

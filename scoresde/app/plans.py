@@ -175,7 +175,7 @@ def planned(
 
     Returns:
         Entries of ``sde`` and ``solver``, and what else a `scoresde.planning.Plan` says:
-        ``stages``, the steps of each, ``cost``, ``error`` and ``handover``.
+        ``stages``, the steps of each, ``cost``, ``error`` and ``prior_loss``.
 
     Raises:
         ConfigError: If there is no plan like that.
@@ -326,7 +326,7 @@ def _facts(made: Plan) -> dict[str, Any]:
     return {
         "solver": {"steps": sum(made.steps), "grid": made.times.tolist()},
         "stages": list(made.steps),
-        **{name: getattr(made, name) for name in ("cost", "error", "handover")},
+        **{name: getattr(made, name) for name in ("cost", "error", "prior_loss")},
     }
 
 

@@ -42,7 +42,7 @@ class DensityFlow(AugmentedEquation):
         >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, Noise, ProbabilityFlow
         >>> from scoresde.likelihood import DensityFlow
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), 4 * torch.eye(2))
-        >>> probes = ExactTrace().probes(torch.zeros(1, 2), Noise())
+        >>> probes = ExactTrace().draw(torch.zeros(1, 2), Noise())
         >>> density = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
         >>> y = torch.tensor([[1.0, 1.0, 0.0, 0.0]])  # a state, and two integrals
         >>> velocity = density.f(torch.tensor(0.5), y)
@@ -155,7 +155,7 @@ class DensityCoefficients(Coefficients):
         >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, Noise, ProbabilityFlow
         >>> from scoresde.likelihood import DensityFlow
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> probes = ExactTrace().probes(torch.zeros(1, 1), Noise())
+        >>> probes = ExactTrace().draw(torch.zeros(1, 1), Noise())
         >>> density = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
         >>> at = density.at(torch.tensor([[0.1], [0.2]]), torch.zeros(1, 2))
         >>> at[:1].propagator(at[1:]).decay.shape  # of the state, and of its integral
@@ -178,7 +178,7 @@ class DensityCoefficients(Coefficients):
         """The flow's; an integral's only part is its forcing, over the same ``h``."""
         blocks, copies = self.flow.blocks, self.density.trace.estimates
         ahead = self.flow.propagator(end.flow)
-        known = blocks.alike(*ahead[:4], *ahead.moments, ahead.cubic)
+        known = blocks.broadcastable(*ahead[:4], *ahead.moments, ahead.cubic)
         width = max(len(blocks), *(v.shape[-1] for v in known))
         step = [v.expand(*v.shape[:-1], width) for v in known]
         h, none = step[2], torch.zeros_like(step[2])

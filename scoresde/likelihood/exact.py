@@ -90,7 +90,7 @@ class LogProb:
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Hutchinson, Identity, log_prob
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> density = log_prob(model, torch.zeros(3, 2), trace=Hutchinson(samples=1))
+        >>> density = log_prob(model, torch.zeros(3, 2), trace=Hutchinson(probes=1))
         >>> density.value.shape, density.standard_error, density.evaluations
         (torch.Size([3]), tensor([nan, nan, nan]), 31.0)
     """
@@ -170,7 +170,7 @@ def log_prob(
         z = estimator.states(x)
         if checked and readable(x):  # else looked at with what comes out, as that waits
             finite("x", x)
-        flow = estimator.sde.carrier(ProbabilityFlow(estimator, condition))
+        flow = estimator.sde.likelihood_flow(ProbabilityFlow(estimator, condition))
         noise = Noise.of(generator)
         start, offset = flow.start(z, noise)
         ascent = _Ascent(flow, start, offset, trace, noise)
@@ -232,7 +232,7 @@ class _Ascent:
         kept = [*(later.dim for later in upward[1:]), 0]
         for i, (stage, dim) in enumerate(zip(upward, kept, strict=True)):
             if i == len(self.probes):
-                self.probes.append(self.trace.probes(z, self.noise))
+                self.probes.append(self.trace.draw(z, self.noise))
             density = DensityFlow(self.flow, self.trace, self.probes[i], checkpointing)
             ts = restrict(times, stage).flip(0)
             z, gained = _transported(method, density, z, ts, self.noise)

@@ -214,7 +214,7 @@ def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
         averages(Propagator(*steps[:3], v, None), points).weights
         for v in (steps.damping, torch.zeros_like(steps.h))
     )
-    decay, astray = at.blocks.alike(steps.decay, astray)
+    decay, astray = at.blocks.broadcastable(steps.decay, astray)
     grown = torch.cat([torch.ones_like(decay[:1]), decay.cumprod(0)])
     carried = astray * grown[best.nodes] / grown[1:].unsqueeze(1)
     widths, response = plain * steps.h.unsqueeze(1), at.response_by_length

@@ -25,8 +25,8 @@ class Trace(ABC):
         >>> from scoresde import ExactTrace, Hutchinson, Noise
         >>> def pull_back(v): return v @ torch.tensor([[1.0, 2.0], [2.0, 3.0]])
         >>> z, noise = torch.zeros(1, 2), Noise(torch.Generator().manual_seed(0))
-        >>> for trace in (ExactTrace(), Hutchinson(samples=1000)):
-        ...     diagonals = trace(pull_back, z, trace.probes(z, noise))
+        >>> for trace in (ExactTrace(), Hutchinson(probes=1000)):
+        ...     diagonals = trace(pull_back, z, trace.draw(z, noise))
         ...     print(trace.estimates, diagonals.sum(-1).mean().round().item())
         1 4.0
         1000 4.0
@@ -38,7 +38,7 @@ class Trace(ABC):
         """Number of independent estimates."""
 
     @abstractmethod
-    def probes(self, z: Tensor, noise: Noise) -> Tensor:
+    def draw(self, z: Tensor, noise: Noise) -> Tensor:
         """Vectors to multiply the Jacobian with, the same throughout a trajectory."""
 
     def select(self, probes: Tensor, rows: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class ExactTrace(Trace):
         """One."""
         return 1
 
-    def probes(self, z: Tensor, noise: Noise) -> Tensor:
+    def draw(self, z: Tensor, noise: Noise) -> Tensor:
         """The unit vectors."""
         return torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
 
@@ -108,32 +108,32 @@ class Hutchinson(Trace):
     """``E v^T J v`` with random signs ``v`` (Hutchinson 1990): unbiased, exact if diagonal.
 
     Args:
-        samples: Number of probes; with two or more their spread gives a standard error.
+        probes: How many; with two or more their spread gives a standard error.
 
     Raises:
-        ValueError: If ``samples`` is not a whole number of at least 1.
+        ValueError: If ``probes`` is not a whole number of at least 1.
 
     Example:
         >>> import torch
         >>> from scoresde import Hutchinson, Noise
-        >>> trace, z = Hutchinson(samples=2), torch.zeros(1, 3)
-        >>> probes = trace.probes(z, Noise())
+        >>> trace, z = Hutchinson(probes=2), torch.zeros(1, 3)
+        >>> probes = trace.draw(z, Noise())
         >>> trace(lambda v: v * torch.tensor([1.0, 2.0, 3.0]), z, probes).sum(-1)
         tensor([[6., 6.]])
     """
 
     references = "hutchinson1990"
 
-    samples: int = attrs.field(default=8, validator=validator(whole, 1))
+    probes: int = attrs.field(default=8, validator=validator(whole, 1))
 
     @property
     def estimates(self) -> int:
         """One per probe."""
-        return self.samples
+        return self.probes
 
-    def probes(self, z: Tensor, noise: Noise) -> Tensor:
-        """Random signs, ``(samples, *batch, n)``."""
-        drawn = torch.stack([noise(z) for _ in range(self.samples)])
+    def draw(self, z: Tensor, noise: Noise) -> Tensor:
+        """Random signs, ``(probes, *batch, n)``."""
+        drawn = torch.stack([noise(z) for _ in range(self.probes)])
         return torch.where(drawn > 0, 1.0, -1.0).to(z)
 
     def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
@@ -157,39 +157,39 @@ class HutchPlusPlus(Trace):
 
     Exact if ``A`` is a multiple of the identity; a clear gain where a few directions make up most
     of the rest (Meyer et al. 2021; of the diagonal, Baston and Nakatsukasa 2022). Costs
-    ``2 rank + samples`` products.
+    ``2 rank + probes`` products.
 
     Args:
-        samples: Number of estimates ``g``; with two or more their spread gives a standard error.
+        probes: How many ``g``; with two or more their spread gives a standard error.
         rank: Number of directions, at most that of components.
 
     Raises:
-        ValueError: If ``samples`` or ``rank`` is not a whole number of at least 1; on use, if there
+        ValueError: If ``probes`` or ``rank`` is not a whole number of at least 1; on use, if there
             are more directions than components.
 
     Example:
         >>> import torch
         >>> from scoresde import Noise
         >>> from scoresde.likelihood import HutchPlusPlus
-        >>> trace, z = HutchPlusPlus(samples=2, rank=1), torch.zeros(1, 3)
-        >>> trace(lambda v: 2 * v, z, trace.probes(z, Noise())).sum(-1)
+        >>> trace, z = HutchPlusPlus(probes=2, rank=1), torch.zeros(1, 3)
+        >>> trace(lambda v: 2 * v, z, trace.draw(z, Noise())).sum(-1)
         tensor([[6., 6.]])
     """
 
     references = "meyer2021 baston2022"
 
-    samples: int = attrs.field(default=4, validator=validator(whole, 1))
+    probes: int = attrs.field(default=4, validator=validator(whole, 1))
     rank: int = attrs.field(default=4, validator=validator(whole, 1))
 
     @property
     def estimates(self) -> int:
         """One per ``g``."""
-        return self.samples
+        return self.probes
 
-    def probes(self, z: Tensor, noise: Noise) -> Tensor:
-        """Random signs, ``(rank + samples, *batch, n)``."""
+    def draw(self, z: Tensor, noise: Noise) -> Tensor:
+        """Random signs, ``(rank + probes, *batch, n)``."""
         expect(self.rank <= z.shape[-1], "rank", f"at most {z.shape[-1]}", self.rank)
-        return Hutchinson(self.rank + self.samples).probes(z, noise)
+        return Hutchinson(self.rank + self.probes).draw(z, noise)
 
     def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
         """See the class."""

@@ -4,7 +4,7 @@
                  + E[-log p(x | z_eps)] + diffusion loss,
     diffusion loss = E int sum_i (-SNR_i'/2) (z_i - D_i(z_t, t))^2 dt
 
-The first sum is over the prior and, in a multi-scale model, the handovers; the last term is
+The first sum is over the prior and, in a multi-scale model, what stages append; the last term is
 denoising score matching with the likelihood weighting. Sums and interval lengths count: nats.
 
 ``p`` is the density of what the reverse SDE (``eta = 1``) makes of its prior, in infinitely many
@@ -48,7 +48,7 @@ Moments = tuple[Tensor | float, Tensor | float]
 
 
 def prior_loss(sde: DiagonalSDE, x: Tensor) -> Tensor:
-    """What the prior and every handover cost: the divergence of what is appended from data's.
+    """What the prior costs, and what every stage appends: their divergence from the data.
 
     Of ``N(alpha z, sigma^2)`` from ``N(alpha mean, alpha^2 std^2 + sigma^2)``, at the time at which
     each component enters; ``sum_i SNR_i (z_i - mean_i)^2 / 2`` where the SDE's ``std`` is 0

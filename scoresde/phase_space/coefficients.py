@@ -87,7 +87,7 @@ class PhaseCoefficients(SDECoefficients):
 
     def in_units(self, matrices: Tensor) -> Tensor:
         """Matrices ``(*, 1 | blocks | n, copies, copies)`` in the noise's units."""
-        values, unit = self.seen.blocks.alike(matrices.movedim(-3, -1), self.seen.scale)
+        values, unit = self.seen.blocks.broadcastable(matrices.movedim(-3, -1), self.seen.scale)
         return (values * unit).movedim(-1, -3)
 
     def gain(self, gains: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -146,7 +146,7 @@ class PhaseCoefficients(SDECoefficients):
     def diffusion(self) -> Tensor:
         """``g``, ``(k, *, copies blocks | copies n)``."""
         (noise,) = self.dynamics.constants(self.s, "noise")
-        rate, unit = self.seen.blocks.alike(root(self.s_rate), self.seen.scale)
+        rate, unit = self.seen.blocks.broadcastable(root(self.s_rate), self.seen.scale)
         return self.vector((rate * unit).unsqueeze(-1) * noise.sqrt())
 
     def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:

@@ -125,7 +125,7 @@ class PhaseSDE(DiagonalSDE):
         (field,) = at.fields()
         return at.score(z.unsqueeze(0), field.forcing(z).unsqueeze(0))[0]  # type: ignore[no-any-return]
 
-    def carrier(self, flow: Any) -> PhaseFlow:
+    def likelihood_flow(self, flow: Any) -> PhaseFlow:
         """In coordinates in which it is diagonal; see `PhaseFlow`."""
         return PhaseFlow(flow.estimator, flow.condition)
 
@@ -155,7 +155,7 @@ class PhaseSDE(DiagonalSDE):
         mean, std = (v.reshape(-1) for v in self.constants(time, "mean", "std"))
         kernel = at.phase_kernel
         root = at.in_units(kernel.root).movedim(-3, -1)
-        a, root, mean, std = self.blocks.alike(kernel.mean.mT, root, mean, std)
+        a, root, mean, std = self.blocks.broadcastable(kernel.mean.mT, root, mean, std)
         root, wide = root.movedim(-1, -3), (a * std).mT.unsqueeze(-1)
         factor = torch.linalg.cholesky(root @ root.mT + wide @ wide.mT)
         return at, at.cast(at.vector((a * mean).mT))[0], factor

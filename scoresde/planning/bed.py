@@ -346,7 +346,7 @@ class Bed:
         gap = weights * (std - variances.sqrt()) ** 2
         return float(gap.sum() / (weights * variances).sum())
 
-    def handover(self, draft: Draft) -> float:
+    def prior_loss(self, draft: Draft) -> float:
         """What is lost where components enter: see `scoresde.planning.Plan`."""
         sde, _ = self.sde(draft)
         total = 0.0

@@ -138,7 +138,9 @@ class Layout:
             self.pieces = pieces(sde)
             self.dense = np.union1d(self.dense, sde.breakpoints())
             at = sde.at(torch.from_numpy(self.dense).unsqueeze(-1))
-            noise_levels, unit = sde.blocks.alike(at.noise_levels, sde.scale.log().reshape(-1))
+            noise_levels, unit = sde.blocks.broadcastable(
+                at.noise_levels, sde.scale.log().reshape(-1)
+            )
             noise = _clamped(sde.blocks.expand(noise_levels - unit).expand(-1, sde.blocks.dim))
             self.noise_levels = [
                 self._newest(noise[:, : piece.dim], piece) for piece in self.pieces

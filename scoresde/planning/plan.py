@@ -46,7 +46,7 @@ class Plan:
             (`replan`), between every two of its breakpoints.
         cost: Sum over steps of active over all components: full-resolution evaluations.
         error: ``W2^2 / trace`` between samples and Gaussian data of these spectra.
-        handover: Bound on the divergence that the handovers cost, in nats:
+        prior_loss: Bound on the divergence of what stages append from the data, in nats:
             ``sum_k SNR_k(T_k) E|d_k|^2 / 2``.
 
     Example:
@@ -63,7 +63,7 @@ class Plan:
     steps: tuple[int, ...]
     cost: float
     error: float
-    handover: float
+    prior_loss: float
 
     def grid(self, sde: SDE, steps: int) -> Tensor:
         """The plan's times, as a `scoresde.grid.Grid`."""
@@ -213,7 +213,7 @@ def _searched(
     if delays:
         best = search.delayed(best)
     sde, times = bed.sde(best)
-    return Plan(sde, times, best.steps, bed.cost(best), bed.exact(best), bed.handover(best))
+    return Plan(sde, times, best.steps, bed.cost(best), bed.exact(best), bed.prior_loss(best))
 
 
 def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Plan:

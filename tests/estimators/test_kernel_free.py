@@ -367,7 +367,7 @@ class Roots(AnySDE):
         (lambda: TransitionMatching(Normals.sde, Silent(), step=float("nan")), "step: "),
         (lambda: TransitionMatching(Normals.sde, Silent(), steps=0), "steps: "),
         (lambda: TransitionMatching(Normals.sde, Silent(), control_variate=2), "control_variate"),
-        (lambda: SlicedScoreMatching(Normals.sde, Silent(), probes=0), "samples|probes"),
+        (lambda: SlicedScoreMatching(Normals.sde, Silent(), probes=0), "probes"),
         (lambda: SlicedScoreMatching(Normals.sde, Silent(), data_std=0.0), "data_std: .*positive"),
         (lambda: SlicedScoreMatching(Normals.sde, Silent(), data_mean=[1.0, 2.0]), "data_mean: "),
         (lambda: SlicedScoreMatching(Normals.sde, Silent(), data_mean=float("inf")), "data_mean: "),

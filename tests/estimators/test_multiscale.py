@@ -1,4 +1,4 @@
-"""Multi-scale diffusion: active sets, handovers, the exact density and its bound."""
+"""Multi-scale diffusion: active sets, what is appended, the exact density and its bound."""
 
 import itertools
 import math
@@ -72,7 +72,7 @@ def test_samples_have_the_law_of_the_data(basis):
 
 
 @each_basis
-def test_a_handover_keeps_the_retained_groups(basis):  # invariant 37
+def test_a_new_stage_keeps_the_retained_groups(basis):  # invariant 37
     sde = staged(BASES[basis](), low=-14.0)
     model, solver = model_on(sde), DDIM(steps=400)
     times, reverse = solver.times(sde), ReverseSDE(model, 0.0)
@@ -81,7 +81,7 @@ def test_a_handover_keeps_the_retained_groups(basis):  # invariant 37
     for stage in sde.stages():
         before = z
         z = sde.append(z, stage, Noise(torch.Generator().manual_seed(stage.dim)))
-        # the noisy state is handed over as it is, and what enters is independent noise
+        # the noisy state stays as it is, and what enters is independent noise
         assert torch.equal(z[:, : before.shape[-1]], before)
         z = solver.integrate(reverse, z, -restrict(times, stage), Noise())
         truth = marginal(model, stage.end, stage.dim).variance
@@ -111,7 +111,7 @@ def test_one_group_is_plain_diffusion(solver):  # invariant 38
     assert torch.equal(x, y)
 
 
-def test_a_multistep_solver_keeps_its_order_across_handovers():
+def test_a_multistep_solver_keeps_its_order_across_stages():
     sde = staged(Haar((1, 8, 8), 3), low=-14.0)
     model = model_on(sde)
     generator = torch.Generator
@@ -139,7 +139,7 @@ def test_density_is_that_of_the_data(basis):
     assert found.evaluations == 400
 
 
-def test_density_is_normal_at_a_handover_of_data_it_knows_nothing_of():
+def test_density_is_normal_between_stages_of_data_it_knows_nothing_of():
     """Exact for any model: a flow with independent Gaussians appended, even a wrong one."""
     sde = staged(Haar((1, 2, 2), 1), low=-3.0)
     model = Gaussian(sde, torch.zeros(1, 2, 2), 0.3 * torch.eye(4))
@@ -199,7 +199,7 @@ def test_band_scaling_enters_by_its_log_determinant(scales):  # invariant 23
 
 
 @each_basis
-def test_handover_divergence(basis):  # invariant 36
+def test_divergence_of_what_is_appended(basis):  # invariant 36
     basis = BASES[basis]()
     x = torch.randn(4, *basis.event_shape)
     z = basis(x)

@@ -128,10 +128,10 @@ def test_samples_have_the_moments_of_the_data(setting):
     model = model_of(setting)
     _, coarse = errors(model, solver(setting, 100))
     mean, covariance = errors(model, solver(setting, 200))
-    # what dropped blocks still had of a mean is lost at a handover, however many steps
+    # what dropped blocks still had of a mean is lost between stages, however many steps
     assert mean < (4e-3 if setting is subspace else 1e-12)
     assert covariance < 1e-3
-    # where nothing was lost at a handover, at second order or better
+    # where nothing was lost between stages, at second order or better
     assert coarse / covariance > 3 or covariance < 2e-4
 
 

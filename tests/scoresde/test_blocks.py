@@ -79,9 +79,9 @@ def test_a_prefix_has_the_first_components_and_their_blocks(sizes, data):
     assert [name for name, size in prefix.sizes.items() for _ in range(size)] == owners[:dim]
     assert blocks.prefix(blocks.dim) is blocks
     shared, each, full = (torch.randn(2, width) for width in (1, len(blocks), blocks.dim))
-    assert torch.equal(blocks.cut(shared, prefix), shared)
-    assert torch.equal(blocks.cut(full, prefix), full[:, : dim if blocks.dim > 1 else 1])
-    cut = prefix.expand(blocks.cut(each, prefix))
+    assert torch.equal(blocks.restrict(shared, prefix), shared)
+    assert torch.equal(blocks.restrict(full, prefix), full[:, : dim if blocks.dim > 1 else 1])
+    cut = prefix.expand(blocks.restrict(each, prefix))
     wanted = blocks.expand(each).expand(2, blocks.dim)[:, :dim]
     torch.testing.assert_close(cut.expand(2, dim), wanted, rtol=0, atol=0)
 
@@ -103,7 +103,7 @@ def test_values_of_different_widths_meet_on_components(sizes, data):
     blocks = Blocks(sizes)
     widths = st.sampled_from([1, len(blocks), blocks.dim])
     values = [torch.randn(2, data.draw(widths)) for _ in range(3)]
-    for value, found in zip(values, blocks.alike(*values), strict=True):
+    for value, found in zip(values, blocks.broadcastable(*values), strict=True):
         assert torch.equal(blocks.expand(found), blocks.expand(value))
         if len({v.shape[-1] for v in values} - {1}) < 2:
             assert found is value

@@ -158,7 +158,7 @@ class Echo(torch.nn.Module):
         return x
 
 
-def test_only_the_last_state_is_denoised_not_those_at_handovers():
+def test_only_the_last_state_is_denoised_not_those_between_stages():
     basis = Haar((1, 4, 4), 2)
     sde = DiagonalSDE(LogLinear(), basis, [1.0, 1.5, 3.0], drop=[1.0, 2 / 3, 1 / 3])
     model = MultiScale(sde, [Echo() for _ in range(3)])

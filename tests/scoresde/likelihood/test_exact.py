@@ -162,7 +162,7 @@ def test_random_probes_are_unbiased_and_know_their_error():  # invariant 20
 
 def _with_probe(model, x, solver, probe):
     class Fixed(Hutchinson):
-        def probes(self, z, noise):
+        def draw(self, z, noise):
             return probe.expand(1, *z.shape)
 
     return log_prob(model, x, solver, trace=Fixed(1)).value
@@ -180,17 +180,17 @@ def test_deflated_probes_are_unbiased():  # invariant 20
 
 def test_deflated_probes_are_exact_for_multiples_of_the_identity():
     z, trace = torch.zeros(2, 5), HutchPlusPlus(2, 2)
-    found = trace(lambda v: 0.7 * v, z, trace.probes(z, Noise()))
+    found = trace(lambda v: 0.7 * v, z, trace.draw(z, Noise()))
     torch.testing.assert_close(found, torch.full((2, 2, 5), 0.7))
 
 
 def test_deflated_probes_are_exact_if_they_span_everything():
     jacobian, z = torch.randn(4, 4), torch.zeros(2, 4)
-    trace = HutchPlusPlus(samples=2, rank=4)
-    found = trace(lambda v: v @ jacobian, z, trace.probes(z, Noise()))
+    trace = HutchPlusPlus(probes=2, rank=4)
+    found = trace(lambda v: v @ jacobian, z, trace.draw(z, Noise()))
     torch.testing.assert_close(found, jacobian.diagonal().expand(2, 2, 4), rtol=1e-8, atol=1e-8)
     with pytest.raises(ValueError, match="rank"):
-        HutchPlusPlus(rank=5).probes(z, Noise())
+        HutchPlusPlus(rank=5).draw(z, Noise())
 
 
 def test_deflation_pays_where_few_directions_matter():
@@ -199,7 +199,7 @@ def test_deflation_pays_where_few_directions_matter():
     z = torch.zeros(2000, 40)
 
     def spread(trace):
-        found = trace(lambda v: v @ matrix, z, trace.probes(z, Noise())).sum(-1)
+        found = trace(lambda v: v @ matrix, z, trace.draw(z, Noise())).sum(-1)
         assert float(found.mean()) == pytest.approx(float(matrix.trace()), abs=0.2)
         return float(found.mean(-1).std())
 
@@ -221,7 +221,7 @@ def test_deflated_densities_know_their_error():
 def test_the_exact_trace_is_the_jacobians_diagonal(chunk):
     matrix, z = torch.randn(3, 3), torch.randn(4, 3)
     trace = ExactTrace(chunk)
-    found = trace(lambda v: v @ matrix, z, trace.probes(z, Noise()))
+    found = trace(lambda v: v @ matrix, z, trace.draw(z, Noise()))
     torch.testing.assert_close(found, matrix.diagonal().expand(4, 1, 3))
 
 
@@ -229,7 +229,7 @@ def test_the_exact_trace_is_the_jacobians_diagonal(chunk):
 @pytest.mark.parametrize("trace", [ExactTrace(), Hutchinson(2), HutchPlusPlus(2, 1)], ids=repr)
 def test_the_trace_of_an_event_does_not_depend_on_the_others(trace, dtype):
     matrix, z = torch.randn(3, 3, dtype=dtype), torch.randn(4, 3, dtype=dtype)
-    probes = trace.probes(z, Noise())
+    probes = trace.draw(z, Noise())
 
     def found(rows):
         _, pull_back = vjp(lambda z: torch.tanh(z @ matrix) * z, z[rows])
@@ -243,7 +243,7 @@ def test_the_trace_of_an_event_does_not_depend_on_the_others(trace, dtype):
 
 @pytest.mark.parametrize("build", [Hutchinson, HutchPlusPlus])
 def test_probes_are_at_least_one(build):
-    with pytest.raises(ValueError, match="samples"):
+    with pytest.raises(ValueError, match="probes"):
         build(0)
 
 
@@ -339,7 +339,7 @@ def test_the_flow_carries_the_divergence_of_its_velocity():
     model = mixture(UNIFORM_OR_NOT["non-uniform"](), 3)
     flow = ProbabilityFlow(model)
     z, t = torch.randn(2, 3), torch.tensor(0.4)
-    density = DensityFlow(flow, ExactTrace(), ExactTrace().probes(z, Noise()))
+    density = DensityFlow(flow, ExactTrace(), ExactTrace().draw(z, Noise()))
     rate = density.f(t, density.start(z))
     for i in range(2):
         jacobian = torch.func.jacrev(lambda y: flow.f(t, y.unsqueeze(0))[0])(z[i])
@@ -406,7 +406,7 @@ def test_densities_have_second_derivatives(dtype):
 def test_a_flow_with_its_integrals_has_no_noise():
     flow = ProbabilityFlow(diagonal(UNIFORM_OR_NOT["non-uniform"]()))
     z, t = torch.randn(2, 3), torch.tensor(0.4)
-    density = DensityFlow(flow, ExactTrace(), ExactTrace().probes(z, Noise()))
+    density = DensityFlow(flow, ExactTrace(), ExactTrace().draw(z, Noise()))
     y = density.start(z)
     assert not density.stochastic
     for diffusion in (density.g(t, y), density.field(t, y).diffusion(y)):

@@ -78,7 +78,7 @@ def test_responses_by_length_are_gains_of_short_steps(rand):
     ts = torch.linspace(float(knots[0]), float(knots[1]), 6).unsqueeze(-1)
     at = ProbabilityFlow(model).at(torch.cat([ts[:-1], ts[:-1] + 1e-6 * ts.diff(dim=0)]), like)
     ahead = at[:5].propagator(at[5:])
-    known = at.blocks.alike(ahead.h, ahead.gain, at.response_by_length)
+    known = at.blocks.broadcastable(ahead.h, ahead.gain, at.response_by_length)
     h, gain, found = (at.blocks.expand(v).expand(-1, sde.dim) for v in known)
     moving = h.abs() > 1e-8
     gain, found = (gain / h)[moving], found[:5][moving]

@@ -326,7 +326,7 @@ def test_the_flow_carries_the_joint_density(kind):
     dtype = torch.float64 if kind is CLD else torch.float32
     sde = made(kind, VP(0.1, 60.0, eps=0.05))
     model, x = gaussian(sde), standard_normal(3, 2).to(dtype)
-    flow = sde.carrier(ProbabilityFlow(model))
+    flow = sde.likelihood_flow(ProbabilityFlow(model))
     drawn: list = []
 
     class Kept(Noise):
@@ -358,20 +358,20 @@ def test_the_flow_carries_the_joint_density(kind):
 def test_the_flow_drifts_as_its_steps_go(kind):
     """Slope and response are the derivatives of decay and gain, whatever clocks and units."""
     sde = made(kind, VP(0.1, 60.0, eps=0.05))
-    flow = sde.carrier(ProbabilityFlow(gaussian(sde)))
+    flow = sde.likelihood_flow(ProbabilityFlow(gaussian(sde)))
     t, h = torch.tensor([0.2, 0.5, 0.9]).double().unsqueeze(-1), 1e-5
     like = torch.empty(sde.dim).double()
     at, before, after = (flow.at(moment, like) for moment in (t, t - h, t + h))
     step = before.propagator(after)
     for rate, change in ((at.slope, step.decay - 1), (at.response, step.gain)):
-        rate, change = at.blocks.alike(rate, change / (2 * h))
+        rate, change = at.blocks.broadcastable(rate, change / (2 * h))
         torch.testing.assert_close(change, rate.expand_as(change), rtol=1e-3, atol=1e-6)
 
 
 def test_polynomials_over_a_step_of_the_flow_are_those_over_its_halves(kind):
     """All four moments, of every component."""
     sde = made(kind, VP(0.1, 60.0, eps=0.05))
-    flow = sde.carrier(ProbabilityFlow(gaussian(sde)))
+    flow = sde.likelihood_flow(ProbabilityFlow(gaussian(sde)))
     like = torch.empty(sde.dim).double()
     at = [flow.at(torch.tensor([[t]]).double(), like) for t in (0.2, 0.45, 0.6)]
     first, last, whole = (at[i].propagator(at[j]) for i, j in ((0, 1), (1, 2), (0, 2)))

@@ -64,7 +64,7 @@ def test_a_sample_of_a_spectrum_stands_for_all_of_it():
     )
     same(one, other)
     assert one.error == pytest.approx(other.error, rel=1e-9)
-    assert one.handover == pytest.approx(other.handover, rel=1e-9)
+    assert one.prior_loss == pytest.approx(other.prior_loss, rel=1e-9)
 
 
 def test_plans_do_not_depend_on_what_rounding_is():
@@ -121,10 +121,10 @@ def test_the_papers_plan():
     assert len(ExponentialMultistep(15, grid=paper.grid).times(paper.sde)) == 16
 
 
-def test_handover_is_half_the_snr_times_the_power():
+def test_the_prior_loss_is_half_the_snr_times_the_power():
     planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), evaluations=5)
     snr = torch.tensor(-10.0).exp()  # in units of each band's power, at the end of its clock
-    assert planned.handover == pytest.approx(float(snr) * (12 + 48) / 2, rel=1e-3)
+    assert planned.prior_loss == pytest.approx(float(snr) * (12 + 48) / 2, rel=1e-3)
     # a step costs what is there by then
     active = zip(planned.steps, (4, 16, 64), strict=True)
     assert planned.cost == pytest.approx(sum(n * a for n, a in active) / 64)
