@@ -31,15 +31,15 @@ class ClassifierFree(ScoreEstimator):
 
     Args:
         estimator: Of data with a condition.
-        none: What stands for no condition, as one condition is: a label beside those of the data, a
-            vector or a map like none of theirs; a tensor, a number or a list.
+        null_condition: What stands for none, as one condition is: a label beside those of the
+            data, a vector or a map like none of theirs; a tensor, a number or a list.
         guidance: ``w``.
         dropout: Probability of being trained without the condition.
         interval: Least and largest ``sigma / alpha``, in the schedule's units, between which there
             is guidance; elsewhere the answer is ``D_c``. Everywhere if None.
 
     Raises:
-        TypeError: If the estimator is none, or ``none`` no numbers.
+        TypeError: If the estimator is none, or ``null_condition`` no numbers.
         ValueError: If a number is out of its range.
 
     Example:
@@ -49,21 +49,21 @@ class ClassifierFree(ScoreEstimator):
         >>> class AsTold(ScoreEstimator):
         ...     def denoise(self, z, t, condition=None): return condition.expand_as(z)
         >>> model = AsTold(DiagonalSDE(VP(), Identity((1,))))
-        >>> guided = ClassifierFree(model, none=[0.0], guidance=3.0)
+        >>> guided = ClassifierFree(model, null_condition=[0.0], guidance=3.0)
         >>> guided.denoise(torch.zeros(1, 1), 0.5, condition=torch.ones(1, 1))
         tensor([[3.]])
     """
 
     references = "ho2022 kynkaanniemi2024"
-    supplied: ClassVar = {"none": "none"}
+    supplied: ClassVar = {"null_condition": "null_condition"}
     laws: ClassVar = {"condition": lambda self, batch: torch.zeros(*batch, dtype=torch.int64)}
 
-    none: Tensor
+    null_condition: Tensor
 
     def __init__(
         self,
         estimator: ScoreEstimator,
-        none: Tensor | float | Sequence[float],
+        null_condition: Tensor | float | Sequence[float],
         *,
         guidance: float = 1.0,
         dropout: float = 0.1,
@@ -75,7 +75,8 @@ class ClassifierFree(ScoreEstimator):
         real("dropout", dropout, 0, 1)
         self.estimator, self.guidance, self.dropout = estimator, guidance, dropout
         self.interval = None if interval is None else _interval(interval)
-        self.register_buffer("none", _numbers(none).to(device_of(estimator), copy=True))
+        null = _numbers(null_condition).to(device_of(estimator), copy=True)
+        self.register_buffer("null_condition", null)
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
@@ -86,25 +87,25 @@ class ClassifierFree(ScoreEstimator):
     def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
         """See `scoresde.ScoreEstimator.denoisers`."""
         if condition is None:
-            return self.estimator.denoisers(at, self._none(at.like))
+            return self.estimator.denoisers(at, self._null(at.like))
         if self.guidance == 1:
             return self.estimator.denoisers(at, condition)
-        free = self.estimator.denoisers(at, self._none(at.like, condition))
+        unconditional = self.estimator.denoisers(at, self._null(at.like, condition))
         if self.guidance == 0 and self.interval is None:
-            return free
+            return unconditional
         conditional = self.estimator.denoisers(at, condition)
-        return map(self._guided, conditional, free, self._within(at))
+        return map(self._guided, conditional, unconditional, self._within(at))
 
     def _guided(
-        self, conditional: Denoiser, free: Denoiser, guided_here: Tensor | bool
+        self, conditional: Denoiser, unconditional: Denoiser, guided_here: Tensor | bool
     ) -> Denoiser:
         if guided_here is False:
             return conditional
         if guided_here is True and self.guidance == 0:
-            return free
+            return unconditional
 
         def denoise(z: Tensor) -> Tensor:
-            told, untold = conditional(z), free(z)
+            told, untold = conditional(z), unconditional(z)
             guided = untold + self.guidance * (told - untold)
             return guided if guided_here is True else torch.where(guided_here, guided, told)
 
@@ -120,12 +121,12 @@ class ClassifierFree(ScoreEstimator):
             return [bool(value) for value in guided_here]
         return [value.to(at.like.device).unsqueeze(-1) for value in guided_here]
 
-    def _none(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+    def _null(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """No condition for every sample."""
         if condition is None:
-            return self.none.expand(z.shape[:-1].numel(), *self.none.shape)
+            return self.null_condition.expand(z.shape[:-1].numel(), *self.null_condition.shape)
         instance("condition", condition, Tensor)
-        return self.none.to(condition).expand_as(condition)
+        return self.null_condition.to(condition).expand_as(condition)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """That of the estimator, of events some of which have lost their condition.
@@ -134,18 +135,19 @@ class ClassifierFree(ScoreEstimator):
             ValueError: If there is no condition to learn.
         """
         expect(condition is not None, "condition", "one for every event, to guide by", None)
-        noise, none = Noise.of(generator), self._none(x, condition)
+        noise, null = Noise.of(generator), self._null(x, condition)
         if self.dropout:
             lost = noise.uniform(x.flatten(1)[:, :1]) < self.dropout
-            condition = torch.where(lost.reshape(-1, *[1] * (none.ndim - 1)), none, condition)
+            condition = torch.where(lost.reshape(-1, *[1] * (null.ndim - 1)), null, condition)
         return self.estimator.loss(x, condition, noise)
 
 
-def _numbers(none: Any) -> Tensor:
+def _numbers(value: Any) -> Tensor:
     try:
-        return torch.as_tensor(none).detach()
+        return torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"none: expected a tensor, a number or a list, got {none!r}") from error
+        wanted = "a tensor, a number or a list"
+        raise TypeError(f"null_condition: expected {wanted}, got {value!r}") from error
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:

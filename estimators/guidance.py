@@ -147,8 +147,9 @@ class Guidance(Float64Constants, ScoreEstimator):
         guided: Tensor = getattr(ask, self.method)()
         return guided
 
-    def _see(self, state: Tensor) -> Tensor:
-        return self.measurement(self.sde.basis.synthesise(state))
+    def _measure(self, state: Tensor) -> Tensor:
+        seen: Tensor = self.measurement(self.sde.basis.synthesise(state))
+        return seen
 
     def _decompose(self, event: Tensor) -> None:
         """The singular basis of what is seen in units of its noise."""
@@ -156,10 +157,10 @@ class Guidance(Float64Constants, ScoreEstimator):
         expect(std is not None, "noise", 'Gaussian, for method="spectral"', "another")
         start = self.sde.basis.analyse(event)
         with torch.enable_grad():
-            offset, back = vjp(self._see, start)
+            offset, back = vjp(self._measure, start)
             matrix = batched(back, torch.eye(len(offset)).to(offset)).double()
         probe = torch.linspace(-1, 1, len(start)).to(start)
-        gap = self._see(start + probe) - offset - matrix.to(probe) @ probe
+        gap = self._measure(start + probe) - offset - matrix.to(probe) @ probe
         tolerance = _ROUNDING * (1 + matrix.norm())
         wanted = 'an affine one, for method="spectral"'
         expect(bool(gap.norm() <= tolerance), "operator", wanted, "another")
@@ -239,7 +240,7 @@ class _Asked:
         g, clean = self.guidance, self.inner(self.z)
         whole = self._whole(clean)
         directions, fitted, singular = (v.to(self.z) for v in (g.directions, g.fitted, g.singular))
-        left = g.measurement.y.to(self.z) - g._see(whole)
+        left = g.measurement.y.to(self.z) - g._measure(whole)
         ratio = torch.where(self.still, 0.0, self.sigma / self.alpha.clamp(min=FAINT)) ** 2
         batch = ratio.shape[:-1]
         later = (self.std[self.n :] ** 2).expand(*batch, -1)
@@ -256,7 +257,7 @@ class _Asked:
             clean, covary = self._model(z)
             with torch.enable_grad():
                 whole = self._whole(clean)
-                guess, back = vjp(self.guidance._see, whole)
+                guess, back = vjp(self.guidance._measure, whole)
             m = guess.shape[-1]
             unit = torch.eye(m).to(guess).reshape(m, *[1] * (guess.ndim - 1), m)
             rows = batched(back, unit.expand(m, *guess.shape))
@@ -303,13 +304,13 @@ class _Asked:
         """Operator and noise around a state."""
 
         def mean(state: Tensor) -> Tensor:
-            return self.guidance.measurement.noise.moments(self.guidance._see(state))[0]
+            return self.guidance.measurement.noise.moments(self.guidance._measure(state))[0]
 
         with torch.enable_grad():  # the pull-back is differentiated in turn
             guess, back = vjp(mean, at)
             # a linear map is the transpose of its transpose, whatever is added to it
             along = vjp(back, torch.zeros_like(guess))[1]
-        variance = self.guidance.measurement.noise.moments(self.guidance._see(at))[1]
+        variance = self.guidance.measurement.noise.moments(self.guidance._measure(at))[1]
         return _Linear(self.guidance.measurement.y.to(guess) - guess, back, along, variance)
 
     def _scored(self, clean: Tensor, inside: PullBack, outside: PullBack) -> Tensor:

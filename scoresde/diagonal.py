@@ -221,7 +221,7 @@ class DiagonalSDE(Float64Constants, SDE):
         each = Normal(mean, std, validate_args=False)
         return Independent(each, 1, validate_args=False)
 
-    def free(self) -> Tensor:
+    def unobserved(self) -> Tensor:
         """Which components have a density, ``(n,)``: those that are not observed.
 
         Raises:

@@ -325,10 +325,10 @@ def _apportion(spans: _Floats, steps: int) -> list[int]:
     """Shares steps in proportion to spans, at least one each (largest remainders)."""
     if len(spans) == 1:  # mostly
         return [steps]
-    free = steps - len(spans)
-    shares = free * spans / spans.sum()
+    rest = steps - len(spans)
+    shares = rest * spans / spans.sum()
     counts = np.floor(shares).astype(int)
-    counts[np.argsort(counts - shares)[: free - counts.sum()]] += 1
+    counts[np.argsort(counts - shares)[: rest - counts.sum()]] += 1
     return [int(c) + 1 for c in counts]
 
 

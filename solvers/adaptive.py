@@ -15,7 +15,7 @@ from scoresde.discontinuities import TimeWarp, segments
 from scoresde.endpoint_solver import EndpointSolver
 from scoresde.equation import Equation, expect_ode
 from scoresde.noise import Noise
-from solvers.rungekutta import stages, step
+from solvers.rungekutta import step, tableau
 
 
 @attrs.frozen(eq=False)
@@ -180,7 +180,7 @@ class Adaptive(EndpointSolver):
             at = equation.select(mine, batch).at(times, y)
             first, *forcings = (field.forcing for field in at[:3].fields())
             here = first(y)
-            end, error = step(y, here, forcings, stages(at))
+            end, error = step(y, here, forcings, tableau(at))
             size = self.atol + self.rtol * torch.maximum(y.abs(), end.abs())
             ratios = (error.abs() / size).detach()  # what steps are taken is not differentiated
             ratio = (folded(ratios.square()) / ratios.shape[-1]).sqrt().double().cpu()

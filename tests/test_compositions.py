@@ -193,9 +193,9 @@ MADE = {
     ),
 }
 TOLD = {
-    "free": lambda m, k: (m, []),
-    "free part": lambda m, k: (condition(m, clean=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
-    "guided free mask": lambda m, k: (
+    "guided by labels": lambda m, k: (m, []),
+    "guided part": lambda m, k: (condition(m, clean=True, y=k.y), [(UNIT[:1], k.y, 0.0)]),
+    "guided twice, mask": lambda m, k: (
         guided(ConditionalEstimator(m, seen((0, k.y)), clean=True), total, k.one),
         [(UNIT[:1], k.y, 0.0), (row(total), k.one - 3, 0.4)],
     ),
@@ -204,14 +204,14 @@ NAMES = [*COMPOSITIONS, *MADE, *TOLD]
 
 
 def composed(name, dtype):
-    """The estimator, its condition, what is free of its state, and the law of that, per event."""
+    """The estimator, its condition, what is unobserved of its state, and its distribution."""
     known, condition, moved = problem(dtype), None, 0.0
     if name in MADE:
         model, facts = MADE[name](known, dtype)
     elif name in TOLD:
         # of Gaussians the extrapolated denoised mean is that of data as far again
-        free = ClassifierFree(joint(known, dtype), torch.zeros(N), guidance=1.5)
-        model, facts = TOLD[name](free, known)
+        labelled = ClassifierFree(joint(known, dtype), torch.zeros(N), guidance=1.5)
+        model, facts = TOLD[name](labelled, known)
         condition, moved = known.told, 1.5 * known.told.double()
     else:
         model, facts = COMPOSITIONS[name](joint(known, dtype), known)
@@ -236,10 +236,10 @@ def composed(name, dtype):
 def events(made, rows):
     """Draws of the law as events of the model, ``(rows, BATCH, ...)``, and themselves."""
     with torch.no_grad():
-        free = made.law.sample((rows,))
+        unobserved = made.law.sample((rows,))
         z = torch.zeros(rows, BATCH, N, dtype=torch.float64)
-        z[..., made.left] = free
-        return made.model.sde.basis.inverse(z.to(made.dtype)), free.to(made.dtype).double()
+        z[..., made.left] = unobserved
+        return made.model.sde.basis.inverse(z.to(made.dtype)), unobserved.to(made.dtype).double()
 
 
 every_composition = pytest.mark.parametrize("name", NAMES)
@@ -335,13 +335,13 @@ METHODS = {
 def test_densities_are_those_of_the_posterior(name, how):
     method, trace, dtype = METHODS[how]
     made = composed(name, dtype)
-    x, free = events(made, 2)
+    x, unobserved = events(made, 2)
     told = None if made.condition is None else made.condition.expand(2, BATCH, N)
     with torch.no_grad():
         found = log_prob(
             made.model, x, method, trace=trace, condition=told, generator=torch.manual_seed(0)
         )
-    wanted = made.law.log_prob(free)
+    wanted = made.law.log_prob(unobserved)
     assert found.value.shape == (2, BATCH)
     doubt = 7 * found.standard_error.double() + 3e-2
     assert ((found.value - wanted).abs() < doubt).all()
@@ -373,10 +373,10 @@ class Design(Noise):
 def test_bounds_are_those_of_the_posterior(name, dtype):
     """Scores are exact, and signals have gone where noise enters: the bound is the density."""
     made = composed(name, dtype)
-    x, free = events(made, 2)
+    x, unobserved = events(made, 2)
     told = None if made.condition is None else made.condition.expand(2, BATCH, N)
     options = {"condition": told, "moments": (torch.tensor(0.3), torch.tensor(0.8))}
-    wanted = -made.law.log_prob(free)
+    wanted = -made.law.log_prob(unobserved)
     with torch.no_grad():
         times = importance(made.model, x, **options)
         # the density of tuned times has kinks, which even distances do not meet
@@ -424,12 +424,12 @@ def test_distributions_are_of_the_posterior(name, dtype):
         made.model, solver, condition=made.condition, method=Quadrature(40)
     )
     assert distribution.batch_shape == (own if made.condition is None else (BATCH,))
-    assert own == (BATCH,) or name in ("alone", "scales", "free")
+    assert own == (BATCH,) or name in ("alone", "scales", "guided by labels")
     spread_out = distribution.expand((BATCH,))
-    x, free = events(made, 1)
+    x, unobserved = events(made, 1)
     assert spread_out.sample((1,)).shape == x.shape
     found = spread_out.log_prob(x).detach()
-    torch.testing.assert_close(found.double(), made.law.log_prob(free), rtol=0, atol=5e-2)
+    torch.testing.assert_close(found.double(), made.law.log_prob(unobserved), rtol=0, atol=5e-2)
     # one event under every observation
     alike = spread_out.log_prob(x[:, :1].expand_as(x))[0]
     torch.testing.assert_close(spread_out.log_prob(x[0, 0]), alike)
@@ -473,10 +473,10 @@ def test_gradients_are_those_of_the_posterior(name, dtype):
     """In events, in what is observed, in what is told and in what is learned."""
     checkpointing = dtype == torch.float32
     made = composed(name, dtype)
-    x, free = events(made, 1)
+    x, unobserved = events(made, 1)
     x.requires_grad_()
-    free = made.model.sde.basis(x)[..., made.left].double()
-    wanted = made.law.log_prob(free)
+    unobserved = made.model.sde.basis(x)[..., made.left].double()
+    wanted = made.law.log_prob(unobserved)
     found = log_prob(
         made.model, x, Quadrature(40), condition=made.condition, checkpointing=checkpointing
     ).value

@@ -420,7 +420,7 @@ GIVEN = {
     "covariances": torch.eye(16)[None],
     "levels": 1,
     "estimator": MODEL,
-    "none": 0.0,
+    "null_condition": 0.0,
     "low": -1.0,
     "high": 1.0,
 }

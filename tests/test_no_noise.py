@@ -189,12 +189,12 @@ def test_conditions_are_the_answer(held, dtype):
 
 @every_precision
 def test_classifier_free_and_multi_scale_answers(dtype):
-    free, c = (
+    guided, c = (
         ClassifierFree(Conditioned(sde()), torch.zeros(1), guidance=3.0),
         torch.ones(3, 1, dtype=dtype),
     )
     for question in QUESTIONS[1:]:
-        assert answered(free, question, STATES.to(dtype), 0.0, c).eq(0).all()
+        assert answered(guided, question, STATES.to(dtype), 0.0, c).eq(0).all()
     bands = DiagonalSDE(Cosine(), Haar((4,), 1), drop=[1.0, 0.5])
     model = MultiScale(bands, [network(2), network(4)]).to(dtype)
     z = torch.cat([STATES, STATES], -1).to(dtype)

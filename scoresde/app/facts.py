@@ -55,7 +55,7 @@ def known_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     Example:
         >>> from scoresde.app.facts import known_of
         >>> known_of({"event_shape": [3, 8, 8], "classes": ["cat", "dog"]})
-        {'event_shape': (3, 8, 8), 'classes': 2, 'none': 2}
+        {'event_shape': (3, 8, 8), 'classes': 2, 'null_condition': 2}
     """
     known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"]), **_of_conditions(facts)}
     if facts.get("parts") is not None:
@@ -101,7 +101,7 @@ def known_by(table: Any, key: str = "estimator", *, imports: bool = False) -> di
 def _of_conditions(facts: Mapping[str, Any]) -> dict[str, Any]:
     if facts.get("classes"):
         count = len(facts["classes"])
-        return {"classes": count, "none": count}
+        return {"classes": count, "null_condition": count}
     if not facts.get("condition_shape"):
         return {}
     shape = facts["condition_shape"]
@@ -110,8 +110,8 @@ def _of_conditions(facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("mean", "std")
     )
     std = torch.where(std > 0, std, 1.0)
-    none = (mean - _FAR * std).expand(shape).float()
+    null = (mean - _FAR * std).expand(shape).float()
     if len(shape) > 1:
-        return {"condition_channels": shape[0], "none": none}
+        return {"condition_channels": shape[0], "null_condition": null}
     scales = {"condition_mean": mean, "condition_std": std}
-    return {"condition_dim": shape[0], "none": none, **scales}
+    return {"condition_dim": shape[0], "null_condition": null, **scales}

@@ -129,10 +129,10 @@ class ConditionalSDE(DiagonalSDE):
             ValueError: If observed components diffuse: then there is no density.
         """
         mean, sigma = (moved(v, z) for v in self.moments(stage.start, dim, stage.dim))
-        free = self.free()[dim : stage.dim]
-        sigma = sigma.masked_fill(~free, 1.0)
+        unobserved = self.unobserved()[dim : stage.dim]
+        sigma = sigma.masked_fill(~unobserved, 1.0)
         each = Normal(mean, sigma, validate_args=False).log_prob(z[..., dim:])
-        return z[..., :dim], each.masked_fill(~free, 0.0).sum(-1)
+        return z[..., :dim], each.masked_fill(~unobserved, 0.0).sum(-1)
 
 
 class ConditionalEstimator(ScoreEstimator):

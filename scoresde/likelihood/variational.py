@@ -62,7 +62,7 @@ def prior_loss(sde: DiagonalSDE, x: Tensor) -> Tensor:
         ``(*batch,)``, in nats.
 
     Raises:
-        ValueError: If there is no density, see `scoresde.DiagonalSDE.free`.
+        ValueError: If there is no density, see `scoresde.DiagonalSDE.unobserved`.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ def prior_loss(sde: DiagonalSDE, x: Tensor) -> Tensor:
         >>> float(prior_loss(sde, torch.ones(1, 2))) < 1e-4  # there is hardly a signal left
         True
     """
-    sde.free()
+    sde.unobserved()
     z = sde.basis(x)
     z = z - sde.blocks.expand(sde.mean).to(z)
     std = sde.blocks.expand(sde.std).expand(z.shape[-1])
@@ -92,7 +92,7 @@ def reconstruction(sde: DiagonalSDE) -> Tensor:
     """``-E log N(z_0; z_eps / alpha, sigma^2 / alpha^2)``: the cost of starting at ``eps``.
 
     Raises:
-        ValueError: If there is no density, see `scoresde.DiagonalSDE.free`.
+        ValueError: If there is no density, see `scoresde.DiagonalSDE.unobserved`.
 
     Example:
         >>> from scoresde import VP, DiagonalSDE, Identity
@@ -101,10 +101,10 @@ def reconstruction(sde: DiagonalSDE) -> Tensor:
         tensor(-6.2800, dtype=torch.float64)
     """
     alpha, sigma = sde.kernel(sde.scale.new_full((1,), sde.eps))
-    free = sde.free()
-    deviation = (sigma / alpha).expand(sde.basis.dim).masked_fill(~free, 1.0)
+    unobserved = sde.unobserved()
+    deviation = (sigma / alpha).expand(sde.basis.dim).masked_fill(~unobserved, 1.0)
     entropy: Tensor = deviation.log() + 0.5 * math.log(2 * math.pi * math.e)
-    return entropy.masked_fill(~free, 0.0).sum()
+    return entropy.masked_fill(~unobserved, 0.0).sum()
 
 
 def bound(
@@ -226,7 +226,7 @@ def importance(
         (torch.Size([9]), torch.Size([5]))
     """
     sde, noise = _linear(estimator), Noise.of(generator)
-    sde.free()
+    sde.unobserved()
     z, batch = _flat(estimator, x)
     if readable(x):  # else looked at with what comes out, as that waits
         finite("x", x)

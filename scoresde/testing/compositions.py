@@ -49,11 +49,13 @@ class CompositionLaws(ABC):
         """The estimator conditioned on its first component; None if it cannot be."""
         model = self.make().double().eval()
         sde, n = model.sde, model.sde.basis.dim
-        free = (~sde.observed).nonzero().flatten()
-        if not isinstance(sde, DiagonalSDE) or sde.prior is not None or len(free) < 2:
+        unobserved = (~sde.observed).nonzero().flatten()
+        if not isinstance(sde, DiagonalSDE) or sde.prior is not None or len(unobserved) < 2:
             return None
         # vector time, in which what is observed is clean, is nothing that all have learned
-        observation = Observation(torch.arange(n) == free[0], standard_normal(*batch, n, seed=3))
+        observation = Observation(
+            torch.arange(n) == unobserved[0], standard_normal(*batch, n, seed=3)
+        )
         return ConditionalEstimator(model, observation, clean=self.exact)
 
     def test_what_is_observed_goes_with_its_samples(self) -> None:

@@ -104,7 +104,7 @@ def supplied(group: str) -> dict[str, Any]:
         "basis": basis,
         "sde": sde,
         "estimator": _StandardNormal(sde),
-        "none": 2,
+        "null_condition": 2,
         "network": _Perceptron(n),
         "networks": lambda shape: _Perceptron(math.prod(shape)),
     }

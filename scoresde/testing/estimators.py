@@ -195,8 +195,8 @@ class EstimatorLaws(CompositionLaws):
         one = torch.ones_like(t)
         derivative: Any = torch.func.jvp(lambda t: score(row, t), (t,), (one,))[1]
         law = "exact scores obey the Fokker-Planck equation ds/dt = -grad(div v + v.s)"
-        wanted, free = -torch.func.grad(outflow)(row), ~model.sde.observed
-        assert_same(law, derivative[free], wanted[free], rtol=1e-5, atol=1e-6)
+        wanted, unobserved = -torch.func.grad(outflow)(row), ~model.sde.observed
+        assert_same(law, derivative[unobserved], wanted[unobserved], rtol=1e-5, atol=1e-6)
 
     def _throughout(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For every stage, states ``(k, n)`` that data diffuse to, near and far, times and sizes.

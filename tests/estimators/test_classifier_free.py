@@ -79,9 +79,9 @@ def closed_form(z, t, labels, sde):
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
 def test_of_a_mixture_it_is_the_closed_form(guidance, t, dtype):
     model = Labelled()
-    guided = ClassifierFree(model, none=3, guidance=guidance)
-    told, free = closed_form(Z, t, LABELS, model.sde)
-    wanted = free + guidance * (told - free)
+    guided = ClassifierFree(model, null_condition=3, guidance=guidance)
+    told, unconditional = closed_form(Z, t, LABELS, model.sde)
+    wanted = unconditional + guidance * (told - unconditional)
     tolerance = {torch.float32: 2e-5, torch.float64: 1e-6}[dtype]
     found = guided.denoise(Z.to(dtype), t, LABELS)
     assert found.dtype == dtype
@@ -96,16 +96,16 @@ def test_of_a_mixture_it_is_the_closed_form(guidance, t, dtype):
 @pytest.mark.parametrize("interval", [None, (0.5, 2.0)])
 def test_its_ends_are_exact_and_cost_one_evaluation(interval, dtype):
     model, z = Labelled(), Z.to(dtype)
-    told, free = (model.denoise(z, 0.3, c) for c in (LABELS, torch.full_like(LABELS, 3)))
+    told, unconditional = (model.denoise(z, 0.3, c) for c in (LABELS, torch.full_like(LABELS, 3)))
     sigma = float(model.sde.at(torch.tensor([[0.3]])).noise_level.exp())
     assert 0.5 < sigma < 2.0
     for guidance, condition, wanted in (
         (1.0, LABELS, told),
-        (0.0, LABELS, free),
-        (2.0, None, free),
+        (0.0, LABELS, unconditional),
+        (2.0, None, unconditional),
     ):
         model.evaluations = 0
-        guided = ClassifierFree(model, none=3, guidance=guidance, interval=interval)
+        guided = ClassifierFree(model, null_condition=3, guidance=guidance, interval=interval)
         assert torch.equal(guided.denoise(z, 0.3, condition), wanted)
         assert model.evaluations == 1
 
@@ -113,8 +113,8 @@ def test_its_ends_are_exact_and_cost_one_evaluation(interval, dtype):
 @pytest.mark.parametrize("guidance", [0.0, 2.5])
 def test_outside_the_interval_the_condition_is_as_it_is_and_costs_one_evaluation(guidance):
     model = Labelled()
-    guided = ClassifierFree(model, none=3, guidance=guidance, interval=(0.3, 2.0))
-    everywhere = ClassifierFree(model, none=3, guidance=guidance)
+    guided = ClassifierFree(model, null_condition=3, guidance=guidance, interval=(0.3, 2.0))
+    everywhere = ClassifierFree(model, null_condition=3, guidance=guidance)
     solver = DDIM(20)
     times = solver.times(model.sde)[:-1]
     levels = [float(model.sde.at(t.reshape(1, 1)).noise_level.exp()) for t in times]
@@ -130,7 +130,7 @@ def test_outside_the_interval_the_condition_is_as_it_is_and_costs_one_evaluation
 
 def test_samples_with_times_of_their_own_are_each_in_the_interval_or_not():
     model = Labelled()
-    guided = ClassifierFree(model, none=3, guidance=2.5, interval=(0.3, 2.0))
+    guided = ClassifierFree(model, null_condition=3, guidance=2.5, interval=(0.3, 2.0))
     t = torch.tensor([0.01, 0.3, 0.3, 0.99])
     found = guided.denoise(Z, t, LABELS)
     for i in range(4):
@@ -140,9 +140,9 @@ def test_samples_with_times_of_their_own_are_each_in_the_interval_or_not():
 
 def test_much_noise_is_in_an_interval_without_end_and_clean_data_are_in_none():
     model = Labelled(VP(beta_max=4000.0))  # sigma/alpha is more than numbers hold
-    everywhere = ClassifierFree(model, none=3, guidance=2.0)
+    everywhere = ClassifierFree(model, null_condition=3, guidance=2.0)
     for high, inside in ((math.inf, True), (1e300, False)):
-        guided = ClassifierFree(model, none=3, guidance=2.0, interval=(0.0, high))
+        guided = ClassifierFree(model, null_condition=3, guidance=2.0, interval=(0.0, high))
         other = everywhere if inside else model
         assert torch.equal(guided.denoise(Z, 1.0, LABELS), other.denoise(Z, 1.0, LABELS))
         assert torch.equal(guided.denoise(Z, 0.0, LABELS), model.denoise(Z, 0.0, LABELS))
@@ -187,10 +187,10 @@ def test_without_dropout_the_loss_is_that_of_the_estimator():
     model = denoising()
     x, labels = torch.randn(8, 2), torch.arange(8) % 3
     for dropout, same in ((0.0, True), (0.5, False)):
-        guided = ClassifierFree(model, none=3, dropout=dropout)
+        guided = ClassifierFree(model, null_condition=3, dropout=dropout)
         losses = [m.loss(x, labels, torch.Generator().manual_seed(0)) for m in (model, guided)]
         assert torch.equal(*losses) == same
-    everything = ClassifierFree(model, none=3, dropout=1.0)
+    everything = ClassifierFree(model, null_condition=3, dropout=1.0)
     with pytest.raises(ValueError, match="condition: expected one for every event"):
         everything.loss(x)
 
@@ -207,7 +207,7 @@ def test_who_loses_its_condition_does_not_depend_on_the_parts_of_a_batch(parts):
     data = Dataset("mine", torch.randn(40, 2), condition=torch.arange(40) % 3)
     trained = []
     for accumulation in (1, parts):
-        guided = ClassifierFree(denoising(), none=3, dropout=0.4)
+        guided = ClassifierFree(denoising(), null_condition=3, dropout=0.4)
         settings = {"steps": 3, "batch_size": 8, "accumulation": accumulation}
         Training(**settings).fit(guided, data, data, progress=False)
         trained.append(torch.nn.utils.parameters_to_vector(guided.parameters()))
@@ -228,7 +228,7 @@ def test_samples_are_of_the_class_they_are_asked_for(spread):
     else:
         sde = DiagonalSDE(Cosine(), Haar((4,), 2), drop=[1.0, 0.8, 0.8])
         inner = MultiScale(sde, lambda shape: ResidualMLP(shape, 32, 1, classes=2))
-    model = ClassifierFree(inner, none=2, guidance=1.5)
+    model = ClassifierFree(inner, null_condition=2, guidance=1.5)
     data = Dataset("two", x, condition=labels, classes=("left", "right"))
     Training(steps=150, batch_size=64, lr=3e-3, ema=0.9, measurements=1).fit(
         model, data, progress=False
@@ -236,8 +236,8 @@ def test_samples_are_of_the_class_they_are_asked_for(spread):
     told = torch.arange(60) % 2
     found = DDIM(12).sample(model, (60,), condition=told, generator=torch.Generator())
     assert ((found @ torch.tensor([1.0, 1.0, -1.0, -1.0]) > 0).long() == told).all()
-    free = DDIM(12).sample(model, (60,), generator=torch.Generator())
-    assert 10 < (free[:, 0] > 0).sum() < 50
+    unconditional = DDIM(12).sample(model, (60,), generator=torch.Generator())
+    assert 10 < (unconditional[:, 0] > 0).sum() < 50
 
 
 # What takes a condition.
@@ -258,7 +258,7 @@ def test_whatever_takes_a_condition_takes_labels(name, dtype):
     inner = dict(networks())[name].to(dtype)
     for weight in inner.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    model, x = ClassifierFree(inner, none=3, guidance=1.5), torch.randn(4, 2, dtype=dtype)
+    model, x = ClassifierFree(inner, null_condition=3, guidance=1.5), torch.randn(4, 2, dtype=dtype)
     many = [torch.Generator().manual_seed(i) for i in range(4)]
 
     def again():
@@ -350,7 +350,7 @@ def test_networks_of_others_hear_labels():
             return x * class_labels.reshape(-1, 1)
 
     inner = Denoising(DiagonalSDE(VP(), Identity((2,))), NetworkAdapter(Theirs()))
-    found = ClassifierFree(inner, none=3).denoise(Z, 0.5, LABELS)
+    found = ClassifierFree(inner, null_condition=3).denoise(Z, 0.5, LABELS)
     assert torch.equal(found, inner.denoise(Z, 0.5, LABELS))
 
 
@@ -366,14 +366,14 @@ def test_networks_of_others_hear_labels():
         ({"interval": (0.0, math.nan)}, "interval: expected"),
         ({"interval": (0.0, "a")}, "interval: expected"),
         ({"interval": 3.0}, "interval: expected two numbers"),
-        ({"none": "nothing"}, "none: expected a tensor, a number or a list"),
-        ({"none": None}, "none: expected a tensor, a number or a list"),
+        ({"null_condition": "nothing"}, "null_condition: expected a tensor, a number or a list"),
+        ({"null_condition": None}, "null_condition: expected a tensor, a number or a list"),
         ({"estimator": None}, "estimator: expected a ScoreEstimator, got None"),
     ],
 )
 def test_bad_arguments(wrong, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        ClassifierFree(**{"estimator": Labelled(), "none": 3, **wrong})
+        ClassifierFree(**{"estimator": Labelled(), "null_condition": 3, **wrong})
 
 
 def test_what_is_no_tensor_cannot_be_replaced():

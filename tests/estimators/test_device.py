@@ -270,9 +270,11 @@ def test_stages_have_a_loss_each_and_one_transform():
 @pytest.mark.parametrize("condition", [None, torch.tensor([0, 1, 0])], ids=["none", "labels"])
 def test_guidance_is_where_the_estimator_is_that_it_is_made_around(dtype, condition):
     network = ResidualMLP((4,), 8, 1, classes=3)
-    guided = ClassifierFree(uniform(network=network).to(META, dtype), none=2, guidance=2.0)
+    guided = ClassifierFree(
+        uniform(network=network).to(META, dtype), null_condition=2, guidance=2.0
+    )
     told = None if condition is None else condition.to(META)
-    assert guided.none.device == META
+    assert guided.null_condition.device == META
     with DeviceCalls():
         x = DDIM(2).sample(guided, (3,), condition=told)
     assert (x.device, x.dtype) == (META, dtype)

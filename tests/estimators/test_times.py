@@ -259,8 +259,8 @@ def test_what_an_estimator_is_made_of_goes_along():
     guided, y = Guidance(exact, lambda x: x[..., :1], torch.zeros(1), 0.5), torch.zeros(1)
     again = Guidance(exact.with_clock(clock), lambda x: x[..., :1], y, 0.5)
     torch.testing.assert_close(guided.with_clock(clock).denoise(z, t), again.denoise(z, t))
-    free = ClassifierFree(exact, torch.zeros(1), guidance=1.5)
-    torch.testing.assert_close(free.with_clock(clock).denoise(z, t, torch.ones(1)), wanted)
+    told = ClassifierFree(exact, torch.zeros(1), guidance=1.5)
+    torch.testing.assert_close(told.with_clock(clock).denoise(z, t, torch.ones(1)), wanted)
     for clean in (False, True):
         seen = Observation(torch.tensor([True, False, False]), torch.ones(3))
         conditional = ConditionalEstimator(exact, seen, clean)

@@ -128,7 +128,7 @@ def test_a_guided_model_of_it_is_trained_and_sampled():
     labels = torch.tensor([0, 1, 2, 0])
     model.loss(torch.randn(4, 1, 8, 8), labels).backward()
     assert model.network.embed.weight.grad.abs().sum(-1).gt(0).tolist() == [True] * 3
-    guided = ClassifierFree(model, none=2, guidance=3.0)
+    guided = ClassifierFree(model, null_condition=2, guidance=3.0)
     assert DDIM(3).sample(guided, (3,), condition=torch.tensor([0, 1, 1])).shape == (3, 1, 8, 8)
 
 

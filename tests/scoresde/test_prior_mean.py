@@ -41,15 +41,15 @@ def test_densities_and_bounds_of_every_event(schedule):
     first = exact.marginal(torch.tensor([schedule.eps])).log_prob(x)
     torch.testing.assert_close(log_prob(exact, x).value, first, atol=5e-3, rtol=0)
     # without a correlation the bound's control is exact, and nothing is left to chance
-    free = torch.diag(SPREAD.diagonal())
-    exact = Gaussian(exact.sde, MEAN, free)
-    wanted = MultivariateNormal(MEAN, free).log_prob(x)
+    variances = torch.diag(SPREAD.diagonal())
+    exact = Gaussian(exact.sde, MEAN, variances)
+    wanted = MultivariateNormal(MEAN, variances).log_prob(x)
     torch.testing.assert_close(bound(exact, x), -wanted, atol=0.02, rtol=0)
 
 
 @every_schedule
 @pytest.mark.parametrize("held", [True, False])
-def test_conditionals_keep_the_mean_of_what_is_free(schedule, held):
+def test_conditionals_keep_the_mean_of_what_is_not_observed(schedule, held):
     joint = model(schedule, Joint(y=(1,), x=(1,)), mean=MEAN)
     given = condition(joint, clean=held, y=torch.tensor([301.0]))
     x = ExponentialMultistep(200, grid="log_snr", eta=0.0 if held else 1.0).sample(given, (3000,))

@@ -104,8 +104,8 @@ def test_guidance_is_chosen_when_samples_are_drawn(pets, tmp_path):
     dog = ("--label", "dog")
     told = samples(pets, tmp_path, *dog)
     assert np.array_equal(told, samples(pets, tmp_path, *dog, "--guidance", 1.5))
-    free = samples(pets, tmp_path, *dog, "--guidance", 0)
-    assert np.array_equal(free, samples(pets, tmp_path, "--label", "cat", "--guidance", 0))
+    unguided = samples(pets, tmp_path, *dog, "--guidance", 0)
+    assert np.array_equal(unguided, samples(pets, tmp_path, "--label", "cat", "--guidance", 0))
     plain = samples(pets, tmp_path, *dog, "--guidance", 1)
     assert not np.array_equal(plain, told)
     never = ("--guidance", 3, "--guidance-interval", 1e8, 1e9)
@@ -175,7 +175,9 @@ def test_models_without_labels_say_so(tmp_path):
         assert message in result.output.splitlines()[-1]
     result = train(tmp_path, "digits", "", name="other")
     assert result.exit_code == 1
-    assert result.output.splitlines()[-1].startswith("Error: estimator.none: expected a value")
+    assert result.output.splitlines()[-1].startswith(
+        "Error: estimator.null_condition: expected a value"
+    )
     assert train(tmp_path, "digits", "labels = true", edits=edits, name="told").exit_code == 0
     result = run("sample", tmp_path / "told", "--count", 2, "--output", tmp_path / "x.npy")
     assert result.stdout.startswith("labels: ")  # drawn, without any guidance

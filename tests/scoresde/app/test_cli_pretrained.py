@@ -106,7 +106,7 @@ def test_it_is_trained_on(folder):
 def test_guidance(folder):
     """A wrapper in the file, of a label that stands for none."""
     wrapped = ('[estimator]\nname = "diffusers"',
-               '[estimator]\nname = "classifier-free"\nnone = 2\n[estimator.estimator]\n'
+               '[estimator]\nname = "classifier-free"\nnull_condition = 2\n[estimator.estimator]\n'
                'name = "diffusers"')  # fmt: skip
     edited(folder / "theirs.toml", wrapped)
     found = []
