@@ -82,12 +82,12 @@ def _methods(
     top = torch.cat([covariances + noise**2 * torch.eye(n), covariances], -1)
     joint_covariances = torch.cat([top, torch.cat([covariances, covariances], -1)], -2)
 
-    def conditional(sigma_y: float, held: bool = False) -> ScoreEstimator:
+    def conditional(sigma_y: float, clean: bool = False) -> ScoreEstimator:
         schedule = VE(0.005, joint.per_block(y=sigma_y or SIGMA, x=SIGMA))
         speeds = joint.per_block(y=1.0 if sigma_y else 0.0, x=1.0)
         sde = DiagonalSDE(schedule, joint, speeds)
         joint_model = GaussianMixture(sde, weights, joint_means, joint_covariances)
-        return condition(joint_model, clean=held, y=y)
+        return condition(joint_model, clean=clean, y=y)
 
     flow, once = ExponentialMultistep(steps), DDIM(steps, eta=1.0)
     fresh = DDIM(steps, eta=1.0, corrector=ResampleObserved())
@@ -97,7 +97,7 @@ def _methods(
     std = float(prior.marginal(torch.zeros(1)).variance.mean().sqrt())
     cases: list[tuple[str, str, ScoreEstimator, Solver]] = [
         ("CDE", "none", conditional(0.0), flow),
-        ("any conditional, held", "none", conditional(SIGMA, held=True), flow),
+        ("any conditional, clean", "none", conditional(SIGMA, clean=True), flow),
     ]
     for name, sigma_y in (("CMDE, sigma_y .5", 0.5), ("CMDE, sigma_y 1", 1.0), ("CDiffE", SIGMA)):
         paths = {"one noise": flow, "bridge": once, "redrawn": fresh}

@@ -132,9 +132,9 @@ def _ours(task: Task, method: str, theta: Tensor, x: Tensor, training: Training)
 def _joint(task: Task, method: str, theta: Tensor, x: Tensor, training: Training) -> Posterior:
     """Trained where observations diffuse, or are shown clean at random."""
     to = Coordinates.fit(task.prior, theta, x)
-    joint, held = to.joint, method == "any conditional"
+    joint, clean = to.joint, method == "any conditional"
     solver: Solver = ExponentialMultistep(32)
-    if held:
+    if clean:
         sde = DiagonalSDE(LogLinear(), joint)
     else:
         noise, updates = (math.inf if method == "CDiffE" else SIGMA_Y), None
@@ -142,9 +142,9 @@ def _joint(task: Task, method: str, theta: Tensor, x: Tensor, training: Training
             updates = training.steps // 2
         sde = slowed(DiagonalSDE(VE(*SIGMA), joint), ["observation"], noise, updates)
         solver = ExponentialMultistep(32, corrector=ResampleObserved())
-    network = ResidualMLP((joint.dim,), WIDTH, DEPTH, noise_levels=joint.dim if held else 1)
+    network = ResidualMLP((joint.dim,), WIDTH, DEPTH, noise_levels=joint.dim if clean else 1)
     known = Truncated.from_coordinates(to, sde)
-    model = Denoising(sde, network, observe="blocks" if held else None, baseline=known)
+    model = Denoising(sde, network, observe="blocks" if clean else None, baseline=known)
     pairs = to.joint_events(theta, x)
     training.fit(
         model,
@@ -152,7 +152,7 @@ def _joint(task: Task, method: str, theta: Tensor, x: Tensor, training: Training
         Dataset(task.name, pairs[: len(pairs) // 20]),
         progress=False,
     )
-    return Posterior(model, to, solver, held)
+    return Posterior(model, to, solver, clean)
 
 
 def _peer(task: Task, method: str, theta: Tensor, x: Tensor) -> Sampler:

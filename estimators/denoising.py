@@ -387,7 +387,7 @@ class Denoising(Float64Constants, ScoreEstimator):
     @property
     def _is_centred(self) -> bool:
         """Whether the mean is one number, known without waiting for it, and 0."""
-        value = self.held("data_mean", torch.device("cpu"))
+        value = self.constant_on("data_mean", torch.device("cpu"))
         known = value.numel() == 1 and readable(value) and not value.requires_grad
         return known and float(value) == 0
 

@@ -118,11 +118,11 @@ class Clock(Float64Constants):
     def breakpoints(self, first: float = 0.0) -> list[float]:
         """Times in ``(0, 1)`` at which a clock stops, or starts with a delay, increasing."""
         cpu = torch.device("cpu")
-        speeds = self.held("speeds", cpu).flatten()
+        speeds = self.constant_on("speeds", cpu).flatten()
         delays = (
             torch.zeros((), device=cpu)
             if self.delays is None
-            else self.held("delays", cpu).flatten()
+            else self.constant_on("delays", cpu).flatten()
         )
         pairs = zip(*(v.tolist() for v in torch.broadcast_tensors(speeds, delays)), strict=True)
         moments = []

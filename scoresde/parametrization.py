@@ -8,7 +8,7 @@ so a parametrisation is a pair ``(c_skip, c_out)``, and converting is solving on
 of ``D``: noise ``eps = (z - alpha D)/sigma``, score ``s = (alpha D - z)/sigma^2``, velocity
 ``v = alpha eps - sigma D``.
 
-Where there is no noise, at time 0 and in components that are held there, ``alpha`` is 1 and a
+Where there is no noise, at time 0 and in components that stay there, ``alpha`` is 1 and a
 quotient would be 0/0. What is said there, by every estimator and in every form, is the mean given
 that the state is known:
 

@@ -248,7 +248,7 @@ class Float64Constants(KeepsFloat64):
             return tuple(kept)  # type: ignore[arg-type]
         if t.device == _CPU:
             self._read_together(names)
-        values = [self.held(name, t.device) for name in names]
+        values = [self.constant_on(name, t.device) for name in names]
         learned = [v for v in values if v.device != t.device]
         if len(learned) > 1:
             read = iter(_together(learned, t.device))
@@ -277,7 +277,7 @@ class Float64Constants(KeepsFloat64):
                 self._cast_values[key] = read
         return read.value
 
-    def held(self, name: str, device: torch.device) -> Tensor:
+    def constant_on(self, name: str, device: torch.device) -> Tensor:
         """A constant as it is, on its own device, or on the CPU if that is the one asked for.
 
         What is on another device is read from there once for every value that it takes: what is
@@ -305,7 +305,7 @@ class Float64Constants(KeepsFloat64):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         known = {
-            name: self.held(name, _CPU)
+            name: self.constant_on(name, _CPU)
             for name, buffer in self._buffers.items()
             if buffer is not None and (buffer.device == _CPU or name in self._on_cpu)
         }
@@ -328,7 +328,7 @@ class Float64Constants(KeepsFloat64):
     def per_component(self, blocks: Blocks, device: torch.device | None = None) -> Self:
         """A view of the module with per-block constants repeated over their components.
 
-        On another device if one is named, see `held`.
+        On another device if one is named, see `constant_on`.
         """
         view = copy.copy(self)
         view._on_cpu, view._cast_values = {}, {}
@@ -336,7 +336,7 @@ class Float64Constants(KeepsFloat64):
         def repeated(name: str, value: Tensor | None) -> Tensor | None:
             if value is None:
                 return None
-            return blocks.expand(value if device is None else self.held(name, device))
+            return blocks.expand(value if device is None else self.constant_on(name, device))
 
         view._parameters = {}
         view._buffers = {

@@ -123,9 +123,9 @@ def joint(speed):
 LAW = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.1], [0.2, 0.1, 0.6]])
 
 
-def conditional(held):
-    model = Gaussian(joint(1.0 if held else 0.5), torch.zeros(3), LAW)
-    return condition(model, clean=held, **KNOWN)
+def conditional(clean):
+    model = Gaussian(joint(1.0 if clean else 0.5), torch.zeros(3), LAW)
+    return condition(model, clean=clean, **KNOWN)
 
 
 def phase_space():
@@ -202,7 +202,7 @@ MORE = {
         "packed": lambda: Packed(Haar((1, 4, 4), 2)),
     },
     "sdes": {
-        "conditioned": lambda: conditional(held=True).sde,
+        "conditioned": lambda: conditional(clean=True).sde,
         "learned": lambda: DiagonalSDE(Learned(2), Identity((3,), {"a": 2, "b": 1}), [1.0, 0.0]),
         "dropping": lambda: DiagonalSDE(LogLinear(), Haar((4,), 1), drop=[1.0, 0.5]),
         "stopping": lambda: DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0]),
@@ -221,7 +221,7 @@ MORE = {
         "on a learned schedule": lambda: Denoising(MORE["sdes"]["learned"](), network()),
         "composed": composed,
         "composed by covariances": lambda: composed(covariances=True),
-        "conditional": lambda: conditional(held=False),
+        "conditional": lambda: conditional(clean=False),
         "given an observation": lambda: GivenObservation(
             Labelled(), torch.tensor([0.3, -0.2]), torch.tensor([1.0, -0.5, 0.2])
         ),
@@ -229,7 +229,7 @@ MORE = {
             trained_gaussian(), None, torch.tensor([1.0, -0.5, 0.2])
         ),
         "of a part": lambda: OfPart(Gaussian(joint(0.0), torch.zeros(3), LAW), "x"),
-        "of a part, held": lambda: OfPart(Gaussian(joint(0.5), torch.zeros(3), LAW), "x", True),
+        "of a part, clean": lambda: OfPart(Gaussian(joint(0.5), torch.zeros(3), LAW), "x", True),
         "a normal prior": lambda: prior_estimator(
             MultivariateNormal(torch.tensor([0.5, 0.0]), torch.eye(2) + 0.3)
         ),
@@ -239,7 +239,7 @@ MORE = {
         "a prior on the line": lambda: prior_estimator(
             Independent(LogNormal(torch.zeros(2), torch.tensor([1.0, 0.5])), 1)
         ),
-        "held": lambda: conditional(held=True),
+        "clean": lambda: conditional(clean=True),
         "independent": lambda: IndependentGaussian(bed(), torch.tensor([1.0, 0.5, 0.1])),
         "multi-scale that drops": multi_scale,
         "narrow": lambda: Truncated(DiagonalSDE(EDM(), Identity((2,))), 0.0, [1e-3, 5.0]),
@@ -271,14 +271,14 @@ CONDITIONED = {
     "guided by its labels": 2,
     "sure of its labels": 2,
     "of a part": 1,
-    "of a part, held": 1,
+    "of a part, clean": 1,
 }
 EXACT = (
     "composed",
     "composed by covariances",
     "given its residual",
     "of a part",
-    "of a part, held",
+    "of a part, clean",
 )
 EXACT += ("a normal prior", "a prior between bounds", "a prior on the line")
 globals().update(conformance("scoresde"))
@@ -377,7 +377,7 @@ def test_derived_equations_in_single_precision(kind):
 
 def test_a_given_basis_in_single_precision():
     """Affine, and no law of bases is about it."""
-    basis = conditional(held=True).sde.basis
+    basis = conditional(clean=True).sde.basis
 
     def find(basis, x):
         z = basis(x)

@@ -143,11 +143,11 @@ def test_at_time_0_the_state_is_the_answer(name, t, dtype):
 
 @every_precision
 @pytest.mark.parametrize("name", [name for name in MAKE if name not in OWN])
-@pytest.mark.parametrize("held", [False, True])
-def test_components_that_are_held_are_the_answer(name, held, dtype):
+@pytest.mark.parametrize("clean", [False, True])
+def test_clean_components_are_the_answer(name, clean, dtype):
     """By a speed of 0, or a time of their own of 0; the other one goes on diffusing."""
-    model, z = MAKE[name](sde() if held else sde(0.0, 1.0)).to(dtype), STATES.to(dtype)
-    t = torch.tensor([[0.0, 0.5]]).expand(3, 2) if held else 0.5
+    model, z = MAKE[name](sde() if clean else sde(0.0, 1.0)).to(dtype), STATES.to(dtype)
+    t = torch.tensor([[0.0, 0.5]]).expand(3, 2) if clean else 0.5
     for question in QUESTIONS:
         found = answered(model, question, z, t)
         wanted = z if question == "denoise" else torch.zeros_like(z)
@@ -170,16 +170,16 @@ def test_what_is_said_just_before_goes_on_at_time_0(dtype):
 
 
 @every_precision
-@pytest.mark.parametrize("held", [False, True])
-def test_conditions_are_the_answer(held, dtype):
+@pytest.mark.parametrize("clean", [False, True])
+def test_conditions_are_the_answer(clean, dtype):
     joint = Joint(y=(1,), x=(1,))
-    process = DiagonalSDE(VP(), joint, None or joint.per_block(y=float(held), x=1.0))
+    process = DiagonalSDE(VP(), joint, None or joint.per_block(y=float(clean), x=1.0))
     law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     for model in (
         Gaussian(process, torch.zeros(2), law),
         Gaussian(process, torch.ones(2), SINGULAR),
     ):
-        known = condition(model, clean=held, y=torch.ones(3, 1, dtype=dtype)).to(dtype)
+        known = condition(model, clean=clean, y=torch.ones(3, 1, dtype=dtype)).to(dtype)
         z = known.sde.basis(STATES[:, :1].to(dtype))
         for question in QUESTIONS:
             assert answered(known, question, z, 0.5)[:, 0].eq(float(question == "denoise")).all()

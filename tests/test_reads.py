@@ -271,22 +271,22 @@ def test_a_grid_is_read_as_often_however_many_clocks_stop(reads, name, monkeypat
     torch.testing.assert_close(DDIM(20, grid=name).times(sde), found[1][1], rtol=1e-14, atol=0)
 
 
-def conditional(held):
+def conditional(clean):
     """A network whose joint events are conditioned on a part of them."""
     sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)))
     model = Denoising(sde, Answering(3, noise_levels=3), observe="blocks")
-    return condition(model, clean=held, y=torch.ones(1))
+    return condition(model, clean=clean, y=torch.ones(1))
 
 
 @every_planned
-@pytest.mark.parametrize("held", [False, True])
-def test_what_is_conditioned_is_planned_as_well(reads, solver, held):
-    posterior, noise = conditional(held), Noise(torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("clean", [False, True])
+def test_what_is_conditioned_is_planned_as_well(reads, solver, clean):
+    posterior, noise = conditional(clean), Noise(torch.Generator().manual_seed(0))
     z, ts = torch.randn(6, 3), -torch.linspace(0.9, 0.1, 7, dtype=torch.float64)
     reverse = ReverseSDE(posterior, 0.0)
-    # what is held is held for the equation, and for the joint model at the solver's nodes
+    # what is clean is held so for the equation, and for the joint model at the solver's nodes
     planned, steps = reads.by(lambda: list(solver().prepare(reverse, ts, z)))
-    assert planned == 1 + held * len(solver.nodes)
+    assert planned == 1 + clean * len(solver.nodes)
     assert reads.by(lambda: solver().run(z, steps, noise))[0] == 0
 
 

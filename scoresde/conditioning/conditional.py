@@ -89,7 +89,7 @@ class ConditionalSDE(DiagonalSDE):
     basis: ConditionedBasis
 
     def with_clock(self, clock: Clock) -> Self:
-        """None: what is held, and what is not, is a matter of the estimator."""
+        """None: what is clean, and what is not, is a matter of the estimator."""
         raise TypeError("sde: expected a joint one, got one that is conditioned: see along")
 
     @property

@@ -117,7 +117,7 @@ class AnnealedClock(SlowedClock):
     def before_update(self, update: int) -> None:
         """Sets the clock for the update after ``update`` ones; `scoresde.training` calls it."""
         (schedule,), share = self._schedule, min(update / self.updates, 1.0)
-        final = self.held("speeds", torch.device("cpu"))
+        final = self.constant_on("speeds", torch.device("cpu"))
         start, end = (_noise(schedule, u) for u in (torch.ones_like(final), final))
         value = 1 / (share / end + (1 - share) / start)
         with torch.no_grad():

@@ -51,8 +51,8 @@ class AllocationLimit(DispatchMode):
         keywords = dict(kwargs or {})
         # factories take a device: on "meta", without memory, they say how large a tensor would be
         is_factory = any(argument.name == "device" for argument in func._schema.arguments)
-        on_meta = torch.device(keywords.get("device") or "cpu").type == "meta"
-        if is_factory and not on_meta and not any(isinstance(arg, Tensor) for arg in args):
+        is_meta = torch.device(keywords.get("device") or "cpu").type == "meta"
+        if is_factory and not is_meta and not any(isinstance(arg, Tensor) for arg in args):
             on_meta = {**keywords, "device": torch.device("meta"), "pin_memory": False}
             shape = tuple(func(*args, **on_meta).shape)
             self.total += torch.Size(shape).numel()

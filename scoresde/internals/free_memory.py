@@ -35,17 +35,17 @@ def free_memory(device: torch.device) -> int:
     module: Any = getattr(torch, device.type, None)
     if not hasattr(module, "mem_get_info"):
         return limits.memory()
-    held = module.memory_reserved(device) - module.memory_allocated(device)
-    return int(module.mem_get_info(device)[0] + held)
+    unused = module.memory_reserved(device) - module.memory_allocated(device)
+    return int(module.mem_get_info(device)[0] + unused)
 
 
-def at_a_time(count: int, like: Tensor, held: int = 0) -> int | None:
+def at_a_time(count: int, like: Tensor, kept: int = 0) -> int | None:
     """How many of so many answers of a network to evaluate together; None for all.
 
     Args:
         count: How many there are.
         like: A batch of states, to which each of them is an answer.
-        held: Numbers as those of the states that are kept of each besides, for every one of them.
+        kept: Numbers as those of the states that are kept of each besides, for every one of them.
 
     Example:
         >>> import torch
@@ -53,7 +53,7 @@ def at_a_time(count: int, like: Tensor, held: int = 0) -> int | None:
         >>> at_a_time(8, torch.empty(1, 8)), at_a_time(10**6, torch.empty(10, 10**3))
         (None, 134)
     """
-    each = (_WORK + held) * like.numel() * like.element_size()
+    each = (_WORK + kept) * like.numel() * like.element_size()
     if torch.compiler.is_compiling() or count * each <= _SMALL:
         return None
     most = max(1, free_memory(like.device) // _SHARE // each)

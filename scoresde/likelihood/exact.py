@@ -52,18 +52,18 @@ class Method(Protocol):
 
 
 @runtime_checkable
-class Holding(Protocol):
+class Keeping(Protocol):
     """A method that keeps much of every event until its end, and says so; others keep little.
 
     Example:
         >>> from scoresde import Quadrature
-        >>> from scoresde.likelihood.exact import Holding
+        >>> from scoresde.likelihood.exact import Keeping
         >>> from solvers import DDIM
-        >>> isinstance(Quadrature(), Holding), isinstance(DDIM(), Holding)
+        >>> isinstance(Quadrature(), Keeping), isinstance(DDIM(), Keeping)
         (True, False)
     """
 
-    def held(self, times: int, estimates: int) -> int:
+    def kept(self, times: int, estimates: int) -> int:
         """Numbers in the precision of states, for each of their components.
 
         Args:
@@ -258,8 +258,8 @@ def _transported(
 ) -> tuple[Tensor, Tensor]:
     """`Method.transport`, of as many events at a time as there is memory for."""
     batch, flat = z.shape[:-1], z.reshape(-1, z.shape[-1])
-    held = method.held(len(ts), density.trace.estimates) if isinstance(method, Holding) else 0
-    size = at_a_time(len(flat), flat[:1], held)
+    kept = method.kept(len(ts), density.trace.estimates) if isinstance(method, Keeping) else 0
+    size = at_a_time(len(flat), flat[:1], kept)
     if size is None:
         return method.transport(density, z, ts, noise)
     transported = []

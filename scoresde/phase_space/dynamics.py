@@ -333,9 +333,9 @@ class Dynamics(Float64Constants):
                 kernel = self.kernel(s)
                 place = place + (kernel.log_snr - wanted) / (kernel.decay * speed)
             s, _ = self.unplace(place)
-            slope, held = self.kernel(s).decay, log_snr.clone()
+            slope, value = self.kernel(s).decay, log_snr.clone()
         # nothing is added but the derivative
-        return s - (log_snr - held).nan_to_num(0.0) / slope
+        return s - (log_snr - value).nan_to_num(0.0) / slope
 
     def _tabulate(self) -> None:
         """Log-SNRs at many places, down to where hardly a trace of data is left."""

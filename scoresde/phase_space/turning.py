@@ -32,7 +32,7 @@ class Turning(Float64Constants):
 
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__()
-        knots, _ = dynamics.unplace(dynamics.held("places", torch.device("cpu")))
+        knots, _ = dynamics.unplace(dynamics.constant_on("places", torch.device("cpu")))
         turns = [torch.eye(dynamics.copies).to(knots)]
         for turn in magnus(dynamics, knots[1:], knots[:-1], _turning).flip(0):
             turns.append(turn @ turns[-1])

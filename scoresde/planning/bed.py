@@ -204,8 +204,8 @@ class Bed:
         band, nodes = self.bands[k], _RATIOS.log()
         ratios = (band / self.scale[k] ** 2).clamp(min=1e-30)
         near = -(((nodes - ratios.log().unsqueeze(-1)) / _LOG_STD) ** 2) / 2
-        held = ratios @ near.softmax(-1) / _RATIOS
-        return held * self.scale[k] ** 2 * (self.sizes[k] / len(band))
+        powers = ratios @ near.softmax(-1) / _RATIOS
+        return powers * self.scale[k] ** 2 * (self.sizes[k] / len(band))
 
     def _mixtures(self, kurtosis: Sequence[float]) -> None:
         """Mixtures for the bands, and the quantiles that stand for them."""

@@ -44,7 +44,7 @@ class Cosine(Schedule):
 
     def _angles(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # alpha is the sine of what is left to pi/2, which 1 - t gives without cancellation
-        rest = torch.atan((self.held("log_snr_min", t.device) / 2).exp()).to(t)
+        rest = torch.atan((self.constant_on("log_snr_min", t.device) / 2).exp()).to(t)
         theta = math.pi / 2 - rest
         return theta, theta * t, rest + theta * (1 - t)
 

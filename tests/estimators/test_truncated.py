@@ -219,10 +219,10 @@ def test_what_is_not_bounded_is_linear():
 def test_components_at_times_of_their_own():
     joint = Joint(y=(2,), x=(1,))
     model = regression(DiagonalSDE(VP(), joint))
-    held = DiagonalSDE(VP(), joint, joint.per_block(y=0, x=1))
+    clean = DiagonalSDE(VP(), joint, joint.per_block(y=0, x=1))
     z = torch.randn(5, 3)
     times = torch.tensor([0.0, 0.0, 0.6]).expand(5, 3)
-    torch.testing.assert_close(model.denoise(z, times), regression(held).denoise(z, 0.6))
+    torch.testing.assert_close(model.denoise(z, times), regression(clean).denoise(z, 0.6))
     # clean components are what they are
     torch.testing.assert_close(model.denoise(z, 0 * times)[:, :2], z[:, :2])
 

@@ -241,26 +241,26 @@ def test_a_constant_that_is_written_on_its_device_is_read_again():
     clock = Clock([1.0, 2.0]).to("meta")
     cpu = torch.device("cpu")
     with DeviceCalls() as calls:
-        assert clock.held("speeds", cpu).tolist() == [1.0, 2.0]
+        assert clock.constant_on("speeds", cpu).tolist() == [1.0, 2.0]
         clock.speeds.mul_(2)
-        clock.held("speeds", cpu)
-        clock.held("speeds", cpu)
+        clock.constant_on("speeds", cpu)
+        clock.constant_on("speeds", cpu)
         clock.speeds = torch.ones(2, dtype=torch.float64, device="meta")
-        clock.held("speeds", cpu)
+        clock.constant_on("speeds", cpu)
     assert calls.reads.total() == 2
-    assert clock.held("speeds", torch.device("meta")) is clock.speeds
+    assert clock.constant_on("speeds", torch.device("meta")) is clock.speeds
 
 
 def test_what_is_known_on_the_cpu_follows_a_module_back_and_forth():
     clock = Clock([1.0, 2.0])
     clock.speeds.mul_(3)
     there = copy.deepcopy(clock.to("meta")).to(torch.bfloat16).to("meta")
-    assert there.held("speeds", torch.device("cpu")).tolist() == [3.0, 6.0]
+    assert there.constant_on("speeds", torch.device("cpu")).tolist() == [3.0, 6.0]
     view = there.per_component(Blocks({"a": 1, "b": 2}), torch.device("cpu"))
-    assert view.held("speeds", torch.device("cpu")).tolist() == [3.0, 6.0, 6.0]
+    assert view.constant_on("speeds", torch.device("cpu")).tolist() == [3.0, 6.0, 6.0]
     there.to_empty(device="cpu")
     there.load_state_dict({"speeds": torch.tensor([1.0, 5.0])})
-    assert there.held("speeds", torch.device("cpu")).tolist() == [1.0, 5.0]
+    assert there.constant_on("speeds", torch.device("cpu")).tolist() == [1.0, 5.0]
 
 
 @pytest.mark.parametrize("components", [1, 20])

@@ -48,13 +48,13 @@ def test_densities_and_bounds_of_every_event(schedule):
 
 
 @every_schedule
-@pytest.mark.parametrize("held", [True, False])
-def test_conditionals_keep_the_mean_of_what_is_not_observed(schedule, held):
+@pytest.mark.parametrize("clean", [True, False])
+def test_conditionals_keep_the_mean_of_what_is_not_observed(schedule, clean):
     joint = model(schedule, Joint(y=(1,), x=(1,)), mean=MEAN)
-    given = condition(joint, clean=held, y=torch.tensor([301.0]))
-    x = ExponentialMultistep(200, grid="log_snr", eta=0.0 if held else 1.0).sample(given, (3000,))
+    given = condition(joint, clean=clean, y=torch.tensor([301.0]))
+    x = ExponentialMultistep(200, grid="log_snr", eta=0.0 if clean else 1.0).sample(given, (3000,))
     centre, std = -50 + 1.2 / 4, (1 - 1.2**2 / 4) ** 0.5
-    if held:
+    if clean:
         assert float(x.mean()) == pytest.approx(centre, abs=0.08)
         assert float(x.std()) == pytest.approx(std, rel=0.06)
         wanted = torch.distributions.Normal(centre, std).log_prob(x[:3]).squeeze(-1)

@@ -55,7 +55,7 @@ def cmde(r, sigma_y, sigma_x=20.0):
     return bivariate(r, VE(0.005, torch.tensor([sigma_y, sigma_x])))
 
 
-def wide(kind, held=False, **speeds):
+def wide(kind, clean=False, **speeds):
     """Two and three components, and the exact law of the latter given the former."""
     basis = Joint(y=(2,), x=(3,))
     sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.per_block(**speeds) if speeds else 1.0)
@@ -64,13 +64,13 @@ def wide(kind, held=False, **speeds):
     y = torch.tensor([[0.3, -1.0], [2.0, 0.5]])
     gain = cov[2:, :2] @ torch.linalg.inv(cov[:2, :2])
     law = MultivariateNormal(mean[2:] + (y - mean[:2]) @ gain.mT, cov[2:, 2:] - gain @ cov[:2, 2:])
-    return condition(joint, clean=held, y=y), law
+    return condition(joint, clean=clean, y=y), law
 
 
 @every_schedule
-@pytest.mark.parametrize("held", [False, True])
-def test_a_condition_that_stands_still_gives_the_posterior(kind, held):  # invariant 30
-    posterior, law = wide(kind, held, **({} if held else {"y": 0, "x": 1}))
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_condition_that_stands_still_gives_the_posterior(kind, clean):  # invariant 30
+    posterior, law = wide(kind, clean, **({} if clean else {"y": 0, "x": 1}))
     for i, mean in enumerate(law.mean):
         alone = Gaussian(
             DiagonalSDE(SCHEDULES[kind](), Identity((3,))), mean, law.covariance_matrix[i]
@@ -199,9 +199,9 @@ def test_the_bias_of_a_noisy_condition(sigma_y, corrector, eta, mean, variance):
     ],
     ids=lambda s: type(s).__name__,
 )
-@pytest.mark.parametrize("held", [False, True])
-def test_every_solver_samples_the_posterior(solver, held):
-    posterior, law = wide("VP", held, **({} if held else {"y": 0, "x": 1}))
+@pytest.mark.parametrize("clean", [False, True])
+def test_every_solver_samples_the_posterior(solver, clean):
+    posterior, law = wide("VP", clean, **({} if clean else {"y": 0, "x": 1}))
     x = solver.sample(posterior, (4000, 2), generator=torch.Generator().manual_seed(0))
     assert x.shape == (4000, 2, 3)
     spread = law.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -221,10 +221,10 @@ def test_samples_with_steps_of_their_own_keep_their_observations():
 
 
 @every_schedule
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("clean", [False, True])
 @pytest.mark.parametrize("solver", [ExponentialMultistep(80), Adaptive(rtol=1e-3, atol=1e-3)])
-def test_density_of_the_posterior(kind, held, solver):
-    posterior, law = wide(kind, held, **({} if held else {"y": 0, "x": 1}))
+def test_density_of_the_posterior(kind, clean, solver):
+    posterior, law = wide(kind, clean, **({} if clean else {"y": 0, "x": 1}))
     x = law.sample((5,))
     found = log_prob(posterior, x, solver)
     assert found.value.shape == (5, 2)
@@ -232,13 +232,13 @@ def test_density_of_the_posterior(kind, held, solver):
     torch.testing.assert_close(found.value, law.log_prob(x), rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_what_else_the_joint_estimator_is_told_reaches_it(held):
+@pytest.mark.parametrize("clean", [False, True])
+def test_what_else_the_joint_estimator_is_told_reaches_it(clean):
     class Told(ScoreEstimator):
         def denoise(self, z, t, condition=None):
             return condition + 0 * z
 
-    posterior = condition(Told(bivariate(0.8, VP()).sde), clean=held, y=torch.ones(1))
+    posterior = condition(Told(bivariate(0.8, VP()).sde), clean=clean, y=torch.ones(1))
     z, told = torch.zeros(3, 2), torch.randn(3, 1)
     wanted = torch.cat([torch.ones(3, 1), told], -1)
     assert torch.equal(posterior.denoise(z, 0.5, told), wanted)
@@ -247,9 +247,9 @@ def test_what_else_the_joint_estimator_is_told_reaches_it(held):
         assert torch.equal(denoise(z), wanted)
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_answers_have_the_dtype_of_times(held):
-    sde = wide("VP", held)[0].sde
+@pytest.mark.parametrize("clean", [False, True])
+def test_answers_have_the_dtype_of_times(clean):
+    sde = wide("VP", clean)[0].sde
     t = torch.tensor([0.5], dtype=torch.float32)
     for value in (*sde.kernel(t), *readings.rates(sde, t)):
         assert value.dtype == torch.float32
@@ -483,9 +483,9 @@ def test_what_is_observed_enters_with_its_noise_in_the_dtype_of_the_state(kind, 
 
 
 @every_precision
-@pytest.mark.parametrize("held", [False, True])
-def test_a_conditional_answers_at_times_one_by_one(held, dtype):
-    known, _ = wide("VP", held, x=1.0, y=0.7)
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_conditional_answers_at_times_one_by_one(clean, dtype):
+    known, _ = wide("VP", clean, x=1.0, y=0.7)
     z, t = torch.randn(2, 5, dtype=dtype), torch.tensor([0.3, 0.8], dtype=dtype)
     for times in (t, t.unsqueeze(-1)):
         for question in (known.denoise, known.score):

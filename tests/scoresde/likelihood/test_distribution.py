@@ -283,8 +283,8 @@ def test_an_estimator_that_holds_its_conditions_brings_their_batch(y):
     y = torch.tensor(y)
     joint = torch.tensor([[1.0, 0.8, 0.2], [0.8, 1.0, 0.1], [0.2, 0.1, 0.5]])
     sde = DiagonalSDE(VP(), Joint(y=(1,), x=(2,)))
-    held = condition(Gaussian(sde, torch.zeros(3), joint), y=y, clean=True)
-    d = ScoreDistribution(held, SOLVER, method=Quadrature(40))
+    posterior = condition(Gaussian(sde, torch.zeros(3), joint), y=y, clean=True)
+    d = ScoreDistribution(posterior, SOLVER, method=Quadrature(40))
     assert d.batch_shape == y.shape[:-1]
     assert d.expand((4, *d.batch_shape)).sample((2,)).shape == (2, 4, *d.batch_shape, 2)
     x = 0.5 * torch.randn(5, *d.batch_shape, 2)

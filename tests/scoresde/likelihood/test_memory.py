@@ -127,8 +127,8 @@ def with_velocities():
     return Gaussian(CLD(VP(), Identity((N,))), torch.linspace(-1, 1, N), torch.eye(N) + 0.3)
 
 
-def some_events(count, held=0, dtype=torch.float32):
-    return limits.allow(2 * count * (100 + held) * 2 * N * dtype.itemsize)
+def some_events(count, kept=0, dtype=torch.float32):
+    return limits.allow(2 * count * (100 + kept) * 2 * N * dtype.itemsize)
 
 
 BY_EVENT = {"solver": DDIM(3), "refined": Quadrature(2, tolerance=0.0)}
@@ -167,8 +167,8 @@ def test_no_more_events_are_evaluated_at_a_time_than_fit(method):
     told = Told()
     estimator = Denoising(DiagonalSDE(VP(), Identity((N,))), told)
     x, condition = torch.zeros(7, N), torch.zeros(7, 1)
-    held = Quadrature(3).held(4, 1) if method == "quadrature" else 0
-    with limits.allow(2 * 3 * (100 + held) * N * 4), torch.no_grad():
+    kept = Quadrature(3).kept(4, 1) if method == "quadrature" else 0
+    with limits.allow(2 * 3 * (100 + kept) * N * 4), torch.no_grad():
         log_prob(estimator, x, METHODS[method], condition=condition, errors=False)
     assert {*told.seen} <= {3, 1}
     assert max(told.seen) == 3
