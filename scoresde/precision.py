@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -171,6 +171,45 @@ class KeepsFloat64(nn.Module):
         tensor(0.1000, dtype=torch.float64)
     """
 
+    _cast_values: dict[tuple[str, torch.dtype, torch.device], Copy]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # of other bases, as `scoresde.DiagonalSDE` has
+        self._cast_values = {}
+
+    def cast(self, name: str, like: Tensor) -> Tensor:
+        """A buffer in the dtype and on the device of a tensor: cast once for every value it takes.
+
+        Example:
+            >>> import torch
+            >>> from scoresde import Haar
+            >>> Haar((4,), 1).cast("unit", torch.zeros(1))
+            tensor([0.7071, 0.7071, 0.7071, 0.7071])
+        """
+        kept = self._as_asked(name, like)
+        return self._cast(name, self.get_buffer(name), like) if kept is None else kept
+
+    def _as_asked(self, name: str, t: Tensor) -> Tensor | None:
+        """What needs no cast, or what a buffer was cast to before, if it is what it was then."""
+        value = self._buffers.get(name, self._parameters.get(name))
+        if value is None or (value.dtype == t.dtype and value.device == t.device):
+            return value
+        if value.requires_grad or torch.compiler.is_compiling():
+            return None
+        read = self._cast_values.get((name, t.dtype, t.device))
+        return read.value if read is not None and read.holds(value) else None
+
+    def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
+        if value.dtype == t.dtype or not lasting(value):
+            return moved(value, t)
+        key = name, t.dtype, t.device
+        read = self._cast_values.get(key)
+        if read is None or not read.holds(value):
+            read = Copy.of(value, moved(value, t))
+            if lasting(read.value):  # what a transform makes is its own
+                self._cast_values[key] = read
+        return read.value
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         float_buffers = {
             id(b) for b in self._buffers.values() if b is not None and b.is_floating_point()
@@ -217,7 +256,10 @@ class Float64Constants(KeepsFloat64):
     """
 
     _on_cpu: dict[str, Copy]
-    _cast_values: dict[tuple[str, torch.dtype, torch.device], Copy]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._on_cpu = {}
 
     def constant(self, name: str, value: Numbers, positive: bool = False) -> None:
         """Registers a float64 buffer, or a learned ``nn.Parameter`` as it is.
@@ -232,8 +274,6 @@ class Float64Constants(KeepsFloat64):
         expect(bool(torch.isfinite(tensor).all()), name, "finite numbers", value)
         if positive:
             expect(bool((tensor > 0).all()), name, "positive numbers", value)
-        self.__dict__.setdefault("_on_cpu", {})
-        self.__dict__.setdefault("_cast_values", {})
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
@@ -254,28 +294,6 @@ class Float64Constants(KeepsFloat64):
             read = iter(_together(learned, t.device))
             values = [v if v.device == t.device else next(read) for v in values]
         return tuple(self._cast(name, v, t) for name, v in zip(names, values, strict=True))
-
-    def _as_asked(self, name: str, t: Tensor) -> Tensor | None:
-        """What needs no cast, or what a buffer was cast to before, if it is what it was then."""
-        value = self._buffers.get(name, self._parameters.get(name))
-        if value is None or (value.dtype == t.dtype and value.device == t.device):
-            return value
-        if value.requires_grad or torch.compiler.is_compiling():
-            return None
-        read = self._cast_values.get((name, t.dtype, t.device))
-        return read.value if read is not None and read.holds(value) else None
-
-    def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
-        """A buffer is cast once for every value that it takes."""
-        if value.dtype == t.dtype or not lasting(value):
-            return moved(value, t)
-        key = name, t.dtype, t.device
-        read = self._cast_values.get(key)
-        if read is None or not read.holds(value):
-            read = Copy.of(value, moved(value, t))
-            if lasting(read.value):  # what a transform makes is its own
-                self._cast_values[key] = read
-        return read.value
 
     def constant_on(self, name: str, device: torch.device) -> Tensor:
         """A constant as it is, on its own device, or on the CPU if that is the one asked for.

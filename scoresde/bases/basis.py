@@ -189,15 +189,16 @@ class Basis(KeepsFloat64, ABC):
 
 @full_precision
 def transformed(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix`` in the precision of ``x``.
+    """``x @ matrix``, whatever precision networks have.
 
     Example:
         >>> import torch
         >>> from scoresde.bases.basis import transformed
-        >>> transformed(torch.ones(1, 2), torch.eye(2, dtype=torch.float64))
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     transformed(torch.ones(1, 2), torch.eye(2))
         tensor([[1., 1.]])
     """
-    return x @ matrix.to(x)
+    return x @ matrix
 
 
 def _channels_last(shape: torch.Size) -> bool:

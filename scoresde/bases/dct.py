@@ -93,7 +93,7 @@ class DCT(Basis):
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
         for axis in self.axes:
-            matrix = self.get_buffer(f"matrix{-axis}")
+            matrix = self.cast(f"matrix{-axis}", x)
             x = transformed(x.movedim(axis, -1), matrix.mT).movedim(-1, axis)
         return self.flatten(x)[..., self.order]
 
@@ -101,7 +101,7 @@ class DCT(Basis):
         """See the class."""
         x = self.unflatten(z[..., self.rank])
         for axis in self.axes:
-            matrix = self.get_buffer(f"matrix{-axis}")
+            matrix = self.cast(f"matrix{-axis}", x)
             x = transformed(x.movedim(axis, -1), matrix).movedim(-1, axis)
         return x
 

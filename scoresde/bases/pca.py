@@ -137,8 +137,8 @@ class PCA(Basis):
 
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
-        return transformed(self.flatten(x), self.components.mT)
+        return transformed(self.flatten(x), self.cast("components", x).mT)
 
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
-        return self.unflatten(transformed(z, self.components))
+        return self.unflatten(transformed(z, self.cast("components", z)))

@@ -100,7 +100,7 @@ class Wavelet(Basis):
         self.levels, self.wavelet, self.axes, self.colour = levels, wavelet, axes, colour
         if colour:
             self.register_buffer("turn", dct_matrix(*channels), persistent=False)
-        self._paired = len(taps) == 2
+        self._paired = len(taps) == 2 and levels > 0
         if self._paired:
             # sums and differences of pairs are sqrt(2) too long along each axis, level by level
             lengths = torch.tensor(
@@ -110,7 +110,7 @@ class Wavelet(Basis):
             signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
             self.register_buffer("signs", signs, persistent=False)
             return
-        limits.afford("event_shape", 16 * sum(size**2 for size in sizes))
+        limits.afford("event_shape", 16 * sum(size**2 for size in sizes if levels))
         for size in {size >> k for size in sizes for k in range(levels)}:
             self.register_buffer(f"matrix{size}", filter_matrix(taps, size), persistent=False)
 
@@ -169,7 +169,7 @@ class Wavelet(Basis):
     def analyse(self, x: Tensor) -> Tensor:
         """See the class."""
         first, pieces = x.ndim - len(self.event_shape), []
-        low, signs = self._turned(x, self.turn.mT) if self.colour else x, self._signs(x)
+        low, signs = self._turned(x, self.cast("turn", x).mT) if self.colour else x, self._signs(x)
         for _ in range(self.levels):
             # along every axis low and detail become entries of a new axis, before the channels
             for i, axis in enumerate(self.axes):
@@ -177,13 +177,15 @@ class Wavelet(Basis):
             low = low.flatten(first, first + len(self.axes) - 1)
             pieces.append(low.narrow(first, 1, low.shape[first] - 1).flatten(first))
             low = low.select(first, 0)
+        if not pieces:
+            return low.flatten(first)
         coefficients = torch.cat([low.flatten(first), *reversed(pieces)], -1)
-        return coefficients.mul_(self.unit.to(x)) if self._paired else coefficients
+        return coefficients.mul_(self.cast("unit", x)) if self._paired else coefficients
 
     def synthesise(self, z: Tensor) -> Tensor:
         """See the class."""
         orientations = 2 ** len(self.axes) - 1
-        z, signs = z * self.unit.to(z) if self._paired else z, self._signs(z)
+        z, signs = z * self.cast("unit", z) if self._paired else z, self._signs(z)
         low: Tensor
         low, *details = z.split([*self.blocks.sizes.values()], -1)
         low = low.reshape(*z.shape[:-1], *self.shape(self.levels))
@@ -194,7 +196,7 @@ class Wavelet(Basis):
                 pairs = zip(parts[::2], parts[1::2], strict=True)
                 parts = [self._merge(low, detail, axis, signs) for low, detail in pairs]
             (low,) = parts
-        return self._turned(low, self.turn) if self.colour else low
+        return self._turned(low, self.cast("turn", low)) if self.colour else low
 
     def _turned(self, x: Tensor, turn: Tensor) -> Tensor:
         """Along the axis of channels."""
@@ -203,15 +205,15 @@ class Wavelet(Basis):
         return turned
 
     def _signs(self, like: Tensor) -> Tensor | None:
-        """Those of a sum and a difference: cast once for all levels and axes."""
-        return self.signs.to(like) if self._paired else None
+        """Those of a sum and a difference."""
+        return self.cast("signs", like) if self._paired else None
 
     def _split(self, x: Tensor, axis: int, place: int, signs: Tensor | None) -> Tensor:
         """Low pass and detail along an axis, one after the other along a new one at ``place``."""
         if signs is not None:
             p, q = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
             return _sum_and_difference(p, q, signs, place)
-        matrix = self.get_buffer(f"matrix{x.shape[axis]}")
+        matrix = self.cast(f"matrix{x.shape[axis]}", x)
         halves: Tensor = transformed(x.movedim(axis, -1), matrix.mT).unflatten(-1, (2, -1))
         return halves.movedim((-2, -1), (place, axis))
 
@@ -219,7 +221,7 @@ class Wavelet(Basis):
         """What has that low pass and detail along an axis."""
         if signs is not None:
             return _sum_and_difference(low, detail, signs, axis).flatten(axis - 1, axis)
-        matrix = self.get_buffer(f"matrix{2 * low.shape[axis]}")
+        matrix = self.cast(f"matrix{2 * low.shape[axis]}", low)
         halves = torch.cat([low, detail], axis).movedim(axis, -1)
         x: Tensor = transformed(halves, matrix).movedim(-1, axis)
         return x

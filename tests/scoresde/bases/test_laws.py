@@ -11,6 +11,7 @@ from torch import nn
 
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Wavelet
 from scoresde.blocks import Blocks
+from scoresde.testing import DeviceCalls
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -177,6 +178,24 @@ def test_buffers_move_with_the_module(make):
     assert all(buffer.is_meta for buffer in basis.buffers())
     assert basis(torch.empty(2, *basis.event_shape, device="meta")).device.type == "meta"
     assert not any(buffer.is_meta for buffer in basis.to_empty(device="cpu").buffers())
+
+
+@every_basis
+def test_what_a_basis_holds_is_cast_once(make):
+    basis = make().to("meta")
+    x = torch.empty(2, *basis.event_shape, device="meta")
+    basis.synthesise(basis(x))
+    with DeviceCalls() as calls:
+        basis.synthesise(basis(x))
+    assert not calls.operations["_to_copy"]
+
+
+def test_what_was_cast_goes_with_what_it_was_cast_of():
+    first, second = PCA(rotation(4)), PCA(rotation(4).flip(0))
+    x = normal(3, 4, dtype=torch.float32)
+    assert not torch.equal(first(x), second(x))
+    first.load_state_dict(second.state_dict())
+    assert torch.equal(first(x), second(x))
 
 
 @every_basis
