@@ -147,7 +147,7 @@ def own_tests(modules: Iterable[str]) -> list[str]:
 
 def _about(module: str) -> tuple[str, ...]:
     name = Path(module).name
-    return *GENERAL, name, *ELSEWHERE.get(name, ())
+    return name, *ELSEWHERE.get(name, ()), *GENERAL  # in the order in which they are tried
 
 
 CHECKS = ("instance", "look_up", "whole", "real", "choice", "validator", "TypeVar", "cast", "zip")
