@@ -226,17 +226,22 @@ def composed(name, dtype):
         covariance = covariance - gain @ A @ covariance
         if noise == 0:
             left = left & (A[0] == 0)
-    law = MultivariateNormal(mean[:, left], covariance[left][:, left])
+    distribution = MultivariateNormal(mean[:, left], covariance[left][:, left])
     leaves = {"shift": shift, **{k: v for k, v in vars(known).items() if v.requires_grad}}
     return SimpleNamespace(
-        model=model, condition=condition, left=left, law=law, leaves=leaves, dtype=dtype
+        model=model,
+        condition=condition,
+        left=left,
+        distribution=distribution,
+        leaves=leaves,
+        dtype=dtype,
     )
 
 
 def events(made, rows):
-    """Draws of the law as events of the model, ``(rows, BATCH, ...)``, and themselves."""
+    """Draws of the distribution as events of the model, ``(rows, BATCH, ...)``, and themselves."""
     with torch.no_grad():
-        unobserved = made.law.sample((rows,))
+        unobserved = made.distribution.sample((rows,))
         z = torch.zeros(rows, BATCH, N, dtype=torch.float64)
         z[..., made.left] = unobserved
         return made.model.sde.basis.inverse(z.to(made.dtype)), unobserved.to(made.dtype).double()
@@ -254,7 +259,7 @@ def tolerance(dtype, single, double):
 @every_composition
 def test_denoised_means_are_those_of_the_posterior(name, dtype):
     made = composed(name, dtype)
-    sde, law, left = made.model.sde, made.law, made.left
+    sde, distribution, left = made.model.sde, made.distribution, made.left
     rows = torch.tensor([3, 17, 3, 0])
     few = made.model.select(rows, (BATCH,))
     told = None if made.condition is None else made.condition[rows]
@@ -263,7 +268,7 @@ def test_denoised_means_are_those_of_the_posterior(name, dtype):
         some = left[: stage.dim]
         alpha, sigma = (v.expand(N)[: stage.dim][some] for v in sde.kernel(t.reshape(1)))
         alpha, sigma = alpha.double(), sigma.double()
-        mean, covariance = law.mean[:, : len(alpha)], law.covariance_matrix[0]
+        mean, covariance = distribution.mean[:, : len(alpha)], distribution.covariance_matrix[0]
         covariance = covariance[: len(alpha), : len(alpha)]
         z = sde.basis(events(made, 2)[0])[..., : stage.dim]
         z = sde.diffuse(z, t, torch.randn(z.shape).to(z))
@@ -307,8 +312,8 @@ class Spikes(Noise):
     ],
     ids=["flow32", "sde64", "adaptive32", "adaptive64"],
 )
-def test_samples_have_the_law_of_the_posterior(name, how):
-    """Solvers are affine maps of their noise here: of zeros and of units they tell mean and law."""
+def test_samples_have_the_distribution_of_the_posterior(name, how):
+    """Solvers are affine maps of their noise here: of zeros and units they tell both moments."""
     solver, dtype = how
     made = composed(name, dtype)
     numbers = N * (1 + (solver.eta > 0) * solver.steps)
@@ -317,8 +322,8 @@ def test_samples_have_the_law_of_the_posterior(name, how):
     z = made.model.sde.basis(x)[..., made.left].double()
     response = (z[1:] - z[0]).movedim(0, -1)
     close = tolerance(dtype, 1e-2, 1e-2)
-    torch.testing.assert_close(z[0], made.law.mean, **close)
-    torch.testing.assert_close(response @ response.mT, made.law.covariance_matrix, **close)
+    torch.testing.assert_close(z[0], made.distribution.mean, **close)
+    torch.testing.assert_close(response @ response.mT, made.distribution.covariance_matrix, **close)
 
 
 METHODS = {
@@ -341,7 +346,7 @@ def test_densities_are_those_of_the_posterior(name, how):
         found = log_prob(
             made.model, x, method, trace=trace, condition=told, generator=torch.manual_seed(0)
         )
-    wanted = made.law.log_prob(unobserved)
+    wanted = made.distribution.log_prob(unobserved)
     assert found.value.shape == (2, BATCH)
     doubt = 7 * found.standard_error.double() + 3e-2
     assert ((found.value - wanted).abs() < doubt).all()
@@ -376,7 +381,7 @@ def test_bounds_are_those_of_the_posterior(name, dtype):
     x, unobserved = events(made, 2)
     told = None if made.condition is None else made.condition.expand(2, BATCH, N)
     options = {"condition": told, "moments": (torch.tensor(0.3), torch.tensor(0.8))}
-    wanted = -made.law.log_prob(unobserved)
+    wanted = -made.distribution.log_prob(unobserved)
     with torch.no_grad():
         times = importance(made.model, x, **options)
         # the density of tuned times has kinks, which even distances do not meet
@@ -429,7 +434,9 @@ def test_distributions_are_of_the_posterior(name, dtype):
     x, unobserved = events(made, 1)
     assert spread_out.sample((1,)).shape == x.shape
     found = spread_out.log_prob(x).detach()
-    torch.testing.assert_close(found.double(), made.law.log_prob(unobserved), rtol=0, atol=5e-2)
+    torch.testing.assert_close(
+        found.double(), made.distribution.log_prob(unobserved), rtol=0, atol=5e-2
+    )
     # one event under every observation
     alike = spread_out.log_prob(x[:, :1].expand_as(x))[0]
     torch.testing.assert_close(spread_out.log_prob(x[0, 0]), alike)
@@ -476,7 +483,7 @@ def test_gradients_are_those_of_the_posterior(name, dtype):
     x, unobserved = events(made, 1)
     x.requires_grad_()
     unobserved = made.model.sde.basis(x)[..., made.left].double()
-    wanted = made.law.log_prob(unobserved)
+    wanted = made.distribution.log_prob(unobserved)
     found = log_prob(
         made.model, x, Quadrature(40), condition=made.condition, checkpointing=checkpointing
     ).value

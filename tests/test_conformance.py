@@ -120,11 +120,11 @@ def joint(speed):
     return DiagonalSDE(VP(), JOINT, JOINT.per_block(y=speed, x=1.0))
 
 
-LAW = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.1], [0.2, 0.1, 0.6]])
+COVARIANCE = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.1], [0.2, 0.1, 0.6]])
 
 
 def conditional(clean):
-    model = Gaussian(joint(1.0 if clean else 0.5), torch.zeros(3), LAW)
+    model = Gaussian(joint(1.0 if clean else 0.5), torch.zeros(3), COVARIANCE)
     return condition(model, clean=clean, **KNOWN)
 
 
@@ -148,11 +148,11 @@ def prior_estimator(prior):
 def composed(covariances=False):
     """Of two observations of noise 1."""
     sde, unit = bed(), torch.eye(3).double()
-    law, seen = unit + 0.3, torch.tensor([[0.5, 0.0, 0.2], [-1.0, 0.4, 0.3]]).double()
-    left = torch.linalg.inv(torch.linalg.inv(law) + unit)
+    covariance, seen = unit + 0.3, torch.tensor([[0.5, 0.0, 0.2], [-1.0, 0.4, 0.3]]).double()
+    left = torch.linalg.inv(torch.linalg.inv(covariance) + unit)
     each = [Gaussian(sde, left @ y, left) for y in seen]
-    known = (left.expand(2, 3, 3), law) if covariances else None
-    return Composition(each, Gaussian(sde, torch.zeros(3).double(), law), known)
+    known = (left.expand(2, 3, 3), covariance) if covariances else None
+    return Composition(each, Gaussian(sde, torch.zeros(3).double(), covariance), known)
 
 
 class Labelled(ScoreEstimator):
@@ -228,8 +228,10 @@ MORE = {
         "given its residual": lambda: GivenObservation(
             trained_gaussian(), None, torch.tensor([1.0, -0.5, 0.2])
         ),
-        "of a part": lambda: OfPart(Gaussian(joint(0.0), torch.zeros(3), LAW), "x"),
-        "of a part, clean": lambda: OfPart(Gaussian(joint(0.5), torch.zeros(3), LAW), "x", True),
+        "of a part": lambda: OfPart(Gaussian(joint(0.0), torch.zeros(3), COVARIANCE), "x"),
+        "of a part, clean": lambda: OfPart(
+            Gaussian(joint(0.5), torch.zeros(3), COVARIANCE), "x", True
+        ),
         "a normal prior": lambda: prior_estimator(
             MultivariateNormal(torch.tensor([0.5, 0.0]), torch.eye(2) + 0.3)
         ),

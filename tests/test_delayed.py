@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from laws import law, marginal, with_true_prior
+from exact_moments import marginal, sample_moments, with_true_prior
 from models import SOLVERS
 from strategies import SCHEDULES, gaussian, mixture
 
@@ -100,7 +100,7 @@ def test_bounds_of_exact_scores_are_tight(kind):  # inv. 26
 @pytest.mark.parametrize("name", ["exponential-multistep", "heun"])
 def test_marginals_do_not_depend_on_the_noise_of_the_way_back(name, eta):  # inv. 15
     model = with_true_prior(gaussian(delayed("LogLinear"), 2))
-    mean, covariance = law(SOLVERS[name](100, eta=eta), model)
+    mean, covariance = sample_moments(SOLVERS[name](100, eta=eta), model)
     end = marginal(model, model.sde.eps)
     torch.testing.assert_close(mean, end.mean, rtol=0, atol=0.02)
     torch.testing.assert_close(covariance, end.covariance_matrix, rtol=0, atol=0.03)
@@ -149,7 +149,7 @@ def test_guidance_of_delayed_diffusions_is_exact():
     guided = Guidance(model, lambda x: x @ weights.mT, y, s)
     m, c = model.means[0], model.covariances[0]
     gain = c @ weights.mT / (weights @ c @ weights.mT + s**2)
-    mean, covariance = law(ExponentialMultistep(100), guided)
+    mean, covariance = sample_moments(ExponentialMultistep(100), guided)
     torch.testing.assert_close(mean, m + gain @ (y - weights @ m), rtol=0, atol=0.02)
     torch.testing.assert_close(covariance, c - gain @ weights @ c, rtol=0, atol=0.03)
 
@@ -169,7 +169,7 @@ def test_bands_enter_when_coarser_ones_are_finished():
     at = sde.at(torch.tensor([[0.9], [0.3]]))
     assert (at.g2 > 0).tolist() == [[True, False], [False, True]]
     model = gaussian(sde, 2)
-    mean, covariance = law(ExponentialMultistep(60), model)
+    mean, covariance = sample_moments(ExponentialMultistep(60), model)
     torch.testing.assert_close(model.sde.basis(mean), model.means[0], rtol=0, atol=0.02)
     u = sde.basis(torch.eye(4)).mT
     torch.testing.assert_close(u @ covariance @ u.mT, model.covariances[0], rtol=0, atol=0.03)

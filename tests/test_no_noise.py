@@ -174,9 +174,9 @@ def test_what_is_said_just_before_goes_on_at_time_0(dtype):
 def test_conditions_are_the_answer(clean, dtype):
     joint = Joint(y=(1,), x=(1,))
     process = DiagonalSDE(VP(), joint, None or joint.per_block(y=float(clean), x=1.0))
-    law = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     for model in (
-        Gaussian(process, torch.zeros(2), law),
+        Gaussian(process, torch.zeros(2), covariance),
         Gaussian(process, torch.ones(2), SINGULAR),
     ):
         known = condition(model, clean=clean, y=torch.ones(3, 1, dtype=dtype)).to(dtype)

@@ -148,7 +148,7 @@ def test_denoising_differs_from_explicit_score_matching_by_a_constant(weighting,
     exact = mixture(sde, 2, components=2)
     nodes, mass = (torch.from_numpy(v) for v in hermegauss(60))
     mass = mass / mass.sum()
-    law = exact.log_weights.exp()[:, None, None] * mass[:, None] * mass
+    probabilities = exact.log_weights.exp()[:, None, None] * mass[:, None] * mass
     clean = exact.means[:, None] + exact.covariances[..., 0].sqrt()[:, None] * nodes[:, None]
     clean, noise = (v.expand(2, 60, 60).reshape(-1, 1) for v in (clean.reshape(2, 60, 1), nodes))
     gaps = []
@@ -169,7 +169,9 @@ def test_denoising_differs_from_explicit_score_matching_by_a_constant(weighting,
         alpha, sigma = sde.kernel(torch.tensor([t]))
         z = alpha * clean + sigma * noise
         explicit = (weights[0] * (exact.denoise(z, t) - model.denoise(z, t)) ** 2).squeeze(-1)
-        denoising, matched = (float((law.flatten() * v).sum()) for v in (losses, explicit))
+        denoising, matched = (
+            float((probabilities.flatten() * v).sum()) for v in (losses, explicit)
+        )
         assert matched > 1e-3 * denoising
         gaps.append(denoising - matched)
     assert gaps[0] == pytest.approx(gaps[1], rel=2e-5)

@@ -61,8 +61,8 @@ def trained(simulator, embedding, dtype, steps=300, count=4000, **where):
 def test_a_set_of_which_the_number_is_known_when_asked():
     model, posterior = trained(some_of_a_set, lambda: SetEmbedding(1, 8, 32), torch.float32)
     for seen in ([0.5], [1.5, 0.5, 1.0], [-1.0, 0.0, -0.5, -1.5, 0.5, -1.0, 0.0, -0.5]):
-        law, std = posterior(torch.tensor(seen).unsqueeze(-1)), (1 + len(seen)) ** -0.5
-        drawn = law.sample((1500,))
+        distribution, std = posterior(torch.tensor(seen).unsqueeze(-1)), (1 + len(seen)) ** -0.5
+        drawn = distribution.sample((1500,))
         assert abs(drawn.mean() - sum(seen) / (1 + len(seen))) < 0.35 * std
         assert abs(drawn.std() / std - 1) < 0.25
     assert any(name.startswith("network.embedding.") for name in model.state_dict())
@@ -72,12 +72,12 @@ def test_a_set_of_which_the_number_is_known_when_asked():
 def test_order_and_what_is_missing_say_nothing(dtype):
     _, posterior = trained(some_of_a_set, lambda: SetEmbedding(1, 8, 8), dtype, 3, 100)
     x = torch.tensor([[1.5], [0.5], [1.0]], dtype=dtype)
-    law, more = posterior(x), torch.full((MOST - 3, 1), torch.nan, dtype=dtype)
+    distribution, more = posterior(x), torch.full((MOST - 3, 1), torch.nan, dtype=dtype)
     value = torch.randn(5, 1, dtype=dtype)
     other = posterior(torch.cat([more, x.flip(0)])).log_prob(value)
-    torch.testing.assert_close(other, law.log_prob(value), rtol=0, atol=1e-3)
+    torch.testing.assert_close(other, distribution.log_prob(value), rtol=0, atol=1e-3)
     drawn = posterior(x.expand(3, -1, -1)).sample((2,))
-    assert (law.batch_shape, drawn.shape, drawn.dtype) == ((), (2, 3, 1), dtype)
+    assert (distribution.batch_shape, drawn.shape, drawn.dtype) == ((), (2, 3, 1), dtype)
 
 
 def test_a_series_by_a_network_of_ones_own():

@@ -63,8 +63,8 @@ class LogNormals:
     @classmethod
     def log_density(cls, y, t):
         t = torch.as_tensor(t)
-        law = LogNormal(0.2 + (0.3 - 0.18) * t, (0.25 + 0.36 * t).sqrt())
-        return law.log_prob(y).squeeze(-1)
+        distribution = LogNormal(0.2 + (0.3 - 0.18) * t, (0.25 + 0.36 * t).sqrt())
+        return distribution.log_prob(y).squeeze(-1)
 
 
 class Normals:
@@ -138,7 +138,7 @@ def test_the_objective_is_the_squared_error_of_the_score(case, method, dtype):
 
 
 def score_of_a_step(case, y, t, d):
-    """Of the law that a step of Euler's of length ``d`` makes of the true one, by quadrature."""
+    """Of what a step of Euler's of length ``d`` makes of the true distribution, by quadrature."""
     before = torch.linspace(1e-3, 12, 20_001, dtype=DOUBLE).unsqueeze(-1)
     at = case.sde.at(torch.tensor([[t - d], [t]], dtype=DOUBLE), before)
     mean, deviation = transition(at, before)
@@ -249,7 +249,7 @@ def test_a_linear_equation_is_simulated_exactly():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_network_the_score_is_that_of_a_gaussian(method):
-    """Or, where noise is a root, of a Gamma law: to the error of the paths that say the moments."""
+    """Or, where noise is a root, of a Gamma density: to the error of the paths that say moments."""
     sde = DiagonalSDE(VP(), Identity((2,)))
     model = method(sde, Silent(), data_mean=[1.0, -1.0], data_std=[0.5, 2.0])
     exact = Gaussian(sde, torch.tensor([1.0, -1.0]), torch.tensor([[0.25, 0], [0, 4.0]]))

@@ -36,10 +36,10 @@ COUNTS = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("schedule", [VP(), VE()], ids=["vp", "ve"])
-@pytest.mark.parametrize("law", COUNTS)
-def test_evidence_is_exact_for_one_number_under_any_noise(law, schedule, dtype):
+@pytest.mark.parametrize("distribution", COUNTS)
+def test_evidence_is_exact_for_one_number_under_any_noise(distribution, schedule, dtype):
     """Of Gaussian data ``z_0`` given ``z_t`` is Gaussian, whatever was observed of it."""
-    y, noise = COUNTS[law]
+    y, noise = COUNTS[distribution]
     sde = bed(schedule, n=1)
     prior = Gaussian(sde, torch.tensor([0.3]), torch.tensor([[0.8]]))
     for t in (0.2, 0.6, 1.0):
@@ -62,8 +62,8 @@ def test_evidence_is_the_whole_gradient():
     def log_density(z):
         jacobian = torch.func.jacrev(lambda z: model.denoise(z, 0.5))(z)
         covariance = sigma**2 / alpha * A @ jacobian @ A.mT + s**2 * torch.eye(2)
-        law = torch.distributions.MultivariateNormal(A @ model.denoise(z, 0.5), covariance)
-        return law.log_prob(y)
+        distribution = torch.distributions.MultivariateNormal(A @ model.denoise(z, 0.5), covariance)
+        return distribution.log_prob(y)
 
     alpha, sigma = sde.kernel(torch.tensor([0.5]))
     step = 1e-5 * torch.eye(3)
@@ -76,10 +76,10 @@ def test_evidence_is_the_whole_gradient():
     assert (part - wanted).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("law", COUNTS)
-def test_derivatives_of_the_evidence_are_its_own(law):
+@pytest.mark.parametrize("distribution", COUNTS)
+def test_derivatives_of_the_evidence_are_its_own(distribution):
     """Against differences of the integral itself, by other nodes."""
-    y, noise = COUNTS[law]
+    y, noise = COUNTS[distribution]
     nodes = torch.linspace(-12, 12, 60_001)
 
     def value(c, v):
@@ -99,7 +99,7 @@ def test_derivatives_of_the_evidence_are_its_own(law):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", METHODS[:-1])
-def test_a_gaussian_law_is_gaussian_noise(method, dtype):
+def test_a_gaussian_distribution_is_gaussian_noise(method, dtype):
     sde, y, z = bed(), torch.tensor([0.4, -1.0]), torch.randn(5, 3, dtype=dtype)
     model, s = mixture(sde, 1), torch.tensor([0.2, 0.5])
     one = Guidance(model, seen, y, s, method=method).denoise(z, 0.6)
@@ -204,8 +204,8 @@ def test_physics_are_taken_as_they_are():
     gaussian = Physics("GaussianNoise", sigma=torch.tensor([0.2]))
     torch.testing.assert_close(denoised(gaussian), denoised(lambda x: mask * x, 0.2))
     counts = Physics("PoissonNoise", gain=torch.tensor([0.5]), normalize=torch.tensor(True))
-    law = denoised(lambda x: 2 * mask * x, lambda u: Poisson(u.clamp(min=1e-6)), 2 * y)
-    torch.testing.assert_close(denoised(counts), law)
+    wanted = denoised(lambda x: 2 * mask * x, lambda u: Poisson(u.clamp(min=1e-6)), 2 * y)
+    torch.testing.assert_close(denoised(counts), wanted)
     mixed = Physics("PoissonGaussianNoise", gain=torch.tensor([1e-9]), sigma=torch.tensor([0.2]))
     torch.testing.assert_close(denoised(mixed), denoised(gaussian), rtol=1e-5, atol=1e-5)
     with pytest.raises(TypeError, match=r"noise: expected one, .* got None and ZeroNoise"):

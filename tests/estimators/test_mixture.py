@@ -1,8 +1,8 @@
 import pytest
 import torch
+from exact_moments import marginal
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import marginal
 from numpy.polynomial.hermite_e import hermegauss
 from strategies import (
     VARIANCE_PRESERVING,
@@ -49,9 +49,9 @@ def test_data_come_closer_to_the_prior_all_the_time(kind, data):  # invariant 43
     stationary = MultivariateNormal(torch.zeros(sde.basis.dim), torch.diag(prior**2))
 
     def divergence(model, t):
-        law = model.marginal(t).component_distribution
-        law = MultivariateNormal(law.mean[0], law.covariance_matrix[0])
-        return float(kl_divergence(law, stationary))
+        distribution = model.marginal(t).component_distribution
+        distribution = MultivariateNormal(distribution.mean[0], distribution.covariance_matrix[0])
+        return float(kl_divergence(distribution, stationary))
 
     model = data.draw(gaussians(sde))
     before, after = divergence(model, early), divergence(model, late)
@@ -111,11 +111,11 @@ def test_scores_average_to_zero_and_pull_with_minus_the_dimension(kind, data):  
     sde = data.draw(sdes(kind))
     model = data.draw(gaussians(sde))
     (t,) = data.draw(times(sde))
-    law, n = marginal(model, float(t)), sde.basis.dim
-    mean = model.score(law.mean.unsqueeze(0), t[0])
+    distribution, n = marginal(model, float(t)), sde.basis.dim
+    mean = model.score(distribution.mean.unsqueeze(0), t[0])
     torch.testing.assert_close(mean, torch.zeros(1, n), rtol=0, atol=1e-7)
-    slope = torch.func.jacrev(lambda z: model.score(z.unsqueeze(0), t[0])[0])(law.mean)
-    pull = (slope @ law.covariance_matrix).trace()
+    slope = torch.func.jacrev(lambda z: model.score(z.unsqueeze(0), t[0])[0])(distribution.mean)
+    pull = (slope @ distribution.covariance_matrix).trace()
     torch.testing.assert_close(pull, torch.tensor(-float(n)), rtol=1e-6, atol=0)
 
 
@@ -125,13 +125,13 @@ def test_scores_of_mixtures_average_to_zero(seed):  # invariant 28
     sde = DiagonalSDE(VP(), Identity((2,)), [1.0, 0.6])
     model = mixture(sde, seed, 2)
     t = torch.tensor([0.5])
-    law = model.marginal(t)
+    distribution = model.marginal(t)
     nodes, weights = (torch.tensor(v) for v in hermegauss(60))
     xi = torch.cartesian_prod(nodes, nodes)
     weight = torch.cartesian_prod(weights, weights).prod(-1) / (2 * torch.pi)
-    parts = law.component_distribution
+    parts = distribution.component_distribution
     total, pull = 0.0, 0.0
-    for k, share in enumerate(law.mixture_distribution.probs):
+    for k, share in enumerate(distribution.mixture_distribution.probs):
         z = parts.loc[k] + xi @ parts.scale_tril[k].mT
         score = model.score(z, t[0])
         total = total + share * (weight[:, None] * score).sum(0)
@@ -148,13 +148,14 @@ def test_coarse_blocks_alone_have_the_marginals_score(kind, data):
     (t,) = data.draw(times(sde))
     dim = data.draw(st.integers(1, sde.basis.dim))
     z = data.draw(states(sde))[:, :dim]
-    law = model.marginal(t, dim)
+    distribution = model.marginal(t, dim)
     whole = model.marginal(t).component_distribution
-    torch.testing.assert_close(law.component_distribution.mean, whole.mean[:, :dim])
+    torch.testing.assert_close(distribution.component_distribution.mean, whole.mean[:, :dim])
     torch.testing.assert_close(
-        law.component_distribution.covariance_matrix, whole.covariance_matrix[:, :dim, :dim]
+        distribution.component_distribution.covariance_matrix,
+        whole.covariance_matrix[:, :dim, :dim],
     )
-    truth = torch.func.grad(lambda z: law.log_prob(z).sum())(z)
+    truth = torch.func.grad(lambda z: distribution.log_prob(z).sum())(z)
     torch.testing.assert_close(model.score(z, t[0]), truth, rtol=1e-6, atol=1e-6)
     alpha, sigma = sde.kernel(t, dim)
     mean = (z + sigma**2 * truth) / alpha
@@ -185,7 +186,7 @@ def test_clean_data_are_their_own_mean(data):
 
 @given(data=st.data())
 def test_events_are_given_in_data_space(data):
-    """The law of the data does not depend on the basis in which they are diffused."""
+    """The distribution of the data does not depend on the basis in which they are diffused."""
     sde = data.draw(sdes())
     model = data.draw(gaussians(sde))
     x = torch.randn(5, *sde.basis.event_shape)

@@ -6,9 +6,9 @@ import math
 import pytest
 import readings
 import torch
+from exact_moments import marginal, sample_moments
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import law, marginal
 from models import Oracle
 from torch import nn
 
@@ -64,9 +64,9 @@ def model_on(sde):
 
 
 @each_basis
-def test_samples_have_the_law_of_the_data(basis):
+def test_samples_have_the_distribution_of_the_data(basis):
     model = model_on(staged(BASES[basis](), low=-14.0))
-    mean, spread = law(ExponentialMultistep(steps=160), model)
+    mean, spread = sample_moments(ExponentialMultistep(steps=160), model)
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-8, rtol=0)
     torch.testing.assert_close(spread, covariance(len(mean)), atol=4e-3, rtol=0)
 
@@ -144,7 +144,7 @@ def test_density_is_normal_between_stages_of_data_it_knows_nothing_of():
     sde = staged(Haar((1, 2, 2), 1), low=-3.0)
     model = Gaussian(sde, torch.zeros(1, 2, 2), 0.3 * torch.eye(4))
     solver = ExponentialMultistep(800)
-    mean, spread = law(solver, model)
+    mean, spread = sample_moments(solver, model)
     own = torch.distributions.MultivariateNormal(mean, spread)
     x = own.sample((6,))
     found = log_prob(model, x.reshape(6, 1, 2, 2), solver).value
@@ -350,7 +350,7 @@ def test_packed_coefficients_are_those_of_the_pyramid():
 def test_adaptive_solvers_run_in_stages():
     sde = staged(Haar((1, 4, 4), 2), low=-14.0)
     model = model_on(sde)
-    _, spread = law(TorchDiffEq(rtol=1e-7, atol=1e-7), model)
+    _, spread = sample_moments(TorchDiffEq(rtol=1e-7, atol=1e-7), model)
     torch.testing.assert_close(spread, covariance(16), atol=2e-3, rtol=0)
 
 

@@ -174,7 +174,7 @@ def test_sets_farther_than_all_simulated_ones_are_warned_of(dtype):
 
 @both
 @pytest.mark.parametrize(
-    ("law", "long"),
+    ("transform", "long"),
     [
         (lambda z: z, False),
         (lambda z: z.exp(), True),
@@ -185,10 +185,10 @@ def test_sets_farther_than_all_simulated_ones_are_warned_of(dtype):
         (lambda z: torch.zeros_like(z), False),
     ],
 )
-def test_long_tails_are_given_normal_scores(dtype, law, long):
+def test_long_tails_are_given_normal_scores(dtype, transform, long):
     torch.manual_seed(0)
     z = torch.randn(2000, 2, dtype=dtype)
-    x = torch.stack([z[:, 0], law(z[:, 1:]).squeeze(1)], 1)
+    x = torch.stack([z[:, 0], transform(z[:, 1:]).squeeze(1)], 1)
     assert long_tails(x) == long
     assert not long_tails(x[:39])  # too few
 

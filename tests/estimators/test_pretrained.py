@@ -184,8 +184,8 @@ def test_densities_and_bounds(tmp_path, prediction, dtype):
     model, generator = exact(tmp_path, prediction, dtype), torch.Generator().manual_seed(0)
     x = torch.randn(5, 1, 4, 6, generator=generator, dtype=dtype) * VARIANCE**0.5
     alpha, sigma = model.sde.kernel(torch.tensor([model.sde.eps]).double())
-    law = Normal(0.0, float(alpha**2 * VARIANCE + sigma**2) ** 0.5)
-    wanted = law.log_prob(x.double()).flatten(1).sum(1)
+    distribution = Normal(0.0, float(alpha**2 * VARIANCE + sigma**2) ** 0.5)
+    wanted = distribution.log_prob(x.double()).flatten(1).sum(1)
     found = log_prob(model, x, ExponentialMultistep(64))
     torch.testing.assert_close(found.value.double(), wanted, rtol=0, atol=2e-3)
     known = Gaussian(model.sde, torch.zeros(1, 4, 6), VARIANCE * torch.eye(24)).to(dtype)

@@ -160,9 +160,9 @@ def test_the_density_is_that_of_the_truncated_gaussian():
     sde = DiagonalSDE(EDM(sigma_min=1e-3), Identity((1,)))
     model = Truncated(sde, -1.0, 0.5, 0.3, 0.8)
     x = torch.tensor([[-0.8], [-0.2], [0.0], [0.4]])
-    law = torch.distributions.Normal(0.3, 0.8)
-    mass = law.cdf(torch.tensor(0.5)) - law.cdf(torch.tensor(-1.0))
-    wanted = law.log_prob(x).squeeze(-1) - mass.log()
+    distribution = torch.distributions.Normal(0.3, 0.8)
+    mass = distribution.cdf(torch.tensor(0.5)) - distribution.cdf(torch.tensor(-1.0))
+    wanted = distribution.log_prob(x).squeeze(-1) - mass.log()
     torch.testing.assert_close(log_prob(model, x).value, wanted, rtol=0, atol=4e-3)
 
 
@@ -261,7 +261,7 @@ def test_learning_around_the_best_linear_guess_is_learning():
 
 
 def test_what_is_left_is_learned():
-    """Two peaks between bounds, around one flat law."""
+    """Two peaks between bounds, around one flat distribution."""
     sde = DiagonalSDE(VP(), Identity((1,)))
     peaks = torch.where(torch.rand(4000, 1) < 0.5, 0.2, 0.8) + 0.05 * torch.randn(4000, 1)
     model = around(sde, baseline=Truncated(sde, 0.0, 1.0, std=100.0), data_mean=0.5, data_std=0.3)

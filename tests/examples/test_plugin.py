@@ -6,7 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-import laws
+import exact_moments
 import numpy as np
 import pytest
 import torch
@@ -122,11 +122,11 @@ def test_not_installed_it_is_not_there():
 
 
 def exact(plugin):
-    """A correlated Gaussian under the plugin's SDE, started from its true law at ``T``."""
+    """A correlated Gaussian under the plugin's SDE, started from its true distribution at ``T``."""
     sde = plugin.OrnsteinUhlenbeck(DCT((4,)), rate=[0.5, 1.0, 1.0, 2.0], T=3.0)
     factor = torch.eye(4) + torch.ones(4, 4).tril(-1) / 2
     model = Gaussian(sde, torch.tensor([1.0, 0, -1, 2]), factor @ factor.mT)
-    return laws.with_true_prior(model)
+    return exact_moments.with_true_prior(model)
 
 
 @pytest.mark.usefixtures("float64")
@@ -144,7 +144,7 @@ def test_the_sde_is_ornstein_uhlenbeck(plugin):
 @pytest.mark.usefixtures("float64")
 def test_the_solver_has_the_order_it_claims(plugin):
     model = exact(plugin)
-    truth = laws.events(model, laws.marginal(model, model.sde.eps))
+    truth = exact_moments.events(model, exact_moments.marginal(model, model.sde.eps))
 
     def error(steps):
         solver = plugin.ExponentialMidpoint(steps)
@@ -152,7 +152,7 @@ def test_the_solver_has_the_order_it_claims(plugin):
         def run(rows, noise):
             return solver.sample(model, (rows,), generator=noise)
 
-        found = laws.moments(run)
+        found = exact_moments.moments(run)
         return sum((a - b).norm() for a, b in zip(found, truth, strict=True))
 
     order = torch.log2(error(100) / error(200))
@@ -163,7 +163,7 @@ def test_the_solver_has_the_order_it_claims(plugin):
 @pytest.mark.usefixtures("float64")
 def test_likelihood_with_the_solver_is_the_closed_form(plugin):
     model = exact(plugin)
-    truth = laws.marginal(model, model.sde.eps)
+    truth = exact_moments.marginal(model, model.sde.eps)
     z = truth.sample((4,))
     found = log_prob(model, model.sde.basis.inverse(z), plugin.ExponentialMidpoint(200)).value
     torch.testing.assert_close(found, truth.log_prob(z), rtol=0, atol=1e-2)

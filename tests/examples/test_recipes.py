@@ -1,6 +1,6 @@
 """Recipes of anisotropic noise and of learned paths: the special cases that each must recover."""
 
-import laws
+import exact_moments
 import learned_bands
 import pytest
 import readings
@@ -95,13 +95,13 @@ def test_drift_falls_with_the_variance_under_noise_that_is_the_same_everywhere(p
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gaussian_data_keep_their_law_under_drift_of_power_1(dtype):
+def test_gaussian_data_keep_their_distribution_under_drift_of_power_1(dtype):
     x = data()
     sde = variance_aware_drift.variance_aware_drift(x, floor=1e-6)
     model = Gaussian(sde, x.mean(0), x.flatten(1).mT.cov(correction=0))
     for t in (1e-3, 0.2, 1.0):
-        law = model.marginal(torch.tensor([t], dtype=dtype)).component_distribution
-        found = law.covariance_matrix.squeeze()
+        distribution = model.marginal(torch.tensor([t], dtype=dtype)).component_distribution
+        found = distribution.covariance_matrix.squeeze()
         torch.testing.assert_close(
             found, torch.diag(sde.basis.variances).to(dtype), rtol=1e-4, atol=1e-6
         )
@@ -130,7 +130,7 @@ def test_paths_that_are_alike_are_one():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_error_of_few_steps_is_that_of_their_exact_law(dtype):
+def test_the_error_of_few_steps_is_that_of_their_exact_distribution(dtype):
     basis, x = DCT(SHAPE, bands=3), data()
     sde, solver = (
         learned_bands.learned_bands(basis, x),
@@ -143,9 +143,9 @@ def test_the_error_of_few_steps_is_that_of_their_exact_law(dtype):
     centred = DiagonalSDE(sde.schedule, basis, scale=sde.scale)
     model = Gaussian(centred, torch.zeros(SHAPE), covariance)
     with torch.no_grad():
-        _, law = laws.moments(lambda rows, noise: solver.rsample(
+        _, sampled = exact_moments.moments(lambda rows, noise: solver.rsample(
             model, (rows,), generator=noise, dtype=torch.float64))  # fmt: skip
-    in_basis = components @ law @ components.mT
+    in_basis = components @ sampled @ components.mT
     gap = (in_basis.diagonal().sqrt() - variances.double().sqrt()).square().sum()
     torch.testing.assert_close(
         found.double().detach(), gap / variances.double().sum(), rtol=1e-4, atol=0
@@ -201,18 +201,18 @@ def staged():
     return DiagonalSDE(schedule, basis, **known), x, ExponentialMultistep(3, order=2, grid=times)
 
 
-def test_the_error_on_whole_events_is_the_distance_of_laws():
+def test_the_error_on_whole_events_is_the_distance_of_distributions():
     sde, x, solver = staged()
     covariance = x.flatten(1).mT.cov()
     found = learned_bands.whole_error(sde, covariance, solver)
     model = Gaussian(sde, x.mean(0), covariance)
     with torch.no_grad():
-        _, law = laws.moments(lambda rows, noise: solver.rsample(
+        _, sampled = exact_moments.moments(lambda rows, noise: solver.rsample(
             model, (rows,), generator=noise, dtype=torch.float64))  # fmt: skip
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
-    shared = torch.linalg.eigvalsh(root @ law @ root).clamp(min=0).sqrt().sum()
-    wanted = (covariance.trace() + law.trace() - 2 * shared) / covariance.trace()
+    shared = torch.linalg.eigvalsh(root @ sampled @ root).clamp(min=0).sqrt().sum()
+    wanted = (covariance.trace() + sampled.trace() - 2 * shared) / covariance.trace()
     torch.testing.assert_close(found.detach(), wanted, rtol=1e-6, atol=1e-12)
     # its gradient is the derivative, though rotations are held
     top = sde.schedule.top

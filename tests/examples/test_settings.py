@@ -1,8 +1,8 @@
 """Published methods as settings of the core: their marginals, samples and likelihoods."""
 
 import blurring_diffusion
+import exact_moments
 import inverse_heat_dissipation
-import laws
 import pytest
 import readings
 import subspace_diffusion
@@ -61,7 +61,7 @@ def model_of(setting):
     sde = setting()
     model = Gaussian(sde, *gaussian())
     # heat dissipation has no other prior; elsewhere only the solver's error is to remain
-    sde.prior = laws.marginal(model, sde.T, sde.stages()[0].dim)
+    sde.prior = exact_moments.marginal(model, sde.T, sde.stages()[0].dim)
     return model
 
 
@@ -117,9 +117,9 @@ def errors(model, solver):
     def run(rows, noise):
         return solver.sample(model, (rows,), generator=noise)
 
-    mean, covariance = laws.moments(run)
-    truth = laws.marginal(model, model.sde.eps)
-    true_mean, true_covariance = laws.events(model, truth)
+    mean, covariance = exact_moments.moments(run)
+    truth = exact_moments.marginal(model, model.sde.eps)
+    true_mean, true_covariance = exact_moments.events(model, truth)
     size = true_covariance.trace()
     return (mean - true_mean).norm() / size.sqrt(), (covariance - true_covariance).norm() / size
 
@@ -145,7 +145,7 @@ def test_the_reverse_sde_has_the_same_moments(setting):
 def test_likelihood_is_the_closed_form(setting):
     model = model_of(setting)
     sde = model.sde
-    truth = laws.marginal(model, sde.eps)
+    truth = exact_moments.marginal(model, sde.eps)
     z = truth.sample((5,))
     found = scoresde.log_prob(model, sde.basis.inverse(z), solver(setting, 200)).value
     torch.testing.assert_close(found, truth.log_prob(z), rtol=0, atol=0.06)

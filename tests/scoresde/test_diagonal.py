@@ -132,7 +132,7 @@ def test_bending_time_leaves_the_marginals(kind, data, bend):  # invariant 10
 
 @every_schedule
 @given(data=st.data(), order=st.permutations(range(3)))
-def test_permuting_groups_permutes_the_law(kind, data, order):  # invariant 11
+def test_permuting_groups_permutes_the_distribution(kind, data, order):  # invariant 11
     sizes = data.draw(st.lists(st.integers(1, 3), min_size=3, max_size=3))
     numbers = [data.draw(parameters(*ends, (3,))) for ends in ((0.3, 3.0), (0.3, 3.0), (0.0, 0.6))]
     schedule = data.draw(schedules(kind))
@@ -374,6 +374,6 @@ def test_a_prior_of_ones_own_is_what_states_start_from(dtype):
     grown = sde.append(z, second, Noise())
     assert torch.equal(grown[:, :2], z)
     _, std = sde.moments(second.start, 2, 3)
-    law = torch.distributions.Normal(0.0, std.to(dtype))
+    distribution = torch.distributions.Normal(0.0, std.to(dtype))
     gained = sde.marginalise(grown, second, 2)[1]
-    torch.testing.assert_close(gained, law.log_prob(grown[:, 2:]).squeeze(-1))
+    torch.testing.assert_close(gained, distribution.log_prob(grown[:, 2:]).squeeze(-1))

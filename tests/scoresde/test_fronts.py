@@ -1,6 +1,6 @@
 import pytest
 import torch
-from laws import with_true_prior
+from exact_moments import with_true_prior
 from strategies import gaussian
 
 from scoresde import (
@@ -110,7 +110,7 @@ def test_what_is_no_front_is_refused(call, named):
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
 def test_clocks_that_never_run_together_draw_conditionals(order):
-    """Autoregression: every component from its law given those before it, to the last digit.
+    """Autoregression: every component is drawn given those before it, to the last digit.
 
     Of a Gaussian the flow is then Knothe's and Rosenblatt's map: in the order of the ranks the
     Cholesky factor of the covariance.

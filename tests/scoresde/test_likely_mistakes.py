@@ -103,13 +103,13 @@ def test_images_with_channels_last_by_configuration(tmp_path):
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("schedule", ["vp", "cosine", "edm", "ve"])
 @pytest.mark.parametrize(
-    "law",
+    "data",
     [((2, 4), 1000.0, 0.0), ((1, 4, 4), 30.0, 127.0), ((3,), 1e4, -2e5), ((2, 4), 1e-3, 0.0)],
     ids=["signals", "levels", "columns", "narrow"],
 )
-def test_noise_is_in_units_of_the_data_by_configuration(tmp_path, law, schedule, dtype):
+def test_noise_is_in_units_of_the_data_by_configuration(tmp_path, data, schedule, dtype):
     """Whatever the shape of an event: no schedule is out of range."""
-    shape, std, mean = law
+    shape, std, mean = data
     x = mean + std * np.random.default_rng(0).standard_normal((400, *shape))
     np.save(tmp_path / "x.npy", x.astype(dtype))
     torch.manual_seed(0)

@@ -100,7 +100,9 @@ def test_the_wrong_number_of_generators_is_refused():
 @given(count=st.integers(1, 4), rows=st.integers(1, 5), draws=st.integers(1, 3), data=st.data())
 def test_shares_are_the_whole(count, rows, draws, data):
     """Of every kind of number, drawn one after the other."""
-    law = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(3), 2.0), 1)
+    distribution = torch.distributions.Independent(
+        torch.distributions.Normal(torch.zeros(3), 2.0), 1
+    )
 
     def numbers(noise, rows):
         like = torch.empty(rows, 3)
@@ -108,7 +110,7 @@ def test_shares_are_the_whole(count, rows, draws, data):
             noise(like),
             noise.uniform(like),
             noise.stratified(like, draws).T,
-            noise.draw(law, like),
+            noise.draw(distribution, like),
             noise(like.unsqueeze(-1)),
         ]
 

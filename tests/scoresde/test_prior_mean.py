@@ -71,9 +71,9 @@ def test_what_is_dropped_enters_around_its_mean():
     alpha, wanted = sde.kernel(torch.tensor([0.6], dtype=torch.float64))
     torch.testing.assert_close(mean, (9 * alpha).expand(3))
     torch.testing.assert_close(sigma, wanted.expand(3))
-    law = sde.distribution(late.start, 1, 4)
-    assert torch.equal(law.mean, mean)
-    assert torch.equal(law.stddev, sigma)
+    distribution = sde.distribution(late.start, 1, 4)
+    assert torch.equal(distribution.mean, mean)
+    assert torch.equal(distribution.stddev, sigma)
 
 
 def test_means_fit_the_basis():

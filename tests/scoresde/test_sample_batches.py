@@ -86,9 +86,9 @@ def test_conditions_go_with_their_samples(flat):
 
 def test_what_is_observed_goes_with_its_samples():
     sde = DiagonalSDE(VP(), Joint(y=(1,), x=(1,)))
-    law = torch.tensor([[1.0, 0.999], [0.999, 1.0]])
+    covariance = torch.tensor([[1.0, 0.999], [0.999, 1.0]])
     y = torch.linspace(-3, 3, 4).unsqueeze(-1)
-    posterior = condition(Gaussian(sde, torch.zeros(2), law), clean=True, y=y)
+    posterior = condition(Gaussian(sde, torch.zeros(2), covariance), clean=True, y=y)
     solver, shape = ExponentialMultistep(12), (3, 4)
     whole = solver.sample(posterior, shape, generator=seeds(12))
     parts = solver.sample(posterior, shape, generator=seeds(12), batch_size=5)

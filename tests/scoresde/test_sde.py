@@ -151,8 +151,8 @@ def test_an_sde_without_a_prior_says_so():
         EulerMaruyama(2).sample(model, (1,))
 
 
-def test_components_are_appended_and_marginalised_by_the_law_given():
-    """As a law of one event, or of as many numbers."""
+def test_components_are_appended_and_marginalised_by_the_distribution_given():
+    """As a distribution of one event, or of as many numbers."""
     torch.manual_seed(0)
     sde, stage = OrnsteinUhlenbeck((5,)), Stage(0.5, 0.1, 5)
     sde.distribution = lambda t, first, last: Normal(torch.arange(first, last) + 0.0, t / 1000)

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from exact_moments import sample_moments, with_true_prior
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import law, with_true_prior
 from models import SOLVERS, ScoreOnly, Warped
 from strategies import gaussian, mixture, per_schedule, sdes, uniform_sdes
 
@@ -89,7 +89,7 @@ def test_the_variance_of_samples_does_not_depend_on_the_number_of_steps(name, st
     """Where the sampler is tied to the training steps it is 14.7, 3.4, 1.0, .67 of the truth."""
     sde = DiagonalSDE(VE(0.01, 5.0, eps=0.01), Identity((1,)))
     model = with_true_prior(gaussian(sde, 1))
-    covariance = law(SOLVERS[name](steps, eta=1.0), model)[1]
+    covariance = sample_moments(SOLVERS[name](steps, eta=1.0), model)[1]
     torch.testing.assert_close(
         covariance / (model.covariances[0] + sde.kernel(torch.tensor([0.01])).sigma ** 2),
         torch.ones(1, 1),
@@ -111,7 +111,7 @@ def test_bending_time_leaves_the_samples(bend):  # invariant 10
     bent.eps = lo
     other = gaussian(DiagonalSDE(bent, Identity((3,))), 4)
     solver = ExponentialMultistep(20, eta=0.7)
-    for a, b in zip(law(solver, plain), law(solver, other), strict=True):
+    for a, b in zip(sample_moments(solver, plain), sample_moments(solver, other), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 

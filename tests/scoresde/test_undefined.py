@@ -31,28 +31,28 @@ def network(dtype=torch.float32):
 
 @every_precision
 def test_an_event_without_a_density_is_named(dtype):
-    law = ScoreDistribution(Holes(SDE), DDIM(5))
+    distribution = ScoreDistribution(Holes(SDE), DDIM(5))
     x = torch.zeros(2, 3, 2, dtype=dtype)
-    assert law.log_prob(x).isfinite().all()
+    assert distribution.log_prob(x).isfinite().all()
     x[1, 2, 0] = 9.0
     with pytest.raises(
         ValueError, match=r"log_prob: expected a number .* at \[\[1, 2\]\] of \(2, 3\)"
     ):
-        law.log_prob(x)
+        distribution.log_prob(x)
     with pytest.raises(ValueError, match=r"log_prob: .* at \[\[\]\] of \(\)"):
-        law.log_prob(x[1, 2])
+        distribution.log_prob(x[1, 2])
 
 
 @every_precision
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 def test_what_is_not_finite_has_no_density(dtype, value):
     """And takes the others' neither them nor their gradients."""
-    law = ScoreDistribution(network(dtype), DDIM(5), validate_args=False)
+    distribution = ScoreDistribution(network(dtype), DDIM(5), validate_args=False)
     x = torch.zeros(3, 2, dtype=dtype)
-    wanted = law.log_prob(x)
+    wanted = distribution.log_prob(x)
     x[1, 0] = value
     x.requires_grad_()
-    found = law.log_prob(x)
+    found = distribution.log_prob(x)
     assert found[1] == -torch.inf
     torch.testing.assert_close(found[::2], wanted[::2])
     (slope,) = torch.autograd.grad(found[::2].sum() + found[1], x)
@@ -74,10 +74,10 @@ def test_far_away_there_is_next_to_no_density_and_no_nan(kind, size, dtype):
 
 def test_a_trajectory_that_diverges_is_refused_without_an_error():
     """Steps a hundred times too long: every proposal is refused, or the chain would stop."""
-    law = ScoreDistribution(network(), DDIM(5), method=DDIM(5))
+    distribution = ScoreDistribution(network(), DDIM(5), method=DDIM(5))
 
     def model():
-        return pyro.sample("x", law)
+        return pyro.sample("x", distribution)
 
     kernel = HMC(model, step_size=1e3, num_steps=12, adapt_step_size=False, adapt_mass_matrix=False)
     chain = MCMC(kernel, num_samples=2, warmup_steps=1, disable_progbar=True)

@@ -7,7 +7,7 @@ import readings
 import torch
 import torchdiffeq
 import torchsde
-from laws import marginal, push
+from exact_moments import marginal, push
 from models import SOLVERS, GeometricBrownianMotion, OrnsteinUhlenbeck, ScoreOnly, SquareRoot
 from strategies import gaussian, mixture
 from torch.distributions import Independent, LogNormal
@@ -211,16 +211,16 @@ def test_an_ornstein_uhlenbeck_process_is_reversed(name, eta):
     """Exact moments: data ``N(2, 1/4)`` under a drift and a diffusion alone."""
     sde = OrnsteinUhlenbeck((1,), eps=0.0)
 
-    def law(t):
+    def distribution(t):
         decay = torch.exp(-torch.as_tensor(t))
         variance = 1 + (0.25 - 1) * decay**2
         return torch.distributions.MultivariateNormal(
             (2 * decay).reshape(1), variance.reshape(1, 1)
         )
 
-    model = ScoreOnly(sde, lambda z, t: (law(t).mean - z) / law(t).variance)
+    model = ScoreOnly(sde, lambda z, t: (distribution(t).mean - z) / distribution(t).variance)
     ts = torch.linspace(-1, 0, 201)
-    mean, covariance = push(SOLVERS[name](), ReverseSDE(model, eta), law(1.0), ts)
+    mean, covariance = push(SOLVERS[name](), ReverseSDE(model, eta), distribution(1.0), ts)
     torch.testing.assert_close(mean, torch.tensor([2.0]), rtol=1e-2, atol=0)
     torch.testing.assert_close(covariance, torch.tensor([[0.25]]), rtol=3e-2, atol=0)
 

@@ -3,7 +3,7 @@
 import pytest
 import readings
 import torch
-from laws import events, law, marginal, moments, with_true_prior
+from exact_moments import events, marginal, moments, sample_moments, with_true_prior
 from models import SOLVERS
 from strategies import gaussian
 
@@ -61,11 +61,14 @@ def bed(eps=0.05):
 
 
 def gap(solver, model):
-    (mean, covariance), truth = law(solver, model), events(model, marginal(model, model.sde.eps))
+    (mean, covariance), truth = (
+        sample_moments(solver, model),
+        events(model, marginal(model, model.sde.eps)),
+    )
     return float((mean - truth[0]).norm() + (covariance - truth[1]).norm())
 
 
-def test_langevin_leaves_the_law_alone_as_its_steps_shrink():
+def test_langevin_leaves_the_distribution_alone_as_its_steps_shrink():
     """Its bias is of first order in the step ``2 snr^2``, of second in ``snr``."""
     model = bed()
     t = torch.tensor(0.4)
@@ -85,7 +88,7 @@ def test_langevin_leaves_the_law_alone_as_its_steps_shrink():
     assert 3 < errors[0] / errors[1] < 5
 
 
-def test_langevin_brings_a_wrong_law_back():
+def test_langevin_brings_a_wrong_distribution_back():
     model = bed()
     reverse, t = ReverseSDE(model), torch.tensor(0.4)
     torch.manual_seed(0)
@@ -118,7 +121,7 @@ def test_a_corrector_mends_what_a_coarse_solver_breaks():
 
 
 @pytest.mark.parametrize("solver", [DDIM, ExponentialMultistep])
-def test_churn_keeps_the_law(solver):
+def test_churn_keeps_the_distribution(solver):
     """Diffusing forward is exact, so that errors are those of the steps back."""
     model = bed()
     errors = [gap(solver(steps, churn=4 / steps), model) for steps in (20, 40, 80)]

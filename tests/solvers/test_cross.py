@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from laws import events, extrapolate, law, marginal, with_true_prior
+from exact_moments import events, extrapolate, marginal, sample_moments, with_true_prior
 from models import SOLVERS, ExactDenoising, OrnsteinUhlenbeck, ScoreOnly
 from strategies import gaussian, mixture, rotation
 from torch.distributions import MultivariateNormal
@@ -128,7 +128,9 @@ def test_samples_have_the_datas_moments(solver, kind, schedule):  # invariants 1
     grid = SOLVERS[name]().grid  # of an SDE that says how noisy its states are
 
     def run(n):
-        return law(SOLVERS[name](n, eta=eta, grid=lambda sde, k: grid(exact.sde, k)), model)
+        return sample_moments(
+            SOLVERS[name](n, eta=eta, grid=lambda sde, k: grid(exact.sde, k)), model
+        )
 
     found = extrapolate(run, steps, order)
     agree(found, events(exact, marginal(exact, exact.sde.eps)), 0.03)
@@ -150,15 +152,15 @@ def test_samples_of_a_mixture_have_its_moments(solver, shape):  # invariants 14,
     count = 2000
     solver = SOLVERS[name](120, eta=eta)
     x = solver.sample(model, (count,), generator=torch.Generator().manual_seed(0))
-    law = model.marginal(torch.tensor([sde.eps]))
-    truth = events(model, MultivariateNormal(law.mean, _covariance(law)))
+    distribution = model.marginal(torch.tensor([sde.eps]))
+    truth = events(model, MultivariateNormal(distribution.mean, _covariance(distribution)))
     # five standard errors and the error of a first-order solver
     agree((x.mean(0), x.mT.cov()), truth, 5 * (2 / count) ** 0.5 + 0.08)
 
 
-def _covariance(law):
-    weights, parts = law.mixture_distribution.probs, law.component_distribution
-    gap = parts.mean - law.mean
+def _covariance(distribution):
+    weights, parts = distribution.mixture_distribution.probs, distribution.component_distribution
+    gap = parts.mean - distribution.mean
     within = (weights[:, None, None] * parts.covariance_matrix).sum(0)
     return within + torch.einsum("k,ki,kj->ij", weights, gap, gap)
 
@@ -173,5 +175,5 @@ def test_the_marginals_do_not_depend_on_the_amount_of_noise(eta, shape):  # inva
     for end in (0.6, 0.2, EPS):
         grid = torch.cat([times[times > end], torch.tensor([end])])
         solver = SOLVERS["heun"](eta=eta, grid=lambda sde, steps, grid=grid: grid)
-        found = law(solver, exact)
+        found = sample_moments(solver, exact)
         agree(found, events(exact, marginal(exact, end)), 0.03)

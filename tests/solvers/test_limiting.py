@@ -3,9 +3,9 @@
 import pytest
 import readings
 import torch
+from exact_moments import marginal, push, sample_moments
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import law, marginal, push
 from models import SOLVERS, ExactDenoising, ScoreOnly
 from strategies import (
     every_schedule,
@@ -61,7 +61,7 @@ def test_a_point_mass_is_reached_in_any_number_of_steps(kind, data, name, steps)
     alpha, sigma = (v.expand(3) for v in sde.kernel(torch.tensor([sde.T])))
     sde.prior = torch.distributions.MultivariateNormal(alpha * model.where, torch.diag(sigma**2))
     eta = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
-    mean, covariance = law(SOLVERS[name](steps, eta=eta), model)
+    mean, covariance = sample_moments(SOLVERS[name](steps, eta=eta), model)
     alpha, sigma = (v.expand(3) for v in sde.kernel(torch.tensor([sde.eps])))
     torch.testing.assert_close(mean, alpha * model.where, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(covariance.diagonal(), sigma**2, rtol=1e-6, atol=0)
@@ -82,11 +82,11 @@ def test_the_linear_part_is_exact(name, steps):  # invariant 40
 
 @each_run
 def test_a_frozen_component_stays_and_the_others_sample_their_conditional(name, eta):
-    """The joint prior holds ``y`` at its data; the samples have the data's joint law."""
+    """The joint prior holds ``y`` at its data; the samples have the data's joint distribution."""
     model = gaussian(frozen(), 4)
     sde = model.sde
     sde.prior = marginal(model, sde.T)
-    found = law(SOLVERS[name](120, eta=eta), model)
+    found = sample_moments(SOLVERS[name](120, eta=eta), model)
     truth = marginal(model, sde.eps)
     torch.testing.assert_close(found[0], truth.mean, rtol=0.1, atol=0.05)
     error = (found[1] - truth.covariance_matrix).norm() / truth.covariance_matrix.norm()
@@ -185,7 +185,7 @@ def test_stepping_to_time_zero_gives_clean_data(solver, eta):
 @settings(max_examples=10)
 @given(data=st.data(), eta=st.sampled_from([0.0, 0.7, 1.0]))
 def test_a_stopped_component_waits_as_noise(data, eta):
-    """While a clock stands at its end, a reverse step leaves the component's law alone."""
+    """While a clock stands at its end, a reverse step leaves the component's distribution alone."""
     sde = DiagonalSDE(data.draw(schedules("VP")), Identity((2,)), [1.0, 4.0])
     z = data.draw(st.just(torch.randn(2, 2)))
     step = readings.reverse_propagator(sde, torch.tensor([0.9]), torch.tensor([0.5]), z, eta)
@@ -228,7 +228,7 @@ def test_singular_data_are_sampled(name):
     sde = DiagonalSDE(VE(0.05, 5.0, eps=0.02), Identity((2,)))
     model = Gaussian(sde, torch.zeros(2), covariance)
     sde.prior = marginal(model, sde.T)
-    found = law(SOLVERS[name](200, eta=1.0), model)[1]
+    found = sample_moments(SOLVERS[name](200, eta=1.0), model)[1]
     truth = marginal(model, sde.eps).covariance_matrix
     across = torch.tensor([1.0, -1.0]) / 2**0.5
     torch.testing.assert_close(across @ found @ across, across @ truth @ across, rtol=0.25, atol=0)
@@ -242,6 +242,6 @@ def test_samples_and_densities_of_spread_data_agree_in_one_dimension_more():
     padded = torch.block_diag(covariance, torch.tensor([[0.3]]))
     large = Gaussian(DiagonalSDE(VP(), Identity((3,))), torch.ones(3), padded)
     for eta in (0.0, 1.0):
-        a, b = (law(DDIM(10, eta=eta), m) for m in (small, large))
+        a, b = (sample_moments(DDIM(10, eta=eta), m) for m in (small, large))
         torch.testing.assert_close(a[0], b[0][:2])
         torch.testing.assert_close(a[1], b[1][:2, :2])

@@ -7,7 +7,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from laws import marginal, push, with_true_prior
+from exact_moments import marginal, push, with_true_prior
 from models import ADAPTIVE, SOLVERS, ScoreOnly
 from strategies import gaussian, mixture
 
@@ -153,7 +153,7 @@ def test_the_error_of_a_quadratures_path_enters_squared(case):
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if s().weak_order is not None])
 def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
-    """Means and covariances of the samples' law, exact."""
+    """Means and covariances of the samples' distribution, exact."""
     solver = METHODS[name]
     model = with_true_prior(gaussian(SDES[case](), 3))
     sde = model.sde
@@ -260,7 +260,7 @@ def test_euler_maruyama_moments_converge_to_the_kernel(name):  # invariant 4
         assert max(errors) < 1e-9
 
 
-def test_the_multistep_solver_is_of_first_order_in_law_where_it_does_not_know_the_noise():
+def test_the_multistep_solver_is_of_first_weak_order_where_it_does_not_know_the_noise():
     """It takes ``g`` at the start of a step then, as it says."""
     model = with_true_prior(gaussian(SDES["VP"](), 3))
 

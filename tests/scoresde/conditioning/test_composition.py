@@ -42,22 +42,22 @@ def composed(sde, seen, known):
 def test_gaussians_are_composed_exactly(sde, known, count, dtype):
     torch.manual_seed(0)
     seen = torch.randn(count, 2, dtype=torch.float64)
-    law, z = gaussian(sde, seen)[0], 2 * torch.randn(7, 2, dtype=dtype)
+    exact, z = gaussian(sde, seen)[0], 2 * torch.randn(7, 2, dtype=dtype)
     model = composed(sde, seen, known)
     accuracy = 2e-4 if dtype == torch.float32 else 1e-6
     for t in (0.0, sde.eps, 0.1, sde.T, torch.linspace(0.01, 1, 7)):
         found = model.denoise(z, t)
         assert found.dtype == dtype
-        torch.testing.assert_close(found, law.denoise(z, t), rtol=accuracy, atol=accuracy)
+        torch.testing.assert_close(found, exact.denoise(z, t), rtol=accuracy, atol=accuracy)
 
 
 @pytest.mark.parametrize("solver", [ExponentialMultistep(30), Adaptive()], ids=str)
 def test_every_solver_runs(solver):
     """Also those that go on with some of the samples alone."""
     sde, seen = SDES["vp"], torch.tensor([[1.0, 0.0], [2.0, 0.5], [1.5, -0.5]]).double()
-    law, covariance = gaussian(sde, seen)
+    exact, covariance = gaussian(sde, seen)
     drawn = solver.sample(composed(sde, seen, True), (600,), generator=torch.manual_seed(0))
-    torch.testing.assert_close(drawn.mean(0).double(), law.means[0], rtol=0, atol=0.08)
+    torch.testing.assert_close(drawn.mean(0).double(), exact.means[0], rtol=0, atol=0.08)
     torch.testing.assert_close(torch.cov(drawn.T).double(), covariance, rtol=0, atol=0.04)
 
 
@@ -91,9 +91,9 @@ def test_a_batch_of_sets(known):
     half = (torch.eye(2).expand(3, 2, 2, 2) / 2, torch.eye(2))
     model = Composition(Shifted(sde, seen), prior, half if known else None)
     assert model.batch_shape == (3,)
-    laws = [Gaussian(sde, y.sum(0) / 3, torch.eye(2) / 3) for y in seen]
+    exacts = [Gaussian(sde, y.sum(0) / 3, torch.eye(2) / 3) for y in seen]
     z, t = torch.randn(5, 3, 2), torch.rand(5, 3)
-    wanted = torch.stack([law.denoise(z[:, i], t[:, i]) for i, law in enumerate(laws)], 1)
+    wanted = torch.stack([exact.denoise(z[:, i], t[:, i]) for i, exact in enumerate(exacts)], 1)
     torch.testing.assert_close(model.denoise(z, t), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.denoise(z, 0.3)[0], model.denoise(z[0], 0.3))
     rows = torch.tensor([4, 2, 0, 14])

@@ -56,24 +56,26 @@ def cmde(r, sigma_y, sigma_x=20.0):
 
 
 def wide(kind, clean=False, **speeds):
-    """Two and three components, and the exact law of the latter given the former."""
+    """Two and three components, and the exact distribution of the latter given the former."""
     basis = Joint(y=(2,), x=(3,))
     sde = DiagonalSDE(SCHEDULES[kind](), basis, basis.per_block(**speeds) if speeds else 1.0)
     joint = gaussian(sde, 3)
     mean, cov = joint.means[0], joint.covariances[0]
     y = torch.tensor([[0.3, -1.0], [2.0, 0.5]])
     gain = cov[2:, :2] @ torch.linalg.inv(cov[:2, :2])
-    law = MultivariateNormal(mean[2:] + (y - mean[:2]) @ gain.mT, cov[2:, 2:] - gain @ cov[:2, 2:])
-    return condition(joint, clean=clean, y=y), law
+    distribution = MultivariateNormal(
+        mean[2:] + (y - mean[:2]) @ gain.mT, cov[2:, 2:] - gain @ cov[:2, 2:]
+    )
+    return condition(joint, clean=clean, y=y), distribution
 
 
 @every_schedule
 @pytest.mark.parametrize("clean", [False, True])
 def test_a_condition_that_stands_still_gives_the_posterior(kind, clean):  # invariant 30
-    posterior, law = wide(kind, clean, **({} if clean else {"y": 0, "x": 1}))
-    for i, mean in enumerate(law.mean):
+    posterior, distribution = wide(kind, clean, **({} if clean else {"y": 0, "x": 1}))
+    for i, mean in enumerate(distribution.mean):
         alone = Gaussian(
-            DiagonalSDE(SCHEDULES[kind](), Identity((3,))), mean, law.covariance_matrix[i]
+            DiagonalSDE(SCHEDULES[kind](), Identity((3,))), mean, distribution.covariance_matrix[i]
         )
         for t in (0.05, 0.5, 1.0):
             z = posterior.sde.basis(torch.randn(4, 2, 3))
@@ -201,11 +203,11 @@ def test_the_bias_of_a_noisy_condition(sigma_y, corrector, eta, mean, variance):
 )
 @pytest.mark.parametrize("clean", [False, True])
 def test_every_solver_samples_the_posterior(solver, clean):
-    posterior, law = wide("VP", clean, **({} if clean else {"y": 0, "x": 1}))
+    posterior, distribution = wide("VP", clean, **({} if clean else {"y": 0, "x": 1}))
     x = solver.sample(posterior, (4000, 2), generator=torch.Generator().manual_seed(0))
     assert x.shape == (4000, 2, 3)
-    spread = law.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()
-    assert ((x.mean(0) - law.mean).abs() < 0.02 + 0.09 * spread).all()
+    spread = distribution.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+    assert ((x.mean(0) - distribution.mean).abs() < 0.02 + 0.09 * spread).all()
     assert ((x.std(0) / spread - 1).abs() < 0.1).all()
 
 
@@ -224,12 +226,12 @@ def test_samples_with_steps_of_their_own_keep_their_observations():
 @pytest.mark.parametrize("clean", [False, True])
 @pytest.mark.parametrize("solver", [ExponentialMultistep(80), Adaptive(rtol=1e-3, atol=1e-3)])
 def test_density_of_the_posterior(kind, clean, solver):
-    posterior, law = wide(kind, clean, **({} if clean else {"y": 0, "x": 1}))
-    x = law.sample((5,))
+    posterior, distribution = wide(kind, clean, **({} if clean else {"y": 0, "x": 1}))
+    x = distribution.sample((5,))
     found = log_prob(posterior, x, solver)
     assert found.value.shape == (5, 2)
     # the prior's mismatch at T is the model's own
-    torch.testing.assert_close(found.value, law.log_prob(x), rtol=0, atol=0.03)
+    torch.testing.assert_close(found.value, distribution.log_prob(x), rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("clean", [False, True])
@@ -256,9 +258,9 @@ def test_answers_have_the_dtype_of_times(clean):
 
 
 def test_no_density_if_the_condition_diffuses():
-    posterior, law = wide("VP")
+    posterior, distribution = wide("VP")
     with pytest.raises(ValueError, match="observed: expected components that do not diffuse"):
-        log_prob(posterior, law.mean, DDIM(4))
+        log_prob(posterior, distribution.mean, DDIM(4))
 
 
 def test_several_parts_may_be_observed_or_left():
@@ -285,9 +287,9 @@ def test_any_components_may_be_observed():
     gain = cov[~mask][:, mask] @ torch.linalg.inv(cov[mask][:, mask])
     wanted = mean[~mask] + gain @ (values[mask] - mean[mask])
     assert (x[:, ~mask].mean(0) - wanted).abs().max() < 0.08
-    law = MultivariateNormal(wanted, cov[~mask][:, ~mask] - gain @ cov[mask][:, ~mask])
+    distribution = MultivariateNormal(wanted, cov[~mask][:, ~mask] - gain @ cov[mask][:, ~mask])
     found = log_prob(some, x[:5].reshape(5, 2, 2), ExponentialMultistep(80)).value
-    torch.testing.assert_close(found, law.log_prob(x[:5, ~mask]), rtol=0, atol=0.02)
+    torch.testing.assert_close(found, distribution.log_prob(x[:5, ~mask]), rtol=0, atol=0.02)
 
 
 def test_conditions_go_with_multi_scale_diffusion():

@@ -69,13 +69,13 @@ def test_the_evidence_is_the_integral_of_the_product():
     ys, sde = (-0.4, 0.6), SDE["edm"]
     model = product(sde, ys)
     grid = torch.linspace(-8, 8, 16_001).unsqueeze(-1)
-    laws = [
+    terms = [
         MixtureSameFamily(
             Categorical(logits=p.log_weights), Normal(p.means[:, 0], p.covariances[:, 0, 0].sqrt())
         ).log_prob(grid)
         for p in model.posteriors.estimators
     ]
-    log = sum(laws).flatten() - Normal(0.0, PRIOR).log_prob(grid).flatten()
+    log = sum(terms).flatten() - Normal(0.0, PRIOR).log_prob(grid).flatten()
     wanted = log.logsumexp(0) + math.log(16 / 16_000)
     found = Particles(500).draw(model, 1, torch.Generator().manual_seed(0))
     assert found.clean.shape == (500, 1)
@@ -135,11 +135,11 @@ def test_in_two_dimensions_and_for_a_batch():
     model = Composition(Each(sde), Gaussian(sde, torch.zeros(2), torch.eye(2)))
     drawn = Particles(1000).sample(model, (1000, 2), generator=torch.Generator().manual_seed(0))
     precision = 3 * torch.linalg.inv(covariance) - 2 * torch.eye(2)
-    law = torch.linalg.inv(precision)
-    mean = (means.sum(1) @ torch.linalg.inv(covariance)) @ law
+    combined = torch.linalg.inv(precision)
+    mean = (means.sum(1) @ torch.linalg.inv(covariance)) @ combined
     torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=0.08)
     for i in range(2):
-        torch.testing.assert_close(torch.cov(drawn[:, i].mT), law, rtol=0.25, atol=0.03)
+        torch.testing.assert_close(torch.cov(drawn[:, i].mT), combined, rtol=0.25, atol=0.03)
 
 
 def test_generators_make_samples_what_they_are():

@@ -29,7 +29,7 @@ def seed(value=0):
 
 
 @pytest.mark.parametrize("path", [None, front([0, 1, 2, 3], overlap=0.5)])
-def test_long_sequences_have_the_law_of_the_data(path):
+def test_long_sequences_have_the_distribution_of_the_data(path):
     model = windows() if path is None else windows().with_clock(path)
     x = rollout(ExponentialMultistep(30), model, (2000,), 9, stride=2, generator=seed())
     assert x.shape == (2000, 9)

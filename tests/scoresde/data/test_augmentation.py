@@ -97,7 +97,7 @@ def test_what_is_held_out_is_left_alone():
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_what_is_measured_is_the_law_that_is_learned(lazy):
+def test_what_is_measured_is_the_distribution_that_is_learned(lazy):
     """Mirror images count as much as the events: means are even, and so are moments."""
     images = torch.randint(4, (30, 1, 2, 6))
     stored = LazyArray(30, lambda rows: images[rows]) if lazy else images

@@ -69,9 +69,9 @@ def test_the_network_hears_the_centres_of_cells():
 
 
 def test_training_tightens_the_bound_which_holds():
-    law = torch.distributions.Normal(0.2, 0.15)
+    distribution = torch.distributions.Normal(0.2, 0.15)
     edges = torch.linspace(-1, 1, BINS + 1)
-    exact = law.cdf(edges).diff()  # P(v), all but 1e-7 of it
+    exact = distribution.cdf(edges).diff()  # P(v), all but 1e-7 of it
     v = torch.arange(BINS).repeat(500)[:, None]
     weight = exact.repeat(500)
     model = VariationalDequantization(BINS, Table())
@@ -79,7 +79,7 @@ def test_training_tightens_the_bound_which_holds():
 
     def cost(seed):
         x, log_q = model(v, torch.Generator().manual_seed(seed))
-        bits = bits_per_dim(law.log_prob(x).squeeze(1) - log_q, 1, BINS)
+        bits = bits_per_dim(distribution.log_prob(x).squeeze(1) - log_q, 1, BINS)
         return (weight * bits).sum() / 500
 
     entropy = -float((exact * exact.log2()).sum())

@@ -33,8 +33,8 @@ def conjugate(dtype, prior=None):
     to = Coordinates(prior, zero, one, zero, torch.zeros(2, 2, dtype=dtype), one, zero)
     speeds = to.joint.per_block(observation=0.0, parameter=1.0)
     two = torch.eye(2, dtype=dtype)
-    law = torch.cat([torch.cat([2 * two, two], 1), torch.cat([two, two], 1)])
-    joint = Gaussian(DiagonalSDE(VP(), to.joint, speeds), torch.zeros(4, dtype=dtype), law)
+    covariance = torch.cat([torch.cat([2 * two, two], 1), torch.cat([two, two], 1)])
+    joint = Gaussian(DiagonalSDE(VP(), to.joint, speeds), torch.zeros(4, dtype=dtype), covariance)
     return Posterior(joint, to, ExponentialMultistep(16))
 
 
@@ -87,12 +87,12 @@ def test_an_observation_far_from_the_simulations_is_warned_of(dtype):
 
 
 def test_predictions_are_simulations_of_draws():
-    law, x = conjugate(torch.float32), torch.tensor([1.0, -2.0])
-    again = predict(law(x), lambda t: t + torch.randn_like(t), 4000)
+    learned, x = conjugate(torch.float32), torch.tensor([1.0, -2.0])
+    again = predict(learned(x), lambda t: t + torch.randn_like(t), 4000)
     torch.testing.assert_close(again.mean(0), x / 2, rtol=0, atol=0.1)
     torch.testing.assert_close(again.var(0), torch.full((2,), 1.5), rtol=0, atol=0.15)
     with pytest.raises(ValueError, match="posterior: expected one of a single observation"):
-        predict(law(x.expand(3, 2)), lambda t: t, 5)
+        predict(learned(x.expand(3, 2)), lambda t: t, 5)
 
 
 def test_a_guide_of_a_pyro_model():
@@ -111,15 +111,15 @@ def test_a_guide_of_a_pyro_model():
 
 
 def test_the_methods_of_sbi():
-    law = conjugate(torch.float32)
-    posterior = SBIPosterior(law)
+    learned = conjugate(torch.float32)
+    posterior = SBIPosterior(learned)
     with pytest.raises(ValueError, match="x: expected an observation"):
         posterior.sample((3,))
     x = torch.tensor([[0.5, -1.0]])
     assert posterior.set_default_x(x).sample((3, 4), show_progress_bars=False).shape == (3, 4, 2)
     assert posterior.sample((3,), x=x.double().numpy()).dtype == torch.float32
     theta = torch.randn(3, 2)
-    torch.testing.assert_close(posterior.log_prob(theta), law(x[0]).log_prob(theta))
+    torch.testing.assert_close(posterior.log_prob(theta), learned(x[0]).log_prob(theta))
     several = x.expand(5, 2)
     assert posterior.sample_batched((3,), several).shape == (3, 5, 2)
     assert posterior.log_prob_batched(theta.unsqueeze(1).expand(3, 5, 2), several).shape == (3, 5)

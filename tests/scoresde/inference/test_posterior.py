@@ -28,7 +28,7 @@ def standard(n=2):
 
 
 def exact(prior, observation=0.0, **settings):
-    """``x = A u + e`` with ``u`` standard normal: an exact joint estimator, and ``u``'s law."""
+    """``x = A u + e`` with ``u`` standard normal: an exact joint estimator, and that of ``u``."""
     A = torch.tensor([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]])
     spread = A @ A.mT + 0.25 * torch.eye(3)
     joint = torch.cat([torch.cat([spread, A], 1), torch.cat([A.mT, torch.eye(2)], 1)])
@@ -41,31 +41,33 @@ def exact(prior, observation=0.0, **settings):
 
 
 def test_the_posterior_of_every_observation():
-    posterior, law = exact(standard())
+    posterior, distribution = exact(standard())
     x = torch.randn(4, 3)
     found = posterior(x)
     assert (found.batch_shape, found.event_shape) == ((4,), (2,))
     samples = found.sample((4000,))
-    torch.testing.assert_close(samples.mean(0), law(x).mean, rtol=0, atol=0.05)
-    torch.testing.assert_close(samples.std(0), law(x).stddev, rtol=0.06, atol=0)
+    torch.testing.assert_close(samples.mean(0), distribution(x).mean, rtol=0, atol=0.05)
+    torch.testing.assert_close(samples.std(0), distribution(x).stddev, rtol=0.06, atol=0)
     torch.testing.assert_close(
-        found.log_prob(samples[:3]), law(x).log_prob(samples[:3]), rtol=0, atol=0.04
+        found.log_prob(samples[:3]), distribution(x).log_prob(samples[:3]), rtol=0, atol=0.04
     )
 
 
 def test_observations_that_diffuse_may_be_held():
-    posterior, law = exact(standard(), observation=1.0, clean=True)
+    posterior, distribution = exact(standard(), observation=1.0, clean=True)
     x, u = torch.tensor([[0.5, -1.0, 0.3], [2.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.1], [1.0, 0.3]])
-    torch.testing.assert_close(posterior(x).log_prob(u), law(x).log_prob(u), rtol=0, atol=0.04)
+    torch.testing.assert_close(
+        posterior(x).log_prob(u), distribution(x).log_prob(u), rtol=0, atol=0.04
+    )
 
 
 def test_bounded_parameters_keep_their_support_and_the_density_its_jacobian():
     prior = Independent(LogNormal(torch.zeros(2), torch.ones(2)), 1)
-    posterior, law = exact(prior)
+    posterior, distribution = exact(prior)
     x = torch.tensor([0.5, -1.0, 0.3])
     samples = posterior(x).sample((500,))
     assert (samples > 0).all()
-    wanted = law(x).log_prob(samples.log()) - samples.log().sum(-1)
+    wanted = distribution(x).log_prob(samples.log()) - samples.log().sum(-1)
     torch.testing.assert_close(posterior(x).log_prob(samples), wanted, rtol=0, atol=0.04)
 
 
@@ -128,11 +130,11 @@ def test_a_pair_is_left_out_for_one_number_that_is_not_finite(dtype):
 def test_the_border_of_a_half_bounded_support_has_no_density():
     """Its events are infinite in one component, whatever the others are."""
     prior = Independent(Exponential(torch.ones(2)), 1)
-    posterior, law = exact(prior)
+    posterior, distribution = exact(prior)
     x = torch.tensor([0.5, -1.0, 0.3])
     value = torch.tensor([[0.0, 1.0], [2.0, 0.7], [0.0, 0.0]])
     found = posterior(x).log_prob(value)
-    wanted = law(x).log_prob(value[1].log()) - value[1].log().sum()
+    wanted = distribution(x).log_prob(value[1].log()) - value[1].log().sum()
     torch.testing.assert_close(found[1], wanted, rtol=0, atol=0.04)
     assert found[[0, 2]].tolist() == [-torch.inf, -torch.inf]
 
@@ -251,8 +253,8 @@ def test_uniform_parameters_seen_through_noise_need_no_network():
         Truncated.from_coordinates(to, joint_sde(to)), to, ExponentialMultistep(40)
     )
     seen = torch.tensor([[0.0, 2.0], [1.3, 0.1], [-0.9, 4.5]])
-    law, low, high = posterior(seen), torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0])
-    samples = law.sample((4000,))
+    distribution, low, high = posterior(seen), torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0])
+    samples = distribution.sample((4000,))
     assert ((samples >= low) & (samples <= high)).all()
     normal = Normal(seen, 0.4)
     mass = normal.cdf(high) - normal.cdf(low)
@@ -260,7 +262,7 @@ def test_uniform_parameters_seen_through_noise_need_no_network():
     torch.testing.assert_close(samples.mean(0), seen + 0.4**2 * pull / mass, rtol=0, atol=0.025)
     inside = torch.tensor([[[0.1, 1.7]], [[0.8, 0.3]], [[-0.6, 3.9]]]).squeeze(1)
     wanted = (normal.log_prob(inside) - mass.log()).sum(-1)
-    torch.testing.assert_close(law.log_prob(inside), wanted, rtol=0, atol=0.1)
+    torch.testing.assert_close(distribution.log_prob(inside), wanted, rtol=0, atol=0.1)
     outside = posterior(seen)
     outside._validate_args = False
     assert outside.log_prob(torch.tensor([0.0, 5.0])).tolist() == 3 * [-torch.inf]
@@ -284,9 +286,9 @@ def test_posteriors_are_distributions():
     with pytest.raises(ValueError, match="support"):
         one.log_prob(torch.tensor([1.5]))
     unchecked = PosteriorDistribution(posterior, torch.tensor([0.3]), validate_args=False)
-    for law in (unchecked, unchecked.expand([2])):
-        outside = law.log_prob(torch.tensor([1.5]))
-        assert torch.equal(outside, torch.full(law.batch_shape, -torch.inf))
+    for distribution in (unchecked, unchecked.expand([2])):
+        outside = distribution.log_prob(torch.tensor([1.5]))
+        assert torch.equal(outside, torch.full(distribution.batch_shape, -torch.inf))
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -294,10 +296,10 @@ def test_samples_outside_are_drawn_again_for_their_own_observation():
     prior = box([-1.0], [1.0])
     none, one = torch.zeros(1), torch.ones(1)
     to = Coordinates(prior, none, one, none, torch.full((1, 1), 0.5), one, none)
-    # half of the observation is in the coordinates, half in the law
-    law = Gaussian(joint_sde(to), torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.25]]))
+    # half of the observation is in the coordinates, half in the distribution
+    model = Gaussian(joint_sde(to), torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.25]]))
     seen = torch.tensor([[-2.0], [0.0], [2.0]])  # parameters N(seen, 1), of which much is outside
-    samples = Posterior(law, to, ExponentialMultistep(20))(seen).sample((4000,))
+    samples = Posterior(model, to, ExponentialMultistep(20))(seen).sample((4000,))
     assert samples.abs().max() <= 1
     normal = Normal(seen, 1.0)
     mass = normal.cdf(one) - normal.cdf(-one)
@@ -310,9 +312,9 @@ def test_samples_that_cannot_be_inside():
     none, one = torch.zeros(1), torch.ones(1)
     same = Coordinates(prior, none, one, none, torch.zeros(1, 1), one, none)
     sde = joint_sde(same)
-    law = Gaussian(sde, torch.tensor([0.0, 50.0]), torch.eye(2))
+    model = Gaussian(sde, torch.tensor([0.0, 50.0]), torch.eye(2))
     with pytest.warns(RuntimeWarning, match="3 of 3 samples stay outside the prior's support"):
-        samples = Posterior(law, same, ExponentialMultistep(2))(torch.zeros(1)).sample((3,))
+        samples = Posterior(model, same, ExponentialMultistep(2))(torch.zeros(1)).sample((3,))
     assert samples.tolist() == 3 * [[1.0]]
 
 
@@ -418,11 +420,11 @@ def test_what_is_no_observation(observation, error, said):
 
 
 def test_counts_that_are_none():
-    law = exact(standard())[0](torch.zeros(3))
+    distribution = exact(standard())[0](torch.zeros(3))
     for call, name in [
-        (lambda: law.map(1), "starts"),
-        (lambda: law.map(5, -1), "steps"),
-        (lambda: predict(law, standard().log_prob, 0), "count"),
+        (lambda: distribution.map(1), "starts"),
+        (lambda: distribution.map(5, -1), "steps"),
+        (lambda: predict(distribution, standard().log_prob, 0), "count"),
     ]:
         with pytest.raises(ValueError, match=f"{name}: expected a whole number"):
             call()

@@ -78,9 +78,9 @@ def test_the_score_of_normal_parameters(kind, dtype):
         prior = MultivariateNormal(mean, covariance)
     scale = torch.tensor([0.7, 1.5])
     known = PriorEstimator(same(prior, scale, mean + 0.1), sde(2))
-    law = covariance / (scale * scale.unsqueeze(-1))
+    correlation = covariance / (scale * scale.unsqueeze(-1))
     # the range in which there is a prior is in units of its deviation, of about 1 here
-    exact = Gaussian(known.sde, -0.1 / scale, law)
+    exact = Gaussian(known.sde, -0.1 / scale, correlation)
     z = torch.tensor([[-4.0, 0.1], [0.3, 0.3], [2.2, -0.5]], dtype=dtype)
     accuracy = 2e-4 if dtype == torch.float32 else 1e-7
     for t in TIMES:
@@ -188,10 +188,10 @@ def test_conjugate_posteriors_of_several_observations(count, method, dtype):
         atol=0.2,
     )
     torch.testing.assert_close(drawn.std(0) / std, torch.ones(2, dtype=dtype), rtol=0, atol=0.12)
-    law = Independent(Normal(x.sum(0) / (1 + count), std), 1)
+    distribution = Independent(Normal(x.sum(0) / (1 + count), std), 1)
     if method == "samples":
         torch.testing.assert_close(
-            found.log_prob(drawn[:9]), law.log_prob(drawn[:9]), rtol=0, atol=0.3
+            found.log_prob(drawn[:9]), distribution.log_prob(drawn[:9]), rtol=0, atol=0.3
         )
 
 

@@ -117,12 +117,12 @@ def test_posteriors_of_simulators_with_next_to_no_noise(seeded, dtype):
     theta, x = simulate(prior, banana, 1000)
     training, solver = Training(steps=2, batch_size=32), ExponentialMultistep(16)
     posterior = fit_posterior(prior, theta, x, training=training, solver=solver, progress=False)
-    law = posterior(torch.tensor([0.5, 0.2], dtype=dtype))
-    drawn = law.sample((200,))
+    distribution = posterior(torch.tensor([0.5, 0.2], dtype=dtype))
+    drawn = distribution.sample((200,))
     assert (drawn.mean(0) - torch.tensor([0.5, -0.3], dtype=dtype)).abs().max() < 0.005
     assert drawn.std(0).max() < 0.01
-    density = law.log_prob(drawn)
+    density = distribution.log_prob(drawn)
     assert density.isfinite().all()
-    # that of a normal law of such a width, on average
+    # that of a normal distribution of such a width, on average
     wanted = -drawn.std(0).log().sum() - 1 - torch.tensor(2 * torch.pi).log()
     assert abs(density.mean() - wanted) < 0.15

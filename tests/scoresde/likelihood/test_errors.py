@@ -119,7 +119,7 @@ def test_what_may_be_wrong_is_said_in_a_sentence(dtype):
 def test_distributions_say_so_once():
     two = ScoreDistribution(model(CLD, torch.float32), DDIM(2), method=Heun(6))
     with pytest.warns(UserWarning, match="^log_prob: expected errors below") as caught:
-        [law.log_prob(X) for law in (two.expand([2]), two)]
+        [one.log_prob(X) for one in (two.expand([2]), two)]
     assert len(caught) == 1
 
 
@@ -171,13 +171,13 @@ def test_a_border_between_modes_is_no_mans_land():
     """Modes far apart: their border is decided in few steps, which half of them miss, too."""
     means, wide = torch.tensor([[-3.0, 0.0], [3.0, 0.0]]), 0.01 * torch.eye(2).expand(2, 2, 2)
     sde = DiagonalSDE(VP(), Identity((2,)))
-    law = GaussianMixture(sde, [0.5, 0.5], means, wide)
+    mixture = GaussianMixture(sde, [0.5, 0.5], means, wide)
     each = [MultivariateNormal(m, v) for m, v in zip(means, wide, strict=True)]
     x = torch.tensor([[0.02, 0.0], [2.9, 0.1]])
     truth = torch.stack([v.log_prob(x) for v in each]).logsumexp(0) - torch.tensor(2.0).log()
     for count in (24, 48):
         with pytest.warns(UserWarning, match="^log_prob"):
-            told = log_prob(law, x, ExponentialMultistep(count))
+            told = log_prob(mixture, x, ExponentialMultistep(count))
         off = (told.value - truth).abs()
         assert (off < 1.5 * told.error + 0.2).all()
         assert off[0] > 100 > 10 > told.error[1]

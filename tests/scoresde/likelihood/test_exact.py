@@ -3,9 +3,9 @@ import warnings
 
 import pytest
 import torch
+from exact_moments import marginal, with_true_prior
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import marginal, with_true_prior
 from models import OrnsteinUhlenbeck, ScoreOnly
 from strategies import gaussian, mixture, per_schedule, random_covariance, rotation, sdes
 from torch.distributions import Independent, Normal
@@ -277,12 +277,14 @@ def test_a_users_sde_has_likelihoods_too():
     """An Ornstein-Uhlenbeck process that is known by its drift, diffusion and score only."""
     mean, variance = torch.tensor([1.0, -0.5]), torch.tensor([0.3, 2.0])
 
-    def law(t):
+    def distribution(t):
         decay = math.exp(-t)
         return Normal(mean * decay, (1 + (variance - 1) * decay**2).sqrt())
 
-    sde = OrnsteinUhlenbeck((2,), prior=Independent(law(1.0), 1), eps=0.0)
-    model = ScoreOnly(sde, lambda z, t: (law(float(t)).mean - z) / law(float(t)).variance)
+    sde = OrnsteinUhlenbeck((2,), prior=Independent(distribution(1.0), 1), eps=0.0)
+    model = ScoreOnly(
+        sde, lambda z, t: (distribution(float(t)).mean - z) / distribution(float(t)).variance
+    )
     x = torch.randn(5, 2)
     for solver in (
         Quadrature(40),
@@ -291,7 +293,9 @@ def test_a_users_sde_has_likelihoods_too():
         TorchDiffEq(method="rk4", steps=50),
     ):
         found = log_prob(model, x, solver).value
-        torch.testing.assert_close(found, law(0.0).log_prob(x).sum(-1), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            found, distribution(0.0).log_prob(x).sum(-1), rtol=1e-3, atol=1e-3
+        )
 
 
 def test_evaluations_are_counted():
@@ -396,9 +400,9 @@ def test_densities_have_second_derivatives(dtype):
         return log_prob(model, x.unsqueeze(0), Quadrature(40)).value[0]
 
     found = torch.autograd.functional.hessian(density, x)
-    law = model.marginal(torch.tensor([sde.eps]))
+    distribution = model.marginal(torch.tensor([sde.eps]))
     wanted = torch.autograd.functional.hessian(
-        lambda x: law.log_prob(x.unsqueeze(0))[0], x.double()
+        lambda x: distribution.log_prob(x.unsqueeze(0))[0], x.double()
     )
     torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=2e-3)
 

@@ -112,11 +112,11 @@ def test_a_path_that_misses_the_flow_is_corrected(speeds):
     schedule = VP() if max(speeds) < 2 else LogLinear()
     model = mixture(DiagonalSDE(schedule, Identity((8,)), speeds), 5, 3)
     model.sde.prior = model.marginal(torch.tensor([model.sde.T]))
-    law = model.marginal(torch.tensor([model.sde.eps]))
-    x = law.sample((16,))
+    distribution = model.marginal(torch.tensor([model.sde.eps]))
+    x = distribution.sample((16,))
 
     def error(method):
-        return float((log_prob(model, x, method).value - law.log_prob(x)).abs().mean() / 8)
+        return float((log_prob(model, x, method).value - distribution.log_prob(x)).abs().mean() / 8)
 
     fine = error(Quadrature(40))
     assert fine < 2e-3
@@ -184,10 +184,10 @@ def test_events_near_the_border_of_modes_are_those_in_doubt():
     covariance = 0.01 * torch.eye(2).expand(3, 2, 2)
     model = GaussianMixture(sde, torch.ones(3), torch.randn(3, 2), covariance)
     model.sde.prior = model.marginal(torch.tensor([sde.T]))
-    law = model.marginal(torch.tensor([sde.eps]))
-    x = law.sample((400,))
+    distribution = model.marginal(torch.tensor([sde.eps]))
+    x = distribution.sample((400,))
     plain, better = (log_prob(model, x, Quadrature(24, tolerance=t)) for t in (None, 0.07))
-    errors, left = ((found.value - law.log_prob(x)).abs() / 2 for found in (plain, better))
+    errors, left = ((found.value - distribution.log_prob(x)).abs() / 2 for found in (plain, better))
     assert plain.evaluations == 25
     assert 25 < better.evaluations < 30
     assert left.max() < errors.max() / 4
@@ -240,19 +240,19 @@ def test_the_error_of_every_event_is_told(
     schedule, distance, variance, dim, width, tolerance, dtype
 ):
     """Within the factor that the class states, whether events are data or far from both modes."""
-    model, law = between(schedule(), distance, variance, dim)
-    x = width * torch.randn(100, dim) if width else law.sample((100,))
+    model, distribution = between(schedule(), distance, variance, dim)
+    x = width * torch.randn(100, dim) if width else distribution.sample((100,))
     found = log_prob(model, x.to(dtype), Quadrature(30, tolerance=tolerance))
     assert found.error.dtype == dtype
-    error = (found.value - law.log_prob(x.to(dtype).double())).abs()
+    error = (found.value - distribution.log_prob(x.to(dtype).double())).abs()
     rounding = 1e-5 * found.value.abs() if dtype == torch.float32 else 0.0
     assert (error <= 2.5 * found.error + rounding + 2e-3).all()
 
 
 def test_errors_are_small_where_data_are():
     """And those who are told of one get more nodes only if it is large."""
-    model, law = between(VP(), 1.0, 0.25)
-    found = log_prob(model, law.sample((100,)), Quadrature(30))
+    model, distribution = between(VP(), 1.0, 0.25)
+    found = log_prob(model, distribution.sample((100,)), Quadrature(30))
     assert found.evaluations == 31
     assert found.error.max() < 0.05
     far = log_prob(model, 10 * torch.randn(100, 2), Quadrature(30))

@@ -108,11 +108,11 @@ def test_the_bound_is_unbiased(times, moments, draws):  # invariant 26
 
 def test_the_bound_holds_and_is_tight_for_exact_scores():  # invariant 26
     model = mixture(DiagonalSDE(LogLinear(9.0, -9.0), Identity((3,)), [1.0, 0.9, 0.8]), 4)
-    law = model.marginal(torch.tensor([model.sde.eps]))
-    x = law.sample((30,))
+    distribution = model.marginal(torch.tensor([model.sde.eps]))
+    x = distribution.sample((30,))
     values = bound(model, x.repeat(300, 1), draws=4).reshape(300, 30)
     error = float(values.std() / values.numel() ** 0.5)
-    gap = float(values.mean() + law.log_prob(x).mean())
+    gap = float(values.mean() + distribution.log_prob(x).mean())
     assert -5 * error < gap < 0.1 + 5 * error
 
 

@@ -20,8 +20,8 @@ def posteriors(shift, width, dtype, count=1500, draws=199, dim=1):
     mean, std = (theta + torch.randn_like(theta)) / 2, 0.5**0.5
     noise = torch.randn(draws, count, dim, dtype=dtype)
     drawn = mean + shift * std + width * std * noise
-    law = torch.distributions.Normal(mean + shift * std, width * std)
-    return drawn, theta, law, 2 * mean
+    distribution = torch.distributions.Normal(mean + shift * std, width * std)
+    return drawn, theta, distribution, 2 * mean
 
 
 @both
@@ -56,8 +56,11 @@ def test_ties_count_half():
 @pytest.mark.parametrize("width", [0.7, 1.0, 1.4])
 def test_coverage_of_gaussians(width, dtype):
     """Of the region of highest density, and of balls around any point: both have closed forms."""
-    drawn, theta, law, _ = posteriors(0.0, width, dtype)
-    density, own = law.log_prob(drawn).squeeze(-1), law.log_prob(theta).squeeze(-1)
+    drawn, theta, distribution, _ = posteriors(0.0, width, dtype)
+    density, own = (
+        distribution.log_prob(drawn).squeeze(-1),
+        distribution.log_prob(theta).squeeze(-1),
+    )
     quantile = scipy.stats.norm.ppf((1 + LEVELS.numpy()) / 2)
     wanted = torch.from_numpy(2 * scipy.stats.norm.cdf(width * quantile) - 1)
     found = expected_coverage(density, own, LEVELS)

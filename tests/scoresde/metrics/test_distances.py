@@ -1,4 +1,4 @@
-"""Distances of laws whose distance is known."""
+"""Distances of distributions whose distance is known."""
 
 import itertools
 
@@ -51,7 +51,7 @@ def test_fewer_events_than_features():
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, lambda a, b: kernel_distance(a, b).value])
-def test_distances_are_of_laws_not_of_coordinates(distance):
+def test_distances_are_of_distributions_not_of_coordinates(distance):
     """A rotation changes nothing, nor does the order of events or of sets."""
     a, b, turn = noise(9, 4), 1 + noise(11, 4, seed=1), torch.linalg.qr(noise(4, 4, seed=2)).Q
     found = distance(a, b)
@@ -67,7 +67,7 @@ def test_a_set_is_no_way_from_itself():
 
 
 def test_the_kernel_distance_is_unbiased():
-    """Its mean over all draws of three events from two-point laws is the distance of the laws."""
+    """Its mean over all draws of three events from two-point distributions is their distance."""
     points = torch.tensor([[0.5, -1.0], [2.0, 1.0], [-0.3, 0.4]], dtype=torch.float64)
     kernel = (points @ points.mT / 2 + 1) ** 3
     p, q = (torch.tensor(v, dtype=torch.float64) for v in ([0.25, 0.75, 0.0], [0.5, 0.0, 0.5]))

@@ -6,7 +6,7 @@ import math
 import attrs
 import pytest
 import torch
-from laws import law
+from exact_moments import sample_moments
 
 from estimators import Gaussian
 from scoresde import EDM, VP, Clock, Cosine, DiagonalSDE, Haar, Identity, LogLinear
@@ -34,7 +34,7 @@ def measured(planned, order=3):
     rotation = BASIS(torch.eye(64).reshape(64, 1, 8, 8)).mT
     data = Gaussian(planned.sde, torch.zeros(1, 8, 8), rotation.mT @ torch.diag(FULL) @ rotation)
     solver = ExponentialMultistep(len(planned.times) - 1, grid=planned.grid, order=order)
-    _, spread = law(solver, data)
+    _, spread = sample_moments(solver, data)
     own = (rotation @ spread @ rotation.mT).diagonal().sqrt()
     return float((own - FULL.sqrt()).square().sum() / FULL.sum())
 
@@ -139,7 +139,7 @@ def test_tuned_times_beat_every_other_grid(solver, case):
     data = Gaussian(sde, torch.zeros(3), torch.diag(variances))
 
     def error(grid):
-        _, spread = law(attrs.evolve(solver, grid=grid), data)
+        _, spread = sample_moments(attrs.evolve(solver, grid=grid), data)
         return float((spread.diagonal().sqrt() - variances.sqrt()).square().sum())
 
     tuned = OptimisedGrid(variances, solver)

@@ -1,4 +1,4 @@
-"""Tables as scikit-learn's estimators take them, against a law that is known exactly."""
+"""Tables as scikit-learn's estimators take them, against a distribution that is known exactly."""
 
 import pickle
 import re
@@ -16,7 +16,7 @@ from estimators import Gaussian
 from scoresde.tables import TableModel
 
 SMALL = {"steps": 3, "width": 8, "random_state": 0}
-LAW = np.array([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
+COVARIANCE = np.array([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
 RNG = np.random.default_rng(1)
 
 
@@ -44,70 +44,82 @@ def trained():
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.float64], ids=str)
 def exact(request):
-    """A model of numbers whose estimator knows their law; its dtype; mean and covariance of it."""
+    """A model of numbers whose estimator knows their distribution; its dtype; that distribution."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(request.param)
     try:
-        table = RNG.standard_normal((400, 3)) @ np.linalg.cholesky(LAW).T * [1, 10, 0.1] + [0, 5, 9]
+        table = RNG.standard_normal((400, 3)) @ np.linalg.cholesky(COVARIANCE).T * [1, 10, 0.1] + [
+            0,
+            5,
+            9,
+        ]
         model = TableModel(**SMALL).fit(table)
     finally:
         torch.set_default_dtype(default)
     columns = tuple(attrs.evolve(c, power=1.0) for c in model.coordinates_.columns)
     model.coordinates_ = attrs.evolve(model.coordinates_, columns=columns)
     sde = model.model_.estimator.sde
-    known = Gaussian(sde, torch.zeros(3), torch.tensor(LAW, dtype=request.param))
+    known = Gaussian(sde, torch.zeros(3), torch.tensor(COVARIANCE, dtype=request.param))
     model.model_ = attrs.evolve(model.model_, estimator=Known(known, request.param))
     unit = np.array([c.unit * c.std for c in columns])
     middle = np.array([c.middle + c.unit * c.mean for c in columns])
-    return model, request.param, stats.multivariate_normal(middle, unit[:, None] * LAW * unit)
+    return (
+        model,
+        request.param,
+        stats.multivariate_normal(middle, unit[:, None] * COVARIANCE * unit),
+    )
 
 
 class Known(Gaussian):
     """With a parameter, as what is trained has."""
 
-    def __init__(self, law, dtype):
-        super().__init__(law.sde, torch.zeros(3), torch.tensor(LAW, dtype=dtype))
+    def __init__(self, distribution, dtype):
+        super().__init__(distribution.sde, torch.zeros(3), torch.tensor(COVARIANCE, dtype=dtype))
         self.weight = torch.nn.Parameter(torch.ones(1, dtype=dtype))
 
 
-def conditional(law, row):
+def conditional(distribution, row):
     """Mean and deviation of the one number that is missing in a row."""
     (gap,) = np.isnan(row).nonzero()[0]
     rest = np.delete(np.arange(3), gap)
-    pull = np.linalg.solve(law.cov[np.ix_(rest, rest)], law.cov[rest, gap])
-    mean = law.mean[gap] + pull @ (row - law.mean)[rest]
-    return gap, stats.norm(mean, (law.cov[gap, gap] - pull @ law.cov[rest, gap]) ** 0.5)
+    pull = np.linalg.solve(distribution.cov[np.ix_(rest, rest)], distribution.cov[rest, gap])
+    mean = distribution.mean[gap] + pull @ (row - distribution.mean)[rest]
+    return gap, stats.norm(
+        mean, (distribution.cov[gap, gap] - pull @ distribution.cov[rest, gap]) ** 0.5
+    )
 
 
 def test_densities_are_those_of_the_table(exact):
-    model, dtype, law = exact
-    rows = law.rvs(20, random_state=0)
+    model, dtype, distribution = exact
+    rows = distribution.rvs(20, random_state=0)
     tolerance = 2e-2 if dtype == torch.float32 else 1e-2
-    np.testing.assert_allclose(model.score_samples(rows), law.logpdf(rows), atol=tolerance)
-    assert model.score(rows) == pytest.approx(law.logpdf(rows).mean(), abs=tolerance)
+    np.testing.assert_allclose(model.score_samples(rows), distribution.logpdf(rows), atol=tolerance)
+    assert model.score(rows) == pytest.approx(distribution.logpdf(rows).mean(), abs=tolerance)
 
 
 def test_densities_of_what_is_known_of_a_row(exact):
     """Marginals: of one number, of two, of none."""
-    model, _, law = exact
-    rows = law.rvs(3, random_state=0)
+    model, _, distribution = exact
+    rows = distribution.rvs(3, random_state=0)
     rows[0, 1] = rows[1, :2] = rows[2] = np.nan
-    pair = stats.multivariate_normal(law.mean[[0, 2]], law.cov[np.ix_([0, 2], [0, 2])])
+    pair = stats.multivariate_normal(
+        distribution.mean[[0, 2]], distribution.cov[np.ix_([0, 2], [0, 2])]
+    )
     wanted = [
         pair.logpdf(rows[0, [0, 2]]),
-        stats.norm(law.mean[2], law.cov[2, 2] ** 0.5).logpdf(rows[1, 2]),
+        stats.norm(distribution.mean[2], distribution.cov[2, 2] ** 0.5).logpdf(rows[1, 2]),
         0.0,
     ]
     np.testing.assert_allclose(model.score_samples(rows), wanted, atol=3e-2)
 
 
-def test_quantiles_are_those_of_the_conditional_law(exact):
-    model, _, law = exact
-    rows = law.rvs(6, random_state=3)  # two with the same gap
+def test_quantiles_are_those_of_the_conditional_distribution(exact):
+    model, _, distribution = exact
+    rows = distribution.rvs(6, random_state=3)  # two with the same gap
     rows[np.arange(6), [0, 1, 2] * 2] = np.nan
     found = model.predict(rows, quantiles=[0.1, 0.5, 0.9], draws=2000)
     for i, row in enumerate(rows):
-        gap, wanted = conditional(law, row)
+        gap, wanted = conditional(distribution, row)
         for q, table in found.items():
             error = (table[i, gap] - wanted.ppf(q)) / wanted.std()
             assert abs(error) < 0.15
@@ -115,19 +127,19 @@ def test_quantiles_are_those_of_the_conditional_law(exact):
     np.testing.assert_array_equal(model.predict(rows, draws=2000), found[0.5])
 
 
-def test_samples_follow_the_law(exact):
-    model, _, law = exact
+def test_samples_follow_the_distribution(exact):
+    model, _, distribution = exact
     drawn = model.sample(4000)
-    unit = np.diag(law.cov) ** 0.5
-    np.testing.assert_allclose((drawn.mean(0) - law.mean) / unit, 0, atol=0.06)
-    np.testing.assert_allclose(np.cov(drawn.T) / np.outer(unit, unit), LAW, atol=0.08)
+    unit = np.diag(distribution.cov) ** 0.5
+    np.testing.assert_allclose((drawn.mean(0) - distribution.mean) / unit, 0, atol=0.06)
+    np.testing.assert_allclose(np.cov(drawn.T) / np.outer(unit, unit), COVARIANCE, atol=0.08)
 
 
-def test_completions_follow_the_law(exact):
-    model, _, law = exact
+def test_completions_follow_the_distribution(exact):
+    model, _, distribution = exact
     row = np.array([[1.0, np.nan, 9.0]])
     drawn = model.sample(4000, given=row)
-    _, wanted = conditional(law, row[0])
+    _, wanted = conditional(distribution, row[0])
     assert drawn[:, [0, 2]].tolist() == [[1.0, 9.0]] * 4000
     assert abs(drawn[:, 1].mean() - wanted.mean()) < 0.06 * wanted.std()
     assert drawn[:, 1].std() == pytest.approx(wanted.std(), rel=0.06)

@@ -1,13 +1,21 @@
-"""The law of a solver's samples on Gaussian data: exact, without sampling."""
+"""Moments of a solver's samples on Gaussian data: exact, without sampling."""
 
 import torch
 
 from scoresde.testing import moments
 
-__all__ = ["events", "extrapolate", "law", "marginal", "moments", "push", "with_true_prior"]
+__all__ = [
+    "events",
+    "extrapolate",
+    "marginal",
+    "moments",
+    "push",
+    "sample_moments",
+    "with_true_prior",
+]
 
 
-def law(solver, model, condition=None):
+def sample_moments(solver, model, condition=None):
     """Mean and covariance of ``solver.sample(model)``."""
 
     def run(rows, noise):
@@ -27,7 +35,7 @@ def push(solver, sde, start, ts):
 
 
 def marginal(model, t, dim=None):
-    """The law of ``z_t`` of a `Gaussian`, from the kernel alone."""
+    """The distribution of ``z_t`` of a `Gaussian`, from the kernel alone."""
     alpha, sigma = model.sde.kernel(torch.tensor([t], dtype=torch.float64))
     n = model.sde.basis.dim
     a, s = alpha.expand(n), sigma.expand(n)
@@ -43,13 +51,13 @@ def extrapolate(run, steps, order):
 
 
 def with_true_prior(model):
-    """Samples start from the law of ``z_T``, so that solvers alone make errors."""
+    """Samples start from the distribution of ``z_T``, so that solvers alone make errors."""
     model.sde.prior = marginal(model, model.sde.T)
     return model
 
 
 def events(model, distribution):
-    """Mean and covariance in ``x`` of a law of ``z``."""
+    """Mean and covariance in ``x`` of a distribution of ``z``."""
     basis = model.sde.basis
     u = basis(torch.eye(basis.dim).reshape(basis.dim, *basis.event_shape))
     return u @ distribution.mean, u @ distribution.covariance_matrix @ u.mT
