@@ -318,7 +318,7 @@ LIMITS = {
     "together": (Independent, "together", [0, 1], [-1e-9, 1.1]),
     "count": (Particles, "count", [2], [1]),
     "moves": (Particles, "moves", *COUNT),
-    "change": (Particles, "change", [1e-3, 10], [9e-4, 10.1]),
+    "log_weight_std": (Particles, "log_weight_std", [1e-3, 10], [9e-4, 10.1]),
     "scale": (partial(DiagonalSDE, VP(), BASIS), "scale", [1e-6], [0.0]),
     "std": (partial(DiagonalSDE, VP(), BASIS), "std", [0.0], [-1e-9]),
     "drop": (

@@ -58,7 +58,7 @@ class Product(NamedTuple):
     jacobian: Tensor
 
     @property
-    def rest(self) -> Tensor:
+    def remainder(self) -> Tensor:
         """Of the logarithm of its density until there is no noise, ``(*batch)``.
 
         ``-sum_i growth_i / 2``, as growth goes with the noise's variance where there is little: up

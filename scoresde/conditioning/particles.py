@@ -57,8 +57,8 @@ class Particles:
     Args:
         count: How many there are at least; as many as samples are asked for if that is more.
         moves: Langevin steps at every level.
-        change: Standard deviation of ``log w`` that is aimed at.
-        rest: Of the last weights, below which the path ends.
+        log_weight_std: Standard deviation of ``log w`` that is aimed at.
+        final_log_weight_std: Of the last weights, below which the path ends.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -80,8 +80,12 @@ class Particles:
 
     count: int = attrs.field(default=1000, validator=validator(whole, 2))
     moves: int = attrs.field(default=2, kw_only=True, validator=validator(whole, 1))
-    change: float = attrs.field(default=0.5, kw_only=True, validator=validator(real, 1e-3, 10))
-    rest: float = attrs.field(default=0.1, kw_only=True, validator=validator(real, 0, 0.5))
+    log_weight_std: float = attrs.field(
+        default=0.5, kw_only=True, validator=validator(real, 1e-3, 10)
+    )
+    final_log_weight_std: float = attrs.field(
+        default=0.1, kw_only=True, validator=validator(real, 0, 0.5)
+    )
 
     def sample(
         self,
@@ -138,20 +142,21 @@ class Particles:
         cloud = path.start(most + most % 2, noise)  # of two halves
         while True:
             for _ in range(self.moves):
-                cloud = path.moved(cloud, noise)
+                cloud = path.langevin(cloud, noise)
             product = path.product(cloud.u, cloud.level)
-            rest = product.rest
-            if cloud.level == _LEVELS or float(rest.std(0).amax()) < self.rest:
+            final = product.remainder
+            if cloud.level == _LEVELS or float(final.std(0).amax()) < self.final_log_weight_std:
                 break
-            cloud = path.onward(cloud, product, self.change).resampled(noise)
-        cloud = cloud._replace(log_weight=rest.nan_to_num(nan=-torch.inf)).resampled(noise)
+            cloud = path.lowered(cloud, product, self.log_weight_std).resampled(noise)
+        cloud = cloud._replace(log_weight=final.nan_to_num(nan=-torch.inf)).resampled(noise)
+        # that of the whole product: what is not inside counts
         evidence, batch = cloud.log_evidence.reshape(model.batch_shape), model.batch_shape
         if inside is not None:
-            may = inside(model.sde.basis.inverse(cloud.u.reshape(len(cloud.u), *batch, -1)))
-            may = may.reshape(cloud.log_weight.shape)
-            some = bool(may.any(0).all())
-            expect(some, "model", "a product of which there is some inside", "none of it")
-            cloud = cloud._replace(log_weight=cloud.log_weight.masked_fill(~may, -torch.inf))
+            kept = inside(model.sde.basis.inverse(cloud.u.reshape(len(cloud.u), *batch, -1)))
+            kept = kept.reshape(cloud.log_weight.shape)
+            wanted = "a product of which there is some inside"
+            expect(bool(kept.any(0).all()), "model", wanted, "none of it")
+            cloud = cloud._replace(log_weight=cloud.log_weight.masked_fill(~kept, -torch.inf))
             cloud = cloud.resampled(noise)
         order = noise.uniform(cloud.u[:, 0, :1]).squeeze(-1).argsort()
         return Population(cloud.u[order].reshape(len(order), *batch, -1), evidence)
@@ -273,8 +278,8 @@ class _Path:
         log_weight, length = u.new_zeros(count, b), u.new_ones(b, 1)
         return _Cloud(u, self._score(u, 0), log_weight, evidence, length, 0)
 
-    def moved(self, cloud: _Cloud, noise: Noise) -> _Cloud:
-        """A Langevin step of every particle, at the same level."""
+    def langevin(self, cloud: _Cloud, noise: Noise) -> _Cloud:
+        """A Metropolis-adjusted Langevin step of every particle, at the same level."""
         u, m = cloud.u, cloud.u.shape[-1]
         centred = u - u.mean(0)
         covariance = torch.einsum("kbi,kbj->bij", centred, centred) / len(u)
@@ -282,26 +287,27 @@ class _Path:
         jitter = torch.diag_embed(16 * torch.finfo(u.dtype).eps * variance + _TINY)
         root = torch.linalg.cholesky_ex(covariance + jitter).L
         step, xi = cloud.length * m ** (-1 / 6), noise(u)
-        pull = _times(root.mT, cloud.score)
-        way = step * (xi + step / 2 * pull)
-        there = u + _times(root, way)
-        score = self._score(there, cloud.level)
-        ends = (pull + _times(root.mT, score)) / 2
-        middle = _times(root.mT, self._score(u + _times(root, way / 2), cloud.level))
-        # what three points say of the way, and two: where they differ, it is not known
-        line, doubt = ((ends + 2 * middle) / 3 * way).sum(-1), ((ends - middle) * way).sum(-1)
-        rough = ~(doubt.abs() / 1.5 < _ROUGH)
-        gain = line + (xi.square() - (xi + step * ends).square()).sum(-1) / 2
-        chance = gain.clamp(max=0).exp().masked_fill(rough | gain.isnan(), 0)
+        # moves and scores in units of the covariance's root
+        start = _mapped(root.mT, cloud.score)
+        move = step * (xi + step / 2 * start)
+        proposed = u + _mapped(root, move)
+        score = self._score(proposed, cloud.level)
+        ends = (start + _mapped(root.mT, score)) / 2
+        middle = _mapped(root.mT, self._score(u + _mapped(root, move / 2), cloud.level))
+        # by Simpson's rule, and how far the trapezoidal one is from it
+        log_ratio = ((ends + 2 * middle) / 3 * move).sum(-1)
+        rough = ~((2 / 3 * (ends - middle) * move).sum(-1).abs() < _ROUGH)
+        log_chance = log_ratio + (xi.square() - (xi + step * ends).square()).sum(-1) / 2
+        chance = log_chance.clamp(max=0).exp().masked_fill(rough | log_chance.isnan(), 0)
         accepted = (noise.uniform(chance) < chance).unsqueeze(-1)
-        spare = torch.minimum(chance.mean(0) - _ACCEPTED, _SELDOM - rough.to(u).mean(0))
+        surplus = torch.minimum(chance.mean(0) - _ACCEPTED, _SELDOM - rough.to(u).mean(0))
         return cloud._replace(
-            u=torch.where(accepted, there, u),
+            u=torch.where(accepted, proposed, u),
             score=torch.where(accepted, score, cloud.score),
-            length=(cloud.length * (_SLOWLY * spare).exp().unsqueeze(-1)).clamp(max=_LONGEST),
+            length=(cloud.length * (_SLOWLY * surplus).exp().unsqueeze(-1)).clamp(max=_LONGEST),
         )
 
-    def onward(self, cloud: _Cloud, product: Product, change: float) -> _Cloud:
+    def lowered(self, cloud: _Cloud, product: Product, log_weight_std: float) -> _Cloud:
         """Particles at a lower level, and their weights, with the product where they are."""
         u, now = cloud.u, self._noise(cloud.level)
         score, growth, _ = product
@@ -312,7 +318,7 @@ class _Path:
         widening = _others(surplus * centred**2) / _others(centred**2).clamp(min=_TINY)
         velocity = drift + widening / 2 * centred
         rate = growth + score * velocity
-        most = min(_FARTHEST, change / max(float(rate.sum(-1).std(0).amax()), _TINY))
+        most = min(_FARTHEST, log_weight_std / max(float(rate.sum(-1).std(0).amax()), _TINY))
         level = self._below(cloud.level, most)
         lower = self._noise(level)
         h = (now / lower).log()
@@ -338,11 +344,11 @@ class _Path:
 
     def _score(self, u: Tensor, level: int) -> Tensor:
         """By ``u``, ``(N, b, m)``."""
-        means = [self._asked(part, level) for part in u.split(self._rows(1))]
+        means = [self._mean(part, level) for part in u.split(self._rows(1))]
         score: Tensor = (torch.cat(means) - u) / self._noise(level) ** 2
         return score
 
-    def _asked(self, u: Tensor, level: int) -> Tensor:
+    def _mean(self, u: Tensor, level: int) -> Tensor:
         return self.model.summed(self._states(u, level), self._time(level)).reshape(u.shape)
 
     def product(self, u: Tensor, level: int) -> Product:
@@ -378,6 +384,6 @@ def _others(values: Tensor) -> Tensor:
     return mean.repeat_interleave(len(values) // 2, 0)
 
 
-def _times(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """``(b, m, m)`` and ``(N, b, m)``."""
+def _mapped(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors ``(N, b, m)`` by matrices ``(b, m, m)``."""
     return torch.einsum("bij,kbj->kbi", matrix, vectors)

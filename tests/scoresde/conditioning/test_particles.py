@@ -96,7 +96,7 @@ def test_what_is_left_of_the_path_is_known_to_fourth_order(dtype):
     def error(sigma):
         wide, prior = (0.5 + sigma**2) ** 0.5, Normal(0.0, (1 + sigma**2) ** 0.5)
         density = sum(Normal(y, wide).log_prob(u) for y in (0.5, 1.0, 0.0)) - 2 * prior.log_prob(u)
-        return density.squeeze(-1) + thirds().to(dtype).product(u, sigma).rest
+        return density.squeeze(-1) + thirds().to(dtype).product(u, sigma).remainder
 
     none = sum(Normal(y, 0.5**0.5).log_prob(u) for y in (0.5, 1.0, 0.0))
     none = (none - 2 * Normal(0.0, 1.0).log_prob(u)).squeeze(-1)
@@ -107,7 +107,7 @@ def test_what_is_left_of_the_path_is_known_to_fourth_order(dtype):
 
 def test_the_path_ends_early_by_the_weights_that_are_left():
     chance = torch.Generator().manual_seed(0)
-    found = Particles(2000, rest=0.5).draw(thirds(), 2000, chance)
+    found = Particles(2000, final_log_weight_std=0.5).draw(thirds(), 2000, chance)
     # without them twice as wide a variance
     assert 1.05 < found.clean.var() * 4 < 1.45
 
@@ -163,7 +163,7 @@ class Broken(ScoreEstimator):
     [
         (lambda m: Particles(1), ValueError, "count"),
         (lambda m: Particles(moves=0), ValueError, "moves"),
-        (lambda m: Particles(change=0.0), ValueError, "change"),
+        (lambda m: Particles(log_weight_std=0.0), ValueError, "log_weight_std"),
         (lambda m: Particles().draw(m.prior, 3), TypeError, "model"),
         (
             lambda m: Particles(9).draw(Composition([Broken(m.sde)], m.prior), 3),
