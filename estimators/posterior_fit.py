@@ -31,7 +31,7 @@ _STEPS, _HELD_OUT = 25.0, 5.0
 """Updates, and simulations held out, of ``N`` simulations: so many times ``sqrt(N)``."""
 
 _FEWEST, _MOST = 200, 20_000
-"""Updates."""
+"""Bounds of the number of updates."""
 
 WIDTH, DEPTH = 192, 4
 """Of the network."""
@@ -98,7 +98,6 @@ def fit_posterior(
         >>> posterior(torch.zeros(2)).sample((5,)).shape
         torch.Size([5, 2])
     """
-    of_fit["progress"] = progress
     if ranks is None:
         ranks = not items and long_tails(observations.flatten(1))
     smooth = embedding is None and network is None  # which is made for what is observed
@@ -112,7 +111,7 @@ def fit_posterior(
     count = len(data)
     train, held_out = split(data, 1 - min(_HELD_OUT * count**-0.5, 0.5), seed)
     training = default_training(count) if training is None else training
-    training.fit(model, train, held_out, seed=seed, **of_fit)
+    training.fit(model, train, held_out, seed=seed, progress=progress, **of_fit)
     return Posterior(model, to, solver or _solver())
 
 
@@ -157,9 +156,9 @@ def _embedded(
     shape, seen = to.prior.event_shape, to.observation(observations)
     if network is None:
         with torch.no_grad():
-            heard = embedding(seen[:2].to(network_dtype(embedding) or seen.dtype))
-        expect(heard.ndim == 2, "embedding", "an output (batch, c)", tuple(heard.shape))
-        network = ResidualMLP(shape, WIDTH, DEPTH, condition_dim=heard.shape[1])
+            embedded = embedding(seen[:2].to(network_dtype(embedding) or seen.dtype))
+        expect(embedded.ndim == 2, "embedding", "an output (batch, c)", tuple(embedded.shape))
+        network = ResidualMLP(shape, WIDTH, DEPTH, condition_dim=embedded.shape[1])
     sde = DiagonalSDE(LogLinear(), Identity(shape))
     events = to.transform(observations).inv(parameters)
     data = Dataset("simulations", events, condition=seen)

@@ -45,8 +45,9 @@ from scoresde.time_distribution import TimeDistribution
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, Langevin, TorchDiffEq, TorchSDE
 
 BASIS = Identity((4,), {"a": 1, "b": 3})
-SDE_ = DiagonalSDE(VP(), BASIS)
-MODEL = Gaussian(SDE_, torch.zeros(4), torch.eye(4))
+DIFFUSION = DiagonalSDE(VP(), BASIS)
+MODEL = Gaussian(DIFFUSION, torch.zeros(4), torch.eye(4))
+NETWORK = ResidualMLP((4,), 8, 1)
 Z = torch.zeros(2, 4)
 
 
@@ -63,7 +64,7 @@ class Score(DirectScoreEstimator):
         return -z
 
 
-class Wrong(nn.Module):
+class OneNumber(nn.Module):
     def forward(self, x, level):
         return x[..., :1]
 
@@ -94,7 +95,7 @@ def estimator_without_a_method():
     class Empty(ScoreEstimator):
         pass
 
-    return Empty(SDE_)
+    return Empty(DIFFUSION)
 
 
 CASES = {
@@ -104,18 +105,18 @@ CASES = {
     "likelihood of another shape": (
         lambda: log_prob(MODEL, torch.zeros(2, 3), DDIM(2)), ValueError, r"x: .*\(2, 3\)"),
     "network with another output": (
-        lambda: Denoising(SDE_, Wrong()).denoise(Z, 0.5), ValueError, r"network: .*\(2, 4\).*\(2, 1\)"),
+        lambda: Denoising(DIFFUSION, OneNumber()).denoise(Z, 0.5), ValueError, r"network: .*\(2, 4\).*\(2, 1\)"),
     "network with an output of its library": (
-        lambda: Denoising(SDE_, Returns(Output)).denoise(Z, 0.5), ValueError,
+        lambda: Denoising(DIFFUSION, Returns(Output)).denoise(Z, 0.5), ValueError,
         r"network: .*\(2, 4\).* got an? Output, no tensor: wrap .* network\(x, noise_level\)\.sample$"),
     "network with two outputs": (
-        lambda: Denoising(SDE_, Returns(lambda x: (x, x))).denoise(Z, 0.5), ValueError,
+        lambda: Denoising(DIFFUSION, Returns(lambda x: (x, x))).denoise(Z, 0.5), ValueError,
         r"network: .*\(2, 4\).* got a tuple, no tensor: wrap .*, or the part of it"),
     "network with complex outputs": (
-        lambda: Denoising(SDE_, Returns(lambda x: x + 0j)).denoise(Z, 0.5), ValueError,
+        lambda: Denoising(DIFFUSION, Returns(lambda x: x + 0j)).denoise(Z, 0.5), ValueError,
         r"network: .*\(2, 4\).* got \(2, 4\) of complex numbers"),
     "network without an output": (
-        lambda: Denoising(SDE_, Returns(lambda x: None)).denoise(Z, 0.5), ValueError,
+        lambda: Denoising(DIFFUSION, Returns(lambda x: None)).denoise(Z, 0.5), ValueError,
         r"network: .*\(2, 4\).* got a NoneType, no tensor"),
     "arguments of sample swapped": (
         lambda: DDIM(2).sample((4,), MODEL), TypeError,
@@ -141,14 +142,14 @@ CASES = {
     "empty block": (lambda: Identity((4,), {"a": 4, "b": 0}), ValueError, r"sizes\['b'\]: .*got 0"),
     "odd size for a pyramid": (lambda: Haar((1, 6, 6), 2), ValueError, r"levels: .*2\*\*2.*\(6, 6\)"),
     "means of another shape": (
-        lambda: GaussianMixture(SDE_, [1.0], torch.zeros(1, 3), torch.eye(4)[None]),
+        lambda: GaussianMixture(DIFFUSION, [1.0], torch.zeros(1, 3), torch.eye(4)[None]),
         ValueError, r"means: .*\(1, 4\).*\(1, 3\)"),
     "one network for four stages": (
         lambda: MultiScale(
             DiagonalSDE(VP(), BASIS, [1, 2], drop=[1.0, 0.5]), [ResidualMLP((4,))]),
         ValueError, "networks: expected 2, got 1"),
     "state of no stage": (
-        lambda: MultiScale(SDE_, [ResidualMLP((4,))]).denoise(Z[:, :2], 0.5),
+        lambda: MultiScale(DIFFUSION, [ResidualMLP((4,))]).denoise(Z[:, :2], 0.5),
         ValueError, r"z: expected one of \[4\] components, got 2"),
     # kinds of numbers
     "integers as events": (lambda: BASIS(torch.zeros(2, 4, dtype=torch.long)), TypeError, "x: .*int64"),
@@ -169,10 +170,10 @@ CASES = {
     "negative speed": (lambda: Clock([-1.0]), ValueError, "speeds: .*at least 0"),
     "negative time": (lambda: MODEL.score(Z, -0.1), ValueError, "t: .*from 0 to 1.*-0.1"),
     "a tensor's time after the end": (
-        lambda: SDE_.diffuse(Z, torch.tensor(2.0), Z), ValueError, r"^t: .* from 0 to 1.0, got 2.0$"),
+        lambda: DIFFUSION.diffuse(Z, torch.tensor(2.0), Z), ValueError, r"^t: .* from 0 to 1.0, got 2.0$"),
     "times before the start": (
-        lambda: SDE_.diffuse(Z, torch.tensor([0.5, -0.5]), Z), ValueError, r"got -0.5 to 0.5$"),
-    "time after the end": (lambda: SDE_.diffuse(Z, 2.0, Z), ValueError, "t: .*got 2.0"),
+        lambda: DIFFUSION.diffuse(Z, torch.tensor([0.5, -0.5]), Z), ValueError, r"got -0.5 to 0.5$"),
+    "time after the end": (lambda: DIFFUSION.diffuse(Z, 2.0, Z), ValueError, "t: .*got 2.0"),
     "negative eta": (lambda: DDIM(5, eta=-1.0), ValueError, "eta: .*from 0 to 1000, got -1"),
     "noise whose square is no number": (
         lambda: DDIM(5, eta=1e300), ValueError, r"eta: .*from 0 to 1000, got 1e\+300"),
@@ -199,8 +200,8 @@ CASES = {
     "no trace": (lambda: log_prob(MODEL, Z, trace="exact"), TypeError, "trace: .*'exact'"),
     "no schedule": (lambda: DiagonalSDE("vp", BASIS), TypeError, "schedule: expected a Schedule"),
     "no basis": (lambda: DiagonalSDE(VP(), (4,)), TypeError, "basis: expected a Basis"),
-    "no network": (lambda: Denoising(SDE_, "mlp"), TypeError, "network: .*'mlp'"),
-    "no SDE": (lambda: Denoising(VP(), Wrong()), TypeError, "sde: expected a.* SDE"),
+    "no network": (lambda: Denoising(DIFFUSION, "mlp"), TypeError, "network: .*'mlp'"),
+    "no SDE": (lambda: Denoising(VP(), NETWORK), TypeError, "sde: expected a.* SDE"),
     "letters for speeds": (lambda: DiagonalSDE(VP(), BASIS, "ab"), TypeError, "speeds: .*'ab'"),
     "complex scales": (
         lambda: DiagonalSDE(VP(), BASIS, scale=torch.ones(4) + 1j),
@@ -220,30 +221,29 @@ CASES = {
         ValueError, r"times: .*\[0, 1.0\]"),
     "drop times that rise": (
         lambda: DiagonalSDE(VP(), BASIS, drop=[0.5, 1.0]), ValueError, "drop: .*not increasing"),
-    "no probes": (lambda: Hutchinson(0), ValueError, "probes"),
     "indefinite covariance": (
-        lambda: Gaussian(SDE_, torch.zeros(4), -torch.eye(4)), ValueError, "covariances: .*semi-definite"),
+        lambda: Gaussian(DIFFUSION, torch.zeros(4), -torch.eye(4)), ValueError, "covariances: .*semi-definite"),
     "complex means": (
-        lambda: GaussianMixture(SDE_, [1.0], 1j * torch.ones(1, 4), torch.eye(4)[None]),
+        lambda: GaussianMixture(DIFFUSION, [1.0], 1j * torch.ones(1, 4), torch.eye(4)[None]),
         TypeError, "means: .*real"),
     "complex mean": (
-        lambda: Gaussian(SDE_, 1j * torch.ones(4), torch.eye(4)), TypeError, "mean: .*real"),
+        lambda: Gaussian(DIFFUSION, 1j * torch.ones(4), torch.eye(4)), TypeError, "mean: .*real"),
     "negative mixture weight": (
-        lambda: GaussianMixture(SDE_, [-1.0], torch.zeros(1, 4), torch.eye(4)[None]),
+        lambda: GaussianMixture(DIFFUSION, [-1.0], torch.zeros(1, 4), torch.eye(4)[None]),
         ValueError, "weights: .*positive"),
     "skewed basis": (lambda: PCA(2 * torch.eye(4)), ValueError, "components: .*orthonormal"),
     # names
     "unknown grid": (lambda: DDIM(5, grid="log-snr"), ValueError, "grid: .*'log-snr'.*did you mean 'log_snr'"),
     "function of too little": (
-        lambda: Denoising(SDE_, lambda x: x), TypeError,
+        lambda: Denoising(DIFFUSION, lambda x: x), TypeError,
         r"^network: .* network\(x, noise_level\), got function.forward\(x\)$"),
     "function that cannot be told": (
-        lambda: Denoising(SDE_, lambda x, level: x).denoise(Z, 0.5, Z), TypeError,
+        lambda: Denoising(DIFFUSION, lambda x, level: x).denoise(Z, 0.5, Z), TypeError,
         r"^condition: .*, got one for function.forward\(x, level\)$"),
     "unknown parametrisation": (
-        lambda: Denoising(SDE_, Wrong(), parametrization="velocty"), ValueError, "did you mean 'velocity'"),
+        lambda: Denoising(DIFFUSION, NETWORK, parametrization="velocty"), ValueError, "did you mean 'velocity'"),
     "unknown weighting": (
-        lambda: Denoising(SDE_, Wrong(), weighting="likelyhood"), ValueError, "did you mean 'likelihood'"),
+        lambda: Denoising(DIFFUSION, NETWORK, weighting="likelyhood"), ValueError, "did you mean 'likelihood'"),
     "unknown method": (lambda: TorchSDE(5, method="rk4"), ValueError, "method.*euler"),
     "unknown plugin": (lambda: get("solvers", "huen"), LookupError, "did you mean 'heun'"),
     "unknown group": (lambda: get("solver", "heun"), ValueError, "did you mean 'solvers'"),
@@ -260,7 +260,7 @@ CASES = {
         lambda: DDIM(5).sample(MODEL, (3,), generator=[torch.Generator(), torch.Generator()]),
         ValueError, "generator: .*3: one per sample, got 2"),
     "an estimator that gives NaN": (
-        lambda: DDIM(5).sample(Diverging(SDE_), (1,)), ValueError, "samples: .*finite.*4 NaN"),
+        lambda: DDIM(5).sample(Diverging(DIFFUSION), (1,)), ValueError, "samples: .*finite.*4 NaN"),
     "a plan without a budget": (
         lambda: plan(BASIS, VP(), {"a": torch.ones(1), "b": torch.ones(3)}, ExponentialMultistep()),
         ValueError, "error, cost, evaluations"),
@@ -275,8 +275,8 @@ CASES = {
     "sample dtype complex": (lambda: DDIM(2).sample(MODEL, dtype=torch.complex64), ValueError, "dtype: expected a floating-point one"),
     "sample dtype str": (lambda: DDIM(2).sample(MODEL, dtype="float32"), TypeError, "dtype: expected a dtype, got 'float32'"),
     "sparse": (lambda: log_prob(MODEL, Z.to_sparse()), TypeError, "x: expected a dense tensor, got torch.sparse_coo"),
-    "loss of nothing": (lambda: Denoising(SDE_, ResidualMLP((4,), 8, 1)).loss(Z[:0]), ValueError, "x: expected at least one event"),
-    "stages' loss of nothing": (lambda: MultiScale(SDE_, [ResidualMLP((4,), 8, 1)]).loss(Z[:0]), ValueError, "x: expected at least one event"),
+    "loss of nothing": (lambda: Denoising(DIFFUSION, NETWORK).loss(Z[:0]), ValueError, "x: expected at least one event"),
+    "stages' loss of nothing": (lambda: MultiScale(DIFFUSION, [NETWORK]).loss(Z[:0]), ValueError, "x: expected at least one event"),
 }  # fmt: skip
 
 
@@ -328,7 +328,7 @@ LIMITS = {
         [[0.9, 0.5], [1.0, 1.1], [1.0, 1e-3], [1.0], [1.0, 0.5, 0.4]],
     ),
     "eta of an equation": (partial(ReverseSDE, MODEL), "eta", [0.0], [-1e-9]),
-    "data_std": (partial(Denoising, SDE_, ResidualMLP((4,))), "data_std", [1e-3], [0.0, [1.0] * 3]),
+    "data_std": (partial(Denoising, DIFFUSION, NETWORK), "data_std", [1e-3], [0.0, [1.0] * 3]),
     "shares": (
         partial(MultiScale, STAGED, lambda shape: ResidualMLP(shape, 8, 1)),
         "shares",
@@ -356,7 +356,7 @@ META = torch.zeros(2, 4, device="meta")
 PARTS = Joint(y=(1,), x=(2,), w=(1,))
 JOINT = Gaussian(DiagonalSDE(VP(), PARTS), torch.zeros(4), torch.eye(4))
 TWO, THREE = torch.zeros(2, 1), torch.zeros(3, 1)
-LEARNER = Denoising(SDE_, ResidualMLP((4,), 8, 1, condition_dim=1))
+LEARNER = Denoising(DIFFUSION, ResidualMLP((4,), 8, 1, condition_dim=1))
 STAGES = MultiScale(STAGED, lambda shape: ResidualMLP(shape, 8, 1))
 KNOWN = Observation(torch.tensor([True, False]), torch.zeros(2, 2))
 NAMED = {
@@ -370,11 +370,11 @@ NAMED = {
     "mean": [lambda: DiagonalSDE(VP(), BASIS, mean=[0.0] * 3)],
     "t": [
         lambda: MODEL.score(Z, "now"),
-        lambda: SDE_.diffuse(Z, torch.tensor(1j), Z),
-        lambda: SDE_.diffuse(Z, torch.tensor([0.5, 1.5]), Z),
+        lambda: DIFFUSION.diffuse(Z, torch.tensor(1j), Z),
+        lambda: DIFFUSION.diffuse(Z, torch.tensor([0.5, 1.5]), Z),
     ],
     "z": [
-        lambda: SDE_.diffuse(Z.long(), 0.5, Z),
+        lambda: DIFFUSION.diffuse(Z.long(), 0.5, Z),
         lambda: LEARNER.coefficient_losses(Z[:, :3]),
         lambda: LEARNER.coefficient_losses(Z[0]),
     ],
@@ -389,19 +389,22 @@ NAMED = {
     ],
     "grid": [lambda: DDIM(grid=["late", "early"]), lambda: Independent(grid=3)],
     "times": [
-        lambda: check_times(SDE_, "late"),
-        lambda: check_times(SDE_, [1.0]),
-        lambda: check_times(SDE_, [[1.0, 0.5]]),
-        lambda: check_times(SDE_, [1.0, -1e-9]),
+        lambda: check_times(DIFFUSION, "late"),
+        lambda: check_times(DIFFUSION, [1.0]),
+        lambda: check_times(DIFFUSION, [[1.0, 0.5]]),
+        lambda: check_times(DIFFUSION, [1.0, -1e-9]),
         lambda: check_times(STAGED, [1.0, 0.6, 0.1]),
         lambda: restrict("late", STAGED.stages()[0]),
         lambda: TimeDistribution("late"),
         lambda: TimeDistribution([1.0]),
         lambda: TimeDistribution([1.0, 1.0]),
-        lambda: Denoising(SDE_, Wrong(), times=len),
-        lambda: Denoising(SDE_, Wrong(), times="late"),
+        lambda: Denoising(DIFFUSION, NETWORK, times=len),
+        lambda: Denoising(DIFFUSION, NETWORK, times="late"),
     ],
-    "steps": [lambda: DDIM(2, grid=(1.0, 0.5)).times(SDE_), lambda: GRIDS["karras"](SDE_, 0)],
+    "steps": [
+        lambda: DDIM(2, grid=(1.0, 0.5)).times(DIFFUSION),
+        lambda: GRIDS["karras"](DIFFUSION, 0),
+    ],
     "observed": [
         lambda: Observation(torch.tensor([True]), torch.tensor([torch.nan])),
         lambda: condition(JOINT, y=TWO, x=torch.zeros(3, 2)),
@@ -425,18 +428,22 @@ NAMED = {
         lambda: ScoreDistribution(LEARNER, DDIM(1), condition=torch.tensor(1.0)),
         lambda: ScoreDistribution(condition(JOINT, y=TWO), DDIM(1), condition=TWO),
     ],
-    "data_mean": [lambda: Denoising(SDE_, Wrong(), data_mean="none")],
-    "data_std": [lambda: Denoising(SDE_, Wrong(), data_std=[1.0, 1.0, 1.0])],
-    "baseline": [lambda: Denoising(SDE_, Wrong(), baseline=JOINT)],
-    "network_bases": [lambda: MultiScale(STAGED, [Wrong()] * 2, network_bases=[None])],
-    "networks": [lambda: MultiScale(STAGED, [Wrong()] * 3), lambda: MultiScale(STAGED, list)],
-    "stage": [lambda: Denoising(SDE_, Wrong(), stage=(1.0, 0.0, 4))],
+    "data_mean": [lambda: Denoising(DIFFUSION, NETWORK, data_mean="none")],
+    "data_std": [lambda: Denoising(DIFFUSION, NETWORK, data_std=[1.0, 1.0, 1.0])],
+    "baseline": [lambda: Denoising(DIFFUSION, NETWORK, baseline=JOINT)],
+    "network_bases": [lambda: MultiScale(STAGED, [NETWORK] * 2, network_bases=[None])],
+    "networks": [lambda: MultiScale(STAGED, [NETWORK] * 3), lambda: MultiScale(STAGED, list)],
+    "stage": [lambda: Denoising(DIFFUSION, NETWORK, stage=(1.0, 0.0, 4))],
     "generator": [
         lambda: bound(MODEL, Z, generator=[torch.Generator()]),
         lambda: Noise([3]),
         lambda: Noise([torch.Generator()]).stratified(Z),
     ],
-    "estimator": [lambda: bound(Z, MODEL), lambda: ReverseSDE(SDE_), lambda: importance(SDE_, Z)],
+    "estimator": [
+        lambda: bound(Z, MODEL),
+        lambda: ReverseSDE(DIFFUSION),
+        lambda: importance(DIFFUSION, Z),
+    ],
     "prior": [lambda: condition(with_prior(), y=torch.zeros(1)), lambda: bound(with_prior(), Z)],
     "compile": [
         lambda: DDIM(1).compiled(MODEL, compile=2),

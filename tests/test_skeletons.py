@@ -20,8 +20,8 @@ SKELETONS = dict(
     )
 )
 BLANK = r"<([A-Za-z][\w, ]*)>"
-WORDS = {"What it is": "A filled skeleton", "source": "its author", "Name": "Mine"}
-"""What all of them have."""
+COMMON = {"What it is": "A filled skeleton", "source": "its author", "Name": "Mine"}
+"""Blanks that all skeletons have."""
 
 FILLED = {
     "schedules": {
@@ -55,8 +55,8 @@ FILLED = {
 
 
 def filled(group):
-    """A skeleton without a blank, of which none is left and none is missing."""
-    words = {**WORDS, **FILLED[group]}
+    """A skeleton with its blanks filled in, all of them and no others."""
+    words = {**COMMON, **FILLED[group]}
     assert set(re.findall(BLANK, SKELETONS[group])) == words.keys()
     return re.sub(BLANK, lambda blank: words[blank[1]], SKELETONS[group])
 

@@ -17,11 +17,11 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-"""By name, what networks are computed in if that is not what their weights are in; ``"auto"`` is
-one of the first and the third."""
+"""What products of networks are rounded to, by name; None where they are in the weights' dtype, as
+with ``"tf32"``, which is a switch of devices. ``"auto"`` is ``"bfloat16"`` or ``"float32"``."""
 
-_PROCESSORS = ("amx_bf16", "avx512_bf16", "bf16")
-"""Sets of instructions that multiply in bfloat16, in torch's words: of x86 (two) and of ARM."""
+_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")
+"""Of processors, that multiply in bfloat16, as torch calls them: of x86 (two) and of ARM."""
 
 
 def multiplies_bfloat16(device: torch.device) -> bool | None:
@@ -37,12 +37,12 @@ def multiplies_bfloat16(device: torch.device) -> bool | None:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return None
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in _PROCESSORS)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in _INSTRUCTIONS)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """What networks are computed in, if that is not what their weights are in.
+    """What products of networks are rounded to; None if they are in the weights' dtype.
 
     A processor without instructions for numbers of 16 bits takes several times as long for them as
     for float32, fifteen times for a convolution: there is a warning.
@@ -57,11 +57,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         >>> autocast_dtype("float32", torch.device("cpu")) is None
         True
     """
-    known = multiplies_bfloat16(device)
+    fast = multiplies_bfloat16(device)
     if precision == AUTO:
-        return torch.bfloat16 if known else None
+        return torch.bfloat16 if fast else None
     dtype = PRECISIONS[precision]
-    if dtype is not None and device.type == "cpu" and known is False:
+    if dtype is not None and device.type == "cpu" and fast is False:
         warn(
             f"precision: this processor has no instructions for {precision}, which takes several "
             f"times as long as float32; {AUTO!r} is bfloat16 where it is fast, and else float32"

@@ -241,12 +241,6 @@ def test_the_trace_of_an_event_does_not_depend_on_the_others(trace, dtype):
         torch.testing.assert_close(found(torch.tensor([i])), together[i : i + 1])
 
 
-@pytest.mark.parametrize("build", [Hutchinson, HutchPlusPlus])
-def test_probes_are_at_least_one(build):
-    with pytest.raises(ValueError, match="probes"):
-        build(0)
-
-
 @pytest.mark.parametrize("trace", [Hutchinson(3), HutchPlusPlus(3, 1)])
 def test_the_standard_error_is_that_of_a_mean(trace):
     """Of every event, from few estimates: their variance is the unbiased one."""
