@@ -65,12 +65,12 @@ class _Preconditioning(NamedTuple):
     def part(self, whole: DiagonalCoefficients, times: slice, own: DiagonalCoefficients) -> Self:
         """Of some of the times, for states that have the first of the components."""
 
-        def cut(value: Any) -> Any:
+        def restricted(value: Any) -> Any:
             if isinstance(value, Affine):
-                return Affine(*map(cut, value))
+                return Affine(*map(restricted, value))
             return None if value is None else whole.blocks.restrict(value[:, times], own.blocks)
 
-        return type(self)(*map(cut, self))
+        return type(self)(*map(restricted, self))
 
 
 class Denoising(Float64Constants, ScoreEstimator):

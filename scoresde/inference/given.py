@@ -77,18 +77,21 @@ def _part_of(sde: DiagonalSDE, shape: torch.Size, part: slice) -> DiagonalSDE:
     scale, mean, std = (
         sde.blocks.expand(v)[part] if v.numel() > 1 else v for v in (sde.scale, sde.mean, sde.std)
     )
-    schedule, clock = _cut(sde.schedule, sde.blocks, part), _cut(sde.clock, sde.blocks, part)
+    schedule, clock = (
+        _restricted(sde.schedule, sde.blocks, part),
+        _restricted(sde.clock, sde.blocks, part),
+    )
     return DiagonalSDE(schedule, Identity(shape), clock, scale, mean=mean, std=std)
 
 
-def _cut(module: _M, blocks: Blocks, part: slice) -> _M:
+def _restricted(module: _M, blocks: Blocks, part: slice) -> _M:
     """A view of a module whose constants along the component axis are those of some components."""
     view = module.per_component(blocks)
-    _cut_in_place(view, blocks.dim, part)
+    _restrict_in_place(view, blocks.dim, part)
     return view
 
 
-def _cut_in_place(view: Float64Constants, dim: int, part: slice) -> None:
+def _restrict_in_place(view: Float64Constants, dim: int, part: slice) -> None:
     # per_component has copied the modules, not what they hold: what is learned is that of both
     for registry in (view._parameters, view._buffers):
         for name, value in registry.items():
@@ -97,7 +100,7 @@ def _cut_in_place(view: Float64Constants, dim: int, part: slice) -> None:
                 registry[name] = own if own.requires_grad else own.clone()  # type: ignore[assignment]
     for child in view._modules.values():
         if isinstance(child, Float64Constants):
-            _cut_in_place(child, dim, part)
+            _restrict_in_place(child, dim, part)
 
 
 class GivenObservation(ScoreEstimator):
