@@ -40,6 +40,8 @@ class ResidualMLP(nn.Module):
             `estimators.ClassifierFree`).
         condition_mean: Of condition vectors, number by number or of all.
         condition_std: As well: the network hears them in its units.
+        embedding_dim: Width of what modulates the blocks; theirs if None, when it takes half of the
+            multiplications. A noise level by itself needs less.
 
     Raises:
         ValueError: If a size is not a whole number in range, ``dropout`` is negative, or
@@ -68,9 +70,12 @@ class ResidualMLP(nn.Module):
         classes: int = 0,
         condition_mean: Numbers = 0.0,
         condition_std: Numbers = 1.0,
+        embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("width", width), ("depth", depth), ("noise_levels", noise_levels)):
+        told = width if embedding_dim is None else embedding_dim
+        sizes = {"width": width, "depth": depth, "noise_levels": noise_levels}
+        for name, value in {**sizes, "embedding_dim": told}.items():
             whole(name, value, 1)
         whole("condition_dim", condition_dim, 0)
         whole("classes", classes, 0)
@@ -84,16 +89,15 @@ class ResidualMLP(nn.Module):
         octaves = 2.0 ** torch.arange(_FREQUENCIES)
         self.register_buffer("frequencies", octaves * math.pi / 8, persistent=False)
         # of each level itself, its sines and its cosines
-        embedded = (1 + 2 * _FREQUENCIES) * noise_levels
         self.embed = nn.Sequential(
-            nn.Linear(embedded + condition_dim, width),
+            nn.Linear((1 + 2 * _FREQUENCIES) * noise_levels + condition_dim, told),
             nn.SiLU(),
-            nn.Linear(width, width),
+            nn.Linear(told, told),
             nn.SiLU(),
         )
         # a condition modulates, and is worked on: regressing on it is half of the task
         self.enter = nn.Linear(size + condition_dim, width)
-        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width, told, dropout) for _ in range(depth))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
         # a network that says 0 at first leaves estimators with the best linear denoiser
         nn.init.zeros_(self.leave[1].weight)  # type: ignore[arg-type]
@@ -165,10 +169,10 @@ class PartNetwork(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, embedding_dim: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulate = nn.Linear(width, 2 * width)
+        self.modulate = nn.Linear(embedding_dim, 2 * width)
         self.body = nn.Sequential(
             nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -212,6 +213,8 @@ def _rule(like: Tensor) -> tuple[Tensor, Tensor, float]:
     Of Gauss's rules the shortest that integrates a Gaussian, cut off there, to the last digits.
     """
     count, depth = (24, 20.0) if torch.finfo(like.dtype).eps > 1e-10 else (40, 37.0)
-    rule = np.polynomial.legendre.leggauss(count)
-    nodes, masses = (moved(torch.from_numpy(v), like) for v in rule)
+    nodes, masses = (moved(torch.from_numpy(v), like) for v in _legendre(count))
     return (nodes + 1) / 2, masses, depth
+
+
+_legendre = functools.cache(np.polynomial.legendre.leggauss)  # eigenvalues, asked at every step

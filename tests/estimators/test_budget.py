@@ -127,6 +127,17 @@ def test_networks_with_conditions_are_counted(told):
         assert (some > plain) == ("condition_dim" in told or (bool(told) and make.func is not UNet))
 
 
+@pytest.mark.parametrize("wide", [None, 24, 8])
+def test_what_modulates_a_perceptron_is_as_wide_as_is_said(wide):
+    """Products of matrices alone, two operations for each pair of numbers."""
+    make = partial(ResidualMLP, (3,), 24, 2, embedding_dim=wide)
+    e, w = wide or 24, 24
+    modulated = 17 * e + e * e + 2 * e * 2 * w
+    assert count_operations(make, (3,)) == 2 * (3 * w + modulated + 2 * 2 * w * w + w * 3)
+    with pytest.raises(ValueError, match="embedding_dim: expected a whole number"):
+        ResidualMLP((3,), 24, 2, embedding_dim=0)
+
+
 def test_maps_are_counted():
     make = partial(UNet, (1, 8, 8), (8, 16), 1)
     assert count_operations(partial(make, condition_channels=4), (1, 8, 8)) - count_operations(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributions import Independent, Uniform
+from torch.distributions import Independent, Normal, Uniform
 
-from estimators import ResidualMLP, SetEmbedding
+from estimators import ResidualMLP, SetEmbedding, Truncated
 from estimators.posterior_fit import default_training, fit_posterior
 from scoresde.inference import Coordinates, Posterior, simulate
 from scoresde.inference.measured import long_tails
@@ -58,11 +58,29 @@ def test_nothing_has_to_be_chosen(dtype):
     assert abs(samples[:, 0].mean() - 0.2) < 0.02
     assert abs(samples[:, 0].std() - 0.1) < 0.02
     assert samples[:, 1].max() <= 1
+    assert isinstance(posterior.estimator.baseline, Truncated)
     assert isinstance(posterior.solver, ExponentialMultistep)
 
 
+def test_without_bounds_a_network_corrects_what_is_known():
+    prior = Independent(Normal(torch.zeros(2), 3 * torch.ones(2)), 1)
+    theta, x = simulate(prior, noisy, 200)
+    posterior = fit_posterior(prior, theta, x, network=small(), **SHORT)
+    model = posterior.estimator
+    assert model.baseline is None
+    torch.nn.init.zeros_(model.network.leave[1].weight)
+    torch.nn.init.zeros_(model.network.leave[1].bias)
+    known = Truncated.from_coordinates(posterior.coordinates, model.sde)
+    z, t = torch.randn(50, 4), torch.linspace(0.01, 1.0, 50).unsqueeze(1)
+    torch.testing.assert_close(model.denoise(z, t)[:, 2:], known.denoise(z, t)[:, 2:])
+
+
 def test_updates_go_with_the_root_of_the_number_of_simulations():
-    steps = [default_training(n).steps for n in (1, 2500, 10_000, 10**9)]
+    """And take an eighth of few of them, a fixed number of many."""
+    counts = 1, 2500, 10_000, 10**9
+    steps = [default_training(n).steps for n in counts]
+    assert [default_training(n).batch_size for n in counts] == [32, 256, 256, 256]
+    assert default_training(1000).batch_size == 125
     assert steps == [200, 1250, 2500, 20_000]
     assert default_training(1000).patience < default_training(1000).measurements
     with pytest.raises(ValueError, match="simulations: expected a whole number"):
