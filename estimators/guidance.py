@@ -247,8 +247,8 @@ class _Asked:
         power = torch.cat([ratio.expand(*batch, self.n), later], -1)
         noise = (power @ (directions.mT**2)).sqrt() * singular
         weight = torch.where(noise >= 1, 1.0, g.strength * noise)
-        guided: Tensor = clean + ((left @ fitted.mT * weight) @ directions)[..., : self.n]
-        return guided
+        moved = ((left @ fitted.mT * weight) @ directions)[..., : self.n]
+        return clean + torch.where(self.still, 0.0, moved)
 
     def evidence(self) -> Tensor:
         """The gradient of ``log p(y | z_t)``, all of it."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from strategies import mixture, numbers, random_covariance, sdes, states, times
 
 from estimators import ClassifierFree, Gaussian, GaussianMixture, Guidance
+from estimators.guidance import METHODS
 from scoresde import (
     VP,
     DiagonalSDE,
@@ -275,3 +276,15 @@ def test_what_is_seen_has_a_batch_that_fits_what_is_known():
     known = condition(model, a=torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"y: expected batches that fit each other, got \(2,\)"):
         Guidance(known, lambda x: x[..., :1], torch.zeros(2, 1), 0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_clean_is_left_as_it_is(method):
+    joint = Joint(a=(1,), b=(2,))
+    sde = DiagonalSDE(VP(), joint, joint.per_block(a=0, b=1))
+    covariance = torch.eye(3) + 0.5
+    model, z = Gaussian(sde, torch.zeros(3), covariance), torch.randn(4, 3)
+    guided = Guidance(model, lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1, method=method)
+    moved = guided.denoise(z, 0.5) - model.denoise(z, 0.5)
+    assert not moved[:, 0].any()
+    assert moved[:, 1:].all()

@@ -213,6 +213,12 @@ def test_paths_have_the_moments_of_the_process(sde, moments):
     assert second < 0.02 * wanted[1]
 
 
+@pytest.mark.parametrize("kind", [GeometricBrownian, CoxIngersollRoss])
+def test_times_are_those_that_were_asked_for(kind):
+    sde = kind((1,), T=1.7, eps=0.02)
+    assert (sde.T, sde.eps) == (1.7, 0.02)
+
+
 def test_priors_have_the_moments_that_states_come_to():
     """Of geometric Brownian motion at ``T``, and of a root process for ever: ``L_t m = 0``."""
     growth, volatility, T = -0.3, torch.tensor([0.4, 0.9], dtype=DOUBLE), 1.7

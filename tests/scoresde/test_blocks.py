@@ -131,6 +131,12 @@ def test_averages_are_of_blocks_whatever_their_size_and_of_what_is_known(dtype):
 
 
 @every_precision
+def test_averages_of_small_numbers_keep_their_digits_behind_large_ones(dtype):
+    value = torch.tensor([1e8, 1.0, 1.0, -1e8], dtype=dtype)
+    assert Blocks({"a": 1, "b": 2, "c": 1}).average(value) == torch.tensor(1 / 3, dtype=dtype)
+
+
+@every_precision
 @given(size=st.integers(1, 40))
 def test_a_sum_is_that_of_a_row_alone(dtype, size):
     rows = torch.randn(7, size, dtype=dtype)

@@ -215,6 +215,11 @@ def test_a_function_that_forgets_its_argument_has_no_slope():
     value, pull_back = vjp(lambda z: OldTanh.apply(torch.ones(2)), torch.randn(2))
     torch.testing.assert_close(value, torch.tanh(torch.ones(2)))
     assert pull_back(torch.ones(2)).tolist() == [0, 0]
+    weight = torch.ones(2, requires_grad=True)
+    _, pull_back = vjp(
+        lambda z: checkpoint(lambda _: weight.tanh(), z, use_reentrant=True), torch.randn(2)
+    )
+    assert pull_back(torch.ones(2)).tolist() == [0, 0]
 
 
 def test_partial_derivatives_hold_the_rest():

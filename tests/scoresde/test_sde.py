@@ -284,3 +284,15 @@ def test_what_an_unknown_sde_says_of_several_times(kind, dtype):
     assert (step.noise_std is None) == (eta == 0)
     if eta:
         torch.testing.assert_close(step.noise_std, eta * h.sqrt())
+
+
+def test_the_mean_that_follows_from_a_score_is_of_its_condition():
+    class Shifted(DirectScoreEstimator):
+        def score(self, z, t, condition=None):
+            return condition - z
+
+    model, z = Shifted(DiagonalSDE(VP(), Identity((2,)))), torch.randn(3, 2).double()
+    alpha, sigma = model.sde.kernel(torch.tensor([0.5], dtype=torch.float64))
+    for condition in (torch.zeros(3, 2), torch.randn(3, 2)):
+        wanted = (z + sigma**2 * (condition - z)) / alpha
+        torch.testing.assert_close(model.denoise(z, 0.5, condition), wanted)

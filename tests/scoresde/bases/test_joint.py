@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scoresde import DCT, PCA, Haar, Joint
+from scoresde.bases.joint import joint as joint_of
 
 PARTS = {"y": (2, 2), "c": DCT((3,)), "x": Haar((1, 4, 4), 1)}
 
@@ -70,3 +71,8 @@ def test_bad_parts(wrong, message):
 def test_a_part_moves_with_the_whole():
     joint = Joint(y=(1,), x=PCA(torch.eye(3)))
     assert all(buffer.is_meta for buffer in joint.to("meta").buffers())
+
+
+def test_parts_have_their_own_numbers_where_no_basis_is_given():
+    x = torch.randn(4, 5)
+    assert torch.equal(joint_of({"y": (2,), "x": (3,)})(x), x)

@@ -28,6 +28,11 @@ def test_moments_are_those_of_the_known_values(dtype, basis, size):
     np.testing.assert_allclose(std.numpy(), np.nanstd(wanted, 0), rtol=1e-9)
 
 
+def test_one_known_value_is_the_mean():
+    mean, _ = Identity((2,)).moments(torch.tensor([[1.0, NAN], [2.0, 7.0]]), missing=True)
+    assert mean.tolist() == [1.5, 7.0]
+
+
 def test_they_are_measured_for_an_sde():
     x = torch.tensor([[0.0, NAN], [NAN, 0.5], [2.0, 1.5]])
     found = measure(DiagonalSDE(VP(), Identity((2,))), x, missing=True)

@@ -511,3 +511,13 @@ def test_what_is_not_observed_has_its_place_in_the_state(dtype):
     for name, part in rest.split(x).items():
         assert torch.equal(joint.split(z)[name], part)
     assert torch.equal(basis.inverse(z), x)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_observations_of_one_sample_are_joined_to_those_of_many(first):
+    one = Observation(torch.tensor([True, False, False]), torch.tensor([1.0, 0.0, 0.0]))
+    many = Observation(torch.tensor([False, False, True]), torch.arange(12.0).reshape(4, 3))
+    both = one.joined(many) if first else many.joined(one)
+    assert both.mask.tolist() == [True, False, True]
+    assert both.batch_shape == (4,)
+    assert both.values[:, both.mask].tolist() == [[1, 2], [1, 5], [1, 8], [1, 11]]
