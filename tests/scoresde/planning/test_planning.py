@@ -237,6 +237,7 @@ CLOCKS = {
     "delayed, dropped": DiagonalSDE(
         LogLinear(), BASIS, Clock([4 / 3, 2, 2], [0.25, 0.2, 0]), SCALE, [1.0, 0.7, 0.5]
     ),
+    "with a pause": DiagonalSDE(LogLinear(), BASIS, Clock([3, 3, 3], [2 / 3, 0, 0]), SCALE),
     "fine first": DiagonalSDE(LogLinear(), BASIS, front([2, 1, 0], overlap=0.2), SCALE),
     "as wide as data": DiagonalSDE(
         LogLinear(), BASIS, [1, 1, 1], SCALE, [1.0, 0.7, 0.6], std=SCALE
@@ -318,6 +319,8 @@ def test_least_budgets_will_do_and_less_will_not():
     assert made(evaluations=3).steps == (1, 1, 1)
     least = (4 + 16 + 64) / 64
     assert made(cost=least).cost == least
+    some = made(cost=3.0)
+    assert made(cost=some.cost).error == some.error
     with pytest.raises(ValueError, match="evaluations: expected at least 3, got 2"):
         made(evaluations=2)
     with pytest.raises(ValueError, match=r"cost: expected at least 1.31, got 1.3"):
