@@ -403,3 +403,27 @@ def test_times_are_those_of_all_components():
         model.loss(torch.zeros(0, 2))
     with pytest.raises(ValueError, match="x: "):
         model.losses(torch.zeros(2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_networks_are_asked_in_their_basis_and_precision(method, dtype):
+    seen = []
+
+    class Listening(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros((), dtype=DOUBLE))
+
+        def forward(self, x, noise_level):
+            seen.append((x, noise_level))
+            return self.weight * x
+
+    model = method(OrnsteinUhlenbeck((4,)), Listening(), network_basis=Haar((4,), 1))
+    z = torch.randn(3, 4, dtype=dtype)
+    assert model.score(z, 0.5).dtype == dtype
+    plain = method(OrnsteinUhlenbeck((4,)), Listening())
+    plain.score(z, 0.5)
+    (x, noise_level), (standard, _) = seen
+    assert x.dtype == noise_level.dtype == DOUBLE
+    torch.testing.assert_close(x, Haar((4,), 1).inverse(standard))

@@ -5,9 +5,18 @@ import math
 import pytest
 import torch
 from strategies import gaussian
+from torch.distributions import Normal
 
 from estimators import Gaussian
-from scoresde import VP, DiagonalSDE, Hutchinson, Identity, Quadrature, log_prob
+from scoresde import (
+    VP,
+    DiagonalSDE,
+    Hutchinson,
+    Identity,
+    Quadrature,
+    ScoreEstimator,
+    log_prob,
+)
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset, dequantize
 from solvers import DDIM
@@ -41,6 +50,22 @@ def test_means_and_standard_errors(model, dtype):
     assert report["evaluations"] == 5 + 4
     assert report["solver_error"] == pytest.approx(float(found.error.mean()))
     assert "bits_per_dim" not in report
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_events_are_judged_given_what_they_are_conditioned_on(dtype):
+    class Around(ScoreEstimator):
+        """Standard normal around its condition."""
+
+        def denoise(self, z, t, condition=None):
+            (alpha,), (sigma,) = (v.to(z) for v in self.sde.kernel(torch.as_tensor(t).reshape(1)))
+            return condition + alpha / (alpha**2 + sigma**2) * (z - alpha * condition)
+
+    model, given = Around(DiagonalSDE(VP(), Identity((2,)))), torch.randn(5, 2, dtype=dtype)
+    data = Dataset("five", given + torch.randn(5, 2, dtype=dtype), condition=given)
+    report = evaluate(model, data, Quadrature(24), batch_size=2)
+    wanted = Normal(0.0, 1.0).log_prob(data.values - given).sum(-1).mean()
+    assert report["nats"] == pytest.approx(float(wanted), abs=0.01)  # of a prior at 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
