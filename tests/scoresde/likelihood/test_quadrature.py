@@ -74,9 +74,10 @@ def test_responses_by_length_are_gains_of_short_steps(rand):
     """Also of what starts to move, or stops: rates jump, and lengths and gains do not."""
     sde = rand.draw(sdes())
     model, like = gaussian(sde, 3), torch.empty(sde.dim)
-    knots = torch.tensor([sde.eps, *sde.breakpoints(), sde.T])
-    ts = torch.linspace(float(knots[0]), float(knots[1]), 6).unsqueeze(-1)
-    at = ProbabilityFlow(model).at(torch.cat([ts[:-1], ts[:-1] + 1e-6 * ts.diff(dim=0)]), like)
+    knots = [sde.eps, *sde.breakpoints(), sde.T]
+    ts = torch.linspace(*knots[:2], 6, dtype=torch.float64).unsqueeze(-1)
+    # short beside the time itself, too, by whose inverse things change where clean data are near
+    at = ProbabilityFlow(model).at(torch.cat([ts[:-1], ts[:-1] * (1 + 1e-6)]), like)
     ahead = at[:5].propagator(at[5:])
     known = at.blocks.broadcastable(ahead.h, ahead.gain, at.response_by_length)
     h, gain, found = (at.blocks.expand(v).expand(-1, sde.dim) for v in known)
