@@ -409,3 +409,16 @@ def test_a_flow_with_its_integrals_has_no_noise():
     assert not density.stochastic
     for diffusion in (density.g(t, y), density.field(t, y).diffusion(y)):
         assert torch.equal(diffusion, torch.zeros_like(y))
+
+
+def test_integrals_are_means_over_a_step_without_decay():
+    """Of ``v``, its square and its cube, which goes from 0 to 1: no part of them is forgotten."""
+    model = gaussian(DiagonalSDE(VP(), Identity((2,))), 0)
+    probes = ExactTrace().draw(torch.zeros(1, 2), Noise())
+    density = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
+    at = density.at(torch.tensor([[0.8], [0.3]]), torch.zeros(1, 4))
+    step = at[:1].propagator(at[1:])
+    assert step.decay[..., 1:].tolist() == [[1]]  # a value for the state, one for its integrals
+    for power, mean in enumerate((*step.moments, step.cubic), 1):
+        torch.testing.assert_close(mean[..., 1:], torch.full_like(mean[..., 1:], 1 / (power + 1)))
+        assert (mean[..., :1] != mean[..., 1:]).all()
