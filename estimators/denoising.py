@@ -99,7 +99,7 @@ class Denoising(Float64Constants, ScoreEstimator):
             given by its name or function, or ``"blocks"`` or ``"components"`` for independent ones,
             or other `estimators.times.TrainingTimes`. Unless there is one for all the estimator
             has vector time: the network is given a noise level per component, ``(batch, n)``, and
-            samples may be drawn in any order (`along`).
+            samples may be drawn in any order (`with_clock`).
         data_mean: ``m``, along the component axis.
         data_std: ``sd``, along the component axis.
         stage: Where and on how many components the network works; throughout and on all of

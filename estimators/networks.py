@@ -73,9 +73,9 @@ class ResidualMLP(nn.Module):
         embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
-        told = width if embedding_dim is None else embedding_dim
+        embedding_dim = width if embedding_dim is None else embedding_dim
         sizes = {"width": width, "depth": depth, "noise_levels": noise_levels}
-        for name, value in {**sizes, "embedding_dim": told}.items():
+        for name, value in {**sizes, "embedding_dim": embedding_dim}.items():
             whole(name, value, 1)
         whole("condition_dim", condition_dim, 0)
         whole("classes", classes, 0)
@@ -90,14 +90,14 @@ class ResidualMLP(nn.Module):
         self.register_buffer("frequencies", octaves * math.pi / 8, persistent=False)
         # of each level itself, its sines and its cosines
         self.embed = nn.Sequential(
-            nn.Linear((1 + 2 * _FREQUENCIES) * noise_levels + condition_dim, told),
+            nn.Linear((1 + 2 * _FREQUENCIES) * noise_levels + condition_dim, embedding_dim),
             nn.SiLU(),
-            nn.Linear(told, told),
+            nn.Linear(embedding_dim, embedding_dim),
             nn.SiLU(),
         )
         # a condition modulates, and is worked on: regressing on it is half of the task
         self.enter = nn.Linear(size + condition_dim, width)
-        self.blocks = nn.ModuleList(_Block(width, told, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width, embedding_dim, dropout) for _ in range(depth))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
         # a network that says 0 at first leaves estimators with the best linear denoiser
         nn.init.zeros_(self.leave[1].weight)  # type: ignore[arg-type]

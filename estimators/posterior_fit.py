@@ -68,9 +68,10 @@ def fit_posterior(
 
     Conditional denoising (`estimators.cde`) of what a regression on the observation leaves of the
     parameters, linear, or smooth where next to nothing is left and no network is given, in
-    `scoresde.inference.Coordinates`, around the posterior as that regression and the prior's bounds
-    have it (`Truncated.from_coordinates`). All settings are by default those of the benchmark
-    ``simulators``; what depends on the number of simulations ``N`` goes with its root.
+    `scoresde.inference.Coordinates`; where parameters have bounds, around the posterior as that
+    regression and these have it (`Truncated.from_coordinates`). All settings are by default those
+    of the benchmark ``simulators``; updates and what is held out go with the root of the number of
+    simulations ``N``, batches with ``N``.
 
     Args:
         prior: Of parameters, no batch.

@@ -90,7 +90,9 @@ class ConditionalSDE(DiagonalSDE):
 
     def with_clock(self, clock: Clock) -> Self:
         """None: what is clean, and what is not, is a matter of the estimator."""
-        raise TypeError("sde: expected a joint one, got one that is conditioned: see along")
+        raise TypeError(
+            "sde: expected a joint one, got one that is conditioned: see the estimator's with_clock"
+        )
 
     @property
     def observation(self) -> Observation:

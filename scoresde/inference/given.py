@@ -77,10 +77,8 @@ def _part_of(sde: DiagonalSDE, shape: torch.Size, part: slice) -> DiagonalSDE:
     scale, mean, std = (
         sde.blocks.expand(v)[part] if v.numel() > 1 else v for v in (sde.scale, sde.mean, sde.std)
     )
-    schedule, clock = (
-        _restricted(sde.schedule, sde.blocks, part),
-        _restricted(sde.clock, sde.blocks, part),
-    )
+    schedule = _restricted(sde.schedule, sde.blocks, part)
+    clock = _restricted(sde.clock, sde.blocks, part)
     return DiagonalSDE(schedule, Identity(shape), clock, scale, mean=mean, std=std)
 
 

@@ -278,12 +278,13 @@ def test_what_is_seen_has_a_batch_that_fits_what_is_known():
         Guidance(known, lambda x: x[..., :1], torch.zeros(2, 1), 0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_clean_is_left_as_it_is(method):
+def test_what_is_clean_is_left_as_it_is(method, dtype):
     joint = Joint(a=(1,), b=(2,))
     sde = DiagonalSDE(VP(), joint, joint.per_block(a=0, b=1))
     covariance = torch.eye(3) + 0.5
-    model, z = Gaussian(sde, torch.zeros(3), covariance), torch.randn(4, 3)
+    model, z = Gaussian(sde, torch.zeros(3), covariance), torch.randn(4, 3, dtype=dtype)
     guided = Guidance(model, lambda x: x.sum(-1, keepdim=True), torch.ones(1), 0.1, method=method)
     moved = guided.denoise(z, 0.5) - model.denoise(z, 0.5)
     assert not moved[:, 0].any()
