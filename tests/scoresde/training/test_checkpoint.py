@@ -118,7 +118,8 @@ def test_a_save_cut_at_any_step_leaves_a_whole_pair(tmp_path, monkeypatch, call,
 
 
 # Forks from a fresh process, which has one thread; torch is imported once for all the children.
-# A child tells when it begins to save: it is killed some way into a save, however long one takes.
+# A child tells when it begins to save: it is killed some way into a save, however long one takes,
+# and children are killed until ten of them were cut in the middle of one.
 KILLED = """
 import os, random, signal, sys, time
 import torch
@@ -128,7 +129,7 @@ torch.set_num_threads(1)  # threads do not survive a fork
 folder, random_ = sys.argv[1], random.Random(0)
 save(folder, {"w": torch.zeros(50_000), "b": torch.zeros(3)}, {"step": 0})
 steps, leftovers = [0], 0
-for kill in range(40):
+while leftovers < 10 or len(set(steps)) < 10:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -150,7 +151,7 @@ for kill in range(40):
     assert all((tensor == config["step"]).all() for tensor in state.values()), config
     assert config["step"] >= steps[-1]
     steps.append(config["step"])
-print(len(set(steps)), leftovers)
+    assert len(steps) < 400, f"of {len(steps)} kills {leftovers} fell within a save"
 """
 
 
@@ -160,9 +161,6 @@ def test_a_killed_process_leaves_a_whole_pair(tmp_path):
         [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr
-    saved, cut = map(int, run.stdout.split())
-    assert saved > 10
-    assert cut > 10, "too few kills fell within a save to show anything"
 
 
 def test_reading_while_another_writes(tmp_path):
