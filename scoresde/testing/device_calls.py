@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from scoresde.internals.dispatch_mode import DispatchMode
+from scoresde.testing.meta_results import MetaResults, tensors_of
 
 _aten = torch.ops.aten
 
@@ -33,6 +34,8 @@ _ASKING = "utils._foreach_utils", "optim.optimizer"
 
 _FROM_PYTHON = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 _INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
+
+_results = MetaResults()
 
 _ANSWERS = {bool: True, int: 0, float: 1.0}
 
@@ -124,8 +127,7 @@ class DeviceCalls:
     def call(self, func: Any, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Counts an operation of torch's dispatcher, and does it."""
         name = func.overloadpacket.__name__
-        tensors: list[Tensor] = []
-        tree_map_only(Tensor, tensors.append, (args, keywords))
+        tensors = [*tensors_of((args, keywords))]
         on_device = [v for v in tensors if v.device.type != "cpu"]
         target = _target(name, args, keywords, on_device)
         if not on_device and target == "cpu":
@@ -137,7 +139,7 @@ class DeviceCalls:
             self.copied(name, _is_queued(args, keywords))
         else:
             self._launched(func, name, tensors)
-        return func(*args, **keywords)
+        return _results(func, args, keywords)
 
     def copied(self, name: str, queued: bool) -> None:
         """Counts a copy to the device."""
