@@ -4,7 +4,10 @@ import re
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
+
+from estimators import posterior_fit
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,9 +50,14 @@ def plugin_by_name(monkeypatch):
 
 @pytest.mark.usefixtures("plugin_by_name")
 @pytest.mark.parametrize("page", [page for page, code in CODE.items() if code])
-def test_code_runs(page):
-    """A page from top to bottom, where training is short."""
+def test_code_runs(page, monkeypatch):
+    """A page from top to bottom, where training is short and simulations are few."""
+    default = posterior_fit.default_training
+    monkeypatch.setattr(
+        posterior_fit, "default_training", lambda n: attrs.evolve(default(n), steps=20)
+    )
     code = re.sub(r"Training\(steps=\d+", "Training(steps=2", CODE[page])
+    code = code.replace("10_000", "200")
     exec(compile(code, page, "exec"), {})
 
 
