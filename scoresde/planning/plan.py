@@ -45,7 +45,8 @@ class Plan:
         steps: Steps per stage, coarse first; of an SDE whose clocks start or stop within one
             (`replan`), between every two of its breakpoints.
         cost: Sum over steps of active over all components: full-resolution evaluations.
-        error: ``W2^2 / trace`` between samples and Gaussian data of these spectra.
+        error: ``W2^2 / trace`` between samples and Gaussian data of these spectra; NaN, as what
+            follows, of a plan that was made without any (`equal`).
         prior_loss: Bound on the divergence of what stages append from the data, in nats:
             ``sum_k SNR_k(T_k) E|d_k|^2 / 2``.
 

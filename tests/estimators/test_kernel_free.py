@@ -387,6 +387,8 @@ class Roots(AnySDE):
         (lambda: CoxIngersollRoss((1,), rate=0.0), "rate: .*positive"),
         (lambda: CoxIngersollRoss((2,), level=[1.0, 1.0, 1.0]), "level: "),
         (lambda: GeometricBrownian((1,), data_mean=-1.0), "data_mean: .*positive"),
+        (lambda: GeometricBrownian((2,), growth=[1.0, 1.0, 1.0]), r"^growth: "),
+        (lambda: GeometricBrownian((2,), data_std=[1.0, 1.0, 1.0]), r"^data_std: "),
         (lambda: GeometricBrownian((1,), volatility=1e200), "T: .*moments are numbers"),
     ],
 )

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from scoresde.discontinuities import TimeWarp, one_sided
+from scoresde import VP, DiagonalSDE, Identity
+from scoresde.discontinuities import TimeWarp, at_discontinuity, one_sided
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -29,3 +30,10 @@ def test_steps_keep_off_a_jump_by_some_roundings(dtype):
     assert ends[1] == 1.0
     for gap in (starts[1] - 0.5, 0.5 - ends[0]):
         assert 8 * rounding / 2 < gap < 32 * rounding / 2
+
+
+def test_only_times_that_are_a_jump_but_for_rounding_are_at_it():
+    """Others are taken as they are, however close."""
+    sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
+    near = 0.5 * (1 + torch.tensor([-1e-7, -1e-15, 0.0, 1e-15, 1e-7]))
+    assert at_discontinuity(sde, near).tolist() == [False, True, True, True, False]

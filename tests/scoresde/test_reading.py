@@ -30,3 +30,13 @@ def test_rates_are_found_once_and_only_where_they_are_asked_for():
     assert reading.f.tolist() == [0.0, 1.0, 2.0]
     assert reading.g2.tolist() == [0.0, 1.0, 4.0]
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_times_one_by_one_are_as_they_were_given(batch):
+    """Every sample's own; that of all of them as a number."""
+    sde, like = DiagonalSDE(VP(), Identity((3,))), torch.empty(batch, 3)
+    t = torch.linspace(0.1, 1, 2 * batch).reshape(2, batch, 1)
+    for found, given in zip(sde.at(t, like).times, t, strict=True):
+        assert found.shape == (() if batch == 1 else (batch, 1))
+        assert torch.equal(found.reshape(batch, 1), given)

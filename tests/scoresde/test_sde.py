@@ -211,8 +211,10 @@ def test_a_number_has_the_digits_of_the_state(t, dtype, default):
 
 @pytest.mark.parametrize("t", [torch.ones(5), torch.ones(5, 1), torch.ones(2, 4, 3)])
 def test_times_that_fit_no_batch_are_refused(t):
-    with pytest.raises(ValueError, match="t: expected a number, shape"):
+    with pytest.raises(ValueError, match=r"^t: expected a number, shape"):
         align(t, torch.zeros(4, 3))
+    with pytest.raises(TypeError, match=r"^t: expected real numbers"):
+        align(1j * t, torch.zeros(4, 3))
 
 
 @given(data=st.data())

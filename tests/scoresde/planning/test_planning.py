@@ -101,6 +101,8 @@ def test_plan_beats_equal_steps_at_no_more_cost():
     even = equal(BASIS, LogLinear(), 3, std)
     planned = plan(BASIS, LogLinear(), BANDS, ExponentialMultistep(), cost=even.cost)
     assert measured(planned) < measured(even) / 4
+    assert math.isnan(even.error)  # of no spectra
+    assert math.isnan(even.prior_loss)
 
 
 def test_wanted_error_is_reached_at_less_cost_than_a_smaller_one():
