@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from scoresde.derivatives import vjp
 from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
-from scoresde.likelihood import log_prob
+from scoresde.likelihood import Quadrature, log_prob
 from scoresde.reverse import ProbabilityFlow
 from scoresde.selection import samples
 from scoresde.testing.compositions import CompositionLaws
@@ -54,8 +54,8 @@ class EstimatorLaws(CompositionLaws):
     """
 
     exact = False
-    updates = 200
-    rate = 1e-2
+    updates = 100
+    rate = 2e-2
 
     @abstractmethod
     def make(self) -> ScoreEstimator:
@@ -249,12 +249,19 @@ class EstimatorLaws(CompositionLaws):
         model, batch = self._model(), (3,)
         x = self._data(3)
 
+        # few nodes, and the same in both precisions
+        few = Quadrature(10 * len(model.sde.stages()), tolerance=None)
+
         def find(model: Any, x: Tensor, condition: Any) -> dict[str, Tensor]:
-            return {"log_prob": log_prob(model, x, condition=condition).value}
+            found = log_prob(model, x, few, condition=condition, checked=False)
+            return {"log_prob": found.value}
 
         try:
-            find(model, x, self.condition(batch))
+            with torch.no_grad():
+                value = find(model, x, self.condition(batch))["log_prob"]
         except (NotImplementedError, ValueError):  # no prior, or observed components diffuse
+            return
+        if not value.isfinite().all():  # what stands still has no density
             return
         assert_single_precision("densities", model, find, x, self.condition(batch), tolerance=1e-2)
 

@@ -348,12 +348,12 @@ class SDELaws(ABC):
         import torchsde
 
         sde, z = self.make(), standard_normal(3, self.make().dim).abs()
-        model, ends = _Learned(sde), torch.tensor([0.45, 0.55], dtype=DOUBLE) * sde.T
+        model, ends = _Learned(sde), torch.tensor([0.44, 0.46], dtype=DOUBLE) * sde.T
         flow, reverse = ProbabilityFlow(model), ReverseSDE(model)
         path = torchsde.BrownianInterval(
             -float(ends[1]), -float(ends[0]), size=z.shape, entropy=0, dtype=DOUBLE
         )
-        grid = {"method": "rk4", "options": {"step_size": sde.T / 200}}
+        grid = {"method": "rk4", "options": {"step_size": sde.T / 100}}
         noisy = {"method": "euler", "bm": path, "dt": sde.T / 2000}
         runs: dict[str, Callable[[str], Any]] = {
             "odeint": lambda name: getattr(torchdiffeq, name)(flow, z, ends, **grid),
@@ -369,7 +369,8 @@ class SDELaws(ABC):
                 assert_holds(law, gradient is not None, gradient)
                 slopes.append(gradient)
             law = f"the gradient of {name}_adjoint is that of {name}"
-            assert_same(law, slopes[1], slopes[0], rtol=0.1)
+            # without noise both have hardly an error
+            assert_same(law, slopes[1], slopes[0], rtol=0.1 if name == "sdeint" else 0.01)
 
     def test_saved_and_loaded(self) -> None:
         """``state_dict`` holds all its numbers."""

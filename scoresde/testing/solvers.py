@@ -235,7 +235,8 @@ class SolverLaws(ABC):
         """`scoresde.log_prob` with this solver is the closed form."""
         model, sde = self._bed()
         x = standard_normal(4, 2)
-        actual = log_prob(model, x, self.make(200, 0.0)).value
+        solver = self.make(200 if self.make(1, 0.0).order < 2 else 50, 0.0)
+        actual = log_prob(model, x, solver, errors=False).value
         expected = model.marginal(sde.eps).log_prob(sde.basis(x))
         assert_same("log_prob is that of the data", actual, expected, rtol=0, atol=0.1)
 

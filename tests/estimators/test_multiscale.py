@@ -120,8 +120,8 @@ def test_a_multistep_solver_keeps_its_order_across_stages():
         solver = ExponentialMultistep(steps)
         return solver.sample(model, (8,), generator=generator().manual_seed(0), dtype=torch.float64)
 
-    truth = samples(5120)
-    errors = [float((samples(n) - truth).norm()) for n in (160, 320, 640)]
+    truth = samples(2560)
+    errors = [float((samples(n) - truth).norm()) for n in (80, 160, 320)]
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert min(orders) > 1.75, orders
 
@@ -147,7 +147,7 @@ def test_density_is_normal_between_stages_of_data_it_knows_nothing_of():
     mean, spread = sample_moments(solver, model)
     own = torch.distributions.MultivariateNormal(mean, spread)
     x = own.sample((6,))
-    found = log_prob(model, x.reshape(6, 1, 2, 2), solver).value
+    found = log_prob(model, x.reshape(6, 1, 2, 2), solver, errors=False).value
     torch.testing.assert_close(found, own.log_prob(x), atol=2e-3, rtol=0)
 
 
@@ -188,12 +188,19 @@ def test_band_scaling_enters_by_its_log_determinant(scales):  # invariant 23
     u = basis(torch.eye(16).reshape(16, 1, 4, 4)).mT
     stretch = u.mT @ torch.diag(scale) @ u
     x = torch.randn(3, 16)
-    plain = log_prob(Gaussian(unit, torch.zeros(1, 4, 4), spread), x.reshape(3, 1, 4, 4), solver)
-    wide = log_prob(
-        Gaussian(scaled, torch.zeros(1, 4, 4), stretch @ spread @ stretch),
-        (x @ stretch).reshape(3, 1, 4, 4),
-        solver,
-        trace=ExactTrace(),
+    # both by the same steps: how far they are off the truth is not asked
+    plain, wide = (
+        log_prob(
+            Gaussian(sde, torch.zeros(1, 4, 4), moments),
+            events.reshape(3, 1, 4, 4),
+            solver,
+            trace=ExactTrace(),
+            errors=False,
+        )
+        for sde, moments, events in (
+            (unit, spread, x),
+            (scaled, stretch @ spread @ stretch, x @ stretch),
+        )
     )
     torch.testing.assert_close(wide.value, plain.value - scale.log().sum())
 
