@@ -208,10 +208,11 @@ def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
     """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
     at, z, forcing, score, diagonal = nodes
     steps = at[:-1].propagator(at[1:])
-    best = averages(steps, points)
+    polynomials = _lagrange(steps.h, points)
+    best = polynomials.means(steps)
     # where on a step the path is let go astray is free: as noise grows; lengths count alike
     astray, plain = (
-        averages(Propagator(*steps[:3], v, None), points).weights
+        polynomials.means(Propagator(*steps[:3], v, None)).weights
         for v in (steps.damping, torch.zeros_like(steps.h))
     )
     decay, astray = at.blocks.broadcastable(steps.decay, astray)
@@ -337,25 +338,49 @@ def averages(ahead: Propagator, points: int, part: Propagator | None = None) -> 
         >>> averages(ahead, 4).weights.sum(1).flatten().float()  # weights of a mean
         tensor([1., 1.])
     """
-    steps, part = len(ahead.h), ahead if part is None else part
+    part = ahead if part is None else part
+    return _lagrange(ahead.h, points, part.h).means(part)
+
+
+class _Lagrange(NamedTuple):
+    """Of every step, the polynomials that are 1 at one of its nodes, and 0 at the others.
+
+    ``coefficients`` are ``(k, points, ...)`` each, the lowest first; ``nodes``, ``(k, points)``.
+    """
+
+    coefficients: list[Tensor]
+    nodes: Tensor
+
+    def means(self, part: Propagator) -> Rule:
+        """Over steps, or parts of them, by the ``moments`` of their equation."""
+        moments = [*part.moments]
+        if len(self.coefficients) > 3:
+            moments.append(part.cubic)
+        weights, *rest = self.coefficients
+        for coefficient, moment in zip(rest, moments, strict=False):
+            weights = weights + coefficient * moment.unsqueeze(1)
+        return Rule(weights, self.nodes)
+
+
+def _lagrange(h: Tensor, points: int, unit: Tensor | None = None) -> _Lagrange:
+    """Of steps ``(k, ...)``, in units of parts of them; see `averages`."""
     # what stands still has weights, not used
-    h, unit = (v.masked_fill(v == 0, 1.0) for v in (ahead.h, part.h))
-    place = torch.cat([torch.zeros_like(h[:1]), h.cumsum(0)])
-    count = min(points, steps + 1)
-    k = torch.arange(steps, device=h.device)
-    last = k if points == 2 else (k + points // 2).clamp(count - 1, steps)
+    lengths = h.masked_fill(h == 0, 1.0)
+    unit = lengths if unit is None or unit is h else unit.masked_fill(unit == 0, 1.0)
+    place = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0)])
+    count, k = min(points, len(h) + 1), torch.arange(len(h), device=h.device)
+    last = k if points == 2 else (k + points // 2).clamp(count - 1, len(h))
     stencil = (last.unsqueeze(1) - torch.arange(count, device=h.device)).clamp(min=0)
-    nodes = ((place[stencil] - place[:-1].unsqueeze(1)) / unit.unsqueeze(1)).unbind(1)
-    means, rules = (torch.ones_like(unit), *part.moments, part.cubic), []
-    for j, node in enumerate(nodes):
-        shape = [torch.ones_like(node)]  # coefficients, lowest first
-        for other in (*nodes[:j], *nodes[j + 1 :]):
-            gap = node - other
-            twice = gap == 0  # there is no earlier one: its factor is 1, and that of others 0
-            slope = (1 / gap.masked_fill(twice, 1.0)).masked_fill(twice, 0.0)
-            intercept = (-other * slope).masked_fill(twice, 0.0 if j else 1.0)
-            none = torch.zeros_like(node)
-            powers = zip([*shape, none], [none, *shape], strict=True)
-            shape = [intercept * a + slope * b for a, b in powers]
-        rules.append(torch.stack([a * b for a, b in zip(shape, means, strict=False)]).sum(0))
-    return Rule(torch.stack(rules, 1), stencil)
+    nodes = (place[stencil] - place[:-1].unsqueeze(1)) / unit.unsqueeze(1)
+    one, none = torch.ones_like(nodes), torch.zeros_like(nodes)
+    alone = none.index_fill(1, stencil.new_zeros(1), 1.0)
+    coefficients = [one]
+    for shift in range(1, count):  # the factors of all nodes at once: of each, that of another
+        others = nodes.roll(-shift, 1)
+        gap = nodes - others
+        twice = gap == 0  # there is no earlier one: its factor is 1, and that of others 0
+        slope = (1 / gap.masked_fill(twice, 1.0)).masked_fill(twice, 0.0)
+        intercept = torch.where(twice, alone, -others * slope)
+        powers = zip([*coefficients, none], [none, *coefficients], strict=True)
+        coefficients = [intercept * a + slope * b for a, b in powers]
+    return _Lagrange(coefficients, stencil)
