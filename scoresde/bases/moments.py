@@ -158,7 +158,7 @@ class MomentsByGroup:
         if self._kind is None or kind.eps > self._kind.eps:
             self._kind = kind
         distance = self._rms(z - self._middle)
-        # what repeats itself is as width as it is large, and of no width if it is 0
+        # what repeats itself is as wide as it is large, and of no width if it is 0
         width = torch.where(distance > 0, distance, self._rms(self._middle))
         known = width > 0
         self._count = self._count + known.double().sum(0)

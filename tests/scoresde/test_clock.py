@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoresde import Clock
+from scoresde import VP, Clock, DiagonalSDE, Identity
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -143,6 +143,11 @@ def test_impossible_speeds_are_refused(bad):
 def test_impossible_delays_are_refused(bad):
     with pytest.raises(ValueError, match="delays"):
         Clock([1.0, 2.0], bad)
+
+
+def test_speeds_are_those_of_every_event():
+    with pytest.raises(ValueError, match=r"^speeds: expected one axis at most"):
+        DiagonalSDE(VP(), Identity((2,)), torch.ones(3, 2))
 
 
 def test_as_many_delays_as_speeds():
