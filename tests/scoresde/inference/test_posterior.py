@@ -282,6 +282,9 @@ def test_posteriors_are_distributions():
     assert many.sample((5,)).shape == (5, 2, 3, 1)
     value = torch.tensor([0.2])
     torch.testing.assert_close(many.log_prob(value), one.log_prob(value).expand(2, 3))
+    # of a class of one's own, that makes the object itself
+    own = type(one).__new__(type(one))
+    assert one.expand([2, 3], _instance=own) is own
     assert not many.sample((5,)).requires_grad
     with pytest.raises(ValueError, match="support"):
         one.log_prob(torch.tensor([1.5]))
