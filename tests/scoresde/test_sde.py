@@ -209,6 +209,16 @@ def test_a_number_has_the_digits_of_the_state(t, dtype, default):
     assert (found == torch.tensor(t, dtype=torch.float64).to(dtype)).all()
 
 
+@pytest.mark.parametrize("of", [float, torch.tensor, lambda t: torch.tensor([0.5, t])])
+def test_times_are_those_from_zero_to_the_last(of):
+    sde, z = DiagonalSDE(VP(), Identity((3,))), torch.zeros(2, 3)
+    for t in (0.0, sde.T):
+        assert sde.time(of(t), z).flatten()[-1] == t
+    for t in (-1e-3, sde.T + 1e-3):
+        with pytest.raises(ValueError, match=r"^t: expected (a time|times) from 0 to 1\.0"):
+            sde.time(of(t), z)
+
+
 @pytest.mark.parametrize("t", [torch.ones(5), torch.ones(5, 1), torch.ones(2, 4, 3)])
 def test_times_that_fit_no_batch_are_refused(t):
     with pytest.raises(ValueError, match=r"^t: expected a number, shape"):
