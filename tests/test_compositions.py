@@ -343,8 +343,9 @@ def test_densities_are_those_of_the_posterior(name, how):
     x, unobserved = events(made, 2)
     told = None if made.condition is None else made.condition.expand(2, BATCH, N)
     with torch.no_grad():
-        options = {"condition": told, "generator": torch.manual_seed(0), "errors": False}
-        found = log_prob(made.model, x, method, trace=trace, **options)
+        found = log_prob(
+            made.model, x, method, trace=trace, condition=told, generator=torch.manual_seed(0)
+        )
     wanted = made.distribution.log_prob(unobserved)
     assert found.value.shape == (2, BATCH)
     doubt = 7 * found.standard_error.double() + 3e-2
@@ -390,7 +391,6 @@ def test_bounds_are_those_of_the_posterior(name, dtype):
             torch.testing.assert_close(found.double(), wanted, **{"rtol": 0, **close})
 
 
-@pytest.mark.covering(1)
 @every_dtype
 @every_composition
 def test_a_bound_has_its_own_generator(name, dtype):
