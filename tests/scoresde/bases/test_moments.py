@@ -143,10 +143,22 @@ def test_an_outlier_is_named_by_part_and_block(basis, name, dtype):
         (torch.arange(5000) % 1000 == 0).double(),
         (torch.arange(5000) % 1000 == 0).double() + 1,
         (torch.arange(5000) == 7).double(),
+        1e10 * (torch.arange(5000) == 7).double(),
         normal(5000) / normal(5000, seed=1).abs().clamp(min=0.05),
         torch.cat([normal(2500), normal(2500) + 1000]),
     ],
-    ids=["normal", "lognormal", "skewed", "sorted", "rare", "rare+1", "single", "tails", "modes"],
+    ids=[
+        "normal",
+        "lognormal",
+        "skewed",
+        "sorted",
+        "rare",
+        "rare+1",
+        "single",
+        "large",
+        "tails",
+        "modes",
+    ],
 )
 @both
 def test_ordinary_columns_are_no_outliers(column, dtype):
