@@ -208,7 +208,7 @@ def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
     """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
     at, z, forcing, score, diagonal = nodes
     steps = at[:-1].propagator(at[1:])
-    polynomials = _lagrange(steps.h, points)
+    polynomials = _lagrange(steps.h, points, steps.h)
     best = polynomials.means(steps)
     # where on a step the path is let go astray is free: as noise grows; lengths count alike
     astray, plain = (
@@ -362,19 +362,17 @@ class _Lagrange(NamedTuple):
         return Rule(weights, self.nodes)
 
 
-def _lagrange(h: Tensor, points: int, unit: Tensor | None = None) -> _Lagrange:
+def _lagrange(h: Tensor, points: int, unit: Tensor) -> _Lagrange:
     """Of steps ``(k, ...)``, in units of parts of them; see `averages`."""
     # what stands still has weights, not used
-    lengths = h.masked_fill(h == 0, 1.0)
-    unit = lengths if unit is None or unit is h else unit.masked_fill(unit == 0, 1.0)
-    place = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0)])
+    h, unit = (v.masked_fill(v == 0, 1.0) for v in (h, unit))
+    place = torch.cat([torch.zeros_like(h[:1]), h.cumsum(0)])
     count, k = min(points, len(h) + 1), torch.arange(len(h), device=h.device)
     last = k if points == 2 else (k + points // 2).clamp(count - 1, len(h))
     stencil = (last.unsqueeze(1) - torch.arange(count, device=h.device)).clamp(min=0)
     nodes = (place[stencil] - place[:-1].unsqueeze(1)) / unit.unsqueeze(1)
-    one, none = torch.ones_like(nodes), torch.zeros_like(nodes)
+    coefficients, none = [torch.ones_like(nodes)], torch.zeros_like(nodes)
     alone = none.index_fill(1, stencil.new_zeros(1), 1.0)
-    coefficients = [one]
     for shift in range(1, count):  # the factors of all nodes at once: of each, that of another
         others = nodes.roll(-shift, 1)
         gap = nodes - others
