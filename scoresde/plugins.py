@@ -10,7 +10,8 @@ asked for by name. A class of one's own needs no plugin: where its import path i
 a name as well. By default it is not: a path runs whatever it names, and names come out of files.
 
 Example:
-    >>> get("sdes", "collections:OrderedDict", imports=True)
+    >>> from scoresde import plugins
+    >>> plugins.get("sdes", "collections:OrderedDict", imports=True)
     <class 'collections.OrderedDict'>
 """
 

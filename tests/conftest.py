@@ -36,7 +36,7 @@ def world():
         "threads": torch.get_num_threads(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "figures": pyplot.get_fignums() if pyplot else [],
-        "style of figures": dict(pyplot.rcParams) if pyplot else None,
+        "style of figures": dict.copy(pyplot.rcParams) if pyplot else None,
         "Pyro's parameters": list(pyro.get_param_store().keys()) if pyro else [],
         "working directory": os.getcwd(),
         "import path": list(sys.path),

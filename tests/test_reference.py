@@ -39,13 +39,21 @@ def public():
     return found
 
 
+def shown_in_modules():
+    """Modules with examples in their own docstrings."""
+    found = {name: importlib.import_module(name) for name in MODULES}
+    return {name: module for name, module in found.items() if ">>>" in (module.__doc__ or "")}
+
+
 PUBLIC = public()
+SHOWN = {**PUBLIC, **shown_in_modules()}
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", SHOWN)
 def test_an_example_runs_by_itself(name):
     """In an empty namespace: it imports all that it uses."""
-    found = doctest.DocTestFinder().find(PUBLIC[name], name, globs={})
+    finder = doctest.DocTestFinder(recurse=name in PUBLIC)
+    found = finder.find(SHOWN[name], name, globs={})
     examples = [test for test in found if test.examples]
     assert examples
     for example in examples:

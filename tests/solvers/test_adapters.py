@@ -55,7 +55,7 @@ def test_sdeint_diffuses_as_the_kernel(method):
     sde, count = bed(), 4000
     z = torch.tensor([[1.0, -2.0]]).expand(count, 2)
     bm = brownian(0.0, 1.0, count, 2)
-    end = torchsde.sdeint(sde, z, torch.tensor([0.0, 1.0]), bm=bm, method=method, dt=0.01)[-1]
+    end = torchsde.sdeint(sde, z, torch.tensor([0.0, 1.0]), bm=bm, method=method, dt=0.02)[-1]
     alpha, sigma = sde.kernel(torch.tensor([1.0]))
     error = sigma / count**0.5
     assert ((end.mean(0) - alpha * z[0]).abs() < 5 * error + 0.02).all()
@@ -81,9 +81,9 @@ def test_odeint_runs_the_flow_both_ways():
     flow = ProbabilityFlow(model)
     z = model.marginal(torch.tensor([sde.eps])).sample((8,))
     up = torch.tensor([sde.eps, sde.T])
-    top = torchdiffeq.odeint(flow, z, up, rtol=1e-10, atol=1e-10)[-1]
+    top = torchdiffeq.odeint(flow, z, up, rtol=1e-8, atol=1e-8)[-1]
     # one-dimensional mass is not moved past itself: a rank is a rank
-    back = torchdiffeq.odeint(flow, top, up.flip(0), rtol=1e-10, atol=1e-10)[-1]
+    back = torchdiffeq.odeint(flow, top, up.flip(0), rtol=1e-8, atol=1e-8)[-1]
     torch.testing.assert_close(back, z, rtol=1e-6, atol=1e-6)
     ours = TorchDiffEq(method="dopri8", rtol=1e-10, atol=1e-10)
     reverse = ours.integrate(ReverseSDE(model, 0.0), top, -up.flip(0), Noise())
@@ -168,7 +168,7 @@ def test_the_flow_of_geometric_brownian_motion_keeps_quantiles(name):
     sde = GeometricBrownianMotion((1,), eps=0.0)
     model = ScoreOnly(sde, sde.true_score)
     q = torch.linspace(0.02, 0.98, 9)[:, None]
-    ts = torch.linspace(-1, 0, 201)
+    ts = torch.linspace(-1, 0, 101)
     start, truth = lognormal(sde, 1.0).icdf(q), lognormal(sde, 0.0).icdf(q)
     found = SOLVERS[name]().integrate(ReverseSDE(model, 0.0), start, ts, Noise())
     torch.testing.assert_close(found, truth, rtol=1e-2, atol=0)
@@ -315,7 +315,7 @@ def test_adjoints_of_the_flow_give_every_parameter_its_gradient(case, dtype):
     tolerance, share = (1e-5, 5e-2) if dtype == torch.float32 else (1e-7, 1e-4)
 
     def run(odeint):
-        ts = torch.tensor([0.3, 0.6], dtype=dtype)
+        ts = torch.tensor([0.3, 0.5], dtype=dtype)
         return lambda y: odeint(flow, y, ts, rtol=tolerance, atol=tolerance)[-1]
 
     plain, adjoint = (

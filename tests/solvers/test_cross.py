@@ -151,7 +151,7 @@ def test_samples_of_a_mixture_have_its_moments(solver, shape):  # invariants 14,
     sde = model.sde
     sde.prior = model.marginal(torch.tensor([sde.T]))
     count = 2000
-    solver = SOLVERS[name](120, eta=eta)
+    solver = SOLVERS[name](60, eta=eta)
     x = solver.sample(model, (count,), generator=torch.Generator().manual_seed(0))
     distribution = model.marginal(torch.tensor([sde.eps]))
     truth = events(model, MultivariateNormal(distribution.mean, _covariance(distribution)))

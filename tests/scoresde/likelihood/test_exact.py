@@ -33,13 +33,13 @@ from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-PRECISE = TorchDiffEq(rtol=1e-8, atol=1e-8)
+PRECISE = TorchDiffEq(rtol=1e-6, atol=1e-6)
 SOLVERS = {
     "Quadrature": Quadrature(60),
-    "Adaptive": Adaptive(rtol=1e-5, atol=1e-5),
-    "ExponentialMultistep": ExponentialMultistep(steps=200),
-    "Heun": Heun(steps=250),
-    "TorchDiffEq": TorchDiffEq(rtol=1e-6, atol=1e-6),
+    "Adaptive": Adaptive(rtol=1e-4, atol=1e-4),
+    "ExponentialMultistep": ExponentialMultistep(steps=100),
+    "Heun": Heun(steps=160),
+    "TorchDiffEq": TorchDiffEq(rtol=1e-5, atol=1e-5),
 }
 UNIFORM_OR_NOT = {
     "uniform": lambda: DiagonalSDE(VP(), Identity((3,))),
@@ -69,7 +69,7 @@ def data(model, count=4, seed=0):
 def test_gaussian_likelihood_is_exact(solver, case):  # invariant 17
     model = with_true_prior(gaussian(UNIFORM_OR_NOT[case](), 5))
     x = data(model)
-    found = log_prob(model, x, SOLVERS[solver])
+    found = log_prob(model, x, SOLVERS[solver], errors=False)
     truth = marginal(model, model.sde.eps).log_prob(model.sde.basis(x))
     assert ((found.value - truth).abs() / model.sde.basis.dim).max() < 1e-3
     assert torch.equal(found.standard_error, torch.zeros(len(x)))
@@ -99,7 +99,7 @@ def test_the_density_integrates_to_one():  # invariant 19
     model = mixture(DiagonalSDE(VP(), Identity((2,)), [1.0, 1.5]), 4)
     axis = torch.linspace(-8, 8, 65)
     x = torch.cartesian_prod(axis, axis)
-    density = log_prob(model, x, ExponentialMultistep(steps=100)).value.exp()
+    density = log_prob(model, x, ExponentialMultistep(steps=100), errors=False).value.exp()
     assert float(density.sum()) * 0.25**2 == pytest.approx(1, abs=5e-3)
 
 
@@ -124,7 +124,7 @@ def test_a_basis_leaves_the_likelihood_and_turns_the_score(seed):  # invariant 2
     x, t = torch.randn(4, 3), torch.tensor(0.3)
     torch.testing.assert_close(turned.score(x @ u.mT, t) @ u, model.score(x, t))
     solver = ExponentialMultistep(steps=20)
-    a, b = (log_prob(m, x, solver).value for m in (model, turned))
+    a, b = (log_prob(m, x, solver, errors=False).value for m in (model, turned))
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
@@ -146,7 +146,7 @@ def test_random_probes_are_exact_for_diagonal_jacobians():  # invariant 20
 def test_random_probes_are_unbiased_and_know_their_error():  # invariant 20
     model = gaussian(UNIFORM_OR_NOT["non-uniform"](), 3)
     x, solver = torch.randn(3, 3), ExponentialMultistep(steps=10)
-    exact = log_prob(model, x, solver).value
+    exact = log_prob(model, x, solver, errors=False).value
     trace = Hutchinson(1000)
     random = log_prob(model, x, solver, trace=trace, generator=torch.Generator().manual_seed(1))
     error = random.standard_error
@@ -165,7 +165,7 @@ def _with_probe(model, x, solver, probe):
         def draw(self, z, noise):
             return probe.expand(1, *z.shape)
 
-    return log_prob(model, x, solver, trace=Fixed(1)).value
+    return log_prob(model, x, solver, trace=Fixed(1), errors=False).value
 
 
 def test_deflated_probes_are_unbiased():  # invariant 20
@@ -260,9 +260,8 @@ def test_the_gradient_of_the_density_is_the_score():
     model = gaussian(UNIFORM_OR_NOT["non-uniform"](), 3)
     with_true_prior(model)
     x = data(model).requires_grad_()
-    (slope,) = torch.autograd.grad(
-        log_prob(model, x, ExponentialMultistep(steps=300)).value.sum(), x
-    )
+    density = log_prob(model, x, ExponentialMultistep(steps=150), errors=False).value
+    (slope,) = torch.autograd.grad(density.sum(), x)
     score = model.score(x.detach(), torch.tensor(model.sde.eps))
     torch.testing.assert_close(slope, score, rtol=5e-3, atol=5e-3)
 
@@ -282,11 +281,11 @@ def test_a_users_sde_has_likelihoods_too():
     x = torch.randn(5, 2)
     for solver in (
         Quadrature(40),
-        Heun(200),
-        ExponentialMultistep(200),
-        TorchDiffEq(method="rk4", steps=50),
+        Heun(100),
+        ExponentialMultistep(100),
+        TorchDiffEq(method="rk4", steps=25),
     ):
-        found = log_prob(model, x, solver).value
+        found = log_prob(model, x, solver, errors=False).value
         torch.testing.assert_close(
             found, distribution(0.0).log_prob(x).sum(-1), rtol=1e-3, atol=1e-3
         )
