@@ -41,12 +41,13 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "batches blocks churn clock coefficients copies cox_ingersoll_ross "
+    "scoresde": "batches blocks churn clock coefficients copies "
     "denoised_reverse derivatives descent diagonal discontinuities endpoint_solver equation "
-    "estimator fixed_step fronts geometric_brownian grid kept noise parametrization precision "
+    "estimator fixed_step fronts grid kept noise parametrization precision "
     "reading reverse sampler sde sde_coefficients selection snapshot solver tape "
     "time_distribution weighting",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
+    "scoresde/sdes": "cox_ingersoll_ross geometric_brownian",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
     "wavelet",
     "scoresde/likelihood": "density distribution exact quadrature traces variational",

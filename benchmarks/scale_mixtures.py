@@ -23,7 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from estimators import ResidualMLP
-from scoresde import DCT, DiagonalSDE, Identity, LogLinear, ScoreEstimator
+from scoresde import DCT, DiagonalSDE, Identity, LogLinear
+from scoresde.estimator import KernelEstimator
+from scoresde.sde_coefficients import Kernel
 
 LOW, HIGH = math.log(6e-4), math.log(1.5)
 """``log sigma``: half of the noise of dequantisation, and above the deviation of any frequency."""
@@ -123,7 +125,7 @@ class ScaleMixture(nn.Module):
         return Guess(mean, left.unsqueeze(-1), size.unsqueeze(-1), of_axes)
 
 
-class ScaleMixtureBaseline(ScoreEstimator):
+class ScaleMixtureBaseline(KernelEstimator):
     """A network that corrects the mixture's denoised mean; see the module.
 
     Args:
@@ -136,9 +138,9 @@ class ScaleMixtureBaseline(ScoreEstimator):
         super().__init__(sde)
         self.network, self.mixture = network, mixture
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the module."""
-        alpha, sigma = (v.to(z) for v in self.sde.at(self.sde.time(t, z), z).kernel)
+        alpha, sigma = (v.to(z) for v in kernel)
         rows = (z / alpha).reshape(-1, z.shape[-1])
         noise = (sigma / alpha)[..., :1]
         together = noise.numel() == 1

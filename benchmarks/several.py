@@ -17,9 +17,11 @@ from torch import Tensor
 
 from benchmarks.posteriors import TASKS, Task, c2st
 from estimators.posterior_fit import default_training, fit_posterior
-from scoresde import VP, DiagonalSDE, Identity, ScoreEstimator
+from scoresde import VP, DiagonalSDE, Identity
 from scoresde.conditioning import Composition, Particles
+from scoresde.estimator import KernelEstimator
 from scoresde.inference import Coordinates, Posterior, PriorEstimator, SeveralObservations
+from scoresde.sde_coefficients import Kernel
 from solvers import ExponentialMultistep
 
 VARIANCES = {"gaussian_linear": [0.1], "gaussian_mixture": [1.0, 0.01]}
@@ -119,7 +121,7 @@ def _density(error: Tensor) -> Tensor:
     return torch.stack(each).logsumexp(0)
 
 
-class Exact(ScoreEstimator):
+class Exact(KernelEstimator):
     """Single posteriors: around an observation, a mixture of isotropic Gaussians.
 
     Args:
@@ -138,9 +140,9 @@ class Exact(ScoreEstimator):
         """One for every observation."""
         return torch.Size([len(self.means)])
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+        alpha, sigma = (v.to(z) for v in kernel)
         far, logs, gains = z - alpha * self.means, [], []
         for variance in self.variances:
             marginal = alpha**2 * variance + sigma**2

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, instance, real
-from scoresde.equation import Coefficients
-from scoresde.estimator import Denoiser, ScoreEstimator, expect_estimator
+from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, expect_estimator
 from scoresde.noise import Generators, Noise
 from scoresde.precision import device_of
+from scoresde.sde_coefficients import SDECoefficients
 
 
-class ClassifierFree(ScoreEstimator):
+class ClassifierFree(PlannedEstimator):
     """``D_w = D_0 + w (D_c - D_0)`` (Ho and Salimans 2022).
 
     ``D_c`` is what an estimator says of a condition, ``D_0`` what it says of none, and ``w`` the
@@ -78,14 +78,8 @@ class ClassifierFree(ScoreEstimator):
         null = _numbers(null_condition).to(device_of(estimator), copy=True)
         self.register_buffer("null_condition", null)
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """See the class."""
-        at = self.sde.at(self.sde.time(t, z).unsqueeze(0), z)
-        (denoiser,) = self.denoisers(at, condition)
-        return denoiser(z)
-
-    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """See `scoresde.ScoreEstimator.denoisers`."""
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """See `scoresde.estimator.PlannedEstimator`."""
         if condition is None:
             return self.estimator.denoisers(at, self._null(at.like))
         if self.guidance == 1:
@@ -111,7 +105,7 @@ class ClassifierFree(ScoreEstimator):
 
         return denoise
 
-    def _within(self, at: Coefficients) -> Sequence[Tensor | bool]:
+    def _within(self, at: SDECoefficients) -> Sequence[Tensor | bool]:
         """Whether there is guidance at each of the times, or at those of each sample."""
         if self.interval is None:
             return [True] * len(at.t)

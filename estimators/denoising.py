@@ -29,8 +29,7 @@ from scoresde.clock import Clock
 from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Observed, observed
 from scoresde.diagonal import DiagonalSDE
-from scoresde.equation import Coefficients
-from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator
 from scoresde.grid import Grid, restrict
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Affine, Parametrization
@@ -42,6 +41,7 @@ from scoresde.precision import (
     replaced,
 )
 from scoresde.sde import Stage
+from scoresde.sde_coefficients import SDECoefficients
 from scoresde.time_distribution import TimeDistribution
 from scoresde.weighting import Weighting, WeightingInputs
 
@@ -73,7 +73,7 @@ class _Preconditioning(NamedTuple):
         return type(self)(*map(restricted, self))
 
 
-class Denoising(Float64Constants, ScoreEstimator):
+class Denoising(Float64Constants, PlannedEstimator):
     """A network trained by denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
 
     The network sees events, whatever the basis: with ``m`` and ``sd`` the data's mean and
@@ -182,17 +182,8 @@ class Denoising(Float64Constants, ScoreEstimator):
         if stage is None:
             check_range(sde, self.data_mean, self.data_std)
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """See the class."""
-        at = self.sde.at(self.sde.time(t, z).unsqueeze(0), z)
-        (denoiser,) = self._denoisers(at, condition)
-        return denoiser(z)
-
-    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """See `scoresde.ScoreEstimator.denoisers`."""
-        return self._denoisers(at, condition)
-
-    def _denoisers(self, at: Coefficients, condition: Any) -> Iterator[Denoiser]:
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """See `scoresde.estimator.PlannedEstimator`."""
         if not isinstance(at, DiagonalCoefficients):
             raise TypeError(f"at: expected what sde.at(times, like=z) says, got a {type(at)}")
         dtype = network_dtype(self.network) or at.like.dtype

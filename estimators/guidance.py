@@ -7,6 +7,7 @@ A guided estimator is an estimator of the same SDE, so every solver runs with it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from estimators.observation_noise import NoiseModel
 from scoresde.batches import samples_like
 from scoresde.checks import choice, expect, real, whole
 from scoresde.derivatives import PullBack, batched, vjp
-from scoresde.estimator import ScoreEstimator, expect_estimator
+from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, expect_estimator, kernels
 from scoresde.parametrization import FAINT, remaining_variance
 from scoresde.precision import Float64Constants, Numbers, full_precision
+from scoresde.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import broadcast
 
 METHODS = ("moments", "evidence", "isotropic", "point", "proximal", "spectral")
@@ -31,7 +33,7 @@ _ROUNDING = 1e-4
 """Of an affine operator, a thousand times that of float32; what is not affine is farther off."""
 
 
-class Guidance(Float64Constants, ScoreEstimator):
+class Guidance(Float64Constants, PlannedEstimator):
     """The posterior of ``y ~ p(y | A(x))`` under a model that knows nothing of ``y``.
 
     With ``D`` and ``C`` mean and covariance of ``z_0`` given ``z_t`` (in the basis's
@@ -140,11 +142,14 @@ class Guidance(Float64Constants, ScoreEstimator):
         if method == "spectral":
             self._decompose(event)
 
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """See `scoresde.estimator.PlannedEstimator`."""
+        inner = self.estimator.denoisers(at, condition)
+        return map(partial(partial, self._guided), kernels(at), inner)
+
     @full_precision  # conjugate gradients need the digits
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """See the class."""
-        ask = _Asked(self, z, t, condition)
-        guided: Tensor = getattr(ask, self.method)()
+    def _guided(self, kernel: Kernel, inner: Denoiser, z: Tensor) -> Tensor:
+        guided: Tensor = getattr(_Asked(self, z, kernel, inner), self.method)()
         return guided
 
     def _measure(self, state: Tensor) -> Tensor:
@@ -186,11 +191,10 @@ class _Linear(NamedTuple):
 class _Asked:
     """One question of a guided estimator: its methods are those of the guidance."""
 
-    def __init__(self, guidance: Guidance, z: Tensor, t: Tensor | float, condition: Any) -> None:
-        self.guidance, self.z, self.n = guidance, z, z.shape[-1]
-        self.t, self.condition = t, condition
+    def __init__(self, guidance: Guidance, z: Tensor, kernel: Kernel, inner: Denoiser) -> None:
+        self.guidance, self.z, self.n, self.inner = guidance, z, z.shape[-1], inner
         sde = guidance.sde
-        self.alpha, self.sigma = (v.to(z) for v in sde.kernel(sde.time(t, z), self.n))
+        self.alpha, self.sigma = (v.to(z) for v in kernel)
         mean, self.std = (
             sde.basis.blocks.expand(v).to(z).expand(sde.basis.dim)
             for v in (guidance.data_mean, guidance.data_std)
@@ -200,10 +204,6 @@ class _Asked:
         # a covariance is so many times a Jacobian of the mean (Tweedie)
         self.still, factor = still, self.sigma**2 / self.alpha.clamp(min=FAINT)
         self.tweedie = torch.where(still, 0.0, factor)
-
-    def inner(self, z: Tensor) -> Tensor:
-        """What the estimator says without ``y``."""
-        return self.guidance.estimator.denoise(z, self.t, self.condition)
 
     def moments(self) -> Tensor:
         """``C`` of the model, inside and outside."""

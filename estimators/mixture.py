@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from scoresde.checks import expect, finite, instance, numbers, positive, readable
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import KernelEstimator
 from scoresde.parametrization import noiseless
 from scoresde.precision import Float64Constants, full_precision, precision
 from scoresde.sde import SDE
+from scoresde.sde_coefficients import Kernel
 
 
-class GaussianMixture(Float64Constants, ScoreEstimator):
+class GaussianMixture(Float64Constants, KernelEstimator):
     """The exact estimator of a Gaussian mixture, under any SDE with a Gaussian kernel.
 
     ``D(z_t) = sum_k r_k(z_t) [mu_k + C_k A (A C_k A + S)^-1 (z_t - A mu_k)]`` with the
@@ -108,16 +109,16 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
         return MixtureSameFamily(Categorical(logits=weights.expand(mean.shape[:-1])), components)
 
     @full_precision
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
-        responsibility, pull, alpha, sigma = self._pull(z, t)
+        responsibility, pull, alpha, sigma = self._pull(z, kernel)
         means, covariances = self._data(alpha)
         mean = means + torch.einsum("kij,...kj->...ki", covariances, alpha.unsqueeze(-2) * pull)
         return noiseless(sigma, z, (responsibility * mean).sum(-2).to(z))
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``-sum_k r_k(z_t) (A C_k A + S)^-1 (z_t - A mu_k)``."""
-        responsibility, pull, _, sigma = self._pull(z, t)
+        responsibility, pull, _, sigma = self._pull(z, self.kernel(z, t))
         return noiseless(sigma, torch.zeros_like(z), -(responsibility * pull).sum(-2).to(z))
 
     def _data(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,22 +153,21 @@ class GaussianMixture(Float64Constants, ScoreEstimator):
         least = 64 * alpha.shape[-1] * number.eps * alpha**2 * variances
         return torch.maximum(sigma**2, least.clamp(min=number.tiny**0.5))
 
-    def _pull(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _pull(self, z: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Responsibilities ``(*, K, 1)``, ``(A C_k A + S)^-1 (z - A mu_k)``, ``A`` and ``S^1/2``.
 
         In as many digits as there are: a matrix that is nearly singular, as at small times, takes
         those of float32.
         """
-        times = self.sde.time(t, z)
-        if times.shape[:-1].numel() == 1:
+        alpha, sigma = (
+            v.to(precision(z.device)).expand(*v.shape[:-1], z.shape[-1]) for v in kernel
+        )
+        if alpha.shape[:-1].numel() == 1:
             # one time for all: one factor per component, samples are its right-hand sides
-            times = times.reshape(times.shape[-1])
-        n = z.shape[-1]
-        kernel = self.sde.kernel(times.to(precision(z.device)), n)
-        alpha, sigma = (v.expand(*v.shape[:-1], n) for v in kernel)
+            alpha, sigma = (v.reshape(v.shape[-1]) for v in (alpha, sigma))
         log_weights, mean, factor = self._moments(alpha, self._noise(alpha, sigma))
         gap = z.to(mean).unsqueeze(-2) - mean
-        if times.ndim == 1:
+        if alpha.ndim == 1:
             columns = gap.reshape(z.shape[:-1].numel(), *gap.shape[-2:]).permute(1, 2, 0)
             white = torch.linalg.solve_triangular(factor, columns, upper=False)
             pull = torch.linalg.solve_triangular(factor.mT, white, upper=True)

@@ -18,13 +18,13 @@ from scoresde.bases import Basis
 from scoresde.bases.views import view
 from scoresde.checks import expect, instance, positive, real
 from scoresde.diagonal import DiagonalSDE
-from scoresde.equation import Coefficients
-from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator
 from scoresde.grid import Grid
 from scoresde.messages import describe_error
 from scoresde.noise import Generators, Noise
 from scoresde.parametrization import Parametrization
 from scoresde.precision import Numbers, expect_near
+from scoresde.sde_coefficients import SDECoefficients
 from scoresde.selection import samples
 from scoresde.weighting import Weighting
 
@@ -32,7 +32,7 @@ Maker = Callable[..., nn.Module]
 """``event_shape -> network``, or with a budget ``(event_shape, width) -> network``."""
 
 
-class MultiScale(ScoreEstimator):
+class MultiScale(PlannedEstimator):
     """A denoiser for every stage of an SDE that drops blocks (Batzolis et al. 2022, section 5).
 
     Each network sees the surviving components only, at their own resolution, and is trained on
@@ -124,16 +124,12 @@ class MultiScale(ScoreEstimator):
         check_range(sde, models[0].data_mean, models[0].data_std)
         self._met, self._place = False, {stage.dim: i for i, stage in enumerate(stages)}
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """That of the stage whose components are the state.
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """Those of the stage whose components are the state.
 
         Raises:
-            ValueError: If ``z`` has the length of no stage.
+            ValueError: If it has the length of no stage.
         """
-        return self._stage(z).denoise(z, t, condition)
-
-    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """Those of the stage whose components are the state."""
         return self._stage(at.like).denoisers(at, condition)
 
     def _stage(self, z: Tensor) -> Denoising:

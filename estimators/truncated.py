@@ -12,9 +12,10 @@ from typing_extensions import Self
 
 from scoresde.checks import expect, instance, numbers
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import KernelEstimator
 from scoresde.parametrization import noiseless
 from scoresde.precision import Float64Constants, Numbers, full_precision, moved
+from scoresde.sde_coefficients import Kernel
 
 if TYPE_CHECKING:  # it imports Pyro
     from scoresde.inference import Coordinates
@@ -23,7 +24,7 @@ _FAR = 1e30
 """Where a bound is that there is not: a number of float32, too."""
 
 
-class Truncated(Float64Constants, ScoreEstimator):
+class Truncated(Float64Constants, KernelEstimator):
     """Independent Gaussians ``N(mean_i, std_i^2)`` on ``[low_i, high_i]``: exact.
 
     What is known of a component after diffusion is again a Gaussian, between the same bounds:
@@ -136,10 +137,10 @@ class Truncated(Float64Constants, ScoreEstimator):
         return cls(sde, low, high, std=std, slope=slope)
 
     @full_precision
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
         m = z.shape[-1]
-        alpha, sigma = self.sde.kernel(self.sde.time(t, z), m)
+        alpha, sigma = (v.to(z) for v in kernel)
         state, noise = z.to(alpha), sigma**2
         low, high, mean, std = (v[:m].to(alpha) for v in (self.low, self.high, self.mean, self.std))
         k, doubt, v = torch.zeros_like(std), torch.zeros_like(std), std**2

@@ -14,12 +14,10 @@ from scoresde.clock import Clock
 from scoresde.conditioning import (
     condition,
 )
-from scoresde.cox_ingersoll_ross import CoxIngersollRoss
 from scoresde.diagonal import DiagonalSDE
 from scoresde.endpoint_solver import EndpointSolver
 from scoresde.estimator import DirectScoreEstimator, ScoreEstimator
 from scoresde.fixed_step import FixedStep
-from scoresde.geometric_brownian import GeometricBrownian
 from scoresde.internals.lazy_imports import lazy_imports
 from scoresde.likelihood import (
     ExactTrace,
@@ -45,6 +43,7 @@ from scoresde.schedules import (
     Tabulated,
 )
 from scoresde.sde import SDE
+from scoresde.sdes import CoxIngersollRoss, GeometricBrownian
 from scoresde.solver import Solver
 
 if TYPE_CHECKING:

@@ -19,11 +19,12 @@ from typing_extensions import Self
 from scoresde import parametrization
 from scoresde.checks import instance
 from scoresde.clock import Clock
-from scoresde.equation import Coefficients, Forcing
+from scoresde.equation import Forcing
 from scoresde.noise import Generators
 from scoresde.parametrization import Affine
-from scoresde.precision import expect_near, moved, replaced
+from scoresde.precision import expect_near, moved, precision, replaced, sent
 from scoresde.sde import SDE
+from scoresde.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import Selectable, broadcast
 from scoresde.wrappers import match_names, unwrapped
 
@@ -79,10 +80,11 @@ class ScoreEstimator(Selectable, ABC):
             ``(*batch, n)``.
         """
 
-    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
+    def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """`denoise` at each of several times, for solvers that know theirs beforehand.
 
-        Override it where what depends on times alone is worth computing for all of them at once.
+        Where what depends on times alone is worth computing for all of them at once, this is what
+        to say, see `PlannedEstimator`, or what follows from the kernel, see `KernelEstimator`.
 
         Args:
             at: The times, what the SDE says of them, and a state like those to come.
@@ -223,6 +225,101 @@ def _moved(module: M, clock: Clock) -> M:
     }
     changed = {name: part for name, part in parts.items() if part is not module._modules[name]}
     return replaced(module, **changed) if changed else module
+
+
+class PlannedEstimator(ScoreEstimator):
+    """An estimator that prepares for times: what it says of one is what it says of several.
+
+    Subclasses say what `prepare` says.
+
+    Takes the arguments of `ScoreEstimator`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.estimator import PlannedEstimator
+        >>> class PointMassAtZero(PlannedEstimator):
+        ...     def prepare(self, at, condition=None): return (torch.zeros_like for _ in at.times)
+        >>> PointMassAtZero(DiagonalSDE(VP(), Identity((2,)))).denoise(torch.ones(1, 2), 0.5)
+        tensor([[0., 0.]])
+    """
+
+    @abstractmethod
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """`denoise` at each of several times, see `ScoreEstimator.denoisers`."""
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See `ScoreEstimator.denoise`."""
+        at = self.sde.at(self.sde.time(t, z).unsqueeze(0), z)
+        (denoiser,) = self.prepare(at, condition)
+        return denoiser(z)
+
+    def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """See `ScoreEstimator.denoisers`."""
+        return self.prepare(at, condition)
+
+
+class KernelEstimator(ScoreEstimator):
+    """An estimator that has to know nothing of times but their kernels, as exact ones do.
+
+    Subclasses say what `denoised` says.
+
+    Takes the arguments of `ScoreEstimator`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.estimator import KernelEstimator
+        >>> class StandardNormal(KernelEstimator):
+        ...     def denoised(self, z, kernel, condition=None):
+        ...         alpha, sigma = kernel
+        ...         return alpha * z / (alpha**2 + sigma**2)
+        >>> StandardNormal(DiagonalSDE(EDM(), Identity((2,)))).denoise(torch.ones(1, 2), 1.0)
+        tensor([[0.5000, 0.5000]])
+    """
+
+    @abstractmethod
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
+        """`denoise` of states whose kernel is known.
+
+        Args:
+            z: Diffused states, ``(*batch, n)``.
+            kernel: Of them, ``(*, 1 | n)``, in as many digits as there are.
+            condition: What the estimator is conditioned on, if anything.
+
+        Returns:
+            ``(*batch, n)``, in whatever dtype is convenient.
+        """
+
+    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """See `ScoreEstimator.denoise`."""
+        return self._denoised(self.kernel(z, t), condition, z)
+
+    def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """See `ScoreEstimator.denoisers`."""
+        return (partial(self._denoised, kernel, condition) for kernel in kernels(at))
+
+    def kernel(self, z: Tensor, t: Tensor | float) -> Kernel:
+        """That of states at their times, in as many digits as there are."""
+        return self.sde.kernel(self.sde.time(t, z).to(precision(z.device)), z.shape[-1])
+
+    def _denoised(self, kernel: Kernel, condition: Any, z: Tensor) -> Tensor:
+        return self.denoised(z, kernel, condition).to(z)
+
+
+def kernels(at: SDECoefficients) -> list[Kernel]:
+    """The kernel at each of several times, on the device of states, in the times' dtype.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> from scoresde.estimator import kernels
+        >>> sde = DiagonalSDE(EDM(), Identity((2,)))
+        >>> kernels(sde.at(torch.tensor([[1.0], [3.0]]), torch.zeros(5, 2)))[1].sigma
+        tensor([3.])
+    """
+    alpha, sigma = (sent(v, at.like.device).unbind() for v in at.kernel)
+    return [*map(Kernel, alpha, sigma)]
 
 
 class DirectScoreEstimator(ScoreEstimator):

@@ -52,7 +52,7 @@ class Score(Protocol):
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition)``."""
 
-    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Forcing]:
+    def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Forcing]:
         """``E[z_0 | z_t, condition]`` at each of several times."""
 
 

@@ -9,7 +9,16 @@ import torchsde
 from models import SOLVERS
 from torch import nn
 
-from estimators import Denoising, MultiScale, ResidualMLP
+from estimators import (
+    ClassifierFree,
+    Denoising,
+    Gaussian,
+    GaussianMixture,
+    Guidance,
+    MultiScale,
+    ResidualMLP,
+    Truncated,
+)
 from scoresde import (
     VP,
     Cosine,
@@ -31,9 +40,10 @@ from scoresde import (
     grid,
     log_prob,
 )
+from scoresde.inference.given import GivenObservation
 from scoresde.likelihood import DensityFlow
 from scoresde.weighting import WEIGHTINGS
-from solvers import DDIM, Adaptive, ExponentialRungeKutta
+from solvers import DDIM, Adaptive, ExponentialRungeKutta, Heun
 
 QUESTIONS = ("read", "alpha", "sigma", "log_alpha", "log_snr", "rates", "forward")
 BLOCKS = {"a": 2, "b": 1}
@@ -232,6 +242,48 @@ def test_a_step_that_chooses_its_nodes_reads_once(reads, name, dtype):
         grids.add(first - 1)
         assert others == [1] * (steps - 1)
     assert len(grids) == 1
+
+
+def diagonal():
+    return DiagonalSDE(VP(), Identity((3,), BLOCKS), [1.0, 0.6])
+
+
+KNOWN = {
+    "Gaussian": lambda sde: Gaussian(sde, torch.zeros(3), torch.eye(3) + 0.3),
+    "mixture": lambda sde: GaussianMixture(
+        sde, [0.5, 0.5], [[-1.0, 0.0, 1.0], [1.0, 0.0, 0.0]], [torch.eye(3)] * 2
+    ),
+    "truncated": lambda sde: Truncated(sde, -torch.ones(3), torch.ones(3)),
+    "guided": lambda sde: Guidance(KNOWN["Gaussian"](sde), torch.neg, torch.ones(3), 0.5),
+    "classifier-free": lambda sde: ClassifierFree(KNOWN["mixture"](sde), torch.zeros(1)),
+    "moved": lambda sde: GivenObservation(KNOWN["Gaussian"](sde), None, torch.ones(3)),
+}
+every_known = pytest.mark.parametrize("name", KNOWN)
+
+
+@every_dtype
+@every_known
+def test_what_is_known_reads_once_as_well(reads, name, dtype):
+    """A drift, a diffusion, and the steps of a solver: as models that are networks do."""
+    model = KNOWN[name](diagonal()).to(dtype)
+    z, noise = torch.randn(6, 3, dtype=dtype), Noise(torch.Generator().manual_seed(0))
+    reverse = ReverseSDE(model, 0.7)
+    for t in (torch.tensor(0.2, dtype=dtype), torch.linspace(0.1, 0.4, 6, dtype=dtype)):
+        assert reads.by(lambda t=t: model.denoise(z, t))[0] == 1
+        assert reads.by(lambda t=t: reverse.f(-t, z))[0] == 1
+        assert reads.by(lambda t=t: reverse.g(-t, z))[0] == 1
+    ts = -torch.linspace(0.45, 0.05, 7, dtype=torch.float64)
+    for solver in (DDIM(), Heun()):
+        planned, steps = reads.by(lambda s=solver: list(s.prepare(reverse, ts, z)))
+        assert (planned, len(steps)) == (1, 6)
+        assert reads.by(lambda s=solver: s.run(z, steps, noise))[0] == 0  # noqa: B023
+    for method in (DDIM, functools.partial(Quadrature, tolerance=None)):
+        few, many = (reads.by(lambda n=n, m=method: densities(model, z, m(n)))[0] for n in (5, 9))
+        assert few == many
+
+
+def densities(model, z, method):
+    return log_prob(model, model.sde.basis.inverse(z), method, errors=False)
 
 
 PLANNED = {name: kind for name, kind in SOLVERS.items() if issubclass(kind, FixedStep)}

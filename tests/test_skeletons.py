@@ -1,6 +1,9 @@
-"""The files to copy in CONTRIBUTING.md: filled in and installed, they obey the laws."""
+"""The files to copy in CONTRIBUTING.md: filled in, they fit the project and obey the laws."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +14,8 @@ from scoresde import plugins
 from scoresde.testing import conformance
 from scoresde.testing.conformance import LAWS
 
-TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SKELETONS = dict(
     zip(
         ("schedules", "bases", "sdes", "estimators", "solvers"),
@@ -25,27 +29,42 @@ COMMON = {"What it is": "A filled skeleton", "source": "its author", "Name": "Mi
 
 FILLED = {
     "schedules": {
+        "its module": "scoresde.schedules.mine",
+        "an example": "Mine().eps",
+        "what it says": "0.001",
         "What it means": "Decay of the signal",
         "log alpha": "-rate * t",
         "sigma": "(-(2 * self.log_alpha(t)).expm1()).sqrt()",
     },
     "bases": {
+        "its module": "scoresde.bases.mine",
+        "an example": "Mine((2,)).dim",
+        "what it says": "2",
         "names and sizes of blocks": '"last": 1, "rest": n - 1',
         "coefficients of flat": "flat.flip(-1)",
         "events of z, flat": "z.flip(-1)",
     },
     "sdes": {
+        "its module": "scoresde.sdes.mine",
+        "an example": "Mine((2,)).T",
+        "what it says": "3.0",
         "T": "3.0",
         "deviation at T": "torch.ones(n)",
         "drift": "-y",
         "diffusion": "torch.full_like(y, 2**0.5)",
     },
     "estimators": {
+        "its module": "estimators.mine",
+        "an example": "Mine.__name__",
+        "what it says": "'Mine'",
         "weights before training": "torch.zeros(2, sde.basis.dim)",  # mean, log-variance
         "denoised mean": "(sigma**2 * self.weights[0, :m] + alpha * self.weights[1, :m].exp() * z)"
         " / (alpha**2 * self.weights[1, :m].exp() + sigma**2)",
     },
     "solvers": {
+        "its module": "solvers.mine",
+        "an example": "Mine(4).steps",
+        "what it says": "4",
         "order on an ODE": "1.0",
         "weak order, with noise": "1.0",
         "end of the step": "step.decay * y + step.gain * field.forcing(y)",
@@ -94,3 +113,26 @@ def test_a_skeleton_obeys(laws, group, law):
 @pytest.mark.parametrize("group", SKELETONS)
 def test_a_skeleton_is_short(group):
     assert len(SKELETONS[group].splitlines()) <= 50
+
+
+def test_a_skeleton_is_one_file_of_the_project(tmp_path):
+    """Where it belongs, it passes the tests of every file, and no other has to be changed."""
+    for name in ("scoresde", "estimators", "solvers", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "CONTRIBUTING.md", tmp_path)
+    for group in SKELETONS:
+        path = FILLED[group]["its module"].replace(".", "/")
+        (tmp_path / f"{path}.py").write_text(filled(group))
+    tests = [f"tests/test_{name}.py" for name in ("structure", "arguments", "reference")]
+    chosen = ["-k", "mine or one_place or written_down or in_the_end"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *chosen],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(tmp_path / "tests")])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 4 * len(SKELETONS)  # of every file more than four

@@ -25,12 +25,12 @@ from scoresde.clock import Clock
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
 from scoresde.conditioning.speeds import SlowedClock
 from scoresde.diagonal import DiagonalSDE
-from scoresde.equation import Coefficients
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.precision import expect_near, moved, sent
 from scoresde.reverse import ReverseSDE
 from scoresde.sde import Append, Stage, gaussian
+from scoresde.sde_coefficients import SDECoefficients
 
 
 class ConditionalSDE(DiagonalSDE):
@@ -200,7 +200,7 @@ class ConditionalEstimator(ScoreEstimator):
             (t,) = self._pinned_times(self.sde.time(t, z).unsqueeze(0), z)
         return self.observation.pin(self.joint.denoise(z, t, condition))
 
-    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
+    def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """Those of the joint estimator, at its own times if components are clean."""
         if self.clean:
             at = self.joint.sde.at(self._pinned_times(at.t, at.like), at.like)

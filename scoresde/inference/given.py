@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -13,9 +14,10 @@ from scoresde.bases import Identity, Joint
 from scoresde.blocks import Blocks
 from scoresde.checks import expect
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, kernels
 from scoresde.inference.coordinates import Coordinates
 from scoresde.precision import Float64Constants, moved, replaced
+from scoresde.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import per_sample, samples
 
 _M = TypeVar("_M", bound=Float64Constants)
@@ -101,7 +103,7 @@ def _restrict_in_place(view: Float64Constants, dim: int, part: slice) -> None:
             _restrict_in_place(child, dim, part)
 
 
-class GivenObservation(ScoreEstimator):
+class GivenObservation(PlannedEstimator):
     """Posteriors of parameters, in coordinates in which nothing is explained.
 
     There, ``u = z + k`` with the residual ``z`` and ``k`` what a regression says of it, all
@@ -172,15 +174,13 @@ class GivenObservation(ScoreEstimator):
             condition = condition.expand(*batch, *own).reshape(-1, *own)[rows]
         return replaced(new, shift=shift, condition=condition)
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        """See the class."""
-        times = self.sde.time(t, z)
-        alpha = moved(self.sde.kernel(times, z.shape[-1]).alpha, z)
-        shift = moved(self.shift, z)
-        seen = self.condition
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """Those of what is left, moved."""
+        seen, shift = self.condition, moved(self.shift, at.like)
         if seen is not None:
-            seen = seen.expand(*z.shape[:-1], *seen.shape[len(self.batch_shape) :])
-        left = self.estimator.denoise(
-            z - alpha * shift, times[0] if times.shape == (1,) else times, seen
-        )
-        return left + shift
+            seen = seen.expand(*at.like.shape[:-1], *seen.shape[len(self.batch_shape) :])
+
+        def moved_back(kernel: Kernel, left: Denoiser, z: Tensor) -> Tensor:
+            return left(z - kernel.alpha.to(z) * shift) + shift
+
+        return map(partial(partial, moved_back), kernels(at), self.estimator.denoisers(at, seen))

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import KernelEstimator
 from scoresde.inference.coordinates import Coordinates, line
 from scoresde.parametrization import FAINT, noiseless
 from scoresde.precision import full_precision, moved
+from scoresde.sde_coefficients import Kernel
 
 
-class PriorEstimator(ScoreEstimator):
+class PriorEstimator(KernelEstimator):
     """The score of a prior, in the coordinates of a posterior: exact.
 
     Of a multivariate normal prior in closed form; of independent parameters by Gauss's rule in each
@@ -55,9 +56,9 @@ class PriorEstimator(ScoreEstimator):
             raise TypeError(f"{wanted}, got {prior}: give an estimator of it")
 
     @full_precision
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
-        alpha, sigma = (moved(v, z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+        alpha, sigma = (moved(v, z) for v in kernel)
         mean = self._gaussian if self.marginals is None else self._each
         clean = mean(z, alpha, sigma)
         return noiseless(sigma, z, clean)

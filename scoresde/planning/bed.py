@@ -15,8 +15,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -28,8 +27,7 @@ from torch import Tensor
 from scoresde.bases import Basis, Identity
 from scoresde.clock import Clock
 from scoresde.diagonal import DiagonalSDE
-from scoresde.equation import Coefficients
-from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.estimator import KernelEstimator
 from scoresde.noise import Noise
 from scoresde.planning.bands import Spectra
 from scoresde.planning.denoising_errors import DenoisingErrors
@@ -38,7 +36,7 @@ from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
 from scoresde.planning.warped import Warped
 from scoresde.schedules import Schedule
 from scoresde.sde import SDE
-from scoresde.sde_coefficients import SDECoefficients
+from scoresde.sde_coefficients import Kernel
 from scoresde.solver import Solver
 
 _Floats = npt.NDArray[np.float64]
@@ -59,7 +57,7 @@ _QUANTILES = 5
 """Quantiles of one sign by which a distribution that is not Gaussian is represented."""
 
 
-class ScaleMixtures(ScoreEstimator):
+class ScaleMixtures(KernelEstimator):
     """The exact estimator of independent mixtures of Gaussians with mean 0.
 
     Args:
@@ -94,17 +92,9 @@ class ScaleMixtures(ScoreEstimator):
     variances: Tensor
     shares: Tensor
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """The parts' shrunk states, by how likely they are."""
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
-        return self._mean(alpha, sigma, z)
-
-    def denoisers(self, at: Coefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """From coefficients that are read once."""
-        assert isinstance(at, SDECoefficients)
-        return (partial(self._mean, a, s) for a, s in zip(*at.kernel, strict=True))
-
-    def _mean(self, alpha: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+        alpha, sigma = (v.to(z) for v in kernel)
         variances, shares = self.variances[:, : z.shape[-1]].to(z), self.shares.to(z)
         a = alpha.unsqueeze(-2)
         marginal = a**2 * variances + sigma.unsqueeze(-2) ** 2

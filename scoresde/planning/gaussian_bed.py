@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import KernelEstimator
 from scoresde.noise import Noise
 from scoresde.parametrization import noiseless, shrinkage
 from scoresde.sde import SDE
+from scoresde.sde_coefficients import Kernel
 
 
-class IndependentGaussian(ScoreEstimator):
+class IndependentGaussian(KernelEstimator):
     """The exact estimator of independent Gaussian components with mean 0.
 
     Args:
@@ -41,9 +42,9 @@ class IndependentGaussian(ScoreEstimator):
 
     variances: Tensor
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """``alpha v / (alpha^2 v + sigma^2) z``."""
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+        alpha, sigma = (v.to(z) for v in kernel)
         noisy = sigma.masked_fill(sigma == 0, 1.0)
         variance = self.variances[: z.shape[-1]].to(z)
         return noiseless(sigma, z, shrinkage(alpha, noisy, variance) * z)

@@ -29,8 +29,9 @@ from scoresde import plugins
 from scoresde.bases import Identity
 from scoresde.checks import choice, expect
 from scoresde.diagonal import DiagonalSDE
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import KernelEstimator
 from scoresde.schedules import VP
+from scoresde.sde_coefficients import Kernel
 from scoresde.testing.bases import BasisLaws
 from scoresde.testing.degradations import DegradationLaws
 from scoresde.testing.estimators import EstimatorLaws
@@ -72,11 +73,11 @@ class _Perceptron(nn.Module):
         return out.reshape(x.shape)
 
 
-class _StandardNormal(ScoreEstimator):
+class _StandardNormal(KernelEstimator):
     """An estimator for those that wrap one, whatever it is told."""
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(self.sde.time(t, z), z.shape[-1]))
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
+        alpha, sigma = (v.to(z) for v in kernel)
         return alpha * z / (alpha**2 + sigma**2)
 
 

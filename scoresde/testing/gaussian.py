@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import KernelEstimator
 from scoresde.precision import Float64Constants, full_precision, precision
 from scoresde.sde import SDE
+from scoresde.sde_coefficients import Kernel
 
 
-class GaussianData(Float64Constants, ScoreEstimator):
+class GaussianData(Float64Constants, KernelEstimator):
     """The score of ``z_0 ~ N(m, C)``, under any SDE with a kernel.
 
     ``D(z_t) = m + C A (A C A + S)^-1 (z_t - A m)``, with ``A = diag alpha``, ``S = diag sigma^2``.
@@ -44,24 +45,26 @@ class GaussianData(Float64Constants, ScoreEstimator):
 
     def marginal(self, t: float) -> MultivariateNormal:
         """Of the diffused state at a time, ``(n,)``."""
-        alpha, sigma = self._kernel(torch.tensor([t], dtype=torch.float64), self.sde.basis.dim)
+        n, time = self.sde.basis.dim, torch.tensor([t], dtype=torch.float64)
+        alpha, sigma = _expanded(self.sde.kernel(time, n), n)
         return MultivariateNormal(alpha * self.mean, self._covariance(alpha, sigma))
 
     @full_precision
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
         n, wide = z.shape[-1], precision(z.device)
-        alpha, sigma = self._kernel(self.sde.time(t, z).to(wide), n)
+        alpha, sigma = (v.to(wide) for v in _expanded(kernel, n))
         mean, covariance = self.mean[:n], self.covariance[:n, :n]
         gap = (z.to(wide) - alpha * mean).unsqueeze(-1)
         pull = alpha * torch.linalg.solve(self._covariance(alpha, sigma), gap).squeeze(-1)
         denoised: Tensor = mean + pull @ covariance
         return denoised.to(z)
 
-    def _kernel(self, t: Tensor, n: int) -> list[Tensor]:
-        return [v.expand(*v.shape[:-1], n) for v in self.sde.kernel(t, n)]
-
     def _covariance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         n = alpha.shape[-1]
         signal = alpha.unsqueeze(-1) * self.covariance[:n, :n] * alpha.unsqueeze(-2)
         return signal + torch.diag_embed(sigma**2)
+
+
+def _expanded(kernel: Kernel, n: int) -> list[Tensor]:
+    return [v.expand(*v.shape[:-1], n) for v in kernel]

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde import SDE, ScoreEstimator
-from scoresde.equation import align
+from scoresde import SDE
+from scoresde.estimator import KernelEstimator
 from scoresde.grid import log_snr
 from scoresde.noise import Generators, Noise
+from scoresde.sde_coefficients import Kernel
 from scoresde.time_distribution import TimeDistribution
 
 
-class IndependentGaussian(ScoreEstimator):
+class IndependentGaussian(KernelEstimator):
     """Data with independent Gaussian components, whose moments are learned.
 
     For ``z_0 ~ N(m, v)`` the denoised mean is ``m + alpha v (z - alpha m)/(alpha^2 v + sigma^2)``.
@@ -30,10 +31,10 @@ class IndependentGaussian(ScoreEstimator):
         self.log_std = nn.Parameter(torch.zeros(sde.basis.dim))
         self.draw_times = TimeDistribution(log_snr(sde, 256))
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
         dim = z.shape[-1]
-        alpha, sigma = (v.to(z) for v in self.sde.kernel(align(t, z), dim))
+        alpha, sigma = (v.to(z) for v in kernel)
         mean, variance = self.mean[:dim].to(z), (2 * self.log_std[:dim].to(z)).exp()
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
         return mean + gain * (z - alpha * mean)
