@@ -43,13 +43,17 @@ class PhaseCoefficients(SDECoefficients):
 
     _phase_kernel: PhaseKernel | None = None
     _s: Tensor | None = None
+    _part: tuple[PhaseCoefficients, Any] | None = None
+    """Of what says more, and which of its times these are, if anything does."""
 
     def __init__(self, seen: DiagonalCoefficients, dynamics: Dynamics, like: Tensor) -> None:
         super().__init__(seen.t, like, seen.blocks.repeated(dynamics.copies))
         self.seen, self.dynamics = seen, dynamics
 
     def __getitem__(self, index: Any) -> Self:
-        return type(self)(self.seen[index], self.dynamics, self.like)
+        some = type(self)(self.seen[index], self.dynamics, self.like)
+        some._part = self, index
+        return some
 
     def together(self, *values: Any) -> list[Any]:
         """See `scoresde.equation.Coefficients`: matrices are sent one by one."""
@@ -59,7 +63,11 @@ class PhaseCoefficients(SDECoefficients):
     def s(self) -> Tensor:
         """How much has been diffused, ``(k, *, 1 | blocks | n)``, as of the next; in all digits."""
         if self._s is None:
-            self._s = self.dynamics.diffused(-2 * self.noise_levels)
+            if self._part is None:
+                self._s = self.dynamics.diffused(-2 * self.noise_levels)
+            else:
+                whole, index = self._part
+                self._s = whole.s[index]
         return self._s
 
     @property
@@ -71,7 +79,11 @@ class PhaseCoefficients(SDECoefficients):
     def phase_kernel(self) -> PhaseKernel:
         """Of a state, data being known, in units of the noise."""
         if self._phase_kernel is None:
-            self._phase_kernel = self.dynamics.kernel(self.s)
+            if self._part is None:
+                self._phase_kernel = self.dynamics.kernel(self.s)
+            else:
+                whole, index = self._part
+                self._phase_kernel = PhaseKernel(*(v[index] for v in whole.phase_kernel))
         return self._phase_kernel
 
     def vector(self, values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from scoresde import (
     PSLD,
     VP,
     DiagonalSDE,
+    Dynamics,
     Identity,
     Joint,
     Noise,
@@ -423,3 +424,15 @@ def test_states_of_another_width_are_refused():
         sde.f(torch.tensor(0.5), torch.zeros(1, 5))
     with pytest.raises(TypeError, match=r"^dynamics: expected"):
         PhaseSDE(VP(), Identity((3,)), "cld")
+
+
+def test_kernels_of_nodes_are_those_of_their_steps(kind, monkeypatch):
+    """They are found for all times at once, however many nodes a solver has."""
+    model, calls, kernel = gaussian(made(kind)), [], Dynamics.kernel
+    monkeypatch.setattr(Dynamics, "kernel", lambda *s: calls.append(s) or kernel(*s))
+    counts = []
+    for solver in (DDIM(4), Heun(9)):
+        before = len(calls)
+        solver.sample(model, (3,))
+        counts.append(len(calls) - before)
+    assert counts[0] == counts[1] > 0
