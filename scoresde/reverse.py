@@ -87,7 +87,12 @@ class ReverseSDE(Equation):
         return -self.T, -self.eps
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
-        """See the class."""
+        """See the class.
+
+        Raises:
+            ValueError: If the time is out of the SDE's range; see `scoresde.SDE.time`.
+        """
+        self.sde.time(self.sign * t, y)
         return self.field(t, y).drift(y)
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
