@@ -58,7 +58,7 @@ class GaussianData(Float64Constants, KernelEstimator):
         gap = (z.to(wide) - alpha * mean).unsqueeze(-1)
         pull = alpha * torch.linalg.solve(self._covariance(alpha, sigma), gap).squeeze(-1)
         denoised: Tensor = mean + pull @ covariance
-        return denoised.to(z)
+        return denoised
 
     def _covariance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         n = alpha.shape[-1]

@@ -219,8 +219,8 @@ def test_strong_order_on_a_mixture(name):  # invariant 39
         ends[steps] = end(solver, steps) if steps in counts else None
     # the median path: a few are decided between two modes by the last digit
     errors = [(ends[n] - exact).norm(dim=-1).median() for n in counts]
-    # what is smooth converges with order 2, and is seen until steps are very small
-    assert -0.2 < slope(counts, errors) - solver.strong_order < 0.45
+    # of an order above 1 what is smooth, with order 2, is seen until steps are very small
+    assert -0.2 < slope(counts, errors) - solver.strong_order < (0.45 if late else 0.2)
 
 
 def test_coarser_steps_of_one_brownian_motion_are_as_random():
