@@ -27,7 +27,7 @@ from scoresde import (
     ScoreEstimator,
     Solver,
 )
-from scoresde.grid import GRIDS
+from scoresde.sampling.grid import GRIDS
 from solvers import DDIM, ExponentialMultistep, ExponentialRungeKutta, Heun
 
 BUDGETS = (5, 8, 10, 12, 15, 20, 30, 50, 100)

@@ -50,7 +50,7 @@ from scoresde import (
     ScoreEstimator,
     bound,
 )
-from scoresde.grid import Grid, grid
+from scoresde.sampling.grid import Grid, grid
 from scoresde.tables.cells import Cells
 from scoresde.tables.column import FEW, column
 from solvers import ExponentialMultistep

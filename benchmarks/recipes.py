@@ -33,10 +33,10 @@ from scoresde import (
     Wavelet,
 )
 from scoresde.bases.dct import dct_matrix
-from scoresde.fronts import front
-from scoresde.grid import Grid
 from scoresde.planning import spectra
+from scoresde.sampling.grid import Grid
 from scoresde.schedules import Cosine
+from scoresde.sdes.fronts import front
 from solvers import ExponentialMultistep
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

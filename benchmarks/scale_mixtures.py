@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from estimators import ResidualMLP
 from scoresde import DCT, DiagonalSDE, Identity, LogLinear
 from scoresde.estimator import KernelEstimator
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.sde_coefficients import Kernel
 
 LOW, HIGH = math.log(6e-4), math.log(1.5)
 """``log sigma``: half of the noise of dequantisation, and above the deviation of any frequency."""

@@ -23,7 +23,7 @@ from estimators import Denoising, Gaussian
 from estimators.times import Independent
 from scoresde import DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
 from scoresde.conditioning import ConditionalEstimator, Observation
-from scoresde.fronts import along, front
+from scoresde.sdes.fronts import along, front
 from solvers import ExponentialMultistep
 
 WINDOW = 8

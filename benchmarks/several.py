@@ -21,7 +21,7 @@ from scoresde import VP, DiagonalSDE, Identity
 from scoresde.conditioning import Composition, Particles
 from scoresde.estimator import KernelEstimator
 from scoresde.inference import Coordinates, Posterior, PriorEstimator, SeveralObservations
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.sde_coefficients import Kernel
 from solvers import ExponentialMultistep
 
 VARIANCES = {"gaussian_linear": [0.1], "gaussian_mixture": [1.0, 0.01]}

@@ -35,8 +35,8 @@ from estimators import Denoising, MultiScale, UNet, measure
 from scoresde import EDM, SDE, DiagonalSDE, Identity, LogLinear, Wavelet
 from scoresde.app import devices, plots
 from scoresde.data import dequantize
-from scoresde.grid import Grid
 from scoresde.metrics import compare
+from scoresde.sampling.grid import Grid
 from solvers import ExponentialMultistep
 
 FEWER = 4

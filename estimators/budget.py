@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scoresde.checks import expect, whole
-from scoresde.messages import describe_error
+from scoresde.internals.messages import describe_error
 
 STEP = 8
 """Widths are its multiples: channels are normalised, attended to and stored in groups of such."""

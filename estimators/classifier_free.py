@@ -13,7 +13,7 @@ from scoresde.checks import expect, instance, real
 from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, expect_estimator
 from scoresde.noise import Generators, Noise
 from scoresde.precision import device_of
-from scoresde.sde_coefficients import SDECoefficients
+from scoresde.sdes.sde_coefficients import SDECoefficients
 
 
 class ClassifierFree(PlannedEstimator):

@@ -22,8 +22,8 @@ from estimators.multiscale import Maker, MultiScale, made, one_for_each
 from scoresde.bases import Joint
 from scoresde.bases.views import view
 from scoresde.conditioning import slowed
-from scoresde.diagonal import DiagonalSDE
 from scoresde.schedules import VP
+from scoresde.sdes.diagonal import DiagonalSDE
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -21,18 +21,16 @@ from estimators.prediction import (
     seen_basis,
 )
 from estimators.times import Drawn, TrainingTimes, first_noise_level, training_times
-from scoresde import parametrization as forms
-from scoresde import weighting as weightings
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance, readable
-from scoresde.clock import Clock
-from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Observed, observed
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator
-from scoresde.grid import Grid, restrict
 from scoresde.noise import Generators, Noise
-from scoresde.parametrization import Affine, Parametrization
+from scoresde.objectives import parametrization as forms
+from scoresde.objectives import weighting as weightings
+from scoresde.objectives.parametrization import Affine, Parametrization
+from scoresde.objectives.time_distribution import TimeDistribution
+from scoresde.objectives.weighting import Weighting, WeightingInputs
 from scoresde.precision import (
     Float64Constants,
     Numbers,
@@ -40,10 +38,12 @@ from scoresde.precision import (
     network_dtype,
     replaced,
 )
-from scoresde.sde import Stage
-from scoresde.sde_coefficients import SDECoefficients
-from scoresde.time_distribution import TimeDistribution
-from scoresde.weighting import Weighting, WeightingInputs
+from scoresde.sampling.grid import Grid, restrict
+from scoresde.sdes.clock import Clock
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
+from scoresde.sdes.sde import Stage
+from scoresde.sdes.sde_coefficients import SDECoefficients
 
 
 class _Preconditioning(NamedTuple):
@@ -93,8 +93,8 @@ class Denoising(Float64Constants, PlannedEstimator):
         sde: How data are diffused.
         network: ``network(x, noise_level)`` or ``network(x, noise_level, condition)``; events
             ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
-        parametrization: What the network predicts; see `scoresde.parametrization`.
-        weighting: What the loss cares about; see `scoresde.weighting`.
+        parametrization: What the network predicts; see `scoresde.objectives.parametrization`.
+        weighting: What the loss cares about; see `scoresde.objectives.weighting`.
         times: At which times components are in training: one for all, with the density of a grid
             given by its name or function, or ``"blocks"`` or ``"components"`` for independent ones,
             or other `estimators.times.TrainingTimes`. Unless there is one for all the estimator

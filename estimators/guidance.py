@@ -17,13 +17,13 @@ from torch import Tensor
 from estimators.conjugate_gradients import conjugate_gradients
 from estimators.measurement import Measurement, Operator
 from estimators.observation_noise import NoiseModel
-from scoresde.batches import samples_like
 from scoresde.checks import choice, expect, real, whole
-from scoresde.derivatives import PullBack, batched, vjp
 from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, expect_estimator, kernels
-from scoresde.parametrization import FAINT, remaining_variance
+from scoresde.internals.derivatives import PullBack, batched, vjp
+from scoresde.objectives.parametrization import FAINT, remaining_variance
 from scoresde.precision import Float64Constants, Numbers, full_precision
-from scoresde.sde_coefficients import Kernel, SDECoefficients
+from scoresde.sampling.batches import samples_like
+from scoresde.sdes.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import broadcast
 
 METHODS = ("moments", "evidence", "isotropic", "point", "proximal", "spectral")

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from estimators.prediction import expect_arguments, predictor, seen_basis
-from scoresde import grid as grids
 from scoresde.bases import Basis
 from scoresde.checks import expect, finite, instance, numbers, whole
-from scoresde.derivatives import vjp
 from scoresde.estimator import DirectScoreEstimator
-from scoresde.grid import Grid
+from scoresde.internals.derivatives import vjp
 from scoresde.noise import Generators, Noise
+from scoresde.objectives.time_distribution import TimeDistribution
 from scoresde.precision import (
     KeepsFloat64,
     Numbers,
@@ -31,9 +30,10 @@ from scoresde.precision import (
     network_dtype,
     precision,
 )
-from scoresde.sde import SDE
-from scoresde.sde_coefficients import SDECoefficients
-from scoresde.time_distribution import TimeDistribution
+from scoresde.sampling import grid as grids
+from scoresde.sampling.grid import Grid
+from scoresde.sdes.sde import SDE
+from scoresde.sdes.sde_coefficients import SDECoefficients
 
 _KNOTS = 64
 """Times at which moments are found, dense at the first ones: noise grows as the root of time."""

@@ -8,9 +8,9 @@ time, it takes ``alpha m + sqrt(V) xi`` at the last time ``T`` to the same at th
 
 times the deviation of the data, and are ``alpha_T (m' - m) / sqrt(V_T)`` deviations off, beside the
 ``(alpha_eps - 1) m / s`` by which they are not yet at the end. The first factor is of what the
-prior does not know, the second of the noise that is left. Grids put steps
-around the level ``log(sigma / alpha)`` at which data of the SDE's scale fade (`scoresde.grid`);
-others fade at ``log s`` in units of that.
+prior does not know, the second of the noise that is left. Grids put steps around the level
+``log(sigma / alpha)`` at which data of the SDE's scale fade (`scoresde.sampling.grid`); others fade
+at ``log s`` in units of that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from scoresde.bases.moments import CONSTANT
-from scoresde.diagonal import DiagonalSDE
-from scoresde.messages import join_names, warn
+from scoresde.internals.messages import join_names, warn
+from scoresde.sdes.diagonal import DiagonalSDE
 
 TOLERANCE = 0.05
 """The error of a width, or shift in deviations, that a few hundred samples show.
@@ -36,8 +36,9 @@ NARROW, FAINT = 0.04, 0.02
 left in them: of photographs in [-1, 1] three shades and one, of 256."""
 
 SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
-"""Deviations in units of the scale, 0.015 and 15: where they fade `scoresde.grid.arctan_log_snr`
-has a quarter of the steps that it has in its middle: ``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
+"""Deviations in units of the scale, 0.015 and 15. Where they fade
+`scoresde.sampling.grid.arctan_log_snr` has a quarter of the steps that it has in its middle:
+``1 / (1 + ((log s + 3/4) / 2)^2) = 1/4``."""
 
 
 class Mismatch(NamedTuple):

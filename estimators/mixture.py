@@ -16,10 +16,10 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from scoresde.checks import expect, finite, instance, numbers, positive, readable
 from scoresde.estimator import KernelEstimator
-from scoresde.parametrization import noiseless
+from scoresde.objectives.parametrization import noiseless
 from scoresde.precision import Float64Constants, full_precision, precision
-from scoresde.sde import SDE
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.sde import SDE
+from scoresde.sdes.sde_coefficients import Kernel
 
 
 class GaussianMixture(Float64Constants, KernelEstimator):

@@ -17,16 +17,16 @@ from estimators.prediction import seen_basis
 from scoresde.bases import Basis
 from scoresde.bases.views import view
 from scoresde.checks import expect, instance, positive, real
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator
-from scoresde.grid import Grid
-from scoresde.messages import describe_error
+from scoresde.internals.messages import describe_error
 from scoresde.noise import Generators, Noise
-from scoresde.parametrization import Parametrization
+from scoresde.objectives.parametrization import Parametrization
+from scoresde.objectives.weighting import Weighting
 from scoresde.precision import Numbers, expect_near
-from scoresde.sde_coefficients import SDECoefficients
+from scoresde.sampling.grid import Grid
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde_coefficients import SDECoefficients
 from scoresde.selection import samples
-from scoresde.weighting import Weighting
 
 Maker = Callable[..., nn.Module]
 """``event_shape -> network``, or with a budget ``(event_shape, width) -> network``."""

@@ -18,12 +18,12 @@ from scoresde.bases import Identity
 from scoresde.checks import expect, instance, whole
 from scoresde.conditioning import slowed
 from scoresde.data import Dataset, split
-from scoresde.diagonal import DiagonalSDE
 from scoresde.inference import Coordinates, Posterior
 from scoresde.inference.measured import long_tails
 from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.precision import network_dtype
 from scoresde.schedules import LogLinear
+from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.solver import Solver
 from scoresde.training import Training
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance
-from scoresde.coefficients import DiagonalCoefficients
 from scoresde.estimator import Denoiser
 from scoresde.precision import expect_near, moved, sent
+from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
 
 
 def predictor(

@@ -22,9 +22,9 @@ from estimators.denoising import Denoising
 from estimators.networks import ResidualMLP
 from scoresde.bases import Identity
 from scoresde.checks import expect, instance, look_up, real, whole
-from scoresde.diagonal import DiagonalSDE
 from scoresde.internals import limits
 from scoresde.schedules import Tabulated
+from scoresde.sdes.diagonal import DiagonalSDE
 
 _PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "denoised"}
 """What networks are said to predict there, and what it is called here."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from estimators.mismatch import check_range
-from scoresde.diagonal import DiagonalSDE
-from scoresde.sde import SDE
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import SDE
 
 
 def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) -> dict[str, Tensor]:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from estimators.kernel_free import KernelFree
 from scoresde.bases import Basis
-from scoresde.derivatives import vjp
-from scoresde.grid import Grid
+from scoresde.internals.derivatives import vjp
 from scoresde.likelihood import Hutchinson
 from scoresde.noise import Noise
 from scoresde.precision import Numbers
-from scoresde.sde import SDE
+from scoresde.sampling.grid import Grid
+from scoresde.sdes.sde import SDE
 
 
 class SlicedScoreMatching(KernelFree):

@@ -9,11 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde import grid as grids
 from scoresde.checks import choice, expect, look_up, real, validator
-from scoresde.diagonal import DiagonalSDE
-from scoresde.grid import Grid, grid_field
 from scoresde.noise import Noise
+from scoresde.sampling import grid as grids
+from scoresde.sampling.grid import Grid, grid_field
+from scoresde.sdes.diagonal import DiagonalSDE
 
 
 @attrs.frozen

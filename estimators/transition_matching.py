@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from estimators.kernel_free import KernelFree, transition
 from scoresde.bases import Basis
 from scoresde.checks import choice, expect, real
-from scoresde.grid import Grid
 from scoresde.noise import Noise
 from scoresde.precision import Numbers
-from scoresde.sde import SDE
+from scoresde.sampling.grid import Grid
+from scoresde.sdes.sde import SDE
 
 
 class TransitionMatching(KernelFree):

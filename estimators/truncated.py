@@ -11,11 +11,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from scoresde.checks import expect, instance, numbers
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import KernelEstimator
-from scoresde.parametrization import noiseless
+from scoresde.objectives.parametrization import noiseless
 from scoresde.precision import Float64Constants, Numbers, full_precision, moved
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde_coefficients import Kernel
 
 if TYPE_CHECKING:  # it imports Pyro
     from scoresde.inference import Coordinates

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 from scoresde.bases import DCT, PCA, Basis, Haar, Identity, Joint, Packed, Wavelet
 from scoresde.blocks import Blocks
-from scoresde.clock import Clock
 from scoresde.conditioning import (
     condition,
 )
-from scoresde.diagonal import DiagonalSDE
 from scoresde.endpoint_solver import EndpointSolver
 from scoresde.estimator import DirectScoreEstimator, ScoreEstimator
 from scoresde.fixed_step import FixedStep
@@ -42,8 +40,10 @@ from scoresde.schedules import (
     SubVP,
     Tabulated,
 )
-from scoresde.sde import SDE
 from scoresde.sdes import CoxIngersollRoss, GeometricBrownian
+from scoresde.sdes.clock import Clock
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import SDE
 from scoresde.solver import Solver
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from scoresde.messages import nearest
+from scoresde.internals.messages import nearest
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

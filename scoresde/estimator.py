@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from scoresde import parametrization
 from scoresde.checks import instance
-from scoresde.clock import Clock
 from scoresde.equation import Forcing
+from scoresde.internals.wrappers import match_names, unwrapped
 from scoresde.noise import Generators
-from scoresde.parametrization import Affine
+from scoresde.objectives import parametrization
+from scoresde.objectives.parametrization import Affine
 from scoresde.precision import expect_near, moved, precision, replaced, sent
-from scoresde.sde import SDE
-from scoresde.sde_coefficients import Kernel, SDECoefficients
+from scoresde.sdes.clock import Clock
+from scoresde.sdes.sde import SDE
+from scoresde.sdes.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import Selectable, broadcast
-from scoresde.wrappers import match_names, unwrapped
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -97,8 +97,8 @@ class ScoreEstimator(Selectable, ABC):
 
         What is known, or was learned, of data is the same at whatever levels of noise their
         components are: all at once, one after the other, or in a front that moves over them
-        (`scoresde.fronts`). Parts that are estimators go along. For exact estimators, and for those
-        trained at independent times.
+        (`scoresde.sdes.fronts`). Parts that are estimators go along. For exact estimators, and for
+        those trained at independent times.
 
         Args:
             clock: Instead of the SDE's, whose schedule, basis and scale stay; what is observed
@@ -113,7 +113,7 @@ class ScoreEstimator(Selectable, ABC):
             >>> import torch
             >>> from estimators import Gaussian
             >>> from scoresde import VP, DiagonalSDE, Identity
-            >>> from scoresde.fronts import front
+            >>> from scoresde.sdes.fronts import front
             >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}))
             >>> model = Gaussian(sde, torch.zeros(2), torch.eye(2))
             >>> model.with_clock(front([0, 1])).sde.breakpoints() != model.sde.breakpoints()
@@ -145,7 +145,7 @@ class ScoreEstimator(Selectable, ABC):
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``.
 
-        0 where there is no noise, as all of these: see `scoresde.parametrization`.
+        0 where there is no noise, as all of these: see `scoresde.objectives.parametrization`.
         """
         return self._predict("score", z, t, condition)
 

@@ -12,11 +12,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.equation import Coefficients, Equation, Field, Propagator
 from scoresde.noise import Noise
+from scoresde.sampling.discontinuities import at_discontinuity, one_sided
+from scoresde.sampling.tape import Move
 from scoresde.solver import Solver
-from scoresde.tape import Move
 
 
 class Step(NamedTuple):

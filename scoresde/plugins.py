@@ -30,7 +30,7 @@ from pathlib import Path
 from attrs import frozen
 
 from scoresde.checks import expect
-from scoresde.messages import describe_error, nearest
+from scoresde.internals.messages import describe_error, nearest
 
 GROUPS = ("sdes", "schedules", "bases", "estimators", "networks", "solvers", "degradations")
 """What there are plugins of; their entry points are in ``scoresde.`` and the group."""

@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, numbers
-from scoresde.copies import Copy, differentiated, lasting
+from scoresde.internals.copies import Copy, differentiated, lasting
 
 Numbers = float | Sequence[float] | Tensor
 """A shared number, or one per block or component (the component axis of `scoresde.blocks`)."""

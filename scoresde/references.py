@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 from torch import nn
 
-from scoresde.messages import nearest
+from scoresde.internals.messages import nearest
 
 
 def citation(*parts: object) -> str:

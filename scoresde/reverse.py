@@ -23,8 +23,8 @@ from scoresde.equation import Equation
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.noise import Noise
 from scoresde.precision import replaced
-from scoresde.sde import SDE, Stage
-from scoresde.sde_coefficients import ReverseCoefficients
+from scoresde.sdes.sde import SDE, Stage
+from scoresde.sdes.sde_coefficients import ReverseCoefficients
 from scoresde.selection import samples
 
 

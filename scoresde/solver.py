@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scoresde import grid as grids
-from scoresde.batches import batches_of, collected, sample_shape_of, samples_like
 from scoresde.checks import choice, instance, real, validator, whole
-from scoresde.descent import Corrector, Descent, checked
 from scoresde.equation import AugmentedEquation, Equation
 from scoresde.estimator import ScoreEstimator
-from scoresde.grid import Grid, grid_field
-from scoresde.kept import events
-from scoresde.modes import evaluation_mode
+from scoresde.internals.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
-from scoresde.sampler import Sampler
-from scoresde.sde import SDE
-from scoresde.tape import AtOnce, Move
+from scoresde.sampling import grid as grids
+from scoresde.sampling.batches import batches_of, collected, sample_shape_of, samples_like
+from scoresde.sampling.cache import events
+from scoresde.sampling.descent import Corrector, Descent, checked
+from scoresde.sampling.grid import Grid, grid_field
+from scoresde.sampling.sampler import Sampler
+from scoresde.sampling.tape import AtOnce, Move
+from scoresde.sdes.sde import SDE
 
 _MOST_STEPS = 10**6
 """Of a walk: the grid and the coefficients of more would fill memory before the first of them."""
@@ -48,7 +48,7 @@ class Solver(ABC):
         steps: Number of steps when sampling, at most a million.
         eta: Noise of the reverse equation: 0 for the probability-flow ODE, 1 for the reverse
             SDE, at most 1000.
-        grid: Where the steps are: a name in `scoresde.grid.GRIDS`, a function
+        grid: Where the steps are: a name in `scoresde.sampling.grid.GRIDS`, a function
             ``(sde, steps) -> times``, or a list of all times, from ``T`` to the last.
         corrector: What is done to samples after every step, Langevin steps for instance.
         churn: Share by which noise is raised, by diffusing forward, before every step (Karras

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from scoresde.blocks import folded
 from scoresde.checks import positive, validator, whole
-from scoresde.discontinuities import TimeWarp, segments
 from scoresde.endpoint_solver import EndpointSolver
 from scoresde.equation import Equation, expect_ode
 from scoresde.noise import Noise
+from scoresde.sampling.discontinuities import TimeWarp, segments
 from solvers.rungekutta import step, tableau
 
 

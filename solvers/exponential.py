@@ -37,13 +37,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from scoresde import grid as grids
 from scoresde.blocks import Blocks
 from scoresde.checks import choice, validator
 from scoresde.equation import Coefficients, Propagator
 from scoresde.fixed_step import FixedStep, Step
-from scoresde.grid import Grid, grid_field
 from scoresde.noise import Noise
+from scoresde.sampling import grid as grids
+from scoresde.sampling.grid import Grid, grid_field
 
 
 @attrs.frozen
@@ -51,7 +51,7 @@ class DDIM(FixedStep):
     """First order: the denoised mean is held over a step (Song et al. 2020; Lu et al. 2022).
 
     ``z_s = (sigma_s/sigma_t) z_t + alpha_s (1 - e^-h) D`` for the ODE, and its SDE form for any
-    ``eta``: see `scoresde.coefficients.DiagonalCoefficients.denoising_step`.
+    ``eta``: see `scoresde.sdes.diagonal_coefficients.DiagonalCoefficients.denoising_step`.
 
     Takes the arguments of `scoresde.Solver`.
 

@@ -7,8 +7,8 @@ from typing import Literal
 import attrs
 
 from scoresde.checks import expect
-from scoresde.grid import log_snr
-from scoresde.sde import SDE
+from scoresde.sampling.grid import log_snr
+from scoresde.sdes.sde import SDE
 from scoresde.solver import Solver
 from solvers.adaptive import Adaptive
 from solvers.exponential import ExponentialMultistep

@@ -10,12 +10,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.equation import Coefficients, Equation, Forcing, Propagator, expect_ode
-from scoresde.grid import fractions
 from scoresde.noise import Noise
+from scoresde.sampling.discontinuities import at_discontinuity, one_sided
+from scoresde.sampling.grid import fractions
+from scoresde.sampling.tape import Move
 from scoresde.solver import Solver
-from scoresde.tape import Move
 
 
 class Tableau(NamedTuple):

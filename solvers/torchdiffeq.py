@@ -10,10 +10,10 @@ import torchdiffeq
 from torch import Tensor
 
 from scoresde.checks import choice, positive, validator
-from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.endpoint_solver import EndpointSolver
 from scoresde.equation import Equation, expect_ode
 from scoresde.noise import Noise
+from scoresde.sampling.discontinuities import at_discontinuity, one_sided
 
 _ADAPTIVE = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 _FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}

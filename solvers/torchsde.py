@@ -10,10 +10,10 @@ import torchsde
 from torch import Tensor, nn
 
 from scoresde.checks import choice, validator
-from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.endpoint_solver import EndpointSolver
 from scoresde.equation import Equation
 from scoresde.noise import Noise
+from scoresde.sampling.discontinuities import at_discontinuity, one_sided
 
 
 @attrs.frozen

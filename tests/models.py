@@ -5,8 +5,8 @@ from torch import nn
 
 from estimators import Denoising
 from scoresde import SDE, DirectScoreEstimator, Schedule, plugins
-from scoresde import parametrization as forms
 from scoresde.equation import align
+from scoresde.objectives import parametrization as forms
 
 
 class ScoreOnly(DirectScoreEstimator):

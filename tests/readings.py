@@ -3,10 +3,10 @@
 import torch
 
 from scoresde import ReverseSDE
-from scoresde.coefficients import Bridge
 from scoresde.equation import Propagator
 from scoresde.estimator import DirectScoreEstimator
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.diagonal_coefficients import Bridge
+from scoresde.sdes.sde_coefficients import Kernel
 
 
 class Nothing(DirectScoreEstimator):

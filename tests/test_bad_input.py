@@ -36,12 +36,12 @@ from scoresde import (
     log_prob,
 )
 from scoresde.conditioning import ConditionedBasis, Observation, Particles
-from scoresde.grid import GRIDS, restrict
-from scoresde.grid import check as check_times
 from scoresde.likelihood import HutchPlusPlus, importance
+from scoresde.objectives.time_distribution import TimeDistribution
 from scoresde.planning import plan
 from scoresde.plugins import get
-from scoresde.time_distribution import TimeDistribution
+from scoresde.sampling.grid import GRIDS, restrict
+from scoresde.sampling.grid import check as check_times
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, Langevin, TorchDiffEq, TorchSDE
 
 BASIS = Identity((4,), {"a": 1, "b": 3})

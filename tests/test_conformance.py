@@ -59,7 +59,6 @@ from scoresde import (
     condition,
     plugins,
 )
-from scoresde.coefficients import DiagonalCoefficients
 from scoresde.conditioning import Composition, ConditionedBasis
 from scoresde.equation import Equation
 from scoresde.inference import Coordinates, PriorEstimator
@@ -68,7 +67,8 @@ from scoresde.likelihood import DensityFlow
 from scoresde.phase_space.flow import PhaseFlow
 from scoresde.planning.bed import ScaleMixtures
 from scoresde.planning.gaussian_bed import IndependentGaussian
-from scoresde.sde_coefficients import PlainCoefficients
+from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
+from scoresde.sdes.sde_coefficients import PlainCoefficients
 from scoresde.testing import (
     BasisLaws,
     DegradationLaws,

@@ -36,9 +36,9 @@ from scoresde import (
     log_prob,
 )
 from scoresde.data import Dataset, dequantize, split
-from scoresde.grid import GRIDS
 from scoresde.inference import Coordinates, Posterior, simulate
 from scoresde.likelihood import importance
+from scoresde.sampling.grid import GRIDS
 from scoresde.training import Training
 from solvers import (
     DDIM,

@@ -24,10 +24,10 @@ from scoresde import (
     condition,
     log_prob,
 )
-from scoresde.fronts import front
-from scoresde.grid import fractions
 from scoresde.planning import OptimisedGrid
 from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
+from scoresde.sampling.grid import fractions
+from scoresde.sdes.fronts import front
 from solvers import DDIM, ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")

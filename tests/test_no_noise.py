@@ -31,8 +31,8 @@ from scoresde import (
     SubVP,
     condition,
 )
-from scoresde.parametrization import PARAMETRIZATIONS, Affine
-from scoresde.weighting import WEIGHTINGS
+from scoresde.objectives.parametrization import PARAMETRIZATIONS, Affine
+from scoresde.objectives.weighting import WEIGHTINGS
 
 QUESTIONS = ("denoise", "noise", "score", "velocity")
 every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -42,7 +42,7 @@ from scoresde import (
 )
 from scoresde.inference.given import GivenObservation
 from scoresde.likelihood import DensityFlow
-from scoresde.weighting import WEIGHTINGS
+from scoresde.objectives.weighting import WEIGHTINGS
 from solvers import DDIM, Adaptive, ExponentialRungeKutta, Heun
 
 QUESTIONS = ("read", "alpha", "sigma", "log_alpha", "log_snr", "rates", "forward")

@@ -19,7 +19,7 @@ from scoresde.app.averaging import average
 from scoresde.app.init import init
 from scoresde.app.options import NamedPath
 from scoresde.checks import expect
-from scoresde.messages import describe_error
+from scoresde.internals.messages import describe_error
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

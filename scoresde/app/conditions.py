@@ -14,7 +14,7 @@ from torch import Tensor
 from scoresde.app import config
 from scoresde.checks import expect
 from scoresde.data import Dataset, load
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 
 def aligned(data: Dataset, facts: Mapping[str, Any]) -> Dataset:

@@ -38,7 +38,7 @@ from scoresde.checks import instance
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
 from scoresde.schedules import Schedule
-from scoresde.sde import SDE
+from scoresde.sdes.sde import SDE
 from scoresde.solver import Solver
 
 if sys.version_info >= (3, 11):

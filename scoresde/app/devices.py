@@ -8,7 +8,7 @@ import click
 import torch
 
 from scoresde.checks import expect, instance
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 if TYPE_CHECKING:
     from scoresde.training.distributed import Processes

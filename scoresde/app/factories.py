@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from scoresde.messages import describe_error, nearest
+from scoresde.internals.messages import describe_error, nearest
 
 _INSTEAD = {
     "epochs": ("steps", "an epoch is as many as there are events over batch_size"),

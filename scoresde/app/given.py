@@ -26,10 +26,10 @@ from scoresde.data.image_files import SUFFIXES
 from scoresde.data.images import read_images
 from scoresde.data.parts import part_places
 from scoresde.estimator import ScoreEstimator
-from scoresde.fronts import front, in_order
 from scoresde.internals.limits import afford
-from scoresde.messages import nearest
+from scoresde.internals.messages import nearest
 from scoresde.precision import device_of
+from scoresde.sdes.fronts import front, in_order
 
 
 @attrs.frozen(eq=False)
@@ -205,7 +205,7 @@ def task(
         labels: Classes, see `scoresde.app.conditions.Asked`.
         condition: A file, see there.
         order: Names of blocks that are drawn first, with commas between them.
-        overlap: See `scoresde.fronts.front`.
+        overlap: See `scoresde.sdes.fronts.front`.
         imports: Whether degradations may be import paths.
 
     Raises:

@@ -13,7 +13,7 @@ import click
 
 from scoresde.app.options import NamedPath
 from scoresde.internals.atomic import atomic_write
-from scoresde.messages import nearest
+from scoresde.internals.messages import nearest
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "examples", Path(__file__).parents[2] / "examples"
 """Where a wheel puts the examples (``pyproject.toml``), and where they are before that."""

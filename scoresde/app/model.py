@@ -30,7 +30,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.internals import limits
 from scoresde.internals.allocation import AllocationLimit
 from scoresde.internals.default_generator import DefaultGenerator
-from scoresde.messages import describe_error
+from scoresde.internals.messages import describe_error
 from scoresde.solver import Solver
 from scoresde.training import History, checkpoint
 from scoresde.training.checkpoint import CheckpointError

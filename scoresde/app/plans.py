@@ -30,12 +30,12 @@ from scoresde.bases import Basis, Joint
 from scoresde.checks import choice, expect, positive, real, validator, whole
 from scoresde.data import Dataset
 from scoresde.data.events import as_numbers
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import afford
-from scoresde.messages import describe_error, join_names
+from scoresde.internals.messages import describe_error, join_names
 from scoresde.planning import DenoisingErrors, Plan, kurtosis, plan, replan, spectra
 from scoresde.precision import device_of
+from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.solver import Solver
 
 _OF_SDE, _OF_SOLVER = ("drop", "speeds", "delays", "scale"), ("steps", "grid")

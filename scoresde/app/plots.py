@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.atomic import atomic_write
-from scoresde.modes import evaluation_mode
+from scoresde.internals.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.precision import device_of
+from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.solver import Solver
 
 if TYPE_CHECKING:

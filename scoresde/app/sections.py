@@ -11,7 +11,7 @@ from scoresde.app.facts import known_by
 from scoresde.app.parts import SEEDS
 from scoresde.app.plans import planning_of
 from scoresde.checks import whole
-from scoresde.messages import nearest
+from scoresde.internals.messages import nearest
 from scoresde.training import Training
 from scoresde.training.settings import expanded
 

@@ -18,7 +18,7 @@ from scoresde.bases.missing_values import known_moments
 from scoresde.bases.moments import MomentsByGroup, batches
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, floating, sizes, trailing_shape
-from scoresde.messages import warn
+from scoresde.internals.messages import warn
 from scoresde.precision import KeepsFloat64, full_precision, precision
 
 

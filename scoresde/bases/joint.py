@@ -13,7 +13,7 @@ from scoresde.bases.basis import Basis
 from scoresde.bases.identity import Identity
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, instance
-from scoresde.messages import nearest
+from scoresde.internals.messages import nearest
 
 
 class Joint(Basis):

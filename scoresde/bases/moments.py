@@ -16,7 +16,7 @@ from torch import Tensor
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, finite, floating
 from scoresde.internals.limits import chunk_size
-from scoresde.messages import join_names, warn
+from scoresde.internals.messages import join_names, warn
 
 _ROUNDED = 8 * torch.finfo(torch.float64).eps
 """Deviation by the mean up to which there is nothing but the rounding of sums."""

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.checks import expect, finite, instance
-from scoresde.derivatives import batched, vjp
 from scoresde.estimator import ScoreEstimator
-from scoresde.parametrization import FAINT, noiseless
+from scoresde.internals.derivatives import batched, vjp
+from scoresde.objectives.parametrization import FAINT, noiseless
 from scoresde.precision import full_precision, moved, replaced
-from scoresde.sde import SDE
+from scoresde.sdes.sde import SDE
 from scoresde.selection import Selectable, broadcast
 
 

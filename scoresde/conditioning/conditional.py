@@ -21,16 +21,16 @@ from typing_extensions import Self
 
 from scoresde.bases import Basis, Joint
 from scoresde.checks import expect
-from scoresde.clock import Clock
 from scoresde.conditioning.observation import ConditionedBasis, Observation, observing
 from scoresde.conditioning.speeds import SlowedClock
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.precision import expect_near, moved, sent
 from scoresde.reverse import ReverseSDE
-from scoresde.sde import Append, Stage, gaussian
-from scoresde.sde_coefficients import SDECoefficients
+from scoresde.sdes.clock import Clock
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import Append, Stage, gaussian
+from scoresde.sdes.sde_coefficients import SDECoefficients
 
 
 class ConditionalSDE(DiagonalSDE):

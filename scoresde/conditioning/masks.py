@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import look_up
-from scoresde.diagonal import DiagonalSDE
 from scoresde.noise import Noise
+from scoresde.sdes.diagonal import DiagonalSDE
 
 Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
 """``(sde, states (batch, n), noise) -> (batch, n)``, True where shown clean."""

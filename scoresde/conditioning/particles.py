@@ -18,12 +18,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.batches import sample_shape_of, samples_like
 from scoresde.checks import expect, instance, real, validator, whole
 from scoresde.conditioning.composition import Composition, Product
-from scoresde.grid import log_snr
 from scoresde.noise import Generators, Noise
 from scoresde.precision import moved
+from scoresde.sampling.batches import sample_shape_of, samples_like
+from scoresde.sampling.grid import log_snr
 
 
 @attrs.frozen

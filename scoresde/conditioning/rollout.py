@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from scoresde.bases import Identity
-from scoresde.batches import sample_shape_of, samples_like
 from scoresde.checks import expect, instance, trailing_shape, whole
 from scoresde.conditioning.conditional import ConditionalEstimator
 from scoresde.conditioning.observation import Observation
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators, Noise
+from scoresde.sampling.batches import sample_shape_of, samples_like
 from scoresde.solver import Solver
 
 

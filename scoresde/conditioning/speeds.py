@@ -15,10 +15,10 @@ from torch import Tensor
 
 from scoresde.bases import Joint
 from scoresde.checks import expect, instance, real, whole
-from scoresde.clock import Clock
-from scoresde.diagonal import DiagonalSDE
 from scoresde.precision import moved, replaced
 from scoresde.schedules import Schedule
+from scoresde.sdes.clock import Clock
+from scoresde.sdes.diagonal import DiagonalSDE
 
 _POINTS, _ROUNDS = 65, 8
 """A speed is sought among so many, so often, each time between two neighbours: to 64^-8 = 4e-15."""

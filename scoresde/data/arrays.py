@@ -21,7 +21,7 @@ from scoresde.data.lazy_array import concatenated
 from scoresde.data.pairs import labelled
 from scoresde.data.tables import Missing, check_missing
 from scoresde.internals import limits
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 
 def read_array(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import choice, expect
-from scoresde.messages import join_names, warn
+from scoresde.internals.messages import join_names, warn
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

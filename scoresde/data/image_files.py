@@ -15,7 +15,7 @@ from scoresde.checks import expect
 from scoresde.data.folders import files
 from scoresde.data.picture import FORMATS
 from scoresde.internals import limits
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 SUFFIXES = {
     *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),

@@ -22,7 +22,7 @@ from scoresde.data.lazy_array import LazyArray
 from scoresde.data.pairs import labelled
 from scoresde.data.picture import Picture
 from scoresde.internals import limits
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 _MOST_THREADS = 8
 """So many decode faster than most disks read."""

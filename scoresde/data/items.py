@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.data.lazy_array import LazyArray
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 PARTS = "events, alone or with a condition (other parts joined to them, see scoresde.Joint)"
 """What an item may have."""

@@ -18,7 +18,7 @@ from scoresde.data.image_files import SUFFIXES
 from scoresde.data.images import read_images
 from scoresde.data.parquet import read_parquet
 from scoresde.data.text import read_csv
-from scoresde.messages import join_names, nearest
+from scoresde.internals.messages import join_names, nearest
 
 READERS: dict[str, Callable[..., Dataset]] = {
     ".npy": read_array,

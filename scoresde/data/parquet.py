@@ -16,7 +16,7 @@ from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
 from scoresde.data.tables import RECIPE, Columns, Missing, check_missing, table_dataset
 from scoresde.internals import limits
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 FOOTER = 256
 """Bytes of memory for a byte of a file's description: of three that describe a piece of a column

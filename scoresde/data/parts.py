@@ -14,7 +14,7 @@ from scoresde.checks import expect
 from scoresde.data.dataset import Dataset
 from scoresde.data.lazy_array import LazyArray
 from scoresde.data.quantization import bin_centres, quantize
-from scoresde.messages import join_names, nearest
+from scoresde.internals.messages import join_names, nearest
 
 Degradation = Callable[[Tensor], Tensor]
 """``(N, *event_shape)`` to ``(N, *part_shape)``; see `scoresde.data.degradations`."""

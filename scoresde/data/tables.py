@@ -12,7 +12,7 @@ from scoresde.checks import choice, expect
 from scoresde.data.conversion import Array, conversion
 from scoresde.data.dataset import Dataset
 from scoresde.data.pairs import labelled
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 
 Missing = Literal["nan"] | None
 

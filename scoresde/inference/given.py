@@ -13,11 +13,11 @@ from typing_extensions import Self
 from scoresde.bases import Identity, Joint
 from scoresde.blocks import Blocks
 from scoresde.checks import expect
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, kernels
 from scoresde.inference.coordinates import Coordinates
 from scoresde.precision import Float64Constants, moved, replaced
-from scoresde.sde_coefficients import Kernel, SDECoefficients
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import per_sample, samples
 
 _M = TypeVar("_M", bound=Float64Constants)

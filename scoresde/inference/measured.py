@@ -9,7 +9,7 @@ from scoresde.bases.moments import MomentsByGroup
 from scoresde.blocks import Blocks
 from scoresde.checks import expect
 from scoresde.internals.limits import chunk_size
-from scoresde.messages import join_names, warn
+from scoresde.internals.messages import join_names, warn
 
 _CLIP = 5.0
 """Deviations of the bulk of observations at which outliers are clipped: beyond what normal numbers

@@ -26,8 +26,8 @@ from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates, bounds, unbatched
 from scoresde.inference.given import GivenObservation, OfPart
+from scoresde.internals.messages import warn
 from scoresde.likelihood.distribution import ScoreDistribution
-from scoresde.messages import warn
 from scoresde.solver import Solver
 
 Simulator = Callable[[Tensor], Tensor]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal
 
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import KernelEstimator
 from scoresde.inference.coordinates import Coordinates, line
-from scoresde.parametrization import FAINT, noiseless
+from scoresde.objectives.parametrization import FAINT, noiseless
 from scoresde.precision import full_precision, moved
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde_coefficients import Kernel
 
 
 class PriorEstimator(KernelEstimator):

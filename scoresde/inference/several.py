@@ -9,13 +9,13 @@ from torch.distributions import Transform
 
 from scoresde.checks import choice, expect, validator, whole
 from scoresde.conditioning import Composition, Particles
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.given import GivenObservation
 from scoresde.inference.posterior import Posterior
 from scoresde.inference.prior import PriorEstimator
 from scoresde.inference.product import ProductDistribution
 from scoresde.likelihood.distribution import ScoreDistribution
+from scoresde.sdes.diagonal import DiagonalSDE
 
 
 @attrs.frozen(eq=False)

@@ -13,13 +13,13 @@ from typing_extensions import Self
 
 from scoresde.bases import Identity
 from scoresde.blocks import Blocks
-from scoresde.derivatives import vjp
 from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing, Propagator
+from scoresde.internals.derivatives import vjp
+from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.traces import Trace
-from scoresde.modes import evaluation_mode
 from scoresde.precision import replaced
 from scoresde.reverse import ProbabilityFlow
-from scoresde.sde_coefficients import ReverseCoefficients
+from scoresde.sdes.sde_coefficients import ReverseCoefficients
 
 
 class DensityFlow(AugmentedEquation):

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from scoresde.checks import finite, instance, readable
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.grid import fractions, restrict
 from scoresde.internals.free_memory import at_a_time
+from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.density import DensityFlow
 from scoresde.likelihood.finite import all_finite, doubtful, warn_of_errors
 from scoresde.likelihood.quadrature import Quadrature
 from scoresde.likelihood.traces import ExactTrace, Trace
-from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.precision import full_precision
 from scoresde.reverse import ProbabilityFlow
-from scoresde.sde import SDE
+from scoresde.sampling.grid import fractions, restrict
+from scoresde.sdes.sde import SDE
 
 
 @runtime_checkable

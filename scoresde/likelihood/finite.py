@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import finite
-from scoresde.messages import warn
+from scoresde.internals.messages import warn
 
 _DOUBTFUL = 0.5
 """Nats over the root of the number of components, as `scoresde.Quadrature` has tolerances."""

@@ -17,17 +17,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde import grid as grids
 from scoresde.blocks import Blocks
 from scoresde.checks import real, validator, whole
-from scoresde.discontinuities import at_discontinuity, one_sided, segments
 from scoresde.equation import Propagator
-from scoresde.grid import Grid, grid_field
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
 from scoresde.precision import precision, sent
-from scoresde.sde import SDE
-from scoresde.sde_coefficients import ReverseCoefficients
+from scoresde.sampling import grid as grids
+from scoresde.sampling.discontinuities import at_discontinuity, one_sided, segments
+from scoresde.sampling.grid import Grid, grid_field
+from scoresde.sdes.sde import SDE
+from scoresde.sdes.sde_coefficients import ReverseCoefficients
 
 
 @attrs.frozen

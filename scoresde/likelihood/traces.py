@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, validator, whole
-from scoresde.derivatives import PullBack, batched
+from scoresde.internals.derivatives import PullBack, batched
 from scoresde.internals.free_memory import at_a_time
 from scoresde.noise import Noise
 

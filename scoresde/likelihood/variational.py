@@ -28,18 +28,18 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, finite, readable, whole
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.grid import Grid, grid, restrict
 from scoresde.internals.free_memory import at_a_time
+from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.finite import all_finite
-from scoresde.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
-from scoresde.parametrization import shrinkage
+from scoresde.objectives.parametrization import shrinkage
+from scoresde.objectives.time_distribution import TimeDistribution
 from scoresde.precision import moved, precision
-from scoresde.sde import SDE, Stage
+from scoresde.sampling.grid import Grid, grid, restrict
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import SDE, Stage
 from scoresde.selection import samples
-from scoresde.time_distribution import TimeDistribution
 
 _Floats = npt.NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from scoresde.checks import choice, expect, whole
+from scoresde.internals.modes import evaluation_mode
 from scoresde.metrics.efficientnet import EfficientNetLite0
-from scoresde.modes import evaluation_mode
 
 Features = Callable[[Tensor], Tensor]
 """Events ``(N, *event_shape)`` to what is compared of them, ``(N, d)``."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.coefficients import DiagonalCoefficients, root
-from scoresde.denoised_reverse import DenoisedReverse, as_drawn, filled
 from scoresde.equation import Field, Forcing, Propagator
 from scoresde.phase_space.dynamics import Dynamics, PhaseKernel
 from scoresde.phase_space.mixing import Mixing
 from scoresde.phase_space.steps import phase_step, symmetric_root
-from scoresde.sde_coefficients import Kernel, Score, SDECoefficients
+from scoresde.sdes.denoised_reverse import DenoisedReverse, as_drawn, filled
+from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients, root
+from scoresde.sdes.sde_coefficients import Kernel, Score, SDECoefficients
 
 _FAINT = 1e-30
 """What a gain of 0 is taken for, where it divides what a step of another shape would add."""
@@ -177,7 +177,7 @@ class PhaseCoefficients(SDECoefficients):
 class PhaseReverse(DenoisedReverse):
     """What the reverse equation of a `scoresde.PhaseSDE` says of several times.
 
-    Takes the arguments of `scoresde.denoised_reverse.DenoisedReverse`.
+    Takes the arguments of `scoresde.sdes.denoised_reverse.DenoisedReverse`.
 
     Example:
         >>> import torch

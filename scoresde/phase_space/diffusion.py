@@ -20,8 +20,6 @@ from torch import Tensor
 from scoresde.bases import Basis
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, instance
-from scoresde.clock import Clock
-from scoresde.diagonal import DiagonalSDE
 from scoresde.noise import Noise
 from scoresde.phase_space.coefficients import PhaseCoefficients
 from scoresde.phase_space.dynamics import Dynamics
@@ -29,8 +27,10 @@ from scoresde.phase_space.flow import PhaseFlow
 from scoresde.phase_space.turning import Turning
 from scoresde.precision import Numbers
 from scoresde.schedules import Schedule
-from scoresde.sde import Append, Stage
-from scoresde.sde_coefficients import Score
+from scoresde.sdes.clock import Clock
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import Append, Stage
+from scoresde.sdes.sde_coefficients import Score
 
 
 class PhaseSDE(DiagonalSDE):

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from scoresde.coefficients import DiagonalCoefficients, DiagonalReverse
 from scoresde.equation import Forcing, Propagator
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.phase_space.coefficients import PhaseCoefficients, denoised
 from scoresde.phase_space.steps import phase_step
 from scoresde.phase_space.turning import Turning
-from scoresde.reading import Reading
 from scoresde.reverse import ProbabilityFlow
-from scoresde.sde import Stage
-from scoresde.sde_coefficients import Score
+from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients, DiagonalReverse
+from scoresde.sdes.reading import Reading
+from scoresde.sdes.sde import Stage
+from scoresde.sdes.sde_coefficients import Score
 
 
 class Straightened(DiagonalCoefficients):
@@ -107,7 +107,7 @@ class Straightened(DiagonalCoefficients):
 class StraightReverse(DiagonalReverse):
     """What the flow of ``w`` says of several times.
 
-    Takes the arguments of `scoresde.sde_coefficients.ReverseCoefficients`.
+    Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`.
 
     Example:
         >>> import torch

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from scoresde.bases import Basis
-from scoresde.clock import Clock
 from scoresde.phase_space.diffusion import PhaseSDE
 from scoresde.phase_space.dynamics import Dynamics
 from scoresde.precision import Numbers
 from scoresde.schedules import Schedule
+from scoresde.sdes.clock import Clock
 
 
 class CLD(PhaseSDE):

@@ -25,8 +25,6 @@ import torch
 from torch import Tensor
 
 from scoresde.bases import Basis, Identity
-from scoresde.clock import Clock
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import KernelEstimator
 from scoresde.noise import Noise
 from scoresde.planning.bands import Spectra
@@ -35,8 +33,10 @@ from scoresde.planning.draft import Draft, Layout
 from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
 from scoresde.planning.warped import Warped
 from scoresde.schedules import Schedule
-from scoresde.sde import SDE
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.clock import Clock
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import SDE
+from scoresde.sdes.sde_coefficients import Kernel
 from scoresde.solver import Solver
 
 _Floats = npt.NDArray[np.float64]

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scoresde import grid as grids
 from scoresde.checks import expect, instance, whole
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
-from scoresde.modes import evaluation_mode
+from scoresde.internals.modes import evaluation_mode
 from scoresde.noise import Generators, Noise
 from scoresde.precision import expect_near
+from scoresde.sampling import grid as grids
+from scoresde.sdes.diagonal import DiagonalSDE
 
 _MOST = 1e3
 """What is missed at most, in units of a band: an infinite error, with which one can reckon."""

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from scoresde.diagonal import DiagonalSDE
 from scoresde.schedules import Schedule
-from scoresde.sde import Stage
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import Stage
 
 _UNIT = 50
 """Positions on a range of noise levels, in which those of a draft are counted: 2% each."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from scoresde.estimator import KernelEstimator
 from scoresde.noise import Noise
-from scoresde.parametrization import noiseless, shrinkage
-from scoresde.sde import SDE
-from scoresde.sde_coefficients import Kernel
+from scoresde.objectives.parametrization import noiseless, shrinkage
+from scoresde.sdes.sde import SDE
+from scoresde.sdes.sde_coefficients import Kernel
 
 
 class IndependentGaussian(KernelEstimator):

@@ -9,11 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde import grid as grids
 from scoresde.checks import expect
-from scoresde.discontinuities import segments
 from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
-from scoresde.sde import SDE
+from scoresde.sampling import grid as grids
+from scoresde.sampling.discontinuities import segments
+from scoresde.sdes.sde import SDE
 from scoresde.solver import Solver
 
 SMOOTH = 0.03

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from scoresde.bases import Basis
 from scoresde.checks import expect, instance, real
-from scoresde.diagonal import DiagonalSDE
 from scoresde.planning.bands import Spectra
 from scoresde.planning.bed import Bed
 from scoresde.planning.denoising_errors import DenoisingErrors
 from scoresde.planning.search import Search
 from scoresde.schedules import Schedule
-from scoresde.sde import SDE
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import SDE
 from scoresde.solver import Solver
 
 _WORTH = 0.05
@@ -67,7 +67,7 @@ class Plan:
     prior_loss: float
 
     def grid(self, sde: SDE, steps: int) -> Tensor:
-        """The plan's times, as a `scoresde.grid.Grid`."""
+        """The plan's times, as a `scoresde.sampling.grid.Grid`."""
         return self.times
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scoresde.clock import Clock
+from scoresde.sdes.clock import Clock
 
 
 class Warped(Clock):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, readable, real
-from scoresde.copies import differentiated
+from scoresde.internals.copies import differentiated
 from scoresde.precision import Float64Constants
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Gamma
 
 from scoresde.precision import Float64Constants, Numbers
-from scoresde.sde import SDE
+from scoresde.sdes.sde import SDE
 
 _FLOOR = 1e-4
 """Of the level: a step of Euler's may end below it, where a root has no derivative."""

@@ -9,7 +9,7 @@ from torch.distributions import LogNormal
 
 from scoresde.checks import expect
 from scoresde.precision import Float64Constants, Numbers
-from scoresde.sde import SDE
+from scoresde.sdes.sde import SDE
 
 
 class GeometricBrownian(Float64Constants, SDE):

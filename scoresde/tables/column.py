@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scoresde.checks import expect
 from scoresde.data.conversion import Array
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 from scoresde.tables.cells import Cells
 
 KINDS = ("number", "count", "category")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scoresde.checks import expect, instance
 from scoresde.data.conversion import Array
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 from scoresde.tables.cells import Cells
 from scoresde.tables.column import Column, column
 from scoresde.tables.form import Form

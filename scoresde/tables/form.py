@@ -13,7 +13,7 @@ from torch import Tensor
 from scoresde.checks import expect
 from scoresde.data.conversion import Array
 from scoresde.data.dataset import Dataset
-from scoresde.messages import join_names
+from scoresde.internals.messages import join_names
 from scoresde.tables.cells import Cells
 
 _KNOWN = "an array of rows, a data frame, a structured array or a scoresde.data.Dataset"

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from scoresde.conditioning import ConditionalEstimator
 from scoresde.conditioning.observation import Observation
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import log_prob
 from scoresde.likelihood.variational import bound, prior_loss
 from scoresde.noise import Noise
+from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.selection import samples
 from scoresde.testing.measures import DOUBLE, assert_holds, assert_same, standard_normal
 

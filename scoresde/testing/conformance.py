@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from scoresde import plugins
 from scoresde.bases import Identity
 from scoresde.checks import choice, expect
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import KernelEstimator
 from scoresde.schedules import VP
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde_coefficients import Kernel
 from scoresde.testing.bases import BasisLaws
 from scoresde.testing.degradations import DegradationLaws
 from scoresde.testing.estimators import EstimatorLaws

@@ -11,11 +11,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from scoresde.derivatives import vjp
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import ScoreEstimator
+from scoresde.internals.derivatives import vjp
 from scoresde.likelihood import Quadrature, log_prob
 from scoresde.reverse import ProbabilityFlow
+from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.selection import samples
 from scoresde.testing.compositions import CompositionLaws
 from scoresde.testing.device_calls import DeviceCalls
@@ -266,7 +266,7 @@ class EstimatorLaws(CompositionLaws):
         assert_single_precision("densities", model, find, x, self.condition(batch), tolerance=1e-2)
 
     def test_where_there_is_no_noise(self) -> None:
-        """At time 0, and in components that do not diffuse: see `scoresde.parametrization`.
+        """At time 0, and where nothing diffuses: see `scoresde.objectives.parametrization`.
 
         The noise is 0, and with it score and velocity; the denoised mean is the state, if scores
         are ``exact``, and finite.

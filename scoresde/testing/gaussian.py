@@ -10,8 +10,8 @@ from torch.distributions import MultivariateNormal
 
 from scoresde.estimator import KernelEstimator
 from scoresde.precision import Float64Constants, full_precision, precision
-from scoresde.sde import SDE
-from scoresde.sde_coefficients import Kernel
+from scoresde.sdes.sde import SDE
+from scoresde.sdes.sde_coefficients import Kernel
 
 
 class GaussianData(Float64Constants, KernelEstimator):

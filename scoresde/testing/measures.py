@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
 from scoresde.noise import Noise
-from scoresde.sde import SDE
+from scoresde.sdes.sde import SDE
 from scoresde.testing.device_calls import DeviceCalls
 
 DOUBLE = torch.float64

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde.diagonal import DiagonalSDE
 from scoresde.estimator import DirectScoreEstimator
 from scoresde.noise import Noise
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
-from scoresde.sde import SDE
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import SDE
 from scoresde.testing.measures import (
     DOUBLE,
     assert_holds,

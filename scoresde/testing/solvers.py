@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from scoresde.bases import Identity
-from scoresde.diagonal import DiagonalSDE
-from scoresde.grid import GRIDS
 from scoresde.likelihood import log_prob
 from scoresde.noise import Noise
 from scoresde.reverse import ReverseSDE
+from scoresde.sampling.grid import GRIDS
 from scoresde.schedules import VP, LogLinear
-from scoresde.sde import SDE
+from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.sde import SDE
 from scoresde.solver import Solver
 from scoresde.testing.gaussian import GaussianData
 from scoresde.testing.measures import (

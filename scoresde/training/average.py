@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from scoresde.wrappers import match_names
+from scoresde.internals.wrappers import match_names
 
 GAMMAS = (16.97, 6.94)
 """Of the power profiles of which snapshots are kept: of relative widths of 0.05 and 0.10, as Karras

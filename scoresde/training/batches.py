@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from scoresde import data as ours
 from scoresde.data.pairs import Pairs
 from scoresde.data.placement import PlacedEvents, brought
-from scoresde.messages import describe_error
+from scoresde.internals.messages import describe_error
 from scoresde.training.distributed import Processes
 from scoresde.training.seeds import derive, seeded_globals
 from scoresde.training.settings import TrainingSettings

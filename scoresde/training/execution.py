@@ -11,10 +11,10 @@ from torch import nn
 
 from scoresde.checks import expect
 from scoresde.estimator import ScoreEstimator
-from scoresde.sde import SDE
+from scoresde.internals.wrappers import unwrapped
+from scoresde.sdes.sde import SDE
 from scoresde.training.precisions import autocast, autocast_dtype
 from scoresde.training.settings import TrainingSettings
-from scoresde.wrappers import unwrapped
 
 
 class Execution:

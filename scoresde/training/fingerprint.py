@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from scoresde.data import Dataset
 from scoresde.internals.limits import chunk_size
+from scoresde.internals.wrappers import unwrapped
 from scoresde.training.seeds import seeded_globals
-from scoresde.wrappers import unwrapped
 
 Plain = str | int | float | bool | None
 Fingerprint = dict[str, Plain]

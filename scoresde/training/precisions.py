@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from scoresde.messages import warn
+from scoresde.internals.messages import warn
 
 AUTO = "auto"
 

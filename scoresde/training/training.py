@@ -20,6 +20,7 @@ from scoresde.checks import expect, whole
 from scoresde.data.events import as_dataset
 from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
+from scoresde.internals.wrappers import unwrapped
 from scoresde.training import checkpoint, post_hoc
 from scoresde.training.batches import Batches
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
@@ -28,7 +29,6 @@ from scoresde.training.interrupts import Interrupts
 from scoresde.training.run_identity import RunIdentity
 from scoresde.training.settings import TrainingSettings
 from scoresde.training.state import TrainingState
-from scoresde.wrappers import unwrapped
 
 _LOOK_EVERY = 32
 """Updates after which the host waits for the device, to see that they have gone well: seldom enough

@@ -27,7 +27,7 @@ from scoresde import (
     log_prob,
 )
 from scoresde.data import Dataset
-from scoresde.grid import restrict
+from scoresde.sampling.grid import restrict
 from scoresde.training import Training
 from solvers import DDIM, EulerMaruyama, ExponentialMultistep, Heun
 

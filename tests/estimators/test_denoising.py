@@ -16,9 +16,9 @@ from torch import nn
 
 from estimators import Denoising, ResidualMLP, measure
 from scoresde import PCA, VE, VP, DiagonalSDE, Haar, Identity, LogLinear, Noise
-from scoresde.grid import GRIDS
-from scoresde.parametrization import PARAMETRIZATIONS
-from scoresde.weighting import WEIGHTINGS
+from scoresde.objectives.parametrization import PARAMETRIZATIONS
+from scoresde.objectives.weighting import WEIGHTINGS
+from scoresde.sampling.grid import GRIDS
 
 pytestmark = pytest.mark.usefixtures("float64")
 

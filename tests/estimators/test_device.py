@@ -14,9 +14,9 @@ from estimators import (
     Truncated,
 )
 from scoresde import DCT, PCA, VP, Cosine, DiagonalSDE, Haar, Identity, Joint, Learned, Packed
-from scoresde.parametrization import PARAMETRIZATIONS
+from scoresde.objectives.parametrization import PARAMETRIZATIONS
+from scoresde.objectives.weighting import WEIGHTINGS
 from scoresde.testing import DeviceCalls
-from scoresde.weighting import WEIGHTINGS
 from solvers import DDIM
 
 META = torch.device("meta")

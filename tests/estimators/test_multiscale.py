@@ -28,8 +28,8 @@ from scoresde import (
     log_prob,
 )
 from scoresde.bases.views import view
-from scoresde.grid import restrict
 from scoresde.likelihood.variational import prior_loss
+from scoresde.sampling.grid import restrict
 from solvers import DDIM, ExponentialMultistep, Heun, TorchDiffEq
 
 pytestmark = pytest.mark.usefixtures("float64")

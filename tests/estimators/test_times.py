@@ -24,8 +24,8 @@ from scoresde import (
     log_prob,
 )
 from scoresde.conditioning import ConditionalEstimator, Observation
-from scoresde.fronts import front
-from scoresde.grid import karras
+from scoresde.sampling.grid import karras
+from scoresde.sdes.fronts import front
 from scoresde.training.fingerprint import differences, fingerprint
 from solvers import ExponentialMultistep
 

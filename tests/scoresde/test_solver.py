@@ -8,9 +8,9 @@ from strategies import gaussian, mixture, per_schedule, sdes, uniform_sdes
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import VE, VP, DiagonalSDE, Haar, Identity, Noise
-from scoresde.churn import churning
-from scoresde.grid import GRIDS
 from scoresde.reverse import ReverseSDE
+from scoresde.sampling.churn import churning
+from scoresde.sampling.grid import GRIDS
 from solvers import DDIM, EulerMaruyama, ExponentialMultistep, Heun
 
 pytestmark = pytest.mark.usefixtures("float64")

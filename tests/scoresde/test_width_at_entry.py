@@ -6,7 +6,7 @@ from estimators.mismatch import Mismatch
 from scoresde import VP, DiagonalSDE, Haar, Identity, Joint, condition, log_prob
 from scoresde.likelihood.variational import prior_loss
 from scoresde.noise import Noise
-from scoresde.sde import Stage
+from scoresde.sdes.sde import Stage
 from solvers import ExponentialMultistep
 
 STD = torch.tensor([2.0, 0.8])

@@ -28,7 +28,7 @@ from scoresde import (
     ReverseSDE,
     SubVP,
 )
-from scoresde.grid import GRIDS
+from scoresde.sampling.grid import GRIDS
 from solvers import EulerMaruyama, TorchDiffEq, TorchSDE
 from solvers import torchsde as torchsde_solver
 

@@ -31,8 +31,8 @@ from scoresde import (
     condition,
     log_prob,
 )
-from scoresde.grid import GRIDS
 from scoresde.likelihood import HutchPlusPlus
+from scoresde.sampling.grid import GRIDS
 from solvers import DDIM, Adaptive, ExponentialMultistep, Langevin, TorchDiffEq
 
 SDE = DiagonalSDE(VP(), Identity((2,)))

@@ -19,8 +19,8 @@ from strategies import (
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import VE, VP, DiagonalSDE, Identity, Noise, ReverseSDE, ScoreEstimator
-from scoresde.parametrization import PARAMETRIZATIONS
-from scoresde.weighting import WEIGHTINGS
+from scoresde.objectives.parametrization import PARAMETRIZATIONS
+from scoresde.objectives.weighting import WEIGHTINGS
 from solvers import DDIM, ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")

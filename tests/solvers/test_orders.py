@@ -23,7 +23,7 @@ from scoresde import (
     ReverseSDE,
     log_prob,
 )
-from scoresde.grid import GRIDS
+from scoresde.sampling.grid import GRIDS
 from solvers import (
     SRA,
     Adaptive,

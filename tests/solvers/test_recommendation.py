@@ -6,7 +6,7 @@ from models import OrnsteinUhlenbeck, ScoreOnly
 from strategies import gaussian
 
 from scoresde import VP, DiagonalSDE, Haar, Identity, LogLinear, log_prob
-from scoresde.grid import log_snr
+from scoresde.sampling.grid import log_snr
 from solvers import Adaptive, ExponentialMultistep, Heun
 from solvers.recommendation import recommend
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from scoresde import SDE
 from scoresde.estimator import KernelEstimator
-from scoresde.grid import log_snr
 from scoresde.noise import Generators, Noise
-from scoresde.sde_coefficients import Kernel
-from scoresde.time_distribution import TimeDistribution
+from scoresde.objectives.time_distribution import TimeDistribution
+from scoresde.sampling.grid import log_snr
+from scoresde.sdes.sde_coefficients import Kernel
 
 
 class IndependentGaussian(KernelEstimator):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scoresde import Noise, Solver
-from scoresde.discontinuities import at_discontinuity, one_sided
 from scoresde.equation import Equation, expect_ode
+from scoresde.sampling.discontinuities import at_discontinuity, one_sided
 
 
 @attrs.frozen

@@ -6,7 +6,7 @@ import torch
 from commands import config, edited, run
 
 from scoresde.app.model import Model
-from scoresde.fronts import front
+from scoresde.sdes.fronts import front
 
 
 @pytest.fixture(scope="module")

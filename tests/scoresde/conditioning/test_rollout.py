@@ -4,7 +4,7 @@ import torch
 from estimators import Gaussian
 from scoresde import DiagonalSDE, Haar, Identity, LogLinear
 from scoresde.conditioning import rollout
-from scoresde.fronts import front
+from scoresde.sdes.fronts import front
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")

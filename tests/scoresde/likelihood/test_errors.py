@@ -24,8 +24,8 @@ from scoresde import (
 )
 from scoresde.app.evaluation import evaluate
 from scoresde.data import Dataset
-from scoresde.grid import GRIDS
 from scoresde.likelihood.exact import coarsened
+from scoresde.sampling.grid import GRIDS
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq
 
 MEAN, COVARIANCE = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.9], [0.9, 1.0]])

@@ -26,7 +26,7 @@ from scoresde import (
     Quadrature,
     log_prob,
 )
-from scoresde.derivatives import vjp
+from scoresde.internals.derivatives import vjp
 from scoresde.likelihood import DensityFlow, HutchPlusPlus
 from scoresde.reverse import ProbabilityFlow, ReverseSDE
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq

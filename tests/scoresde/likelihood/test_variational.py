@@ -31,9 +31,9 @@ from scoresde import (
 )
 from scoresde.equation import align
 from scoresde.estimator import DirectScoreEstimator
-from scoresde.grid import grid
 from scoresde.likelihood import importance
 from scoresde.likelihood.variational import prior_loss, reconstruction
+from scoresde.sampling.grid import grid
 
 pytestmark = pytest.mark.usefixtures("float64")
 

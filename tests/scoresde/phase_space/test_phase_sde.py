@@ -27,7 +27,7 @@ from scoresde import (
     condition,
     log_prob,
 )
-from scoresde.grid import GRIDS
+from scoresde.sampling.grid import GRIDS
 from scoresde.testing import Impulses, convergence_order, moments, standard_normal
 from solvers import (
     DDIM,

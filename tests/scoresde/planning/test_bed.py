@@ -8,12 +8,12 @@ from torch.distributions import Normal
 
 from estimators import Gaussian
 from scoresde import EDM, DiagonalSDE, Haar, Identity, LogLinear
-from scoresde.fronts import front
 from scoresde.planning import DenoisingErrors, equal, plan, replan
 from scoresde.planning import bed as beds
 from scoresde.planning.bed import Bed, ScaleMixtures, quantiles
 from scoresde.planning.draft import Draft, Layout
 from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
+from scoresde.sdes.fronts import front
 from solvers import DDIM, ExponentialMultistep, Heun
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -10,12 +10,12 @@ from exact_moments import sample_moments
 
 from estimators import Gaussian
 from scoresde import EDM, VP, Clock, Cosine, DiagonalSDE, Haar, Identity, LogLinear
-from scoresde.fronts import along, front
-from scoresde.grid import GRIDS
 from scoresde.planning import OptimisedGrid, equal, optimised_grid, plan, replan
 from scoresde.planning.bed import Bed
 from scoresde.planning.draft import Draft
 from scoresde.planning.optimised_grid import minimise
+from scoresde.sampling.grid import GRIDS
+from scoresde.sdes.fronts import along, front
 from solvers import DDIM, ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -1,0 +1,79 @@
+"""Copies of tensors elsewhere or in another dtype, good while these are as they were."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Copy(NamedTuple):
+    """Of a tensor, and which one that was, where, and written to how often.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.copies import Copy
+        >>> x = torch.zeros(2)
+        >>> copy = Copy.of(x, x.double())
+        >>> copy.holds(x), copy.holds(x.add_(1))
+        (True, False)
+    """
+
+    source: Tensor
+    version: int
+    place: int
+    value: Tensor
+
+    @classmethod
+    def of(cls, source: Tensor, value: Tensor) -> Copy:
+        """Of a tensor as it is now."""
+        return cls(source, times_written(source), source.data_ptr(), value)
+
+    def holds(self, source: Tensor) -> bool:
+        """Whether it is one of this tensor, as that is now."""
+        same = self.source is source and self.version == times_written(source)
+        return same and self.place == source.data_ptr()
+
+
+def times_written(tensor: Tensor) -> int:
+    """How often it has been written to; what inference mode has made says nothing of it.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.copies import times_written
+        >>> x = torch.zeros(2)
+        >>> times_written(x), times_written(x.add_(1))
+        (0, 1)
+    """
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def differentiated(value: Tensor) -> bool:
+    """Whether a copy of a tensor is, or while compiling may be, part of a graph or of a transform.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.copies import differentiated
+        >>> differentiated(torch.zeros(1)), differentiated(torch.zeros(1, requires_grad=True))
+        (False, True)
+    """
+    if torch.compiler.is_compiling():
+        return True  # asked first: graphs break at the others
+    recorded = value.requires_grad and torch.is_grad_enabled()
+    return recorded or torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def lasting(value: Tensor) -> bool:
+    """Whether what is made of a tensor now is good for later: no part of a graph or a transform.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.internals.copies import lasting
+        >>> lasting(torch.zeros(1)), lasting(torch.zeros(1, requires_grad=True))
+        (True, False)
+    """
+    if torch.compiler.is_compiling():
+        return False  # as of `differentiated`
+    passing = value.requires_grad or torch.is_inference_mode_enabled() or value.is_inference()
+    return not (passing or torch._C._functorch.is_functorch_wrapped_tensor(value))

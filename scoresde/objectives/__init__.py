@@ -1,0 +1,1 @@
+"""What networks are trained for: parametrisations, weightings, distributions of times."""

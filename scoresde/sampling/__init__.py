@@ -1,0 +1,1 @@
+"""How solvers make samples: grids of times, steps that are prepared, batches."""

@@ -1,0 +1,96 @@
+"""Times at which rates jump, and the steps of a grid between them."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from scoresde.equation import Equation
+
+_OFFSET = 16
+"""Roundings by which a step keeps off a jump: more than arithmetic on a time may lose."""
+
+
+def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
+    """Which of some times are breakpoints, where rates jump.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.sampling.discontinuities import at_discontinuity
+        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
+        >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
+        tensor([False,  True, False])
+    """
+    kinks = equation.breakpoints()
+    if not kinks:  # mostly
+        return torch.zeros_like(ts, dtype=torch.bool)
+    return torch.isclose(ts, ts.new_tensor(kinks).unsqueeze(-1), rtol=1e-9, atol=0).any(0)
+
+
+def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
+    """The first and the last place of the parts of a grid within which rates do not jump.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.sampling.discontinuities import segments
+        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
+        >>> segments(sde, torch.tensor([0.1, 0.5, 0.7, 1.0]).double())
+        [(0, 1), (1, 3)]
+    """
+    inner = (at_discontinuity(equation, ts)[1:-1].nonzero().flatten() + 1).tolist()
+    return list(itertools.pairwise([0, *inner, len(ts) - 1]))
+
+
+def one_sided(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+    """Starts and ends of steps; where rates jump, a little inside the step that looks there.
+
+    Args:
+        ts: Increasing times.
+        kinks: Where rates jump, see `at_discontinuity`.
+        precision: Of the numbers in which steps are taken.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.sampling.discontinuities import one_sided
+        >>> ts = torch.tensor([0.1, 0.5, 1.0]).double()
+        >>> starts, ends = one_sided(ts, torch.tensor([False, True, False]), 1e-7)
+        >>> bool(ends[0] < 0.5 < starts[1])
+        True
+    """
+    if not bool(kinks.any()):  # mostly
+        return ts[:-1], ts[1:]
+    offset = kinks * ts.abs() * _OFFSET * precision
+    return ts[:-1] + offset[:-1], ts[1:] - offset[1:]
+
+
+class TimeWarp:
+    """Times by how far one has come along a grid, 0 at its start and 1 at its end.
+
+    Args:
+        times: The grid, increasing or decreasing.
+        kinks: Whether rates jump at its start and at its end, which are then kept off a little.
+        precision: Of the numbers in which steps are taken.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.sampling.discontinuities import TimeWarp
+        >>> along = TimeWarp(torch.tensor([1.0, 0.5, 0.4]).double(), (False, False), 1e-16)
+        >>> along(torch.tensor([0.0, 0.25, 1.0]).double())
+        tensor([1.0000, 0.7500, 0.4000], dtype=torch.float64)
+    """
+
+    def __init__(self, times: Tensor, kinks: tuple[bool, bool], precision: float) -> None:
+        offset = _OFFSET * precision * times[[0, -1]].abs() * times.new_tensor(kinks)
+        self.times = times.clone()
+        self.times[0] += offset[0] * (times[1] - times[0]).sign()
+        self.times[-1] -= offset[1] * (times[1] - times[0]).sign()
+
+    def __call__(self, part: Tensor) -> Tensor:
+        """Times, ``(*)``, at parts of the way ``(*)`` in ``[0, 1]``."""
+        place = part * (len(self.times) - 1)
+        i = place.long().clamp(max=len(self.times) - 2)
+        return torch.lerp(self.times[i], self.times[i + 1], place - i)

@@ -1,0 +1,242 @@
+"""Walks in moves: what depends on times alone is prepared before a move is made.
+
+A walk that goes once makes each move when it is prepared (`AtOnce`); one that is to go again and
+again is written down while it goes for the first time (`Tape`), with what it asks of its noise
+(`NoiseTape`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves
+from tqdm.auto import tqdm
+
+from scoresde.equation import Equation
+from scoresde.internals.dispatch_mode import DispatchMode
+from scoresde.noise import Noise
+
+Move = Callable[[Tensor, Noise, Any], tuple[Tensor, Any]]
+"""``(state, noise, a solver's memory) -> (state, memory)``."""
+
+
+class Walker(Protocol):
+    """What a walk asks of its solver; see `scoresde.Solver`.
+
+    Example:
+        >>> from scoresde.sampling.tape import Walker
+        >>> from solvers import DDIM
+        >>> walker: Walker = DDIM(8)
+    """
+
+    def walk(
+        self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """See `scoresde.Solver.walk`."""
+
+    def moves(
+        self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None
+    ) -> Iterator[Move]:
+        """See `scoresde.Solver.moves`."""
+
+
+class AtOnce:
+    """A walk that goes once: moves are made as soon as they are prepared, and forgotten.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Noise
+        >>> from scoresde.sampling.tape import AtOnce
+        >>> def double(y, noise, memory): return 2 * y, memory
+        >>> AtOnce().take(lambda: double, torch.ones(1), Noise(), None)
+        (tensor([2.]), None)
+    """
+
+    def take(
+        self, prepare: Callable[[], Move], y: Tensor, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """Makes the move that is prepared by a function."""
+        return prepare()(y, noise, memory)
+
+    def walk(
+        self, solver: Walker, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """The states of a solver's walk; see `scoresde.Solver.walk`."""
+        return solver.walk(equation, y, ts, noise, memory)
+
+
+class Tape(AtOnce):
+    """A walk that is written down as it goes.
+
+    Args:
+        noting: Whether to note what is looked at, which takes longer than most of it.
+
+    Attributes:
+        moves: All that were made.
+        read: What tensors were looked at to prepare them, by ``id``: what is known of these stands
+            on the tape.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
+        >>> from scoresde.sampling.tape import Tape
+        >>> from solvers import DDIM
+        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
+        >>> tape, z, solver = Tape(), torch.ones(1, 2), DDIM(8)
+        >>> ts = -solver.times(model.sde)
+        >>> *_, (end, _) = tape.walk(solver, ReverseSDE(model, 0.0), z, ts, Noise(), None)
+        >>> len(tape.moves), torch.equal(tape.play(z, Noise()), end)
+        (8, True)
+    """
+
+    def __init__(self, noting: bool = True) -> None:
+        self.moves: list[Move] = []
+        self._reading = _Reading()
+        self._while_preparing = self._reading if noting else nullcontext()
+
+    @property
+    def read(self) -> set[int]:
+        """See the class."""
+        return self._reading.seen
+
+    def take(
+        self, prepare: Callable[[], Move], y: Tensor, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """See `AtOnce`."""
+        with self._while_preparing:
+            self.moves.append(prepare())
+        return self.moves[-1](y, noise, memory)
+
+    def walk(
+        self, solver: Walker, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """See `AtOnce`."""
+        with self._while_preparing:
+            moves = list(solver.moves(equation, ts, y, memory))
+        self.moves += moves
+        for move in moves:
+            y, memory = move(y, noise, memory)
+            yield y, memory
+
+    def play(self, y: Tensor, noise: Noise, progress: bool = False) -> Tensor:
+        """The end of the same walk from another state, with other noise; with a bar if asked to."""
+        memory = None
+        for move in tqdm(self.moves, desc="sampling") if progress else self.moves:
+            y, memory = move(y, noise, memory)
+        return y
+
+
+class _Reading(DispatchMode):
+    """Notes what tensors are looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Notes the operation's tensors."""
+        self.seen |= {id(v) for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+class NoiseTape(Noise):
+    """Noise that remembers what it was asked for, so that it can be drawn beforehand.
+
+    Args:
+        noise: Where the numbers come from.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import Noise
+        >>> from scoresde.sampling.tape import Drawn, NoiseTape
+        >>> def seeded(): return Noise(torch.Generator().manual_seed(0))
+        >>> tape = NoiseTape(seeded())
+        >>> first = tape(torch.empty(3, 2))
+        >>> torch.equal(Drawn(tape.draw_all(seeded()))(torch.empty(3, 2)), first)
+        True
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__()
+        self.noise = noise
+        self.asked: list[Callable[[Noise], Tensor]] = []
+
+    def draw_all(self, noise: Noise) -> list[Tensor]:
+        """All that it was asked for, in that order, from another source."""
+        return [draw(noise) for draw in self.asked]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """See `scoresde.Noise`."""
+        like = _shell(like)
+        return self._draw_now(lambda noise: noise(like))
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """See `scoresde.Noise`."""
+        like = _shell(like)
+        return self._draw_now(lambda noise: noise.uniform(like))
+
+    def stratified(self, like: Tensor, draws: int = 1) -> Tensor:
+        """See `scoresde.Noise`."""
+        like = _shell(like)
+        return self._draw_now(lambda noise: noise.stratified(like, draws))
+
+    def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
+        """See `scoresde.Noise`."""
+        like = _shell(like)
+        return self._draw_now(lambda noise: noise.draw(distribution, like))
+
+    def _draw_now(self, draw: Callable[[Noise], Tensor]) -> Tensor:
+        self.asked.append(draw)
+        return draw(self.noise)
+
+
+class Drawn(Noise):
+    """Numbers drawn before, one after the other, whatever is asked for.
+
+    Args:
+        numbers: See `NoiseTape.draw_all`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.sampling.tape import Drawn
+        >>> noise = Drawn([torch.ones(2), torch.zeros(2)])
+        >>> noise(torch.empty(2)), noise.uniform(torch.empty(2))
+        (tensor([1., 1.]), tensor([0., 0.]))
+    """
+
+    def __init__(self, numbers: Sequence[Tensor]) -> None:
+        self.generator, self.numbers, self.place = None, numbers, 0
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """The next ones."""
+        self.place += 1
+        return self.numbers[self.place - 1]
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """The next ones."""
+        return self(like)
+
+    def stratified(self, like: Tensor, draws: int = 1) -> Tensor:
+        """The next ones."""
+        return self(like)
+
+    def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
+        """The next ones."""
+        return self(like)
+
+
+def _shell(like: Tensor) -> Tensor:
+    """Shape, dtype and device of a tensor, without its memory."""
+    return torch.empty((), dtype=like.dtype, device=like.device).expand(like.shape)

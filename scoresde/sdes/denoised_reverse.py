@@ -1,0 +1,79 @@
+"""Reverse equations whose forcing is the denoised mean, whatever their coefficients are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.equation import Field, Forcing
+from scoresde.sdes.sde_coefficients import ReverseCoefficients
+
+
+class DenoisedReverse(ReverseCoefficients):
+    """Of an equation whose forcing is the denoised mean: nothing cancels at small ``sigma``.
+
+    Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`, of which what the
+    SDE says has a ``diffusion``.
+
+    Example:
+        >>> from scoresde.sdes.diagonal_coefficients import DiagonalReverse
+        >>> from scoresde.sdes.denoised_reverse import DenoisedReverse
+        >>> issubclass(DiagonalReverse, DenoisedReverse)
+        True
+    """
+
+    forward: Any
+    _by_time: Sequence[Sequence[Any]] | None = None
+
+    def fields(self) -> Iterator[Field]:
+        """The forcings are the denoised means."""
+        denoisers = self.forward.denoisers(self.estimator, self.condition)
+        for i, denoiser in enumerate(denoisers):
+            drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
+            yield Field(denoiser, as_drawn, drift, diffusion)
+
+    def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
+        slopes, responses, _ = self._rates
+        return torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
+
+    def _diffusion(self, i: int, z: Tensor) -> Tensor:
+        return filled(self._rates[2][i], z)
+
+    @property
+    def _rates(self) -> Sequence[Sequence[Any]]:
+        """What exponential solvers need not know, time by time: made when first asked for.
+
+        By hand, as a `functools.cached_property` has a lock, at which `torch.compile` breaks.
+        """
+        if self._by_time is None:
+            rates = self.sign * self.slope, self.sign * self.response
+            self._by_time = self.each(*rates, self.eta * self.forward.diffusion)
+        return self._by_time
+
+
+def as_drawn(y: Tensor, xi: Tensor) -> Tensor:
+    """Standard normal numbers as they are.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.sdes.denoised_reverse import as_drawn
+        >>> as_drawn(torch.zeros(2), torch.ones(2))
+        tensor([1., 1.])
+    """
+    return xi
+
+
+def filled(value: Tensor, y: Tensor) -> Tensor:
+    """A coefficient in the shape of a state.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.sdes.denoised_reverse import filled
+        >>> filled(torch.ones(1), torch.zeros(2))
+        tensor([1., 1.])
+    """
+    return value.expand_as(y)

@@ -1,0 +1,63 @@
+"""What a schedule has said of several times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+class Reading:
+    """Signal and noise of components on clocks of their own, and their rates when asked for.
+
+    Args:
+        log_alpha: As of `scoresde.schedules.Signal`, as the next two.
+        sigma: Standard deviation of the noise, in the schedule's units.
+        log_snr: In the schedule's units.
+        rates: Finds ``f`` and ``g^2``, by the SDE's time and in the schedule's units.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM
+        >>> from scoresde.sdes.reading import Reading
+        >>> *values, rates = EDM().read(torch.tensor([2.0, 3.0]))
+        >>> Reading(*values, lambda: rates(None)).g2
+        tensor([4., 6.])
+    """
+
+    _alpha: Tensor | None = None
+    _f_and_g2: tuple[Tensor, Tensor] | None = None
+
+    def __init__(
+        self,
+        log_alpha: Tensor,
+        sigma: Tensor,
+        log_snr: Tensor,
+        rates: Callable[[], tuple[Tensor, Tensor]],
+    ) -> None:
+        self.log_alpha, self.sigma, self.log_snr = log_alpha, sigma, log_snr
+        self._find = rates
+
+    @property
+    def alpha(self) -> Tensor:
+        """The signal's factor."""
+        if self._alpha is None:
+            self._alpha = self.log_alpha.exp()
+        return self._alpha
+
+    @property
+    def f(self) -> Tensor:
+        """The drift's rate."""
+        return self._rates[0]
+
+    @property
+    def g2(self) -> Tensor:
+        """The squared diffusion."""
+        return self._rates[1]
+
+    @property
+    def _rates(self) -> tuple[Tensor, Tensor]:
+        # by hand: a functools.cached_property has a lock, at which torch.compile breaks
+        if self._f_and_g2 is None:
+            self._f_and_g2 = self._find()
+        return self._f_and_g2

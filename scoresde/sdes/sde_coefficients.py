@@ -1,0 +1,295 @@
+"""What an SDE and its reverse equations say of several times.
+
+What everything asks of them (`SDECoefficients`, `ReverseCoefficients`), and what can be said where
+drift and diffusion are known and nothing else (`PlainCoefficients`, `PlainReverse`); see
+`scoresde.sdes.diagonal_coefficients` for a linear SDE.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from scoresde.equation import Coefficients, Equation, Field, Forcing, Propagator
+from scoresde.internals.derivatives import PullBack, vjp
+from scoresde.precision import moved
+
+
+class Kernel(NamedTuple):
+    """``z_t | z_0 ~ N(alpha z_0, sigma^2)``; both ``(*, 1 | n)``.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import DiagonalSDE, Identity, RectifiedFlow
+        >>> DiagonalSDE(RectifiedFlow(), Identity((2,))).kernel(torch.tensor([0.25]))
+        Kernel(alpha=tensor([0.7500]), sigma=tensor([0.2500]))
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+class Score(Protocol):
+    """What an equation asks of an estimator; see `scoresde.ScoreEstimator`.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.sdes.sde_coefficients import Score
+        >>> sde = DiagonalSDE(VP(), Identity((1,)))
+        >>> score: Score = Gaussian(sde, torch.zeros(1), torch.eye(1))
+        >>> score.score(torch.ones(1, 1), 0.5)
+        tensor([[-1.]])
+    """
+
+    def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+        """``grad_z log p_t(z | condition)``."""
+
+    def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Forcing]:
+        """``E[z_0 | z_t, condition]`` at each of several times."""
+
+
+class SDECoefficients(Coefficients):
+    """What an SDE says of several times.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM, DiagonalSDE, Identity
+        >>> DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[3.0]])).kernel
+        Kernel(alpha=tensor([[1.]]), sigma=tensor([[3.]]))
+    """
+
+    @property
+    @abstractmethod
+    def kernel(self) -> Kernel:
+        """The distribution of the state given the one at 0, in the dtype of the times.
+
+        Raises:
+            NotImplementedError: If it is not Gaussian, or not known.
+        """
+
+    @property
+    def noise_levels(self) -> Tensor:
+        """An increasing measure of noise per component, ``(*, 1 | blocks | n)``: here time."""
+        return self.t
+
+    @property
+    def noise_level(self) -> Tensor:
+        """Those `noise_levels` that are finite, averaged over the blocks: ``(k, *)``."""
+        return self.noise_levels.mean(-1)
+
+    def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
+        """The denoised mean at every one of the times, of states as they are here."""
+        return estimator.denoisers(self, condition)
+
+    @abstractmethod
+    def reverse(
+        self, estimator: Score, eta: float, condition: Any, sign: int
+    ) -> ReverseCoefficients:
+        """Those of an equation with the same marginals: see `scoresde.ReverseSDE`."""
+
+
+class ReverseCoefficients(Coefficients):
+    """What an equation that shares the marginals of an SDE says of several times.
+
+    Its drift is affine in a *forcing* ``F`` that an estimator is asked for, the denoised mean where
+    the SDE is linear: ``slope z + response F`` in the SDE's time.
+
+    Args:
+        forward: What the SDE says.
+        estimator: Knows the score.
+        eta: Amount of noise.
+        condition: Passed on to the estimator.
+        sign: 1 if time runs with the SDE's, -1 if against it.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import EDM, DiagonalSDE, Identity, ReverseSDE
+        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
+        >>> at = ReverseSDE(model, eta=1.0).at(torch.tensor([[-2.0]]), torch.zeros(1, 1))
+        >>> at.slope, at.response  # g^2/sigma^2 (z - D), with g^2 = 2 t and sigma = t
+        (tensor([[1.]]), tensor([[-1.]]))
+    """
+
+    def __init__(
+        self, forward: SDECoefficients, estimator: Score, eta: float, condition: Any, sign: int
+    ) -> None:
+        super().__init__(forward.t, forward.like, forward.blocks)
+        self.forward, self.estimator, self.eta = forward, estimator, eta
+        self.condition, self.sign = condition, sign
+
+    def __getitem__(self, index: Any) -> Self:
+        forward = self.forward[index]
+        return type(self)(forward, self.estimator, self.eta, self.condition, self.sign)
+
+    @property
+    def noise_level(self) -> Tensor:
+        """That of the SDE, which falls where time runs against it."""
+        return self.sign * self.forward.noise_level
+
+    @property
+    @abstractmethod
+    def slope(self) -> Tensor:
+        """What multiplies the state, ``(k, *, 1 | blocks | m)``."""
+
+    @property
+    @abstractmethod
+    def response(self) -> Tensor:
+        """What multiplies the forcing, ``(k, *, 1 | blocks | m)``."""
+
+    @property
+    @abstractmethod
+    def length_rate(self) -> Tensor:
+        """How fast the ``h`` of `Propagator` grows with the SDE's time, ``(k, *, 1 | blocks | m)``.
+
+        For a linear SDE it is half the derivative of the log-SNR.
+        """
+
+    @property
+    def response_by_length(self) -> Tensor:
+        """What multiplies the forcing per unit of that length; 0 where nothing moves."""
+        rate = self.length_rate
+        return self.response / rate.masked_fill(rate == 0, torch.inf)
+
+    @abstractmethod
+    def score(self, z: Tensor, forcing: Tensor) -> Tensor:
+        """The score behind a forcing of an ODE, at states ``(k, *batch, m)``; 0 where clean."""
+
+
+class PlainCoefficients(SDECoefficients):
+    """Of an SDE of which ``f`` and ``g`` are known and nothing else.
+
+    Takes the SDE, and the arguments of `scoresde.equation.Coefficients`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import SDE
+        >>> class Decay(SDE):
+        ...     def f(self, t, y): return -y
+        ...     def g(self, t, y): return torch.ones_like(y)
+        >>> at = Decay((1,)).at(torch.tensor([[0.1], [0.3]]))
+        >>> at[:1].propagator(at[1:]).h  # a step's length; all of its drift is forcing
+        tensor([[0.2000]])
+    """
+
+    def __init__(self, sde: Equation, t: Tensor, like: Tensor, blocks: Any) -> None:
+        super().__init__(t, like, blocks)
+        self.sde = sde
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(self.sde, self.t[index], self.like, self.blocks)
+
+    @property
+    def kernel(self) -> Kernel:
+        """None."""
+        raise NotImplementedError(
+            f"{type(self.sde).__name__} has no closed-form kernel: its score can be asked for, but "
+            "no denoised mean, noise or velocity"
+        )
+
+    def propagator(self, end: PlainCoefficients) -> Propagator:
+        """Nothing is known of the drift: a step of Euler and Maruyama."""
+        return _plain_step(self.t, end.t, float(self.sde.stochastic))
+
+    def fields(self) -> Iterator[Field]:
+        """All of the drift is forcing."""
+
+        def field(t: Tensor) -> Field:
+            f, g = partial(self.sde.f, t), partial(self.sde.g, t)
+            return Field(f, lambda y, xi: g(y) * xi, f, g)
+
+        return map(field, self.times)
+
+    def reverse(
+        self, estimator: Score, eta: float, condition: Any, sign: int
+    ) -> ReverseCoefficients:
+        """See `SDECoefficients.reverse`."""
+        return PlainReverse(self, estimator, eta, condition, sign)
+
+
+class PlainReverse(ReverseCoefficients):
+    """Of its reverse equations: the forcing is all of the drift.
+
+    Takes the arguments of `ReverseCoefficients`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import SDE, DirectScoreEstimator, ReverseSDE
+        >>> class Brownian(SDE):
+        ...     def f(self, t, y): return torch.zeros_like(y)
+        ...     def g(self, t, y): return torch.ones_like(y)
+        >>> class Pull(DirectScoreEstimator):
+        ...     def score(self, z, t, condition=None): return -z
+        >>> reverse, z = ReverseSDE(Pull(Brownian((1,)))), torch.full((1, 1), 2.0)
+        >>> reverse.f(torch.tensor(-0.5), z)  # g^2 s
+        tensor([[-2.]])
+    """
+
+    forward: PlainCoefficients
+
+    @property
+    def slope(self) -> Tensor:
+        """0."""
+        return torch.zeros_like(self.forward.noise_levels)
+
+    @property
+    def response(self) -> Tensor:
+        """1."""
+        return torch.ones_like(self.forward.noise_levels)
+
+    @property
+    def length_rate(self) -> Tensor:
+        """1: lengths are times."""
+        return self.response
+
+    def propagator(self, end: PlainReverse) -> Propagator:
+        """As forward."""
+        return _plain_step(self.t, end.t, self.eta)
+
+    def fields(self) -> Iterator[Field]:
+        """All of the drift is forcing."""
+
+        def field(t: Tensor, forward: Field) -> Field:
+            drift = partial(self._drift, t)
+            return Field(
+                drift,
+                forward.increment,
+                lambda z: self.sign * drift(z),
+                lambda z: self.eta * forward.diffusion(z),
+            )
+
+        return map(field, self.forward.times, self.forward.fields())
+
+    def score(self, z: Tensor, forcing: Tensor) -> Tensor:
+        """``(2 (f - F) - div g^2)/g^2``."""
+        t = moved(self.t, z)
+        g2, pull_back = _variance(self.forward.sde, t, z)
+        pull = 2 * (self.forward.sde.f(t, z) - forcing) - pull_back(torch.ones_like(z))
+        score: Tensor = pull / g2.masked_fill(g2 == 0, torch.inf)
+        return score
+
+    def _drift(self, t: Tensor, z: Tensor) -> Tensor:
+        sde = self.forward.sde
+        g2, pull_back = _variance(sde, t, z)
+        pull: Tensor = g2 * self.estimator.score(z, t, self.condition)
+        pull = pull + pull_back(torch.ones_like(z))
+        return sde.f(t, z) - (1 + self.eta**2) / 2 * pull
+
+
+def _plain_step(t: Tensor, s: Tensor, eta: float) -> Propagator:
+    h = s - t
+    noise_std = eta * h.abs().sqrt() if eta else None
+    return Propagator(torch.ones_like(h), h, h, torch.zeros_like(h), noise_std)
+
+
+def _variance(sde: Equation, t: Tensor, z: Tensor) -> tuple[Tensor, PullBack]:
+    """``g^2``, and what pulls back through it: of ones, its divergence."""
+    return vjp(lambda y: sde.g(t, y) ** 2, z, sde.parameters())
