@@ -53,7 +53,7 @@ MODULES = {
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
     "scoresde/conditioning": "conditional masks observation rollout",
     "scoresde/inference": "coordinates posterior",
-    "scoresde/phase_space": "coefficients diffusion dynamics flow langevin mixing steps turning",
+    "scoresde/phase_space": "coefficients diffusion dynamics flow langevin mixing rotation steps",
     "scoresde/planning": "draft gaussian_bed optimised_grid plan warped",
     "scoresde/data": "dequantization",
     "scoresde/training": "post_hoc",

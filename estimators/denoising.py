@@ -20,7 +20,7 @@ from estimators.prediction import (
     predictor,
     seen_basis,
 )
-from estimators.times import Drawn, TrainingTimes, first_noise_level, training_times
+from estimators.times import TrainingDraws, TrainingTimes, first_noise_level, training_times
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance, readable
 from scoresde.conditioning import Observed, observed
@@ -36,7 +36,7 @@ from scoresde.precision import (
     Numbers,
     expect_near,
     network_dtype,
-    replaced,
+    shallow_copy,
 )
 from scoresde.sampling.grid import Grid, restrict
 from scoresde.sdes.clock import Clock
@@ -296,7 +296,7 @@ class Denoising(Float64Constants, PlannedEstimator):
             True
         """
         blocks = self.sde.blocks.prefix(self.stage.dim)
-        return replaced(self, events=Identity((blocks.dim,), blocks.sizes))
+        return shallow_copy(self, events=Identity((blocks.dim,), blocks.sizes))
 
     def coefficient_losses(
         self,
@@ -315,7 +315,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         at = self.sde.at(drawn.times.unsqueeze(0), drawn.z)
         return self.drawn_losses(at, drawn, condition, weighting)
 
-    def draw(self, z: Tensor, noise: Noise) -> Drawn:
+    def draw(self, z: Tensor, noise: Noise) -> TrainingDraws:
         """What training draws for coefficients ``(batch, stage.dim)``."""
         times, density = self.draw_times(self.times.quantiles(self.sde, z, noise))
         missing = None
@@ -324,12 +324,12 @@ class Denoising(Float64Constants, PlannedEstimator):
             if self.observe is not None:
                 times = torch.where(self.observe(self.sde, z, noise), 0.0, times)
             times, z = times.masked_fill(missing, self.sde.T), z.masked_fill(missing, 0.0)
-        return Drawn(z, times, density, noise(z), missing)
+        return TrainingDraws(z, times, density, noise(z), missing)
 
     def drawn_losses(
         self,
         at: DiagonalCoefficients,
-        drawn: Drawn,
+        drawn: TrainingDraws,
         condition: Any = None,
         weighting: Weighting | None = None,
     ) -> Tensor:

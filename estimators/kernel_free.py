@@ -25,8 +25,8 @@ from scoresde.objectives.time_distribution import TimeDistribution
 from scoresde.precision import (
     KeepsFloat64,
     Numbers,
+    cast_like,
     expect_near,
-    moved,
     network_dtype,
     precision,
 )
@@ -149,7 +149,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
 
     def _local(self, z: Tensor, t: Tensor) -> _Local:
         mean, variance, rate, power = self._read(t, z)
-        t, still = moved(t, z), power == 0
+        t, still = cast_like(t, z), power == 0
         t = t.reshape(()) if t.numel() == 1 else t
         g2, pull_back = vjp(lambda y: self.sde.g(t, y) ** 2, z, self.sde.parameters())
         pull = power * (z - mean) / variance + pull_back(torch.ones_like(z))
@@ -254,9 +254,9 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         # a time may be late by a rounding
         place = (t / self.sde.T).clamp(0, 1).sqrt().squeeze(-1) * _KNOTS
         before = place.long().clamp(max=_KNOTS - 1)
-        share = moved(place - before, z).unsqueeze(-1)
+        share = cast_like(place - before, z).unsqueeze(-1)
         return (
-            torch.lerp(moved(table[before], z), moved(table[before + 1], z), share)
+            torch.lerp(cast_like(table[before], z), cast_like(table[before + 1], z), share)
             for table in self.moments
         )
 

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from estimators.observation_noise import noise_model, noise_of
 from scoresde.checks import expect, finite, instance
-from scoresde.precision import replaced
+from scoresde.precision import shallow_copy
 from scoresde.selection import Selectable, per_sample, samples
 
 Operator = Callable[[Tensor], Tensor]
@@ -74,7 +74,7 @@ class Measurement(Selectable):
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
         """What was observed of some samples."""
-        return replaced(self, y=samples(per_sample("y", self.y, batch), rows, batch))
+        return shallow_copy(self, y=samples(per_sample("y", self.y, batch), rows, batch))
 
     def forward(self, x: Tensor) -> Tensor:
         """``A(x)`` of events ``(*batch, *event_shape)``, flattened to ``(*batch, m)``."""

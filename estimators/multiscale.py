@@ -256,9 +256,10 @@ def made(
         >>> from estimators import ResidualMLP
         >>> from estimators.multiscale import made
         >>> def maker(shape, width=8): return ResidualMLP(shape, width, 1)
-        >>> [n.enter.out_features for n in made([maker, maker], [torch.Size([2])] * 2)]
+        >>> shapes = [torch.Size([2])] * 2
+        >>> [n.input_layer.out_features for n in made([maker, maker], shapes)]
         [8, 8]
-        >>> [n.enter.out_features for n in made([maker, maker], [torch.Size([2])] * 2, 20_000)]
+        >>> [n.input_layer.out_features for n in made([maker, maker], shapes, 20_000)]
         [40, 40]
     """
     said = [n for n, v in {"budget": budget, "operations": operations}.items() if v is not None]

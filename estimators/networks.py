@@ -80,10 +80,10 @@ class ResidualMLP(nn.Module):
         whole("condition_dim", condition_dim, 0)
         whole("classes", classes, 0)
         expect(not (classes and condition_dim), "classes", "0 beside condition_dim", classes)
-        self.tell: nn.Module = Standardised(condition_mean, condition_std)
+        self.condition_embedding: nn.Module = Standardised(condition_mean, condition_std)
         self.condition_shape = () if classes else (condition_dim,) if condition_dim else None
         if classes:
-            self.tell, condition_dim = Labels(classes, width), width
+            self.condition_embedding, condition_dim = Labels(classes, width), width
         real("dropout", dropout, 0)
         size = checked_shape(event_shape).numel()
         octaves = 2.0 ** torch.arange(_FREQUENCIES)
@@ -96,12 +96,12 @@ class ResidualMLP(nn.Module):
             nn.SiLU(),
         )
         # a condition modulates, and is worked on: regressing on it is half of the task
-        self.enter = nn.Linear(size + condition_dim, width)
+        self.input_layer = nn.Linear(size + condition_dim, width)
         self.blocks = nn.ModuleList(_Block(width, embedding_dim, dropout) for _ in range(depth))
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
+        self.output_layer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
         # a network that says 0 at first leaves estimators with the best linear denoiser
-        nn.init.zeros_(self.leave[1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.leave[1].bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.output_layer[1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.output_layer[1].bias)  # type: ignore[arg-type]
 
     frequencies: Tensor
 
@@ -119,13 +119,13 @@ class ResidualMLP(nn.Module):
         expect_condition(condition, self.condition_shape is not None, "condition_dim= or classes=")
         noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
         phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
-        conditions = [] if condition is None else [self.tell(condition)]
+        conditions = [] if condition is None else [self.condition_embedding(condition)]
         waves = [noise_level, phases.sin(), phases.cos()]
         embedding = self.embed(torch.cat([*waves, *conditions], dim=-1))
-        hidden = self.enter(torch.cat([x.flatten(1), *conditions], dim=-1))
+        hidden = self.input_layer(torch.cat([x.flatten(1), *conditions], dim=-1))
         for block in self.blocks:
             hidden = block(hidden, embedding)
-        out: Tensor = self.leave(hidden)
+        out: Tensor = self.output_layer(hidden)
         return out.reshape(x.shape)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect, instance
 from scoresde.estimator import Denoiser
-from scoresde.precision import expect_near, moved, sent
+from scoresde.precision import cast_like, expect_near, to_device
 from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
 
 
@@ -105,9 +105,9 @@ def c_noise(
         level, shape = at.noise_level, at.like.shape[:-1]
     level = level.nan_to_num(nan=_CLEAN).clamp(min=_CLEAN)  # none is finite, or this one is not
     if least is not None:
-        level = torch.maximum(level, at.layout.expand(moved(least, level)))
+        level = torch.maximum(level, at.layout.expand(cast_like(least, level)))
     one_for_all = [1] * (1 + len(shape) - level.ndim)
-    level = sent((level / 4).to(dtype), at.like.device)
+    level = to_device((level / 4).to(dtype), at.like.device)
     level = level.reshape(len(at.t), *one_for_all, *level.shape[1:])
     rows = at.like.shape[:-1].numel()
     return level.expand(-1, *shape).reshape(len(at.t), rows, *shape[at.like.ndim - 1 :])

@@ -63,7 +63,7 @@ _BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
 _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json"}
 
 
-class _Steps(nn.Module):
+class _StepOfLevel(nn.Module):
     """From what estimators tell networks of the noise to the steps that these were trained on."""
 
     def __init__(self, schedule: Tabulated) -> None:
@@ -125,7 +125,7 @@ def from_diffusers(
         network = _unet(_path(folder) / "unet")
     instance("network", network, nn.Module)
     sde = DiagonalSDE(schedule, Identity(_shape(about)))
-    adapted = NetworkAdapter(network, _Steps(schedule), condition)
+    adapted = NetworkAdapter(network, _StepOfLevel(schedule), condition)
     return Denoising(sde, adapted, parametrization=prediction)
 
 

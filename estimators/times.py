@@ -173,7 +173,7 @@ def first_noise_level(sde: DiagonalSDE) -> Tensor:
         return sde.at(sde.scale.new_full((1, 1), sde.eps)).noise_levels
 
 
-class Drawn(NamedTuple):
+class TrainingDraws(NamedTuple):
     """What training draws for some events; see `estimators.Denoising.draw`.
 
     Attributes:

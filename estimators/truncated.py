@@ -13,7 +13,7 @@ from typing_extensions import Self
 from scoresde.checks import expect, instance, numbers
 from scoresde.estimator import KernelEstimator
 from scoresde.objectives.parametrization import noiseless
-from scoresde.precision import Float64Constants, Numbers, full_precision, moved
+from scoresde.precision import Float64Constants, Numbers, cast_like, full_precision
 from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.sdes.sde_coefficients import Kernel
 
@@ -214,7 +214,7 @@ def _rule(like: Tensor) -> tuple[Tensor, Tensor, float]:
     Of Gauss's rules the shortest that integrates a Gaussian, cut off there, to the last digits.
     """
     count, depth = (24, 20.0) if torch.finfo(like.dtype).eps > 1e-10 else (40, 37.0)
-    nodes, masses = (moved(torch.from_numpy(v), like) for v in _legendre(count))
+    nodes, masses = (cast_like(torch.from_numpy(v), like) for v in _legendre(count))
     return (nodes + 1) / 2, masses, depth
 
 

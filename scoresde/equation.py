@@ -24,7 +24,7 @@ from typing_extensions import Self
 from scoresde.bases import Basis
 from scoresde.blocks import Blocks
 from scoresde.checks import expect, numbers
-from scoresde.precision import moved, sent
+from scoresde.precision import cast_like, to_device
 from scoresde.selection import Selectable
 
 Forcing = Callable[[Tensor], Tensor]
@@ -181,17 +181,19 @@ class Coefficients(ABC):
     @property
     def times(self) -> list[Tensor]:
         """The times one by one, as states have them; a number where it is that of all samples."""
-        return [t.reshape(()) if t.numel() == 1 else t for t in moved(self.t, self.like).unbind()]
+        return [
+            t.reshape(()) if t.numel() == 1 else t for t in cast_like(self.t, self.like).unbind()
+        ]
 
     def cast(self, value: Tensor) -> Tensor:
         """A coefficient ``(*, 1 | blocks | m)`` as what multiplies states: ``(*, 1 | m)``."""
-        return self.blocks.expand(moved(value, self.like))
+        return self.blocks.expand(cast_like(value, self.like))
 
     def together(self, *values: Tensor) -> list[Tensor]:
         """Several coefficients at once, see `cast`: whatever they are, the device gets one copy."""
         if all(v.device == self.like.device for v in values):
             return [self.cast(v) for v in values]
-        parts = moved(torch.cat([v.reshape(-1) for v in values]), self.like)
+        parts = cast_like(torch.cat([v.reshape(-1) for v in values]), self.like)
         split = parts.split([v.numel() for v in values])
         return [self.blocks.expand(p.view(v.shape)) for p, v in zip(split, values, strict=True)]
 
@@ -224,7 +226,7 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
     dtype = torch.promote_types(dtype, torch.float32)  # numbers have as many digits as the state
     t = t if isinstance(t, (float, int)) else numbers("t", t)
     if isinstance(t, Tensor):
-        t = sent(t.to(dtype), z.device)
+        t = to_device(t.to(dtype), z.device)
     else:
         t = torch.full((), t, dtype=dtype, device=z.device)  # no copy, for which one would wait
     shape = tuple(t.shape)

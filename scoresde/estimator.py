@@ -22,7 +22,7 @@ from scoresde.internals.wrappers import match_names, unwrapped
 from scoresde.noise import Generators
 from scoresde.objectives import parametrization
 from scoresde.objectives.parametrization import Affine
-from scoresde.precision import expect_near, moved, precision, replaced, sent
+from scoresde.precision import cast_like, expect_near, precision, shallow_copy, to_device
 from scoresde.sdes.clock import Clock
 from scoresde.sdes.sde import SDE
 from scoresde.sdes.sde_coefficients import Kernel, SDECoefficients
@@ -119,11 +119,11 @@ class ScoreEstimator(Selectable, ABC):
             >>> model.with_clock(front([0, 1])).sde.breakpoints() != model.sde.breakpoints()
             True
         """
-        view = _moved(self, clock)
+        view = _with_clock(self, clock)
         # wrappers of one that is conditioned share its SDE
         pairs = zip(self.children(), view.children(), strict=True)
         shared = [new.sde for old, new in pairs if getattr(old, "sde", None) is self.sde]
-        return replaced(view, sde=shared[0] if shared else self.sde.with_clock(clock))
+        return shallow_copy(view, sde=shared[0] if shared else self.sde.with_clock(clock))
 
     def states(self, x: Tensor) -> Tensor:
         """Coefficients of events, of as many as there are samples of which something is known.
@@ -202,7 +202,7 @@ class ScoreEstimator(Selectable, ABC):
             t = torch.where(still.unsqueeze(-1) if t.ndim == z.ndim else still, self.sde.eps, t)
         else:
             t = self.sde.eps if t == 0 else t
-        return Affine(moved(form.skip, z), moved(form.out, z)), t
+        return Affine(cast_like(form.skip, z), cast_like(form.out, z)), t
 
 
 def _second_names(module: nn.Module) -> dict[str, str]:
@@ -216,15 +216,17 @@ def _second_names(module: nn.Module) -> dict[str, str]:
     }
 
 
-def _moved(module: M, clock: Clock) -> M:
+def _with_clock(module: M, clock: Clock) -> M:
     """A view of a module whose parts that are estimators have another clock."""
     parts = {
-        name: part.with_clock(clock) if isinstance(part, ScoreEstimator) else _moved(part, clock)
+        name: part.with_clock(clock)
+        if isinstance(part, ScoreEstimator)
+        else _with_clock(part, clock)
         for name, part in module._modules.items()
         if part is not None
     }
     changed = {name: part for name, part in parts.items() if part is not module._modules[name]}
-    return replaced(module, **changed) if changed else module
+    return shallow_copy(module, **changed) if changed else module
 
 
 class PlannedEstimator(ScoreEstimator):
@@ -318,7 +320,7 @@ def kernels(at: SDECoefficients) -> list[Kernel]:
         >>> kernels(sde.at(torch.tensor([[1.0], [3.0]]), torch.zeros(5, 2)))[1].sigma
         tensor([3.])
     """
-    alpha, sigma = (sent(v, at.like.device).unbind() for v in at.kernel)
+    alpha, sigma = (to_device(v, at.like.device).unbind() for v in at.kernel)
     return [*map(Kernel, alpha, sigma)]
 
 

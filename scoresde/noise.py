@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from scoresde.checks import expect, instance
 from scoresde.internals.default_generator import DefaultGenerator
-from scoresde.precision import moved
+from scoresde.precision import cast_like
 
 
 class Noise:
@@ -107,7 +107,7 @@ class Noise:
         """
         if not isinstance(self.generator, Sequence):
             with nullcontext() if self.generator is None else DefaultGenerator(self.generator):
-                return moved(distribution.sample(like.shape[:-1]), like)
+                return cast_like(distribution.sample(like.shape[:-1]), like)
 
         def sample(row: Tensor, generator: torch.Generator) -> Tensor:
             with DefaultGenerator(generator):
@@ -118,7 +118,7 @@ class Noise:
     def _numbers(self, source: Callable[..., Tensor], like: Tensor) -> Tensor:
         if isinstance(self.generator, Sequence):
             return self._per_sample(partial(_drawn, source), like)
-        return moved(_drawn(source, like, self.generator), like)
+        return cast_like(_drawn(source, like, self.generator), like)
 
     def _per_sample(
         self, draw: Callable[[Tensor, torch.Generator], Tensor], like: Tensor
@@ -133,7 +133,7 @@ class Noise:
         rows = torch.empty(shape, dtype=like.dtype, device=place, pin_memory=pinned)
         for row, g in zip(rows, self.generator, strict=True):
             row.copy_(draw(row, g))
-        return moved(rows.reshape(like.shape), like)
+        return cast_like(rows.reshape(like.shape), like)
 
 
 def _drawn(

@@ -24,14 +24,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def replaced(module: M, **values: object) -> M:
+def shallow_copy(module: M, **values: object) -> M:
     """A view of a module with some attributes, buffers or children of its own.
 
     Example:
         >>> import torch
-        >>> from scoresde.precision import replaced
+        >>> from scoresde.precision import shallow_copy
         >>> layer = torch.nn.Linear(1, 1)
-        >>> view = replaced(layer, bias=torch.nn.Parameter(torch.zeros(1)))
+        >>> view = shallow_copy(layer, bias=torch.nn.Parameter(torch.zeros(1)))
         >>> view.weight is layer.weight, view.bias is layer.bias
         (True, False)
     """
@@ -55,25 +55,25 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def moved(value: Tensor, like: Tensor) -> Tensor:
+def cast_like(value: Tensor, like: Tensor) -> Tensor:
     """Numbers in the dtype and on the device of others, on the way to which nobody waits.
 
     Example:
         >>> import torch
-        >>> from scoresde.precision import moved
-        >>> moved(torch.zeros(2, dtype=torch.float64), torch.empty(1, device="meta"))
+        >>> from scoresde.precision import cast_like
+        >>> cast_like(torch.zeros(2, dtype=torch.float64), torch.empty(1, device="meta"))
         tensor(..., device='meta', size=(2,))
     """
-    return sent(value.to(like.dtype), like.device)
+    return to_device(value.to(like.dtype), like.device)
 
 
-def sent(value: Tensor, device: torch.device) -> Tensor:
+def to_device(value: Tensor, device: torch.device) -> Tensor:
     """Numbers on a device, on the way to which nobody waits, in float32 if it has no float64.
 
     Example:
         >>> import torch
-        >>> from scoresde.precision import sent
-        >>> sent(torch.tensor(0.1), torch.device("cpu"))
+        >>> from scoresde.precision import to_device
+        >>> to_device(torch.tensor(0.1), torch.device("cpu"))
         tensor(0.1000)
     """
     if value.device == device:
@@ -201,11 +201,11 @@ class KeepsFloat64(nn.Module):
 
     def _cast(self, name: str, value: Tensor, t: Tensor) -> Tensor:
         if value.dtype == t.dtype or not lasting(value):
-            return moved(value, t)
+            return cast_like(value, t)
         key = name, t.dtype, t.device
         read = self._cast_values.get(key)
         if read is None or not read.holds(value):
-            read = Copy.of(value, moved(value, t))
+            read = Copy.of(value, cast_like(value, t))
             if lasting(read.value):  # what a transform makes is its own
                 self._cast_values[key] = read
         return read.value
@@ -231,9 +231,9 @@ _CPU = torch.device("cpu")
 def _together(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Tensors on another device, in one copy."""
     if len(values) == 1:
-        return [sent(values[0], device)]
+        return [to_device(values[0], device)]
     kind = functools.reduce(torch.promote_types, (v.dtype for v in values))
-    flat = sent(torch.cat([v.to(kind).flatten() for v in values]), device)
+    flat = to_device(torch.cat([v.to(kind).flatten() for v in values]), device)
     parts = flat.split([v.numel() for v in values])
     return [part.view_as(value).to(value.dtype) for part, value in zip(parts, values, strict=True)]
 

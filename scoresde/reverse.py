@@ -22,7 +22,7 @@ from scoresde.checks import expect
 from scoresde.equation import Equation
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.noise import Noise
-from scoresde.precision import replaced
+from scoresde.precision import shallow_copy
 from scoresde.sdes.sde import SDE, Stage
 from scoresde.sdes.sde_coefficients import ReverseCoefficients
 from scoresde.selection import samples
@@ -116,7 +116,7 @@ class ReverseSDE(Equation):
         """With the estimator's and the condition's samples."""
         estimator = self.estimator.select(rows, batch)
         condition = samples(self.condition, rows, batch)
-        return replaced(self, estimator=estimator, condition=condition)
+        return shallow_copy(self, estimator=estimator, condition=condition)
 
 
 class ProbabilityFlow(ReverseSDE):

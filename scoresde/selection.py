@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 from typing_extensions import Self
 
 from scoresde.checks import expect
-from scoresde.precision import replaced
+from scoresde.precision import shallow_copy
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -154,4 +154,4 @@ def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
         new = select(part, rows, batch) if selectable is None else selectable.select(rows, batch)
         if new is not part:
             inner[name] = new
-    return replaced(module, **inner) if inner else module
+    return shallow_copy(module, **inner) if inner else module

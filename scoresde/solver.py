@@ -27,7 +27,7 @@ from scoresde.sampling.cache import events
 from scoresde.sampling.descent import Corrector, Descent, checked
 from scoresde.sampling.grid import Grid, grid_field
 from scoresde.sampling.sampler import Sampler
-from scoresde.sampling.tape import AtOnce, Move
+from scoresde.sampling.tape import EagerWalk, Move
 from scoresde.sdes.sde import SDE
 
 _MOST_STEPS = 10**6
@@ -335,7 +335,7 @@ class Solver(ABC):
         """
         descent = Descent.of(self, estimator, sample_shape, condition, dtype)
         noise = Noise.of(generator)
-        walk = descent.states(self.times(estimator.sde), noise, AtOnce(), every=True)
+        walk = descent.states(self.times(estimator.sde), noise, EagerWalk(), every=True)
         while True:
             with evaluation_mode(estimator), torch.no_grad():
                 state = next(walk, None)

@@ -92,7 +92,7 @@ def bed(**settings):
 def network():
     torch.manual_seed(0)
     found = ResidualMLP((3,), 16, 1)
-    torch.nn.init.normal_(found.leave[1].weight, std=0.3)
+    torch.nn.init.normal_(found.output_layer[1].weight, std=0.3)
     return found
 
 
@@ -178,7 +178,7 @@ def multi_scale():
     torch.manual_seed(0)
     networks = [ResidualMLP((n,), 8, 1) for n in (2, 4)]
     for network in networks:
-        torch.nn.init.normal_(network.leave[1].weight, std=0.3)
+        torch.nn.init.normal_(network.output_layer[1].weight, std=0.3)
     return MultiScale(bands(), networks)
 
 

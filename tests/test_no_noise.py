@@ -67,7 +67,7 @@ def sde(*speeds):
 def network(n=2, noise_levels=1):
     torch.manual_seed(0)
     net = ResidualMLP((n,), 8, 1, noise_levels=noise_levels)
-    nn.init.normal_(net.leave[1].weight, std=0.3)
+    nn.init.normal_(net.output_layer[1].weight, std=0.3)
     return net
 
 

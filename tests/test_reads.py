@@ -98,7 +98,7 @@ class Answering(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.inner, self.asked = ResidualMLP((n,), 8, 1, **options), 0
-        nn.init.normal_(self.inner.leave[1].weight, std=0.3)
+        nn.init.normal_(self.inner.output_layer[1].weight, std=0.3)
 
     def forward(self, x, level):
         self.asked += 1

@@ -18,7 +18,7 @@ BLOCKS = {"a": 1, "b": 2}
 def network(n, **options):
     torch.manual_seed(0)
     made = ResidualMLP((n,), 8, 1, **options)
-    nn.init.normal_(made.leave[1].weight, std=0.3)
+    nn.init.normal_(made.output_layer[1].weight, std=0.3)
     return made
 
 

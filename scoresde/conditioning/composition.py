@@ -23,7 +23,7 @@ from scoresde.checks import expect, finite, instance
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.derivatives import batched, vjp
 from scoresde.objectives.parametrization import FAINT, noiseless
-from scoresde.precision import full_precision, moved, replaced
+from scoresde.precision import cast_like, full_precision, shallow_copy
 from scoresde.sdes.sde import SDE
 from scoresde.selection import Selectable, broadcast
 
@@ -158,13 +158,13 @@ class Composition(ScoreEstimator):
         if self.precisions is not None:
             of_each = self.precisions.expand(*self.batch_shape, *self.precisions.shape[-3:])
             chosen["precisions"] = of_each.flatten(0, -4)[owner]
-        return replaced(self, **chosen)
+        return shallow_copy(self, **chosen)
 
     @full_precision
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See the class."""
         z, times, given = self._asked(z, t, condition)
-        alpha, sigma = (moved(v, z) for v in self.sde.kernel(times, z.shape[-1]))
+        alpha, sigma = (cast_like(v, z) for v in self.sde.kernel(times, z.shape[-1]))
         noise = alpha, sigma**2 / alpha.clamp(min=FAINT)
         known = self._moments(self._without(times), self.prior_precision, z, *noise)
         many = self._copies(z)
@@ -183,7 +183,7 @@ class Composition(ScoreEstimator):
             condition: As of `denoise`.
         """
         z, times, given = self._asked(z, t, condition)
-        alpha, sigma = (moved(v, z) for v in self.sde.kernel(times, z.shape[-1]))
+        alpha, sigma = (cast_like(v, z) for v in self.sde.kernel(times, z.shape[-1]))
         without = self._without(times)
 
         def both(z: Tensor) -> Tensor:

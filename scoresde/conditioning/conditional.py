@@ -25,7 +25,7 @@ from scoresde.conditioning.observation import ConditionedBasis, Observation, obs
 from scoresde.conditioning.speeds import SlowedClock
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
-from scoresde.precision import expect_near, moved, sent
+from scoresde.precision import cast_like, expect_near, to_device
 from scoresde.reverse import ReverseSDE
 from scoresde.sdes.clock import Clock
 from scoresde.sdes.diagonal import DiagonalSDE
@@ -107,11 +107,11 @@ class ConditionalSDE(DiagonalSDE):
     def _observed_on_cpu(self) -> Tensor:
         return self.observation.mask.cpu()
 
-    def observe(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """A state with its observed components replaced by ``alpha y + sigma noise``."""
+    def observe(self, z: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+        """A state with its observed components replaced by ``alpha y + sigma xi``."""
         return torch.where(
             self.observation.mask[: z.shape[-1]],
-            self.diffuse(self.observation.values[..., : z.shape[-1]].to(z), t, noise),
+            self.diffuse(self.observation.values[..., : z.shape[-1]].to(z), t, xi),
             z,
         )
 
@@ -119,7 +119,7 @@ class ConditionalSDE(DiagonalSDE):
         """See the class."""
         first, last = like.shape[-1], stage.dim
         known = self._at_entry(stage.start, first, last)
-        alpha, sigma, mean, std = moved(torch.stack(known), like)
+        alpha, sigma, mean, std = cast_like(torch.stack(known), like)
         mean = self.observation.pin(mean, first)
         std = torch.where(self.observation.mask[first:last], sigma, std)
         return gaussian(alpha * mean, std)
@@ -130,7 +130,7 @@ class ConditionalSDE(DiagonalSDE):
         Raises:
             ValueError: If observed components diffuse: then there is no density.
         """
-        mean, sigma = (moved(v, z) for v in self.moments(stage.start, dim, stage.dim))
+        mean, sigma = (cast_like(v, z) for v in self.moments(stage.start, dim, stage.dim))
         unobserved = self.unobserved()[dim : stage.dim]
         sigma = sigma.masked_fill(~unobserved, 1.0)
         each = Normal(mean, sigma, validate_args=False).log_prob(z[..., dim:])
@@ -216,7 +216,7 @@ class ConditionalEstimator(ScoreEstimator):
         Of all components, also where the state is a prefix of them: so kernels want it.
         """
         mask = self.observation.mask
-        times = self.sde.basis.blocks.expand(sent(t, mask.device)) * ~mask
+        times = self.sde.basis.blocks.expand(to_device(t, mask.device)) * ~mask
         return times.reshape(len(t), *[1] * (z.ndim + 1 - times.ndim), *times.shape[1:])
 
 

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from scoresde.bases import Basis, Joint
 from scoresde.checks import expect, finite, floating, instance
-from scoresde.precision import replaced
+from scoresde.precision import shallow_copy
 from scoresde.selection import Selectable, broadcast, per_sample, samples
 
 
@@ -93,7 +93,7 @@ class Observation(Selectable):
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
         """Of some samples of a batch; see `scoresde.selection.Selectable`."""
         values = per_sample("observed", self.values, batch)
-        return replaced(self, values=samples(values, rows, batch))
+        return shallow_copy(self, values=samples(values, rows, batch))
 
     def pin(self, z: Tensor, first: int = 0) -> Tensor:
         """A state, or its components from the ``first`` on, with the values in their place."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from scoresde.checks import expect, instance, real, validator, whole
 from scoresde.conditioning.composition import Composition, Product
 from scoresde.noise import Generators, Noise
-from scoresde.precision import moved
+from scoresde.precision import cast_like
 from scoresde.sampling.batches import sample_shape_of, samples_like
 from scoresde.sampling.grid import log_snr
 
@@ -340,7 +340,7 @@ class _Path:
         return level + max(1, int((depth <= most).sum()))
 
     def _noise(self, level: int) -> Tensor:
-        return moved(self.noise[level], self.like)
+        return cast_like(self.noise[level], self.like)
 
     def _score(self, u: Tensor, level: int) -> Tensor:
         """By ``u``, ``(N, b, m)``."""
@@ -364,7 +364,7 @@ class _Path:
 
     def _states(self, u: Tensor, level: int) -> Tensor:
         batch = self.model.batch_shape
-        return (moved(self.alpha[level], u) * u).reshape(len(u), *batch, u.shape[-1])
+        return (cast_like(self.alpha[level], u) * u).reshape(len(u), *batch, u.shape[-1])
 
     def _time(self, level: int) -> Tensor:
         return self.times[level].to(self.like)

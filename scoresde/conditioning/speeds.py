@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scoresde.bases import Joint
 from scoresde.checks import expect, instance, real, whole
-from scoresde.precision import moved, replaced
+from scoresde.precision import cast_like, shallow_copy
 from scoresde.schedules import Schedule
 from scoresde.sdes.clock import Clock
 from scoresde.sdes.diagonal import DiagonalSDE
@@ -121,7 +121,7 @@ class AnnealedClock(SlowedClock):
         start, end = (_noise(schedule, u) for u in (torch.ones_like(final), final))
         value = 1 / (share / end + (1 - share) / start)
         with torch.no_grad():
-            self.now.copy_(moved(final if share == 1 else _factor(schedule, value), self.now))
+            self.now.copy_(cast_like(final if share == 1 else _factor(schedule, value), self.now))
 
 
 def factor_of_noise(schedule: Schedule, noise: float) -> Tensor:
@@ -197,7 +197,7 @@ def slowed(
     if updates is not None:
         clock = AnnealedClock(sde.clock, factors, sde.schedule, updates)
     clock.check(joint.blocks)
-    return replaced(sde, clock=clock)
+    return shallow_copy(sde, clock=clock)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from scoresde.blocks import Blocks
 from scoresde.checks import expect
 from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, kernels
 from scoresde.inference.coordinates import Coordinates
-from scoresde.precision import Float64Constants, moved, replaced
+from scoresde.precision import Float64Constants, cast_like, shallow_copy
 from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.sdes.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import per_sample, samples
@@ -172,11 +172,11 @@ class GivenObservation(PlannedEstimator):
         if condition is not None:
             own = condition.shape[len(self.batch_shape) :]
             condition = condition.expand(*batch, *own).reshape(-1, *own)[rows]
-        return replaced(new, shift=shift, condition=condition)
+        return shallow_copy(new, shift=shift, condition=condition)
 
     def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """Those of what is left, moved."""
-        seen, shift = self.condition, moved(self.shift, at.like)
+        seen, shift = self.condition, cast_like(self.shift, at.like)
         if seen is not None:
             seen = seen.expand(*at.like.shape[:-1], *seen.shape[len(self.batch_shape) :])
 

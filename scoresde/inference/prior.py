@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal
 from scoresde.estimator import KernelEstimator
 from scoresde.inference.coordinates import Coordinates, line
 from scoresde.objectives.parametrization import FAINT, noiseless
-from scoresde.precision import full_precision, moved
+from scoresde.precision import cast_like, full_precision
 from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.sdes.sde_coefficients import Kernel
 
@@ -58,16 +58,16 @@ class PriorEstimator(KernelEstimator):
     @full_precision
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
-        alpha, sigma = (moved(v, z) for v in kernel)
+        alpha, sigma = (cast_like(v, z) for v in kernel)
         mean = self._gaussian if self.marginals is None else self._each
         clean = mean(z, alpha, sigma)
         return noiseless(sigma, z, clean)
 
     def _gaussian(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         normal: Any = self.normal
-        std, centre = (moved(v, z) for v in (self.coordinates.std, self.coordinates.mean))
-        mean = (moved(normal.mean, z) - centre) / std
-        covariance = moved(normal.covariance_matrix, z) / (std * std.unsqueeze(-1))
+        std, centre = (cast_like(v, z) for v in (self.coordinates.std, self.coordinates.mean))
+        mean = (cast_like(normal.mean, z) - centre) / std
+        covariance = cast_like(normal.covariance_matrix, z) / (std * std.unsqueeze(-1))
         a, s = (v.expand(*v.shape[:-1], z.shape[-1]) for v in (alpha, sigma))
         power = a.unsqueeze(-1) * covariance * a.unsqueeze(-2) + torch.diag_embed(s**2)
         pull = torch.linalg.solve(power, (z - a * mean).unsqueeze(-1)).squeeze(-1)
@@ -75,7 +75,7 @@ class PriorEstimator(KernelEstimator):
         return clean
 
     def _each(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        low, high = (moved(v, z) for v in self._range())
+        low, high = (cast_like(v, z) for v in self._range())
         visible, noise = alpha.clamp(min=FAINT), sigma.clamp(min=FAINT)
         place, width = z / visible, noise / visible
         origin = place.clamp(low, high).detach()
@@ -83,7 +83,7 @@ class PriorEstimator(KernelEstimator):
         tilt = ((origin - place) / width).abs().detach()
         reach = (width * 2 * _DEPTH / (tilt + (tilt**2 + 2 * _DEPTH).sqrt())).detach()
         left, right = torch.maximum(low - origin, -reach), torch.minimum(high - origin, reach)
-        nodes, masses = (moved(torch.from_numpy(v), z) for v in _RULE)
+        nodes, masses = (cast_like(torch.from_numpy(v), z) for v in _RULE)
         steps = left.unsqueeze(-1) + (right - left).unsqueeze(-1) * nodes
         # squares of distances from the origin, whose own is the same for all nodes
         far = ((origin - place) / width).unsqueeze(-1)
@@ -97,7 +97,7 @@ class PriorEstimator(KernelEstimator):
         """Of every component, at nodes ``(*batch, m, k)``."""
         assert self.marginals is not None
         events = u.movedim(-1, 0)
-        flat = events * moved(self.coordinates.std, u) + moved(self.coordinates.mean, u)
+        flat = events * cast_like(self.coordinates.std, u) + cast_like(self.coordinates.mean, u)
         real = flat.reshape(*flat.shape[:-1], *self.marginals.batch_shape)
         to = line(self.marginals)
         value = to(real)

@@ -22,7 +22,7 @@ class Copy(NamedTuple):
 
     source: Tensor
     version: int
-    place: int
+    address: int
     value: Tensor
 
     @classmethod
@@ -33,7 +33,7 @@ class Copy(NamedTuple):
     def holds(self, source: Tensor) -> bool:
         """Whether it is one of this tensor, as that is now."""
         same = self.source is source and self.version == times_written(source)
-        return same and self.place == source.data_ptr()
+        return same and self.address == source.data_ptr()
 
 
 def times_written(tensor: Tensor) -> int:

@@ -17,7 +17,7 @@ from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing, P
 from scoresde.internals.derivatives import vjp
 from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.traces import Trace
-from scoresde.precision import replaced
+from scoresde.precision import shallow_copy
 from scoresde.reverse import ProbabilityFlow
 from scoresde.sdes.sde_coefficients import ReverseCoefficients
 
@@ -82,7 +82,7 @@ class DensityFlow(AugmentedEquation):
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
         """With the flow's samples, and their probes."""
         flow, probes = self.flow.select(rows, batch), self.trace.select(self.probes, rows)
-        return replaced(self, flow=flow, probes=probes)
+        return shallow_copy(self, flow=flow, probes=probes)
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """``(v, dv_i/dz_i)``."""

@@ -22,7 +22,7 @@ from scoresde.checks import real, validator, whole
 from scoresde.equation import Propagator
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
-from scoresde.precision import precision, sent
+from scoresde.precision import precision, to_device
 from scoresde.sampling import grid as grids
 from scoresde.sampling.discontinuities import at_discontinuity, one_sided, segments
 from scoresde.sampling.grid import Grid, grid_field
@@ -156,7 +156,7 @@ class _Piece(NamedTuple):
         return cls(nodes, steps.values.sum(0), _error_estimates(nodes, steps).sum(0))
 
 
-class _Steps(NamedTuple):
+class _StepIntegrals(NamedTuple):
     """Integrals ``(k, batch, estimates)``, and how far the path ends from the flow."""
 
     values: Tensor
@@ -191,12 +191,12 @@ def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
 def _better(density: DensityFlow, piece: _Piece, short: Tensor) -> _Piece:
     """With more nodes for some events, ``(batch,)`` on the CPU."""
     nodes, gained, errors = piece
-    rows = sent(short.nonzero().flatten(), gained.device)
+    rows = to_device(short.nonzero().flatten(), gained.device)
     if not len(rows):
         return piece
     steps, count = len(nodes.z) - 1, len(short)
     some = density.select(rows, (count,))
-    t = sent(nodes.at.t, gained.device).expand(-1, len(rows), -1)
+    t = to_device(nodes.at.t, gained.device).expand(-1, len(rows), -1)
     failing = nodes.only(density.flow.at(t, nodes.z[0, rows]), rows)
     for _ in range(2):
         failing = _refine(some, failing, (steps + 1) // 2, count)
@@ -204,7 +204,7 @@ def _better(density: DensityFlow, piece: _Piece, short: Tensor) -> _Piece:
     return _Piece(nodes, gained.index_copy(0, rows, more), errors.index_copy(0, rows, left))
 
 
-def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
+def _integrate(nodes: _Nodes, points: int = 4) -> _StepIntegrals:
     """See `Quadrature`: of the divergence, less what the path does that the flow does not."""
     at, z, forcing, score, diagonal = nodes
     steps = at[:-1].propagator(at[1:])
@@ -221,7 +221,7 @@ def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
     widths, response = plain * steps.h.unsqueeze(1), at.response_by_length
     # small numbers, found where times are, and sent to where states are
     decay, gain, growth, weights, carried, widths, response = (
-        at.blocks.expand(sent(v, z.device))
+        at.blocks.expand(to_device(v, z.device))
         for v in (
             steps.decay,
             steps.gain,
@@ -232,16 +232,16 @@ def _integrate(nodes: _Nodes, points: int = 4) -> _Steps:
             response,
         )
     )
-    nearest = sent(best.nodes, z.device)
+    nearest = to_device(best.nodes, z.device)
     # of the path and of the flow from the same start, at the end of every step
     missed = z[1:] - decay * z[:-1] - gain * Rule(weights, nearest)(forcing)
     work = (missed * Rule(carried, nearest)(score)).sum(-1)
     linear = growth.expand(-1, -1, z.shape[-1]).sum(-1)
     trace = Rule((widths * response[nearest]).unsqueeze(-2), nearest)(diagonal).sum(-1)
-    return _Steps(trace + (linear - work).unsqueeze(-1), missed)
+    return _StepIntegrals(trace + (linear - work).unsqueeze(-1), missed)
 
 
-def _error_estimates(nodes: _Nodes, steps: _Steps) -> Tensor:
+def _error_estimates(nodes: _Nodes, steps: _StepIntegrals) -> Tensor:
     """By how much parabolas would change integrals, ``(k, batch)``; less where nodes are few."""
     with torch.no_grad():
         rough = _integrate(nodes, min(3, len(nodes.z) - 1))

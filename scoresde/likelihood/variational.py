@@ -35,7 +35,7 @@ from scoresde.likelihood.finite import all_finite
 from scoresde.noise import Generators, Noise
 from scoresde.objectives.parametrization import shrinkage
 from scoresde.objectives.time_distribution import TimeDistribution
-from scoresde.precision import moved, precision
+from scoresde.precision import cast_like, precision
 from scoresde.sampling.grid import Grid, grid, restrict
 from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.sdes.sde import SDE, Stage
@@ -238,7 +238,7 @@ def importance(
         for stage in sde.stages():
             knots.append(restrict(base, stage))
             middles, prefix = (knots[-1][1:] + knots[-1][:-1]) / 2, z[..., : stage.dim]
-            for t in moved(middles, z):
+            for t in cast_like(middles, z):
                 size = _gap(model, prefix, t.expand(len(z)), noise(prefix), conditions, moments)
                 sizes.append(size.to(precision(z.device)).square().mean().sqrt())
     powers = torch.stack(sizes).cpu()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect, numbers
-from scoresde.precision import moved
+from scoresde.precision import cast_like
 
 
 class TimeDistribution:
@@ -55,5 +55,5 @@ class TimeDistribution:
             width = self.knots.diff()
             width = torch.cat([width, width[-1:]])
             columns = [self.knots, width, 1 / ((len(self.knots) - 1) * width)]
-            self._tables[key] = moved(torch.stack(columns, -1), like)
+            self._tables[key] = cast_like(torch.stack(columns, -1), like)
         return self._tables[key]

@@ -157,9 +157,9 @@ class PhaseCoefficients(SDECoefficients):
     @property
     def diffusion(self) -> Tensor:
         """``g``, ``(k, *, copies blocks | copies n)``."""
-        (noise,) = self.dynamics.constants(self.s, "noise")
+        (g2,) = self.dynamics.constants(self.s, "g2")
         rate, unit = self.seen.blocks.broadcastable(root(self.s_rate), self.seen.scale)
-        return self.vector((rate * unit).unsqueeze(-1) * noise.sqrt())
+        return self.vector((rate * unit).unsqueeze(-1) * g2.sqrt())
 
     def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
         """The denoised mean, once for every copy."""
@@ -199,7 +199,7 @@ class PhaseReverse(DenoisedReverse):
     def slope(self) -> Any:
         """``A + (1 + eta^2)/2 Q S^-1``, by the SDE's time."""
         kernel = self.forward.phase_kernel
-        pull = kernel.root @ (kernel.drift + self._share * kernel.noise)
+        pull = kernel.root @ (kernel.drift + self._share * kernel.g2)
         slope = torch.linalg.solve_triangular(kernel.root, pull, upper=False, left=False)
         return self.forward.mixing(self.forward.s_rate[..., None, None] * slope.to(self.t))
 
@@ -207,7 +207,7 @@ class PhaseReverse(DenoisedReverse):
     def response(self) -> Tensor:
         """``-(1 + eta^2)/2 Q S^-1 a``."""
         kernel, rate = self.forward.phase_kernel, self.forward.s_rate
-        pulled = kernel.root @ (kernel.noise @ kernel.rho.unsqueeze(-1))
+        pulled = kernel.root @ (kernel.g2 @ kernel.rho.unsqueeze(-1))
         response = -self._share * pulled.squeeze(-1)
         return self.forward.vector(rate.unsqueeze(-1) * response.to(self.t))
 
@@ -226,10 +226,10 @@ class PhaseReverse(DenoisedReverse):
         known, last = self.forward, end.forward
         step = phase_step(known.dynamics, known.s, last.s, self.eta)
         h = known.vector(step.h.unsqueeze(-1).expand(*step.h.shape, known.dynamics.copies))
-        noise = known.mixing(known.in_units(step.noise)) if self.eta else None
+        noise_std = known.mixing(known.in_units(step.noise_std)) if self.eta else None
         gain, means = known.gain(step.gains)
         damping = (1 + self.eta**2) * h
-        return Propagator(known.mixing(step.decay), gain, h, damping, noise, *means)
+        return Propagator(known.mixing(step.decay), gain, h, damping, noise_std, *means)
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``S^-1 (a D - y)``."""

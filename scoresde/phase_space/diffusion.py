@@ -24,7 +24,7 @@ from scoresde.noise import Noise
 from scoresde.phase_space.coefficients import PhaseCoefficients
 from scoresde.phase_space.dynamics import Dynamics
 from scoresde.phase_space.flow import PhaseFlow
-from scoresde.phase_space.turning import Turning
+from scoresde.phase_space.rotation import Rotation
 from scoresde.precision import Numbers
 from scoresde.schedules import Schedule
 from scoresde.sdes.clock import Clock
@@ -79,7 +79,7 @@ class PhaseSDE(DiagonalSDE):
     ) -> None:
         instance("dynamics", dynamics, Dynamics)
         super().__init__(schedule, basis, speeds, scale, mean=mean, delays=delays, std=std)
-        self.dynamics, self.turning = dynamics, Turning(dynamics)
+        self.dynamics, self.rotation = dynamics, Rotation(dynamics)
 
     @property
     def copies(self) -> int:

@@ -44,7 +44,7 @@ _LOUDEST = 1e6
 """The most variance that velocities start with, in that in which they end."""
 
 _SLOWEST = 2.0**17
-"""How much longer data may be known than the fastest dynamics take: tables have so many places."""
+"""How much longer data may be known than the fastest dynamics take: tables have so many knots."""
 
 _FIRST = 1e-20
 """Of ``s``: nothing has been diffused, and the distribution still has a density."""
@@ -58,7 +58,7 @@ class PhaseKernel(NamedTuple):
         root: ``L``, lower triangular.
         rho: ``L^-1 a``: its squared length is the signal-to-noise ratio.
         drift: ``L^-1 A L``.
-        noise: ``L^-1 Q L^-T``.
+        g2: ``L^-1 Q L^-T``.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ class PhaseKernel(NamedTuple):
     root: Tensor
     rho: Tensor
     drift: Tensor
-    noise: Tensor
+    g2: Tensor
 
     @property
     def log_snr(self) -> Tensor:
@@ -82,7 +82,7 @@ class PhaseKernel(NamedTuple):
     @property
     def decay(self) -> Tensor:
         """``-d log |rho|^2 / ds = rho^T L^-1 Q L^-T rho / |rho|^2``, ``(*,)``."""
-        pulled: Tensor = (self.noise @ self.rho.unsqueeze(-1)).squeeze(-1)
+        pulled: Tensor = (self.g2 @ self.rho.unsqueeze(-1)).squeeze(-1)
         decay: Tensor = (self.rho * pulled).sum(-1) / self.rho.square().sum(-1)
         return decay
 
@@ -94,9 +94,9 @@ class PhaseKernel(NamedTuple):
         return readout
 
     @property
-    def turning(self) -> Tensor:
+    def rotation_rate(self) -> Tensor:
         """How fast the probability flow turns in the coordinates ``L^-1 y``: antisymmetric."""
-        upper = (self.drift + self.noise / 2).triu(1)
+        upper = (self.drift + self.g2 / 2).triu(1)
         return upper - upper.mT
 
 
@@ -109,7 +109,7 @@ class Dynamics(Float64Constants):
 
     Args:
         drift: ``A``, ``(k, k)``.
-        noise: The diagonal of ``Q``, ``(k,)``.
+        g2: The diagonal of ``Q``, ``(k,)``.
         start: Standard deviations at the start, ``(k,)``; the first, of data, is 0.
 
     Raises:
@@ -126,26 +126,26 @@ class Dynamics(Float64Constants):
     """
 
     drift: Tensor
-    noise: Tensor
+    g2: Tensor
     start: Tensor
     powers: Tensor
     spreads: Tensor
-    places: Tensor
-    levels: Tensor
+    knots: Tensor
+    log_snrs: Tensor
 
-    def __init__(self, drift: Tensor, noise: Tensor, start: Tensor) -> None:
+    def __init__(self, drift: Tensor, g2: Tensor, start: Tensor) -> None:
         super().__init__()
-        for name, value in (("drift", drift), ("noise", noise), ("start", start)):
+        for name, value in (("drift", drift), ("g2", g2), ("start", start)):
             instance(name, value, Tensor)
             finite(name, value)
             self.constant(name, value.to(torch.float64))
-        k = len(self.noise)
-        shapes = [tuple(v.shape) for v in (self.drift, self.noise, self.start)]
-        expect(shapes == [(k, k), (k,), (k,)], "drift, noise, start", "(k, k), (k,), (k,)", shapes)
-        expect(bool((self.noise >= 0).all()), "noise", "variances of at least 0", noise)
+        k = len(self.g2)
+        shapes = [tuple(v.shape) for v in (self.drift, self.g2, self.start)]
+        expect(shapes == [(k, k), (k,), (k,)], "drift, g2, start", "(k, k), (k,), (k,)", shapes)
+        expect(bool((self.g2 >= 0).all()), "g2", "variances of at least 0", g2)
         clean = bool((self.start >= 0).all()) and float(self.start[0]) == 0
         expect(clean, "start", "deviations of at least 0, the first, of data, 0", start)
-        power, covariance = torch.eye(k, dtype=torch.float64), self.noise.cpu().diag()
+        power, covariance = torch.eye(k, dtype=torch.float64), self.g2.cpu().diag()
         powers, spreads, matrix = [power], [covariance], self.drift.cpu()
         for n in range(1, _TERMS):
             powers.append(matrix @ powers[-1] / n)
@@ -159,7 +159,7 @@ class Dynamics(Float64Constants):
         _, covariance = self.transition(torch.full((), 1 / norm, dtype=torch.float64, device="cpu"))
         reached = torch.linalg.eigvalsh(covariance)
         wanted = "noise that gets to every direction"
-        expect(bool(reached[0] > 0), "noise", wanted, f"{noise} with drift {drift}")
+        expect(bool(reached[0] > 0), "g2", wanted, f"{g2} with drift {drift}")
         self._tabulate()
 
     @classmethod
@@ -213,7 +213,7 @@ class Dynamics(Float64Constants):
 
         Example:
             >>> from scoresde import Dynamics
-            >>> Dynamics.psld().noise  # M = 1/4
+            >>> Dynamics.psld().g2  # M = 1/4
             tensor([0.0100, 1.0025], dtype=torch.float64)
         """
         real("friction", friction, 0, _STIFFEST)
@@ -243,7 +243,7 @@ class Dynamics(Float64Constants):
 
         Example:
             >>> from scoresde import Dynamics
-            >>> Dynamics.hold().noise.round(decimals=2)
+            >>> Dynamics.hold().g2.round(decimals=2)
             tensor([ 0.0000,  0.0000, 10.3900], dtype=torch.float64)
         """
         coupling, friction = math.sqrt(8), math.sqrt(27)
@@ -252,17 +252,17 @@ class Dynamics(Float64Constants):
 
     @classmethod
     def _of(
-        cls, drift: list[list[float]], noise: list[float], masses: list[float], gamma: float
+        cls, drift: list[list[float]], g2: list[float], masses: list[float], gamma: float
     ) -> Self:
         real("gamma", gamma, 0, _LOUDEST)
         start = [0.0, *(math.sqrt(gamma * mass) for mass in masses)]
         with torch.device("cpu"):
-            return cls(*(torch.tensor(v, dtype=torch.float64) for v in (drift, noise, start)))
+            return cls(*(torch.tensor(v, dtype=torch.float64) for v in (drift, g2, start)))
 
     @property
     def copies(self) -> int:
         """How many numbers there are for every component, ``k``."""
-        return len(self.noise)
+        return len(self.g2)
 
     @property
     def width(self) -> int:
@@ -298,7 +298,7 @@ class Dynamics(Float64Constants):
             s: How much has been diffused, ``(*,)``.
         """
         s = s.to(precision(s.device)).clamp(min=_FIRST)
-        drift, noise, start = self.constants(s, "drift", "noise", "start")
+        drift, g2, start = self.constants(s, "drift", "g2", "start")
         flow, covariance = self.transition(s)
         # what entered at the start and what has entered since, side by side: their squares would
         # hide how little x has of its own
@@ -306,7 +306,7 @@ class Dynamics(Float64Constants):
         upper = torch.linalg.qr(parts.mT).R
         root = upper.mT * upper.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
         mean = flow[..., 0]
-        diffusion = noise.sqrt().diag().expand_as(root)
+        diffusion = g2.sqrt().diag().expand_as(root)
         columns = torch.cat([mean.unsqueeze(-1), drift @ root, diffusion], -1)
         solved = torch.linalg.solve_triangular(root, columns, upper=False)
         k = self.copies
@@ -322,23 +322,23 @@ class Dynamics(Float64Constants):
             log_snr: Infinite where data are clean.
         """
         log_snr = log_snr.to(precision(log_snr.device))
-        places, log_snrs = self.constants(log_snr, "places", "levels")
+        knots, log_snrs = self.constants(log_snr, "knots", "log_snrs")
         with torch.no_grad():
             wanted = log_snr.clamp(log_snrs[-1], log_snrs[0])
             after = torch.searchsorted(-log_snrs, -wanted.contiguous()).clamp(1, len(log_snrs) - 1)
             part = (log_snrs[after - 1] - wanted) / (log_snrs[after - 1] - log_snrs[after])
-            place = torch.lerp(places[after - 1], places[after], part)
+            coordinate = torch.lerp(knots[after - 1], knots[after], part)
             for _ in range(_NEWTON):
-                s, speed = self.unplace(place)
+                s, speed = self.of_coordinate(coordinate)
                 kernel = self.kernel(s)
-                place = place + (kernel.log_snr - wanted) / (kernel.decay * speed)
-            s, _ = self.unplace(place)
+                coordinate = coordinate + (kernel.log_snr - wanted) / (kernel.decay * speed)
+            s, _ = self.of_coordinate(coordinate)
             slope, value = self.kernel(s).decay, log_snr.clone()
         # nothing is added but the derivative
         return s - (log_snr - value).nan_to_num(0.0) / slope
 
     def _tabulate(self) -> None:
-        """Log-SNRs at many places, down to where hardly a trace of data is left."""
+        """Log-SNRs at many knots, down to where hardly a trace of data is left."""
         with torch.no_grad():
             one = torch.ones((), dtype=torch.float64, device="cpu")
             while not float(self.kernel(self._longest * one).log_snr) <= _LOWEST:
@@ -346,17 +346,17 @@ class Dynamics(Float64Constants):
                 wanted = f"one that forgets data within {_SLOWEST:g} of its shortest times"
                 expect(self._norm * self._longest < _SLOWEST, "drift", wanted, got)
                 self._longest *= 2
-            first, last = self.place(torch.stack([_FIRST * one, self._longest * one])).tolist()
+            first, last = self.coordinate(torch.stack([_FIRST * one, self._longest * one])).tolist()
             count = 2 * math.ceil(last - first)
-            places = torch.linspace(first, last, count, dtype=torch.float64, device="cpu")
-            self.constant("places", places)
-            self.constant("levels", self.kernel(self.unplace(places)[0]).log_snr)
+            knots = torch.linspace(first, last, count, dtype=torch.float64, device="cpu")
+            self.constant("knots", knots)
+            self.constant("log_snrs", self.kernel(self.of_coordinate(knots)[0]).log_snr)
 
-    def place(self, s: Tensor) -> Tensor:
+    def coordinate(self, s: Tensor) -> Tensor:
         """A coordinate in which kernels change slowly: ``log s`` at first, and then ``s``."""
         x = self._norm * s.clamp(min=_FIRST)
         return x + (-torch.expm1(-x)).log()
 
-    def unplace(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        """The ``s`` of a `place`, and how fast it grows there."""
-        return nn.functional.softplus(place) / self._norm, place.sigmoid() / self._norm
+    def of_coordinate(self, coordinate: Tensor) -> tuple[Tensor, Tensor]:
+        """The ``s`` of a `coordinate`, and how fast it grows there."""
+        return nn.functional.softplus(coordinate) / self._norm, coordinate.sigmoid() / self._norm

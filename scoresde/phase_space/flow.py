@@ -23,8 +23,8 @@ from scoresde.equation import Forcing, Propagator
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.phase_space.coefficients import PhaseCoefficients, denoised
+from scoresde.phase_space.rotation import Rotation
 from scoresde.phase_space.steps import phase_step
-from scoresde.phase_space.turning import Turning
 from scoresde.reverse import ProbabilityFlow
 from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients, DiagonalReverse
 from scoresde.sdes.reading import Reading
@@ -32,27 +32,28 @@ from scoresde.sdes.sde import Stage
 from scoresde.sdes.sde_coefficients import Score
 
 
-class Straightened(DiagonalCoefficients):
+class PhaseFlowCoefficients(DiagonalCoefficients):
     """Levels of ``w``, which are those of all copies alike; what is asked is ``D``, of each.
 
     Args:
         known: What the SDE says of its own states.
-        turning: How its flow turns.
+        rotation: How its flow turns.
 
     Example:
         >>> import torch
         >>> from scoresde import CLD, VP, Identity
-        >>> from scoresde.phase_space.flow import Straightened
+        >>> from scoresde.phase_space.flow import PhaseFlowCoefficients
         >>> sde = CLD(VP(), Identity((1,)))
-        >>> at = Straightened(sde.at(torch.tensor([[0.5]]), torch.zeros(1, 2)), sde.turning)
+        >>> known = sde.at(torch.tensor([[0.5]]), torch.zeros(1, 2))
+        >>> at = PhaseFlowCoefficients(known, sde.rotation)
         >>> at.direction.square().sum().round(decimals=4)
         tensor(1.)
     """
 
-    _turn: Tensor | None = None
+    _rotation_matrix: Tensor | None = None
 
-    def __init__(self, known: PhaseCoefficients, turning: Turning) -> None:
-        self.known, self.turning = known, turning
+    def __init__(self, known: PhaseCoefficients, rotation: Rotation) -> None:
+        self.known, self.rotation = known, rotation
         seen, k = known.seen, known.dynamics.copies
 
         def all_copies(value: Tensor) -> Tensor:
@@ -68,14 +69,14 @@ class Straightened(DiagonalCoefficients):
         super().__init__(known.t, known.like, known.blocks, reading, all_copies(seen.scale))
 
     def __getitem__(self, index: Any) -> Self:
-        return type(self)(self.known[index], self.turning)
+        return type(self)(self.known[index], self.rotation)
 
     @property
-    def turn(self) -> Tensor:
+    def rotation_matrix(self) -> Tensor:
         """``O``."""
-        if self._turn is None:
-            self._turn = self.turning(self.known.dynamics, self.known.s)
-        return self._turn
+        if self._rotation_matrix is None:
+            self._rotation_matrix = self.rotation(self.known.dynamics, self.known.s)
+        return self._rotation_matrix
 
     @property
     def direction(self) -> Tensor:
@@ -88,12 +89,12 @@ class Straightened(DiagonalCoefficients):
     def pull(self) -> Tensor:
         """``kappa = O^T L^-1 Q L^-T rho |rho| / (rho^T L^-1 Q L^-T rho)``."""
         kernel = self.known.phase_kernel
-        pulled = (kernel.noise @ kernel.rho.unsqueeze(-1)).squeeze(-1)
+        pulled = (kernel.g2 @ kernel.rho.unsqueeze(-1)).squeeze(-1)
         scale = (kernel.log_snr.div(-2).exp() / kernel.decay).unsqueeze(-1)
         return self.known.vector(self._seen(pulled) * scale).to(self.t)
 
     def _seen(self, value: Tensor) -> Tensor:
-        return (self.turn.mT @ value.unsqueeze(-1)).squeeze(-1)
+        return (self.rotation_matrix.mT @ value.unsqueeze(-1)).squeeze(-1)
 
     def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
         """``D``, once for every copy."""
@@ -104,7 +105,7 @@ class Straightened(DiagonalCoefficients):
         return map(partial(partial, denoised, k), denoisers, directions)
 
 
-class StraightReverse(DiagonalReverse):
+class PhaseFlowReverse(DiagonalReverse):
     """What the flow of ``w`` says of several times.
 
     Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`.
@@ -120,7 +121,7 @@ class StraightReverse(DiagonalReverse):
         tensor([[True, True]])
     """
 
-    forward: Straightened
+    forward: PhaseFlowCoefficients
 
     @property
     def response_by_length(self) -> Tensor:
@@ -135,7 +136,9 @@ class StraightReverse(DiagonalReverse):
         now, then = self.forward.known, end.forward.known
         step, kernel = phase_step(now.dynamics, now.s, then.s, 0.0), then.phase_kernel
         white = torch.linalg.solve_triangular(kernel.root, step.gains, upper=False)
-        turned = end.forward.turn.mT @ white / (kernel.log_snr / 2).exp()[..., None, None]
+        turned = (
+            end.forward.rotation_matrix.mT @ white / (kernel.log_snr / 2).exp()[..., None, None]
+        )
         gain, means = now.gain(turned)
         straight = super().propagator(end)
         return straight._replace(gain=gain, first=means[0], second=means[1], third=means[2])
@@ -165,13 +168,13 @@ class PhaseFlow(ProbabilityFlow):
     def __init__(self, estimator: ScoreEstimator, condition: Any = None) -> None:
         super().__init__(estimator, condition)
         sde: Any = estimator.sde
-        self.turning: Turning = sde.turning
+        self.rotation: Rotation = sde.rotation
 
-    def at(self, t: Tensor, like: Tensor) -> StraightReverse:
+    def at(self, t: Tensor, like: Tensor) -> PhaseFlowReverse:
         """See `scoresde.equation.Equation.at`."""
         here: Any = self.sde.at(t, like)
-        known = Straightened(here, self.turning)
-        return StraightReverse(known, self.estimator, 0.0, self.condition, 1)
+        known = PhaseFlowCoefficients(here, self.rotation)
+        return PhaseFlowReverse(known, self.estimator, 0.0, self.condition, 1)
 
     def start(self, z: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Data with velocities drawn beside them, as they are where data are smooth.
@@ -211,7 +214,7 @@ class PhaseFlow(ProbabilityFlow):
         """``|rho| R``, ``(1, 1 | blocks | n, copies, copies)``."""
         kernel = at.phase_kernel
         size = (kernel.log_snr / 2).exp()[..., None, None]
-        frame: Tensor = size * kernel.root @ self.turning(at.dynamics, at.s)
+        frame: Tensor = size * kernel.root @ self.rotation(at.dynamics, at.s)
         return frame
 
     def _volume(self, at: PhaseCoefficients) -> Tensor:

@@ -2,7 +2,7 @@
 
 With ``y = L u`` the equation that shares the marginals is
 
-    du/ds = [turning + (eta^2/2) L^-1 Q L^-T] u - (1 + eta^2)/2 L^-1 Q L^-T rho D,
+    du/ds = [rotation_rate + (eta^2/2) L^-1 Q L^-T] u - (1 + eta^2)/2 L^-1 Q L^-T rho D,
 
 whose coefficients change slowly. What a constant ``D`` contributes over a step, and one that grows
 with a power of half the log-SNR, are further columns of the same linear equation, which
@@ -33,13 +33,13 @@ _NODES = (0.5 - math.sqrt(15) / 10, 0.5, 0.5 + math.sqrt(15) / 10)
 
 
 class PhaseStep(NamedTuple):
-    """``y_s = decay y_t + gains (D, D', D'', D^(3))/(0!, 1!, 2!, 3!) + (noise noise^T)^(1/2) xi``.
+    """``y_s = decay y_t + gains (D, D', D'', D^(3))/(0!, 1!, 2!, 3!) + noise_std xi``.
 
     Attributes:
         decay: ``(*, k, k)``.
         gains: What ``1``, ``v``, ``v^2`` and ``v^3`` contribute, with ``v`` from 0 to 1 along the
             step in half the log-SNR: ``(*, k, 4)``.
-        noise: Its symmetric root, ``(*, k, k)``.
+        noise_std: Its symmetric root, ``(*, k, k)``.
         h: By how much half the log-SNR grows, ``(*,)``.
 
     Example:
@@ -47,13 +47,13 @@ class PhaseStep(NamedTuple):
         >>> from scoresde import Dynamics
         >>> from scoresde.phase_space.steps import phase_step
         >>> late, early = torch.tensor([2.0, 1.0]).double()
-        >>> phase_step(Dynamics.cld(), late, early, eta=0.0).noise.abs().max() < 1e-7
+        >>> phase_step(Dynamics.cld(), late, early, eta=0.0).noise_std.abs().max() < 1e-7
         tensor(True)
     """
 
     decay: Tensor
     gains: Tensor
-    noise: Tensor
+    noise_std: Tensor
     h: Tensor
 
 
@@ -84,9 +84,9 @@ def phase_step(dynamics: Dynamics, start: Tensor, end: Tensor, eta: float) -> Ph
 
     def rate(kernel: PhaseKernel) -> Tensor:
         v = ((kernel.log_snr / 2 - origin) / length)[..., None, None]
-        pulled = (kernel.noise @ kernel.rho.unsqueeze(-1)) * (-(1 + eta**2) / 2)
+        pulled = (kernel.g2 @ kernel.rho.unsqueeze(-1)) * (-(1 + eta**2) / 2)
         driven = pulled * v ** torch.arange(_POWERS, device=v.device)
-        top = torch.cat([kernel.turning + eta**2 / 2 * kernel.noise, driven], -1)
+        top = torch.cat([kernel.rotation_rate + eta**2 / 2 * kernel.g2, driven], -1)
         return nn.functional.pad(top, (0, 0, 0, _POWERS))
 
     flow = magnus(dynamics, start, end, rate)
@@ -117,17 +117,17 @@ def magnus(dynamics: Dynamics, start: Tensor, end: Tensor, rate: Rate) -> Tensor
         >>> from scoresde import Dynamics
         >>> from scoresde.phase_space.steps import magnus
         >>> pair, (s, t) = Dynamics.cld(), torch.tensor([0.1, 0.5]).double()
-        >>> turn = magnus(pair, s, t, lambda kernel: kernel.turning)
-        >>> torch.allclose(turn @ turn.mT, torch.eye(2).double())
+        >>> rotation = magnus(pair, s, t, lambda kernel: kernel.rotation_rate)
+        >>> torch.allclose(rotation @ rotation.mT, torch.eye(2).double())
         True
     """
-    a, b = dynamics.place(start), dynamics.place(end)
+    a, b = dynamics.coordinate(start), dynamics.coordinate(end)
     pieces = max(1, math.ceil(float((b - a).detach().abs().max()) / PIECE))
     width = (b - a) / pieces
     nodes = torch.tensor(_NODES, dtype=a.dtype, device=a.device)
     parts = torch.arange(pieces, device=a.device).unsqueeze(-1) + nodes
-    places = a + parts.reshape(*parts.shape, *[1] * a.ndim) * width
-    s, speed = dynamics.unplace(places)
+    coordinates = a + parts.reshape(*parts.shape, *[1] * a.ndim) * width
+    s, speed = dynamics.of_coordinate(coordinates)
     rates = rate(dynamics.kernel(s)) * (speed * width)[..., None, None]
     solutions: Tensor = torch.linalg.matrix_exp(_exponent(*rates.unbind(1)))
     total = solutions[0]

@@ -30,7 +30,7 @@ _MOST_NUMBERS = 2**18
 """Of a kind in a walk: of so many `scoresde.FixedStep` prepares all steps in one go."""
 
 
-class _Kept(NamedTuple):
+class _CachedWalk(NamedTuple):
     key: tuple[Any, ...]
     condition: Any
     tape: Tape
@@ -41,7 +41,7 @@ class _Kept(NamedTuple):
 
 
 _lock = threading.Lock()
-_walks: WeakKeyDictionary[ScoreEstimator, list[_Kept]] = WeakKeyDictionary()
+_walks: WeakKeyDictionary[ScoreEstimator, list[_CachedWalk]] = WeakKeyDictionary()
 
 
 def events(
@@ -88,16 +88,16 @@ def events(
         if kept.condition is condition and kept.key == key:
             with evaluation_mode(estimator, kept.modules):
                 if kept.snapshot.holds() and _same(kept.times, solver, estimator):
-                    return kept.tape.play(kept.start, noise, progress)
+                    return kept.tape.replay(kept.start, noise, progress)
     descent = Descent.of(solver, estimator, sample_shape, condition, dtype)
     modules = [*estimator.modules()]
     with evaluation_mode(estimator, modules):
         if key is None or not _lasts(descent.start) or _numbers(descent) > _MOST_NUMBERS:
             return descent.events(noise, progress=progress)
-        twin, tape, times = _twin(estimator), Tape(noting=False), _times(solver, estimator)
+        twin, tape, times = _twin(estimator), Tape(log_reads=False), _times(solver, estimator)
         x = Descent(solver, twin, condition, descent.start).events(noise, tape, progress)
         made_of = [twin, *modules[1:]], Snapshot(*parts_of([twin, condition]), placed=True)
-        _keep(estimator, _Kept(key, condition, tape, descent.start, times, *made_of))
+        _keep(estimator, _CachedWalk(key, condition, tape, descent.start, times, *made_of))
     return x
 
 
@@ -147,7 +147,7 @@ def _same(times: Tensor | None, solver: Settings, estimator: ScoreEstimator) -> 
     return torch.equal(times, numbers("times", solver.grid(estimator.sde, solver.steps)).to(times))
 
 
-def _keep(estimator: ScoreEstimator, new: _Kept) -> None:
+def _keep(estimator: ScoreEstimator, new: _CachedWalk) -> None:
     """In the place of the oldest, or of those that are no longer good for anything."""
     with _lock:
         others = [v for v in _walks.get(estimator, []) if v.snapshot.holds()]

@@ -20,7 +20,7 @@ from scoresde.reverse import ReverseSDE
 from scoresde.sampling.batches import sample_shape_of, samples_like
 from scoresde.sampling.churn import churning
 from scoresde.sampling.grid import Grid, restrict
-from scoresde.sampling.tape import AtOnce, Move, Walker
+from scoresde.sampling.tape import EagerWalk, Move, Walker
 from scoresde.sdes.sde import SDE, Stage
 
 Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
@@ -108,9 +108,9 @@ class Descent:
         start = samples_like(estimator, dtype).new_empty(*shape, 0)
         return cls(solver, estimator, condition, start)
 
-    def events(self, noise: Noise, tape: AtOnce | None = None, progress: bool = False) -> Tensor:
+    def events(self, noise: Noise, tape: EagerWalk | None = None, progress: bool = False) -> Tensor:
         """Where it ends, ``(*sample_shape, *event_shape)``, in whatever mode the estimator is."""
-        solver, sde, tape = self.solver, self.estimator.sde, AtOnce() if tape is None else tape
+        solver, sde, tape = self.solver, self.estimator.sde, EagerWalk() if tape is None else tape
         times, z = solver.times(sde), self.start
         every = bool(solver.churn) or solver.corrector is not None
         walk: Iterable[tuple[float, Tensor]] = self.states(times, noise, tape, every)
@@ -123,7 +123,7 @@ class Descent:
         return tape.take(self._invert, z, noise, None)[0]
 
     def states(
-        self, times: Tensor, noise: Noise, tape: AtOnce, every: bool
+        self, times: Tensor, noise: Noise, tape: EagerWalk, every: bool
     ) -> Iterator[tuple[float, Tensor]]:
         """Times and states on the way; with ``every``, step by step, else as the solver walks."""
         solver, sde = self.solver, self.estimator.sde

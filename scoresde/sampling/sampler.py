@@ -19,7 +19,7 @@ from scoresde.noise import Generators, Noise
 from scoresde.precision import KeepsFloat64
 from scoresde.sampling.batches import sample_shape_of, samples_like
 from scoresde.sampling.descent import Descent, Settings, checked
-from scoresde.sampling.tape import Drawn, NoiseTape, Tape
+from scoresde.sampling.tape import NoiseTape, ReplayedNoise, Tape
 
 _CAPTURING = "reduce-overhead", "max-autotune"
 """Modes of `torch.compile` that capture CUDA graphs themselves."""
@@ -119,7 +119,7 @@ class Sampler:
         self._snapshot = self._look(tape.read | self._constants())
 
         def replay(numbers: Sequence[Tensor]) -> Tensor:
-            return tape.play(start, Drawn(numbers))
+            return tape.replay(start, ReplayedNoise(numbers))
 
         if self._compile is not None:
             replay = torch.compile(replay, **self._compile)
@@ -130,7 +130,7 @@ class Sampler:
         elif self._compile is not None:
             self._draw = lambda source: replay(noise.draw_all(source))
         else:
-            self._draw = lambda source: tape.play(start, source)
+            self._draw = lambda source: tape.replay(start, source)
 
     _draw: Callable[[Noise], Tensor]
 

@@ -1,6 +1,6 @@
 """Walks in moves: what depends on times alone is prepared before a move is made.
 
-A walk that goes once makes each move when it is prepared (`AtOnce`); one that is to go again and
+A walk that goes once makes each move when it is prepared (`EagerWalk`); one that is to go again and
 again is written down while it goes for the first time (`Tape`), with what it asks of its noise
 (`NoiseTape`).
 """
@@ -45,15 +45,15 @@ class Walker(Protocol):
         """See `scoresde.Solver.moves`."""
 
 
-class AtOnce:
+class EagerWalk:
     """A walk that goes once: moves are made as soon as they are prepared, and forgotten.
 
     Example:
         >>> import torch
         >>> from scoresde import Noise
-        >>> from scoresde.sampling.tape import AtOnce
+        >>> from scoresde.sampling.tape import EagerWalk
         >>> def double(y, noise, memory): return 2 * y, memory
-        >>> AtOnce().take(lambda: double, torch.ones(1), Noise(), None)
+        >>> EagerWalk().take(lambda: double, torch.ones(1), Noise(), None)
         (tensor([2.]), None)
     """
 
@@ -70,11 +70,11 @@ class AtOnce:
         return solver.walk(equation, y, ts, noise, memory)
 
 
-class Tape(AtOnce):
+class Tape(EagerWalk):
     """A walk that is written down as it goes.
 
     Args:
-        noting: Whether to note what is looked at, which takes longer than most of it.
+        log_reads: Whether to note what is looked at, which takes longer than most of it.
 
     Attributes:
         moves: All that were made.
@@ -91,14 +91,14 @@ class Tape(AtOnce):
         >>> tape, z, solver = Tape(), torch.ones(1, 2), DDIM(8)
         >>> ts = -solver.times(model.sde)
         >>> *_, (end, _) = tape.walk(solver, ReverseSDE(model, 0.0), z, ts, Noise(), None)
-        >>> len(tape.moves), torch.equal(tape.play(z, Noise()), end)
+        >>> len(tape.moves), torch.equal(tape.replay(z, Noise()), end)
         (8, True)
     """
 
-    def __init__(self, noting: bool = True) -> None:
+    def __init__(self, log_reads: bool = True) -> None:
         self.moves: list[Move] = []
-        self._reading = _Reading()
-        self._while_preparing = self._reading if noting else nullcontext()
+        self._reading = _TensorLog()
+        self._while_preparing = self._reading if log_reads else nullcontext()
 
     @property
     def read(self) -> set[int]:
@@ -108,7 +108,7 @@ class Tape(AtOnce):
     def take(
         self, prepare: Callable[[], Move], y: Tensor, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
-        """See `AtOnce`."""
+        """See `EagerWalk`."""
         with self._while_preparing:
             self.moves.append(prepare())
         return self.moves[-1](y, noise, memory)
@@ -116,7 +116,7 @@ class Tape(AtOnce):
     def walk(
         self, solver: Walker, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any
     ) -> Iterator[tuple[Tensor, Any]]:
-        """See `AtOnce`."""
+        """See `EagerWalk`."""
         with self._while_preparing:
             moves = list(solver.moves(equation, ts, y, memory))
         self.moves += moves
@@ -124,7 +124,7 @@ class Tape(AtOnce):
             y, memory = move(y, noise, memory)
             yield y, memory
 
-    def play(self, y: Tensor, noise: Noise, progress: bool = False) -> Tensor:
+    def replay(self, y: Tensor, noise: Noise, progress: bool = False) -> Tensor:
         """The end of the same walk from another state, with other noise; with a bar if asked to."""
         memory = None
         for move in tqdm(self.moves, desc="sampling") if progress else self.moves:
@@ -132,7 +132,7 @@ class Tape(AtOnce):
         return y
 
 
-class _Reading(DispatchMode):
+class _TensorLog(DispatchMode):
     """Notes what tensors are looked at."""
 
     def __init__(self) -> None:
@@ -160,11 +160,11 @@ class NoiseTape(Noise):
     Example:
         >>> import torch
         >>> from scoresde import Noise
-        >>> from scoresde.sampling.tape import Drawn, NoiseTape
+        >>> from scoresde.sampling.tape import ReplayedNoise, NoiseTape
         >>> def seeded(): return Noise(torch.Generator().manual_seed(0))
         >>> tape = NoiseTape(seeded())
         >>> first = tape(torch.empty(3, 2))
-        >>> torch.equal(Drawn(tape.draw_all(seeded()))(torch.empty(3, 2)), first)
+        >>> torch.equal(ReplayedNoise(tape.draw_all(seeded()))(torch.empty(3, 2)), first)
         True
     """
 
@@ -202,7 +202,7 @@ class NoiseTape(Noise):
         return draw(self.noise)
 
 
-class Drawn(Noise):
+class ReplayedNoise(Noise):
     """Numbers drawn before, one after the other, whatever is asked for.
 
     Args:
@@ -210,8 +210,8 @@ class Drawn(Noise):
 
     Example:
         >>> import torch
-        >>> from scoresde.sampling.tape import Drawn
-        >>> noise = Drawn([torch.ones(2), torch.zeros(2)])
+        >>> from scoresde.sampling.tape import ReplayedNoise
+        >>> noise = ReplayedNoise([torch.ones(2), torch.zeros(2)])
         >>> noise(torch.empty(2)), noise.uniform(torch.empty(2))
         (tensor([1., 1.]), tensor([0., 0.]))
     """

@@ -23,7 +23,7 @@ from typing_extensions import Self
 
 from scoresde.bases import Basis
 from scoresde.checks import expect, instance, numbers
-from scoresde.precision import Float64Constants, Numbers, moved, replaced
+from scoresde.precision import Float64Constants, Numbers, cast_like, shallow_copy
 from scoresde.schedules import Schedule
 from scoresde.sdes.clock import Clock
 from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients, root
@@ -153,7 +153,7 @@ class DiagonalSDE(Float64Constants, SDE):
         clock.check(self.blocks)
         whole = min(self.drop) >= self.T
         expect(whole, "drop", "none: when blocks are dropped is a matter of their clock", self.drop)
-        return replaced(self, clock=clock)
+        return shallow_copy(self, clock=clock)
 
     def _agree(self, module: _F, t: Tensor) -> tuple[_F, Tensor]:
         """Brings per-block values to components where they meet per-component ones."""
@@ -173,10 +173,10 @@ class DiagonalSDE(Float64Constants, SDE):
         at = self.at(self.time(t, y), y)
         return at.cast(root(at.g2)).expand_as(y)
 
-    def diffuse(self, z: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
-        """``alpha z + sigma noise`` for clean states ``(*batch, n)``: a draw of ``z_t``."""
+    def diffuse(self, z: Tensor, t: Tensor | float, xi: Tensor) -> Tensor:
+        """``alpha z + sigma xi`` for clean states ``(*batch, n)``: a draw of ``z_t``."""
         at = self.at(self.time(t, z), z)
-        return at.cast(at.alpha) * z + at.cast(at.sigma) * noise
+        return at.cast(at.alpha) * z + at.cast(at.sigma) * xi
 
     def stages(self) -> list[Stage]:
         """One between every two times at which blocks are dropped."""
@@ -193,7 +193,7 @@ class DiagonalSDE(Float64Constants, SDE):
         if self.prior is not None and like.shape[-1] == 0:
             return super().appender(like, stage)
         moments = self.moments(stage.start, like.shape[-1], stage.dim)
-        return gaussian(*moved(torch.stack(moments), like))
+        return gaussian(*cast_like(torch.stack(moments), like))
 
     def moments(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor]:
         """``alpha_i mean_i`` and ``(alpha_i^2 std_i^2 + sigma_i^2)^(1/2)`` of components, ``(k,)``.
@@ -217,7 +217,7 @@ class DiagonalSDE(Float64Constants, SDE):
         if self.prior is not None and first == 0:
             return self.prior
         # what is not finite has a log-density that is not, and raises nothing
-        mean, std = (moved(v, self.scale) for v in self.moments(t, first, last))
+        mean, std = (cast_like(v, self.scale) for v in self.moments(t, first, last))
         each = Normal(mean, std, validate_args=False)
         return Independent(each, 1, validate_args=False)
 

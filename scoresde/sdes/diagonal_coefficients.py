@@ -26,7 +26,7 @@ from typing_extensions import Self
 
 from scoresde.blocks import Blocks
 from scoresde.equation import Field, Propagator
-from scoresde.precision import moved
+from scoresde.precision import cast_like
 from scoresde.sdes.denoised_reverse import DenoisedReverse, as_drawn, filled
 from scoresde.sdes.reading import Reading
 from scoresde.sdes.sde_coefficients import Kernel, Score, SDECoefficients
@@ -317,7 +317,7 @@ class DiagonalReverse(DenoisedReverse):
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``(alpha D - z)/sigma^2``; 0 where clean."""
-        alpha, sigma = (self.blocks.expand(moved(v, z)) for v in self.forward.kernel)
+        alpha, sigma = (self.blocks.expand(cast_like(v, z)) for v in self.forward.kernel)
         clean = sigma == 0
         score = (alpha * forcing - z) / sigma.masked_fill(clean, 1.0) ** 2
         return score.masked_fill(clean, 0.0)

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from scoresde.equation import Coefficients, Equation, Field, Forcing, Propagator
 from scoresde.internals.derivatives import PullBack, vjp
-from scoresde.precision import moved
+from scoresde.precision import cast_like
 
 
 class Kernel(NamedTuple):
@@ -270,7 +270,7 @@ class PlainReverse(ReverseCoefficients):
 
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
         """``(2 (f - F) - div g^2)/g^2``."""
-        t = moved(self.t, z)
+        t = cast_like(self.t, z)
         g2, pull_back = _variance(self.forward.sde, t, z)
         pull = 2 * (self.forward.sde.f(t, z) - forcing) - pull_back(torch.ones_like(z))
         score: Tensor = pull / g2.masked_fill(g2 == 0, torch.inf)

@@ -17,7 +17,7 @@ from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Generators
 from scoresde.training import captured_gradient
-from scoresde.training.batches import Batches
+from scoresde.training.batches import TrainingBatches
 from scoresde.training.captured_gradient import CapturedGradient, expect_capturable
 from scoresde.training.distributed import Processes, SharedLoss, shard
 from scoresde.training.execution import Execution
@@ -110,7 +110,9 @@ class BatchLoss:
             self._shared = SharedLoss(self.estimator, self.processes)
         return self._shared
 
-    def gradients(self, batches: Batches, step: int, scaled: Callable[[Tensor], Tensor]) -> Tensor:
+    def gradients(
+        self, batches: TrainingBatches, step: int, scaled: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Leaves the gradient of a step's batch at the weights; returns this process's loss.
 
         Args:

@@ -61,7 +61,7 @@ class BatchOrder:
         return self.whole(step)[self.index :: self.processes]
 
 
-class Batches:
+class TrainingBatches:
     """This process's events of every batch, with their conditions, as stored, on the device.
 
     Those that fit live there. Others are read ahead by processes of their own, if there are any:
@@ -81,11 +81,11 @@ class Batches:
     Example:
         >>> import torch
         >>> from scoresde.data import Dataset
-        >>> from scoresde.training.batches import Batches
+        >>> from scoresde.training.batches import TrainingBatches
         >>> from scoresde.training.distributed import SINGLE_PROCESS
         >>> from scoresde.training.settings import TrainingSettings
         >>> data, training = Dataset("mine", torch.randn(9, 2)), TrainingSettings(batch_size=4)
-        >>> with Batches(data, training, 0, SINGLE_PROCESS, torch.device("cpu")) as batches:
+        >>> with TrainingBatches(data, training, 0, SINGLE_PROCESS, torch.device("cpu")) as batches:
         ...     batches.pairs(0).values.shape
         torch.Size([4, 2])
     """
@@ -106,7 +106,7 @@ class Batches:
         self._ahead: Iterator[Pairs | Exception] | None = None
         self._next = 0
 
-    def __enter__(self) -> Batches:
+    def __enter__(self) -> TrainingBatches:
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from scoresde.training import checkpoint
 from scoresde.training.adam import adam, load_adam
 from scoresde.training.average import GAMMAS, WeightAverage, power_decay
 from scoresde.training.batch_loss import BatchLoss
-from scoresde.training.batches import Batches
+from scoresde.training.batches import TrainingBatches
 from scoresde.training.distributed import Processes, average_over
 from scoresde.training.history import History, OnMeasure
 from scoresde.training.run_identity import RunIdentity
@@ -48,14 +48,14 @@ class TrainingState:
         >>> from estimators import Denoising, ResidualMLP
         >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.data import Dataset
-        >>> from scoresde.training.batches import Batches
+        >>> from scoresde.training.batches import TrainingBatches
         >>> from scoresde.training.distributed import SINGLE_PROCESS
         >>> from scoresde.training.settings import TrainingSettings
         >>> from scoresde.training.state import TrainingState
         >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
         >>> training, data = TrainingSettings(steps=2), Dataset("mine", torch.randn(10, 2))
         >>> run = TrainingState.new(training, model, seed=0, processes=SINGLE_PROCESS)
-        >>> run.update(Batches(data, training, 0, SINGLE_PROCESS, run.device))
+        >>> run.update(TrainingBatches(data, training, 0, SINGLE_PROCESS, run.device))
         >>> run.step, run.finished
         (1, False)
     """
@@ -183,7 +183,7 @@ class TrainingState:
             [*self.steps], *losses, rates, [*self.norms], best, self.seconds, self.stopped
         )
 
-    def update(self, batches: Batches, stop_requested: bool = False) -> None:
+    def update(self, batches: TrainingBatches, stop_requested: bool = False) -> None:
         """One update, of which nothing is known until somebody calls `expect_finite`."""
         self.updating = True
         for group in self.optimizer.param_groups:
@@ -211,7 +211,7 @@ class TrainingState:
         scaled: Tensor = self.scaler.scale(loss)
         return scaled * (1 + self.tally.poison) if self.scaler.is_enabled() else scaled
 
-    def expect_finite(self, batches: Batches) -> None:
+    def expect_finite(self, batches: TrainingBatches) -> None:
         """Waits for the updates, and sees whether they have gone well.
 
         Raises:

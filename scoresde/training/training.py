@@ -22,7 +22,7 @@ from scoresde.data.placement import PlacedEvents
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.wrappers import unwrapped
 from scoresde.training import checkpoint, post_hoc
-from scoresde.training.batches import Batches
+from scoresde.training.batches import TrainingBatches
 from scoresde.training.distributed import SINGLE_PROCESS, Processes
 from scoresde.training.history import History, OnMeasure
 from scoresde.training.interrupts import Interrupts
@@ -123,7 +123,7 @@ class Training(TrainingSettings):
         train = as_dataset("data", data)
         measured = None if held_out is None else as_dataset("held_out", held_out)
         run, identity = TrainingState.new(self, estimator, seed, processes), None
-        batches = Batches(train, self, seed, processes, run.device)
+        batches = TrainingBatches(train, self, seed, processes, run.device)
         placed = None if measured is None else PlacedEvents.of("held_out", measured, run.device)
         if folder is not None or processes.num_processes > 1:
             entries = {**self.of_the_result, "training.seed": int(seed)}
@@ -165,7 +165,7 @@ class _Loop:
     """Update, measure and save, until a run is over or somebody asks it to end."""
 
     run: TrainingState
-    batches: Batches
+    batches: TrainingBatches
     held_out: PlacedEvents | None
     on_step: Callable[[int], None] | None
     on_measure: OnMeasure | None

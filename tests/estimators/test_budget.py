@@ -68,7 +68,7 @@ def test_all_have_as_many_as_there_may_be(budget):
     found = sizes(model)
     assert 0.85 * budget < sum(found) <= budget
     assert max(found) < 1.3 * min(found)
-    assert [stage.network.enter.out_features % STEP for stage in model.stages] == [0, 0, 0]
+    assert [stage.network.input_layer.out_features % STEP for stage in model.stages] == [0, 0, 0]
 
 
 def test_shares_may_be_said():

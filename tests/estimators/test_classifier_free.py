@@ -198,7 +198,7 @@ def test_without_dropout_the_loss_is_that_of_the_estimator():
 def denoising(dtype=torch.float32, **options):
     torch.manual_seed(0)
     network = ResidualMLP((2,), width=16, depth=1, classes=3, **options)
-    torch.nn.init.normal_(network.leave[1].weight, std=0.3)
+    torch.nn.init.normal_(network.output_layer[1].weight, std=0.3)
     return Denoising(DiagonalSDE(VP(), Identity((2,))), network).to(dtype)
 
 
@@ -296,7 +296,7 @@ def test_a_restricted_grid_is_that_of_the_stages():
     """Every stage's network hears the label."""
     model = dict(networks())["multi-scale"]
     for stage in model.stages:
-        torch.nn.init.normal_(stage.network.leave[1].weight)
+        torch.nn.init.normal_(stage.network.output_layer[1].weight)
         t = restrict(DDIM(9).times(model.sde), stage.stage)[1].item()
         z = torch.randn(1, stage.stage.dim)
         first, second = (stage.denoise(z, t, torch.tensor([label])) for label in (0, 1))

@@ -155,7 +155,7 @@ def test_denoising_differs_from_explicit_score_matching_by_a_constant(weighting,
     for seed in (0, 1):
         torch.manual_seed(seed)
         network = ResidualMLP((1,), width=16, depth=1)
-        nn.init.normal_(network.leave[1].weight, std=0.3)
+        nn.init.normal_(network.output_layer[1].weight, std=0.3)
         model = Denoising(sde, network, weighting=weighting)
         times = torch.full((len(clean), 1), t)
         model.draw_times = lambda u, times=times: (times, torch.ones_like(times))

@@ -329,7 +329,7 @@ def test_divergences_are_averaged_over_probes(dtype):
 @pytest.mark.parametrize("method", METHODS)
 def test_conditions_reach_the_network(method):
     network = ResidualMLP((1,), 8, 1, condition_dim=2)
-    nn.init.ones_(network.leave[1].weight)
+    nn.init.ones_(network.output_layer[1].weight)
     model = method(Normals.sde, network)
     x, c = torch.randn(5, 1), torch.randn(5, 2)
     one, same, other = (model.loss(x, v, generator=seeded()) for v in (c, c, -c))
@@ -344,7 +344,7 @@ def test_conditions_reach_the_network(method):
 def test_what_stands_still_has_no_score(method, dtype):
     sde = DiagonalSDE(VP(), Identity((2,), {"y": 1, "x": 1}), [0.0, 1.0])
     network = ResidualMLP((2,), 8, 1)
-    nn.init.ones_(network.leave[1].weight)
+    nn.init.ones_(network.output_layer[1].weight)
     model = method(sde, network).to(dtype)
     z = torch.randn(6, 2, dtype=dtype)
     score = model.score(z, 0.5)

@@ -68,8 +68,8 @@ def test_without_bounds_a_network_corrects_what_is_known():
     posterior = fit_posterior(prior, theta, x, network=small(), **SHORT)
     model = posterior.estimator
     assert model.baseline is None
-    torch.nn.init.zeros_(model.network.leave[1].weight)
-    torch.nn.init.zeros_(model.network.leave[1].bias)
+    torch.nn.init.zeros_(model.network.output_layer[1].weight)
+    torch.nn.init.zeros_(model.network.output_layer[1].bias)
     known = Truncated.from_coordinates(posterior.coordinates, model.sde)
     z, t = torch.randn(50, 4), torch.linspace(0.01, 1.0, 50).unsqueeze(1)
     torch.testing.assert_close(model.denoise(z, t)[:, 2:], known.denoise(z, t)[:, 2:])

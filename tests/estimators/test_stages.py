@@ -26,7 +26,7 @@ def build(dtype=torch.float32, **options):
     sde = diffusion()
     networks = [ResidualMLP((stage.dim,), width=8, depth=1) for stage in sde.stages()]
     for network in networks:
-        nn.init.normal_(network.leave[1].weight, std=0.3)
+        nn.init.normal_(network.output_layer[1].weight, std=0.3)
     return MultiScale(sde, networks, **options).to(dtype)
 
 
@@ -186,7 +186,7 @@ def test_stages_trained_at_once_are_those_trained_one_after_the_other(tmp_path):
     found, wanted = together.state_dict(), apart.state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert not torch.equal(found["stages.0.network.leave.1.bias"], torch.zeros(1))
+    assert not torch.equal(found["stages.0.network.output_layer.1.bias"], torch.zeros(1))
 
 
 def asked(levels, rows=8):

@@ -237,7 +237,7 @@ def test_an_untrained_network_is_its_baseline():
     known = Truncated(sde, -1.0, 2.0)
     model, z = around(sde, baseline=known), torch.randn(6, 1)
     torch.testing.assert_close(model.denoise(z, 0.5), known.denoise(z, 0.5))
-    model.network.leave[1].bias.data.fill_(0.7)
+    model.network.output_layer[1].bias.data.fill_(0.7)
     alpha, sigma = sde.kernel(torch.tensor([0.5]))
     wanted = known.denoise(z, 0.5) + 0.7 * sigma / (alpha**2 + sigma**2).sqrt()
     torch.testing.assert_close(model.denoise(z, 0.5), wanted)
@@ -254,7 +254,7 @@ def test_learning_around_the_best_linear_guess_is_learning():
         sde, **scales, baseline=Gaussian(sde, torch.tensor([0.4]), torch.tensor([[4.0]]))
     )
     for model in (plain, known):
-        torch.nn.init.normal_(model.network.leave[1].weight, generator=torch.Generator())
+        torch.nn.init.normal_(model.network.output_layer[1].weight, generator=torch.Generator())
     x = torch.randn(32, 1)
     losses = [m.loss(x, generator=torch.Generator().manual_seed(1)) for m in (plain, known)]
     torch.testing.assert_close(*losses)

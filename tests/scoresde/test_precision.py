@@ -22,7 +22,7 @@ from scoresde import (
     Learned,
     Tabulated,
 )
-from scoresde.precision import full_precision, moved, network_dtype, replaced, sent
+from scoresde.precision import cast_like, full_precision, network_dtype, shallow_copy, to_device
 from scoresde.testing import DeviceCalls
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -206,7 +206,7 @@ def test_modules_go_to_meta_and_are_made_again(make):
 def test_a_view_has_what_is_replaced_and_the_rest():
     layer, other = nn.Linear(2, 1), nn.Parameter(torch.zeros(1))
     weight, bias = layer.weight, layer.bias
-    view = replaced(layer, bias=other)
+    view = shallow_copy(layer, bias=other)
     assert view.weight is weight
     assert view.bias is other
     assert layer.bias is bias
@@ -284,11 +284,11 @@ def test_what_is_learned_on_a_device_is_read_at_once(components):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_numbers_that_are_sent_off_are_those_that_arrive(dtype):
     value, like = torch.tensor([0.1, 3.0], dtype=torch.float64), torch.empty(0, dtype=dtype)
-    assert torch.equal(moved(value, like), value.to(dtype))
-    assert moved(value, like.to("meta")).dtype == dtype
+    assert torch.equal(cast_like(value, like), value.to(dtype))
+    assert cast_like(value, like.to("meta")).dtype == dtype
     with DeviceCalls() as calls:
-        assert sent(value, torch.device("meta")).dtype == torch.float64
-        moved(torch.ones(2, dtype=dtype, device="meta"), like)
+        assert to_device(value, torch.device("meta")).dtype == torch.float64
+        cast_like(torch.ones(2, dtype=dtype, device="meta"), like)
     assert calls.copies.total() == 0
     assert calls.queued.total() == 1
     assert calls.reads.total() == 1

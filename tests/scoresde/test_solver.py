@@ -76,7 +76,7 @@ def test_samples_do_not_depend_on_how_a_model_was_trained(times):  # invariant 4
     torch.manual_seed(0)
     sde = DiagonalSDE(VP(), Identity((2,)))
     network = ResidualMLP((2,), width=8, depth=1)
-    network.leave[1].weight.data.normal_()
+    network.output_layer[1].weight.data.normal_()
     plain = Denoising(sde, network)
     other = Denoising(sde, network, times=times, weighting="likelihood")
     a, b = (DDIM(9, eta=1.0).sample(m, (3,), generator=seeds(0)[0]) for m in (plain, other))

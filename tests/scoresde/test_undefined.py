@@ -140,6 +140,6 @@ def test_the_border_of_a_support_has_no_density():
 def test_a_posterior_without_a_density_says_where():
     theta, posterior = simulated(BOX)
     with torch.no_grad():
-        posterior.estimator.network.network.leave[1].bias.fill_(torch.nan)
+        posterior.estimator.network.network.output_layer[1].bias.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"log_prob: expected a number .* at \[\[0\], \[1\]\]"):
         posterior(SEEN[0]).log_prob(theta[:2])

@@ -135,7 +135,7 @@ def test_losses_with_frozen_components_are_finite_and_can_be_trained_on(form, we
         sde, ResidualMLP((3,), width=8, depth=1), parametrization=form, weighting=weighting
     )
     loss = model.loss(torch.randn(16, 3), generator=torch.Generator().manual_seed(0))
-    slopes = torch.autograd.grad(loss, list(model.network.leave[1].parameters()))
+    slopes = torch.autograd.grad(loss, list(model.network.output_layer[1].parameters()))
     assert torch.isfinite(loss)
     assert all(torch.isfinite(s).all() for s in slopes)
 
@@ -155,7 +155,7 @@ def test_gradients_through_samples_are_finite(name, eta):
     sde = DiagonalSDE(VP(0.1, 6.0, eps=0.05), Identity((3,)), [1.0, 2.0, 0.0])
     model = Denoising(sde, ResidualMLP((3,), width=8, depth=1))
     x = SOLVERS[name](12, eta=eta).rsample(model, (3,))
-    slopes = torch.autograd.grad(x.square().sum(), list(model.network.leave[1].parameters()))
+    slopes = torch.autograd.grad(x.square().sum(), list(model.network.output_layer[1].parameters()))
     assert all(torch.isfinite(s).all() and s.abs().max() > 0 for s in slopes)
 
 

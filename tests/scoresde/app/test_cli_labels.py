@@ -204,7 +204,10 @@ def test_multi_scale_models_hear_labels(pets, tmp_path):
     result = train(tmp_path, pets / "images", options, steps=10, edits=edits)
     assert result.exit_code == 0, result.output
     model = Model.load(tmp_path / "model")
-    heard = [stage.network.tell.num_embeddings for stage in model.estimator.estimator.stages]
+    heard = [
+        stage.network.condition_embedding.num_embeddings
+        for stage in model.estimator.estimator.stages
+    ]
     assert heard == [3, 3]
     told = [torch.full((2,), label) for label in (0, 1)]
     found = [
@@ -240,8 +243,10 @@ def test_samples_given_rows_of_numbers(tmp_path):
     options = 'condition = ["age"]\ncolumns = ["length"]'
     result = train(tmp_path, tmp_path / "flowers.csv", options, steps=300)
     assert result.exit_code == 0, result.output
-    tell = Model.load(tmp_path / "model").estimator.estimator.network.tell
-    assert float(tell.mean) == pytest.approx(20, abs=1.0)
+    condition_embedding = Model.load(
+        tmp_path / "model"
+    ).estimator.estimator.network.condition_embedding
+    assert float(condition_embedding.mean) == pytest.approx(20, abs=1.0)
     (tmp_path / "ages.csv").write_text("age\n12.5\n27.5\n")
     np.save(tmp_path / "ages.npy", np.array([[12.5], [27.5]]))
     sample = ("sample", tmp_path / "model", "--count", 6, "--guidance", 1, "--output")

@@ -503,7 +503,7 @@ def test_a_network_is_made_for_every_stage(several, tmp_path):
     stages = model.estimator.stages
     shapes = [tuple(stage.network_basis.event_shape) for stage in stages]
     assert shapes == [(1, 2, 2), (4, 2, 2), (4, 4, 4)]
-    widths = [stage.network.enter.out_features for stage in stages]
+    widths = [stage.network.input_layer.out_features for stage in stages]
     assert widths == ([4, 6, 8] if several else [8, 8, 8])
     x = model.solver.sample(model.estimator, (2,), generator=torch.Generator().manual_seed(0))
     model.save(tmp_path)

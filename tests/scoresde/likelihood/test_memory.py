@@ -34,7 +34,7 @@ def always(monkeypatch):
 def model():
     torch.manual_seed(0)
     network = ResidualMLP((N,), 8, 1)
-    torch.nn.init.normal_(network.leave[1].weight, std=0.3)
+    torch.nn.init.normal_(network.output_layer[1].weight, std=0.3)
     return Denoising(DiagonalSDE(VP(), Identity((N,))), network)
 
 
@@ -55,7 +55,7 @@ def test_chunks_change_no_density_nor_its_gradient(method, trace, dtype):
         with memory_for(products, dtype):
             options = {"trace": TRACES[trace], "generator": generator}
             value = log_prob(learner, x, METHODS[method], **options).value
-        slope = torch.autograd.grad(value.sum(), learner.network.leave[1].weight)[0]
+        slope = torch.autograd.grad(value.sum(), learner.network.output_layer[1].weight)[0]
         found.append((value.detach(), slope))
     for other in found[:2]:
         torch.testing.assert_close(other, found[2], **rounding(trace, dtype))
@@ -110,7 +110,7 @@ class Told(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.network, self.seen = ResidualMLP((N,), 8, 1), []
-        torch.nn.init.normal_(self.network.leave[1].weight, std=0.3)
+        torch.nn.init.normal_(self.network.output_layer[1].weight, std=0.3)
 
     def forward(self, x, level, condition):
         self.seen.append(len(x))

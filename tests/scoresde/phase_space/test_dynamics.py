@@ -32,7 +32,7 @@ def dynamics(request):
 def test_the_kernel_obeys_the_moment_equations(dynamics):
     """``a' = A a`` and ``S' = A S + S A^T + Q``, integrated by others."""
     k, a = dynamics.copies, dynamics.drift.numpy()
-    q, start = dynamics.noise.diag().numpy(), dynamics.start.square().diag().numpy()
+    q, start = dynamics.g2.diag().numpy(), dynamics.start.square().diag().numpy()
 
     def rates(s, y):
         mean, covariance = y[:k], y[k:].reshape(k, k)
@@ -147,9 +147,9 @@ def test_with_a_large_mass_the_position_alone_is_variance_preserving():
         (lambda: Dynamics.hold(gamma=1e300), "gamma"),
         (lambda: Dynamics.cld(gamma=-1.0), "gamma"),
         (lambda: Dynamics.psld(2.0, 2.0), "leak"),
-        (lambda: Dynamics(torch.eye(2), torch.ones(3), torch.zeros(2)), "drift, noise, start"),
-        (lambda: Dynamics(torch.eye(2), -torch.ones(2), torch.zeros(2)), "noise"),
-        (lambda: Dynamics(-torch.eye(2), torch.tensor([0.0, 1.0]), torch.zeros(2)), "noise"),
+        (lambda: Dynamics(torch.eye(2), torch.ones(3), torch.zeros(2)), "drift, g2, start"),
+        (lambda: Dynamics(torch.eye(2), -torch.ones(2), torch.zeros(2)), "g2"),
+        (lambda: Dynamics(-torch.eye(2), torch.tensor([0.0, 1.0]), torch.zeros(2)), "g2"),
         (lambda: Dynamics(-torch.eye(2), torch.ones(2), torch.ones(2)), "start"),
         (lambda: Dynamics(-torch.eye(2), torch.ones(2), torch.tensor([0.0, -1.0])), "start"),
         (lambda: Dynamics(torch.eye(2), torch.ones(2), torch.zeros(2)), "drift"),

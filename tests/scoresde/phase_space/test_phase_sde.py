@@ -88,7 +88,7 @@ def error(sde, solver, eta, steps):
 
 def test_a_state_has_copies_and_estimators_see_one(kind):
     sde, model = made(kind), gaussian(made(kind))
-    assert sde.dim == 2 * sde.copies == 2 * len(sde.dynamics.noise)
+    assert sde.dim == 2 * sde.copies == 2 * len(sde.dynamics.g2)
     assert model.denoise(torch.zeros(3, 2), 0.5).shape == (3, 2)
     x = DDIM(3).sample(model, (4,), dtype=torch.float32)
     assert x.shape == (4, 2)

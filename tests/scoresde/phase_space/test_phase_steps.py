@@ -28,7 +28,7 @@ def test_marginals_are_kept_by_every_eta(dynamics, eta):
     step = phase_step(dynamics, LATE, EARLY, eta)
     mean = (step.decay @ start.mean.unsqueeze(-1)).squeeze(-1) + step.gains[..., 0]
     torch.testing.assert_close(mean, end.mean, rtol=1e-12, atol=1e-12)
-    moved = covariance(step.decay @ start.root) + covariance(step.noise)
+    moved = covariance(step.decay @ start.root) + covariance(step.noise_std)
     torch.testing.assert_close(moved, covariance(end.root), rtol=1e-9, atol=1e-12)
 
 
@@ -40,7 +40,7 @@ def test_the_reverse_sde_is_the_bridge(dynamics):
     step = phase_step(dynamics, LATE, EARLY, 1.0)
     torch.testing.assert_close(step.decay, decay, **LAST)
     rest = covariance(end.root) - decay @ flow @ covariance(end.root)
-    torch.testing.assert_close(covariance(step.noise), rest, **LAST)
+    torch.testing.assert_close(covariance(step.noise_std), rest, **LAST)
 
 
 def test_there_and_back_is_the_identity(dynamics):
@@ -82,7 +82,7 @@ def test_what_stands_still_stays(dynamics):
     step = phase_step(dynamics, LATE, LATE, 1.0)
     one = torch.eye(dynamics.copies, dtype=torch.float64).expand_as(step.decay)
     torch.testing.assert_close(step.decay, one, rtol=0, atol=1e-9)
-    for none in (step.gains, step.noise, step.h):
+    for none in (step.gains, step.noise_std, step.h):
         torch.testing.assert_close(none, torch.zeros_like(none), rtol=0, atol=1e-7)
 
 

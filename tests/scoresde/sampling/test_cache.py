@@ -112,7 +112,7 @@ def changes():
 
     def replaced(model):
         model.network = ResidualMLP((3,), 8, 2)
-        nn.init.normal_(model.network.leave[1].weight)
+        nn.init.normal_(model.network.output_layer[1].weight)
 
     def network_alone(model):
         model.network.double()

@@ -17,7 +17,7 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def bed(dtype=torch.float32):
     torch.manual_seed(0)
     network = ResidualMLP((3,), 8, 1)
-    nn.init.normal_(network.leave[1].weight, std=0.3)
+    nn.init.normal_(network.output_layer[1].weight, std=0.3)
     return Denoising(DiagonalSDE(VP(), Identity((3,))), network).to(dtype)
 
 

@@ -26,7 +26,7 @@ from scoresde import (
 )
 from scoresde.conditioning import ResampleObserved
 from scoresde.sampling.sampler import Sampler
-from scoresde.sampling.tape import Drawn, NoiseTape
+from scoresde.sampling.tape import NoiseTape, ReplayedNoise
 from scoresde.schedules import Schedule
 from solvers import DDIM, Adaptive, ExponentialMultistep, Langevin
 
@@ -268,7 +268,7 @@ def test_samples_that_diverge_are_refused():
     model = uniform()
     sampler = DDIM(5).compiled(model, (4,))
     with torch.no_grad():
-        model.network.leave[1].weight.fill_(torch.nan)
+        model.network.output_layer[1].weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="samples: expected finite numbers from DDIM"):
         sampler(seeded())
 
@@ -349,7 +349,7 @@ def test_whatever_was_drawn_is_drawn_again(dtype):
     assert all(
         torch.equal(*pair) for pair in zip(tape.draw_all(Noise(seeded())), first, strict=True)
     )
-    drawn = Drawn(first)
+    drawn = ReplayedNoise(first)
     assert all(draw(drawn) is known for draw, known in zip(asked, first, strict=True))
     plain = Noise(seeded())
     assert all(torch.equal(draw(plain), known) for draw, known in zip(asked, first, strict=True))

@@ -13,7 +13,7 @@ from runs import DATA, edited
 
 from scoresde.data import Dataset, LazyArray
 from scoresde.training import Training
-from scoresde.training.batches import Batches, BatchOrder
+from scoresde.training.batches import BatchOrder, TrainingBatches
 from scoresde.training.distributed import SINGLE_PROCESS, SingleProcess
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_processes_share_the_rows_of_one():
 def test_batches_come_in_any_order():
     """Read ahead as they are, one is read again where something went wrong."""
     data, training = stored(lambda rows: DATA.values[rows]), Training(batch_size=8, workers=1)
-    with Batches(data, training, 5, SINGLE_PROCESS, CPU) as batches:
+    with TrainingBatches(data, training, 5, SINGLE_PROCESS, CPU) as batches:
         for step in (0, 1, 2, 1, 2, 9, 0):
             assert torch.equal(batches.pairs(step).values, DATA.values[batches.order.whole(step)])
     assert multiprocessing.active_children() == []
@@ -136,7 +136,7 @@ def test_a_process_reads_its_own_events_only(count):
     read, processes = [], SingleProcess(num_processes=count)
     data = stored(lambda rows: read.append(len(rows)) or DATA.values[rows])
     read.clear()
-    with Batches(data, Training(batch_size=8), 0, processes, CPU) as batches:
+    with TrainingBatches(data, Training(batch_size=8), 0, processes, CPU) as batches:
         assert batches.pairs(0).values.shape == (8 // count, 2)
     assert read == [8 // count]
 
@@ -148,7 +148,7 @@ def test_where_a_processor_trains_nobody_reads_ahead_unless_asked(monkeypatch):
     meta = torch.device("meta")
 
     def workers(data, device, training=training):
-        return Batches(data, training, 0, SINGLE_PROCESS, device)._workers
+        return TrainingBatches(data, training, 0, SINGLE_PROCESS, device)._workers
 
     assert workers(data, CPU) == 0
     assert workers(data, meta) == 8

@@ -41,11 +41,16 @@ class Convolutions(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.enter, self.leave = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1)
+        self.input_layer, self.output_layer = (
+            nn.Conv2d(2, 8, 3, padding=1),
+            nn.Conv2d(8, 2, 3, padding=1),
+        )
         self.norm, self.dropout = nn.BatchNorm2d(8), nn.Dropout(0.3)
 
     def forward(self, x, level):
-        return self.leave(self.dropout(self.norm(self.enter(x)).tanh()) + level.view(-1, 1, 1, 1))
+        return self.output_layer(
+            self.dropout(self.norm(self.input_layer(x)).tanh()) + level.view(-1, 1, 1, 1)
+        )
 
 
 def images():

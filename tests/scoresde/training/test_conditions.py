@@ -12,7 +12,7 @@ from scoresde import DiagonalSDE, Identity, LogLinear, ScoreEstimator
 from scoresde.data import Dataset, LazyArray
 from scoresde.training import Training, distributed
 from scoresde.training.batch_loss import BatchLoss
-from scoresde.training.batches import Batches
+from scoresde.training.batches import TrainingBatches
 from scoresde.training.distributed import SingleProcess
 
 VECTORS = DATA.values.roll(1, 0) * torch.linspace(1, 2, len(DATA)).unsqueeze(-1)
@@ -22,7 +22,7 @@ def model(dtype=torch.float32, dropout=0.1):
     torch.manual_seed(0)
     network = ResidualMLP((2,), width=8, depth=1, condition_dim=2, dropout=dropout)
     # a network that is not told anything says 0 at first
-    torch.nn.init.normal_(network.leave[1].weight, std=0.1)
+    torch.nn.init.normal_(network.output_layer[1].weight, std=0.1)
     return Denoising(DiagonalSDE(LogLinear(), Identity((2,))), network).to(dtype)
 
 
@@ -137,7 +137,7 @@ def test_processes_share_events_with_their_conditions(count, parts, monkeypatch)
             alone = SingleProcess(num_processes=processes, process_index=index)
             estimator = model(dropout=0.0)
             loss = BatchLoss.new(training, estimator, 0, alone)
-            batches = Batches(data, training, 0, alone, torch.device("cpu"))
+            batches = TrainingBatches(data, training, 0, alone, torch.device("cpu"))
             loss.gradients(batches, 3, lambda value: value)
             shares.append(torch.cat([w.grad.flatten() for w in estimator.parameters()]))
         gradients.append(torch.stack(shares).mean(0))

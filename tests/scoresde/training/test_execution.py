@@ -22,11 +22,16 @@ class Convolutions(nn.Module):
 
     def __init__(self, dropout=0.0):
         super().__init__()
-        self.enter, self.leave = (nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1))
+        self.input_layer, self.output_layer = (
+            nn.Conv2d(2, 8, 3, padding=1),
+            nn.Conv2d(8, 2, 3, padding=1),
+        )
         self.norm, self.dropout = nn.GroupNorm(2, 8), nn.Dropout(dropout)
 
     def forward(self, x, level):
-        return self.leave(self.dropout(self.norm(self.enter(x)).tanh()) + level.view(-1, 1, 1, 1))
+        return self.output_layer(
+            self.dropout(self.norm(self.input_layer(x)).tanh()) + level.view(-1, 1, 1, 1)
+        )
 
 
 def convolutional(dtype, dropout=0.0, basis=None):
@@ -84,7 +89,7 @@ def test_channels_may_lie_last(dtype, basis):
     estimator = convolutional(dtype, basis=basis)
     found = fitted(estimator, channels_last=True)
     same(found, fitted(convolutional(dtype, basis=basis)), dtype)
-    for part in (estimator.network.enter, estimator.network.leave):
+    for part in (estimator.network.input_layer, estimator.network.output_layer):
         assert part.weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -139,7 +144,7 @@ def test_compiled_networks_learn_the_same(compiler, dtype):
 def test_an_error_leaves_networks_as_they_were(compiler):
     def spoil(step):
         with torch.no_grad():
-            estimator.network.leave.bias.fill_(torch.nan)
+            estimator.network.output_layer.bias.fill_(torch.nan)
 
     estimator = convolutional(torch.float32)
     with pytest.raises(FloatingPointError):

@@ -11,7 +11,7 @@ from scoresde.data import Dataset, LazyArray
 from scoresde.testing import DeviceCalls
 from scoresde.training import Training
 from scoresde.training.batch_loss import BatchLoss
-from scoresde.training.batches import Batches
+from scoresde.training.batches import TrainingBatches
 from scoresde.training.distributed import SINGLE_PROCESS, SingleProcess
 from scoresde.training.run_identity import RunMismatch
 
@@ -89,7 +89,7 @@ def test_which_does_not_depend_on_how_a_batch_is_shared(lazy, processes, accumul
         training = Training(steps=1, batch_size=12, accumulation=accumulation)
         loss = BatchLoss.new(training, model, 0, attrs.evolve(own, num_processes=processes))
         object.__setattr__(loss, "_shared", _Alone(model))
-        batches = Batches(data, training, 0, own, torch.device("cpu"))
+        batches = TrainingBatches(data, training, 0, own, torch.device("cpu"))
         loss.gradients(batches, 0, lambda value: value)
         for part, x in enumerate(model.trained):
             found[index::processes][part::accumulation] = x
@@ -149,7 +149,7 @@ def test_a_device_is_not_waited_for():
         estimator = model().to("meta")
         training = Training(steps=1, batch_size=12)
         loss = BatchLoss.new(training, estimator, 0, SINGLE_PROCESS)
-        batches = Batches(data, training, 0, SINGLE_PROCESS, torch.device("meta"))
+        batches = TrainingBatches(data, training, 0, SINGLE_PROCESS, torch.device("meta"))
         with DeviceCalls() as calls:
             loss.gradients(batches, 0, lambda value: value)
         counts.append((calls.reads, calls.copies))

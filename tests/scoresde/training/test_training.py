@@ -16,7 +16,7 @@ from scoresde.data import Dataset
 from scoresde.data.events import events
 from scoresde.data.placement import PlacedEvents
 from scoresde.training import Training, checkpoint
-from scoresde.training.batches import Batches
+from scoresde.training.batches import TrainingBatches
 from scoresde.training.distributed import SINGLE_PROCESS
 from scoresde.training.run_identity import RunIdentity
 from scoresde.training.state import TrainingState
@@ -360,7 +360,7 @@ def test_a_gradient_that_overflows_is_left_out():
     run = TrainingState.new(Training(precision="float16", batch_size=8), model(), 0, SINGLE_PROCESS)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
     before = {name: value.clone() for name, value in run.estimator.state_dict().items()}
-    run.update(Batches(DATA, run.training, 0, SINGLE_PROCESS, run.device))
+    run.update(TrainingBatches(DATA, run.training, 0, SINGLE_PROCESS, run.device))
     assert run.scaler.get_scale() == 2.0**59
     assert all(torch.equal(value, before[k]) for k, value in run.estimator.state_dict().items())
 

@@ -10,7 +10,7 @@ from scoresde.phase_space.steps import magnus
 from scoresde.precision import Float64Constants
 
 
-class Turning(Float64Constants):
+class Rotation(Float64Constants):
     """Orthogonal ``O`` with which ``R = L O`` solves the flow of pure noise.
 
     Counted from where there is nothing left of data, so that all who ask have the same ``R``.
@@ -21,22 +21,22 @@ class Turning(Float64Constants):
     Example:
         >>> import torch
         >>> from scoresde import Dynamics
-        >>> from scoresde.phase_space.turning import Turning
+        >>> from scoresde.phase_space.rotation import Rotation
         >>> pair, s = Dynamics.cld(), torch.tensor([0.5, 1.0]).double()
-        >>> turn = Turning(pair)(pair, s)
-        >>> torch.allclose(turn @ turn.mT, torch.eye(2).double())
+        >>> rotation = Rotation(pair)(pair, s)
+        >>> torch.allclose(rotation @ rotation.mT, torch.eye(2).double())
         True
     """
 
-    turns: Tensor
+    rotations: Tensor
 
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__()
-        knots, _ = dynamics.unplace(dynamics.constant_on("places", torch.device("cpu")))
-        turns = [torch.eye(dynamics.copies).to(knots)]
-        for turn in magnus(dynamics, knots[1:], knots[:-1], _turning).flip(0):
-            turns.append(turn @ turns[-1])
-        self.constant("turns", torch.stack(turns[::-1]))
+        origins, _ = dynamics.of_coordinate(dynamics.constant_on("knots", torch.device("cpu")))
+        rotations = [torch.eye(dynamics.copies).to(origins)]
+        for rotation in magnus(dynamics, origins[1:], origins[:-1], _rotation_rate).flip(0):
+            rotations.append(rotation @ rotations[-1])
+        self.constant("rotations", torch.stack(rotations[::-1]))
 
     def __call__(self, dynamics: Dynamics, s: Tensor) -> Tensor:
         """At some ``s``, ``(*,)``: ``(*, k, k)``.
@@ -45,11 +45,11 @@ class Turning(Float64Constants):
             dynamics: Those that this was made of.
             s: How much has been diffused, in float64.
         """
-        (places,), (turns,) = dynamics.constants(s, "places"), self.constants(s, "turns")
-        after = torch.searchsorted(places, dynamics.place(s).detach()).clamp(max=len(places) - 1)
-        knots, _ = dynamics.unplace(places)
-        return magnus(dynamics, knots[after], s, _turning) @ turns[after]
+        (knots,), (rotations,) = dynamics.constants(s, "knots"), self.constants(s, "rotations")
+        after = torch.searchsorted(knots, dynamics.coordinate(s).detach()).clamp(max=len(knots) - 1)
+        origins, _ = dynamics.of_coordinate(knots)
+        return magnus(dynamics, origins[after], s, _rotation_rate) @ rotations[after]
 
 
-def _turning(kernel: PhaseKernel) -> Tensor:
-    return kernel.turning
+def _rotation_rate(kernel: PhaseKernel) -> Tensor:
+    return kernel.rotation_rate
