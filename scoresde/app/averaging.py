@@ -38,7 +38,7 @@ def average(
 
     if (output / "config.json").exists():
         raise FileExistsError(f"--output: expected a new folder, {output} holds a model")
-    model = Model.load(folder, device=devices.chosen(device), imports=imports)
+    model = Model.load(folder, device=devices.chosen_device(device), imports=imports)
     averages = PostHocAverages.load(folder / "training")
     training, of_fit = training_of(model.settings)
     _, held_out = data_of(model.settings, imports=imports)
@@ -49,6 +49,6 @@ def average(
     for width, loss in losses.items():
         click.echo(f"{'as it was' if width is None else f'width {width:g}'}: loss {loss:.6g}")
     best = min(widths or WIDTHS, key=losses.__getitem__)
-    averages.place(model.estimator, best)
+    averages.load_into(model.estimator, best)
     model.save(output)
     click.echo(f"{output}: width {best:g}")

@@ -24,8 +24,8 @@ from scoresde.internals.messages import describe_error
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from scoresde.app.given import Task
     from scoresde.app.model import Model
+    from scoresde.app.sampling_task import SamplingTask
     from scoresde.solver import Solver
     from scoresde.training.distributed import Processes
 
@@ -144,7 +144,7 @@ def train(
     checkpoint.check(output)
     settings, run = read(config), output / "training"
     processes = devices.processes(device) if distributed else SINGLE_PROCESS
-    where = processes.device if distributed else devices.chosen(device)
+    where = processes.device if distributed else devices.chosen_device(device)
     _prepare_run(output, run, replace, processes)
     options = {"device": where, "pictures": pictures, "imports": imports}
     try:
@@ -252,7 +252,7 @@ def sample(
     seed: int,
     device: str,
     imports: bool,
-    **told: Any,
+    **request: Any,
 ) -> None:
     """Sample from MODEL into a file or a folder, as the data were.
 
@@ -261,36 +261,37 @@ def sample(
     import torch
 
     from scoresde.app import devices
-    from scoresde.app.given import task
     from scoresde.app.model import loaded
+    from scoresde.app.sampling_task import sampling_task
 
-    where, guiding = devices.chosen(device), {n: told.pop(n) for n in ("guidance", "interval")}
+    where = devices.chosen_device(device)
+    guiding = {n: request.pop(n) for n in ("guidance", "interval")}
     model = loaded(folder, device=where, imports=imports, options=guiding)
-    asked = task(model, count, seed, imports=imports, **told)
-    writers = [asked.export.writer(output, "--output")]
+    task = sampling_task(model, count, seed, imports=imports, **request)
+    writers = [task.export.writer(output, "--output")]
     if png is not None:
         expect(png.lower().endswith(".png"), "--png", "a name that ends in .png", png)
         expect(Path(png).resolve() != Path(output).resolve(), "--png", "another file", png)
-        writers.append(asked.export.writer(png, "--png"))
+        writers.append(task.export.writer(png, "--png"))
     chosen = _solver(model, solver, imports, steps=steps, eta=eta)
-    x = _samples(asked, chosen, torch.Generator(where).manual_seed(seed))
+    x = _samples(task, chosen, torch.Generator(where).manual_seed(seed))
     for write in writers:
         write(x)
-    if asked.said:
-        click.echo(asked.said)
+    if task.message:
+        click.echo(task.message)
     click.echo(f"{output}: {tuple(x.shape)}")
 
 
-def _samples(asked: Task, solver: Solver, generator: Generator) -> Tensor:
+def _samples(task: SamplingTask, solver: Solver, generator: Generator) -> Tensor:
     """In chunks, so that networks have the memory they need."""
     import torch
 
     from scoresde.internals.limits import chunk_size
 
-    basis, count = asked.estimator.sde.basis, asked.count
-    size, told = chunk_size((basis.dim,)), asked.condition
-    options: dict[str, Any] = {"condition": told, "generator": generator, "progress": True}
-    parts = solver.batches(asked.estimator, (count,), size, **options)
+    basis, count = task.estimator.sde.basis, task.count
+    options: dict[str, Any] = {"condition": task.condition, "generator": generator}
+    size = chunk_size((basis.dim,))
+    parts = solver.batches(task.estimator, (count,), size, **options, progress=True)
     x = torch.cat([part.cpu() for part in parts])
     wanted = (count, *basis.event_shape)
     expect(x.shape == wanted, "samples", f"a tensor of shape {wanted} from {solver!r}", x.shape)
@@ -342,7 +343,7 @@ def evaluate(
     from scoresde.app.conditions import guides
     from scoresde.app.model import loaded
 
-    where = devices.chosen(device)
+    where = devices.chosen_device(device)
     model = loaded(folder, device=where, imports=imports, options={"guidance": guidance})
     if not frechet and guidance is None and guides(model.settings):
         # what guidance makes of a density is not that of the data
@@ -352,11 +353,12 @@ def evaluate(
     if frechet:
         expect(hutchinson is None, "--hutchinson", "none beside --frechet", hutchinson)
         shared |= {"features": features, "repeats": repeats}
-        report = reports.of_samples(model, chosen, data or None, **shared)
+        report = reports.sample_report(model, chosen, data or None, **shared)
     else:
         for name, value in (("--features", features), ("--repeats", repeats)):
             expect(value is None, name, "none without --frechet", value)
-        report = reports.of_densities(model, chosen, data or None, **shared, hutchinson=hutchinson)
+        shared["hutchinson"] = hutchinson
+        report = reports.density_report(model, chosen, data or None, **shared)
     click.echo(reports.as_json(report) if as_json else reports.as_lines(report))
 
 

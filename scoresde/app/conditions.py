@@ -32,13 +32,13 @@ def aligned(data: Dataset, facts: Mapping[str, Any]) -> Dataset:
         >>> aligned(dogs, {"classes": ["cat", "dog"]}).condition
         tensor([1, 1])
     """
-    classes, told = facts.get("classes"), data.condition
-    if not classes or data.classes is None or not isinstance(told, Tensor):
+    classes, conditions = facts.get("classes"), data.condition
+    if not classes or data.classes is None or not isinstance(conditions, Tensor):
         return data
     unknown = [name for name in data.classes if name not in classes]
     expect(not unknown, "data", f"classes among {join_names(classes)}", join_names(unknown))
-    places = torch.tensor([classes.index(name) for name in data.classes], device="cpu")
-    return attrs.evolve(data, condition=places[told], classes=tuple(classes))
+    indices = torch.tensor([classes.index(name) for name in data.classes], device="cpu")
+    return attrs.evolve(data, condition=indices[conditions], classes=tuple(classes))
 
 
 def classes_of(
@@ -73,15 +73,15 @@ def classes_of(
     if not names:
         shares = torch.tensor(facts["class_counts"], dtype=torch.float64, device="cpu")
         return shares.multinomial(count, True, generator=generator).sort().values
-    numbers = {str(place): place for place in range(len(classes))}
-    known = numbers | {name: place for place, name in enumerate(classes)}
+    numbers = {str(label): label for label in range(len(classes))}
+    known = numbers | {name: label for label, name in enumerate(classes)}
     for name in names:
         expected = f"one of {join_names(classes)}, or its number"
         expect(name in known, "--label", expected, repr(name))
     return torch.tensor([known[name] for name in names])[_blocks("--label", len(names), count)]
 
 
-def given(
+def conditions_from_file(
     settings: Mapping[str, Any], facts: Mapping[str, Any], path: str | os.PathLike[str], count: int
 ) -> Tensor:
     r"""Conditions from a file, each for as many samples, to one, in their order.
@@ -101,11 +101,11 @@ def given(
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from scoresde.app.conditions import given
+        >>> from scoresde.app.conditions import conditions_from_file
         >>> path = Path(tempfile.mkdtemp(), "ages.csv")
         >>> _ = path.write_text("name,age\nAda,36.5\nEmmy,53.5\n")
         >>> settings = {"data": {"source": "people.csv", "condition": ["age"]}}
-        >>> given(settings, {"condition_shape": [1]}, path, 3).flatten().tolist()
+        >>> conditions_from_file(settings, {"condition_shape": [1]}, path, 3).flatten().tolist()
         [36.5, 36.5, 53.5]
     """
     shape = facts.get("condition_shape")
@@ -125,26 +125,26 @@ def _blocks(name: str, rows: int, count: int) -> Tensor:
 
 
 @attrs.frozen(eq=False)
-class Asked:
+class SampleConditions:
     """What samples are conditioned on, and how their files say so.
 
     Attributes:
         condition: ``(count, *)``; None if there is none.
-        said: What to tell the user, if anything.
+        message: What to tell the user, if anything.
         classes: Of each sample by name, where there are several.
-        beside: Columns of a table beside those of the events, by name.
+        extra_columns: Columns of a table beside those of the events, by name.
 
     Example:
-        >>> from scoresde.app.conditions import Asked
+        >>> from scoresde.app.conditions import SampleConditions
         >>> settings, facts = {"data": {"source": "x.npz"}}, {"classes": ["cat", "dog"]}
-        >>> Asked.of(settings, facts, ["dog"], None, count=2, seed=0).said
+        >>> SampleConditions.of(settings, facts, ["dog"], None, count=2, seed=0).message
         'labels: dog (2)'
     """
 
     condition: Tensor | None = None
-    said: str | None = None
+    message: str | None = None
     classes: Sequence[str] | None = None
-    beside: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+    extra_columns: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
 
     @classmethod
     def of(
@@ -155,21 +155,22 @@ class Asked:
         condition: str | os.PathLike[str] | None,
         count: int,
         seed: int,
-    ) -> Asked:
+    ) -> SampleConditions:
         """Of a model's samples: of classes with names, given in a file, or drawn as in the data.
 
         Raises:
-            ValueError: See `classes_of` and `given`; or if both are given, or none are known.
+            ValueError: See `classes_of` and `conditions_from_file`; or if both are given, or none
+                are known.
         """
         expect(not labels or condition is None, "--condition", "none beside --label", condition)
         column = config.section(settings, "data").get(
             "labels" if condition is None else "condition"
         )
         if condition is not None:
-            told = given(settings, facts, condition, count)
-            columns = column if isinstance(column, list) and told.ndim == 2 else []
-            cells = zip(columns, told.mT.numpy().astype(str).tolist(), strict=bool(columns))
-            return cls(told, beside=dict(cells))
+            conditions = conditions_from_file(settings, facts, condition, count)
+            columns = column if isinstance(column, list) and conditions.ndim == 2 else []
+            cells = zip(columns, conditions.mT.numpy().astype(str).tolist(), strict=bool(columns))
+            return cls(conditions, extra_columns=dict(cells))
         if not labels and not facts.get("classes"):
             shape = facts.get("condition_shape")
             wanted = "a file with what samples are conditioned on"
@@ -177,21 +178,22 @@ class Asked:
                 not shape, "--condition", f"{wanted}, (k, {', '.join(map(str, shape or ()))})", None
             )
             return cls()
-        told = classes_of(facts, labels, count, torch.Generator("cpu").manual_seed(seed))
-        classes = [facts["classes"][place] for place in told.tolist()]
-        said = ", ".join(f"{name} ({n})" for name, n in Counter(classes).items())
+        conditions = classes_of(facts, labels, count, torch.Generator("cpu").manual_seed(seed))
+        classes = [facts["classes"][label] for label in conditions.tolist()]
+        counts = ", ".join(f"{name} ({n})" for name, n in Counter(classes).items())
         how = "" if labels else " (drawn as in the data; --label chooses)"
-        beside = {column if isinstance(column, str) else "label": classes}
-        return cls(told, f"labels: {said}{how}", None if len(labels) == 1 else classes, beside)
+        extra_columns = {column if isinstance(column, str) else "label": classes}
+        names = None if len(labels) == 1 else classes
+        return cls(conditions, f"labels: {counts}{how}", names, extra_columns)
 
-    def repeated(self, times: int) -> Asked:
+    def repeated(self, times: int) -> SampleConditions:
         """The same again and again."""
         if self.condition is None or times == 1:
             return self
-        told = self.condition.repeat(times, *[1] * (self.condition.ndim - 1))
+        conditions = self.condition.repeat(times, *[1] * (self.condition.ndim - 1))
         classes = None if self.classes is None else [*self.classes] * times
-        beside = {name: [*cells] * times for name, cells in self.beside.items()}
-        return Asked(told, self.said, classes, beside)
+        extra_columns = {name: [*cells] * times for name, cells in self.extra_columns.items()}
+        return SampleConditions(conditions, self.message, classes, extra_columns)
 
 
 def with_options(

@@ -182,14 +182,14 @@ def to_json(value: Any, key: str) -> Any:
     )
 
 
-def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = False) -> Any:
+def build(table: Any, key: str, supplied: Mapping[str, Any], *, imports: bool = False) -> Any:
     """The object that a table describes.
 
     Args:
         table: A name, or a table with a name and keyword arguments.
         key: Where it stands in the file, as ``"estimator.network"``: the last part says what it
             is.
-        known: Things that arguments may be supplied with, see `SUPPLIED`.
+        supplied: Things that arguments may be supplied with, see `SUPPLIED`.
         imports: Whether names may be import paths, see `scoresde.plugins.get`.
 
     Raises:
@@ -209,16 +209,18 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     takes = parameters(factory, key)
     meanings = _supplied_arguments(factory, group, takes)
     arguments = {
-        argument: _known(known, what) for argument, what in meanings.items() if what in known
+        argument: _supplied_value(supplied, what)
+        for argument, what in meanings.items()
+        if what in supplied
     }
     for argument, value in entries.items():
         part = _GROUPS.get(argument)
         if argument in _MADE_LATER and argument in takes:
-            value = _makers(value, f"{key}.{argument}", known, imports)
+            value = _makers(value, f"{key}.{argument}", supplied, imports)
         elif part is not None and argument in takes and not isinstance(value, _KINDS[part]):
-            value = build(value, f"{key}.{argument}", known, imports=imports)
-        elif isinstance(value, str) and value in MEASURED and value in known:
-            value = _known(known, value)
+            value = build(value, f"{key}.{argument}", supplied, imports=imports)
+        elif isinstance(value, str) and value in MEASURED and value in supplied:
+            value = _supplied_value(supplied, value)
         arguments[argument] = value
     built = call_factory(factory, arguments, key)
     try:
@@ -228,13 +230,13 @@ def build(table: Any, key: str, known: Mapping[str, Any], *, imports: bool = Fal
     return built
 
 
-def _makers(tables: Any, key: str, known: Mapping[str, Any], imports: bool) -> Any:
+def _makers(tables: Any, key: str, supplied: Mapping[str, Any], imports: bool) -> Any:
     """What makes what a table describes, or each of several, of events of any shape."""
 
     def make(table: Any, key: str, event_shape: Sequence[int], width: int | None = None) -> Any:
         if width is not None:
             table = _widened(table, key, width, imports)
-        return build(table, key, {**known, "event_shape": event_shape}, imports=imports)
+        return build(table, key, {**supplied, "event_shape": event_shape}, imports=imports)
 
     return _each(tables, key, partial(partial, make))
 
@@ -354,6 +356,6 @@ def _supplied_arguments(factory: Any, group: str, parameters: Iterable[str]) -> 
     return {argument: what for argument, what in meanings.items() if argument in parameters}
 
 
-def _known(known: Mapping[str, Any], name: str) -> Any:
-    value = known[name]
+def _supplied_value(supplied: Mapping[str, Any], name: str) -> Any:
+    value = supplied[name]
     return value.value() if isinstance(value, Lazy) else value

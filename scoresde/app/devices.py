@@ -59,27 +59,27 @@ def device(name: str, value: str | torch.device | None) -> torch.device:
         return torch.device(there[0].type if there else "cpu")
     wanted = f"one that is there ({join_names(map(str, (AUTO, 'cpu', *there)))})"
     try:
-        place = torch.device(value)
+        chosen = torch.device(value)
     except RuntimeError as error:  # no kind that torch knows
         raise ValueError(f"{name}: expected {wanted}, got {value}") from error
     kinds = {torch.device(each.type) for each in there}
-    expect(place.type == "cpu" or place in {*there, *kinds}, name, wanted, value)
-    return place
+    expect(chosen.type == "cpu" or chosen in {*there, *kinds}, name, wanted, value)
+    return chosen
 
 
-def chosen(value: str) -> torch.device:
+def chosen_device(value: str) -> torch.device:
     """What ``--device`` names, and a line on it where nobody has said which.
 
     Example:
-        >>> from scoresde.app.devices import chosen
-        >>> chosen("cpu")
+        >>> from scoresde.app.devices import chosen_device
+        >>> chosen_device("cpu")
         device(type='cpu')
     """
-    place = device("--device", value)
-    if value == AUTO and place.type != "cpu":
-        model = torch.cuda.get_device_name(place) if place.type == "cuda" else ""
-        click.echo(f"--device: {place}{model and f', {model}'}", err=True)
-    return place
+    chosen = device("--device", value)
+    if value == AUTO and chosen.type != "cpu":
+        model = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else ""
+        click.echo(f"--device: {chosen}{model and f', {model}'}", err=True)
+    return chosen
 
 
 def processes(value: str) -> Processes:
@@ -96,17 +96,17 @@ def processes(value: str) -> Processes:
             ...
         ValueError: --device: expected one that is there (auto, cpu), got cuda:1
     """
-    place = device("--device", value)
+    chosen = device("--device", value)
     wanted = "a kind of device, as every process of --distributed has one of its own"
-    expect(place.index is None, "--device", wanted, value)
+    expect(chosen.index is None, "--device", wanted, value)
     try:
         from accelerate import Accelerator
     except ImportError as error:
         message = "several processes need accelerate: pip install 'scoresde[distributed]'"
         raise ImportError(message) from error
-    accelerator: Processes = Accelerator(cpu=place.type == "cpu")
+    accelerator: Processes = Accelerator(cpu=chosen.type == "cpu")
     given = accelerator.device.type
-    expect(given == place.type, "--device", f"{given}, which accelerate takes here", value)
+    expect(given == chosen.type, "--device", f"{given}, which accelerate takes here", value)
     count = accelerator.num_processes
     if accelerator.is_main_process:
         click.echo(f"--distributed: {count} process{'es' * (count > 1)} on {given}", err=True)

@@ -82,13 +82,13 @@ def evaluate(
     with torch.no_grad():
         rows = torch.arange(len(data), device="cpu")[:count]
         for batch in tqdm(rows.split(batch_size), desc="evaluating", disable=not progress):
-            values, told = data.pairs(batch)
+            values, conditions = data.pairs(batch)
             x = as_numbers(values, data.bins, generator).to(where)
-            asked, x = split_events(estimator, given, x)
+            conditional, x = split_events(estimator, given, x)
             # checked below, where it is known which event is which
             options: dict[str, Any] = {"generator": generator, "checked": False}
-            options["condition"] = None if told is None else told.to(where)
-            parts.append(log_prob(asked, x, solver, trace=trace, **options))
+            options["condition"] = None if conditions is None else conditions.to(where)
+            parts.append(log_prob(conditional, x, solver, trace=trace, **options))
             _expect_finite(parts[-1].value, batch, data)
     names = ("value", "standard_error", "error")
     nats, error, errors = (torch.cat([getattr(v, name) for v in parts]) for name in names)
@@ -98,7 +98,7 @@ def evaluate(
         "nats": float(nats.mean()),
         "nats_stderr": _standard_error(nats),
         "trace_stderr": float(error.square().sum().sqrt()) / len(nats),
-        "solver_error": _told(errors, x[0].numel(), solver),
+        "solver_error": _solver_error(errors, x[0].numel(), solver),
         "evaluations": sum(part.evaluations * len(part.value) for part in parts) / len(nats),
         "estimate": parts[0].estimate,
     }
@@ -117,7 +117,7 @@ def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:
         raise FloatingPointError(f"the log-density of event {row} of {data.name} is {value}")
 
 
-def _told(errors: Tensor, dim: int, solver: Method) -> float:
+def _solver_error(errors: Tensor, dim: int, solver: Method) -> float:
     mean, limit = float(errors.mean()), doubtful(dim)
     if mean > limit:
         warn_of_errors(errors, limit, solver)

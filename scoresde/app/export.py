@@ -65,7 +65,8 @@ class Export:
         encoding: Of the text; UTF-8 by default.
         figure: Of samples, for pictures; a grid of them by default.
         classes: Of each sample by name, if there are several: a folder has one in it for each.
-        beside: Columns of a table beside those of the events, by name, a cell for each sample.
+        extra_columns: Columns of a table beside those of the events, by name, a cell for each
+            sample.
 
     Example:
         >>> import tempfile
@@ -88,7 +89,7 @@ class Export:
     encoding: str | None = None
     figure: Callable[[Tensor], Any] | None = None
     classes: Sequence[str] | None = None
-    beside: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+    extra_columns: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
 
     def writer(self, path: str | os.PathLike[str], name: str = "path") -> Write:
         """What writes samples to a path, of the kind that its suffix says.
@@ -162,22 +163,23 @@ class Export:
             np.save(file, self._values(x))
 
     def _npz(self, target: Path, x: Tensor) -> None:
-        beside: dict[str, Any] = {name: np.asarray(cells) for name, cells in self.beside.items()}
+        columns: dict[str, Any] = {k: np.asarray(v) for k, v in self.extra_columns.items()}
         with atomic_write(target) as file:
-            np.savez(file, x=self._values(x), **beside)
+            np.savez(file, x=self._values(x), **columns)
 
     def _csv(self, target: Path, x: Tensor) -> None:
         with atomic_write(target) as file:
             text = io.TextIOWrapper(file, encoding=self.encoding or "utf-8", newline="")
             rows = csv.writer(text, delimiter=self.delimiter or ",", lineterminator="\n")
-            names = [*(self.columns or ()), *self.beside]
-            places = [str(i + 1) for i in range(len(names))]
-            if list(names) != places if self.header is None else self.header:
+            names = [*(self.columns or ()), *self.extra_columns]
+            numbers = [str(i + 1) for i in range(len(names))]
+            if list(names) != numbers if self.header is None else self.header:
                 rows.writerow(names)
             # the shortest numbers that are read as the same ones
             cells = self._values(x).astype(str)
-            told = zip(*self.beside.values(), strict=True) if self.beside else itertools.repeat(())
-            for row, more in zip(cells, told, strict=False):
+            columns = self.extra_columns.values()
+            extra_cells = zip(*columns, strict=True) if columns else itertools.repeat(())
+            for row, more in zip(cells, extra_cells, strict=False):
                 rows.writerow([*(cell.replace(".", self.decimal) for cell in row), *more])
             text.detach()
 

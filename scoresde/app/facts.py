@@ -37,36 +37,39 @@ def facts_of(data: Dataset) -> dict[str, Any]:
         "missing": data.missing,
         "parts": None if data.parts is None else {k: list(v) for k, v in data.parts.items()},
     }
-    told = data.condition
-    if not isinstance(told, Tensor):
+    conditions = data.condition
+    if not isinstance(conditions, Tensor):
         return facts
     if data.classes is not None:
-        counts = torch.bincount(told, minlength=len(data.classes)).tolist()
+        counts = torch.bincount(conditions, minlength=len(data.classes)).tolist()
         return {**facts, "classes": list(data.classes), "class_counts": counts}
-    axes = 0 if told.ndim == 2 else tuple(range(told.ndim))  # maps have one scale, as images do
-    mean, std = told.double().mean(axes), told.double().std(axes, correction=0)
+    # maps have one scale, as images do
+    axes = 0 if conditions.ndim == 2 else tuple(range(conditions.ndim))
+    mean, std = conditions.double().mean(axes), conditions.double().std(axes, correction=0)
     moments = {"condition_mean": mean.tolist(), "condition_std": std.tolist()}
-    return {**facts, "condition_shape": list(told.shape[1:]), **moments}
+    return {**facts, "condition_shape": list(conditions.shape[1:]), **moments}
 
 
-def known_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+def supplied_arguments(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What arguments may be supplied with, by the names of `scoresde.app.config.SUPPLIED`.
 
     Example:
-        >>> from scoresde.app.facts import known_of
-        >>> known_of({"event_shape": [3, 8, 8], "classes": ["cat", "dog"]})
+        >>> from scoresde.app.facts import supplied_arguments
+        >>> supplied_arguments({"event_shape": [3, 8, 8], "classes": ["cat", "dog"]})
         {'event_shape': (3, 8, 8), 'classes': 2, 'null_condition': 2}
     """
-    known: dict[str, Any] = {"event_shape": tuple(facts["event_shape"]), **_of_conditions(facts)}
+    supplied: dict[str, Any] = {"event_shape": tuple(facts["event_shape"]), **_of_conditions(facts)}
     if facts.get("parts") is not None:
-        known["parts"] = {name: tuple(shape) for name, shape in facts["parts"].items()}
+        supplied["parts"] = {name: tuple(shape) for name, shape in facts["parts"].items()}
     for key in ("data_mean", "data_std"):
         if key in facts:
-            known[key] = torch.tensor(facts[key], dtype=torch.float64, device="cpu")
-    return known
+            supplied[key] = torch.tensor(facts[key], dtype=torch.float64, device="cpu")
+    return supplied
 
 
-def known_by(table: Any, key: str = "estimator", *, imports: bool = False) -> dict[str, Any] | None:
+def pretrained_facts(
+    table: Any, key: str = "estimator", *, imports: bool = False
+) -> dict[str, Any] | None:
     """What an estimator that was trained elsewhere knows of its data.
 
     Its factory says so: an attribute ``facts`` is called with the arguments that it is.
@@ -83,15 +86,15 @@ def known_by(table: Any, key: str = "estimator", *, imports: bool = False) -> di
         ConfigError: If they cannot be found out.
 
     Example:
-        >>> from scoresde.app.facts import known_by
-        >>> known_by({"name": "denoising", "network": "residual-mlp"}) is None
+        >>> from scoresde.app.facts import pretrained_facts
+        >>> pretrained_facts({"name": "denoising", "network": "residual-mlp"}) is None
         True
     """
     factory, entries = config.arguments_of(table, key, imports=imports)
     facts = getattr(factory, "facts", None)
     if facts is None:
         inner = entries.get("estimator")
-        return inner and known_by(inner, f"{key}.estimator", imports=imports)
+        return inner and pretrained_facts(inner, f"{key}.estimator", imports=imports)
     try:
         return {"columns": None, "missing": False, "parts": None, **facts(**entries)}
     except (OSError, TypeError, ValueError) as error:

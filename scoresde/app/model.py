@@ -18,9 +18,9 @@ from scoresde.app import config, devices
 from scoresde.app.conditions import with_options
 from scoresde.app.export import Export
 from scoresde.app.factories import ConfigError
-from scoresde.app.facts import facts_of, known_by, known_of
+from scoresde.app.facts import facts_of, pretrained_facts, supplied_arguments
 from scoresde.app.parts import data_of, given_parts
-from scoresde.app.plans import planned, planned_again, planning_of, said, with_plan
+from scoresde.app.plans import plan_facts, plan_summary, planning_of, replanned_facts, with_plan
 from scoresde.app.previews import previews
 from scoresde.app.sections import expect_sections, recorded, training_of
 from scoresde.bases import PCA, Identity
@@ -109,24 +109,24 @@ class Model:
         where, build = devices.device("device", device), partial(config.build, imports=imports)
         expect_sections(settings, imports=imports)
         with torch.device("cpu"):  # what others build names no device
-            known = known_of(facts)
-            known["data_components"] = config.Lazy(lambda: _components(facts, data))
+            supplied = supplied_arguments(facts)
+            supplied["data_components"] = config.Lazy(lambda: _components(facts, data))
             sde, basis = settings.get("sde"), Identity(facts["event_shape"])
             if isinstance(sde, Mapping) and "basis" in sde:
-                basis = known["basis"] = build(sde["basis"], "sde.basis", known)
+                basis = supplied["basis"] = build(sde["basis"], "sde.basis", supplied)
                 sde = {**sde, "basis": basis}
             if data is not None:
                 mean, std = basis.moments(data, missing=facts.get("missing", False))
                 facts = {**facts, "data_mean": mean.tolist(), "data_std": std.tolist()}
-                known |= known_of(facts)
-            if (asked := planning_of(settings)) is not None and data is not None:
+                supplied |= supplied_arguments(facts)
+            if (planning := planning_of(settings)) is not None and data is not None:
                 own = {**settings, "sde": sde}
-                facts = {**facts, "plan": planned(own, asked, known, data, imports)}
+                facts = {**facts, "plan": plan_facts(own, planning, supplied, data, imports)}
             full = with_plan(settings if sde is None else {**settings, "sde": sde}, facts)
             if sde is not None:
-                known["sde"] = build(full["sde"], "sde", known)
-            estimator = build(full["estimator"], "estimator", known)
-            solver = build(full["solver"], "solver", known)
+                supplied["sde"] = build(full["sde"], "sde", supplied)
+            estimator = build(full["estimator"], "estimator", supplied)
+            solver = build(full["solver"], "solver", supplied)
         return cls(estimator.to(where), solver, dict(settings), facts)
 
     @classmethod
@@ -151,7 +151,7 @@ class Model:
         """
         settings = {name: config.to_json(value, name) for name, value in settings.items()}
         expect_sections(settings, imports=imports)
-        facts = known_by(settings["estimator"], imports=imports)
+        facts = pretrained_facts(settings["estimator"], imports=imports)
         if facts is None:
             expected = "one that is trained already; scoresde train makes a folder of this one"
             raise ConfigError(f"estimator: expected {expected}")
@@ -228,13 +228,13 @@ class Model:
         self, data: Iterable[Tensor], held_out: Dataset, telling: bool, imports: bool
     ) -> None:
         """Steps for what the model has become."""
-        if (asked := planning_of(self.settings)) is None:
+        if (planning := planning_of(self.settings)) is None:
             return
-        known = self.settings, asked, self.facts["plan"]
-        made = planned_again(*known, self.estimator, self.solver, data, held_out)
-        if telling and made != self.facts["plan"]:
-            _tell(made)
-        self.facts = {**self.facts, "plan": made}
+        request = self.settings, planning, self.facts["plan"]
+        facts = replanned_facts(*request, self.estimator, self.solver, data, held_out)
+        if telling and facts != self.facts["plan"]:
+            _tell(facts)
+        self.facts = {**self.facts, "plan": facts}
         self.solver = self.solver_like(imports=imports)
 
     @property
@@ -274,12 +274,13 @@ class Model:
             ConfigError, UnknownPlugin, PluginError: See `build`.
         """
         # a plan is for a solver, and for a number of steps
-        planned = self.facts if name is None and "steps" not in options else {}
-        known = with_plan(self.settings, planned) if planned else self.settings
-        table = known["solver"]
+        plan = self.facts if name is None and "steps" not in options else {}
+        settings = with_plan(self.settings, plan) if plan else self.settings
+        table = settings["solver"]
         table = table if isinstance(table, Mapping) else {"name": table}
         table = {**(table if name is None else {"name": name}), **options}
-        solver: Solver = config.build(table, "solver", known_of(self.facts), imports=imports)
+        supplied = supplied_arguments(self.facts)
+        solver: Solver = config.build(table, "solver", supplied, imports=imports)
         return solver
 
     def save(self, folder: str | Path) -> None:
@@ -365,7 +366,7 @@ def loaded(path: str | Path, **options: Any) -> Model:
 
 
 def _tell(plan: Mapping[str, Any]) -> None:
-    tqdm.write(said(plan), file=sys.stderr)
+    tqdm.write(plan_summary(plan), file=sys.stderr)
 
 
 def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:

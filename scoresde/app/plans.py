@@ -114,8 +114,8 @@ def planning_of(settings: Mapping[str, Any]) -> Planning | None:
     """
     if "plan" not in settings:
         return None
-    asked: Planning = call_factory(Planning, config.section(settings, "plan"), "plan")
-    if not asked.budget:
+    planning: Planning = call_factory(Planning, config.section(settings, "plan"), "plan")
+    if not planning.budget:
         raise ConfigError("plan: expected a cost, evaluations or an error, got none")
     for name, entries in (("solver", _OF_SOLVER), ("sde", _OF_SDE)):
         table = settings.get(name)
@@ -123,7 +123,7 @@ def planning_of(settings: Mapping[str, Any]) -> Planning | None:
         for entry in entries:
             if entry in table and not (name == "sde" and "drop" in table):
                 raise ConfigError(f"{name}.{entry}: expected none, as [plan] finds it, got one")
-    return asked
+    return planning
 
 
 def with_plan(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,10 +157,10 @@ def with_plan(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str
     return full
 
 
-def planned(
+def plan_facts(
     settings: Mapping[str, Any],
-    asked: Planning,
-    known: Mapping[str, Any],
+    planning: Planning,
+    supplied: Mapping[str, Any],
     data: Iterable[Tensor],
     imports: bool = False,
 ) -> dict[str, Any]:
@@ -168,8 +168,8 @@ def planned(
 
     Args:
         settings: The configuration.
-        asked: What it asks for.
-        known: See `scoresde.app.config.build`, with the SDE's ``basis``.
+        planning: What it asks for.
+        supplied: See `scoresde.app.config.build`, with the SDE's ``basis``.
         data: Events, in pieces; the first are looked at.
         imports: Whether names may be import paths.
 
@@ -183,51 +183,52 @@ def planned(
     Example:
         >>> import torch
         >>> from scoresde import Haar
-        >>> from scoresde.app.plans import Planning, planned
+        >>> from scoresde.app.plans import Planning, plan_facts
         >>> settings = {"sde": {"schedule": "log-linear"}, "solver": "ddim"}
-        >>> x, known = torch.randn(50, 1, 4, 4), {"basis": Haar((1, 4, 4), levels=1)}
-        >>> sum(planned(settings, Planning(evaluations=3), known, [x])["stages"])
+        >>> x, supplied = torch.randn(50, 1, 4, 4), {"basis": Haar((1, 4, 4), levels=1)}
+        >>> sum(plan_facts(settings, Planning(evaluations=3), supplied, [x])["stages"])
         3
     """
 
     def build(name: str, table: Any) -> Any:
-        return config.build(table, name, known, imports=imports)
+        return config.build(table, name, supplied, imports=imports)
 
-    basis, table = known.get("basis"), settings.get("sde")
+    basis, table = supplied.get("basis"), settings.get("sde")
     if basis is None or not isinstance(table, Mapping) or "schedule" not in table:
         raise ConfigError("plan: expected an sde with a schedule and a basis, got another")
     solver = build("solver", settings["solver"])
     try:
-        count, own, x = _sampled(settings, basis, _events(data, asked, basis.dim))
-        bands, options = spectra(own, x), _options(asked, own, x)
-        for name, said_so in (("sde.drop", "drop" in table), ("plan.learned", asked.learned)):
+        count, own, x = _sampled(settings, basis, _events(data, planning, basis.dim))
+        bands, options = spectra(own, x), _options(planning, own, x)
+        for name, said_so in (("sde.drop", "drop" in table), ("plan.learned", planning.learned)):
             if said_so and count:
                 raise ConfigError(f"{name}: expected none beside parts that are given, got one")
         if "drop" in table:
-            expect(not asked.delays, "delays", "none asked for of an sde that says its drop", True)
+            wanted = "none asked for of an sde that says its drop"
+            expect(not planning.delays, "delays", wanted, True)
             sde: DiagonalSDE = build("sde", {**table, "basis": basis})
             return {"sde": {}, **_facts(replan(sde, bands, solver, **options))}
-        options["delays"] = asked.delays
-        made = plan(own, build("sde.schedule", table["schedule"]), bands, solver, **options)
+        options["delays"] = planning.delays
+        found = plan(own, build("sde.schedule", table["schedule"]), bands, solver, **options)
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"plan: {describe_error(error)}") from error
-    last, before = made.sde.T, _units(basis, known["data_std"])[:count] if count else []
+    last, before = found.sde.T, _units(basis, supplied["data_std"])[:count] if count else []
     scales = {
-        "drop": [*[last] * count, *made.sde.drop],
-        "speeds": [*[1.0] * count, *made.sde.clock.speeds.tolist()],
-        "scale": [*before, *made.sde.scale.tolist()],
+        "drop": [*[last] * count, *found.sde.drop],
+        "speeds": [*[1.0] * count, *found.sde.clock.speeds.tolist()],
+        "scale": [*before, *found.sde.scale.tolist()],
     }
-    if made.sde.clock.delays is not None:
-        scales["delays"] = [*[0.0] * count, *made.sde.clock.delays.tolist()]
-    return {"sde": scales, **_facts(made)}
+    if found.sde.clock.delays is not None:
+        scales["delays"] = [*[0.0] * count, *found.sde.clock.delays.tolist()]
+    return {"sde": scales, **_facts(found)}
 
 
-def planned_again(
+def replanned_facts(
     settings: Mapping[str, Any],
-    asked: Planning,
-    made: Mapping[str, Any],
+    planning: Planning,
+    facts: Mapping[str, Any],
     estimator: ScoreEstimator,
     solver: Solver,
     data: Iterable[Tensor],
@@ -237,49 +238,49 @@ def planned_again(
 
     Args:
         settings: The configuration.
-        asked: What it asks for.
-        made: What `planned` has made.
+        planning: What it asks for.
+        facts: What `plan_facts` has made.
         estimator: The trained one.
         solver: That walks the plan.
-        data: As of `planned`.
+        data: As of `plan_facts`.
         held_out: Events, with their conditions, of which networks miss something.
 
     Raises:
         ConfigError: If there is no plan like that.
 
     Example:
-        >>> from scoresde.app.plans import planned_again
-        >>> def steps(model, asked, data, held_out):  # of a `scoresde.app.model.Model`
-        ...     known = (model.settings, asked, model.facts["plan"], model.estimator, model.solver)
-        ...     return planned_again(*known, data, held_out)["stages"]
+        >>> from scoresde.app.plans import replanned_facts
+        >>> def steps(model, planning, data, held_out):  # of a `scoresde.app.model.Model`
+        ...     first = model.settings, planning, model.facts["plan"], model.estimator
+        ...     return replanned_facts(*first, model.solver, data, held_out)["stages"]
     """
     sde = copy.deepcopy(estimator.sde).cpu()
     assert isinstance(sde, DiagonalSDE)
-    if not (asked.learned or any(True for _ in sde.schedule.parameters())):
-        return dict(made)
+    if not (planning.learned or any(True for _ in sde.schedule.parameters())):
+        return dict(facts)
     try:
-        count, own, x = _sampled(settings, sde.basis, _events(data, asked, sde.basis.dim))
-        bands, options = spectra(own, x), _options(asked, own, x)
-        if made["sde"]:
-            kept = {name: values[count:] for name, values in made["sde"].items()}
+        count, own, x = _sampled(settings, sde.basis, _events(data, planning, sde.basis.dim))
+        bands, options = spectra(own, x), _options(planning, own, x)
+        if facts["sde"]:
+            kept = {name: values[count:] for name, values in facts["sde"].items()}
             sde = DiagonalSDE(sde.schedule, own, **kept)
-        if asked.learned:
-            options["learned"] = _missed(estimator, held_out, _count(asked, own.dim))
-        return {**made, **_facts(replan(sde, bands, solver, **options))}
+        if planning.learned:
+            options["learned"] = _missed(estimator, held_out, _count(planning, own.dim))
+        return {**facts, **_facts(replan(sde, bands, solver, **options))}
     except (TypeError, ValueError) as error:
         raise ConfigError(f"plan: {describe_error(error)}") from error
 
 
 def _missed(estimator: ScoreEstimator, data: Dataset, count: int) -> DenoisingErrors:
-    where, (values, told) = device_of(estimator), data.pairs(slice(count))
+    where, (values, conditions) = device_of(estimator), data.pairs(slice(count))
     x = as_numbers(values, data.bins, torch.Generator(values.device).manual_seed(0)).to(where)
     noise = torch.Generator(where).manual_seed(0)
-    condition = None if told is None else told.to(where)
+    condition = None if conditions is None else conditions.to(where)
     return DenoisingErrors.of(estimator, x, generator=noise, condition=condition)
 
 
-def _options(asked: Planning, basis: Basis, x: Tensor) -> dict[str, Any]:
-    return {**asked.budget, "kurtosis": kurtosis(basis, x) if asked.kurtosis else None}
+def _options(planning: Planning, basis: Basis, x: Tensor) -> dict[str, Any]:
+    return {**planning.budget, "kurtosis": kurtosis(basis, x) if planning.kurtosis else None}
 
 
 def _sampled(settings: Mapping[str, Any], basis: Basis, x: Tensor) -> tuple[int, Basis, Tensor]:
@@ -307,12 +308,12 @@ def _units(basis: Basis, std: Tensor) -> list[float]:
     return [float(f"{v:.4g}") for v in basis.blocks.mean(each).sqrt().tolist()]
 
 
-def _count(asked: Planning, dim: int) -> int:
-    return asked.events or min(_MOST, max(_FEWEST, _NUMBERS // dim))
+def _count(planning: Planning, dim: int) -> int:
+    return planning.events or min(_MOST, max(_FEWEST, _NUMBERS // dim))
 
 
-def _events(data: Iterable[Tensor], asked: Planning, dim: int) -> Tensor:
-    count = _count(asked, dim)
+def _events(data: Iterable[Tensor], planning: Planning, dim: int) -> Tensor:
+    count = _count(planning, dim)
     afford("events", _BYTES * count * dim)
     parts: list[Tensor] = []
     for part in data:
@@ -322,24 +323,24 @@ def _events(data: Iterable[Tensor], asked: Planning, dim: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _facts(made: Plan) -> dict[str, Any]:
+def _facts(found: Plan) -> dict[str, Any]:
     return {
-        "solver": {"steps": sum(made.steps), "grid": made.times.tolist()},
-        "stages": list(made.steps),
-        **{name: getattr(made, name) for name in ("cost", "error", "prior_loss")},
+        "solver": {"steps": sum(found.steps), "grid": found.times.tolist()},
+        "stages": list(found.steps),
+        **{name: getattr(found, name) for name in ("cost", "error", "prior_loss")},
     }
 
 
-def said(made: Mapping[str, Any]) -> str:
+def plan_summary(facts: Mapping[str, Any]) -> str:
     """What to tell a user of a plan.
 
     Example:
-        >>> from scoresde.app.plans import said
-        >>> said({"stages": [3, 1], "cost": 2.25, "error": 1.2e-3})
+        >>> from scoresde.app.plans import plan_summary
+        >>> plan_summary({"stages": [3, 1], "cost": 2.25, "error": 1.2e-3})
         'planned: 3+1 steps, coarse first, of cost 2.25 and error 0.0012'
     """
-    steps = "+".join(map(str, made["stages"]))
+    steps = "+".join(map(str, facts["stages"]))
     return (
-        f"planned: {steps} steps, coarse first, of cost {made['cost']:.3g} "
-        f"and error {made['error']:.2g}"
+        f"planned: {steps} steps, coarse first, of cost {facts['cost']:.3g} "
+        f"and error {facts['error']:.2g}"
     )

@@ -135,7 +135,7 @@ def _mosaic(images: Tensor, columns: int) -> Tensor:
     return mosaic[:, 1:, 1:]
 
 
-def beside(given: Mapping[str, Tensor], x: Tensor, count: int, most: int = 15) -> Figure:
+def comparison(given: Mapping[str, Tensor], x: Tensor, count: int, most: int = 15) -> Figure:
     """Samples of images beside what they are given, in rows.
 
     Args:
@@ -146,8 +146,9 @@ def beside(given: Mapping[str, Tensor], x: Tensor, count: int, most: int = 15) -
 
     Example:
         >>> import torch
-        >>> from scoresde.app.plots import beside
-        >>> beside({"y": torch.zeros(2, 1, 4, 4)}, torch.zeros(6, 3, 8, 8), 3).axes[0].get_title()
+        >>> from scoresde.app.plots import comparison
+        >>> figure = comparison({"y": torch.zeros(2, 1, 4, 4)}, torch.zeros(6, 3, 8, 8), 3)
+        >>> figure.axes[0].get_title()
         'y given, and samples'
     """
     shown = [value for value in given.values() if value.ndim == 4 and value.shape[1] in (1, 3)]
@@ -352,10 +353,10 @@ class Pictures:
             return
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():  # unchecked: a model that diverges is worth a look
-            told = None if self.condition is None else self.condition.to(device_of(estimator))
+            conditions = None if self.condition is None else self.condition.to(device_of(estimator))
             shape = (self.count,)
-            asked = self.sampled(estimator)
-            x = self.solver.rsample(asked, shape, condition=told, generator=generator)
+            estimator = self.sampled(estimator)
+            x = self.solver.rsample(estimator, shape, condition=conditions, generator=generator)
         self.folder.mkdir(parents=True, exist_ok=True)
         grid = image_grid({f"after {step} updates": x}) if self.figure is None else self.figure(x)
         save(grid, self.folder / f"{step:08}.png")

@@ -15,7 +15,7 @@ from scoresde.app.export import Export
 from scoresde.conditioning import condition
 from scoresde.data import Dataset
 from scoresde.data.events import events
-from scoresde.data.parts import part_places
+from scoresde.data.parts import part_slices
 from scoresde.estimator import ScoreEstimator
 from scoresde.precision import device_of
 from scoresde.solver import Solver
@@ -71,7 +71,7 @@ def previews(
         ...     return previews(model, "pictures", processes, train, held_out)
     """
     parts, draws = model.facts.get("parts"), processes.is_main_process
-    told, options = train.pairs(slice(_COUNT)).condition, dict[str, Any]()
+    conditions, options = train.pairs(slice(_COUNT)).condition, dict[str, Any]()
     export = model.export
     if parts is not None:
         rest = [tuple(shape) for name, shape in parts.items() if name not in model.given]
@@ -82,11 +82,12 @@ def previews(
             options = _given(parts, model.given, held_out)
         else:
             options = {"figure": partial(_side_by_side, parts)}
-    if told is not None and not model.given:
-        told = told if told.ndim > 1 else told.sort().values
-        options |= {"condition": told, "count": len(told)}
-    elif told is not None:
-        options["condition"] = told[torch.arange(options["count"], device="cpu") % len(told)]
+    if conditions is not None and not model.given:
+        conditions = conditions if conditions.ndim > 1 else conditions.sort().values
+        options |= {"condition": conditions, "count": len(conditions)}
+    elif conditions is not None:
+        rows = torch.arange(options["count"], device="cpu") % len(conditions)
+        options["condition"] = conditions[rows]
     Path(folder).mkdir(parents=True, exist_ok=True)
     export.writer(Path(folder, "0.png"), "pictures")
     return plots.Pictures(Path(folder), model.solver, draws=draws, **options)
@@ -94,22 +95,22 @@ def previews(
 
 def _given(parts: dict[str, Any], given: tuple[str, ...], data: Dataset) -> dict[str, Any]:
     """What is sampled, and drawn, beside parts of the first events."""
-    rows, places = min(_ROWS, len(data)), part_places(parts)
+    rows, slices = min(_ROWS, len(data)), part_slices(parts)
     x = events(data, torch.Generator("cpu").manual_seed(0), torch.arange(rows, device="cpu"))
-    known = {name: x[:, places[name]].unflatten(1, tuple(parts[name])) for name in given}
+    known = {name: x[:, slices[name]].unflatten(1, tuple(parts[name])) for name in given}
     each = _COUNT // rows
     repeated = {name: value.repeat_interleave(each, 0) for name, value in known.items()}
 
     def sampled(estimator: ScoreEstimator) -> ScoreEstimator:
         where = device_of(estimator)
-        told = {name: value.to(where) for name, value in repeated.items()}
-        return condition(estimator, clean=False, **told)
+        observed = {name: value.to(where) for name, value in repeated.items()}
+        return condition(estimator, clean=False, **observed)
 
-    figure = partial(plots.beside, known, count=each)
+    figure = partial(plots.comparison, known, count=each)
     return {"sampled": sampled, "count": rows * each, "figure": figure}
 
 
 def _side_by_side(parts: dict[str, Any], x: Tensor) -> Any:
-    places = part_places(parts)
-    split = {name: x[:, places[name]].unflatten(1, tuple(parts[name])) for name in parts}
+    slices = part_slices(parts)
+    split = {name: x[:, slices[name]].unflatten(1, tuple(parts[name])) for name in parts}
     return plots.image_grid(split)

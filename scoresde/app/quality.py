@@ -125,20 +125,20 @@ def evaluate_samples(
 
     def read(source: Dataset) -> tuple[list[_Asked], Tensor]:
         """What is sampled beside every batch, and features of the batches."""
-        asked, parts = [], []
+        requests, parts = [], []
         for rows in batches:
-            values, told = source.pairs(rows)
+            values, conditions = source.pairs(rows)
             x = as_numbers(values, source.bins, generator).to(where)
             model, x = split_events(estimator, given, x)
-            asked.append((model, len(x), None if told is None else told.to(where)))
+            requests.append((model, len(x), None if conditions is None else conditions.to(where)))
             parts.append(seen(x))
-        return asked, torch.cat(parts)
+        return requests, torch.cat(parts)
 
-    (asked, real), (_, other) = read(data), read(others)
+    (requests, real), (_, other) = read(data), read(others)
     options: dict[str, Any] = {"generator": generator, "progress": progress}
     results = []
     for _ in range(repeats):
-        drawn = (solver.sample(m, (n,), condition=told, **options) for m, n, told in asked)
+        drawn = (solver.sample(m, (n,), condition=c, **options) for m, n, c in requests)
         results.append(compare(real, torch.cat([*map(seen, drawn)])))
     return {"data": data.name, "count": count, "repeats": repeats, **_summary(results, real, other)}
 

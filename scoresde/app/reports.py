@@ -23,7 +23,7 @@ from scoresde.precision import device_of
 from scoresde.solver import Solver
 
 
-def of_densities(
+def density_report(
     model: Model,
     solver: Solver,
     source: str | Sequence[str] | None,
@@ -50,9 +50,9 @@ def of_densities(
 
     Example:
         >>> from scoresde.app.model import Model
-        >>> from scoresde.app.reports import of_densities
+        >>> from scoresde.app.reports import density_report
         >>> def bits(model: Model) -> float:
-        ...     report = of_densities(
+        ...     report = density_report(
         ...         model, model.solver, None, count=100, hutchinson=None, seed=0
         ...     )
         ...     return report["bits_per_dim"]
@@ -66,11 +66,11 @@ def of_densities(
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
     afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
     generator = torch.Generator("cpu").manual_seed(seed)
-    asked: dict[str, Any] = {"given": model.given, "count": count, "generator": generator}
-    return evaluate(model.estimator, events, solver, trace, **asked, progress=True)
+    options: dict[str, Any] = {"given": model.given, "count": count, "generator": generator}
+    return evaluate(model.estimator, events, solver, trace, **options, progress=True)
 
 
-def of_samples(
+def sample_report(
     model: Model,
     solver: Solver,
     source: str | Sequence[str] | None,
@@ -102,10 +102,10 @@ def of_samples(
 
     Example:
         >>> from scoresde.app.model import Model
-        >>> from scoresde.app.reports import of_samples
+        >>> from scoresde.app.reports import sample_report
         >>> def distance(model: Model) -> float:
         ...     options = {"count": 1500, "features": "pixels", "repeats": None}
-        ...     return of_samples(model, model.solver, None, **options, seed=0)["frechet"]
+        ...     return sample_report(model, model.solver, None, **options, seed=0)["frechet"]
     """
     if source is None:
         others, events = data_of(model.settings, imports=imports)
@@ -119,9 +119,9 @@ def of_samples(
     if isinstance(function, nn.Module):
         function.to(where)
     generator = torch.Generator(where).manual_seed(seed)
-    asked: dict[str, Any] = {"given": model.given, "count": count, "generator": generator}
-    asked |= {"repeats": repeats or 1, "progress": True}
-    report = evaluate_samples(model.estimator, events, others, solver, function, **asked)
+    options: dict[str, Any] = {"given": model.given, "count": count, "generator": generator}
+    options |= {"repeats": repeats or 1, "progress": True}
+    report = evaluate_samples(model.estimator, events, others, solver, function, **options)
     return {"features": features or default, **report}
 
 

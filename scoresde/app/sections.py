@@ -7,7 +7,7 @@ from typing import Any
 
 from scoresde.app import config
 from scoresde.app.factories import ConfigError, call_factory, expect_known
-from scoresde.app.facts import known_by
+from scoresde.app.facts import pretrained_facts
 from scoresde.app.parts import SEEDS
 from scoresde.app.plans import planning_of
 from scoresde.checks import whole
@@ -31,7 +31,9 @@ def expect_sections(settings: Mapping[str, Any], *, imports: bool = False) -> No
         if section not in _SECTIONS:
             raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
     for section in ("estimator", "solver", "sde"):
-        trained = section == "sde" and known_by(settings["estimator"], imports=imports) is not None
+        trained = section == "sde" and (
+            pretrained_facts(settings["estimator"], imports=imports) is not None
+        )
         if trained and section in settings:
             raise ConfigError("sde: expected none, as the estimator has its own, got one")
         if section not in settings and not trained:
@@ -82,7 +84,8 @@ def recorded(
         if name in settings
     }
     recorded["data"] = config.section(settings, "data")
-    asked = planning_of(settings)
-    if asked is not None and facts["plan"]["sde"]:  # other steps of one SDE are no other training
-        recorded["plan"] = asked.of_the_training
+    planning = planning_of(settings)
+    # other steps of one SDE are no other training
+    if planning is not None and facts["plan"]["sde"]:
+        recorded["plan"] = planning.of_the_training
     return recorded

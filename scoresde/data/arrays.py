@@ -85,7 +85,7 @@ def read_array(
     paths = _in_folder(path) if path.is_dir() else [path]
     expect(labels is None or condition is None, "condition", "None with labels", condition)
     beside = labels if condition is None else condition
-    told = {} if beside is None else _told(path, beside, labels is not None, dtype)
+    options = {} if beside is None else _conditions(path, beside, labels is not None, dtype)
     arrays = [_array(file, key, lazy, beside) for file in paths]
     for file, array in zip(paths, arrays, strict=True):
         filled = array.ndim > 1 and array.size > 0
@@ -99,7 +99,7 @@ def read_array(
     convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
     values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
-    return Dataset(path.name, values, bins, missing=missing == "nan", flip=flip, **told)
+    return Dataset(path.name, values, bins, missing=missing == "nan", flip=flip, **options)
 
 
 def _in_folder(path: Path) -> list[Path]:
@@ -112,7 +112,7 @@ def _in_folder(path: Path) -> list[Path]:
     return paths
 
 
-def _told(path: Path, key: str, labels: bool, dtype: str | None) -> dict[str, Any]:
+def _conditions(path: Path, key: str, labels: bool, dtype: str | None) -> dict[str, Any]:
     """Labels, or numbers that events are conditioned on, of an archive."""
     name = "labels" if labels else "condition"
     expect(isinstance(key, str), name, "the name of an array", repr(key))

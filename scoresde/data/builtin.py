@@ -37,11 +37,12 @@ def digits(*, labels: bool = False) -> Dataset:
     """
     choice("labels", labels, False, True)
     loaded = _sklearn_datasets().load_digits()
-    told: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if labels:
-        told = {"condition": torch.from_numpy(loaded.target), "classes": tuple(map(str, range(10)))}
+        options = {"condition": torch.from_numpy(loaded.target)}
+        options["classes"] = tuple(map(str, range(10)))
     values = torch.from_numpy(loaded.images).to(torch.uint8)[:, None]
-    return Dataset("digits", values, bins=17, **told)
+    return Dataset("digits", values, bins=17, **options)
 
 
 def patches(

@@ -157,9 +157,9 @@ def _expect_apart(
     if lost.any():
         first = int(lost.argmax())
         remedy = "dtype='float64' keeps them; so does subtracting what they have in common"
-        place = f"{name}, {_labels(np.arange(len(lost)) == first, columns)}"
+        location = f"{name}, {_labels(np.arange(len(lost)) == first, columns)}"
         expected = f"values that {str(dtype).removeprefix('torch.')} tells apart"
-        expect(False, place, expected, f"{before[first]} that become {after[first]} ({remedy})")
+        expect(False, location, expected, f"{before[first]} that become {after[first]} ({remedy})")
 
 
 def _different(keys: Array) -> Array:
@@ -171,9 +171,9 @@ def _different(keys: Array) -> Array:
 
 def _labels(which: Array, columns: Sequence[str] | None) -> str:
     """Components by name, or by number from 0."""
-    places: list[int] = which.nonzero()[0].tolist()
-    if columns is None and len(places) == len(which) > 1:
+    indices: list[int] = which.nonzero()[0].tolist()
+    if columns is None and len(indices) == len(which) > 1:
         return f"all {len(which)} components"
-    names = [str(i) if columns is None else repr(columns[i]) for i in places]
+    names = [str(i) if columns is None else repr(columns[i]) for i in indices]
     noun = "component" if columns is None else "column"
     return f"{noun}{'s' * (len(names) > 1)} {join_names(names)}"

@@ -105,10 +105,10 @@ def _dataset_of_loader(name: str, loader: torch_data.DataLoader[Any]) -> Any:
 def _lazy_array(name: str, items: Items) -> LazyArray:
     """Items, read as they are asked for."""
 
-    def read(places: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        rows = [_item(name, items.parts(int(i))) for i in places]
+    def read(indices: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        rows = [_item(name, items.parts(int(i))) for i in indices]
         columns = zip(*rows, strict=True) if rows else []
-        parts = [stacked(name, column, places.tolist()) for column in columns]
+        parts = [stacked(name, column, indices.tolist()) for column in columns]
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     return LazyArray(len(items), read)

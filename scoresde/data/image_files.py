@@ -57,13 +57,13 @@ class ImageFiles(Protocol):
     def on_disk(self) -> int:
         """Bytes that all take on the disk."""
 
-    def label(self, place: int) -> str:
+    def label(self, index: int) -> str:
         """Of one of them, for messages."""
 
-    def size_on_disk(self, place: int) -> int:
+    def size_on_disk(self, index: int) -> int:
         """Bytes that one takes on the disk."""
 
-    def opened(self, place: int) -> contextlib.AbstractContextManager[IO[bytes]]:
+    def opened(self, index: int) -> contextlib.AbstractContextManager[IO[bytes]]:
         """The content of one."""
 
 
@@ -111,14 +111,14 @@ class _Folder:
     def on_disk(self) -> int:
         return sum(map(self.size_on_disk, range(len(self.paths))))
 
-    def label(self, place: int) -> str:
-        return str(self._folder / self.paths[place])
+    def label(self, index: int) -> str:
+        return str(self._folder / self.paths[index])
 
-    def size_on_disk(self, place: int) -> int:
-        return limits.size_on_disk(self.label(place))
+    def size_on_disk(self, index: int) -> int:
+        return limits.size_on_disk(self.label(index))
 
-    def opened(self, place: int) -> contextlib.AbstractContextManager[IO[bytes]]:
-        return limits.opened(self.label(place))
+    def opened(self, index: int) -> contextlib.AbstractContextManager[IO[bytes]]:
+        return limits.opened(self.label(index))
 
 
 class _Archive:
@@ -156,19 +156,19 @@ class _Archive:
     def on_disk(self) -> int:
         return limits.size_on_disk(self._path)
 
-    def label(self, place: int) -> str:
-        return str(self._path / self._entries[place].filename)
+    def label(self, index: int) -> str:
+        return str(self._path / self._entries[index].filename)
 
-    def size_on_disk(self, place: int) -> int:
-        return min(self._entries[place].compress_size, self.on_disk)
+    def size_on_disk(self, index: int) -> int:
+        return min(self._entries[index].compress_size, self.on_disk)
 
     @contextlib.contextmanager
-    def opened(self, place: int) -> Iterator[IO[bytes]]:
-        entry, label, content = self._entries[place], self.label(place), bytearray()
+    def opened(self, index: int) -> Iterator[IO[bytes]]:
+        entry, label, content = self._entries[index], self.label(index), bytearray()
         expect(not entry.flag_bits & 1, label, "an image without a password", "an encrypted one")
         usual = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         expect(usual, label, "an image that is stored or deflated", entry.compress_type)
-        limits.afford(label, 2 * entry.file_size, self.size_on_disk(place))
+        limits.afford(label, 2 * entry.file_size, self.size_on_disk(index))
         with self._readable(), self._zip().open(entry) as member:
             while part := member.read(min(_PART, entry.file_size - len(content))):
                 content += part

@@ -90,23 +90,23 @@ def read_images(
     choice("frames", frames, None, "first")
     picture = Picture(mode, size, resize, background, frames == "first")
     stored = image_files(Path(folder), _below(subfolders, labels))
-    told = _classes(str(folder), stored) if labels else {}
+    options = _classes(str(folder), stored) if labels else {}
     shape = _read(stored, picture, 0).shape
 
-    def one(place: int) -> Array:
-        image = _read(stored, picture, place)
+    def one(index: int) -> Array:
+        image = _read(stored, picture, index)
         expected = f"the size of {stored.paths[0].name} {shape}, or pass size="
-        expect(image.shape == shape, stored.label(place), expected, image.shape)
+        expect(image.shape == shape, stored.label(index), expected, image.shape)
         return image
 
-    def read(places: Tensor) -> Tensor:
-        images = np.empty((len(places), *shape), np.uint8)
+    def read(indices: Tensor) -> Tensor:
+        images = np.empty((len(indices), *shape), np.uint8)
 
         def decode(i: int) -> None:
-            images[i] = one(int(places[i]))
+            images[i] = one(int(indices[i]))
 
         with ThreadPoolExecutor(_threads()) as threads:
-            for part in torch.arange(len(places)).split(_JOBS):
+            for part in torch.arange(len(indices)).split(_JOBS):
                 # how much memory may be taken is said of the thread that asks
                 jobs = [threads.submit(copy_context().run, decode, i) for i in part.tolist()]
                 for job in jobs:
@@ -117,7 +117,7 @@ def read_images(
     if not lazy:
         size_of_all = len(values) * shape[0] * shape[1] * shape[2]
         limits.afford(str(folder), size_of_all, stored.on_disk)
-    return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip, **told)
+    return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip, **options)
 
 
 def _below(subfolders: bool | None, labels: bool) -> bool | None:
@@ -135,9 +135,9 @@ def _classes(folder: str, stored: ImageFiles) -> dict[str, Any]:
     return labelled([path.parts[0] for path in stored.paths])
 
 
-def _read(stored: ImageFiles, picture: Picture, place: int) -> Array:
-    with stored.opened(place) as content:
-        return picture.read(stored.label(place), content, stored.size_on_disk(place))
+def _read(stored: ImageFiles, picture: Picture, index: int) -> Array:
+    with stored.opened(index) as content:
+        return picture.read(stored.label(index), content, stored.size_on_disk(index))
 
 
 def _threads() -> int:

@@ -55,13 +55,13 @@ class Items:
     def __len__(self) -> int:
         return len(self.source)
 
-    def parts(self, place: int) -> tuple[Any, ...]:
+    def parts(self, index: int) -> tuple[Any, ...]:
         """An item's event, and its condition if it has one, as they are.
 
         Raises:
             ValueError: If it has more parts.
         """
-        item = self.source[place]
+        item = self.source[index]
         if self.columns:
             return tuple(item[column] for column in self.columns)
         parts = tuple(item) if isinstance(item, (tuple, list)) else (item,)
@@ -106,7 +106,7 @@ def _axes(value: Any) -> int:
     return value.ndim if isinstance(value, Tensor) else np.ndim(value)
 
 
-def stacked(name: str, items: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+def stacked(name: str, items: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
     """Items as one tensor.
 
     Raises:
@@ -118,7 +118,7 @@ def stacked(name: str, items: Sequence[Tensor], places: Sequence[int]) -> Tensor
         >>> stacked("mine", [torch.zeros(2), torch.ones(2)], [0, 5]).shape
         torch.Size([2, 2])
     """
-    for i, item in zip(places, items, strict=True):
+    for i, item in zip(indices, items, strict=True):
         shape, expected = tuple(item.shape), tuple(items[0].shape)
         expect(shape == expected, name, f"items of one shape {expected}", f"{shape} of item {i}")
     return torch.stack([*items])

@@ -18,7 +18,7 @@ class LazyArray:
 
     Args:
         count: How many there are.
-        read: Reads some of them: places ``(k,)``, int64, to events ``(k, *event_shape)``, alone or
+        read: Reads some of them: indices ``(k,)``, int64, to events ``(k, *event_shape)``, alone or
             in a pair with the condition of each, ``(k, *)``.
 
     Attributes:
@@ -56,7 +56,7 @@ class LazyArray:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """The events at some places ``(k,)``, or in a slice."""
+        """The events at some indices ``(k,)``, or in a slice."""
         return self.pairs(rows).values
 
     def pairs(self, rows: Tensor | slice) -> Pairs:
@@ -69,8 +69,8 @@ class LazyArray:
         return Pairs(events, *more)
 
     def select(self, rows: Tensor) -> LazyArray:
-        """Those at some places, read as late as these."""
-        return LazyArray(len(rows), lambda places: self._read(rows[places]))
+        """Those at some indices, read as late as these."""
+        return LazyArray(len(rows), lambda indices: self._read(rows[indices]))
 
 
 def _parts(read: Tensor | tuple[Tensor, Tensor]) -> Sequence[Tensor]:
@@ -104,8 +104,8 @@ def concatenated(
         expect(alike, f"array {i}", wanted, f"{array.dtype} of shape {array.shape}")
     starts = np.cumsum([0, *map(len, arrays)])
 
-    def read(places: Tensor) -> Tensor:
-        rows = places.numpy()
+    def read(indices: Tensor) -> Tensor:
+        rows = indices.numpy()
         events = np.empty((len(rows), *first.shape[1:]), first.dtype)
         home = np.searchsorted(starts, rows, side="right") - 1
         for i in np.unique(home):

@@ -49,9 +49,9 @@ def labelled(names: Sequence[str]) -> dict[str, Any]:
     different = set(names)
     whole = all(name.removeprefix("-").isdecimal() for name in different)
     classes = sorted(different, key=int if whole else None)
-    places = {name: place for place, name in enumerate(classes)}
-    told = torch.tensor([places[name] for name in names], device="cpu")
-    return {"condition": told, "classes": tuple(classes)}
+    indices = {name: index for index, name in enumerate(classes)}
+    labels = torch.tensor([indices[name] for name in names], device="cpu")
+    return {"condition": labels, "classes": tuple(classes)}
 
 
 def conditions(name: str, values: Tensor, classes: Sequence[str] | None = None) -> Tensor:

@@ -88,8 +88,8 @@ def read_parquet(
             schema = table.schema_arrow
         if columns is None:
             _expect_no_index(path, schema.metadata)
-        places, told, label = chosen.indices(path, schema.names)
-        names, others = ([schema.names[i] for i in part] for part in (places, told))
+        indices, conditions, label = chosen.indices(path, schema.names)
+        names, others = ([schema.names[i] for i in part] for part in (indices, conditions))
         for name in (*names, *others):
             kind, types = schema.field(name).type, pyarrow.types
             good = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
@@ -135,14 +135,14 @@ def _expect_no_index(path: Path, metadata: dict[bytes, bytes] | None) -> None:
 
 def _classes(path: Path, table: Any, name: str) -> list[str]:
     """The class of every row, by name."""
-    place, classes = f"{path}, column {name!r}", []
+    location, classes = f"{path}, column {name!r}", []
     with _garbled(path):
         for batch in table.iter_batches(2**16, columns=[name], use_threads=False):
             column = batch.column(name)
-            expect(column.null_count == 0, place, "a class in every row", "nulls")
+            expect(column.null_count == 0, location, "a class in every row", "nulls")
             for value in column.to_pylist():
                 known = isinstance(value, (str, int))
-                expect(known, place, "names or whole numbers", repr(value))
+                expect(known, location, "names or whole numbers", repr(value))
                 classes.append(str(value))
     return classes
 
@@ -161,14 +161,14 @@ def _values(path: Path, table: Any, names: list[str], missing: Missing) -> Array
     return values
 
 
-def _column(place: str, column: Any, missing: Missing) -> Array:
+def _column(location: str, column: Any, missing: Missing) -> Array:
     nulls = column.null_count
     got = f"{nulls} or more (missing='nan' reads them as missing values)"
-    expect(nulls == 0 or missing == "nan", place, "no nulls", got)
+    expect(nulls == 0 or missing == "nan", location, "no nulls", got)
     # of whole numbers with gaps Arrow would make rounded ones
     filled: Array = (column.fill_null(0) if nulls else column).to_numpy(zero_copy_only=False)
     exact = filled.dtype.kind == "f" or bool((np.abs(filled.astype("f8")) < 2**53).all())
-    expect(exact, place, "whole numbers below 2**53", "larger ones")
+    expect(exact, location, "whole numbers below 2**53", "larger ones")
     if not nulls:
         return filled
     return np.where(column.is_null().to_numpy(zero_copy_only=False), np.nan, filled)

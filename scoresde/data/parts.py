@@ -83,12 +83,12 @@ def chosen(data: Dataset, columns: Sequence[str]) -> Dataset:
     for column in columns:
         if column not in known:
             raise ValueError(f"parts: no column {column!r}{nearest(column, known)}")
-    places = torch.tensor([known.index(column) for column in columns], device="cpu")
+    indices = torch.tensor([known.index(column) for column in columns], device="cpu")
     stored = data.values
     if isinstance(stored, LazyArray):
-        values: Tensor | LazyArray = LazyArray(len(data), lambda rows: stored[rows][:, places])
+        values: Tensor | LazyArray = LazyArray(len(data), lambda rows: stored[rows][:, indices])
     else:
-        values = stored[:, places]
+        values = stored[:, indices]
     return evolve(data, values=values, columns=tuple(columns))
 
 
@@ -162,12 +162,12 @@ def _kind(data: Dataset) -> str:
     return f"{len(data)} events of {numbers}"
 
 
-def part_places(parts: Mapping[str, Sequence[int]]) -> dict[str, slice]:
+def part_slices(parts: Mapping[str, Sequence[int]]) -> dict[str, slice]:
     """Where each part lies in a joint event.
 
     Example:
-        >>> from scoresde.data.parts import part_places
-        >>> part_places({"y": (3,), "x": (2, 2)})
+        >>> from scoresde.data.parts import part_slices
+        >>> part_slices({"y": (3,), "x": (2, 2)})
         {'y': slice(0, 3, None), 'x': slice(3, 7, None)}
     """
     return Blocks({name: math.prod(shape) for name, shape in parts.items()}).slices

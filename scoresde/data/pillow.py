@@ -67,23 +67,24 @@ def image_items(
     grey = known.parts(0)[0].mode in _GREY
     picture = Picture(mode or ("L" if grey else "RGB"), size, resize, background)
 
-    def read_one(place: int) -> list[Tensor]:
-        label, (image, *rest) = f"{name}, item {place}", known.parts(place)
+    def read_one(index: int) -> list[Tensor]:
+        label, (image, *rest) = f"{name}, item {index}", known.parts(index)
         colour = mode is None and grey and image.mode not in _GREY
         expect(not colour, label, "a grey image, as the first (mode='RGB' takes all)", image.mode)
         values = torch.from_numpy(picture.of(label, image).copy())
         return [values, *(as_tensor(f"{name}, condition", value) for value in rest)]
 
-    def read(places: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        pictures = [read_one(place) for place in places.tolist()]
+    def read(indices: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        pictures = [read_one(index) for index in indices.tolist()]
         of = f"{name} (image_items(..., size=64) resizes)" if size is None else name
-        parts = [stacked(of, part, places.tolist()) for part in zip(*pictures, strict=True)]
+        parts = [stacked(of, part, indices.tolist()) for part in zip(*pictures, strict=True)]
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     values = LazyArray(len(known), read)
-    told: dict[str, Any] = {"bins": 256, "flip": flip, "classes": known.classes(values.condition)}
+    options: dict[str, Any] = {"bins": 256, "flip": flip}
+    options["classes"] = known.classes(values.condition)
     if lazy:
-        return Dataset(name, values, condition=values.condition, **told)
+        return Dataset(name, values, condition=values.condition, **options)
     limits.afford(name, values.shape.numel())
     pairs = values.pairs(slice(None))
-    return Dataset(name, pairs.values, condition=pairs.condition, **told)
+    return Dataset(name, pairs.values, condition=pairs.condition, **options)

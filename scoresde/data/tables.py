@@ -56,29 +56,30 @@ class Columns:
         one = self.labels is None or isinstance(self.labels, str)
         expect(one, "labels", "the name of a column", repr(self.labels))
         expect(not (self.labels and self.condition), "condition", "None with labels", "both")
-        both = sorted(set(self._told) & set(self.events or ()))
+        both = sorted(set(self._condition_names) & set(self.events or ()))
         expect(not both, "columns", "others than labels and condition", join_names(both))
 
     @property
-    def _told(self) -> list[str]:
+    def _condition_names(self) -> list[str]:
         return [*(self.condition or ()), *([] if self.labels is None else [self.labels])]
 
     def indices(
         self, path: object, names: Sequence[str]
     ) -> tuple[list[int], list[int], int | None]:
-        """Places of events, of conditions, and of labels.
+        """Indices of events, of conditions, and of labels.
 
         Raises:
             ValueError: If one is unknown or has no name, or two to be read have the same.
         """
-        told = column_indices(path, names, self._told) if self._told else []
-        others = [name for name in names if name not in self._told] if told else None
+        own = self._condition_names
+        conditions = column_indices(path, names, own) if own else []
+        others = [name for name in names if name not in own] if own else None
         events = column_indices(path, names, others if self.events is None else self.events)
-        return (events, told, None) if self.labels is None else (events, [], told[0])
+        return (events, conditions, None) if self.labels is None else (events, [], conditions[0])
 
 
 def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
-    """Places of the columns to read.
+    """Indices of the columns to read.
 
     Args:
         path: Of the table, for messages.
@@ -98,16 +99,16 @@ def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | 
         unknown = sorted(set(columns) - set(names))
         expect(not unknown, "columns", f"some of {join_names(names)}", join_names(unknown))
     requested = list(names if columns is None else columns)
-    places = {name: i for i, name in enumerate(names)}
+    indices = {name: i for i, name in enumerate(names)}
     if "" in requested:
-        place = f"{path}, column {names.index('') + 1}"
-        expect(False, place, "a name", "none (columns=[...] leaves it out)")
+        location = f"{path}, column {names.index('') + 1}"
+        expect(False, location, "a name", "none (columns=[...] leaves it out)")
     requested_set = set(requested)
     repeated = _repeated(requested) or _repeated(name for name in names if name in requested_set)
     expect(
         not repeated, f"{path}, columns", "different names", f"{join_names(repeated)} twice or more"
     )
-    return [places[name] for name in requested]
+    return [indices[name] for name in requested]
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
@@ -164,11 +165,11 @@ def table_dataset(
         empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]
         expect(not empty, f"{name}, columns", "values in every one", f"none in {join_names(empty)}")
     convert, bins = conversion(name, [values], bins, dtype, continuous, columns)
-    told: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if isinstance(condition, np.ndarray):
         of_condition, _ = conversion(f"{name}, condition", [condition], None, dtype, True)
-        told = {"condition": of_condition(condition)}
+        options = {"condition": of_condition(condition)}
     elif condition is not None:
-        told = labelled(condition)
+        options = labelled(condition)
     has_missing = missing == "nan"
-    return Dataset(name, convert(values), bins, has_missing, tuple(columns), **told)
+    return Dataset(name, convert(values), bins, has_missing, tuple(columns), **options)

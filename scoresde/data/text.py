@@ -120,13 +120,13 @@ def read_csv(
         try:
             names, values, classes = _read(lines, delimiter, numbers, header, chosen)
         except csv.Error as error:
-            raise ValueError(f"{lines.place}: cannot be read as CSV: {error}") from error
+            raise ValueError(f"{lines.location}: cannot be read as CSV: {error}") from error
         except UnicodeError as error:  # of a piece of text, which need not be the next line
             hint = "encoding= says how text is encoded"
             raise ValueError(f"{path}: cannot be read as CSV: {error} ({hint})") from error
     table = np.frombuffer(values).reshape(-1, len(names) + len(condition or ()))
-    events, told = table[:, : len(names)], table[:, len(names) :] if condition else classes
-    return table_dataset(path.name, events, names, missing, bins, dtype, continuous, told)
+    events, conditions = table[:, : len(names)], table[:, len(names) :] if condition else classes
+    return table_dataset(path.name, events, names, missing, bins, dtype, continuous, conditions)
 
 
 def _delimiter(path: Path, delimiter: str | None, decimal: str) -> str:
@@ -171,7 +171,7 @@ class _Lines:
     begun: bool = False
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The last line that was read, for messages."""
         return f"{self.path}, line {self.number}"
 
@@ -184,7 +184,9 @@ class _Lines:
             if self.length == 0 and self.comment and line.startswith(self.comment):
                 continue
             self.length += len(line)
-            expect(self.length <= self.most, self.place, f"at most {self.most} characters", "more")
+            expect(
+                self.length <= self.most, self.location, f"at most {self.most} characters", "more"
+            )
             return line
         raise StopIteration
 
@@ -200,31 +202,31 @@ def _read(
     records = _records(lines, delimiter)
     first = next(records, [])
     expect(len(first) > 0, lines.path, "lines of numbers", "none")
-    named = _is_header(lines.place, first, numbers, header)
+    named = _is_header(lines.location, first, numbers, header)
     names = [cell.strip() for cell in first] if named else [str(i + 1) for i in range(len(first))]
-    places, told, label = columns.indices(lines.path, names)
+    indices, conditions, label = columns.indices(lines.path, names)
     values: array[float] = array("d")
     classes: list[str] = []
     for cells in records if named else itertools.chain([first], records):
         if len(cells) != len(names):
             mark = next((mark for mark in ";\t|" if mark in first[0] and mark != delimiter), None)
             hint = f" (delimiter={mark!r} may separate them)" if mark else ""
-            expect(False, lines.place, f"{len(names)} columns", f"{len(cells)}{hint}")
-        for i in (*places, *told):
+            expect(False, lines.location, f"{len(names)} columns", f"{len(cells)}{hint}")
+        for i in (*indices, *conditions):
             try:
                 values.append(numbers(cells[i]))
             except ValueError as error:
                 column = f"{i + 1} ({names[i]})" if named else names[i]
-                raise ValueError(f"{lines.place}, column {column}: {error}") from None
-        if all(map(math.isnan, values[-len(places) - len(told) :][: len(places)])):
-            expect(False, lines.place, "a value in every line", "none")
+                raise ValueError(f"{lines.location}, column {column}: {error}") from None
+        if all(map(math.isnan, values[-len(indices) - len(conditions) :][: len(indices)])):
+            expect(False, lines.location, "a value in every line", "none")
         if label is not None:
             cell = cells[label].strip()
             known = cell.lower() not in MISSING
-            expect(known, f"{lines.place}, column {names[label]}", "a class", _short(cell))
+            expect(known, f"{lines.location}, column {names[label]}", "a class", _short(cell))
             classes.append(cell)
     expect(len(values) > 0, lines.path, "lines of numbers", "none")
-    return [names[i] for i in places], values, None if label is None else classes
+    return [names[i] for i in indices], values, None if label is None else classes
 
 
 def _records(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
@@ -237,28 +239,28 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
             expect(len(record) > 1 or not empty, empty, "a number", "an empty line")
             yield record
         elif not empty and lines.begun:
-            empty = lines.place
+            empty = lines.location
         lines.begun = lines.begun or bool(record)
 
 
 def _is_header(
-    place: str, first: Sequence[str], numbers: NumberParser, header: bool | None
+    location: str, first: Sequence[str], numbers: NumberParser, header: bool | None
 ) -> bool:
     """Whether the first line names the columns."""
     if header is not None:
         return bool(header)
     hint = "header=True takes them for names, header=False for numbers"
     remark = f"'#' at its start (comment='#' leaves such lines out, {hint})"
-    expect(not first[0].startswith("#"), place, "names or numbers", remark)
-    expect("\0" not in "".join(first), place, "text", "null characters (encoding= may help)")
+    expect(not first[0].startswith("#"), location, "names or numbers", remark)
+    expect("\0" not in "".join(first), location, "text", "null characters (encoding= may help)")
     if all(map(numbers.is_number_or_missing, first)) and any(map(numbers.is_number, first)):
         whole = len(set(first)) == len(first) and all(cell.strip().isdecimal() for cell in first)
         got = f"whole numbers, all different ({hint})"
-        expect(not whole, place, "either names or numbers", got)
+        expect(not whole, location, "either names or numbers", got)
         return False
     for cell in map(str.strip, first):
         got = f"{_short(cell)} beside others ({hint})"
-        expect(cell == "" or _is_name(cell), place, "either names or numbers", got)
+        expect(cell == "" or _is_name(cell), location, "either names or numbers", got)
     return True
 
 

@@ -45,16 +45,16 @@ class Cells:
             TypeError: If they are of another kind.
             ValueError: If there are infinite numbers, or whole ones that float64 would round.
         """
-        place = f"column {name!r}"
+        location = f"column {name!r}"
         if array.dtype.kind in "iuf":
             whole = array.dtype.kind != "f"
             exact = not whole or not len(array) or max(-int(array.min()), int(array.max())) < _EXACT
-            expect(exact, place, "whole numbers below 2**53", "larger ones")
+            expect(exact, location, "whole numbers below 2**53", "larger ones")
             numbers = array.astype(np.float64)
-            expect(not np.isinf(numbers).any(), place, "finite numbers", "infinite ones")
+            expect(not np.isinf(numbers).any(), location, "finite numbers", "infinite ones")
             return cls(numbers)
         if array.dtype.kind not in "bOUST":
-            raise TypeError(f"{place}: expected numbers or words, got {array.dtype} ({_RECIPE})")
+            raise TypeError(f"{location}: expected numbers or words, got {array.dtype} ({_RECIPE})")
         objects = array.astype(object)
         gone = np.array([_is_missing(v) for v in objects], bool)
         present = objects[~gone]
@@ -64,7 +64,7 @@ class Cells:
             return cls.of(name, numbers)
         odd = next((v for v in present if not isinstance(v, Hashable)), None)
         if odd is not None:
-            raise TypeError(f"{place}: expected numbers or words, got {reprlib.repr(odd)}")
+            raise TypeError(f"{location}: expected numbers or words, got {reprlib.repr(odd)}")
         objects[gone] = None
         return cls(objects)
 

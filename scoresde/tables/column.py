@@ -210,12 +210,12 @@ class Category(Column):
 
     def encode(self, cells: Cells, u: Array) -> tuple[Array, Array]:
         """See the base class."""
-        places = {value: i for i, value in enumerate(self.values)}
-        unknown = [v for v in cells.distinct() if v not in places]
+        indices = {value: i for i, value in enumerate(self.values)}
+        unknown = [v for v in cells.distinct() if v not in indices]
         wanted = f"values that were there when the model was fitted ({join_names(self._words)})"
         expect(not unknown, f"column {self.name!r}", wanted, join_names(map(repr, unknown), 3))
         missing = cells.missing
-        known = [0 if gone else places[v] for v, gone in zip(cells.values, missing, strict=True)]
+        known = [0 if gone else indices[v] for v, gone in zip(cells.values, missing, strict=True)]
         share = np.array(self.shares)[known]
         start = self._ends[known] - share
         z = special.ndtri((start + share * u).clip(_EDGE, 1 - _EDGE))
@@ -233,9 +233,9 @@ class Category(Column):
     def modes(self, z: Tensor) -> Tensor:
         """Of draws ``(draws, N)``, coordinates ``(N,)`` in the interval of the most frequent."""
         ends = torch.from_numpy(self._ends).to(z)
-        places = torch.searchsorted(ends[:-1].contiguous(), torch.special.ndtr(z))
+        indices = torch.searchsorted(ends[:-1].contiguous(), torch.special.ndtr(z))
         middles = ends - torch.tensor(self.shares).to(z) / 2
-        middle: Tensor = torch.special.ndtri(middles[places.mode(0).values])
+        middle: Tensor = torch.special.ndtri(middles[indices.mode(0).values])
         return middle
 
     @property
@@ -269,9 +269,9 @@ def column(name: Hashable, cells: Cells, kind: str | None = None) -> Column:
         >>> column("visits", Cells(np.array([1.0, 2.0, 2.0, 3.0]))).kind
         'count'
     """
-    place, values = f"column {name!r}", cells.values[~cells.missing]
-    expect(len(values) > 0, place, "some values", "none")
-    expect(kind in (None, *KINDS), f"kinds, {place}", f"one of {', '.join(KINDS)}", repr(kind))
+    location, values = f"column {name!r}", cells.values[~cells.missing]
+    expect(len(values) > 0, location, "some values", "none")
+    expect(kind in (None, *KINDS), f"kinds, {location}", f"one of {', '.join(KINDS)}", repr(kind))
     distinct = cells.distinct()
     if kind is None:
         few = len(distinct) <= FEW and len(distinct) * OFTEN <= len(values)
@@ -281,14 +281,16 @@ def column(name: Hashable, cells: Cells, kind: str | None = None) -> Column:
     if kind == "category":
         return _category(name, cells, distinct)
     numbers = cells.numbers(name)[~cells.missing]
-    expect(len(distinct) > 1, place, f"several values of a {kind}", f"{distinct[0]!r} alone")
+    expect(len(distinct) > 1, location, f"several values of a {kind}", f"{distinct[0]!r} alone")
     measured = Number.measured(name, numbers)
     finite = math.isfinite(measured["unit"]) and 0 < measured["std"] < math.inf
-    expect(finite, place, "numbers whose squares can be added", f"up to {np.abs(numbers).max():g}")
+    expect(
+        finite, location, "numbers whose squares can be added", f"up to {np.abs(numbers).max():g}"
+    )
     if kind == "number":
         return Number(name=name, **measured)
     whole = bool((numbers == np.rint(numbers)).all())
-    expect(whole, place, "whole numbers of a count", "others")
+    expect(whole, location, "whole numbers of a count", "others")
     seen = {"low": float(numbers.min()), "high": float(numbers.max())}
     return Count(name=name, **{**measured, **seen})
 

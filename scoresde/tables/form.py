@@ -100,7 +100,7 @@ class Form:
                 table[:, i] = values
         return table
 
-    def places(self, names: Any) -> list[int]:
+    def indices(self, names: Any) -> list[int]:
         """Places of columns by name, one or several.
 
         Raises:

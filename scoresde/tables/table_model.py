@@ -297,7 +297,7 @@ class TableModel:
 
     def _completions(self, table: Any, draws: int, seed: int, targets: Any = None) -> Completions:
         coordinates = self._fitted()
-        hidden = [] if targets is None else coordinates.form.places(targets)
+        hidden = [] if targets is None else coordinates.form.indices(targets)
         events, _ = coordinates.events(table, np.random.default_rng(seed), hidden)
         chance = torch.Generator().manual_seed(seed)
         drawn = self._tensor(events).expand(draws, -1, -1).clone()

@@ -58,7 +58,7 @@ class PostHocAverages:
         >>> _ = Training(steps=8, snapshots=4).fit(model, x, folder=folder, progress=False)
         >>> averages = PostHocAverages.load(folder)
         >>> losses = averages.losses(model, x, widths=[0.05, 0.2])
-        >>> averages.place(model, min(losses, key=losses.get))
+        >>> averages.load_into(model, min(losses, key=losses.get))
     """
 
     references = "karras2024"
@@ -101,7 +101,7 @@ class PostHocAverages:
                 total[name] = share if name not in total else total[name] + share
         return total
 
-    def place(self, estimator: ScoreEstimator, width: float) -> None:
+    def load_into(self, estimator: ScoreEstimator, width: float) -> None:
         """Gives an estimator the weights of a width; see `weights`."""
         average = WeightAverage(estimator)
         average.restore(self.weights(width))
@@ -136,7 +136,7 @@ class PostHocAverages:
                 if width is None:
                     estimator.load_state_dict(before)
                 else:
-                    self.place(estimator, width)
+                    self.load_into(estimator, width)
                 losses[width] = run.held_out_loss(placed)
         finally:
             estimator.load_state_dict(before)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from commands import edited, run
-from test_given import FILE, pictures
+from test_sampling_task import FILE, pictures
 
 from scoresde.app.model import Model
 from scoresde.data import read_images

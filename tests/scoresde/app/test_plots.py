@@ -35,7 +35,7 @@ def test_grid_shows_every_image(tmp_path):
 def test_a_title_is_within_the_picture(count):
     """Of few small images, too."""
     given = {"condition_W": torch.zeros(1, *SHAPE)}
-    figure = plots.beside(given, torch.zeros(count, *SHAPE), count)
+    figure = plots.comparison(given, torch.zeros(count, *SHAPE), count)
     figure.canvas.draw()
     (axes,) = figure.axes
     title = axes.title.get_window_extent()

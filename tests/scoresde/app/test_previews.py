@@ -5,7 +5,7 @@ import pytest
 import torch
 from commands import edited, run
 from PIL import Image
-from test_given import FILE, HALVES, pictures
+from test_sampling_task import FILE, HALVES, pictures
 
 from scoresde.app.model import Model
 from scoresde.app.parts import data_of

@@ -17,7 +17,7 @@ from scoresde.data import (
     joined,
 )
 from scoresde.data.augmentation import mirrored
-from scoresde.data.parts import part_places
+from scoresde.data.parts import part_slices
 
 IMAGES = torch.randint(256, (7, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
 MADE = {"downsample": Downsample(4), "crop": Crop(columns=[0, 4]), "mask": Mask(), "edges": Edges(),
@@ -101,7 +101,7 @@ def test_parts_lie_one_after_the_other():
     data = joined("mine", parts)
     assert data.parts == {name: SHAPES[name] for name in parts}
     assert data.bins == 256
-    for name, place in part_places(data.parts).items():
+    for name, place in part_slices(data.parts).items():
         assert torch.equal(data.values[:, place], parts[name].values.flatten(1))
     stored = joined("mine", {**parts, "whole": images(lazy=True)})
     assert stored.lazy

@@ -134,7 +134,7 @@ def test_a_width_is_chosen_by_the_loss(run):
     assert losses[None] == again[None]
     assert len({*losses.values()}) == 3
     assert all(torch.equal(v, before[k]) for k, v in estimator.state_dict().items())
-    averages.place(estimator, 0.25)
+    averages.load_into(estimator, 0.25)
     assert averages.losses(estimator, DATA, [None], training=TRAINING)[None] == losses[0.25]
     estimator.load_state_dict(before)
 

@@ -12,8 +12,8 @@ from commands import run
 from PIL import Image
 
 from scoresde import plugins
-from scoresde.app.given import KnownParts
 from scoresde.app.model import Model
+from scoresde.app.sampling_task import ObservedParts
 from scoresde.data import digits, quantize, read_images
 
 FILE = """
@@ -110,7 +110,7 @@ def test_samples_are_those_of_what_is_given(halves, tmp_path):
     assert run("sample", halves, "--given", f"y={given}", "--output", out, "--count", 2,
                "--seed", 3).exit_code == 0  # fmt: skip
     model = Model.load(halves)
-    known = KnownParts.read(model, [str(given)], torch.Generator().manual_seed(3))
+    known = ObservedParts.read(model, [str(given)], torch.Generator().manual_seed(3))
     estimator = known.estimator(2)
     assert torch.equal(known.parts["y"][1], estimator.observation.values[2, :32].reshape(1, 8, 4))
     x = model.solver.sample(estimator, (6,), generator=torch.Generator().manual_seed(3))
@@ -128,7 +128,7 @@ def test_what_is_given_is_made_of_whole_events(halves, tmp_path):
     assert np.load(out).shape == (6, 1, 8, 4)
     assert Image.open(png).format == "PNG"
     model, generator = Model.load(halves), torch.Generator().manual_seed(0)
-    parts = KnownParts.of_whole(model, [str(whole)], generator).parts
+    parts = ObservedParts.of_whole(model, [str(whole)], generator).parts
     assert [*parts] == ["y"]
     assert np.array_equal(quantize(parts["y"], 17), np.load(whole)[..., :4])
 
@@ -292,7 +292,7 @@ def test_a_degradation_of_another_distribution(stranger, tmp_path):
     whole = digits().values[:2]
     np.save(tmp_path / "whole.npy", whole.numpy())
     generator = torch.Generator().manual_seed(0)
-    y = KnownParts.of_whole(model, [str(tmp_path / "whole.npy")], generator).parts["y"]
+    y = ObservedParts.of_whole(model, [str(tmp_path / "whole.npy")], generator).parts["y"]
     assert torch.equal(quantize(y, 17), torch.full_like(whole, 8))  # all grey
     for part, message in (
         ('{ name = "fade", with = 1 }', r"data\.parts\.y\.with: unknown"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoresde.app import config, plots
-from scoresde.app.conditions import Asked
+from scoresde.app.conditions import SampleConditions
 from scoresde.app.export import Export
 from scoresde.app.model import Model
 from scoresde.app.parts import data_like
@@ -24,7 +24,7 @@ from scoresde.data import Dataset, reader
 from scoresde.data.events import events
 from scoresde.data.image_files import SUFFIXES
 from scoresde.data.images import read_images
-from scoresde.data.parts import part_places
+from scoresde.data.parts import part_slices
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import afford
 from scoresde.internals.messages import nearest
@@ -33,7 +33,7 @@ from scoresde.sdes.fronts import front, in_order
 
 
 @attrs.frozen(eq=False)
-class KnownParts:
+class ObservedParts:
     """Parts of events that are known, and the model of the others.
 
     Args:
@@ -45,7 +45,7 @@ class KnownParts:
 
     Example:
         >>> import torch
-        >>> from scoresde.app.given import KnownParts
+        >>> from scoresde.app.sampling_task import ObservedParts
         >>> from scoresde.app.model import Model
         >>> halves = {
         ...     "y": {"name": "crop", "columns": [0, 4]},
@@ -61,7 +61,7 @@ class KnownParts:
         ...     },
         ...     progress=False,
         ... )
-        >>> known = KnownParts(model, {"y": torch.zeros(3, 1, 8, 4)})
+        >>> known = ObservedParts(model, {"y": torch.zeros(3, 1, 8, 4)})
         >>> model.solver.sample(known.estimator(5), (15,)).shape
         torch.Size([15, 1, 8, 4])
     """
@@ -75,7 +75,7 @@ class KnownParts:
         expect(alike, "--given", "as many events of every part that is given", counts)
 
     @classmethod
-    def read(cls, model: Model, paths: Sequence[str], generator: torch.Generator) -> KnownParts:
+    def read(cls, model: Model, paths: Sequence[str], generator: torch.Generator) -> ObservedParts:
         """From files or folders.
 
         Args:
@@ -108,7 +108,7 @@ class KnownParts:
         given_paths: Sequence[str],
         generator: torch.Generator,
         imports: bool = False,
-    ) -> KnownParts:
+    ) -> ObservedParts:
         """The parts of whole events, made of them as for the training.
 
         Args:
@@ -145,21 +145,21 @@ class KnownParts:
     def export(self, count: int) -> Export:
         """Writes samples of the other parts as the data were, in pictures beside what is given."""
         facts = self.model.facts
-        whole, places = self.model.export, part_places(facts["parts"])
-        rest = [name for name in places if name not in self.parts]
+        whole, slices = self.model.export, part_slices(facts["parts"])
+        rest = [name for name in slices if name not in self.parts]
         columns = facts.get("columns")
         if columns is not None:
-            columns = [column for name in rest for column in columns[places[name]]]
+            columns = [column for name in rest for column in columns[slices[name]]]
         shapes = [tuple(facts["parts"][name]) for name in rest]
         flat = (sum(map(math.prod, shapes)),)
-        beside = partial(plots.beside, self.parts, count=count)
+        figure = partial(plots.comparison, self.parts, count=count)
         return attrs.evolve(
-            whole, event_shape=shapes[0] if len(rest) == 1 else flat, columns=columns, figure=beside
+            whole, event_shape=shapes[0] if len(rest) == 1 else flat, columns=columns, figure=figure
         )
 
 
 @attrs.frozen(eq=False)
-class Task:
+class SamplingTask:
     """What is to be sampled.
 
     Attributes:
@@ -167,22 +167,22 @@ class Task:
         count: How many in all.
         condition: Of each, on its device, if there is any.
         export: What writes them.
-        said: What to tell the user, if anything.
+        message: What to tell the user, if anything.
 
     Example:
-        >>> from scoresde.app.given import Task
-        >>> def many(asked: Task) -> bool:
-        ...     return asked.count > 1000
+        >>> from scoresde.app.sampling_task import SamplingTask
+        >>> def many(task: SamplingTask) -> bool:
+        ...     return task.count > 1000
     """
 
     estimator: ScoreEstimator
     count: int
     condition: Tensor | None
     export: Export
-    said: str | None
+    message: str | None
 
 
-def task(
+def sampling_task(
     model: Model,
     count: int,
     seed: int,
@@ -193,45 +193,47 @@ def task(
     order: str | None = None,
     overlap: float | None = None,
     imports: bool = False,
-) -> Task:
+) -> SamplingTask:
     """What a user of the command line asks for.
 
     Args:
         model: A trained one.
         count: Samples, of each event that is given.
         seed: Of the dequantisation of those, and of labels that are drawn.
-        given: Parts of events, see `KnownParts.read`.
-        data: Whole events instead, see `KnownParts.of_whole`.
-        labels: Classes, see `scoresde.app.conditions.Asked`.
+        given: Parts of events, see `ObservedParts.read`.
+        data: Whole events instead, see `ObservedParts.of_whole`.
+        labels: Classes, see `scoresde.app.conditions.SampleConditions`.
         condition: A file, see there.
         order: Names of blocks that are drawn first, with commas between them.
         overlap: See `scoresde.sdes.fronts.front`.
         imports: Whether degradations may be import paths.
 
     Raises:
-        ValueError: If the model needs something that is not given; see `KnownParts.read`.
+        ValueError: If the model needs something that is not given; see `ObservedParts.read`.
 
     Example:
-        >>> from scoresde.app.given import task
+        >>> from scoresde.app.sampling_task import sampling_task
         >>> def dogs(model):  # of a `scoresde.app.model.Model`
-        ...     return task(model, count=10, seed=0, labels=["dog"]).condition
+        ...     return sampling_task(model, count=10, seed=0, labels=["dog"]).condition
     """
     estimator, total, export = model.estimator, count, model.export
     if given or data or model.given:
         generator = torch.Generator("cpu").manual_seed(seed)
         expect(not (given and data), "--data", "none beside --given", list(data))
         if data:
-            known = KnownParts.of_whole(model, data, generator, imports)
+            known = ObservedParts.of_whole(model, data, generator, imports)
         else:
-            known = KnownParts.read(model, given, generator)
+            known = ObservedParts.read(model, given, generator)
         estimator, total, export = known.estimator(count), count * known.size, known.export(count)
     afford("--count", 4 * total * math.prod(export.event_shape))
-    asked = Asked.of(model.settings, model.facts, labels, condition, count, seed)
-    asked = asked.repeated(total // count)
+    conditions = SampleConditions.of(model.settings, model.facts, labels, condition, count, seed)
+    conditions = conditions.repeated(total // count)
     estimator = _along(estimator, order, overlap)
-    told = None if asked.condition is None else asked.condition.to(device_of(model.estimator))
-    export = attrs.evolve(export, classes=asked.classes, beside=asked.beside)
-    return Task(estimator, total, told, export, asked.said)
+    classes, extra = conditions.classes, conditions.extra_columns
+    export = attrs.evolve(export, classes=classes, extra_columns=extra)
+    rows = conditions.condition
+    rows = None if rows is None else rows.to(device_of(model.estimator))
+    return SamplingTask(estimator, total, rows, export, conditions.message)
 
 
 def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) -> ScoreEstimator:
@@ -248,8 +250,8 @@ def _parts(
     x: Tensor, shapes: Mapping[str, Sequence[int]], names: Sequence[str]
 ) -> dict[str, Tensor]:
     """Some parts of joint events."""
-    places = part_places(shapes)
-    return {name: x[:, places[name]].unflatten(1, tuple(shapes[name])) for name in names}
+    slices = part_slices(shapes)
+    return {name: x[:, slices[name]].unflatten(1, tuple(shapes[name])) for name in names}
 
 
 def _named(text: str, shapes: Mapping[str, Any], given: Sequence[str]) -> tuple[str, str]:
@@ -289,7 +291,7 @@ def _read(model: Model, name: str, path: str) -> Dataset:
     options = {**config.section(model.settings, "data"), "bins": model.facts["bins"]}
     own = options.get("parts", {}).get(name)
     options |= own if isinstance(own, Mapping) and "source" in own else {}
-    options["columns"] = columns and columns[part_places(model.facts["parts"])[name]]
+    options["columns"] = columns and columns[part_slices(model.facts["parts"])[name]]
     options["mode"] = "L" if shape[0] == 1 else "RGB"
     # of the size that it has, or else it is refused
     unused = ("size", "key", "lazy", "seed", "parts")
