@@ -12,7 +12,8 @@ exactly where all are Gaussian.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,12 +21,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.checks import expect, finite, instance
-from scoresde.estimator import ScoreEstimator
+from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, kernels
 from scoresde.internals.derivatives import batched, vjp
 from scoresde.objectives.parametrization import FAINT, noiseless
 from scoresde.precision import cast_like, full_precision, shallow_copy
-from scoresde.sdes.sde import SDE
-from scoresde.selection import Selectable, broadcast
+from scoresde.sdes.sde_coefficients import Kernel, SDECoefficients
+from scoresde.selection import broadcast
 
 
 class Product(NamedTuple):
@@ -67,7 +68,7 @@ class Product(NamedTuple):
         return self.growth.sum(-1) / -2
 
 
-class Composition(ScoreEstimator):
+class Composition(PlannedEstimator):
     """The posterior of ``n`` observations, from estimators that know one each.
 
         D = D_0 + L^-1 sum_j C_j^-1 (D_j - D_0),    L = sum_j C_j^-1 + (1 - n) C_0^-1
@@ -119,7 +120,6 @@ class Composition(ScoreEstimator):
     ) -> None:
         instance("prior", prior, ScoreEstimator)
         super().__init__(prior.sde)
-        each: ScoreEstimator | Stacked
         each = posteriors if isinstance(posteriors, ScoreEstimator) else Stacked(posteriors)
         wanted = "a batch (*batch, n) of n observations"
         expect(len(each.batch_shape) > 0, "posteriors", wanted, tuple(each.batch_shape))
@@ -160,15 +160,18 @@ class Composition(ScoreEstimator):
             chosen["precisions"] = of_each.flatten(0, -4)[owner]
         return shallow_copy(self, **chosen)
 
-    @full_precision
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """See the class."""
-        z, times, given = self._asked(z, t, condition)
-        alpha, sigma = (cast_like(v, z) for v in self.sde.kernel(times, z.shape[-1]))
+        return (partial(self._composed, parts) for parts in self._parts(at, condition))
+
+    @full_precision
+    def _composed(self, parts: _Parts, z: Tensor) -> Tensor:
+        z = self._broadcast(z)
+        alpha, sigma = (cast_like(v, z) for v in parts.kernel)
         noise = alpha, sigma**2 / alpha.clamp(min=FAINT)
-        known = self._moments(self._without(times), self.prior_precision, z, *noise)
+        known = self._moments(parts.prior, self.prior_precision, z, *noise)
         many = self._copies(z)
-        each = self._moments(given, self.precisions, many, *map(_between, noise))
+        each = self._moments(parts.posteriors, self.precisions, many, *map(_between, noise))
         return noiseless(sigma, z, _together(*known, *each))
 
     @full_precision
@@ -182,12 +185,11 @@ class Composition(ScoreEstimator):
             t: Their time.
             condition: As of `denoise`.
         """
-        z, times, given = self._asked(z, t, condition)
-        alpha, sigma = (cast_like(v, z) for v in self.sde.kernel(times, z.shape[-1]))
-        without = self._without(times)
+        parts, z = self._parts_at(z, t, condition), self._broadcast(z)
+        alpha, sigma = (cast_like(v, z) for v in parts.kernel)
 
         def both(z: Tensor) -> Tensor:
-            none, each = without(z), given(self._copies(z))
+            none, each = parts.prior(z), parts.posteriors(self._copies(z))
             far = (alpha * none - z).square()
             farther = (_between(alpha) * each - self._copies(z)).square() - far.unsqueeze(-2)
             mean = _summed(none, each)
@@ -204,29 +206,41 @@ class Composition(ScoreEstimator):
     @full_precision
     def summed(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """The mean of `product` alone."""
-        z, times, given = self._asked(z, t, condition)
-        none = self._without(times)(z)
-        return _summed(none, given(self._copies(z)))
+        parts, z = self._parts_at(z, t, condition), self._broadcast(z)
+        return _summed(parts.prior(z), parts.posteriors(self._copies(z)))
 
-    def _asked(
-        self, z: Tensor, t: Tensor | float, condition: Any
-    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """States of the whole batch, their times, and what posteriors say of ``(*batch, n, m)``."""
-        batch = broadcast("z", z.shape[:-1], self.batch_shape)
-        times = self.sde.time(t, z)
+    def _parts_at(self, z: Tensor, t: Tensor | float, condition: Any) -> _Parts:
+        at = self.sde.at(self.sde.time(t, z).unsqueeze(0), z)
+        (parts,) = self._parts(at, condition)
+        return parts
+
+    def _parts(self, at: SDECoefficients, condition: Any) -> Iterator[_Parts]:
+        """What is known at each of several times."""
+        batch = self._broadcast(at.like).shape[:-1]
         inside = (*batch[: len(batch) - len(self.batch_shape)], *self.posteriors.batch_shape)
+        like = at.like.new_empty(()).expand(*inside, at.like.shape[-1])
+        each = at.part(self._of_each(at.t, len(batch)), like)
 
-        def given(many: Tensor) -> Tensor:
-            moments = times[0]
-            if times.shape != (1,):
-                moments = times.unsqueeze(-2).expand(*many.shape[:-1], -1).reshape(*inside, -1)
-            rows = many.reshape(*inside, many.shape[-1])
-            return self.posteriors.denoise(rows, moments, condition).reshape(many.shape)
+        def posteriors(denoiser: Denoiser, many: Tensor) -> Tensor:
+            return denoiser(many.reshape(like.shape)).reshape(many.shape)
 
-        return z.expand(*batch, z.shape[-1]), times, given
+        given = map(partial(partial, posteriors), self.posteriors.denoisers(each, condition))
+        return map(_Parts, kernels(at), self.prior.denoisers(at), given)
 
-    def _without(self, times: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda z: self.prior.denoise(z, times[0] if times.shape == (1,) else times)
+    def _of_each(self, t: Tensor, axes: int) -> Any:
+        """An index of times ``(k, *, 1 | blocks | n)`` that says them of every observation."""
+        if t.ndim == 2:  # of all samples
+            return slice(None)
+        own, whole = t.shape[1:-1], slice(None)
+        first = (whole, *[None] * (axes - len(own)), *[whole] * (len(own) - 1))
+        if self.posteriors.batch_shape[-1] == self.count:
+            return (*first, whole, None)
+        repeats = 1 if own[-1] == 1 else self.count
+        return (*first, torch.arange(own[-1], device="cpu").repeat_interleave(repeats))
+
+    def _broadcast(self, z: Tensor) -> Tensor:
+        """States of the whole batch."""
+        return z.expand(*broadcast("z", z.shape[:-1], self.batch_shape), z.shape[-1])
 
     def _copies(self, z: Tensor) -> Tensor:
         """``n`` of every state, ``(*batch, n, m)``."""
@@ -234,7 +248,7 @@ class Composition(ScoreEstimator):
 
     def _moments(
         self,
-        denoise: Callable[[Tensor], Tensor],
+        denoise: Denoiser,
         precision: Tensor | None,
         z: Tensor,
         alpha: Tensor,
@@ -249,6 +263,14 @@ class Composition(ScoreEstimator):
         rows = batched(lambda v: pull_back(v.expand_as(mean)), unit)
         covariance = rows.movedim(0, -2) * tweedie.unsqueeze(-2)
         return mean, (covariance + covariance.mT) / 2
+
+
+class _Parts(NamedTuple):
+    """What is known at a time: denoised means, of posteriors for states ``(*batch, n, m)``."""
+
+    kernel: Kernel
+    prior: Denoiser
+    posteriors: Denoiser
 
 
 _TINY = 1e-30
@@ -318,10 +340,8 @@ def _precision(covariance: Tensor) -> Tensor:
     return torch.cholesky_inverse(factor).contiguous()  # as files want it
 
 
-class Stacked(Selectable):
+class Stacked(PlannedEstimator):
     """Estimators of the same SDE side by side: what each knows is the last axis of a batch.
-
-    No estimator by itself, as only states of all observations can be asked about.
 
     Args:
         estimators: None of which has a batch of its own.
@@ -348,13 +368,8 @@ class Stacked(Selectable):
             instance("posteriors", estimator, ScoreEstimator)
             same = estimator.sde is estimators[0].sde and not estimator.batch_shape
             expect(same, "posteriors", "estimators of one SDE, without a batch", estimator)
-        super().__init__()
+        super().__init__(estimators[0].sde)
         self.estimators = nn.ModuleList(estimators)
-
-    @property
-    def sde(self) -> SDE:
-        """That of all of them."""
-        return cast(ScoreEstimator, self.estimators[0]).sde
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -365,14 +380,23 @@ class Stacked(Selectable):
         """Not asked for: the axis of observations is not one of samples."""
         raise NotImplementedError("Stacked: its batch is of observations, not of samples")
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """See the class."""
-        times = self.sde.time(t, z)
-        moments = [times[0]] * len(self.estimators)
-        if times.shape != (1,):
-            moments = [*times.expand(*z.shape[:-1], -1).unbind(-2)]
         each = [
-            cast(ScoreEstimator, part).denoise(state, moment, condition)
-            for part, state, moment in zip(self.estimators, z.unbind(-2), moments, strict=True)
+            cast(ScoreEstimator, estimator).denoisers(at.part(index, state), condition)
+            for estimator, index, state in zip(
+                self.estimators, self._indices(at.t), at.like.unbind(-2), strict=True
+            )
         ]
-        return torch.stack(each, -2)
+
+        def stacked(denoisers: Sequence[Denoiser], z: Tensor) -> Tensor:
+            means = [each(state) for each, state in zip(denoisers, z.unbind(-2), strict=True)]
+            return torch.stack(means, -2)
+
+        return map(partial(partial, stacked), zip(*each, strict=True))
+
+    def _indices(self, t: Tensor) -> Iterator[Any]:
+        """Where the times ``(k, *, 1 | blocks | n)`` of every estimator are."""
+        for i in range(len(self.estimators)):
+            of_all = t.ndim == 2
+            yield slice(None) if of_all else (*[slice(None)] * (t.ndim - 2), i % t.shape[-2])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -29,6 +29,7 @@ from scoresde.precision import cast_like, expect_near, to_device
 from scoresde.reverse import ReverseSDE
 from scoresde.sdes.clock import Clock
 from scoresde.sdes.diagonal import DiagonalSDE
+from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
 from scoresde.sdes.sde import Append, Stage, gaussian
 from scoresde.sdes.sde_coefficients import SDECoefficients
 
@@ -203,7 +204,8 @@ class ConditionalEstimator(ScoreEstimator):
     def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """Those of the joint estimator, at its own times if components are clean."""
         if self.clean:
-            at = self.joint.sde.at(self._pinned_times(at.t, at.like), at.like)
+            # clean for both SDEs, and all others as noisy: nothing is read again
+            at = cast(DiagonalCoefficients, at).renamed(self._pinned_times(at.t, at.like))
 
         def pinned(joint: Denoiser, z: Tensor) -> Tensor:
             return self.observation.pin(joint(z))

@@ -23,7 +23,7 @@ from scoresde.selection import per_sample, samples
 _M = TypeVar("_M", bound=Float64Constants)
 
 
-class OfPart(ScoreEstimator):
+class OfPart(PlannedEstimator):
     """One part of a joint event, the others being a condition: a joint estimator asked for it.
 
     Args:
@@ -62,16 +62,20 @@ class OfPart(ScoreEstimator):
         still = clean or not bool(noise.any())
         expect(still, "joint", wanted, f"noise of up to {float(noise.max()):.3g} on them")
 
-    def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """Of states ``(*batch, m)``, given the other parts, flattened: ``(*batch, n)``."""
-        times = self.sde.time(t, z)
-        count = self.part.start
-        if self.clean or times.shape[-1] > 1:
-            here = times.reshape(*[1] * (z.ndim - times.ndim), *times.shape)
+        z, t, count = at.like, at.t, self.part.start
+        if self.clean or t.shape[-1] > 1:
+            here = t.reshape(len(t), *[1] * (z.ndim + 1 - t.ndim), *t.shape[1:])
             here = here.expand(*here.shape[:-1], z.shape[-1])
-            times = torch.cat([here.new_zeros(*here.shape[:-1], count), here], -1)
-        state = torch.cat([condition.to(z).expand(*z.shape[:-1], count), z], -1)
-        return self.joint.denoise(state, times[0] if times.shape == (1,) else times)[..., self.part]
+            t = torch.cat([here.new_zeros(*here.shape[:-1], count), here], -1)
+        others = condition.to(z).expand(*z.shape[:-1], count)
+
+        def of_part(joint: Denoiser, z: Tensor) -> Tensor:
+            return joint(torch.cat([others, z], -1))[..., self.part]
+
+        whole = self.joint.sde.at(t, torch.cat([others, z], -1))
+        return map(partial(partial, of_part), self.joint.denoisers(whole))
 
 
 def _part_of(sde: DiagonalSDE, shape: torch.Size, part: slice) -> DiagonalSDE:

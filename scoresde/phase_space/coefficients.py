@@ -50,8 +50,10 @@ class PhaseCoefficients(SDECoefficients):
         super().__init__(seen.t, like, seen.blocks.repeated(dynamics.copies))
         self.seen, self.dynamics = seen, dynamics
 
-    def __getitem__(self, index: Any) -> Self:
-        some = type(self)(self.seen[index], self.dynamics, self.like)
+    def part(self, index: Any, like: Tensor) -> Self:
+        """See `scoresde.sdes.sde_coefficients.SDECoefficients.part`."""
+        seen = self.seen.part(index, like[..., : self.seen.layout.dim])
+        some = type(self)(seen, self.dynamics, like)
         some._part = self, index
         return some
 

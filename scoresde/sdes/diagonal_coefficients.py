@@ -16,6 +16,7 @@ and ``g``, so that it is multiplied last.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -90,18 +91,16 @@ class DiagonalCoefficients(SDECoefficients):
         # what an estimator knows of these times, by its id: a loss asks it twice
         self.cache: dict[int, Any] = {}
 
-    def __getitem__(self, index: Any) -> Self:
-        return self.part(index, self.like)
-
     def part(self, index: Any, like: Tensor) -> Self:
-        """Those of some of the times, of states of their own: the schedule is read for all.
-
-        Args:
-            index: Which, ``(k, *)``.
-            like: A state.
-        """
+        """See `scoresde.sdes.sde_coefficients.SDECoefficients.part`."""
         known = self.layout, self._reading, self._scale
         return type(self)(self.t[index], like, *known, (self, index))
+
+    def renamed(self, t: Tensor) -> Self:
+        """The same as an SDE with another clock says it, at its own times ``(k, *)``."""
+        same = copy.copy(self)
+        same.t, same.cache = t, {}
+        return same
 
     def _read(self, name: str) -> Tensor:
         """What the schedule says of the state's components, ``(k, *, 1 | blocks | m)``."""

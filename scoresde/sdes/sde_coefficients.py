@@ -75,6 +75,18 @@ class SDECoefficients(Coefficients):
             NotImplementedError: If it is not Gaussian, or not known.
         """
 
+    @abstractmethod
+    def part(self, index: Any, like: Tensor) -> Self:
+        """Those of some of the times, of states of their own: nothing is read again.
+
+        Args:
+            index: Which, of times ``(k, *)``.
+            like: A state.
+        """
+
+    def __getitem__(self, index: Any) -> Self:
+        return self.part(index, self.like)
+
     @property
     def noise_levels(self) -> Tensor:
         """An increasing measure of noise per component, ``(*, 1 | blocks | n)``: here time."""
@@ -184,8 +196,9 @@ class PlainCoefficients(SDECoefficients):
         super().__init__(t, like, blocks)
         self.sde = sde
 
-    def __getitem__(self, index: Any) -> Self:
-        return type(self)(self.sde, self.t[index], self.like, self.blocks)
+    def part(self, index: Any, like: Tensor) -> Self:
+        """See `SDECoefficients.part`."""
+        return type(self)(self.sde, self.t[index], like, self.blocks)
 
     @property
     def kernel(self) -> Kernel:
