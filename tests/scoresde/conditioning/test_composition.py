@@ -6,7 +6,7 @@ import torch
 from estimators import Gaussian
 from scoresde import VE, VP, DiagonalSDE, Identity, ScoreEstimator
 from scoresde.conditioning import Composition
-from scoresde.conditioning.composition import Stacked
+from scoresde.conditioning.stacked import Stacked
 from solvers import Adaptive, ExponentialMultistep
 
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

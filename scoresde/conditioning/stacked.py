@@ -1,0 +1,77 @@
+"""Estimators side by side, as one of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from scoresde.checks import expect, instance
+from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator
+from scoresde.sdes.sde_coefficients import SDECoefficients
+
+
+class Stacked(PlannedEstimator):
+    """Estimators of the same SDE side by side: what each knows is the last axis of a batch.
+
+    Args:
+        estimators: None of which has a batch of its own.
+
+    Raises:
+        TypeError: If one is none.
+        ValueError: If there are none, or an SDE is another one.
+
+    Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
+        >>> from scoresde.conditioning.stacked import Stacked
+        >>> sde, one = DiagonalSDE(VP(), Identity((1,))), torch.eye(1)
+        >>> both = Stacked([Gaussian(sde, torch.tensor([y]), one) for y in (-3.0, 3.0)])
+        >>> both.denoise(torch.zeros(2, 1), 1.0).round()
+        tensor([[-3.],
+                [ 3.]])
+    """
+
+    def __init__(self, estimators: Sequence[ScoreEstimator]) -> None:
+        expect(len(estimators) > 0, "posteriors", "at least one observation", "none")
+        for estimator in estimators:
+            instance("posteriors", estimator, ScoreEstimator)
+            same = estimator.sde is estimators[0].sde and not estimator.batch_shape
+            expect(same, "posteriors", "estimators of one SDE, without a batch", estimator)
+        super().__init__(estimators[0].sde)
+        self.estimators = nn.ModuleList(estimators)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """``(n,)``."""
+        return torch.Size([len(self.estimators)])
+
+    def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
+        """Not asked for: the axis of observations is not one of samples."""
+        raise NotImplementedError("Stacked: its batch is of observations, not of samples")
+
+    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """See the class."""
+        each = [
+            cast(ScoreEstimator, estimator).denoisers(at.part(index, state), condition)
+            for estimator, index, state in zip(
+                self.estimators, self._indices(at.t), at.like.unbind(-2), strict=True
+            )
+        ]
+
+        def stacked(denoisers: Sequence[Denoiser], z: Tensor) -> Tensor:
+            means = [each(state) for each, state in zip(denoisers, z.unbind(-2), strict=True)]
+            return torch.stack(means, -2)
+
+        return map(partial(partial, stacked), zip(*each, strict=True))
+
+    def _indices(self, t: Tensor) -> Iterator[Any]:
+        """Where the times ``(k, *, 1 | blocks | n)`` of every estimator are."""
+        for i in range(len(self.estimators)):
+            of_all = t.ndim == 2
+            yield slice(None) if of_all else (*[slice(None)] * (t.ndim - 2), i % t.shape[-2])
