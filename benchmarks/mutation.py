@@ -54,7 +54,7 @@ MODULES = {
     "scoresde/conditioning": "conditional masks observation rollout",
     "scoresde/inference": "coordinates posterior",
     "scoresde/phase_space": "coefficients diffusion dynamics flow langevin mixing rotation steps",
-    "scoresde/planning": "draft gaussian_bed optimised_grid plan warped",
+    "scoresde/planning": "draft independent_gaussian optimised_grid plan warped_clock",
     "scoresde/data": "dequantization",
     "scoresde/training": "post_hoc",
     "scoresde/app": "evaluation",

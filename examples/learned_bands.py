@@ -44,8 +44,8 @@ from scoresde import (
     ScoreEstimator,
     bound,
 )
-from scoresde.planning.bed import ScaleMixtures
-from scoresde.planning.gaussian_bed import UnitNoise
+from scoresde.planning.draft_evaluator import ScaleMixtures
+from scoresde.planning.independent_gaussian import UnitNoise
 from scoresde.testing import Impulses
 from solvers import ExponentialMultistep
 

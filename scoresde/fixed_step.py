@@ -126,8 +126,8 @@ class FixedStep(Solver):
             memory: What the last step returned, None if none was taken.
         """
         ts = ts.double()
-        kinks = at_discontinuity(equation, ts)
-        starts, ends = one_sided(ts, kinks, torch.finfo(like.dtype).eps)
+        discontinuous = at_discontinuity(equation, ts)
+        starts, ends = one_sided(ts, discontinuous, torch.finfo(like.dtype).eps)
         inner = [starts + part * (ends - starts) for part in self.nodes]
         at = equation.at(torch.cat([ts, *inner]).unsqueeze(-1), like)
         steps = len(starts)
@@ -143,7 +143,7 @@ class FixedStep(Solver):
             *(v.unbind() for v in known),
             noise_std,
             lengths.unbind(),
-            self.weights(ahead, kinks[:-1], at, memory),
+            self.weights(ahead, discontinuous[:-1], at, memory),
         )
 
     def run(self, y: Tensor, steps: Iterable[Step], noise: Noise) -> Tensor:
@@ -167,14 +167,14 @@ class FixedStep(Solver):
         return y
 
     def weights(
-        self, ahead: Propagator, kinks: Tensor, at: Coefficients, memory: Any
+        self, ahead: Propagator, discontinuous: Tensor, at: Coefficients, memory: Any
     ) -> Iterable[Any]:
         """What each step needs besides its propagator, from those of many steps at once.
 
         Args:
             ahead: Coefficients of the steps to come, ``(steps, 1 | blocks | m)``, in full
                 precision.
-            kinks: At the start of which steps rates jump, ``(steps,)``.
+            discontinuous: At the start of which steps rates jump, ``(steps,)``.
             at: What makes factors of states of them: see `scoresde.equation.Coefficients.each`.
             memory: What the last step returned, None if none was taken.
 

@@ -186,7 +186,7 @@ class ExponentialMultistep(FixedStep):
         return self.order > 2 or (self.corrected and self.order > 1)
 
     def weights(
-        self, ahead: Propagator, kinks: Tensor, at: Coefficients, memory: _Past | None
+        self, ahead: Propagator, discontinuous: Tensor, at: Coefficients, memory: _Past | None
     ) -> Iterator[_Weights]:
         """See `scoresde.FixedStep.weights`.
 
@@ -202,8 +202,8 @@ class ExponentialMultistep(FixedStep):
         # standing still is no past
         past = past.masked_fill(past == 0, math.inf)
         # the forcing bends otherwise than before
-        kinked = kinks.to(h.device).unsqueeze(-1)
-        opening, late = self._weights(h, damping, (first, second), past, kinked)
+        restarts = discontinuous.to(h.device).unsqueeze(-1)
+        opening, late = self._weights(h, damping, (first, second), past, restarts)
         # of all terms together, ``(terms, steps, 1 | blocks | m)``
         terms = gain * torch.stack(opening)
         correction: Sequence[Tensor] = ()
@@ -220,7 +220,12 @@ class ExponentialMultistep(FixedStep):
         return map(_Weights, each, firsts, lengths, [*unknown, correction])
 
     def _weights(
-        self, h: Tensor, damping: Tensor, means: tuple[Tensor, Tensor], past: Tensor, kinked: Tensor
+        self,
+        h: Tensor,
+        damping: Tensor,
+        means: tuple[Tensor, Tensor],
+        past: Tensor,
+        restarts: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Of forcings in the mean over a step: at its end, and added once that there is known."""
         x = damping.abs()
@@ -236,18 +241,18 @@ class ExponentialMultistep(FixedStep):
         if self.order > 2:
             fade = 1 / (1 + (x / (3 * _LONG)) ** 4)
             if not self.corrected:
-                fade = fade.masked_fill(kinked | nn.functional.pad(kinked, (0, 0, 1, -1)), 0.0)
+                fade = fade.masked_fill(restarts | nn.functional.pad(restarts, (0, 0, 1, -1)), 0.0)
             curve = _finite(fade * (first * h * h1 + second * h**2) / (h1 + h2) / h1)
             curve = curve.masked_fill(fresh | young, 0.0)
             bend = _finite(curve * h1 / h2)
-            excess = _finite((second - first) * h / (h + h1)).masked_fill(kinked | fresh, 0.0)
+            excess = _finite((second - first) * h / (h + h1)).masked_fill(restarts | fresh, 0.0)
         opening = [1 + slope + curve, -slope - curve - bend, bend][: self.order]
         if not self._closes:
             return opening, []
         rise, back = first + excess, _finite(excess * h / h1)
         late = [rise, 1 - rise - back - opening[0], back - opening[1], *(-v for v in opening[2:])]
         if not self.corrected:  # only where a step could not be of second order beforehand
-            late = [v.masked_fill(~(fresh | kinked), 0.0) for v in late[: self.order]]
+            late = [v.masked_fill(~(fresh | restarts), 0.0) for v in late[: self.order]]
         return opening, late
 
     def step(

@@ -160,8 +160,8 @@ def times(draw, sde, count=1, vector=False):
         [[draw(st.floats(0, 1)) for _ in range(width)] for _ in range(count)], dtype=torch.float64
     )
     t = sde.eps * (sde.T / sde.eps) ** (0.01 + 0.98 * u.sort(0).values)
-    kinks = torch.tensor([*sde.breakpoints(), sde.T / 7], dtype=torch.float64)
-    near = ((t.unsqueeze(-1) / kinks - 1).abs() < 1e-4).any(-1)
+    breakpoints = torch.tensor([*sde.breakpoints(), sde.T / 7], dtype=torch.float64)
+    near = ((t.unsqueeze(-1) / breakpoints - 1).abs() < 1e-4).any(-1)
     return list(torch.where(near, t * 0.999, t))
 
 

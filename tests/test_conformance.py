@@ -65,8 +65,8 @@ from scoresde.inference import Coordinates, PriorEstimator
 from scoresde.inference.given import GivenObservation, OfPart
 from scoresde.likelihood import DensityFlow
 from scoresde.phase_space.flow import PhaseFlow
-from scoresde.planning.bed import ScaleMixtures
-from scoresde.planning.gaussian_bed import IndependentGaussian
+from scoresde.planning.draft_evaluator import ScaleMixtures
+from scoresde.planning.independent_gaussian import IndependentGaussian
 from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
 from scoresde.sdes.sde_coefficients import PlainCoefficients
 from scoresde.testing import (

@@ -25,7 +25,7 @@ from scoresde import (
     log_prob,
 )
 from scoresde.planning import OptimisedGrid
-from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
+from scoresde.planning.independent_gaussian import IndependentGaussian, UnitNoise
 from scoresde.sampling.grid import fractions
 from scoresde.sdes.fronts import front
 from solvers import DDIM, ExponentialMultistep

@@ -101,10 +101,10 @@ class Quadrature:
         """See `scoresde.Solver.transport`."""
         batch, rows = z.shape[:-1], torch.arange(z.shape[:-1].numel(), device=z.device)
         flat = density if len(batch) == 1 else density.select(rows, batch)
-        state, kinks = z.reshape(len(rows), z.shape[-1]), at_discontinuity(density, ts)
+        state, discontinuous = z.reshape(len(rows), z.shape[-1]), at_discontinuity(density, ts)
         pieces: list[_Piece] = []
         for a, b in segments(density, ts):
-            nodes = _walk(flat, state, ts[a : b + 1], kinks[a : b + 1])
+            nodes = _walk(flat, state, ts[a : b + 1], discontinuous[a : b + 1])
             pieces.append(_Piece.of(nodes))
             state = nodes.z[-1].to(z)
         if self.tolerance is not None:
@@ -163,9 +163,9 @@ class _StepIntegrals(NamedTuple):
     missed: Tensor
 
 
-def _walk(density: DensityFlow, z: Tensor, ts: Tensor, kinks: Tensor) -> _Nodes:
+def _walk(density: DensityFlow, z: Tensor, ts: Tensor, discontinuous: Tensor) -> _Nodes:
     """The nodes of a second-order multistep path."""
-    starts, stops = one_sided(ts, kinks, torch.finfo(z.dtype).eps)
+    starts, stops = one_sided(ts, discontinuous, torch.finfo(z.dtype).eps)
     both = torch.cat([ts, starts, stops[-1:]]).reshape(-1, 1, 1)
     at = density.flow.at(both, z)
     exact, seen = at[: len(ts)], at[len(ts) :]

@@ -47,8 +47,8 @@ class Draft:
 
     Attributes:
         steps: Per stage, coarse first.
-        knobs: Where every stage but the last ends and where the last step starts, on a range of
-            noise levels, and the power in which steps are equal.
+        parameters: Where every stage but the last ends and where the last step starts, on a range
+            of noise levels, and the power in which steps are equal.
         delays: Of every block but the last, as part of the time at which the next one enters: 0
             runs to the end with it, and 50 would be finished before. None if none are planned.
 
@@ -62,7 +62,7 @@ class Draft:
     """
 
     steps: tuple[int, ...]
-    knobs: tuple[int, ...]
+    parameters: tuple[int, ...]
     delays: tuple[int, ...] = ()
 
     @classmethod
@@ -76,31 +76,32 @@ class Draft:
         return attrs.evolve(self, steps=steps)
 
     def delayed(self, delay: int) -> Draft:
-        """The same, with a delay of all that there are, which may be turned from then on."""
+        """The same, with a delay of all that there are, which may be changed from then on."""
         return attrs.evolve(self, delays=(delay,) * (len(self.steps) - 1))
 
     def neighbours(self, distance: int, fixed: bool = False) -> Iterator[Draft]:
-        """Those with one knob turned, by a distance; the ends of stages may be ``fixed``."""
+        """Those with one parameter changed, by a distance; the ends of stages may be ``fixed``."""
         stages = len(self.steps)
-        for i in range(stages - 1 if fixed else 0, len(self.knobs)):
-            for turn in (distance, -distance):
-                turn, low, high = turn, 1, _UNIT - 1
+        for i in range(stages - 1 if fixed else 0, len(self.parameters)):
+            for change in (distance, -distance):
+                change, low, high = change, 1, _UNIT - 1
                 if i == stages:
-                    turn, low, high = turn // abs(turn), -2 * _BENDS, 2 * _BENDS
-                knob = min(max(self.knobs[i] + turn, low), high)
-                yield attrs.evolve(self, knobs=(*self.knobs[:i], knob, *self.knobs[i + 1 :]))
+                    change, low, high = change // abs(change), -2 * _BENDS, 2 * _BENDS
+                value = min(max(self.parameters[i] + change, low), high)
+                others = self.parameters[:i], self.parameters[i + 1 :]
+                yield attrs.evolve(self, parameters=(*others[0], value, *others[1]))
         for i, delay in enumerate(self.delays):
-            for turn in (distance, -distance):
-                late = min(max(delay + turn, 0), _UNIT - 1)
+            for change in (distance, -distance):
+                late = min(max(delay + change, 0), _UNIT - 1)
                 yield attrs.evolve(self, delays=(*self.delays[:i], late, *self.delays[i + 1 :]))
 
     @property
-    def strangeness(self) -> float:
+    def irregularity(self) -> float:
         """How unlike its stages are: logarithms of where they end and of their steps, squared.
 
         And delays, squared.
         """
-        ends, steps = np.array(self.knobs[: len(self.steps) - 1]), np.array(self.steps)
+        ends, steps = np.array(self.parameters[: len(self.steps) - 1]), np.array(self.steps)
         # the finest stage has what it needs, whatever the others have
         uneven = np.diff(np.log(steps[:-1]))
         late = np.array(self.delays) / _UNIT
@@ -158,22 +159,24 @@ class Layout:
         Args:
             drafts: With the same numbers of steps.
         """
-        steps, knobs = drafts[0].steps, np.array([draft.knobs for draft in drafts], dtype=float)
-        starts, delays = self._stages(drafts, knobs)
+        steps = drafts[0].steps
+        parameters = np.array([draft.parameters for draft in drafts], dtype=float)
+        starts, delays = self._stages(drafts, parameters)
         ends = np.append(starts[:, 1:], np.full((len(drafts), 1), self.eps), axis=1)
         columns = [starts[:, :1]]
         for stage, count in enumerate(steps):
             known = starts[:, stage], ends[:, stage], delays[:, stage]
-            columns += [self._inner(stage, *known, count, knobs), ends[:, stage : stage + 1]]
+            columns += [self._inner(stage, *known, count, parameters), ends[:, stage : stage + 1]]
         return starts, delays, np.concatenate(columns, 1)
 
-    def _stages(self, drafts: Sequence[Draft], knobs: _Floats) -> tuple[_Floats, _Floats]:
+    def _stages(self, drafts: Sequence[Draft], parameters: _Floats) -> tuple[_Floats, _Floats]:
         """Starts and delays of the stages, ``(drafts, stages)``."""
         if self.sde is not None:
             starts = np.array([[piece.start for piece in self.pieces]] * len(drafts))
             return starts, np.zeros_like(starts)
         noise_levels, inner = self.noise_levels[0], len(drafts[0].steps) - 1
-        ends = noise_levels[0] + knobs[:, :inner] / _UNIT * (noise_levels[-1] - noise_levels[0])
+        first, last = noise_levels[0], noise_levels[-1]
+        ends = first + parameters[:, :inner] / _UNIT * (last - first)
         ratios = np.interp(ends, noise_levels, self.dense) / self.T
         late = np.array([draft.delays or (0,) * inner for draft in drafts]) / _UNIT
         starts = np.ones((len(drafts), inner + 1))
@@ -186,7 +189,13 @@ class Layout:
         return starts, np.append(delays, np.zeros((len(drafts), 1)), axis=1)
 
     def _inner(
-        self, stage: int, start: _Floats, end: _Floats, delay: _Floats, count: int, knobs: _Floats
+        self,
+        stage: int,
+        start: _Floats,
+        end: _Floats,
+        delay: _Floats,
+        count: int,
+        parameters: _Floats,
     ) -> _Floats:
         """Times within a stage, ``(drafts, count - 1)``."""
         # a free stage is run through by its newest block, whose clock starts with it
@@ -197,13 +206,13 @@ class Layout:
             np.interp((t - delay) / unit, self.dense, noise_levels)
             for t in (start, end, np.full(len(start), self.eps))
         )
-        reach = knobs[:, -2] / _UNIT
+        reach = parameters[:, -2] / _UNIT
         # from where a clock ends, a step goes to data that are clean
         final = bool((last - low < _ALIKE).all())
         if not final:
             reach = np.clip((last - low) / np.maximum(first - low, 1e-9), 1e-9, 1.0)
         parts = np.arange(1, count) / max(count - final, 1)
-        power = np.where(knobs[:, -1] == 0, 1e-6, knobs[:, -1] / _BENDS)[:, None]
+        power = np.where(parameters[:, -1] == 0, 1e-6, parameters[:, -1] / _BENDS)[:, None]
         part = (1 + parts * (reach[:, None] ** power - 1)) ** (1 / power)
         inner = low[:, None] + part * (first - low)[:, None]
         return _rounded(np.interp(inner, noise_levels, self.dense) * unit[:, None] + delay[:, None])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
+from scoresde.planning.independent_gaussian import IndependentGaussian, UnitNoise
 from scoresde.sampling import grid as grids
 from scoresde.sampling.discontinuities import segments
 from scoresde.sdes.sde import SDE
@@ -18,7 +18,7 @@ from scoresde.solver import Solver
 
 SMOOTH = 0.03
 """Weight of the squared differences between log-lengths of neighbouring steps: neighbours of very
-different length are tuned to the bed, not to the data. Small beside a log-error of order one."""
+different length are tuned to those, not to the data. Small beside a log-error of order one."""
 
 
 @attrs.frozen(eq=False)

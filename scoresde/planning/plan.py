@@ -20,8 +20,8 @@ from torch import Tensor
 from scoresde.bases import Basis
 from scoresde.checks import expect, instance, real
 from scoresde.planning.bands import Spectra
-from scoresde.planning.bed import Bed
 from scoresde.planning.denoising_errors import DenoisingErrors
+from scoresde.planning.draft_evaluator import DraftEvaluator
 from scoresde.planning.search import Search
 from scoresde.schedules import Schedule
 from scoresde.sdes.diagonal import DiagonalSDE
@@ -125,8 +125,8 @@ def plan(
     """
     _check(basis, bands, solver, kurtosis)
     expect(schedule.width == 1, "schedule", "one that all blocks share", schedule)
-    bed = Bed(basis, schedule, bands, solver, kurtosis=kurtosis, learned=learned)
-    return _searched(bed, error, cost, evaluations, delays)
+    evaluator = DraftEvaluator(basis, schedule, bands, solver, kurtosis=kurtosis, learned=learned)
+    return _searched(evaluator, error, cost, evaluations, delays)
 
 
 @torch.no_grad()
@@ -177,8 +177,8 @@ def replan(
     expect(width in (1, len(sde.blocks)), "sde", wanted, f"{width} clocks")
     _check(sde.basis, bands, solver, kurtosis)
     options: dict[str, Any] = {"kurtosis": kurtosis, "learned": learned}
-    bed = Bed(sde.basis, sde.schedule, bands, solver, sde=sde, **options)
-    return _searched(bed, error, cost, evaluations)
+    evaluator = DraftEvaluator(sde.basis, sde.schedule, bands, solver, sde=sde, **options)
+    return _searched(evaluator, error, cost, evaluations)
 
 
 def _check(
@@ -196,25 +196,26 @@ def _check(
 
 
 def _searched(
-    bed: Bed, error: float, cost: float, evaluations: float, delays: bool = False
+    evaluator: DraftEvaluator, error: float, cost: float, evaluations: float, delays: bool = False
 ) -> Plan:
     wanted, budget = error > 0, min(cost, evaluations) < math.inf
     expect(wanted or budget, "error, cost, evaluations", "one of them", (error, cost, evaluations))
-    least, stages = sum(bed.active) / bed.active[-1], len(bed.active)
+    least, stages = sum(evaluator.active) / evaluator.active[-1], len(evaluator.active)
     expect(least <= cost, "cost", f"at least {least:.3g}", cost)
     expect(stages <= evaluations, "evaluations", f"at least {stages}", evaluations)
     by_cost = wanted or cost < math.inf
     search = Search(
-        bed,
-        allowed=lambda draft: bed.cost(draft) <= cost and sum(draft.steps) <= evaluations,
-        price=bed.cost if by_cost else lambda draft: sum(draft.steps),
+        evaluator,
+        allowed=lambda draft: evaluator.cost(draft) <= cost and sum(draft.steps) <= evaluations,
+        price=evaluator.cost if by_cost else lambda draft: sum(draft.steps),
         worth=_WORTH,
     )
-    best = search.run(lambda draft: wanted and bed.exact(draft) <= error)
+    best = search.run(lambda draft: wanted and evaluator.exact(draft) <= error)
     if delays:
         best = search.delayed(best)
-    sde, times = bed.sde(best)
-    return Plan(sde, times, best.steps, bed.cost(best), bed.exact(best), bed.prior_loss(best))
+    sde, times = evaluator.sde(best)
+    loss = evaluator.prior_loss(best)
+    return Plan(sde, times, best.steps, evaluator.cost(best), evaluator.exact(best), loss)
 
 
 def equal(basis: Basis, schedule: Schedule, steps: int, scale: Any = 1.0) -> Plan:

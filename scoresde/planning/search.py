@@ -1,4 +1,4 @@
-"""Which draft is taken: steps are added where they buy most, and knobs are turned in between."""
+"""Which draft is taken: steps are added where they buy most, and times are tuned in between."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from scoresde.checks import expect
-from scoresde.planning.bed import Bed
 from scoresde.planning.draft import MIDDLE, Draft
+from scoresde.planning.draft_evaluator import DraftEvaluator
 
-_STRANGE = 0.1
+_IRREGULARITY = 0.1
 """What a stage that ends a factor of ``e`` from the middle, or has so many times the steps of the
 next, must save in the logarithm of the error: many drafts are as good, and the plainest of them is
 the one for all data alike."""
@@ -35,7 +35,7 @@ class Search:
     """A way through drafts, the same on every machine.
 
     Args:
-        bed: Where they are measured.
+        evaluator: Where they are measured.
         allowed: Which drafts may be taken.
         price: What a draft costs, of whatever is scarce.
         worth: By how much the logarithm of the error must fall for a unit of that.
@@ -43,30 +43,31 @@ class Search:
     Example:
         >>> import torch
         >>> from scoresde import Haar, LogLinear
-        >>> from scoresde.planning.bed import Bed
+        >>> from scoresde.planning.draft_evaluator import DraftEvaluator
         >>> from scoresde.planning.search import Search
         >>> from solvers import DDIM
         >>> bands = {"a1": torch.ones(4), "d1": torch.full((12,), 0.1)}
-        >>> bed = Bed(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
-        >>> search = Search(bed, lambda draft: sum(draft.steps) <= 5, lambda d: sum(d.steps), 0.0)
+        >>> evaluator = DraftEvaluator(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
+        >>> def steps(draft): return sum(draft.steps)
+        >>> search = Search(evaluator, lambda draft: steps(draft) <= 5, steps, 0.0)
         >>> sum(search.run(lambda draft: False).steps)
         5
     """
 
-    bed: Bed
+    evaluator: DraftEvaluator
     allowed: Callable[[Draft], bool]
     price: Callable[[Draft], float]
     worth: float
     _known: dict[Draft, float] = attrs.field(factory=dict, init=False)
 
     def scores(self, drafts: Sequence[Draft]) -> list[float]:
-        """Logarithms of errors, and what is strange about drafts with the same steps."""
+        """Logarithms of errors, and the irregularity of drafts with the same steps."""
         new = [draft for draft in dict.fromkeys(drafts) if draft not in self._known]
         if new:
-            errors = self.bed.errors(new)
+            errors = self.evaluator.errors(new)
             for draft, error in zip(new, errors, strict=True):
                 log = math.log(error) if 0 < error < math.inf else math.inf
-                self._known[draft] = log + _STRANGE * draft.strangeness
+                self._known[draft] = log + _IRREGULARITY * draft.irregularity
         return [self._known[draft] for draft in drafts]
 
     def best(self, drafts: Sequence[Draft]) -> tuple[Draft, float]:
@@ -79,7 +80,7 @@ class Search:
         """The same steps at better times."""
         for distance in distances:
             while True:
-                near = [draft, *draft.neighbours(distance, self.bed.given is not None)]
+                near = [draft, *draft.neighbours(distance, self.evaluator.fixed_sde is not None)]
                 better, _ = self.best(near)
                 if better == draft:
                     break
@@ -96,10 +97,10 @@ class Search:
 
         Steps are then exchanged between stages, so that the way here matters less.
         """
-        stages = len(self.bed.active)
+        stages = len(self.evaluator.active)
         draft, score = self.best([Draft.first(stages, end) for end in _ENDS])
         wanted = "one that has room for as many stages as the basis has blocks"
-        expect(score < math.inf, "schedule", wanted, self.bed.schedule)
+        expect(score < math.inf, "schedule", wanted, self.evaluator.schedule)
         draft = self.tuned(draft)
         # neighbours in company: a stage's errors hide what another's steps are worth
         groups = [range(a, b) for b in range(1, stages + 1) for a in reversed(range(b))]
@@ -134,7 +135,7 @@ class Search:
 
     def _near(self, drafts: Sequence[Draft]) -> list[Draft]:
         """The best of each one's neighbours."""
-        fixed = self.bed.given is not None
+        fixed = self.evaluator.fixed_sde is not None
         return [self.best([d, *d.neighbours(4, fixed)])[0] for d in dict.fromkeys(drafts)]
 
     def _merit(self, draft: Draft) -> float:

@@ -24,10 +24,10 @@ def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
         >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
         tensor([False,  True, False])
     """
-    kinks = equation.breakpoints()
-    if not kinks:  # mostly
+    breakpoints = equation.breakpoints()
+    if not breakpoints:  # mostly
         return torch.zeros_like(ts, dtype=torch.bool)
-    return torch.isclose(ts, ts.new_tensor(kinks).unsqueeze(-1), rtol=1e-9, atol=0).any(0)
+    return torch.isclose(ts, ts.new_tensor(breakpoints).unsqueeze(-1), rtol=1e-9, atol=0).any(0)
 
 
 def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
@@ -45,12 +45,12 @@ def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
     return list(itertools.pairwise([0, *inner, len(ts) - 1]))
 
 
-def one_sided(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+def one_sided(ts: Tensor, discontinuous: Tensor, precision: float) -> tuple[Tensor, Tensor]:
     """Starts and ends of steps; where rates jump, a little inside the step that looks there.
 
     Args:
         ts: Increasing times.
-        kinks: Where rates jump, see `at_discontinuity`.
+        discontinuous: Where rates jump, see `at_discontinuity`.
         precision: Of the numbers in which steps are taken.
 
     Example:
@@ -61,9 +61,9 @@ def one_sided(ts: Tensor, kinks: Tensor, precision: float) -> tuple[Tensor, Tens
         >>> bool(ends[0] < 0.5 < starts[1])
         True
     """
-    if not bool(kinks.any()):  # mostly
+    if not bool(discontinuous.any()):  # mostly
         return ts[:-1], ts[1:]
-    offset = kinks * ts.abs() * _OFFSET * precision
+    offset = discontinuous * ts.abs() * _OFFSET * precision
     return ts[:-1] + offset[:-1], ts[1:] - offset[1:]
 
 
@@ -72,7 +72,8 @@ class TimeWarp:
 
     Args:
         times: The grid, increasing or decreasing.
-        kinks: Whether rates jump at its start and at its end, which are then kept off a little.
+        discontinuous: Whether rates jump at its start and at its end, which are then kept off
+            a little.
         precision: Of the numbers in which steps are taken.
 
     Example:
@@ -83,8 +84,8 @@ class TimeWarp:
         tensor([1.0000, 0.7500, 0.4000], dtype=torch.float64)
     """
 
-    def __init__(self, times: Tensor, kinks: tuple[bool, bool], precision: float) -> None:
-        offset = _OFFSET * precision * times[[0, -1]].abs() * times.new_tensor(kinks)
+    def __init__(self, times: Tensor, discontinuous: tuple[bool, bool], precision: float) -> None:
+        offset = _OFFSET * precision * times[[0, -1]].abs() * times.new_tensor(discontinuous)
         self.times = times.clone()
         self.times[0] += offset[0] * (times[1] - times[0]).sign()
         self.times[-1] -= offset[1] * (times[1] - times[0]).sign()

@@ -2,7 +2,7 @@
 
 A grid is a function ``(sde, steps) -> times``: ``steps + 1`` times in float64, decreasing from
 ``T`` to ``eps``. Every breakpoint of the SDE (a clock that starts or stops) is one of them, if
-there are steps enough, because no solver has its order across a kink.
+there are steps enough, because no solver has its order across a discontinuity.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class SDELaws(ABC):
     def _states(self) -> tuple[SDE, Tensor, Tensor]:
         """An SDE, states ``(3, n)`` and times ``(3, 1)`` at which its rates do not jump."""
         sde = self.make()
-        times, kinks = self._times(sde), torch.tensor(sde.breakpoints(), dtype=DOUBLE)
-        smooth = ((times.unsqueeze(-1) / kinks - 1).abs() > 1e-3).all(-1)
+        times, breakpoints = self._times(sde), torch.tensor(sde.breakpoints(), dtype=DOUBLE)
+        smooth = ((times.unsqueeze(-1) / breakpoints - 1).abs() > 1e-3).all(-1)
         ts = times[smooth][[2, 8, -2]].unsqueeze(-1)
         return sde, standard_normal(3, sde.dim).abs(), ts
 
@@ -170,8 +170,8 @@ class SDELaws(ABC):
         ts = (low * (sde.T / low) ** u).clamp(low, sde.T).unsqueeze(-1)
         far = torch.tensor([1.0, 30.0, 1e3], dtype=DOUBLE).repeat_interleave(8).unsqueeze(-1)
         z = far * standard_normal(24, sde.dim).abs()
-        kinks = torch.tensor([0.0, *sde.breakpoints()], dtype=DOUBLE)
-        ts = torch.where(((ts - kinks).abs() < 1e-4 * sde.T).any(-1, keepdim=True), low, ts)
+        breakpoints = torch.tensor([0.0, *sde.breakpoints()], dtype=DOUBLE)
+        ts = torch.where(((ts - breakpoints).abs() < 1e-4 * sde.T).any(-1, keepdim=True), low, ts)
 
         def find(sde: Any, z: Tensor, t: Tensor) -> dict[str, Tensor]:
             t = t.detach()

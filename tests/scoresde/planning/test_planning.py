@@ -1,4 +1,4 @@
-"""Plans keep their promises on the closed-form bed."""
+"""Plans keep their promises on data whose errors have a closed form."""
 
 import itertools
 import math
@@ -11,8 +11,8 @@ from exact_moments import sample_moments
 from estimators import Gaussian
 from scoresde import EDM, VP, Clock, Cosine, DiagonalSDE, Haar, Identity, LogLinear
 from scoresde.planning import OptimisedGrid, equal, optimised_grid, plan, replan
-from scoresde.planning.bed import Bed
 from scoresde.planning.draft import Draft
+from scoresde.planning.draft_evaluator import DraftEvaluator
 from scoresde.planning.optimised_grid import minimise
 from scoresde.sampling.grid import GRIDS
 from scoresde.sdes.fronts import along, front
@@ -303,15 +303,15 @@ def test_planned_delays_are_the_best_of_all(dtype):
     # clocks stop when their block is dropped
     stops = made.sde.clock(torch.tensor([1.0, made.sde.drop[1]]).unsqueeze(-1))
     assert stops.diagonal().tolist() == pytest.approx([1, 1], abs=1e-9)
-    bed = Bed(basis, VP(), bands, solver)
+    evaluator = DraftEvaluator(basis, VP(), bands, solver)
     ends, reaches, powers, delays = range(20, 49, 6), range(6, 25, 6), (-4, -2, 0), range(0, 49, 8)
     drafts = [
-        Draft(made.steps, tuple(knobs), (delay,))
-        for *knobs, delay in itertools.product(ends, reaches, powers, delays)
+        Draft(made.steps, tuple(parameters), (delay,))
+        for *parameters, delay in itertools.product(ends, reaches, powers, delays)
     ]
-    bed.errors(drafts[:2])  # that many can be measured together is known by these
-    errors = bed.errors(drafts)
-    assert made.error < 1.05 * bed.exact(drafts[errors.index(min(errors))])
+    evaluator.errors(drafts[:2])  # that many can be measured together is known by these
+    errors = evaluator.errors(drafts)
+    assert made.error < 1.05 * evaluator.exact(drafts[errors.index(min(errors))])
 
 
 def test_least_budgets_will_do_and_less_will_not():

@@ -196,7 +196,7 @@ def test_what_a_class_adds_to_a_solver_is_seen():
     class Scaled(DDIM):
         factor = 1.0
 
-        def weights(self, ahead, kinks, at, memory):
+        def weights(self, ahead, discontinuous, at, memory):
             assert self.factor
             return at.each(self.factor * ahead.gain)[0]
 

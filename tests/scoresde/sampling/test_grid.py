@@ -33,9 +33,9 @@ def test_a_grid_decreases_from_end_to_start_in_the_steps_asked_for(kind, name, d
 @given(data=st.data())
 def test_every_breakpoint_is_a_time_of_the_grid(name, data):
     sde = data.draw(sdes())
-    kinks = sde.breakpoints()
-    for steps in (len(kinks) + 1, len(kinks) + 3):
-        assert set(kinks) <= set(grids.grid(name)(sde, steps).tolist())
+    breakpoints = sde.breakpoints()
+    for steps in (len(breakpoints) + 1, len(breakpoints) + 3):
+        assert set(breakpoints) <= set(grids.grid(name)(sde, steps).tolist())
 
 
 COORDINATES = {

@@ -48,9 +48,9 @@ def test_a_delayed_clock_waits_at_the_first_time(drawn):
 def test_the_rate_of_a_delayed_clock_is_the_derivative_of_its_reading(drawn):
     speeds, delays, u = drawn
     clock, t = Clock(speeds, delays), torch.tensor([u])
-    kinks = [*clock.breakpoints(FIRST), *(FIRST / max(s, 1.0) for s in speeds), 1.0]
+    breakpoints = [*clock.breakpoints(FIRST), *(FIRST / max(s, 1.0) for s in speeds), 1.0]
     assume(u > 1e-3)
-    assume(all(abs(u - kink) > 1e-6 for kink in kinks))
+    assume(all(abs(u - breakpoint) > 1e-6 for breakpoint in breakpoints))
     slope = torch.func.jvp(lambda t: clock(t, FIRST), (t,), (torch.ones(1),))[1]
     rate = clock.rate(t, FIRST).expand_as(slope)
     torch.testing.assert_close(rate, slope)
@@ -60,9 +60,9 @@ def test_the_rate_of_a_delayed_clock_is_the_derivative_of_its_reading(drawn):
 def test_breakpoints_of_delayed_clocks_are_all_their_kinks(drawn):
     speeds, delays, _ = drawn
     clock = Clock(speeds, delays)
-    kinks = clock.breakpoints(FIRST)
-    assert kinks == sorted(kinks)
-    edges = torch.tensor([FIRST, *kinks, 1.0]).unsqueeze(-1)
+    breakpoints = clock.breakpoints(FIRST)
+    assert breakpoints == sorted(breakpoints)
+    edges = torch.tensor([FIRST, *breakpoints, 1.0]).unsqueeze(-1)
     inside = torch.linspace(0.01, 0.99, 7).reshape(-1, 1, 1) * edges.diff(dim=0) + edges[:-1]
     rates = clock.rate(inside, FIRST)
     assert (rates == rates[:1]).all()
@@ -109,10 +109,10 @@ def test_no_delay_changes_nothing(speeds, u):
 @given(speeds)
 def test_breakpoints_are_the_kinks(speeds):
     clock = Clock(speeds)
-    kinks = clock.breakpoints()
-    assert kinks == sorted({1 / s for s in speeds if s > 1})
-    for kink in kinks:
-        before, after = (clock.rate(torch.tensor([kink * (1 + e)])) for e in (-1e-6, 1e-6))
+    breakpoints = clock.breakpoints()
+    assert breakpoints == sorted({1 / s for s in speeds if s > 1})
+    for breakpoint in breakpoints:
+        before, after = (clock.rate(torch.tensor([breakpoint * (1 + e)])) for e in (-1e-6, 1e-6))
         assert (before != after).any()
 
 

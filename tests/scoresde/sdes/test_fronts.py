@@ -39,9 +39,9 @@ def test_without_overlap_there_is_no_gap():
     schedule = EDM()
     clock = front([0, 1, 2, 3], first=schedule.eps / schedule.T)
     sde = DiagonalSDE(schedule, Identity((4,)), clock)
-    kinks = torch.tensor([sde.eps, *sde.breakpoints(), sde.T])
-    assert len(kinks) == 5
-    middles = ((kinks[1:] + kinks[:-1]) / 2).unsqueeze(-1)
+    breakpoints = torch.tensor([sde.eps, *sde.breakpoints(), sde.T])
+    assert len(breakpoints) == 5
+    middles = ((breakpoints[1:] + breakpoints[:-1]) / 2).unsqueeze(-1)
     assert torch.equal(sde.at(middles).g2 > 0, torch.eye(4, dtype=torch.bool).flip(-1))
 
 

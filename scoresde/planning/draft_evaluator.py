@@ -30,8 +30,8 @@ from scoresde.noise import Noise
 from scoresde.planning.bands import Spectra
 from scoresde.planning.denoising_errors import DenoisingErrors
 from scoresde.planning.draft import Draft, Layout
-from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
-from scoresde.planning.warped import Warped
+from scoresde.planning.independent_gaussian import IndependentGaussian, UnitNoise
+from scoresde.planning.warped_clock import WarpedClock
 from scoresde.schedules import Schedule
 from scoresde.sdes.clock import Clock
 from scoresde.sdes.diagonal import DiagonalSDE
@@ -70,7 +70,7 @@ class ScaleMixtures(KernelEstimator):
     Example:
         >>> import torch
         >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> from scoresde.planning.bed import ScaleMixtures
+        >>> from scoresde.planning.draft_evaluator import ScaleMixtures
         >>> sde = DiagonalSDE(EDM(), Identity((2,)))
         >>> model = ScaleMixtures(sde, torch.tensor([[1.0, 3.0]]), torch.ones(1))
         >>> model.denoise(torch.ones(1, 2), 1.0)  # v / (v + t^2)
@@ -121,7 +121,7 @@ class _Quantiles(Noise):
         return self.values.repeat(like.shape[-1] // len(self.values)).expand_as(like)
 
 
-class Bed:
+class DraftEvaluator:
     """Measures drafts.
 
     Args:
@@ -136,15 +136,17 @@ class Bed:
     Example:
         >>> import torch
         >>> from scoresde import Haar, LogLinear
-        >>> from scoresde.planning.bed import Bed
+        >>> from scoresde.planning.draft_evaluator import DraftEvaluator
         >>> from scoresde.planning.draft import Draft
         >>> from solvers import DDIM
         >>> bands = {"a1": torch.ones(4), "d1": torch.full((12,), 0.1)}
-        >>> bed = Bed(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
+        >>> evaluator = DraftEvaluator(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
         >>> few = Draft.first(2)
         >>> more = few.grown(0, 3).grown(1, 3)
-        >>> bed.cost(more) / bed.cost(few), bed.errors([more])[0] < bed.errors([few])[0]
-        (4.0, True)
+        >>> evaluator.cost(more) / evaluator.cost(few)
+        4.0
+        >>> evaluator.errors([more]) < evaluator.errors([few])
+        True
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class Bed:
         learned: DenoisingErrors | None = None,
     ) -> None:
         self.basis, self.schedule, self.solver = basis, schedule, solver
-        self.given, self.layout = sde, Layout(schedule, sde)
+        self.fixed_sde, self.layout = sde, Layout(schedule, sde)
         self.bands = [band.double() for band in bands.values()]
         self.sizes = [*basis.blocks.sizes.values()]
         power = [float(band.mean()) for band in self.bands]
@@ -261,8 +263,8 @@ class Bed:
         shared = torch.linspace(T, eps, count, dtype=torch.float64)
         first = [0, *itertools.accumulate(steps)]
         if warped:
-            own, kinks = self._clock(starts, delays), shared[first[1:-1]] / T
-            clock: Clock = Warped(torch.from_numpy(times) / T, own, bands, eps / T, kinks)
+            own, entries = self._clock(starts, delays), shared[first[1:-1]] / T
+            clock: Clock = WarpedClock(torch.from_numpy(times) / T, own, bands, eps / T, entries)
         else:
             shared, clock = torch.from_numpy(times[0]), self._own_clock(starts[0], delays[0])
         drop = [float(shared[first[entry]]) for entry in self.entry for _ in range(drafts)]
@@ -283,17 +285,17 @@ class Bed:
 
     def _own_clock(self, starts: _Floats, delays: _Floats) -> Clock:
         """That of one draft's bands."""
-        if self.given is not None:
-            return self.given.clock
+        if self.fixed_sde is not None:
+            return self.fixed_sde.clock
         T = self.schedule.T
         return Clock(torch.from_numpy(T / (starts - delays)), torch.from_numpy(delays / T))
 
     def _clock(self, starts: _Floats, delays: _Floats) -> Callable[[Tensor], Tensor]:
         """What the bands read at times of drafts, ``(*, drafts)`` to ``(*, bands, drafts)``."""
         bands, first = len(self.sizes), self.schedule.eps / self.schedule.T
-        if self.given is not None:
-            given = self.given.clock
-            return lambda u: given(u.unsqueeze(-1), first).expand(*u.shape, bands).movedim(-1, -2)
+        if self.fixed_sde is not None:
+            fixed = self.fixed_sde.clock
+            return lambda u: fixed(u.unsqueeze(-1), first).expand(*u.shape, bands).movedim(-1, -2)
         # of every band and draft a clock, whose time is that of its draft
         clock = self._own_clock(starts.T.ravel(), delays.T.ravel())
         return lambda u: clock(u.repeat(*[1] * (u.ndim - 1), bands), first).unflatten(
@@ -317,7 +319,7 @@ class Bed:
         """The multi-scale SDE of a draft, and its times."""
         starts, delays, times = self.layout.times([draft])
         drop, clock = starts[0].tolist(), self._own_clock(starts[0], delays[0])
-        sde = self.given or DiagonalSDE(self.schedule, self.basis, clock, self.scale, drop)
+        sde = self.fixed_sde or DiagonalSDE(self.schedule, self.basis, clock, self.scale, drop)
         return sde, torch.from_numpy(times[0])
 
     def exact(self, draft: Draft) -> float:
@@ -358,7 +360,7 @@ def quantiles(z: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from scoresde.planning.bed import quantiles
+        >>> from scoresde.planning.draft_evaluator import quantiles
         >>> z = torch.tensor([0.5, 1.0])
         >>> quantiles(z, torch.tensor([4.0]), torch.ones(1)).round(decimals=4)
         tensor([1., 2.])

@@ -8,11 +8,10 @@ from torch.distributions import Normal
 
 from estimators import Gaussian
 from scoresde import EDM, DiagonalSDE, Haar, Identity, LogLinear
-from scoresde.planning import DenoisingErrors, equal, plan, replan
-from scoresde.planning import bed as beds
-from scoresde.planning.bed import Bed, ScaleMixtures, quantiles
+from scoresde.planning import DenoisingErrors, draft_evaluator, equal, plan, replan
 from scoresde.planning.draft import Draft, Layout
-from scoresde.planning.gaussian_bed import IndependentGaussian, UnitNoise
+from scoresde.planning.draft_evaluator import DraftEvaluator, ScaleMixtures, quantiles
+from scoresde.planning.independent_gaussian import IndependentGaussian, UnitNoise
 from scoresde.sdes.fronts import front
 from solvers import DDIM, ExponentialMultistep, Heun
 
@@ -41,35 +40,35 @@ def test_drafts_are_measured_together_as_each_alone(solver, case):
             drafts = [attrs.evolve(draft, steps=(3, 2, 2)) for draft in DRAFTS]
         case "wide":
             sde = DiagonalSDE(LogLinear(), BASIS, 1.0, scale, [1.0, 0.6], std=[1.5, 0.1])
-    bed = Bed(BASIS, LogLinear(), BANDS, solver, sde=sde)
-    errors = bed.errors(drafts)
+    evaluator = DraftEvaluator(BASIS, LogLinear(), BANDS, solver, sde=sde)
+    errors = evaluator.errors(drafts)
     # Heun's asks for rates, which warped time has others of
-    assert bed._together == (not isinstance(solver, Heun))
+    assert evaluator._together == (not isinstance(solver, Heun))
     for draft, error in zip(drafts, errors, strict=True):
-        own, times = bed.sde(draft)
-        count = len(beds._RATIOS)
+        own, times = evaluator.sde(draft)
+        count = len(draft_evaluator._RATIOS)
         nodes = Identity((2 * count,), dict.fromkeys(BANDS, count))
         known = DiagonalSDE(
             LogLinear(), nodes, own.clock, 1.0, own.drop, std=own.std.cpu() / own.scale
         )
-        model = IndependentGaussian(known, beds._RATIOS.repeat(2))
+        model = IndependentGaussian(known, draft_evaluator._RATIOS.repeat(2))
         steps = len(times) - 1
         exact = attrs.evolve(solver, steps=steps, grid=lambda *_, times=times: times)
         ends = exact.rsample(model, generator=UnitNoise(), dtype=torch.float64)
         gap = (ends - model.variances.sqrt()) ** 2
-        assert error == pytest.approx(float((gap * bed.weights.flatten()).sum()), rel=1e-6)
+        assert error == pytest.approx(float((gap * evaluator.weights.flatten()).sum()), rel=1e-6)
 
 
 def test_variances_that_stand_for_all_have_their_power():
-    bed = Bed(BASIS, LogLinear(), BANDS, DDIM())
+    evaluator = DraftEvaluator(BASIS, LogLinear(), BANDS, DDIM())
     total = sum(float(band.sum()) for band in BANDS.values())
-    power = bed.weights @ beds._RATIOS
+    power = evaluator.weights @ draft_evaluator._RATIOS
     torch.testing.assert_close(
         power, torch.stack([band.sum() for band in BANDS.values()]) / total, rtol=1e-3, atol=0
     )
 
 
-def test_stages_end_and_steps_are_where_knobs_say():
+def test_stages_end_and_steps_are_where_parameters_say():
     starts, _, times = Layout(LogLinear()).times([Draft((2, 2), (25, 10, 4))])
     # halfway of the levels, which are those of time; equal steps; a fifth of the way at last
     assert starts[0].tolist() == pytest.approx([1.0, 0.5], abs=1e-3)
@@ -92,12 +91,12 @@ def test_steps_are_placed_by_the_newest_block_that_does_not_stand_still():
 def test_impossible_drafts_are_infinitely_bad():
     """A stage for which no time is left."""
     bands = {"a2": torch.ones(4), "d2": torch.ones(12), "d1": torch.ones(48)}
-    bed = Bed(Haar((1, 8, 8), 2), EDM(), bands, DDIM())
+    evaluator = DraftEvaluator(Haar((1, 8, 8), 2), EDM(), bands, DDIM())
     bad, good = Draft((1, 1, 1), (2, 2, 22, 0)), Draft((1, 1, 1), (48, 48, 22, 0))
-    found = bed.errors([bad, good])
+    found = evaluator.errors([bad, good])
     assert found[0] == float("inf")
-    assert found[1:] == bed.errors([good])
-    assert bed.errors([bad]) == [float("inf")]
+    assert found[1:] == evaluator.errors([good])
+    assert evaluator.errors([bad]) == [float("inf")]
 
 
 def test_mixtures_are_denoised_by_their_posteriors():
@@ -127,10 +126,10 @@ def test_quantiles_of_mixtures():
 def test_many_steps_end_at_the_datas_quantiles(kurtosis):
     """The flow is monotone: as far as the prior is one, nothing is missed."""
     tails = dict.fromkeys(BANDS, kurtosis)
-    bed = Bed(BASIS, LogLinear(), BANDS, ExponentialMultistep(), kurtosis=tails)
+    evaluator = DraftEvaluator(BASIS, LogLinear(), BANDS, ExponentialMultistep(), kurtosis=tails)
     coarse, fine = (Draft((n, n), (30, 5, -1)) for n in (5, 40))
-    assert bed.errors([fine])[0] < 1e-4
-    assert bed.errors([coarse])[0] > 20 * bed.errors([fine])[0]
+    assert evaluator.errors([fine])[0] < 1e-4
+    assert evaluator.errors([coarse])[0] > 20 * evaluator.errors([fine])[0]
 
 
 def test_tails_take_more_steps():
@@ -159,8 +158,8 @@ def test_what_an_exact_estimator_misses_is_the_posterior_variance():
         assert (found.noise_levels[name].diff() > 0).all()
     # fine blocks are asked of where they are part of the state
     assert len(found.noise_levels["d1"]) < len(found.noise_levels["a1"]) == 9
-    bed = Bed(BASIS, LogLinear(), BANDS, DDIM(), learned=found)
-    assert max(float(missed.max()) for _, missed in bed.excess) < 0.2
+    evaluator = DraftEvaluator(BASIS, LogLinear(), BANDS, DDIM(), learned=found)
+    assert max(float(missed.max()) for _, missed in evaluator.excess) < 0.2
 
 
 def errors_above_linear(excess):

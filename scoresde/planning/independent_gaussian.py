@@ -1,4 +1,4 @@
-"""The closed-form test bed: solvers on data with independent Gaussian components.
+"""Errors in closed form: solvers on data with independent Gaussian components.
 
 There a deterministic solver is a linear map of each component, and the distribution of its samples,
 and with it ``W2^2`` to the data, is known without sampling: started from one deviation, it ends at
@@ -29,7 +29,7 @@ class IndependentGaussian(KernelEstimator):
     Example:
         >>> import torch
         >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> from scoresde.planning.gaussian_bed import IndependentGaussian
+        >>> from scoresde.planning.independent_gaussian import IndependentGaussian
         >>> sde = DiagonalSDE(EDM(), Identity((2,)))
         >>> model = IndependentGaussian(sde, torch.tensor([1.0, 3.0]))
         >>> model.denoise(torch.ones(1, 2), 1.0)  # v / (v + t^2)
@@ -55,7 +55,7 @@ class UnitNoise(Noise):
 
     Example:
         >>> import torch
-        >>> from scoresde.planning.gaussian_bed import UnitNoise
+        >>> from scoresde.planning.independent_gaussian import UnitNoise
         >>> UnitNoise()(torch.empty(2))
         tensor([1., 1.])
     """

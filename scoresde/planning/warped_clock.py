@@ -10,7 +10,7 @@ from torch import Tensor
 from scoresde.sdes.clock import Clock
 
 
-class Warped(Clock):
+class WarpedClock(Clock):
     """Clocks of several drafts, by how far each has come along its times.
 
     Args:
@@ -18,13 +18,14 @@ class Warped(Clock):
         clock: From those to what the blocks read, ``(*, drafts)`` to ``(*, blocks, drafts)``.
         blocks: How many.
         eps: Last of the times that are shared, in units of ``T``.
-        kinks: Those of them at which clocks start or stop, or blocks enter, in the same units.
+        discontinuities: Those of them at which clocks start or stop, or blocks enter, in the same
+            units.
 
     Example:
         >>> import torch
-        >>> from scoresde.planning.warped import Warped
+        >>> from scoresde.planning.warped_clock import WarpedClock
         >>> times, none = torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.2, 0.0]]), torch.empty(0)
-        >>> clock = Warped(times, lambda u: u.unsqueeze(-2), blocks=1, eps=0.0, kinks=none)
+        >>> clock = WarpedClock(times, lambda u: u.unsqueeze(-2), 1, 0.0, discontinuities=none)
         >>> clock(torch.tensor([0.5])), clock(torch.tensor([0.75]))
         (tensor([0.5000, 0.2000]), tensor([0.7500, 0.6000]))
     """
@@ -35,22 +36,22 @@ class Warped(Clock):
         clock: Callable[[Tensor], Tensor],
         blocks: int,
         eps: float,
-        kinks: Tensor,
+        discontinuities: Tensor,
     ) -> None:
         super().__init__(torch.ones(blocks * len(times)))
-        self.times, self.clock, self.eps, self.kinks = times, clock, eps, kinks
+        self.times, self.clock, self.eps, self.discontinuities = times, clock, eps, discontinuities
 
     def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
         """Between two times as between two of those that are shared."""
         count = self.times.shape[-1] - 1
-        place = (1 - u.squeeze(-1)) / (1 - self.eps) * count
-        whole = place.round()
-        place = torch.where((place - whole).abs() < 1e-9, whole, place).clamp(0, count)
-        step = place.long().clamp(max=count - 1)
-        times = torch.lerp(self.times[:, step], self.times[:, step + 1], place - step)
+        position = (1 - u.squeeze(-1)) / (1 - self.eps) * count
+        whole = position.round()
+        position = torch.where((position - whole).abs() < 1e-9, whole, position).clamp(0, count)
+        step = position.long().clamp(max=count - 1)
+        times = torch.lerp(self.times[:, step], self.times[:, step + 1], position - step)
         return self.clock(times.movedim(0, -1)).flatten(-2)
 
     def breakpoints(self, first: float = 0.0) -> list[float]:
         """See the class."""
-        times: list[float] = self.kinks.flip(0).tolist()
+        times: list[float] = self.discontinuities.flip(0).tolist()
         return times
