@@ -19,7 +19,7 @@ from scoresde.checks import expect, instance, whole
 from scoresde.conditioning import slowed
 from scoresde.data import Dataset, split
 from scoresde.inference import Coordinates, Posterior
-from scoresde.inference.measured import long_tails
+from scoresde.inference.simulation_moments import has_long_tails
 from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.precision import network_dtype
 from scoresde.schedules import LogLinear
@@ -81,7 +81,7 @@ def fit_posterior(
             trained with the network. None for vectors.
         items: Whether observations are sets or series, see `Coordinates.fit`; with an embedding.
         ranks: Whether normal scores of observations come beside them, as there; where tails are
-            long (`scoresde.inference.measured.long_tails`) if None.
+            long (`scoresde.inference.simulation_moments.has_long_tails`) if None.
         network: Of events, in the place of a residual perceptron: of joint ones, observation and
             parameter one after the other; with an embedding of parameters alone, given ``c``
             numbers.
@@ -109,7 +109,7 @@ def fit_posterior(
         torch.Size([5, 2])
     """
     if ranks is None:
-        ranks = not items and long_tails(observations.flatten(1))
+        ranks = not items and has_long_tails(observations.flatten(1))
     smooth = embedding is None and network is None  # which is made for what is observed
     to = Coordinates.fit(prior, parameters, observations, ranks=ranks, items=items, smooth=smooth)
     with DefaultGenerator(torch.Generator().manual_seed(seed)):

@@ -152,6 +152,15 @@ class Solver(ABC):
         """
         return density.split(self.integrate(density, density.start(z), ts, noise))
 
+    def buffer_size(self, times: int, estimates: int) -> int:
+        """Numbers that `transport` keeps until its end, for each of a state's components: none.
+
+        Args:
+            times: Those of the grid.
+            estimates: Of a divergence.
+        """
+        return 0
+
     def path(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states at every time after the first, as they come."""
         memory = None

@@ -62,7 +62,7 @@ from scoresde import (
 from scoresde.conditioning import Composition, ConditionedBasis
 from scoresde.equation import Equation
 from scoresde.inference import Coordinates, PriorEstimator
-from scoresde.inference.given import GivenObservation, OfPart
+from scoresde.inference.parameter_estimators import PartEstimator, PosteriorEstimator
 from scoresde.likelihood import DensityFlow
 from scoresde.phase_space.flow import PhaseFlow
 from scoresde.planning.draft_evaluator import ScaleMixtures
@@ -222,14 +222,14 @@ MORE = {
         "composed": composed,
         "composed by covariances": lambda: composed(covariances=True),
         "conditional": lambda: conditional(clean=False),
-        "given an observation": lambda: GivenObservation(
+        "given an observation": lambda: PosteriorEstimator(
             Labelled(), torch.tensor([0.3, -0.2]), torch.tensor([1.0, -0.5, 0.2])
         ),
-        "given its residual": lambda: GivenObservation(
+        "given its residual": lambda: PosteriorEstimator(
             trained_gaussian(), None, torch.tensor([1.0, -0.5, 0.2])
         ),
-        "of a part": lambda: OfPart(Gaussian(joint(0.0), torch.zeros(3), COVARIANCE), "x"),
-        "of a part, clean": lambda: OfPart(
+        "of a part": lambda: PartEstimator(Gaussian(joint(0.0), torch.zeros(3), COVARIANCE), "x"),
+        "of a part, clean": lambda: PartEstimator(
             Gaussian(joint(0.5), torch.zeros(3), COVARIANCE), "x", True
         ),
         "a normal prior": lambda: prior_estimator(

@@ -40,7 +40,7 @@ from scoresde import (
     log_prob,
 )
 from scoresde.conditioning import Composition
-from scoresde.inference.given import GivenObservation, OfPart
+from scoresde.inference.parameter_estimators import PartEstimator, PosteriorEstimator
 from scoresde.likelihood import DensityFlow
 from scoresde.objectives.weighting import WEIGHTINGS
 from scoresde.sampling import grid
@@ -258,7 +258,7 @@ KNOWN = {
     "guided": lambda sde: Guidance(KNOWN["Gaussian"](sde), torch.neg, torch.ones(3), 0.5),
     "classifier-free": lambda sde: ClassifierFree(KNOWN["mixture"](sde), torch.zeros(1)),
     "composed": lambda sde: Composition([KNOWN["Gaussian"](sde)] * 2, KNOWN["mixture"](sde)),
-    "moved": lambda sde: GivenObservation(KNOWN["Gaussian"](sde), None, torch.ones(3)),
+    "shifted": lambda sde: PosteriorEstimator(KNOWN["Gaussian"](sde), None, torch.ones(3)),
 }
 every_known = pytest.mark.parametrize("name", KNOWN)
 
@@ -348,7 +348,7 @@ def test_a_part_of_a_joint_event_is_planned_as_well(reads, clean):
     """The joint model hears of more components than the equation has: it reads for itself."""
     speeds = [1.0 if clean else 0.0, 1.0]
     joint = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(2,)), speeds), torch.zeros(3), torch.eye(3))
-    seen = GivenObservation(OfPart(joint, "x", clean), torch.ones(1), torch.zeros(2))
+    seen = PosteriorEstimator(PartEstimator(joint, "x", clean), torch.ones(1), torch.zeros(2))
     z, ts = torch.randn(6, 2), -torch.linspace(0.9, 0.1, 7, dtype=torch.float64)
     planned, steps = reads.by(lambda: list(DDIM().prepare(ReverseSDE(seen, 0.0), ts, z)))
     assert (planned, len(steps)) == (2, 6)

@@ -330,7 +330,7 @@ class Model:
             weights_memory = limits.AMPLIFICATION * sum(value.nbytes for value in state.values())
             # initial weights are replaced: that they are drawn changes nobody's random numbers
             drawn = DefaultGenerator(torch.Generator("cpu").manual_seed(0))
-            with limit, drawn, limits.allow(max(weights_memory, limits.memory())):
+            with limit, drawn, limits.memory_limit(max(weights_memory, limits.memory())):
                 model = cls.build(settings, facts, device="cpu", imports=imports)
             model.estimator.load_state_dict(state)
         except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -372,7 +372,7 @@ def _tell(plan: Mapping[str, Any]) -> None:
 def _components(facts: Mapping[str, Any], data: Iterable[Tensor] | None) -> Tensor:
     """Principal components; when loading, a place for the saved ones."""
     dim = math.prod(facts["event_shape"])
-    limits.afford("event_shape", _SQUARES * dim**2)
+    limits.expect_memory("event_shape", _SQUARES * dim**2)
     if data is not None:
         return PCA.fit(data).components
     return torch.eye(dim)

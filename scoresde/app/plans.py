@@ -31,7 +31,7 @@ from scoresde.checks import choice, expect, positive, real, validator, whole
 from scoresde.data import Dataset
 from scoresde.data.events import as_numbers
 from scoresde.estimator import ScoreEstimator
-from scoresde.internals.limits import afford
+from scoresde.internals.limits import expect_memory
 from scoresde.internals.messages import describe_error, join_names
 from scoresde.planning import DenoisingErrors, Plan, kurtosis, plan, replan, spectra
 from scoresde.precision import device_of
@@ -314,7 +314,7 @@ def _count(planning: Planning, dim: int) -> int:
 
 def _events(data: Iterable[Tensor], planning: Planning, dim: int) -> Tensor:
     count = _count(planning, dim)
-    afford("events", _BYTES * count * dim)
+    expect_memory("events", _BYTES * count * dim)
     parts: list[Tensor] = []
     for part in data:
         parts.append(part[: count - sum(map(len, parts))])

@@ -17,7 +17,7 @@ from scoresde.app.parts import data_like, data_of
 from scoresde.app.quality import evaluate_samples, features_of
 from scoresde.checks import expect
 from scoresde.data import Dataset, split
-from scoresde.internals.limits import afford
+from scoresde.internals.limits import expect_memory
 from scoresde.likelihood import ExactTrace, Hutchinson
 from scoresde.precision import device_of
 from scoresde.solver import Solver
@@ -64,7 +64,7 @@ def density_report(
     )
     _expect_alike(model, events)
     trace = ExactTrace() if hutchinson is None else Hutchinson(hutchinson)
-    afford("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
+    expect_memory("--hutchinson", 4 * (hutchinson or 0) * math.prod(model.facts["event_shape"]))
     generator = torch.Generator("cpu").manual_seed(seed)
     options: dict[str, Any] = {"given": model.given, "count": count, "generator": generator}
     return evaluate(model.estimator, events, solver, trace, **options, progress=True)

@@ -26,7 +26,7 @@ from scoresde.data.image_files import SUFFIXES
 from scoresde.data.images import read_images
 from scoresde.data.parts import part_slices
 from scoresde.estimator import ScoreEstimator
-from scoresde.internals.limits import afford
+from scoresde.internals.limits import expect_memory
 from scoresde.internals.messages import nearest
 from scoresde.precision import device_of
 from scoresde.sdes.fronts import front, in_order
@@ -225,7 +225,7 @@ def sampling_task(
         else:
             known = ObservedParts.read(model, given, generator)
         estimator, total, export = known.estimator(count), count * known.size, known.export(count)
-    afford("--count", 4 * total * math.prod(export.event_shape))
+    expect_memory("--count", 4 * total * math.prod(export.event_shape))
     conditions = SampleConditions.of(model.settings, model.facts, labels, condition, count, seed)
     conditions = conditions.repeated(total // count)
     estimator = _along(estimator, order, overlap)

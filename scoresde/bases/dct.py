@@ -72,7 +72,7 @@ class DCT(Basis):
         axes = range(-spatial_axes(shape, spatial), 0)
         sizes = [shape[axis] ** 2 for axis in axes]
         # a matrix for every axis, two of one while it is made; a few numbers for every component
-        limits.afford("event_shape", 8 * (sum(sizes) + max(sizes)) + 128 * shape.numel())
+        limits.expect_memory("event_shape", 8 * (sum(sizes) + max(sizes)) + 128 * shape.numel())
         # In units of pi / common, squares are integers and equal frequencies are found equal.
         common = math.lcm(*(shape[axis] for axis in axes))
         square = torch.zeros(shape, dtype=torch.int64, device="cpu")

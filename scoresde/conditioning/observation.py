@@ -129,8 +129,8 @@ class ConditionedBasis(Basis):
     """
 
     observation: Observation
-    place: Tensor
-    kept: Tensor
+    rest_index: Tensor
+    unobserved_index: Tensor
 
     def __init__(self, basis: Basis, observation: Observation, rest: Basis | None) -> None:
         nn.Module.__init__(self)
@@ -144,8 +144,8 @@ class ConditionedBasis(Basis):
         self.blocks = basis.blocks
         self.whole, self.rest, self.observation = basis, rest, observation
         # where in the rest's coefficients a component is, and where in these one of the rest's
-        self.register_buffer("place", (torch.cumsum(left, 0) - 1).clamp(min=0))
-        self.register_buffer("kept", left.nonzero().flatten())
+        self.register_buffer("rest_index", (torch.cumsum(left, 0) - 1).clamp(min=0))
+        self.register_buffer("unobserved_index", left.nonzero().flatten())
 
     def analyse(self, x: Tensor) -> Tensor:
         """The state of events, what is observed included.
@@ -153,7 +153,11 @@ class ConditionedBasis(Basis):
         Raises:
             ValueError: If their batch does not fit that of the observation.
         """
-        z = self.whole.analyse(x) if self.rest is None else self.rest.analyse(x)[..., self.place]
+        z = (
+            self.whole.analyse(x)
+            if self.rest is None
+            else self.rest.analyse(x)[..., self.rest_index]
+        )
         broadcast("x", z.shape[:-1], self.observation.batch_shape)
         return self.observation.pin(z)
 
@@ -161,7 +165,7 @@ class ConditionedBasis(Basis):
         """The events of a state, whatever it holds of what is observed."""
         if self.rest is None:
             return self.whole.synthesise(self.observation.pin(z))
-        return self.rest.synthesise(z[..., self.kept])
+        return self.rest.synthesise(z[..., self.unobserved_index])
 
 
 def observing(basis: Basis, parts: Mapping[str, Any]) -> tuple[Observation, Basis]:
@@ -188,8 +192,8 @@ def observing(basis: Basis, parts: Mapping[str, Any]) -> tuple[Observation, Basi
     if isinstance(basis, ConditionedBasis) and basis.rest is not None:
         inner, rest = observing(basis.rest, parts)
         mask = torch.zeros_like(basis.observation.mask)
-        mask[basis.kept] = inner.mask
-        return Observation(mask, inner.values[..., basis.place]), rest
+        mask[basis.unobserved_index] = inner.mask
+        return Observation(mask, inner.values[..., basis.rest_index]), rest
     if not isinstance(basis, Joint):
         raise TypeError(f"basis: expected a Joint one, whose parts have names, got {basis}")
     return Observation.of_parts(basis, parts), basis.without(parts)

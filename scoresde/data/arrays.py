@@ -95,7 +95,7 @@ def read_array(
         expect(alike, str(file), f"{wanted} as in {paths[0].name}", f"{array.dtype} {array.shape}")
     if not lazy:
         needed = sum(array.nbytes + 8 * array.size for array in arrays)
-        limits.afford(str(path), needed, sum(map(limits.size_on_disk, paths)))
+        limits.expect_memory(str(path), needed, sum(map(limits.size_on_disk, paths)))
     convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
     values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
@@ -167,7 +167,7 @@ def _packed(
         with _garbled(path):
             stream = stack.enter_context(archive.open(member))
         header = _header(label, stream, member.file_size)
-        limits.afford(label, 2 * header.nbytes + 8 * header.size, limits.size_on_disk(path))
+        limits.expect_memory(label, 2 * header.nbytes + 8 * header.size, limits.size_on_disk(path))
         with _garbled(path):
             content, filled = np.empty(header.nbytes, "u1"), 0
             while part := stream.read(min(2**20, header.nbytes - filled)):

@@ -168,7 +168,7 @@ class _Archive:
         expect(not entry.flag_bits & 1, label, "an image without a password", "an encrypted one")
         usual = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         expect(usual, label, "an image that is stored or deflated", entry.compress_type)
-        limits.afford(label, 2 * entry.file_size, self.size_on_disk(index))
+        limits.expect_memory(label, 2 * entry.file_size, self.size_on_disk(index))
         with self._readable(), self._zip().open(entry) as member:
             while part := member.read(min(_PART, entry.file_size - len(content))):
                 content += part

@@ -116,7 +116,7 @@ def read_images(
     values = LazyArray(len(stored.paths), read)
     if not lazy:
         size_of_all = len(values) * shape[0] * shape[1] * shape[2]
-        limits.afford(str(folder), size_of_all, stored.on_disk)
+        limits.expect_memory(str(folder), size_of_all, stored.on_disk)
     return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip, **options)
 
 

@@ -112,14 +112,14 @@ def _afford_footer(path: Path, file: IO[bytes]) -> None:
     marked = len(end) == 8 and end[4:] == b"PAR1"
     expect(marked, str(path), "a Parquet file, with its mark at its end", repr(end[4:]))
     needed = FOOTER * int.from_bytes(end[:4], "little")
-    limits.afford(f"{path}, description", needed, limits.size_on_disk(path))
+    limits.expect_memory(f"{path}, description", needed, limits.size_on_disk(path))
 
 
 def _afford_columns(path: Path, metadata: Any, count: int) -> None:
     """Numbers as read, as float64 and as they are returned, beside the largest group of rows."""
     groups = (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     needed = 24 * metadata.num_rows * count + max(groups, default=0)
-    limits.afford(str(path), needed, limits.size_on_disk(path))
+    limits.expect_memory(str(path), needed, limits.size_on_disk(path))
 
 
 def _expect_no_index(path: Path, metadata: dict[bytes, bytes] | None) -> None:

@@ -151,7 +151,7 @@ class Picture:
         # a TIFF file says how large its tiles are, whatever the size of the image
         tile = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
         resized = 0 if self.size is None else self.size[0] * self.size[1]
-        limits.afford(label, _PIXEL * max(pixels, tile, resized), on_disk)
+        limits.expect_memory(label, _PIXEL * max(pixels, tile, resized), on_disk)
 
     def _expect_kind(self, label: str, image: Image.Image) -> None:
         """Raises ValueError for what Pillow would drop."""

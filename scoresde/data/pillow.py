@@ -85,6 +85,6 @@ def image_items(
     options["classes"] = known.classes(values.condition)
     if lazy:
         return Dataset(name, values, condition=values.condition, **options)
-    limits.afford(name, values.shape.numel())
+    limits.expect_memory(name, values.shape.numel())
     pairs = values.pairs(slice(None))
     return Dataset(name, pairs.values, condition=pairs.condition, **options)

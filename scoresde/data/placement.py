@@ -57,7 +57,7 @@ class PlacedEvents:
             ValueError: If they are on another device, which is mostly the one that was meant.
         """
         stored = [part for part in (data.values, data.condition) if part is not None]
-        values = [carried(part, device) for part in stored if isinstance(part, Tensor)]
+        values = [to_supported_dtype(part, device) for part in stored if isinstance(part, Tensor)]
         expected = f"events on the CPU or on {device}, where the estimator is"
         for part in values:
             expect(part.device in (torch.device("cpu"), device), name, expected, part.device)
@@ -69,31 +69,31 @@ class PlacedEvents:
     def pairs(self, rows: Tensor) -> Pairs:
         """Events by index ``(k,)``, on the device, as they are stored, with their conditions."""
         if self.values is None:
-            return brought(self.data.pairs(rows), self.device)
+            return pairs_to_device(self.data.pairs(rows), self.device)
         rows = rows.to(self.device, non_blocking=True)
         return Pairs(self.values, self.condition).map(lambda part: part.index_select(0, rows))
 
 
-def brought(pairs: Pairs, device: torch.device) -> Pairs:
-    """Events and conditions on a device, as `carried`.
+def pairs_to_device(pairs: Pairs, device: torch.device) -> Pairs:
+    """Events and conditions on a device, as `to_supported_dtype`.
 
     Example:
         >>> import torch
         >>> from scoresde.data.pairs import Pairs
-        >>> from scoresde.data.placement import brought
-        >>> brought(Pairs(torch.zeros(3, 2)), torch.device("meta")).values.device
+        >>> from scoresde.data.placement import pairs_to_device
+        >>> pairs_to_device(Pairs(torch.zeros(3, 2)), torch.device("meta")).values.device
         device(type='meta')
     """
-    return pairs.map(lambda part: carried(part, device).to(device, non_blocking=True))
+    return pairs.map(lambda part: to_supported_dtype(part, device).to(device, non_blocking=True))
 
 
-def carried(values: Tensor, device: torch.device) -> Tensor:
+def to_supported_dtype(values: Tensor, device: torch.device) -> Tensor:
     """Events in a type that a device has: float64 becomes float32 where that is the widest.
 
     Example:
         >>> import torch
-        >>> from scoresde.data.placement import carried
-        >>> carried(torch.ones(2, dtype=torch.float64), torch.device("mps")).dtype
+        >>> from scoresde.data.placement import to_supported_dtype
+        >>> to_supported_dtype(torch.ones(2, dtype=torch.float64), torch.device("mps")).dtype
         torch.float32
     """
     narrower = values.dtype == torch.float64 and precision(device) != torch.float64

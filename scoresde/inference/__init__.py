@@ -1,8 +1,8 @@
 """Simulation-based inference."""
 
 from scoresde.inference.coordinates import Coordinates
-from scoresde.inference.given import GivenObservation, OfPart
 from scoresde.inference.interop import SBIPosterior, guide, to_arviz
+from scoresde.inference.parameter_estimators import PartEstimator, PosteriorEstimator
 from scoresde.inference.posterior import Posterior, PosteriorDistribution, predict, simulate
 from scoresde.inference.prior import PriorEstimator
 from scoresde.inference.product import ProductDistribution
@@ -10,10 +10,10 @@ from scoresde.inference.several import SeveralObservations
 
 __all__ = [
     "Coordinates",
-    "GivenObservation",
-    "OfPart",
+    "PartEstimator",
     "Posterior",
     "PosteriorDistribution",
+    "PosteriorEstimator",
     "PriorEstimator",
     "ProductDistribution",
     "SBIPosterior",

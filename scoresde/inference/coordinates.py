@@ -19,11 +19,11 @@ from torch.nn.functional import pad
 
 from scoresde.bases import Joint
 from scoresde.checks import expect, finite, trailing_shape
-from scoresde.inference.measured import (
-    measured_items,
-    measured_numbers,
-    measured_parameters,
-    reach,
+from scoresde.inference.simulation_moments import (
+    item_moments,
+    observation_moments,
+    parameter_moments,
+    whitening,
 )
 from scoresde.inference.smooth import Smooth
 from scoresde.precision import full_precision
@@ -60,8 +60,8 @@ class Coordinates(nn.Module):
         clip: Where standardised observations are clipped, ``(*observation_shape,)``; nowhere if
             None.
         items: See `fit`.
-        reach: Makes observations of the simulations no longer than 1, ``(n, n)``, or their items
-            ``(features,)``, see `remoteness`; None if not fitted.
+        whitening: Makes observations of the simulations no longer than 1, ``(n, n)``, or their
+            items ``(features,)``, see `relative_distance`; None if not fitted.
         smooth: State of a smooth regression, ``smooth.landmarks`` and so on.
 
     What was fitted is kept as tensors are (``state_dict()``), and made again from them, but for the
@@ -89,7 +89,7 @@ class Coordinates(nn.Module):
     explained: Tensor
     sorted_observations: Tensor | None
     clip: Tensor
-    reach: Tensor | None
+    whitening: Tensor | None
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class Coordinates(nn.Module):
         sorted_observations: Tensor | None = None,
         clip: Tensor | None = None,
         items: bool = False,
-        reach: Tensor | None = None,
+        whitening: Tensor | None = None,
         **smooth: Tensor,
     ) -> None:
         super().__init__()
-        unbatched(prior)
+        expect_unbatched(prior)
         self.prior, self.items = prior, items
         self.register_buffer("observation_mean", observation_mean)
         self.register_buffer("observation_std", observation_std)
@@ -118,7 +118,7 @@ class Coordinates(nn.Module):
         self.register_buffer("sorted_observations", sorted_observations)
         endless = torch.full_like(observation_mean, torch.inf)
         self.register_buffer("clip", endless if clip is None else clip)
-        self.register_buffer("reach", reach)
+        self.register_buffer("whitening", whitening)
         kept = {name.removeprefix("smooth."): value for name, value in smooth.items()}
         self.smooth = Smooth(**kept) if kept else None
 
@@ -154,21 +154,21 @@ class Coordinates(nn.Module):
         """
         count = len(observations)
         finite("observations", observations.nan_to_num(nan=0.0) if items else observations)
-        real = line(prior).inv(parameters).reshape(len(parameters), -1)
+        real = from_unconstrained(prior).inv(parameters).reshape(len(parameters), -1)
         finite("parameters", real)
         expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
         values = observations if observations.is_floating_point() else observations.double()
-        centre, variance = measured_parameters(real)
+        centre, variance = parameter_moments(real)
         if items:
             expect(not ranks, "ranks", "False of sets and series", ranks)
             none = torch.zeros_like(variance).to(real)
-            known = *measured_items(values), centre.to(real), none, variance.sqrt().to(real)
+            known = *item_moments(values), centre.to(real), none, variance.sqrt().to(real)
             # of its own memory, as files want it
             coordinates = cls(prior, *known, none.clone(), items=True)
             farthest = coordinates.observation(values)[..., :-1].abs().amax((0, 1))
-            coordinates.reach = farthest.clamp(min=1e-12).reciprocal()
+            coordinates.whitening = farthest.clamp(min=1e-12).reciprocal()
             return coordinates
-        measured = measured_numbers(values.reshape(count, -1), ranks)
+        measured = observation_moments(values.reshape(count, -1), ranks)
         mean, scale, clip = (v.reshape(values.shape[1:]).to(values) for v in measured)
         coordinates = cls(
             prior,
@@ -192,7 +192,7 @@ class Coordinates(nn.Module):
         predictors = self._numbers(observations).reshape(count, -1).double()
         wanted = f"more simulations than the {predictors.shape[1]} predictors of an observation"
         expect(count > predictors.shape[1] + 1, "observations", wanted, count)
-        self.reach = reach(predictors).to(like)
+        self.whitening = whitening(predictors).to(like)
         # gelsd, as numbers in an observation may repeat each other
         solved = torch.linalg.lstsq(predictors.cpu(), centred.cpu(), driver="gelsd")
         slope = solved.solution.to(predictors)
@@ -276,7 +276,7 @@ class Coordinates(nn.Module):
         return pad(told, (0, 0, 0, most - x.shape[-2]))
 
     @full_precision
-    def remoteness(self, x: Tensor) -> Tensor:
+    def relative_distance(self, x: Tensor) -> Tensor:
         """How far observations are from the middle of the simulations, ``(*batch)``.
 
         By their covariance (Mahalanobis), of sets and series by the farthest number of any item,
@@ -284,14 +284,14 @@ class Coordinates(nn.Module):
         coordinates are not fitted.
         """
         batch = x.shape[: x.ndim - self.observation_ndim]
-        if self.reach is None:
+        if self.whitening is None:
             return self.mean.new_zeros(batch)
         if self.items:
-            beyond: Tensor = self.observation(x)[..., :-1].abs() * self.reach
+            beyond: Tensor = self.observation(x)[..., :-1].abs() * self.whitening
             return beyond.amax((-2, -1))
         seen = self._numbers(x)
         seen = seen.reshape(*batch, seen.shape[len(batch) :].numel())  # of no observations, too
-        distance: Tensor = (seen @ self.reach.to(seen)).norm(dim=-1)
+        distance: Tensor = (seen @ self.whitening.to(seen)).norm(dim=-1)
         return distance
 
     def joint_events(self, parameters: Tensor, observations: Tensor) -> Tensor:
@@ -333,7 +333,7 @@ class Coordinates(nn.Module):
         shape = self.prior.event_shape
         centre = centre.reshape(*centre.shape[:-1], *shape)
         affine = AffineTransform(centre, self.std.reshape(shape), event_dim=len(shape))
-        return ComposeTransform([affine, line(self.prior)])
+        return ComposeTransform([affine, from_unconstrained(self.prior)])
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -348,14 +348,14 @@ class Coordinates(nn.Module):
         return low, high
 
 
-def unbatched(prior: Distribution) -> None:
+def expect_unbatched(prior: Distribution) -> None:
     """Raises ``ValueError`` if a prior has a batch shape.
 
     Example:
         >>> import torch
-        >>> from scoresde.inference.coordinates import unbatched
+        >>> from scoresde.inference.coordinates import expect_unbatched
         >>> from torch.distributions import Normal
-        >>> unbatched(Normal(torch.zeros(2), 1.0))
+        >>> expect_unbatched(Normal(torch.zeros(2), 1.0))
         Traceback (most recent call last):
             ...
         ValueError: prior: expected no batch shape (Independent), got torch.Size([2])
@@ -383,14 +383,14 @@ def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def line(prior: Distribution) -> Transform:
+def from_unconstrained(prior: Distribution) -> Transform:
     """From the real line to parameters; of those between two bounds, as they are.
 
     Example:
         >>> import torch
-        >>> from scoresde.inference.coordinates import line
+        >>> from scoresde.inference.coordinates import from_unconstrained
         >>> from torch.distributions import LogNormal
-        >>> line(LogNormal(0.0, 1.0))(torch.zeros(1))
+        >>> from_unconstrained(LogNormal(0.0, 1.0))(torch.zeros(1))
         tensor([1.])
     """
     if bounds(prior)[0].isfinite().all():

@@ -24,8 +24,8 @@ from scoresde.bases import Joint
 from scoresde.checks import expect, numbers, whole
 from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
-from scoresde.inference.coordinates import Coordinates, bounds, unbatched
-from scoresde.inference.given import GivenObservation, OfPart
+from scoresde.inference.coordinates import Coordinates, bounds, expect_unbatched
+from scoresde.inference.parameter_estimators import PartEstimator, PosteriorEstimator
 from scoresde.internals.messages import warn
 from scoresde.likelihood.distribution import ScoreDistribution
 from scoresde.solver import Solver
@@ -75,7 +75,7 @@ def simulate(
         >>> theta.shape, x.shape
         (torch.Size([100, 2]), torch.Size([100, 1]))
     """
-    unbatched(prior)
+    expect_unbatched(prior)
     parameters: list[Tensor] = []
     observations: list[Tensor] = []
     with torch.no_grad(), tqdm(total=count, desc="simulating", disable=not progress) as bar:
@@ -169,7 +169,7 @@ class Posterior:
             with self.coordinates.mean.device:
                 observation = numbers("observation", observation)
         distribution = PosteriorDistribution(self, observation)
-        far = self.coordinates.remoteness(observation)
+        far = self.coordinates.relative_distance(observation)
         beyond = int((far > _BEYOND).sum())
         if beyond:
             warn(
@@ -187,7 +187,7 @@ class Posterior:
     def residual(self, observation: Tensor) -> ScoreDistribution:
         """The posterior in the coordinates, where the estimator knows it."""
         if not isinstance(self.estimator.sde.basis, Joint):
-            given = GivenObservation.of(
+            given = PosteriorEstimator.of(
                 self.estimator, self.coordinates, observation, shifted=False
             )
             return ScoreDistribution(given, self.solver)
@@ -199,11 +199,11 @@ class Posterior:
         """From there to parameters."""
         return self.coordinates.transform(observation)
 
-    def of_parameters(self) -> ScoreEstimator:
+    def parameter_estimator(self) -> ScoreEstimator:
         """The estimator of parameters alone, to which an observation is a condition."""
         if not isinstance(self.estimator.sde.basis, Joint):
             return self.estimator
-        return OfPart(self.estimator, "parameter", self.clean)
+        return PartEstimator(self.estimator, "parameter", self.clean)
 
 
 class PosteriorDistribution(TorchDistribution):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from scoresde.estimator import KernelEstimator
-from scoresde.inference.coordinates import Coordinates, line
+from scoresde.inference.coordinates import Coordinates, from_unconstrained
 from scoresde.objectives.parametrization import FAINT, noiseless
 from scoresde.precision import cast_like, full_precision
 from scoresde.sdes.diagonal import DiagonalSDE
@@ -99,7 +99,7 @@ class PriorEstimator(KernelEstimator):
         events = u.movedim(-1, 0)
         flat = events * cast_like(self.coordinates.std, u) + cast_like(self.coordinates.mean, u)
         real = flat.reshape(*flat.shape[:-1], *self.marginals.batch_shape)
-        to = line(self.marginals)
+        to = from_unconstrained(self.marginals)
         value = to(real)
         density: Tensor = self.marginals.log_prob(value) + to.log_abs_det_jacobian(real, value)
         # a node may be rounded to a bound, where there is none: all may be

@@ -10,7 +10,7 @@ from torch.distributions import Transform
 from scoresde.checks import choice, expect, validator, whole
 from scoresde.conditioning import Composition, Particles
 from scoresde.estimator import ScoreEstimator
-from scoresde.inference.given import GivenObservation
+from scoresde.inference.parameter_estimators import PosteriorEstimator
 from scoresde.inference.posterior import Posterior
 from scoresde.inference.prior import PriorEstimator
 from scoresde.inference.product import ProductDistribution
@@ -87,8 +87,8 @@ class SeveralObservations(Posterior):
         least = f"(*batch, n, *{tuple(self.coordinates.observation_mean.shape)}), n at least 1"
         enough = len(shape) >= self.observation_ndim and shape[-self.observation_ndim] > 0
         expect(enough, "observation", f"several observations {least}", shape)
-        single = self.of_parameters()
-        given = GivenObservation.of(single, self.coordinates, observation)
+        single = self.parameter_estimator()
+        given = PosteriorEstimator.of(single, self.coordinates, observation)
         prior = self.prior
         if prior is None:
             assert isinstance(single.sde, DiagonalSDE)
@@ -106,7 +106,7 @@ class SeveralObservations(Posterior):
         """The same for all observations."""
         return self.coordinates.without_observation
 
-    def _measured(self, given: GivenObservation) -> Tensor:
+    def _measured(self, given: PosteriorEstimator) -> Tensor:
         """Covariances of single posteriors, ``(*batch, n, m, m)``."""
         with torch.no_grad():
             drawn = self.solver.sample(given, (self.count, *given.batch_shape))

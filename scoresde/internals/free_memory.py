@@ -39,21 +39,24 @@ def free_memory(device: torch.device) -> int:
     return int(module.mem_get_info(device)[0] + unused)
 
 
-def at_a_time(count: int, like: Tensor, kept: int = 0) -> int | None:
+def device_chunk_size(count: int, like: Tensor, buffered: int = 0) -> int | None:
     """How many of so many answers of a network to evaluate together; None for all.
 
     Args:
         count: How many there are.
         like: A batch of states, to which each of them is an answer.
-        kept: Numbers as those of the states that are kept of each besides, for every one of them.
+        buffered: Numbers as those of the states that are kept of each besides, for every one of
+            them.
 
     Example:
         >>> import torch
-        >>> from scoresde.internals.free_memory import at_a_time
-        >>> at_a_time(8, torch.empty(1, 8)), at_a_time(10**6, torch.empty(10, 10**3))
-        (None, 134)
+        >>> from scoresde.internals.free_memory import device_chunk_size
+        >>> device_chunk_size(8, torch.empty(1, 8)) is None  # all
+        True
+        >>> device_chunk_size(10**6, torch.empty(10, 10**3))
+        134
     """
-    each = (_WORK + kept) * like.numel() * like.element_size()
+    each = (_WORK + buffered) * like.numel() * like.element_size()
     if torch.compiler.is_compiling() or count * each <= _SMALL:
         return None
     most = max(1, free_memory(like.device) // _SHARE // each)

@@ -2,7 +2,7 @@
 
 A few bytes can ask for all the memory there is: a compressed array of zeros, a header that claims
 a size, a configuration that names a large basis. So whatever reads a file, or builds what a file
-describes, asks `afford` first. It allows
+describes, asks `expect_memory` first. It allows
 
     max(memory(), 16 bytes for every byte that the file takes on the disk).
 
@@ -73,7 +73,7 @@ def memory() -> int:
 
 
 @contextlib.contextmanager
-def allow(memory: int) -> Iterator[None]:
+def memory_limit(memory: int) -> Iterator[None]:
     """Another bound for what is read inside, in this thread.
 
     Args:
@@ -84,7 +84,7 @@ def allow(memory: int) -> Iterator[None]:
 
     Example:
         >>> from scoresde.internals import limits
-        >>> with limits.allow(2**34):
+        >>> with limits.memory_limit(2**34):
         ...     limits.memory() == 2**34
         True
     """
@@ -108,7 +108,7 @@ def chunk_size(event_shape: Sequence[int]) -> int:
     return max(1, min(CHUNK_EVENTS, CHUNK_NUMBERS // max(1, math.prod(event_shape))))
 
 
-def afford(name: str, needed: int, on_disk: int = 0) -> None:
+def expect_memory(name: str, needed: int, on_disk: int = 0) -> None:
     """Raises ``ValueError`` if something would take more memory than a file may cost.
 
     Args:
@@ -117,9 +117,9 @@ def afford(name: str, needed: int, on_disk: int = 0) -> None:
         on_disk: Bytes of the file that asks for it, see `size_on_disk`.
 
     Example:
-        >>> from scoresde.internals.limits import afford
-        >>> afford("event_shape", 2**20)
-        >>> afford("n", 2**33)
+        >>> from scoresde.internals.limits import expect_memory
+        >>> expect_memory("event_shape", 2**20)
+        >>> expect_memory("n", 2**33)
         Traceback (most recent call last):
             ...
         ValueError: n: expected at most 1 GiB, got 8 GiB; SCORESDE_MEMORY=8589934592 allows it
@@ -163,7 +163,7 @@ def read(path: str | os.PathLike[str], factor: int = 1) -> bytes:
             structured text, which may cost `memory` and no more.
 
     Raises:
-        OSError, ValueError: As `opened` and `afford`.
+        OSError, ValueError: As `opened` and `expect_memory`.
 
     Example:
         >>> import tempfile
@@ -176,7 +176,7 @@ def read(path: str | os.PathLike[str], factor: int = 1) -> bytes:
     """
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        afford(str(path), factor * size, size_on_disk(path))
+        expect_memory(str(path), factor * size, size_on_disk(path))
         return file.read(size)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scoresde.checks import finite, instance, readable
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.internals.free_memory import at_a_time
+from scoresde.internals.free_memory import device_chunk_size
 from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.density import DensityFlow
 from scoresde.likelihood.finite import all_finite, doubtful, warn_of_errors
@@ -50,26 +50,8 @@ class Method(Protocol):
     def transport(self, density: Any, z: Tensor, ts: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """See `scoresde.Solver.transport`."""
 
-
-@runtime_checkable
-class Keeping(Protocol):
-    """A method that keeps much of every event until its end, and says so; others keep little.
-
-    Example:
-        >>> from scoresde import Quadrature
-        >>> from scoresde.likelihood.exact import Keeping
-        >>> from solvers import DDIM
-        >>> isinstance(Quadrature(), Keeping), isinstance(DDIM(), Keeping)
-        (True, False)
-    """
-
-    def kept(self, times: int, estimates: int) -> int:
-        """Numbers in the precision of states, for each of their components.
-
-        Args:
-            times: Those of the grid.
-            estimates: Of a divergence.
-        """
+    def buffer_size(self, times: int, estimates: int) -> int:
+        """See `scoresde.Solver.buffer_size`."""
 
 
 @attrs.frozen(eq=False)
@@ -258,8 +240,8 @@ def _transported(
 ) -> tuple[Tensor, Tensor]:
     """`Method.transport`, of as many events at a time as there is memory for."""
     batch, flat = z.shape[:-1], z.reshape(-1, z.shape[-1])
-    kept = method.kept(len(ts), density.trace.estimates) if isinstance(method, Keeping) else 0
-    size = at_a_time(len(flat), flat[:1], kept)
+    buffered = method.buffer_size(len(ts), density.trace.estimates)
+    size = device_chunk_size(len(flat), flat[:1], buffered)
     if size is None:
         return method.transport(density, z, ts, noise)
     transported = []

@@ -88,8 +88,8 @@ class Quadrature:
         """The grid for an SDE: decreasing, float64; see `scoresde.Solver.times`."""
         return grids.check(sde, self.grid(sde, self.steps))
 
-    def kept(self, times: int, estimates: int) -> int:
-        """See `scoresde.likelihood.exact.Keeping`: what is known at all nodes, in full precision.
+    def buffer_size(self, times: int, estimates: int) -> int:
+        """See `scoresde.Solver.buffer_size`: what is known at all nodes, in full precision.
 
         Those are twice as many where an event gets more.
         """

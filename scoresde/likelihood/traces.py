@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scoresde.checks import expect, validator, whole
 from scoresde.internals.derivatives import PullBack, batched
-from scoresde.internals.free_memory import at_a_time
+from scoresde.internals.free_memory import device_chunk_size
 from scoresde.noise import Noise
 
 
@@ -63,7 +63,7 @@ class ExactTrace(Trace):
 
     Args:
         chunk: How many at a time; as many as there is memory for if None, see
-            `scoresde.internals.free_memory.at_a_time`.
+            `scoresde.internals.free_memory.device_chunk_size`.
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ class ExactTrace(Trace):
         def entry(unit: Tensor) -> Tensor:
             return (pull_back(unit.expand_as(z)) * unit).sum(-1)
 
-        chunk = at_a_time(len(probes), z) if self.chunk is None else self.chunk
+        chunk = device_chunk_size(len(probes), z) if self.chunk is None else self.chunk
         return batched(entry, probes, chunk).movedim(0, -1).unsqueeze(-2)
 
     def standard_error(self, integrals: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class Hutchinson(Trace):
         def product(probe: Tensor) -> Tensor:
             return pull_back(probe) * probe
 
-        return batched(product, probes, at_a_time(len(probes), z)).movedim(0, -2)
+        return batched(product, probes, device_chunk_size(len(probes), z)).movedim(0, -2)
 
 
 @attrs.frozen
@@ -193,7 +193,7 @@ class HutchPlusPlus(Trace):
 
     def __call__(self, pull_back: PullBack, z: Tensor, probes: Tensor) -> Tensor:
         """See the class."""
-        chunk = at_a_time(len(probes), z)
+        chunk = device_chunk_size(len(probes), z)
         products = batched(pull_back, probes, chunk)
         s, a_s = probes[: self.rank], products[: self.rank]
         # any guess and any basis are right on average

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from scoresde.checks import expect, finite, readable, whole
 from scoresde.estimator import ScoreEstimator, expect_estimator
-from scoresde.internals.free_memory import at_a_time
+from scoresde.internals.free_memory import device_chunk_size
 from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.finite import all_finite
 from scoresde.noise import Generators, Noise
@@ -308,7 +308,7 @@ def _gap(
 
     Of as many states at a time as there is memory for.
     """
-    size = at_a_time(len(z), z[:1])
+    size = device_chunk_size(len(z), z[:1])
     if size is not None:
         parts = torch.arange(len(z), device=z.device).split(size)
         some = (

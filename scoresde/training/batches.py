@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from scoresde import data as ours
 from scoresde.data.pairs import Pairs
-from scoresde.data.placement import PlacedEvents, brought
+from scoresde.data.placement import PlacedEvents, pairs_to_device
 from scoresde.internals.messages import describe_error
 from scoresde.training.distributed import Processes
 from scoresde.training.seeds import derive, seeded_globals
@@ -126,7 +126,7 @@ class TrainingBatches:
         pairs, self._next = next(self._ahead), step + 1
         if isinstance(pairs, Exception):
             raise pairs
-        return brought(pairs, self.placed.device)
+        return pairs_to_device(pairs, self.placed.device)
 
     def _ahead_from(self, step: int) -> Iterator[Pairs | Exception]:
         """The batches from a step on."""

@@ -231,7 +231,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, A
             f"{path}: truncated or altered: its digest is not the one in config.json"
         )
     try:
-        limits.afford(f"{path}, header", limits.JSON * int.from_bytes(weights[:8], "little"))
+        limits.expect_memory(f"{path}, header", limits.JSON * int.from_bytes(weights[:8], "little"))
         return safetensors.load(weights), config
     # beyond its own errors, for what it lets pass that torch refuses
     except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:

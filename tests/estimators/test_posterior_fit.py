@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, Uniform
 from estimators import ResidualMLP, SetEmbedding, Truncated
 from estimators.posterior_fit import default_training, fit_posterior
 from scoresde.inference import Coordinates, Posterior, simulate
-from scoresde.inference.measured import long_tails
+from scoresde.inference.simulation_moments import has_long_tails
 from scoresde.training import Training
 from solvers import DDIM, ExponentialMultistep
 
@@ -143,7 +143,7 @@ def test_kept_in_files_and_read_again(tmp_path, dtype, embedded):
     assert samples.dtype == dtype
     assert torch.equal(drawn(again, x, 2), samples)
     assert torch.equal(again(x).log_prob(samples), kept(x).log_prob(samples))
-    assert torch.equal(to.remoteness(x), kept.coordinates.remoteness(x))
+    assert torch.equal(to.relative_distance(x), kept.coordinates.relative_distance(x))
 
 
 @both
@@ -174,8 +174,8 @@ def test_sets_farther_than_all_simulated_ones_are_warned_of(dtype):
     to = Coordinates.fit(prior, theta, x, items=True)
     far = x[0].clone()
     far[2, 1] = 1.3 * float(x[..., 1].abs().max())
-    assert to.remoteness(x).max() == pytest.approx(1)
-    assert to.remoteness(far) > 1.2
+    assert to.relative_distance(x).max() == pytest.approx(1)
+    assert to.relative_distance(far) > 1.2
     posterior = fit_posterior(
         prior,
         theta,
@@ -207,8 +207,8 @@ def test_long_tails_are_given_normal_scores(dtype, transform, long):
     torch.manual_seed(0)
     z = torch.randn(2000, 2, dtype=dtype)
     x = torch.stack([z[:, 0], transform(z[:, 1:]).squeeze(1)], 1)
-    assert long_tails(x) == long
-    assert not long_tails(x[:39])  # too few
+    assert has_long_tails(x) == long
+    assert not has_long_tails(x[:39])  # too few
 
 
 @pytest.mark.parametrize("ranks", [None, False, True])

@@ -123,7 +123,10 @@ def test_headers_without_a_bound_are_refused(tmp_path):
 def test_packed_zeros_may_cost_no_more_than_the_bound(tmp_path):
     path = tmp_path / "a.npz"
     np.savez_compressed(path, x=np.zeros((1000, 1000)))
-    with limits.allow(20_000_000), pytest.raises(ValueError, match=r"a\.npz, x: expected at most"):
+    with (
+        limits.memory_limit(20_000_000),
+        pytest.raises(ValueError, match=r"a\.npz, x: expected at most"),
+    ):
         load(path)
     assert load(path).values.shape == (1000, 1000)
 

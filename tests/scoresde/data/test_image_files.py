@@ -132,7 +132,7 @@ def test_a_member_may_cost_no_more_than_it_says(tmp_path):
     bomb()
     altered(tmp_path / "x.zip", "a.png", packed=2**30)
     with (
-        limits.allow(2**24),
+        limits.memory_limit(2**24),
         pytest.raises(ValueError, match=r"a\.png: expected at most 0.0156 GiB"),
     ):
         load(tmp_path / "x.zip")

@@ -271,12 +271,12 @@ def test_images_that_would_fill_the_memory(tmp_path, monkeypatch):
 def test_images_together_may_cost_so_much(tmp_path):
     for i in range(9):
         Image.new("RGB", (100, 100)).save(tmp_path / f"{i}.png")
-    with limits.allow(260_000):
+    with limits.memory_limit(260_000):
         with pytest.raises(ValueError, match=f"{tmp_path.name}: expected at most"):
             load(tmp_path)
         assert len(load(tmp_path, lazy=True).read(slice(2))) == 2
     with (
-        limits.allow(200_000),
+        limits.memory_limit(200_000),
         pytest.raises(ValueError, match=r"0\.png: .*expected at most"),
     ):
         load(tmp_path, lazy=True)

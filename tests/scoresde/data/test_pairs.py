@@ -129,10 +129,10 @@ def test_both_live_on_the_device_or_neither(monkeypatch):
     meta = torch.device("meta")
     data = in_memory(X, CONDITIONS["maps"])
     size = X.nbytes + CONDITIONS["maps"].nbytes
-    with limits.allow(4 * size):
+    with limits.memory_limit(4 * size):
         placed = PlacedEvents.of("data", data, meta)
         assert placed.values.device == placed.condition.device == meta
-    with limits.allow(4 * size - 1):
+    with limits.memory_limit(4 * size - 1):
         placed = PlacedEvents.of("data", data, meta)
     assert placed.values is placed.condition is None
     found = placed.pairs(torch.tensor([1]))

@@ -120,14 +120,20 @@ def test_cut_and_flipped_files(tmp_path):
 def test_repeated_numbers_may_cost_no_more_than_the_bound(tmp_path):
     path = write(tmp_path, {"a": np.full(1_000_000, 0.5)})
     assert path.stat().st_size < 20_000
-    with limits.allow(10_000_000), pytest.raises(ValueError, match=r"a\.parquet: expected at most"):
+    with (
+        limits.memory_limit(10_000_000),
+        pytest.raises(ValueError, match=r"a\.parquet: expected at most"),
+    ):
         load(path)
     assert len(load(path)) == 1_000_000
 
 
 def test_a_description_may_cost_no_more_than_the_bound(tmp_path):
     path = write(tmp_path, {f"column {i}": [0.5] for i in range(300)})
-    with limits.allow(1_000_000), pytest.raises(ValueError, match="description: expected at most"):
+    with (
+        limits.memory_limit(1_000_000),
+        pytest.raises(ValueError, match="description: expected at most"),
+    ):
         load(path)
 
 

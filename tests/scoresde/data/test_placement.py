@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoresde.data import Dataset, LazyArray
-from scoresde.data.placement import PlacedEvents, carried
+from scoresde.data.placement import PlacedEvents, to_supported_dtype
 from scoresde.internals import limits
 from scoresde.testing import DeviceCalls
 
@@ -30,9 +30,9 @@ def test_integers_stay_integers():
 
 def test_what_does_not_fit_stays(monkeypatch):
     """A quarter of the memory at most; of devices that do not say how much that is, a bound."""
-    with limits.allow(4 * INTEGERS.values.nbytes):
+    with limits.memory_limit(4 * INTEGERS.values.nbytes):
         assert PlacedEvents.of("data", INTEGERS, META).values is not None
-    with limits.allow(4 * INTEGERS.values.nbytes - 1):
+    with limits.memory_limit(4 * INTEGERS.values.nbytes - 1):
         placed = PlacedEvents.of("data", INTEGERS, META)
         assert PlacedEvents.of("data", INTEGERS, CPU).values is not None
     assert placed.values is None
@@ -75,7 +75,7 @@ def test_numbers_are_as_wide_as_a_device_has_them(name):
     device = torch.device(name)
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8):
         narrower = name == "mps" and dtype == torch.float64
-        found = carried(torch.ones(2, 3).to(dtype), device)
+        found = to_supported_dtype(torch.ones(2, 3).to(dtype), device)
         assert found.dtype == (torch.float32 if narrower else dtype)
 
 

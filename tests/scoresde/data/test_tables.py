@@ -315,7 +315,7 @@ def test_a_wide_table_takes_as_long_as_a_long_one(tmp_path):
 @pytest.mark.parametrize("record", ["1.5," * 40, '"\n",' * 60], ids=["long", "of many lines"])
 def test_a_record_has_an_end(tmp_path, record):
     path = write(tmp_path, "a,b\n" + record)
-    with limits.allow(100 * text.CHARACTER):
+    with limits.memory_limit(100 * text.CHARACTER):
         with pytest.raises(ValueError, match=r"a\.csv, line \d+: expected at most 100 characters"):
             load(path)
         path = write(tmp_path, "a,b\n" + "1.5,2.5\n" * 40)

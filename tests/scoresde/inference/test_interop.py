@@ -73,7 +73,7 @@ def test_an_observation_far_from_the_simulations_is_warned_of(dtype):
     theta, x = simulate(prior, lambda t: 5 + t.sum(1, keepdim=True) * torch.ones(1, 2), 1000)
     x = x + 0.01 * torch.randn_like(x)
     to = Coordinates.fit(prior, theta, x)
-    far = to.remoteness(x)
+    far = to.relative_distance(x)
     assert (far.max(), far.shape) == (pytest.approx(1, rel=1e-4), (1000,))
     speeds = to.joint.per_block(observation=0.0, parameter=1.0)
     model = Truncated.from_coordinates(to, DiagonalSDE(VP(), to.joint, speeds))

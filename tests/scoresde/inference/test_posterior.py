@@ -397,8 +397,8 @@ def test_nothing_is_drawn_where_nothing_is_asked_for(dtype):
     none = posterior(torch.zeros(0, 3, dtype=dtype)).sample((4,))
     assert (none.shape, none.dtype) == ((4, 0, 2), dtype)
     fitted = Coordinates.fit(standard(), torch.randn(50, 2), torch.randn(50, 3)).to(dtype)
-    assert fitted.remoteness(torch.zeros(0, 3, dtype=dtype)).shape == (0,)
-    assert fitted.remoteness(torch.zeros(5, 3, dtype=dtype)).shape == (5,)
+    assert fitted.relative_distance(torch.zeros(0, 3, dtype=dtype)).shape == (0,)
+    assert fitted.relative_distance(torch.zeros(5, 3, dtype=dtype)).shape == (5,)
 
 
 def test_as_many_observations_as_parameters_are_no_slip(recwarn):

@@ -16,9 +16,9 @@ from scoresde import EDM, VP, DiagonalSDE, Identity, Joint
 from scoresde.conditioning import Composition, Particles, slowed
 from scoresde.inference import (
     Coordinates,
-    GivenObservation,
-    OfPart,
+    PartEstimator,
     Posterior,
+    PosteriorEstimator,
     PriorEstimator,
     SeveralObservations,
     simulate,
@@ -118,7 +118,7 @@ def test_parameters_alone_are_what_the_joint_estimator_says(clean, dtype):
     whole = whole if clean else slowed(whole, ["y"], 0.0)
     spread = torch.eye(5) + 0.3
     model = Gaussian(whole, torch.arange(5.0), spread)
-    part, y = OfPart(model, "x", clean), torch.randn(4, 2, dtype=dtype)
+    part, y = PartEstimator(model, "x", clean), torch.randn(4, 2, dtype=dtype)
     gain = spread[2:, :2] @ torch.linalg.inv(spread[:2, :2])
     z, t = torch.randn(4, 3, dtype=dtype), torch.rand(4, dtype=dtype)
     assert part.sde.basis.event_shape == (3,)
@@ -131,7 +131,7 @@ def test_parameters_alone_are_what_the_joint_estimator_says(clean, dtype):
             )
             found = part.denoise(z, times, y)[i : i + 1]
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    given = GivenObservation(part, y, torch.ones(4, 3, dtype=dtype))
+    given = PosteriorEstimator(part, y, torch.ones(4, 3, dtype=dtype))
     alpha = part.sde.kernel(torch.tensor([0.4])).alpha.to(dtype)
     torch.testing.assert_close(
         given.denoise(z + alpha, 0.4), part.denoise(z, 0.4, y) + 1, rtol=1e-4, atol=1e-4
@@ -144,9 +144,9 @@ def test_parameters_alone_are_what_the_joint_estimator_says(clean, dtype):
 def test_parameters_alone_of_observations_that_diffuse():
     model = Gaussian(DiagonalSDE(VP(), Joint(y=(1,), x=(1,))), torch.zeros(2), torch.eye(2))
     with pytest.raises(ValueError, match="parts that do not diffuse"):
-        OfPart(model, "x")
+        PartEstimator(model, "x")
     with pytest.raises(TypeError, match="joint events"):
-        OfPart(Gaussian(sde(1), torch.zeros(1), torch.eye(1)), "x")
+        PartEstimator(Gaussian(sde(1), torch.zeros(1), torch.eye(1)), "x")
 
 
 def linear(dtype, simulations=2000):

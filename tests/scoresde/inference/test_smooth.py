@@ -78,7 +78,7 @@ def test_coordinates_are_as_narrow_as_what_is_left(seeded, dtype):
     observed = to.observation(seen)
     assert observed.shape == (1000, 4)
     assert observed.dtype == dtype
-    assert to.remoteness(seen).max() < 1.5
+    assert to.relative_distance(seen).max() < 1.5
 
 
 @both

@@ -24,7 +24,7 @@ def test_what_torch_holds_and_does_not_use_is_free(cuda):
 
 def test_the_processor_has_what_is_allowed():
     assert memory.free_memory(torch.device("cpu")) == limits.memory()
-    with limits.allow(12345):
+    with limits.memory_limit(12345):
         assert memory.free_memory(torch.device("cpu")) == 12345
 
 
@@ -36,9 +36,9 @@ class Elsewhere(torch.Tensor):
 def test_as_many_answers_are_evaluated_together_as_half_of_it_takes(cuda, dtype):
     states = torch.empty(64, 1024, dtype=dtype, device="meta").as_subclass(Elsewhere)
     each = 100 * 64 * 1024 * dtype.itemsize
-    assert memory.at_a_time(10**6, states) == int(2.5 * 2**30) // each
-    assert memory.at_a_time(4, states) is None
-    with limits.allow(10 * each):
-        assert memory.at_a_time(100, torch.empty(64, 1024, dtype=dtype, device="meta")) == 5
-    with limits.allow(1):
-        assert memory.at_a_time(100, torch.empty(64, 1024, dtype=dtype, device="meta")) == 1
+    assert memory.device_chunk_size(10**6, states) == int(2.5 * 2**30) // each
+    assert memory.device_chunk_size(4, states) is None
+    with limits.memory_limit(10 * each):
+        assert memory.device_chunk_size(100, torch.empty(64, 1024, dtype=dtype, device="meta")) == 5
+    with limits.memory_limit(1):
+        assert memory.device_chunk_size(100, torch.empty(64, 1024, dtype=dtype, device="meta")) == 1

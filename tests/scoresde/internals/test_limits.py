@@ -32,10 +32,10 @@ def test_the_bound_is_settable(monkeypatch):
     assert limits.memory() == 2**30
     monkeypatch.setenv("SCORESDE_MEMORY", "12345")
     assert limits.memory() == 12345
-    with limits.allow(2**40):
-        limits.afford("x", 2**40)
+    with limits.memory_limit(2**40):
+        limits.expect_memory("x", 2**40)
         with pytest.raises(ValueError, match=r"x: expected at most 1\.02e\+03 GiB, got"):
-            limits.afford("x", 2**40 + 1)
+            limits.expect_memory("x", 2**40 + 1)
     assert limits.memory() == 12345
 
 
@@ -50,14 +50,14 @@ def test_a_bound_that_is_none(monkeypatch, text):
 def test_what_cannot_be_allowed(memory):
     with (
         pytest.raises(ValueError, match="memory: expected a positive number"),
-        limits.allow(memory),
+        limits.memory_limit(memory),
     ):
         pass
 
 
 def test_the_bound_is_a_threads_own():
     seen = []
-    with limits.allow(7):
+    with limits.memory_limit(7):
         thread = threading.Thread(target=lambda: seen.append(limits.memory()))
         thread.start()
         thread.join()
@@ -65,10 +65,10 @@ def test_the_bound_is_a_threads_own():
 
 
 def test_a_large_file_may_cost_in_proportion():
-    with limits.allow(1000):
-        limits.afford("x", 1600, on_disk=100)
+    with limits.memory_limit(1000):
+        limits.expect_memory("x", 1600, on_disk=100)
         with pytest.raises(ValueError, match="SCORESDE_MEMORY=1601"):
-            limits.afford("x", 1601, on_disk=100)
+            limits.expect_memory("x", 1601, on_disk=100)
 
 
 def test_a_sparse_file_is_a_small_one(tmp_path):
@@ -114,9 +114,12 @@ def test_what_has_no_end_is_refused(tmp_path, monkeypatch, make):
 def test_text_may_cost_the_bound_alone(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"x" * 10_000)
-    with limits.allow(limits.JSON * 10_000 - 1), pytest.raises(ValueError, match="x: expected"):
+    with (
+        limits.memory_limit(limits.JSON * 10_000 - 1),
+        pytest.raises(ValueError, match="x: expected"),
+    ):
         limits.read(path, limits.JSON)
-    with limits.allow(limits.JSON * 10_000):
+    with limits.memory_limit(limits.JSON * 10_000):
         assert len(limits.read(path, limits.JSON)) == 10_000
 
 
@@ -152,7 +155,10 @@ def test_a_small_model_may_name_no_large_basis(tmp_path, basis, shape):
 @pytest.mark.parametrize("basis", ["dct", "pca"])
 def test_the_bound_of_a_basis_is_settable(tmp_path, basis):
     folder = model(tmp_path, basis, [1, 32, 32])
-    with limits.allow(2**17), pytest.raises(CheckpointError, match="event_shape: expected at most"):
+    with (
+        limits.memory_limit(2**17),
+        pytest.raises(CheckpointError, match="event_shape: expected at most"),
+    ):
         Model.load(folder)
     with pytest.raises(CheckpointError, match=r"Missing key|do not fit") as later:
         Model.load(folder)
@@ -161,14 +167,14 @@ def test_the_bound_of_a_basis_is_settable(tmp_path, basis):
 
 def test_weights_allow_a_basis_in_proportion(tmp_path):
     basis = model(tmp_path, "pca", [1, 16, 16], {"weight": torch.zeros(2**18)})
-    with limits.allow(2**17), pytest.raises(CheckpointError, match="Missing key"):
+    with limits.memory_limit(2**17), pytest.raises(CheckpointError, match="Missing key"):
         Model.load(basis)
 
 
 def test_a_large_transform_is_refused_in_python_too():
     with pytest.raises(ValueError, match="event_shape: expected at most 1 GiB"):
         DCT((20_000,))
-    with limits.allow(2**20), pytest.raises(ValueError, match="SCORESDE_MEMORY="):
+    with limits.memory_limit(2**20), pytest.raises(ValueError, match="SCORESDE_MEMORY="):
         DCT((256,))
     assert DCT((256,)).dim == 256
 

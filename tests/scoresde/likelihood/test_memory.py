@@ -39,7 +39,7 @@ def model():
 
 
 def memory_for(products, dtype):
-    return limits.allow(2 * products * 100 * ROWS * N * dtype.itemsize)
+    return limits.memory_limit(2 * products * 100 * ROWS * N * dtype.itemsize)
 
 
 @pytest.mark.covering(2)
@@ -128,7 +128,7 @@ def with_velocities():
 
 
 def some_events(count, kept=0, dtype=torch.float32):
-    return limits.allow(2 * count * (100 + kept) * 2 * N * dtype.itemsize)
+    return limits.memory_limit(2 * count * (100 + kept) * 2 * N * dtype.itemsize)
 
 
 BY_EVENT = {"solver": DDIM(3), "refined": Quadrature(2, tolerance=0.0)}
@@ -167,8 +167,8 @@ def test_no_more_events_are_evaluated_at_a_time_than_fit(method):
     told = Told()
     estimator = Denoising(DiagonalSDE(VP(), Identity((N,))), told)
     x, condition = torch.zeros(7, N), torch.zeros(7, 1)
-    kept = Quadrature(3).kept(4, 1) if method == "quadrature" else 0
-    with limits.allow(2 * 3 * (100 + kept) * N * 4), torch.no_grad():
+    kept = Quadrature(3).buffer_size(4, 1) if method == "quadrature" else 0
+    with limits.memory_limit(2 * 3 * (100 + kept) * N * 4), torch.no_grad():
         log_prob(estimator, x, METHODS[method], condition=condition, errors=False)
     assert {*told.seen} <= {3, 1}
     assert max(told.seen) == 3
@@ -186,7 +186,7 @@ def test_bounds_of_events_in_parts_are_those_of_all_together(single, dtype):
         seeds = range(1 if single else 6)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         generator = generators[0] if single else generators
-        with limits.allow(2 * count * 100 * N * dtype.itemsize), torch.no_grad():
+        with limits.memory_limit(2 * count * 100 * N * dtype.itemsize), torch.no_grad():
             options = {"condition": condition, "generator": generator, "draws": 2}
             found.append(bound(estimator, x, **options))
     assert told.seen == [2] * 6 + [12]

@@ -23,7 +23,7 @@ from scoresde.selection import per_sample, samples
 _M = TypeVar("_M", bound=Float64Constants)
 
 
-class OfPart(PlannedEstimator):
+class PartEstimator(PlannedEstimator):
     """One part of a joint event, the others being a condition: a joint estimator asked for it.
 
     Args:
@@ -39,10 +39,10 @@ class OfPart(PlannedEstimator):
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Joint
-        >>> from scoresde.inference.given import OfPart
+        >>> from scoresde.inference.parameter_estimators import PartEstimator
         >>> sde = DiagonalSDE(VP(), Joint(y=(1,), x=(1,)), speeds=[0.0, 1.0])
         >>> joint = Gaussian(sde, torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
-        >>> part = OfPart(joint, "x")
+        >>> part = PartEstimator(joint, "x")
         >>> part.denoise(torch.zeros(1, 1), 1.0, condition=torch.ones(1, 1)).round(decimals=2)
         tensor([[0.8000]])
     """
@@ -107,7 +107,7 @@ def _restrict_in_place(view: Float64Constants, dim: int, part: slice) -> None:
             _restrict_in_place(child, dim, part)
 
 
-class GivenObservation(PlannedEstimator):
+class PosteriorEstimator(PlannedEstimator):
     """Posteriors of parameters, in coordinates in which nothing is explained.
 
     There, ``u = z + k`` with the residual ``z`` and ``k`` what a regression says of it, all
@@ -122,9 +122,9 @@ class GivenObservation(PlannedEstimator):
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> from scoresde.inference.given import GivenObservation
+        >>> from scoresde.inference.parameter_estimators import PosteriorEstimator
         >>> left = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> seen = GivenObservation(left, None, torch.tensor([[-2.0], [2.0]]))
+        >>> seen = PosteriorEstimator(left, None, torch.tensor([[-2.0], [2.0]]))
         >>> seen.denoise(torch.zeros(2, 1), 1.0)
         tensor([[-1.],
                 [ 1.]])
@@ -147,7 +147,7 @@ class GivenObservation(PlannedEstimator):
         observation: Tensor,
         *,
         shifted: bool = True,
-    ) -> GivenObservation:
+    ) -> PosteriorEstimator:
         """Of a posterior's estimator, for observations ``(*batch, *observation_shape)``.
 
         Args:
@@ -159,7 +159,7 @@ class GivenObservation(PlannedEstimator):
         seen = coordinates.observation(observation)
         shift = coordinates.explanation(observation) / coordinates.std
         shift = shift if shifted else torch.zeros_like(shift)
-        if isinstance(estimator, OfPart):
+        if isinstance(estimator, PartEstimator):
             seen = seen.reshape(*shift.shape[:-1], -1)
         return cls(estimator, seen, shift)
 
@@ -179,12 +179,12 @@ class GivenObservation(PlannedEstimator):
         return shallow_copy(new, shift=shift, condition=condition)
 
     def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """Those of what is left, moved."""
+        """Those of residuals, shifted."""
         seen, shift = self.condition, cast_like(self.shift, at.like)
         if seen is not None:
             seen = seen.expand(*at.like.shape[:-1], *seen.shape[len(self.batch_shape) :])
 
-        def moved_back(kernel: Kernel, left: Denoiser, z: Tensor) -> Tensor:
+        def shifted(kernel: Kernel, left: Denoiser, z: Tensor) -> Tensor:
             return left(z - kernel.alpha.to(z) * shift) + shift
 
-        return map(partial(partial, moved_back), kernels(at), self.estimator.denoisers(at, seen))
+        return map(partial(partial, shifted), kernels(at), self.estimator.denoisers(at, seen))

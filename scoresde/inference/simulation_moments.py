@@ -30,16 +30,16 @@ _BULK = (0.15866, 0.5, 0.84134)
 """Quantiles that are a deviation from the mean of normal numbers, and the median."""
 
 
-def measured_numbers(x: Tensor, ranks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def observation_moments(x: Tensor, ranks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Centres, scales and reaches of observed numbers ``(N, n)``, in float64.
 
     Ranks see what outliers hide, which then needs no warning.
 
     Example:
         >>> import torch
-        >>> from scoresde.inference.measured import measured_numbers
-        >>> centre, scale, reach = measured_numbers(torch.tensor([[1.0], [2.0], [3.0]]))
-        >>> centre.tolist(), scale.round(decimals=3).tolist(), reach.tolist()
+        >>> from scoresde.inference.simulation_moments import observation_moments
+        >>> centre, scale, whitening = observation_moments(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> centre.tolist(), scale.round(decimals=3).tolist(), whitening.tolist()
         ([2.0], [1.0], [inf])
     """
     groups = MomentsByGroup(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
@@ -65,7 +65,7 @@ def _bulk_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return middle, bulk, few & (bulk > 0)
 
 
-def long_tails(x: Tensor) -> bool:
+def has_long_tails(x: Tensor) -> bool:
     """Whether a number of observations ``(N, n)`` has long tails: a kurtosis of more than 12.
 
     Outliers, which are clipped, are none. Of few simulations of many numbers it is never said, as
@@ -73,24 +73,24 @@ def long_tails(x: Tensor) -> bool:
 
     Example:
         >>> import torch
-        >>> from scoresde.inference.measured import long_tails
+        >>> from scoresde.inference.simulation_moments import has_long_tails
         >>> _ = torch.manual_seed(0)
         >>> normal = torch.randn(1000, 2)
-        >>> long_tails(normal), long_tails(normal.mul(1.5).exp())
+        >>> has_long_tails(normal), has_long_tails(normal.mul(1.5).exp())
         (False, True)
     """
     if len(x) < _SIMULATIONS * x.shape[1]:
         return False
     middle, bulk, few = _bulk_of(x)
-    reach = torch.where(few, _CLIP * bulk, torch.inf)
-    centred = (x.double() - middle).clamp(-reach, reach)
+    whitening = torch.where(few, _CLIP * bulk, torch.inf)
+    centred = (x.double() - middle).clamp(-whitening, whitening)
     centred = centred - centred.mean(0)
     variance = centred.square().mean(0)
     kurtosis = centred.pow(4).mean(0) / variance.square()
     return bool((kurtosis > _LONG).any())  # NaN of those that are all the same
 
 
-def measured_parameters(x: Tensor) -> tuple[Tensor, Tensor]:
+def parameter_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Means and variances of parameters ``(N, m)``, in float64.
 
     Raises:
@@ -98,8 +98,8 @@ def measured_parameters(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> import torch
-        >>> from scoresde.inference.measured import measured_parameters
-        >>> mean, variance = measured_parameters(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> from scoresde.inference.simulation_moments import parameter_moments
+        >>> mean, variance = parameter_moments(torch.tensor([[1.0], [2.0], [3.0]]))
         >>> mean.tolist(), variance.round(decimals=3).tolist()
         ([2.0], [1.0])
     """
@@ -112,15 +112,15 @@ def measured_parameters(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std**2 * (len(x) / (len(x) - 1))
 
 
-def measured_items(values: Tensor) -> tuple[Tensor, Tensor]:
+def item_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Means and deviations of numbers in ``(N, n, features)``, without what is missing.
 
     Infinite where they are the same in all items, which says nothing.
 
     Example:
         >>> import torch
-        >>> from scoresde.inference.measured import measured_items
-        >>> mean, std = measured_items(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.nan]]]))
+        >>> from scoresde.inference.simulation_moments import item_moments
+        >>> mean, std = item_moments(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.nan]]]))
         >>> mean.round(decimals=2)
         tensor([[1.6700],
                 [1.6700]])
@@ -134,13 +134,13 @@ def measured_items(values: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(v.to(values).expand(values.shape[1:]).clone() for v in (mean, std))  # type: ignore
 
 
-def reach(predictors: Tensor) -> Tensor:
+def whitening(predictors: Tensor) -> Tensor:
     """Of standardised predictors ``(N, n)``: whitens them, in units of the farthest.
 
     Example:
         >>> import torch
-        >>> from scoresde.inference.measured import reach
-        >>> reach(torch.tensor([[2.0], [-2.0]])).round(decimals=2)
+        >>> from scoresde.inference.simulation_moments import whitening
+        >>> whitening(torch.tensor([[2.0], [-2.0]])).round(decimals=2)
         tensor([[0.5000]])
     """
     n = predictors.shape[1]
