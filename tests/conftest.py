@@ -1,5 +1,6 @@
 """Settings of the property tests."""
 
+import gc
 import itertools
 import os
 import sys
@@ -76,6 +77,18 @@ def pytest_configure(config):
         "covering(strength): of the product of all parameters, as many cases as it takes for every "
         "`strength` values of different parameters to meet",
     )
+
+
+# what is collected stays until the end: looking through all of it for garbage takes a tenth of it
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session):
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 # before they are shuffled: it is the same cases every time

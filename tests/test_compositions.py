@@ -439,11 +439,12 @@ def test_distributions_are_of_the_posterior(name, dtype):
     x, unobserved = events(made, 1)
     assert spread_out.sample((1,)).shape == x.shape
     # with one event under every observation
-    found, alike = spread_out.log_prob(torch.cat([x, x[:, :1].expand_as(x)])).detach()
+    with torch.no_grad():
+        found, alike = spread_out.log_prob(torch.cat([x, x[:, :1].expand_as(x)]))
+        torch.testing.assert_close(spread_out.log_prob(x[0, 0]), alike)
     torch.testing.assert_close(
         found.double(), made.distribution.log_prob(unobserved[0]), rtol=0, atol=5e-2
     )
-    torch.testing.assert_close(spread_out.log_prob(x[0, 0]), alike)
 
 
 @pytest.mark.covering(2)
@@ -463,8 +464,8 @@ def test_processes_share_samples_of_the_posterior(name, dtype, solver):
     whole = solver.sample(
         made.model, (BATCH,), condition=made.condition, generator=generators(), dtype=dtype
     )
-    parts = [
-        sample(
+    for i, rows in {1: slice(5, 10), 3: slice(15, 18)}.items():  # the last draws some for nothing
+        part = sample(
             solver,
             made.model,
             generators(),
@@ -472,9 +473,8 @@ def test_processes_share_samples_of_the_posterior(name, dtype, solver):
             condition=made.condition,
             dtype=dtype,
         )
-        for i in range(4)
-    ]
-    torch.testing.assert_close(torch.cat(parts)[:BATCH], whole, rtol=1e-3, atol=1e-3)
+        wanted = whole[rows]
+        torch.testing.assert_close(part[: len(wanted)], wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.covering(1)

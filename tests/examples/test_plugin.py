@@ -155,9 +155,9 @@ def test_the_solver_has_the_order_it_claims(plugin):
         found = exact_moments.moments(run)
         return sum((a - b).norm() for a, b in zip(found, truth, strict=True))
 
-    order = torch.log2(error(100) / error(200))
-    assert abs(order - plugin.ExponentialMidpoint.order) < 0.15
-    assert error(200) < 1e-3
+    once, twice = error(100), error(200)
+    assert abs(torch.log2(once / twice) - plugin.ExponentialMidpoint.order) < 0.15
+    assert twice < 1e-3
 
 
 @pytest.mark.usefixtures("float64")
@@ -165,7 +165,8 @@ def test_likelihood_with_the_solver_is_the_closed_form(plugin):
     model = exact(plugin)
     truth = exact_moments.marginal(model, model.sde.eps)
     z = truth.sample((4,))
-    found = log_prob(model, model.sde.basis.inverse(z), plugin.ExponentialMidpoint(200)).value
+    solver = plugin.ExponentialMidpoint(200)
+    found = log_prob(model, model.sde.basis.inverse(z), solver, errors=False).value
     torch.testing.assert_close(found, truth.log_prob(z), rtol=0, atol=1e-2)
 
 

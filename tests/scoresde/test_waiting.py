@@ -117,13 +117,13 @@ def test_noise_with_a_generator_for_each_sample_is_sent_at_once():
     assert (calls.queued.total(), *waits(calls)) == (1, 0, 0)
 
 
+WALKS = [(solver, "staged") for solver in FIXED.values()]
+WALKS += [(ExponentialMultistep, name) for name in MODELS if name != "staged"]
+"""What is prepared of a model does not depend on who walks, and stages are the hardest."""
+
+
 @every_dtype
-@pytest.mark.parametrize(
-    ("solver", "name"),
-    # what a walk prepares of a model does not depend on who walks, and stages are the hardest
-    [(solver, "staged") for solver in FIXED.values()]
-    + [(ExponentialMultistep, name) for name in MODELS if name != "staged"],
-)
+@pytest.mark.parametrize(("solver", "name"), WALKS)
 def test_a_compiled_sampler_sends_its_noise_and_nothing_else(solver, name, dtype):
     host = MODELS[name]().to(dtype)
     draws = {eta: sampler_draws(solver, eta, host) for eta in (0.0, 1.0)[: 1 + takes_noise(solver)]}
@@ -213,8 +213,7 @@ def on_cpu(name):
         return model, torch.zeros(5, *model.sde.basis.event_shape)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("solver", [*FIXED.values()], ids=FIXED)
+@pytest.mark.parametrize(("solver", "name"), WALKS)
 def test_samples_are_where_the_model_is(elsewhere, solver, name):
     model, _ = on_cpu(name)
     seeds = [torch.Generator("cpu").manual_seed(i) for i in range(5)]

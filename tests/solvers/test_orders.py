@@ -65,6 +65,8 @@ METHODS = {
         )
         for order in (1, 2, 3)
         for corrected in (False, True)
+        # this one is there already, by its defaults
+        if ExponentialMultistep(order=order, corrected=corrected) != ExponentialMultistep()
     },
 }
 each_sde = pytest.mark.parametrize("case", SDES)
@@ -83,7 +85,7 @@ def flow(case):
     reverse = ReverseSDE(model, 0.0)
     torch.manual_seed(1)
     z = model.marginal(torch.tensor([sde.T])).sample((8,))
-    solver = TorchDiffEq(method="dopri8", rtol=1e-11, atol=1e-11)
+    solver = TorchDiffEq(method="dopri8", rtol=1e-9, atol=1e-9)
     return reverse, z, solver.integrate(reverse, z, torch.tensor([-sde.T, -sde.eps]), Noise())
 
 
@@ -98,7 +100,7 @@ def many(name):
 def test_order_on_the_probability_flow_of_a_mixture(name, case):  # invariant 39
     solver, (reverse, z, end) = METHODS[name], flow(case)
     counts = [16, 48] if name in {"torchsde-srk", "torchdiffeq-rk4"} else [32, 96]
-    counts = [128, 384] if many(name) else counts
+    counts = [128, 256] if many(name) else counts
     errors = [
         (solver.integrate(reverse, z, -GRIDS["log_snr"](reverse.sde, n), Noise()) - end)
         .abs()
@@ -115,7 +117,7 @@ def densities():
     """Of a mixture: the model, events, and to many digits what they have."""
     model = mixture(SDES["VP"](), 3)
     x = model.marginal(torch.tensor([model.sde.eps])).sample((24,))
-    precise = TorchDiffEq(method="dopri8", rtol=1e-9, atol=1e-9)
+    precise = TorchDiffEq(method="dopri8", rtol=1e-7, atol=1e-7)
     return model, x, log_prob(model, x, precise, errors=False).value
 
 
@@ -125,7 +127,7 @@ def densities():
 def test_densities_have_the_order_of_the_solver(name):
     """Integrals of the divergence have steps, weights and damping of their own."""
     model, x, truth = densities()
-    counts = [64, 192] if many(name) else [32, 96]
+    counts = [96, 192] if many(name) else [32, 64]
     errors = []
     for n in counts:
         found = log_prob(model, x, attrs.evolve(METHODS[name], steps=n), errors=False)
@@ -159,7 +161,7 @@ def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
     model = with_true_prior(gaussian(SDES[case](), 3))
     sde = model.sde
     reverse, end = ReverseSDE(model, eta), marginal(model, sde.eps)
-    counts = [192, 576] if many(name) else [24, 72]
+    counts = [192, 384] if many(name) else [24, 48]
     errors = []
     for n in counts:
         mean, covariance = push(solver, reverse, sde.prior, -GRIDS["uniform_time"](sde, n))
@@ -206,7 +208,7 @@ def test_strong_order_on_a_mixture(name):  # invariant 39
     reverse = ReverseSDE(model, 1.0)
     z = torch.randn(256, 3) * sde.kernel(torch.tensor([sde.T])).sigma
     # an order above 1 shows late, and is measured against finer steps of the same solver
-    fine, counts = (1024, [256, 128, 64]) if late else (256, [128, 64, 32])
+    fine, counts = (512, [128, 64, 32]) if late else (128, [64, 32, 16])
     noise, ends = Brownian(fine, z.shape), {}
 
     def end(solver, steps):

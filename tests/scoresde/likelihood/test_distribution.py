@@ -101,12 +101,13 @@ def test_expanded_distributions_agree(case, larger):
     assert wide.expand((2, *larger)).batch_shape == (2, *larger)
     x = wide.sample()
     assert x.shape == (*larger, *d.event_shape)
-    torch.testing.assert_close(wide.log_prob(x).mean(), d.log_prob(x).mean(), rtol=0.05, atol=0.05)
+    found, plain = wide.log_prob(x), d.log_prob(x)
+    torch.testing.assert_close(found.mean(), plain.mean(), rtol=0.05, atol=0.05)
     if case != "random trace":
-        torch.testing.assert_close(wide.log_prob(x), d.log_prob(x))
+        torch.testing.assert_close(found, plain)
     whole = wide.to_event(1)
     assert whole.batch_shape == larger[:-1]
-    torch.testing.assert_close(whole.log_prob(x), wide.log_prob(x).sum(-1))
+    torch.testing.assert_close(whole.log_prob(x), found.sum(-1))
 
 
 def test_values_and_conditions_broadcast():
@@ -229,7 +230,7 @@ def posterior():
 
 def test_nuts_finds_the_posterior():
     pyro.set_rng_seed(1)
-    kernel = NUTS(linear_model, max_tree_depth=3, step_size=0.3, adapt_step_size=False)
+    kernel = NUTS(linear_model, max_tree_depth=2, step_size=0.4, adapt_step_size=False)
     run = MCMC(kernel, num_samples=40, warmup_steps=5, disable_progbar=True)
     run.run()
     x = run.get_samples()["x"]

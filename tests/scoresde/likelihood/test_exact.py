@@ -75,8 +75,9 @@ def test_gaussian_likelihood_is_exact(solver, case):  # invariant 17
     assert torch.equal(found.standard_error, torch.zeros(len(x)))
 
 
-@either
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("solver", SOLVERS)
+@either
 def test_mixture_likelihood_is_exact(solver, case):  # invariant 18
     model = mixture(UNIFORM_OR_NOT[case](), 5)
     model.sde.prior = model.marginal(torch.tensor([model.sde.T]))

@@ -166,15 +166,15 @@ def reads(monkeypatch):
 @every_dtype
 @pytest.mark.parametrize("name", [n for n in MODELS if n != "guided"])
 @every_solver
-def test_a_compiled_sampler_reads_nothing(reads, solver, name, dtype):
+@pytest.mark.parametrize("extra", [{}, {"final_denoise": True}, {"churn": 0.3}], ids=str)
+def test_a_compiled_sampler_reads_nothing(reads, extra, solver, name, dtype):
     model = MODELS[name]().to(dtype)
     for eta in etas(solver):
-        for extra in ({}, {"final_denoise": True}, {"churn": 0.3}):
-            sampler = solver(6, eta=eta, **extra).compiled(model, (4,))
-            before = reads[0]
-            assert before > 0
-            sampler(seeded())
-            assert reads[0] == before
+        sampler = solver(6, eta=eta, **extra).compiled(model, (4,))
+        before = reads[0]
+        assert before > 0
+        sampler(seeded())
+        assert reads[0] == before
 
 
 @pytest.mark.parametrize("solver", PREPARED.values(), ids=PREPARED)
@@ -300,7 +300,8 @@ def test_the_walk_compiles_as_a_whole(solver, eta, name):
     torch._dynamo.reset()
     model = MODELS[name]()
     options = {"fullgraph": True, "backend": "eager"}
-    sampler = solver(4, eta=eta).compiled(model, (4,), compile=options)
+    # multistep methods have all their memory in the third step
+    sampler = solver(3, eta=eta).compiled(model, (4,), compile=options)
     for seed in (3, 7):
         wanted = sampler.solver.sample(model, (4,), generator=seeded(first=seed))
         assert torch.equal(sampler(seeded(first=seed)), wanted)
@@ -330,8 +331,8 @@ def test_what_are_no_arguments_of_a_compiler_are_refused(asked):
 
 def test_other_modes_are_taken():
     model, asked = uniform(), {"mode": None, "backend": "eager", "options": None}
-    sampler = DDIM(3).compiled(model, (4,), compile=asked)
-    assert torch.equal(sampler(seeded()), DDIM(3).sample(model, (4,), generator=seeded()))
+    sampler = DDIM(2).compiled(model, (4,), compile=asked)
+    assert torch.equal(sampler(seeded()), DDIM(2).sample(model, (4,), generator=seeded()))
 
 
 @every_dtype
