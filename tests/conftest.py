@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 settings.register_profile(
     "scoresde",
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     database=None,

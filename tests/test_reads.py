@@ -141,6 +141,7 @@ def ready(name, dtype, **options):
     return model, x
 
 
+@pytest.mark.covering(2)
 @every_dtype
 @every_model
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -213,6 +214,7 @@ def test_torchsde_reads_once_per_evaluation(reads):
     assert found == 2 * (model.network.asked - before) > 0
 
 
+@pytest.mark.covering(2)
 @every_dtype
 @every_model
 @pytest.mark.parametrize("kind", ["reverse", "density"])
@@ -296,6 +298,7 @@ def etas(solver):
     return (0.0,) if solver(1).weak_order is None else (0.0, 0.7)
 
 
+@pytest.mark.covering(2)
 @every_dtype
 @every_model
 @every_planned
@@ -359,6 +362,7 @@ def asked(model):
     return sum(part.asked for part in model.modules() if isinstance(part, Answering))
 
 
+@pytest.mark.covering(2)
 @every_dtype
 @every_model
 @every_planned
@@ -372,6 +376,7 @@ def test_reads_of_samples_and_densities_do_not_depend_on_the_number_of_steps(
         assert few == many
 
 
+@pytest.mark.covering(2)
 @every_dtype
 @every_model
 @pytest.mark.parametrize("tolerance", [None, 0.0])

@@ -354,7 +354,7 @@ class SDELaws(ABC):
             -float(ends[1]), -float(ends[0]), size=z.shape, entropy=0, dtype=DOUBLE
         )
         grid = {"method": "rk4", "options": {"step_size": sde.T / 100}}
-        noisy = {"method": "euler", "bm": path, "dt": sde.T / 2000}
+        noisy = {"method": "euler", "bm": path, "dt": sde.T / 1000}
         runs: dict[str, Callable[[str], Any]] = {
             "odeint": lambda name: getattr(torchdiffeq, name)(flow, z, ends, **grid),
             "sdeint": lambda name: getattr(torchsde, name)(reverse, z, -ends.flip(0), **noisy),

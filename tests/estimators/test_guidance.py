@@ -111,7 +111,7 @@ def test_every_method_is_its_formula(method, t, dtype):
     torch.testing.assert_close(found, (clean + step).to(dtype), **precise)
 
 
-@pytest.mark.parametrize("solver", [ExponentialMultistep(40), DDIM(200, eta=1.0), Heun(60)])
+@pytest.mark.parametrize("solver", [ExponentialMultistep(40), DDIM(100, eta=1.0), Heun(30)])
 @pytest.mark.parametrize("basis", ["identity", "haar"])
 def test_every_solver_samples_the_posterior(solver, basis):
     if basis == "haar":
@@ -129,7 +129,7 @@ def test_samples_with_steps_of_their_own_keep_what_is_known_of_them():
     """Observations, conditions and probes stay with their samples when others leave the batch."""
     sde = DiagonalSDE(VP(), Identity((2,)), speeds=[1.0, 2.0])
     model = mixture(sde, 3)
-    g, adaptive = torch.Generator().manual_seed(0), Adaptive(rtol=1e-4, atol=1e-4)
+    g, adaptive = torch.Generator().manual_seed(0), Adaptive(rtol=3e-4, atol=3e-4)
     y = torch.linspace(-2, 2, 5).unsqueeze(-1)
     guided = Guidance(model, lambda x: x.sum(-1, keepdim=True), y, 0.3)
 

@@ -147,7 +147,8 @@ def test_likelihood_is_the_closed_form(setting):
     sde = model.sde
     truth = exact_moments.marginal(model, sde.eps)
     z = truth.sample((5,))
-    found = scoresde.log_prob(model, sde.basis.inverse(z), solver(setting, 200)).value
+    events = sde.basis.inverse(z)
+    found = scoresde.log_prob(model, events, solver(setting, 150), errors=False).value
     torch.testing.assert_close(found, truth.log_prob(z), rtol=0, atol=0.06)
 
 

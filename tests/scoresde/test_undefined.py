@@ -60,15 +60,15 @@ def test_what_is_not_finite_has_no_density(dtype, value):
 
 
 @every_precision
-@pytest.mark.parametrize("size", [1e3, 1e6, 1e12, 1e19, 1e30, 1e38])
 @pytest.mark.parametrize("kind", ["network", "gaussian", "truncated"])
-def test_far_away_there_is_next_to_no_density_and_no_nan(kind, size, dtype):
+def test_far_away_there_is_next_to_no_density_and_no_nan(kind, dtype):
     model = {
         "network": lambda: network(dtype),
         "gaussian": lambda: Gaussian(SDE, torch.zeros(2), torch.eye(2)),
         "truncated": lambda: Truncated(SDE, -1.0, [1.0, torch.inf]),
     }[kind]()
-    x = torch.tensor([[size, -size], [0.0, size]], dtype=dtype)
+    size = torch.tensor([1e3, 1e6, 1e12, 1e19, 1e30, 1e38], dtype=dtype)
+    x = torch.stack([torch.stack([size, -size], -1), torch.stack([0 * size, size], -1)])
     assert (ScoreDistribution(model, DDIM(5)).log_prob(x) < -1e4).all()
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
@@ -102,6 +102,7 @@ def decay(equation, ts, like):
 @pytest.mark.parametrize(
     ("order", "corrected"), [(1, False), (2, False), (2, True), (3, False), (3, True)]
 )
+@settings(max_examples=8)
 @given(
     coefficients=st.lists(st.floats(-2, 2), min_size=3, max_size=3),
     widths=st.lists(st.floats(0.06, 0.11), min_size=6, max_size=6),

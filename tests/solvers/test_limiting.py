@@ -86,7 +86,7 @@ def test_a_frozen_component_stays_and_the_others_sample_their_conditional(name, 
     model = gaussian(frozen(), 4)
     sde = model.sde
     sde.prior = marginal(model, sde.T)
-    found = sample_moments(SOLVERS[name](120, eta=eta), model)
+    found = sample_moments(SOLVERS[name](60, eta=eta), model)
     truth = marginal(model, sde.eps)
     torch.testing.assert_close(found[0], truth.mean, rtol=0.1, atol=0.05)
     error = (found[1] - truth.covariance_matrix).norm() / truth.covariance_matrix.norm()
@@ -228,7 +228,7 @@ def test_singular_data_are_sampled(name):
     sde = DiagonalSDE(VE(0.05, 5.0, eps=0.02), Identity((2,)))
     model = Gaussian(sde, torch.zeros(2), covariance)
     sde.prior = marginal(model, sde.T)
-    found = sample_moments(SOLVERS[name](200, eta=1.0), model)[1]
+    found = sample_moments(SOLVERS[name](120, eta=1.0), model)[1]
     truth = marginal(model, sde.eps).covariance_matrix
     across = torch.tensor([1.0, -1.0]) / 2**0.5
     torch.testing.assert_close(across @ found @ across, across @ truth @ across, rtol=0.25, atol=0)

@@ -182,7 +182,8 @@ def test_independent_parts_learn_nothing_from_each_other(kind, speeds):  # invar
 def test_the_bias_of_a_noisy_condition(sigma_y, corrector, eta, mean, variance):
     """With exact scores; moments by iterating those of the linear equation, truth .80 and .36."""
     posterior = condition(cmde(0.8, sigma_y, 50.0), y=torch.ones(1))
-    solver = DDIM(400, eta=eta, corrector=corrector)
+    # what is drawn anew at every step is as far behind as a step is long
+    solver = DDIM(400 if sigma_y < 1 else 200, eta=eta, corrector=corrector)
     x = solver.sample(posterior, (10_000,), generator=torch.Generator().manual_seed(0))
     assert abs(x.mean() - mean) < 4 * (variance / 10_000) ** 0.5
     assert abs(x.var() - variance) < 3 * variance * (2 / 10_000) ** 0.5 + 0.01
@@ -224,7 +225,7 @@ def test_samples_with_steps_of_their_own_keep_their_observations():
 
 @every_schedule
 @pytest.mark.parametrize("clean", [False, True])
-@pytest.mark.parametrize("solver", [ExponentialMultistep(80), Adaptive(rtol=1e-3, atol=1e-3)])
+@pytest.mark.parametrize("solver", [ExponentialMultistep(50), Adaptive(rtol=1e-3, atol=1e-3)])
 def test_density_of_the_posterior(kind, clean, solver):
     posterior, distribution = wide(kind, clean, **({} if clean else {"y": 0, "x": 1}))
     x = distribution.sample((5,))
@@ -413,9 +414,9 @@ def test_one_network_learns_every_conditional():
     network = ResidualMLP((2,), 32, 2, noise_levels=2)
     model = Denoising(DiagonalSDE(VP(), basis), network, observe="components")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step in range(500):
+    for step in range(300):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / 500)
+            group["lr"] = 3e-3 * (1 - step / 300)
         rows = torch.randint(len(data), (512,))
         loss = model.loss(data[rows])
         optimizer.zero_grad()

@@ -328,7 +328,7 @@ def test_a_trained_posterior():
     sde = joint_sde(to)
     network = PartNetwork(to.joint, "parameter", ResidualMLP((1,), 32, 2, condition_dim=1))
     model = Denoising(sde, network, baseline=Truncated.from_coordinates(to, sde))
-    training = Training(steps=500, batch_size=256, lr=5e-3, ema=0.98)
+    training = Training(steps=300, batch_size=256, lr=5e-3, ema=0.98)
     training.fit(model, Dataset("pairs", to.joint_events(theta, x)), progress=False)
     posterior = Posterior(model, to, ExponentialMultistep(20))(torch.tensor([3.7]))
     grid = torch.linspace(-1.999, 1.999, 800).unsqueeze(-1)

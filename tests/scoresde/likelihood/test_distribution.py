@@ -123,7 +123,7 @@ def test_values_and_conditions_broadcast():
 def test_gradients_in_value_and_condition(method):
     value = torch.randn(3, 2).requires_grad_()
     condition = CONDITION.clone().requires_grad_()
-    d = shifted(condition=condition, method=method or Quadrature(60))
+    d = shifted(condition=condition, method=method or Quadrature(24))
     slopes = torch.autograd.grad(d.log_prob(value).sum(), (value, condition))
     truth = MultivariateNormal(condition, COVARIANCE).log_prob(value).sum()
     for found, exact in zip(slopes, torch.autograd.grad(truth, (value, condition)), strict=True):
@@ -252,11 +252,11 @@ def test_svi_finds_the_posterior():
     guide = pyro.infer.autoguide.AutoNormal(linear_model, init_scale=0.3)
     svi = SVI(linear_model, guide, pyro.optim.Adam({"lr": 0.1, "betas": (0.8, 0.9)}), Trace_ELBO())
     found = []
-    for _ in range(80):
+    for _ in range(50):
         svi.step()
         found.append(guide.median()["x"])
     mean, deviation = posterior()
-    assert ((torch.stack(found[40:]).mean(0) - mean).abs() < 0.6 * deviation).all()
+    assert ((torch.stack(found[25:]).mean(0) - mean).abs() < 0.6 * deviation).all()
 
 
 def test_a_conditional_model_is_a_likelihood_in_a_plate(parameters):

@@ -1,5 +1,6 @@
 """What log-densities are said to miss, by whatever method, and that nobody is unaware of it."""
 
+import functools
 import warnings
 
 import pytest
@@ -43,12 +44,17 @@ def found(kind, dtype, method, **options):
     return log_prob(model(kind, dtype), X.to(dtype), method, generator=seed, **options)
 
 
+@functools.cache
+def precise(kind, dtype):
+    return found(kind, dtype, Quadrature(60)).value
+
+
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", [CLD, PSLD, HOLD])
 def test_few_steps_carry_pairs_and_triples_as_far_as_single_numbers(kind, dtype):
     """However fast their flow turns: what turns with a constant denoised mean is exact."""
-    truth = found(kind, dtype, Quadrature(60)).value
+    truth = precise(kind, dtype)
     for method, apart in ((None, 0.03), (ExponentialMultistep(24), 1.0)):
         assert (found(kind, dtype, method).value - truth).abs().max() < apart, method
 
@@ -77,7 +83,7 @@ def test_errors_are_told_by_every_solver(method, kind, dtype):
     # steps of their own take long in company of a velocity
     kind = DiagonalSDE if isinstance(method, Adaptive | TorchDiffEq) else kind
     rough = found(kind, dtype, method)
-    truth = found(kind, dtype, Quadrature(60)).value
+    truth = precise(kind, dtype)
     off = (rough.value - truth).abs()
     assert rough.error.shape == off.shape
     assert (off < 1.5 * rough.error + 1e-3).all(), (off, rough.error)

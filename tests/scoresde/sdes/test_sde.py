@@ -62,7 +62,7 @@ def test_fokker_planck(kind, data):  # invariant 29
     sde = data.draw(sdes(kind))
     model = data.draw(mixtures(sde))
     (t,) = data.draw(times(sde))
-    check(sde, log_marginal(model), t[0], data.draw(states(sde)))
+    check(sde, log_marginal(model), t[0], data.draw(states(sde, 1)))
 
 
 @every_schedule
@@ -73,7 +73,7 @@ def test_the_reverse_equation_has_the_same_marginals(kind, data, eta):  # invari
     model = data.draw(mixtures(sde))
     (t,) = data.draw(times(sde))
     forward = log_marginal(model)
-    check(ReverseSDE(model, eta), lambda r, z: forward(-r, z), -t[0], data.draw(states(sde)))
+    check(ReverseSDE(model, eta), lambda r, z: forward(-r, z), -t[0], data.draw(states(sde, 1)))
 
 
 @every_schedule
@@ -82,7 +82,7 @@ def test_the_probability_flow_has_the_same_marginals(kind, data):  # invariants 
     sde = data.draw(sdes(kind))
     model = data.draw(mixtures(sde))
     (t,) = data.draw(times(sde))
-    check(ProbabilityFlow(model), log_marginal(model), t[0], data.draw(states(sde)))
+    check(ProbabilityFlow(model), log_marginal(model), t[0], data.draw(states(sde, 1)))
 
 
 NONLINEAR = {
