@@ -41,18 +41,19 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "scoresde": "batches blocks churn clock coefficients copies "
-    "denoised_reverse derivatives descent diagonal discontinuities endpoint_solver equation "
-    "estimator fixed_step fronts grid kept noise parametrization precision "
-    "reading reverse sampler sde sde_coefficients selection snapshot solver tape "
-    "time_distribution weighting",
+    "scoresde": "blocks endpoint_solver equation estimator fixed_step noise precision reverse "
+    "selection solver",
+    "scoresde/internals": "copies derivatives snapshot",
+    "scoresde/objectives": "parametrization time_distribution weighting",
+    "scoresde/sampling": "batches cache churn descent discontinuities grid sampler tape",
     "scoresde/schedules": "cosine edm learned log_linear rectified_flow schedule ve vp",
-    "scoresde/sdes": "cox_ingersoll_ross geometric_brownian",
+    "scoresde/sdes": "clock cox_ingersoll_ross denoised_reverse diagonal diagonal_coefficients "
+    "fronts geometric_brownian reading sde sde_coefficients",
     "scoresde/bases": "basis dct haar identity joint missing_values moments packed pca spatial "
     "wavelet",
     "scoresde/likelihood": "density distribution exact quadrature traces variational",
-    "scoresde/conditioning": "conditional masks observation rollout",
-    "scoresde/inference": "coordinates posterior",
+    "scoresde/conditioning": "composition conditional masks observation rollout stacked",
+    "scoresde/inference": "coordinates given posterior",
     "scoresde/phase_space": "coefficients diffusion dynamics flow langevin mixing rotation steps",
     "scoresde/planning": "draft independent_gaussian optimised_grid plan warped_clock",
     "scoresde/data": "dequantization",
@@ -77,14 +78,15 @@ ELSEWHERE = {
     "batches": ("sample_batches", "likely_mistakes", "solver"),
     "blocks": ("diagonal", "solver"),
     "churn": ("solver", "no_noise"),
-    "coefficients": ("diagonal", "phase_sde", "sde", "reverse", "no_noise", "quadrature"),
+    "coefficients": ("phase_sde",),
     "conditional": ("conditioning", "compositions"),
-    "copies": ("constants", "kept"),
+    "copies": ("constants", "cache"),
     "denoised_reverse": ("diagonal", "phase_sde", "sde", "reverse", "no_noise"),
     "density": ("exact", "quadrature", "distribution", "derivatives"),
     "denoising": ("stages", "times", "width_at_entry", "prior_mean"),
-    "descent": ("solver", "sample_batches", "sampler", "kept"),
+    "descent": ("solver", "sample_batches", "sampler", "cache"),
     "diagonal": ("sde",),
+    "diagonal_coefficients": ("diagonal", "sde", "reverse", "no_noise", "quadrature", "reads"),
     "discontinuities": ("grid", "between", "diagonal"),
     "endpoint_solver": ("solver", "adapters"),
     "equation": ("sde", "diagonal", "reverse", "adapters", "exponential"),
@@ -92,6 +94,7 @@ ELSEWHERE = {
     "exact": ("errors", "memory", "distribution"),
     "exponential": ("orders", "cross", "between", "limiting"),
     "fixed_step": ("solver", "loop", "orders"),
+    "given": ("several",),
     "grid": ("between", "diagonal"),
     "masks": ("conditioning", "compositions"),
     "observation": ("conditioning", "compositions"),
@@ -106,12 +109,13 @@ ELSEWHERE = {
     "reverse": ("sde", "diagonal", "adapters", "between"),
     "sde": ("diagonal", "reverse"),
     "sde_coefficients": ("sde", "reverse", "diagonal", "adapters", "between"),
-    "sampler": ("kept",),
+    "sampler": ("cache",),
     "selection": ("conditioning", "compositions", "wrappers"),
-    "snapshot": ("kept", "sampler"),
+    "stacked": ("composition",),
+    "snapshot": ("cache", "sampler"),
     "solver": ("modes", "empty", "loop", "cross"),
     "steps": ("phase_steps", "phase_sde"),
-    "tape": ("sampler", "kept"),
+    "tape": ("sampler", "cache"),
     "traces": ("exact",),
     "variational": ("prior_mean", "multiscale"),
 }
