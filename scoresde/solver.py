@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -134,6 +134,9 @@ class Solver(ABC):
         for end, _ in self.walk(equation, y, ts, noise):  # noqa: B007
             pass
         return end
+
+    tells_errors: ClassVar[bool] = False
+    """Whether `transport` knows its own error, and sets that of the density that it takes."""
 
     def transport(
         self, density: AugmentedEquation, z: Tensor, ts: Tensor, noise: Noise

@@ -35,7 +35,8 @@ from scoresde.sdes.sde import SDE
 class Method(Protocol):
     """What takes states up their flow: a `scoresde.Solver`, or `Quadrature`.
 
-    One that knows its own error sets that of the `DensityFlow`, and says ``tells_errors = True``.
+    Attributes:
+        tells_errors: Whether it knows its own error, and sets that of the `DensityFlow`.
 
     Example:
         >>> from scoresde import Quadrature
@@ -43,6 +44,9 @@ class Method(Protocol):
         >>> from solvers import DDIM
         >>> methods: list[Method] = [DDIM(60), Quadrature(30)]
     """
+
+    @property
+    def tells_errors(self) -> bool: ...  # noqa: D102
 
     def times(self, sde: SDE) -> Tensor:
         """See `scoresde.Solver.times`."""
@@ -158,7 +162,7 @@ def log_prob(
         ascent = _Ascent(flow, start, offset, trace, noise)
         times = method.times(flow.sde)
         density = ascent.by(method, times, checkpointing)
-        if errors and x.numel() and not getattr(method, "tells_errors", False):
+        if errors and x.numel() and not method.tells_errors:
             density = ascent.compared(density, times)
     limit = doubtful(z.shape[-1])
     if checked and not all_finite(

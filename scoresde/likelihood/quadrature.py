@@ -73,7 +73,7 @@ class Quadrature:
     """
 
     references = "lu2022b"
-    tells_errors: ClassVar = True
+    tells_errors: ClassVar[bool] = True
 
     steps: int = attrs.field(default=30, validator=validator(whole, 1))
     grid: Grid = grid_field(grids.wide_arctan_log_snr)
