@@ -39,7 +39,7 @@ class Labels(nn.Embedding):
             good = bool((labels >= 0).all() and (labels <= most).all())
         if not good:
             wanted = f"labels (batch,) of 0 to {most}, the last of which stands for none"
-            got = (
+            got = (  # as many as a line of a message holds
                 labels.tolist() if labels.numel() <= 8 else f"{labels.dtype} {tuple(labels.shape)}"
             )
             expect(False, "condition", wanted, got)

@@ -29,7 +29,7 @@ from scoresde.noise import Generators, Noise
 from scoresde.objectives import parametrization as forms
 from scoresde.objectives import weighting as weightings
 from scoresde.objectives.parametrization import Affine, Parametrization
-from scoresde.objectives.time_distribution import TimeDistribution
+from scoresde.objectives.time_distribution import GRID_STEPS, TimeDistribution
 from scoresde.objectives.weighting import Weighting, WeightingInputs
 from scoresde.precision import (
     Float64Constants,
@@ -171,7 +171,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         self.baseline = baseline
         self._met, self.events = False, None
         self.times = training_times(times, whole=self.stage.dim == sde.basis.dim)
-        self.draw_times = TimeDistribution(restrict(self.times.grid(sde, 1024), self.stage))
+        self.draw_times = TimeDistribution(restrict(self.times.grid(sde, GRID_STEPS), self.stage))
         # what nobody has shown clean in training is heard of as it is at the first time
         first = first_noise_level(sde) if self.times.apart and self.observe is None else None
         self.register_buffer("_first_level", first, persistent=False)

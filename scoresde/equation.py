@@ -69,7 +69,7 @@ class Propagator(NamedTuple):
         """Mean of ``v^3``, for those few who want it."""
         if self.third is not None:
             return self.third
-        near = self.damping.abs() < 0.3
+        near = self.damping.abs() < _NEAR
         y, x = torch.where(near, 1.0, self.damping), torch.where(near, self.damping, 0.0)
         far = -1 / torch.expm1((-y).clamp(max=_LARGE)) - 3 * self.moments[1] / y
         square = x * x
@@ -82,6 +82,11 @@ class Propagator(NamedTuple):
         """One entry per component, of a state in these blocks, wherever they differ."""
         return Propagator(*(None if v is None else blocks.expand(v) for v in self))  # type: ignore[arg-type]
 
+
+_NEAR = 0.3
+"""An exponent below which closed forms of moments cancel, and their series are taken. Measured
+there: series are right to 1e-8, closed forms in float32 to 1e-5, and to 1e-4 of the third
+moment."""
 
 _LARGE = 80.0
 """An exponent of which float32 has the exponential."""
@@ -100,7 +105,7 @@ def exponential_moments(x: Tensor) -> tuple[Tensor, Tensor]:
         >>> exponential_moments(torch.zeros(1))  # means of v and v^2 under the uniform density
         (tensor([0.5000]), tensor([0.3333]))
     """
-    near = x.abs() < 0.3  # where the closed forms cancel
+    near = x.abs() < _NEAR
     y, x = torch.where(near, 1.0, x), torch.where(near, x, 0.0)  # gradients want numbers in both
     whole = -1 / torch.expm1((-y).clamp(max=_LARGE))
     first = whole - 1 / y

@@ -187,7 +187,7 @@ class Adaptive(EndpointSolver):
             n, spots = len(busy), alive[busy.to(alive.device)]
             run.fail(spots, here[:n], ratio[:n])
             ratio = ratio.nan_to_num(torch.inf)
-            factor = (0.9 * ratio.clamp(min=1e-6) ** (-1 / self.order)).clamp(0.2, 5.0)
+            factor = (_SAFETY * ratio.clamp(min=1e-6) ** (-1 / self.order)).clamp(*_CHANGES)
             accepted = (ratio <= 1)[:n]
             run.move(spots, ratios[:n], end[:n], times[3][:n, 0], accepted)
             where[busy[accepted]] = (start + reach)[:n][accepted]
@@ -196,6 +196,10 @@ class Adaptive(EndpointSolver):
             busy = busy[(where[busy] < 1) & left.cpu()]
         return (where >= 1).to(alive.device)
 
+
+_SAFETY, _CHANGES = 0.9, (0.2, 5.0)
+"""Of the step at which the error would be the tolerance, so much is tried; and by how much a step
+may change (Hairer, Norsett and Wanner 1993, II.4)."""
 
 _TRIES = 20
 """How many attempts of a sample may end nowhere: a fifth of the step each time, 1e-14 in all."""

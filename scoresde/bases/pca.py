@@ -82,6 +82,7 @@ class PCA(Basis):
             .max()
             .item()
         )
+        # of products in float32
         expect(error <= 1e-5, "components", "orthonormal rows, to 1e-5", f"an error of {error:.2g}")
         shape = checked_shape([n] if event_shape is None else event_shape)
         expect(

@@ -110,6 +110,7 @@ class Wavelet(Basis):
             signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
             self.register_buffer("signs", signs, persistent=False)
             return
+        # matrices in float64, of coarser levels a third as many again, and what they are made of
         limits.expect_memory("event_shape", 16 * sum(size**2 for size in sizes if levels))
         for size in {size >> k for size in sizes for k in range(levels)}:
             self.register_buffer(f"matrix{size}", filter_matrix(taps, size), persistent=False)

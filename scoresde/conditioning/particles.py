@@ -210,6 +210,10 @@ and how often they may be farther: else steps are too long for what is narrow.""
 _LONGEST = 1.5
 """Such a step, in units of ``m^(-1/6)`` deviations: in few dimensions all may be accepted."""
 
+_ROUNDING = 16
+"""Rounding errors of a variance: measured, 4 leave a factor to all of 12000 singular correlations
+of 2 to 20 components."""
+
 _TINY = 1e-30
 """What a variance is at least."""
 
@@ -284,8 +288,9 @@ class _Path:
         centred = u - u.mean(0)
         covariance = torch.einsum("kbi,kbj->bij", centred, centred) / len(u)
         variance = covariance.diagonal(dim1=-2, dim2=-1)
-        jitter = torch.diag_embed(16 * torch.finfo(u.dtype).eps * variance + _TINY)
+        jitter = torch.diag_embed(_ROUNDING * torch.finfo(u.dtype).eps * variance + _TINY)
         root = torch.linalg.cholesky_ex(covariance + jitter).L
+        # acceptance does not depend on the dimension (Roberts and Rosenthal 1998)
         step, xi = cloud.length * m ** (-1 / 6), noise(u)
         # moves and scores in units of the covariance's root
         start = _mapped(root.mT, cloud.score)

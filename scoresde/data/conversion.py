@@ -92,7 +92,7 @@ def conversion(
 def _sample(arrays: Sequence[Array]) -> Array:
     """Some events, ``(k, n)``, in runs that are spread evenly: few places of a disk are visited."""
     count, size = sum(map(len, arrays)), max(1, arrays[0][:1].size)
-    share = max(2, min(SAMPLE, 2**20 // size)) / count
+    share = max(2, min(SAMPLE, 2**20 // size)) / count  # 8 MiB in float64
     runs = []
     for array in arrays:
         rows = min(len(array), math.ceil(share * len(array)))

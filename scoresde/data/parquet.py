@@ -137,6 +137,7 @@ def _classes(path: Path, table: Any, name: str) -> list[str]:
     """The class of every row, by name."""
     location, classes = f"{path}, column {name!r}", []
     with _garbled(path):
+        # as many names as Arrow reads at a time by default
         for batch in table.iter_batches(2**16, columns=[name], use_threads=False):
             column = batch.column(name)
             expect(column.null_count == 0, location, "a class in every row", "nulls")
@@ -150,7 +151,7 @@ def _classes(path: Path, table: Any, name: str) -> list[str]:
 def _values(path: Path, table: Any, names: list[str], missing: Missing) -> Array:
     """``(rows, columns)`` in float64, NaN where missing."""
     values = np.empty((table.metadata.num_rows, len(names)))
-    size, filled = max(1, 2**20 // len(names)), 0
+    size, filled = max(1, 2**20 // len(names)), 0  # 8 MiB at a time in float64
     with _garbled(path):
         for batch in table.iter_batches(size, columns=names, use_threads=False):
             rows = values[filled : filled + len(batch)]

@@ -351,7 +351,8 @@ class PosteriorDistribution(TorchDistribution):
 
         Args:
             starts: How many samples, two at least.
-            steps: Of Adam, each of a twentieth of the samples' deviation at most.
+            steps: Of Adam, each of a twentieth of the samples' deviation at most: by default three
+                deviations in all.
         """
         whole("starts", starts, 2)
         whole("steps", steps, 0)
@@ -363,20 +364,23 @@ class PosteriorDistribution(TorchDistribution):
         axes = tuple([...] + [None] * len(self.event_shape))
         top, index = density.max(0)
         best = drawn.gather(0, index[axes].expand(drawn.shape[1:]).unsqueeze(0)).squeeze(0)
-        unit = drawn.std(0).clamp(min=1e-12)
-        moved = torch.zeros_like(best, requires_grad=True)
-        start, optimizer = best, torch.optim.Adam([moved], lr=0.05)
+        unit = drawn.std(0).clamp(min=1e-12)  # of samples that are all the same
+        shift = torch.zeros_like(best, requires_grad=True)
+        start, optimizer = best, torch.optim.Adam([shift], lr=_ASCENT)
         for _ in range(steps):
             with torch.enable_grad():
-                value = start + unit * moved
+                value = start + unit * shift
                 density = unchecked.log_prob(value)
-                (moved.grad,) = torch.autograd.grad(-density[density.isfinite()].sum(), moved)
+                (shift.grad,) = torch.autograd.grad(-density[density.isfinite()].sum(), shift)
             better = density.detach() > top
             top = torch.where(better, density.detach(), top)
             best = torch.where(better[axes], value.detach(), best)
             optimizer.step()
         return best
 
+
+_ASCENT = 0.05
+"""Of the samples' deviation, a step uphill at most: a mode is found to some hundredths of it."""
 
 _BEYOND = 1.2
 """How much farther than all simulations an observation is no longer by chance."""

@@ -128,4 +128,5 @@ def _covariance(drawn: Tensor) -> Tensor:
     covariance = torch.einsum("k...i,k...j->...ij", centred, centred) / (len(drawn) - 1)
     unit = torch.eye(drawn.shape[-1], dtype=torch.float64, device=drawn.device)
     scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    return covariance + 1e-9 * scale * unit  # of fewer samples than parameters, too
+    # of fewer samples than parameters, too: far below what samples know of it, above rounding
+    return covariance + 1e-9 * scale * unit

@@ -130,6 +130,7 @@ def item_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     each = each[each.isfinite().all(-1)]
     expect(len(each) > 0, "observations", "items that are there", "none")
     mean, std = each.mean(0), each.std(0, correction=0)
+    # a deviation of no more than float64's rounding of the mean, added up, is none
     std = std.masked_fill(std <= 1e-12 * mean.abs(), torch.inf)
     return tuple(v.to(values).expand(values.shape[1:]).clone() for v in (mean, std))  # type: ignore
 
@@ -145,7 +146,8 @@ def whitening(predictors: Tensor) -> Tensor:
     """
     n = predictors.shape[1]
     unit = torch.eye(n, dtype=predictors.dtype, device=predictors.device)
-    # those that repeat each other, or say nothing, have no inverse
+    # those that repeat each other, or say nothing, have no inverse: what is new in a number is
+    # counted from a thousandth of its deviation on
     covariance = predictors.mT @ predictors / len(predictors) + 1e-6 * unit
     root = torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
     farthest: float = (predictors @ root).norm(dim=-1).amax().item()

@@ -148,6 +148,7 @@ class ScoreDistribution(TorchDistribution):
         )
         density = estimate.value.reshape(batch)
         lost = there & (density.isnan() | (density == torch.inf))
+        # whose squares, and squares of these, a solver cannot hold
         far = size > torch.finfo(size.dtype).max ** 0.25
         wrong, limit = lost & ~far, doubtful(self.event_shape.numel())
         off = there & (estimate.error.reshape(batch) > limit)

@@ -222,7 +222,7 @@ def local_c2st(
     pairs = torch.cat([theta, observed.flatten(1).float().repeat(2, 1)], 1)
     seen = observation.flatten().float().expand(len(at), -1)
     asked = torch.cat([at.flatten(1).float(), seen], 1)
-    mean, std = pairs.mean(0), pairs.std(0).clamp(min=1e-12)
+    mean, std = pairs.mean(0), pairs.std(0).clamp(min=1e-12)  # of what never varies
     pairs, asked = (pairs - mean) / std, (asked - mean) / std
     own = (torch.arange(len(pairs)) >= len(truth)).float()
     order = torch.rand(trials, len(pairs), generator=generator).argsort(1)
@@ -232,11 +232,21 @@ def local_c2st(
     return LocalTest(float(statistics[0]), float((statistics[1:] >= statistics[0]).double().mean()))
 
 
+_WIDTH = 10
+"""Units of a classifier's hidden layer for each number that it sees, as in sbi."""
+
+_RATE = 0.02
+"""Of classifiers: an update of Adam moves a weight by that at most, and weights are of order 1."""
+
+_DECAY = 1e-4
+"""Of their weights, as scikit-learn's perceptrons have it."""
+
+
 def _classified(
     x: Tensor, labels: Tensor, asked: Tensor, updates: int, generator: torch.Generator | None
 ) -> Tensor:
     """Logits ``(k, M)`` of ``k`` classifiers, of labels ``(k, N)``, for what is asked."""
-    size, width = x.shape[1], 10 * x.shape[1]
+    size, width = x.shape[1], _WIDTH * x.shape[1]
     draw = torch.randn(len(labels), size + 1, width, generator=generator).to(x.device)
     inward = (draw / (size + 1) ** 0.5).requires_grad_()
     outward = torch.zeros(len(labels), width + 1, 1, device=x.device, requires_grad=True)
@@ -247,7 +257,7 @@ def _classified(
         return output
 
     with torch.enable_grad():
-        optimizer = torch.optim.Adam([inward, outward], lr=0.02, weight_decay=1e-4)
+        optimizer = torch.optim.Adam([inward, outward], lr=_RATE, weight_decay=_DECAY)
         for _ in range(updates):
             optimizer.zero_grad()
             loss = binary_cross_entropy_with_logits(logits(x), labels, reduction="none")

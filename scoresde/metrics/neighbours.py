@@ -94,6 +94,7 @@ def _share_within(x: Tensor, centres: Tensor, radii: Tensor) -> float:
     """Of the events that lie in a ball at least; copies do in one of no radius."""
     covered = 0
     for rows in x.split(_ROWS):
+        # products cancel in squared distances: some rounding errors of the norms
         rounding = 16 * torch.finfo(x.dtype).eps * _norms(rows, centres)
         covered += int((_squares(rows, centres) <= radii + rounding).any(1).sum())
     return covered / len(x)

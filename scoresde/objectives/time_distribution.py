@@ -8,6 +8,10 @@ from torch import Tensor
 from scoresde.checks import expect, numbers
 from scoresde.precision import cast_like
 
+GRID_STEPS = 1024
+"""Steps of the grids that densities of times are made of: measured, of the built-in grids and
+schedules 99% of densities are within 2% of those of 32 times as many steps, 4% of `log_normal`."""
+
 
 class TimeDistribution:
     """Random times for training: a grid read as a quantile function.

@@ -166,6 +166,7 @@ class DraftEvaluator:
         self.sizes = [*basis.blocks.sizes.values()]
         power = [float(band.mean()) for band in self.bands]
         if sde is None:
+            # a band of no power has a unit, too: a ten-thousandth of the largest deviation
             floor = 1e-8 * max(power)
             # to four digits, as times are to six: what is written in a file is what was planned
             units = [float(f"{max(v, floor) ** 0.5:.4g}") for v in power]
@@ -230,7 +231,8 @@ class DraftEvaluator:
         if possible.any():
             measured = drafts[0].steps, starts[possible], delays[possible], times[possible]
             if self._together is None:
-                # solvers that ask for rates, which time that is warped has others of
+                # solvers that ask for rates, which time that is warped has others of: what they
+                # find differs by far more than rounding
                 alone = self._alone(*measured)
                 same = np.allclose(self._measure(*measured), alone, rtol=1e-6, atol=0)
                 self._together = bool(same)

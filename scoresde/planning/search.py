@@ -21,6 +21,10 @@ _ALIKE = 0.01
 """Logarithms of errors that differ by less are alike: far above rounding, far below what data or
 their spectra are known to."""
 
+_AS_GOOD = 0.98
+"""Of the highest gain: of gains that differ by less the first is taken, the same on every
+machine."""
+
 _ENDS = (MIDDLE, 38, 43, 46, 48)
 """Where stages end before anything is known: late on schedules whose noise grows with time to a
 power, as clocks that stop early have little left of them."""
@@ -111,7 +115,8 @@ class Search:
             top = max(gains, default=-math.inf)
             if top <= self.worth:
                 return self._exchanged(draft)
-            draft = self.tuned(next(d for d, v in zip(near, gains, strict=True) if v >= 0.98 * top))
+            alike = (d for d, v in zip(near, gains, strict=True) if v >= _AS_GOOD * top)
+            draft = self.tuned(next(alike))
         return draft
 
     def _exchanged(self, draft: Draft) -> Draft:

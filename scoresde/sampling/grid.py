@@ -355,7 +355,7 @@ def fractions(
         >>> fractions(sde, start, end, (0.5,))[0].round(decimals=3)
         tensor([0.7880], dtype=torch.float64)
     """
-    u = torch.linspace(0, 1, 65, dtype=starts.dtype, device=starts.device)
+    u = torch.linspace(0, 1, _FRACTION_POINTS, dtype=starts.dtype, device=starts.device)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
     noise_levels = _read(equation, attrgetter("noise_level"), times.flatten()).reshape(times.shape)
     span = noise_levels[:, -1:] - noise_levels[:, :1]
@@ -363,6 +363,15 @@ def fractions(
     share = torch.where(span == 0, u, (noise_levels - noise_levels[:, :1]) / span)
     rows = [np.interp(parts, s.numpy(), t.numpy()) for s, t in zip(share, times, strict=True)]
     return list(torch.from_numpy(np.array(rows)).unbind(-1))
+
+
+_FRACTION_POINTS = 65
+"""Of a step, between which levels are lines in time: measured, parts of its length are met within
+2e-4 on the built-in schedules."""
+
+_LEVEL_POINTS = 257
+"""From a time to the last, dense at the first: measured, a rise is met within .4%, and within 16%
+at the first times of EDM's schedule, the last of which is forty thousand times as late."""
 
 
 def time_at_level(sde: SDE, t: Tensor, rise: float, last: float) -> Tensor:
@@ -378,7 +387,9 @@ def time_at_level(sde: SDE, t: Tensor, rise: float, last: float) -> Tensor:
         >>> (noise_levels[1] - noise_levels[0]).round(decimals=3)
         tensor([0.1000], dtype=torch.float64)
     """
-    times = t + (last - t) * torch.linspace(0, 1, 257, dtype=t.dtype, device=t.device) ** 2
+    times = (
+        t + (last - t) * torch.linspace(0, 1, _LEVEL_POINTS, dtype=t.dtype, device=t.device) ** 2
+    )
     noise_levels = _read(sde, attrgetter("noise_level"), times)
     return t.new_tensor(
         np.interp(float(noise_levels[0]) + rise, noise_levels.numpy(), times.numpy())

@@ -121,6 +121,7 @@ class TrainingState:
         weights = sum(float(p.detach().abs().sum(dtype=wide)) for p in self.weights)
         sums = self._gathered(torch.tensor([weights, self.step], dtype=torch.float64, device="cpu"))
         expect(
+            # sums of the same weights in another order differ by float32's rounding errors
             torch.allclose(sums, sums[0].expand_as(sums), rtol=1e-6, equal_nan=True),
             "processes",
             "the same weights on all, and a folder that all of them see",
