@@ -289,8 +289,7 @@ def _sampled(settings: Mapping[str, Any], basis: Basis, x: Tensor) -> tuple[int,
     Returns:
         How many blocks are before it, its basis, and its events.
     """
-    given = given_parts(settings) if isinstance(basis, Joint) else ()
-    if not (given and isinstance(basis, Joint)):
+    if not isinstance(basis, Joint) or not (given := given_parts(settings)):
         return 0, basis, x
     rest = [name for name in basis.parts if name not in given]
     one = "one part that is not given, the last of them"

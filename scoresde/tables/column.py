@@ -75,6 +75,13 @@ class Column(ABC):
     def decode(self, z: Array) -> Array:
         """Values ``(N,)``."""
 
+    def quantile(self, z: Tensor, q: float) -> Tensor:
+        """Of draws ``(draws, N)``, coordinates ``(N,)`` that a share ``q`` of them is below.
+
+        Coordinates rise with values, so that a quantile of the one is one of the other.
+        """
+        return z.sort(0).values[min(int(q * len(z)), len(z) - 1)]
+
 
 @attrs.frozen(kw_only=True)
 class Number(Column):
@@ -230,8 +237,10 @@ class Category(Column):
         decoded: Array = values[np.searchsorted(self._ends[:-1], special.ndtr(z))]
         return decoded
 
-    def modes(self, z: Tensor) -> Tensor:
-        """Of draws ``(draws, N)``, coordinates ``(N,)`` in the interval of the most frequent."""
+    def quantile(self, z: Tensor, q: float) -> Tensor:
+        """See `Column`; without an order, those in the interval of the most frequent value."""
+        if self.ordered:
+            return super().quantile(z, q)
         ends = torch.from_numpy(self._ends).to(z)
         indices = torch.searchsorted(ends[:-1].contiguous(), torch.special.ndtr(z))
         middles = ends - torch.tensor(self.shares).to(z) / 2

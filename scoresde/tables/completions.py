@@ -7,11 +7,11 @@ from typing import Any
 
 import attrs
 import numpy as np
+import torch
 from torch import Tensor
 
 from scoresde.data.conversion import Array
 from scoresde.tables.cells import Cells
-from scoresde.tables.column import Category
 from scoresde.tables.coordinates import TableCoordinates
 
 
@@ -52,13 +52,10 @@ class Completions:
     def quantile(self, q: float) -> Any:
         """A table of one quantile of every missing value; of categories without an order, a mode.
 
-        Coordinates rise with values, so that a quantile of the one is one of the other.
+        See `scoresde.tables.column.Column.quantile`.
         """
-        ordered = self.events.sort(0).values
-        rows = ordered[min(int(q * len(ordered)), len(ordered) - 1)].clone()
-        for i, column in enumerate(self.coordinates.columns):
-            if isinstance(column, Category) and not column.ordered:
-                rows[:, i] = column.modes(self.events[..., i])
+        pairs = zip(self.coordinates.columns, self.events.unbind(-1), strict=True)
+        rows = torch.stack([column.quantile(z, q) for column, z in pairs], -1)
         return self._filled(self.cells, rows, self.index)
 
     def _filled(self, known: Sequence[Cells], rows: Tensor, index: Any) -> Any:
