@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from estimators.joint_network import JointNetwork
-from estimators.multiscale import Maker, MultiScale, made, one_for_each
+from estimators.multiscale import Maker, MultiScale, make_networks, one_for_each
 from scoresde.bases import Joint
 from scoresde.bases.views import view
 from scoresde.conditioning import slowed
@@ -86,7 +86,9 @@ def multi_speed(
     bases = [seen(own.basis, stage.dim) for stage in stages]
     joint = [basis for basis in bases if isinstance(basis, Joint)]
     shapes = [*map(JointNetwork.seen_shape, joint)]
-    modules = made(one_for_each("networks", networks, len(stages)), shapes, budget, operations)
+    modules = make_networks(
+        one_for_each("networks", networks, len(stages)), shapes, budget, operations
+    )
     shown = [*map(JointNetwork, joint, modules)]
     return MultiScale(own, shown, network_bases=bases, **options)
 

@@ -149,7 +149,7 @@ class Guidance(Float64Constants, PlannedEstimator):
 
     @full_precision  # conjugate gradients need the digits
     def _guided(self, kernel: Kernel, inner: Denoiser, z: Tensor) -> Tensor:
-        guided: Tensor = getattr(_Asked(self, z, kernel, inner), self.method)()
+        guided: Tensor = getattr(_GuidedState(self, z, kernel, inner), self.method)()
         return guided
 
     def _measure(self, state: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class _Linear(NamedTuple):
     variance: Tensor
 
 
-class _Asked:
+class _GuidedState:
     """One question of a guided estimator: its methods are those of the guidance."""
 
     def __init__(self, guidance: Guidance, z: Tensor, kernel: Kernel, inner: Denoiser) -> None:

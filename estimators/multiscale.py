@@ -103,7 +103,7 @@ class MultiScale(PlannedEstimator):
         stages = sde.stages()
         bases = one_for_each("network_bases", _seen(network_bases, sde), len(stages))
         makers = one_for_each("networks", networks, len(stages))
-        modules = made(makers, _shapes(sde, bases), budget, operations)
+        modules = make_networks(makers, _shapes(sde, bases), budget, operations)
         self.shares = _checked(shares, len(stages))
         models = [
             Denoising(
@@ -234,7 +234,7 @@ def one_for_each(name: str, values: Any, count: int) -> list[Any]:
     return [*values]
 
 
-def made(
+def make_networks(
     makers: Sequence[nn.Module | Maker],
     shapes: Sequence[torch.Size],
     budget: int | Sequence[int] | None = None,
@@ -254,26 +254,28 @@ def made(
     Example:
         >>> import torch
         >>> from estimators import ResidualMLP
-        >>> from estimators.multiscale import made
+        >>> from estimators.multiscale import make_networks
         >>> def maker(shape, width=8): return ResidualMLP(shape, width, 1)
         >>> shapes = [torch.Size([2])] * 2
-        >>> [n.input_layer.out_features for n in made([maker, maker], shapes)]
+        >>> [n.input_layer.out_features for n in make_networks([maker, maker], shapes)]
         [8, 8]
-        >>> [n.input_layer.out_features for n in made([maker, maker], shapes, 20_000)]
+        >>> [n.input_layer.out_features for n in make_networks([maker, maker], shapes, 20_000)]
         [40, 40]
     """
     said = [n for n, v in {"budget": budget, "operations": operations}.items() if v is not None]
     if not said:
-        return [_made(maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
+        return [_make_network(maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
     for maker in makers:
         if isinstance(maker, nn.Module):
             raise TypeError(f"{said[0]}: expected functions that make networks, got {type(maker)}")
-    wide = [partial(_made, maker, shape) for maker, shape in zip(makers, shapes, strict=True)]
+    wide = [
+        partial(_make_network, maker, shape) for maker, shape in zip(makers, shapes, strict=True)
+    ]
     sizes = widths(wide, budget, operations, shapes)
     return [make(width) for make, width in zip(wide, sizes, strict=True)]
 
 
-def _made(maker: nn.Module | Maker, shape: torch.Size, *width: int) -> nn.Module:
+def _make_network(maker: nn.Module | Maker, shape: torch.Size, *width: int) -> nn.Module:
     if isinstance(maker, nn.Module):
         return maker
     try:

@@ -93,7 +93,7 @@ class UNet(nn.Module):
         self.condition_channels = condition_channels
         axes = spatial_axes(self.event_shape, spatial)
         self.space = self.event_shape[-axes:]
-        self.condition_shape = _told(kinds, self.space)
+        self.condition_shape = _condition_shape(kinds, self.space)
         width = self.event_shape[:-axes].numel()
         seen = max(axes, 2), width + condition_channels, width
         self.body, embedded = self._make_body(*seen, blocks, self._attends(attention))
@@ -179,7 +179,7 @@ class UNet(nn.Module):
         return x
 
 
-def _told(kinds: Mapping[str, int], space: Sequence[int]) -> tuple[int, ...] | None:
+def _condition_shape(kinds: Mapping[str, int], space: Sequence[int]) -> tuple[int, ...] | None:
     """Shape of the condition of one event, ``()`` of a label."""
     if kinds["classes"]:
         return ()

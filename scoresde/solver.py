@@ -24,7 +24,7 @@ from scoresde.noise import Generators, Noise
 from scoresde.sampling import grid as grids
 from scoresde.sampling.batches import batches_of, collected, sample_shape_of, samples_like
 from scoresde.sampling.cache import events
-from scoresde.sampling.descent import Corrector, Descent, checked
+from scoresde.sampling.descent import Corrector, Descent, checked_samples
 from scoresde.sampling.grid import Grid, grid_field
 from scoresde.sampling.sampler import Sampler
 from scoresde.sampling.tape import EagerWalk, Move
@@ -221,7 +221,7 @@ class Solver(ABC):
         options["progress"] = progress
         if batch_size is None and output is None:
             with torch.no_grad():
-                return checked(self.rsample(estimator, sample_shape, **options), self)
+                return checked_samples(self.rsample(estimator, sample_shape, **options), self)
         shape, like = sample_shape_of(estimator, sample_shape), samples_like(estimator, dtype)
         size = max(1, shape.numel()) if batch_size is None else batch_size
         parts = self.batches(estimator, shape, size, **options)

@@ -16,7 +16,7 @@ from scoresde.data import Dataset, bits_per_dim
 from scoresde.data.events import as_dataset, as_numbers
 from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood import Method, Trace, log_prob
-from scoresde.likelihood.finite import doubtful, warn_of_errors
+from scoresde.likelihood.finite import error_limit, warn_of_errors
 from scoresde.precision import device_of
 
 
@@ -118,7 +118,7 @@ def _expect_finite(values: Tensor, rows: Tensor, data: Dataset) -> None:
 
 
 def _solver_error(errors: Tensor, dim: int, solver: Method) -> float:
-    mean, limit = float(errors.mean()), doubtful(dim)
+    mean, limit = float(errors.mean()), error_limit(dim)
     if mean > limit:
         warn_of_errors(errors, limit, solver)
     return mean

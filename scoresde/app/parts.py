@@ -20,7 +20,7 @@ from scoresde.app import config
 from scoresde.app.conditions import aligned
 from scoresde.app.factories import ConfigError, call_factory, expect_known
 from scoresde.checks import expect, real, whole
-from scoresde.data import Dataset, chosen, degraded, joined, reader, split
+from scoresde.data import Dataset, degraded, joined, reader, select_columns, split
 from scoresde.data.parts import expect_partition
 
 OF_SPLIT = ("source", "parts", "held_out", "seed")
@@ -174,7 +174,7 @@ def _part(common: Dataset | None, entry: Any, key: str, imports: bool) -> Datase
         return _read(entry, key)
     assert common is not None
     if isinstance(entry, list):
-        return chosen(common, entry)
+        return select_columns(common, entry)
     match entry:
         case str(name):
             arguments: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from scoresde.data import Dataset, quantize
 from scoresde.data.events import as_dataset, as_numbers
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import chunk_size
-from scoresde.metrics import compare, extract, named
+from scoresde.metrics import compare, extract, feature_function
 from scoresde.metrics.comparison import Comparison
 from scoresde.metrics.features import Features
 from scoresde.precision import device_of
@@ -50,7 +50,7 @@ def features_of(name: str, *, imports: bool = False) -> Features:
         'pixels'
     """
     if ":" not in name:
-        return named(name)
+        return feature_function(name)
     own = plugins.by_path("features", name, imports=imports)
     made: Any = own() if isinstance(own, type) else own
     if not callable(made):

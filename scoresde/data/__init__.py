@@ -10,7 +10,7 @@ from scoresde.data.arrays import read_array
 from scoresde.data.dataset import Dataset, split
 from scoresde.data.lazy_array import LazyArray, concatenated
 from scoresde.data.parquet import read_parquet
-from scoresde.data.parts import chosen, degraded, joined
+from scoresde.data.parts import degraded, joined, select_columns
 from scoresde.data.quantization import bits_per_dim, dequantize, quantize
 from scoresde.data.text import read_csv
 from scoresde.internals.lazy_imports import lazy_imports
@@ -49,7 +49,6 @@ __all__ = [
     "Mask",
     "Whole",
     "bits_per_dim",
-    "chosen",
     "concatenated",
     "degraded",
     "dequantize",
@@ -64,5 +63,6 @@ __all__ = [
     "read_images",
     "read_parquet",
     "reader",
+    "select_columns",
     "split",
 ]

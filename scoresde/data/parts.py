@@ -63,7 +63,7 @@ def _expect_mirrored(first: Tensor, read: Degradation) -> None:
     expect(alike, "flip", "False of parts that are no mirror images of themselves (crop)", True)
 
 
-def chosen(data: Dataset, columns: Sequence[str]) -> Dataset:
+def select_columns(data: Dataset, columns: Sequence[str]) -> Dataset:
     """A data set of some columns of a table.
 
     Raises:
@@ -71,9 +71,9 @@ def chosen(data: Dataset, columns: Sequence[str]) -> Dataset:
 
     Example:
         >>> import torch
-        >>> from scoresde.data import Dataset, chosen
+        >>> from scoresde.data import Dataset, select_columns
         >>> table = Dataset("mine", torch.tensor([[1.0, 2.0, 3.0]]), columns=("a", "b", "c"))
-        >>> chosen(table, ["c", "a"]).values
+        >>> select_columns(table, ["c", "a"]).values
         tensor([[3., 1.]])
     """
     known = data.columns

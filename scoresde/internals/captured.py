@@ -21,7 +21,7 @@ class Captured:
         function: Which stays on the device: it looks at no value, and copies none from the host.
         inputs: As those to come: of the same shapes.
         generators: Of the device, which it draws from; a call draws as the function would.
-        asked: How errors call what was asked for, and what was expected.
+        expected: How errors call what was asked for, and what was expected.
 
     Raises:
         RuntimeError: If it does not stay there, draws random numbers of the host, or has a graph of
@@ -33,7 +33,7 @@ class Captured:
         >>> def half(inputs): return inputs[0] / 2
         >>> if torch.cuda.is_available():
         ...     zeros = torch.zeros(3, device="cuda")
-        ...     halved = Captured(half, [zeros], asked="half: expected one")([zeros + 1])
+        ...     halved = Captured(half, [zeros], expected="half: expected one")([zeros + 1])
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Captured:
         inputs: Sequence[Tensor],
         generators: Sequence[torch.Generator] = (),
         *,
-        asked: str,
+        expected: str,
     ) -> None:
         self.function, self.inputs = function, list(inputs)
         self.graph, self.device = torch.cuda.CUDAGraph(), inputs[0].device
@@ -54,7 +54,7 @@ class Captured:
         with torch.cuda.device(self.device), autocast:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side), expect_no_host_numbers(asked):
+            with torch.cuda.stream(side), expect_no_host_numbers(expected):
                 for _ in range(2):
                     function(self.inputs)
             torch.cuda.current_stream().wait_stream(side)
@@ -64,8 +64,8 @@ class Captured:
                     self.output = function(self.inputs)
             except RuntimeError as error:
                 raise RuntimeError(
-                    f"{asked} that stays on the device, got one that looks at values, copies them "
-                    "from the host or has a graph of its own (as of networks compiled with "
+                    f"{expected} that stays on the device, got one that looks at values, copies "
+                    "them from the host or has a graph of its own (as of networks compiled with "
                     f"mode='reduce-overhead'): {error}"
                 ) from error
             self.over = torch.cuda.Event()
@@ -85,14 +85,14 @@ class Captured:
 
 
 @contextmanager
-def expect_no_host_numbers(asked: str) -> Iterator[None]:
+def expect_no_host_numbers(expected: str) -> Iterator[None]:
     """Raises ``RuntimeError`` if random numbers of the host are drawn inside.
 
     They are drawn once by what is captured, and would be the same at every replay: layers that are
     left out at random, say.
 
     Args:
-        asked: As of `Captured`.
+        expected: As of `Captured`.
 
     Example:
         >>> import random
@@ -108,7 +108,7 @@ def expect_no_host_numbers(asked: str) -> Iterator[None]:
     yield
     drawn = [name for name, state in _host_generators().items() if state != before[name]]
     if drawn:
-        wanted = f"{asked} that draws from generators of the device"
+        wanted = f"{expected} that draws from generators of the device"
         raise RuntimeError(f"{wanted}, got one that draws from {' and '.join(drawn)}")
 
 

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from scoresde.checks import expect, floating, instance
 from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.likelihood import Method, Trace, log_prob
-from scoresde.likelihood.finite import doubtful, warn_of_errors
+from scoresde.likelihood.finite import error_limit, warn_of_errors
 from scoresde.solver import Solver
 
 
@@ -150,7 +150,7 @@ class ScoreDistribution(TorchDistribution):
         lost = there & (density.isnan() | (density == torch.inf))
         # whose squares, and squares of these, a solver cannot hold
         far = size > torch.finfo(size.dtype).max ** 0.25
-        wrong, limit = lost & ~far, doubtful(self.event_shape.numel())
+        wrong, limit = lost & ~far, error_limit(self.event_shape.numel())
         off = there & (estimate.error.reshape(batch) > limit)
         undefined, inexact = torch.stack([wrong.any(), off.any()]).tolist()
         if undefined:

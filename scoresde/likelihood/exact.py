@@ -21,7 +21,7 @@ from scoresde.estimator import ScoreEstimator, expect_estimator
 from scoresde.internals.free_memory import device_chunk_size
 from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.density import DensityFlow
-from scoresde.likelihood.finite import all_finite, doubtful, warn_of_errors
+from scoresde.likelihood.finite import all_finite, error_limit, warn_of_errors
 from scoresde.likelihood.quadrature import Quadrature
 from scoresde.likelihood.traces import ExactTrace, Trace
 from scoresde.noise import Generators, Noise
@@ -164,7 +164,7 @@ def log_prob(
         density = ascent.by(method, times, checkpointing)
         if errors and x.numel() and not method.tells_errors:
             density = ascent.compared(density, times)
-    limit = doubtful(z.shape[-1])
+    limit = error_limit(z.shape[-1])
     if checked and not all_finite(
         {"x": x, "log_prob": density.value}, f"from {method!r}", ~(density.error > limit)
     ):

@@ -11,7 +11,7 @@ from torch import Tensor
 from scoresde.checks import finite
 from scoresde.internals.messages import warn
 
-_DOUBTFUL = 0.5
+_ERROR_LIMIT = 0.5
 """Nats over the root of the number of components, as `scoresde.Quadrature` has tolerances."""
 
 
@@ -46,15 +46,15 @@ def all_finite(values: Mapping[str, Tensor], origin: str = "", *also: Tensor) ->
     return fine
 
 
-def doubtful(dim: int) -> float:
+def error_limit(dim: int) -> float:
     """Above how many nats an error of a log-density of so many components is worth a warning.
 
     Example:
-        >>> from scoresde.likelihood.finite import doubtful
-        >>> doubtful(4)
+        >>> from scoresde.likelihood.finite import error_limit
+        >>> error_limit(4)
         1.0
     """
-    return float(_DOUBTFUL * dim**0.5)
+    return float(_ERROR_LIMIT * dim**0.5)
 
 
 def warn_of_errors(errors: Tensor, limit: float, method: Any) -> None:
@@ -62,7 +62,7 @@ def warn_of_errors(errors: Tensor, limit: float, method: Any) -> None:
 
     Args:
         errors: In nats, some above the limit.
-        limit: Of `doubtful`.
+        limit: Of `error_limit`.
         method: What they were found by.
 
     Example:

@@ -21,7 +21,7 @@ from scoresde.metrics.calibration import (
 from scoresde.metrics.comparison import compare
 from scoresde.metrics.distances import KernelDistance, frechet_distance, kernel_distance
 from scoresde.metrics.efficientnet import EfficientNetLite0
-from scoresde.metrics.features import NAMED, extract, named, pixels
+from scoresde.metrics.features import NAMED, extract, feature_function, pixels
 from scoresde.metrics.neighbours import PrecisionAndRecall, precision_and_recall
 
 __all__ = [
@@ -33,10 +33,10 @@ __all__ = [
     "compare",
     "expected_coverage",
     "extract",
+    "feature_function",
     "frechet_distance",
     "kernel_distance",
     "local_c2st",
-    "named",
     "pixels",
     "precision_and_recall",
     "ranks",

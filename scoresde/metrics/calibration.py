@@ -221,13 +221,13 @@ def local_c2st(
     theta = torch.cat([truth, draws]).flatten(1).float()
     pairs = torch.cat([theta, observed.flatten(1).float().repeat(2, 1)], 1)
     seen = observation.flatten().float().expand(len(at), -1)
-    asked = torch.cat([at.flatten(1).float(), seen], 1)
+    queries = torch.cat([at.flatten(1).float(), seen], 1)
     mean, std = pairs.mean(0), pairs.std(0).clamp(min=1e-12)  # of what never varies
-    pairs, asked = (pairs - mean) / std, (asked - mean) / std
+    pairs, queries = (pairs - mean) / std, (queries - mean) / std
     own = (torch.arange(len(pairs)) >= len(truth)).float()
     order = torch.rand(trials, len(pairs), generator=generator).argsort(1)
     labels = torch.cat([own.unsqueeze(0), own[order]]).to(pairs.device)
-    logits = _classified(pairs, labels, asked, updates, generator)
+    logits = _classified(pairs, labels, queries, updates, generator)
     statistics = (logits.sigmoid() - 0.5).square().mean(1)
     return LocalTest(float(statistics[0]), float((statistics[1:] >= statistics[0]).double().mean()))
 
@@ -243,7 +243,7 @@ _DECAY = 1e-4
 
 
 def _classified(
-    x: Tensor, labels: Tensor, asked: Tensor, updates: int, generator: torch.Generator | None
+    x: Tensor, labels: Tensor, queries: Tensor, updates: int, generator: torch.Generator | None
 ) -> Tensor:
     """Logits ``(k, M)`` of ``k`` classifiers, of labels ``(k, N)``, for what is asked."""
     size, width = x.shape[1], _WIDTH * x.shape[1]
@@ -263,7 +263,7 @@ def _classified(
             loss = binary_cross_entropy_with_logits(logits(x), labels, reduction="none")
             loss.mean(1).sum().backward()
             optimizer.step()
-    return logits(asked).detach()
+    return logits(queries).detach()
 
 
 def _shares(ranks: Tensor, credibility_levels: Tensor | Sequence[float]) -> Tensor:

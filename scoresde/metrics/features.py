@@ -36,7 +36,7 @@ NAMED: dict[str, Callable[[], Features]] = {
 """What makes the features that have a name."""
 
 
-def named(name: str) -> Features:
+def feature_function(name: str) -> Features:
     """Features by their name, one of `NAMED`.
 
     Raises:
@@ -44,8 +44,8 @@ def named(name: str) -> Features:
         ValueError: If there are none of that name.
 
     Example:
-        >>> from scoresde.metrics import named
-        >>> named("pixels").__name__
+        >>> from scoresde.metrics import feature_function
+        >>> feature_function("pixels").__name__
         'pixels'
     """
     choice("features", name, *NAMED)

@@ -14,7 +14,7 @@ from scoresde.equation import Field, Forcing, Propagator
 from scoresde.phase_space.dynamics import Dynamics, PhaseKernel
 from scoresde.phase_space.mixing import Mixing
 from scoresde.phase_space.steps import phase_step, symmetric_root
-from scoresde.sdes.denoised_reverse import DenoisedReverse, as_drawn, filled
+from scoresde.sdes.denoised_reverse import DenoisedReverse, constant_diffusion, standard_increment
 from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients, root
 from scoresde.sdes.sde_coefficients import Kernel, Score, SDECoefficients
 
@@ -153,8 +153,8 @@ class PhaseCoefficients(SDECoefficients):
         rate = self.s_rate
         slopes = self.cast(self.mixing(rate[..., None, None] * drift)).unbind()
         for slope, diffusion in zip(slopes, self.cast(self.diffusion).unbind(), strict=True):
-            along, constant = partial(_product, slope), partial(filled, diffusion)
-            yield Field(torch.zeros_like, as_drawn, along, constant)
+            along, constant = partial(_product, slope), partial(constant_diffusion, diffusion)
+            yield Field(torch.zeros_like, standard_increment, along, constant)
 
     @property
     def diffusion(self) -> Tensor:

@@ -163,14 +163,14 @@ class Descent:
         return lambda z, noise, memory: (sde.events(z), memory)
 
 
-def checked(x: Tensor, solver: Settings) -> Tensor:
+def checked_samples(x: Tensor, solver: Settings) -> Tensor:
     """Samples, if they are finite: a ``ValueError`` names the solver that has diverged.
 
     Example:
         >>> import torch
-        >>> from scoresde.sampling.descent import checked
+        >>> from scoresde.sampling.descent import checked_samples
         >>> from solvers import DDIM
-        >>> checked(torch.zeros(2), DDIM(8))
+        >>> checked_samples(torch.zeros(2), DDIM(8))
         tensor([0., 0.])
     """
     if not all_finite(x):  # asked of every sample: solvers take long to say what they are

@@ -18,13 +18,13 @@ from scoresde.internals.snapshot import Snapshot, parts_of
 from scoresde.noise import Generators, Noise
 from scoresde.precision import KeepsFloat64
 from scoresde.sampling.batches import sample_shape_of, samples_like
-from scoresde.sampling.descent import Descent, Settings, checked
+from scoresde.sampling.descent import Descent, Settings, checked_samples
 from scoresde.sampling.tape import NoiseTape, ReplayedNoise, Tape
 
 _CAPTURING = "reduce-overhead", "max-autotune"
 """Modes of `torch.compile` that capture CUDA graphs themselves."""
 
-_ASKED = "compiled: expected, where sample() takes any, a walk"
+_EXPECTED = "compiled: expected, where sample() takes any, a walk"
 """How what cannot be captured is refused: by what can be done instead."""
 
 
@@ -107,7 +107,7 @@ class Sampler:
             if not self._snapshot.holds():
                 self._prepare()
             x = self._draw(noise)
-        return checked(x, self.solver)
+        return checked_samples(x, self.solver)
 
     def _prepare(self) -> None:
         """Walks once, with noise of no consequence, and keeps what it has found."""
@@ -125,7 +125,7 @@ class Sampler:
             replay = torch.compile(replay, **self._compile)
         if start.is_cuda:
             inputs = noise.draw_all(noise.noise)
-            graph = Captured(replay, inputs, asked=_ASKED)
+            graph = Captured(replay, inputs, expected=_EXPECTED)
             self._draw = lambda source: graph(noise.draw_all(source))
         elif self._compile is not None:
             self._draw = lambda source: replay(noise.draw_all(source))

@@ -171,11 +171,11 @@ class NoiseTape(Noise):
     def __init__(self, noise: Noise) -> None:
         super().__init__()
         self.noise = noise
-        self.asked: list[Callable[[Noise], Tensor]] = []
+        self.draws: list[Callable[[Noise], Tensor]] = []
 
     def draw_all(self, noise: Noise) -> list[Tensor]:
         """All that it was asked for, in that order, from another source."""
-        return [draw(noise) for draw in self.asked]
+        return [draw(noise) for draw in self.draws]
 
     def __call__(self, like: Tensor) -> Tensor:
         """See `scoresde.Noise`."""
@@ -198,7 +198,7 @@ class NoiseTape(Noise):
         return self._draw_now(lambda noise: noise.draw(distribution, like))
 
     def _draw_now(self, draw: Callable[[Noise], Tensor]) -> Tensor:
-        self.asked.append(draw)
+        self.draws.append(draw)
         return draw(self.noise)
 
 

@@ -34,14 +34,14 @@ class DenoisedReverse(ReverseCoefficients):
         denoisers = self.forward.denoisers(self.estimator, self.condition)
         for i, denoiser in enumerate(denoisers):
             drift, diffusion = partial(self._drift, i, denoiser), partial(self._diffusion, i)
-            yield Field(denoiser, as_drawn, drift, diffusion)
+            yield Field(denoiser, standard_increment, drift, diffusion)
 
     def _drift(self, i: int, denoiser: Forcing, z: Tensor) -> Tensor:
         slopes, responses, _ = self._rates
         return torch.addcmul(slopes[i] * z, responses[i], denoiser(z))
 
     def _diffusion(self, i: int, z: Tensor) -> Tensor:
-        return filled(self._rates[2][i], z)
+        return constant_diffusion(self._rates[2][i], z)
 
     @property
     def _rates(self) -> Sequence[Sequence[Any]]:
@@ -55,25 +55,25 @@ class DenoisedReverse(ReverseCoefficients):
         return self._by_time
 
 
-def as_drawn(y: Tensor, xi: Tensor) -> Tensor:
+def standard_increment(y: Tensor, xi: Tensor) -> Tensor:
     """Standard normal numbers as they are.
 
     Example:
         >>> import torch
-        >>> from scoresde.sdes.denoised_reverse import as_drawn
-        >>> as_drawn(torch.zeros(2), torch.ones(2))
+        >>> from scoresde.sdes.denoised_reverse import standard_increment
+        >>> standard_increment(torch.zeros(2), torch.ones(2))
         tensor([1., 1.])
     """
     return xi
 
 
-def filled(value: Tensor, y: Tensor) -> Tensor:
+def constant_diffusion(value: Tensor, y: Tensor) -> Tensor:
     """A coefficient in the shape of a state.
 
     Example:
         >>> import torch
-        >>> from scoresde.sdes.denoised_reverse import filled
-        >>> filled(torch.ones(1), torch.zeros(2))
+        >>> from scoresde.sdes.denoised_reverse import constant_diffusion
+        >>> constant_diffusion(torch.ones(1), torch.zeros(2))
         tensor([1., 1.])
     """
     return value.expand_as(y)

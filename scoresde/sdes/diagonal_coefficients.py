@@ -28,7 +28,7 @@ from typing_extensions import Self
 from scoresde.blocks import Blocks
 from scoresde.equation import Field, Propagator
 from scoresde.precision import cast_like
-from scoresde.sdes.denoised_reverse import DenoisedReverse, as_drawn, filled
+from scoresde.sdes.denoised_reverse import DenoisedReverse, constant_diffusion, standard_increment
 from scoresde.sdes.reading import Reading
 from scoresde.sdes.sde_coefficients import Kernel, Score, SDECoefficients
 
@@ -209,8 +209,8 @@ class DiagonalCoefficients(SDECoefficients):
         """``f_i z_i`` and ``g_i``; nothing is left to the solver."""
         f, g = self.each(self.f, self.diffusion)
         for rate, diffusion in zip(f, g, strict=True):
-            drift, constant = partial(torch.mul, rate), partial(filled, diffusion)
-            yield Field(torch.zeros_like, as_drawn, drift, constant)
+            drift, constant = partial(torch.mul, rate), partial(constant_diffusion, diffusion)
+            yield Field(torch.zeros_like, standard_increment, drift, constant)
 
     def reverse(self, estimator: Score, eta: float, condition: Any, sign: int) -> DiagonalReverse:
         """Those of an equation with the same marginals: see `scoresde.ReverseSDE`."""

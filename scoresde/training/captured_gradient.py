@@ -94,7 +94,7 @@ class CapturedGradient:
         # what goes before is no update: numbers are drawn again, and statistics gathered again
         state, buffers = generator.get_state(), {v: v.clone() for v in estimator.buffers()}
         with seeded_globals(0, inputs[0].device):
-            self._graph = Captured(anew, inputs, [generator], asked="capture: expected a loss")
+            self._graph = Captured(anew, inputs, [generator], expected="capture: expected a loss")
         generator.set_state(state)
         self._gradients = [weight.grad for weight in self.weights]
         with torch.no_grad():

@@ -12,9 +12,9 @@ from scoresde.data import (
     LazyArray,
     Mask,
     Whole,
-    chosen,
     degraded,
     joined,
+    select_columns,
 )
 from scoresde.data.augmentation import mirrored
 from scoresde.data.parts import part_slices
@@ -112,11 +112,13 @@ def test_parts_lie_one_after_the_other():
 def test_columns_of_a_table():
     values = torch.arange(6.0).reshape(2, 3)
     table = Dataset("mine", values, columns=("a", "b", "c"))
-    data = joined("mine", {"y": chosen(table, ["c"]), "x": chosen(table, ["a", "b"])})
+    data = joined(
+        "mine", {"y": select_columns(table, ["c"]), "x": select_columns(table, ["a", "b"])}
+    )
     assert data.columns == ("c", "a", "b")
     assert torch.equal(data.values, values[:, [2, 0, 1]])
     lazy = Dataset("mine", LazyArray(2, values.__getitem__), columns=("a", "b", "c"))
-    assert torch.equal(chosen(lazy, ["c", "a"]).read(slice(2)), values[:, [2, 0]])
+    assert torch.equal(select_columns(lazy, ["c", "a"]).read(slice(2)), values[:, [2, 0]])
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -167,8 +169,8 @@ TABLE = Dataset("mine", torch.zeros(7, 2), columns=("a", "b"))
         (lambda: Edges(strong=-1), "strong: expected a positive"),
         (lambda: degraded(images(), lambda x: x.sum()), r"parts: expected 7 events of a part"),
         (lambda: degraded(images(), lambda x: x[:2]), "parts: expected 7 events of a part"),
-        (lambda: chosen(images(), ["a"]), r"parts: expected a table.*\(3, 8, 8\)"),
-        (lambda: chosen(TABLE, ["d"]), "parts: no column 'd'"),
+        (lambda: select_columns(images(), ["a"]), r"parts: expected a table.*\(3, 8, 8\)"),
+        (lambda: select_columns(TABLE, ["d"]), "parts: no column 'd'"),
         (lambda: joined("mine", {"x": TABLE}), "parts: expected two or more"),
         (lambda: joined("mine", {"x": TABLE, "y": images()}), r"parts\.y: expected 7 events of to"),
         (

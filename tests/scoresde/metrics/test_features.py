@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
-from scoresde.metrics import EfficientNetLite0, compare, extract, named, pixels
+from scoresde.metrics import EfficientNetLite0, compare, extract, feature_function, pixels
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -40,9 +40,9 @@ def test_what_is_no_features_is_refused(features):
 
 
 def test_names():
-    assert named("pixels") is pixels
+    assert feature_function("pixels") is pixels
     with pytest.raises(ValueError, match="features: expected one of 'pixels', 'eff"):
-        named("inception")
+        feature_function("inception")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_of_other_images_it_sees_what_a_picture_shows(network):
 def test_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ImportError, match=r"pip install 'scoresde\[metrics\]'"):
-        named("efficientnet-lite0")
+        feature_function("efficientnet-lite0")
 
 
 def test_all_at_once_at_equal_numbers():
