@@ -285,6 +285,7 @@ class Loop:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Tries them."""
+        gc.unfreeze()  # what is frozen, as tests do with what they have collected, is not listed
         functions = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
         gc.freeze()
         for mutant in self.tried:

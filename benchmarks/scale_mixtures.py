@@ -140,7 +140,7 @@ class ScaleMixtureBaseline(KernelEstimator):
 
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the module."""
-        alpha, sigma = (v.to(z) for v in kernel)
+        alpha, sigma = kernel
         rows = (z / alpha).reshape(-1, z.shape[-1])
         noise = (sigma / alpha)[..., :1]
         together = noise.numel() == 1

@@ -142,7 +142,7 @@ class Exact(KernelEstimator):
 
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
-        alpha, sigma = (v.to(z) for v in kernel)
+        alpha, sigma = kernel
         far, logs, gains = z - alpha * self.means, [], []
         for variance in self.variances:
             marginal = alpha**2 * variance + sigma**2

@@ -58,6 +58,7 @@ class GaussianMixture(Float64Constants, KernelEstimator):
         "covariances": [torch.eye(3)] * 2,
     }
     laws: ClassVar = {"exact": True}
+    precise_kernel = True
 
     log_weights: Tensor
     means: Tensor

@@ -141,7 +141,7 @@ class Truncated(Float64Constants, KernelEstimator):
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
         m = z.shape[-1]
-        alpha, sigma = (v.to(z) for v in kernel)
+        alpha, sigma = kernel
         state, noise = z.to(alpha), sigma**2
         low, high, mean, std = (v[:m].to(alpha) for v in (self.low, self.high, self.mean, self.std))
         k, doubt, v = torch.zeros_like(std), torch.zeros_like(std), std**2

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -280,13 +280,16 @@ class KernelEstimator(ScoreEstimator):
         tensor([[0.5000, 0.5000]])
     """
 
+    precise_kernel: ClassVar[bool] = False
+    """Whether `denoised` is given kernels in all digits there are, not in the dtype of states."""
+
     @abstractmethod
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """`denoise` of states whose kernel is known.
 
         Args:
             z: Diffused states, ``(*batch, n)``.
-            kernel: Of them, ``(*, 1 | n)``, in as many digits as there are.
+            kernel: Of them, ``(*, 1 | n)``, in their dtype, or see `precise_kernel`.
             condition: What the estimator is conditioned on, if anything.
 
         Returns:
@@ -295,18 +298,20 @@ class KernelEstimator(ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See `ScoreEstimator.denoise`."""
-        return self._denoised(self.kernel(z, t), condition, z)
+        return self._denoiser(self.kernel(z, t), z, condition)(z)
 
     def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """See `ScoreEstimator.denoisers`."""
-        return (partial(self._denoised, kernel, condition) for kernel in kernels(at))
+        return (self._denoiser(kernel, at.like, condition) for kernel in kernels(at))
 
     def kernel(self, z: Tensor, t: Tensor | float) -> Kernel:
         """That of states at their times, in as many digits as there are."""
         return self.sde.kernel(self.sde.time(t, z).to(precision(z.device)), z.shape[-1])
 
-    def _denoised(self, kernel: Kernel, condition: Any, z: Tensor) -> Tensor:
-        return self.denoised(z, kernel, condition).to(z)
+    def _denoiser(self, kernel: Kernel, like: Tensor, condition: Any) -> Denoiser:
+        if not self.precise_kernel:
+            kernel = Kernel(*(cast_like(v, like) for v in kernel))
+        return lambda z: self.denoised(z, kernel, condition).to(z)
 
 
 def kernels(at: SDECoefficients) -> list[Kernel]:

@@ -58,7 +58,7 @@ class PriorEstimator(KernelEstimator):
     @full_precision
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
-        alpha, sigma = (cast_like(v, z) for v in kernel)
+        alpha, sigma = kernel
         mean = self._gaussian if self.marginals is None else self._each
         clean = mean(z, alpha, sigma)
         return noiseless(sigma, z, clean)

@@ -94,7 +94,7 @@ class ScaleMixtures(KernelEstimator):
 
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """The parts' shrunk states, by how likely they are."""
-        alpha, sigma = (v.to(z) for v in kernel)
+        alpha, sigma = kernel
         variances, shares = self.variances[:, : z.shape[-1]].to(z), self.shares.to(z)
         a = alpha.unsqueeze(-2)
         marginal = a**2 * variances + sigma.unsqueeze(-2) ** 2

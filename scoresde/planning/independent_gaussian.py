@@ -44,7 +44,7 @@ class IndependentGaussian(KernelEstimator):
 
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """``alpha v / (alpha^2 v + sigma^2) z``."""
-        alpha, sigma = (v.to(z) for v in kernel)
+        alpha, sigma = kernel
         noisy = sigma.masked_fill(sigma == 0, 1.0)
         variance = self.variances[: z.shape[-1]].to(z)
         return noiseless(sigma, z, shrinkage(alpha, noisy, variance) * z)

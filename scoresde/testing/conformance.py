@@ -77,7 +77,7 @@ class _StandardNormal(KernelEstimator):
     """An estimator for those that wrap one, whatever it is told."""
 
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
-        alpha, sigma = (v.to(z) for v in kernel)
+        alpha, sigma = kernel
         return alpha * z / (alpha**2 + sigma**2)
 
 

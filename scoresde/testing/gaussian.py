@@ -35,6 +35,8 @@ class GaussianData(Float64Constants, KernelEstimator):
         tensor([[1.]])
     """
 
+    precise_kernel = True
+
     mean: Tensor
     covariance: Tensor
 

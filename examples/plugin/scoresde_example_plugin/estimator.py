@@ -34,7 +34,7 @@ class IndependentGaussian(KernelEstimator):
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         """See the class."""
         dim = z.shape[-1]
-        alpha, sigma = (v.to(z) for v in kernel)
+        alpha, sigma = kernel
         mean, variance = self.mean[:dim].to(z), (2 * self.log_std[:dim].to(z)).exp()
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
         return mean + gain * (z - alpha * mean)
