@@ -114,7 +114,8 @@ def test_priors_of_other_kinds_are_refused():
 @pytest.mark.parametrize("clean", [True, False])
 def test_parameters_alone_are_what_the_joint_estimator_says(clean, dtype):
     joint = Joint(y=(2,), x=(3,))
-    whole = DiagonalSDE(VP(), joint, scale=joint.per_block(y=2.0, x=0.5))
+    scale, std = joint.per_block(y=2.0, x=0.5), joint.per_block(y=0.1, x=0.3)
+    whole = DiagonalSDE(VP(), joint, scale=scale, std=std)
     whole = whole if clean else slowed(whole, ["y"], 0.0)
     spread = torch.eye(5) + 0.3
     model = Gaussian(whole, torch.arange(5.0), spread)
@@ -122,6 +123,7 @@ def test_parameters_alone_are_what_the_joint_estimator_says(clean, dtype):
     gain = spread[2:, :2] @ torch.linalg.inv(spread[:2, :2])
     z, t = torch.randn(4, 3, dtype=dtype), torch.rand(4, dtype=dtype)
     assert part.sde.basis.event_shape == (3,)
+    assert part.sde.std.tolist() == [0.3] * 3
     for i in range(4):
         mean = torch.arange(2.0, 5) + gain @ (y[i].float() - torch.arange(2.0))
         exact = Gaussian(part.sde, mean, spread[2:, 2:] - gain @ spread[:2, 2:])
