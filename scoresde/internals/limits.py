@@ -6,7 +6,7 @@ describes, asks `expect_memory` first. It allows
 
     max(memory(), 16 bytes for every byte that the file takes on the disk).
 
-The first is 1 GiB unless the environment variable ``SCORESDE_MEMORY`` or `allow` says otherwise;
+The first is 1 GiB unless the environment variable ``SCORESDE_MEMORY`` or `memory_limit` says otherwise;
 the second lets honest files of any size through, and no sparse ones. What Python and its libraries
 take themselves, about 0.5 GiB, comes on top.
 
