@@ -6,9 +6,9 @@ describes, asks `expect_memory` first. It allows
 
     max(memory(), 16 bytes for every byte that the file takes on the disk).
 
-The first is 1 GiB unless the environment variable ``SCORESDE_MEMORY`` or `memory_limit` says otherwise;
-the second lets honest files of any size through, and no sparse ones. What Python and its libraries
-take themselves, about 0.5 GiB, comes on top.
+The first is 1 GiB unless the environment variable ``SCORESDE_MEMORY`` or `memory_limit` says
+otherwise; the second lets honest files of any size through, and no sparse ones. What Python and its
+libraries take themselves, about 0.5 GiB, comes on top.
 
 Files are opened by `opened`, which refuses whatever has no end: pipes, devices, and links to such.
 """

@@ -154,9 +154,9 @@ def test_delays_are_planned_and_planned_on(tmp_path):
     assert trained(path).exit_code == 0
     model, x = Model.load(tmp_path / "model"), known(tmp_path)
     sde, basis = model.estimator.sde, model.estimator.sde.basis
-    known_of = spectra(basis, x), DDIM()
+    measured = spectra(basis, x), DDIM()
     options = {"evaluations": 5, "kurtosis": kurtosis(basis, x)}
-    made = plan(basis, VP(), *known_of, **options, delays=True)
+    made = plan(basis, VP(), *measured, **options, delays=True)
     t = torch.tensor([0.05, 0.3, 0.9]).double().unsqueeze(-1)
     assert torch.equal(sde.at(t).sigma, made.sde.at(t).sigma)
     assert torch.equal(model.solver.times(sde), made.times)
@@ -167,7 +167,7 @@ def test_delays_are_planned_and_planned_on(tmp_path):
     model = Model.load(tmp_path / "model")
     sde = model.estimator.sde
     assert sde.clock.delays.tolist() == [0.4, 0.0]
-    assert torch.equal(model.solver.times(sde), replan(sde, *known_of, **options).times)
+    assert torch.equal(model.solver.times(sde), replan(sde, *measured, **options).times)
     assert set(sde.breakpoints()) < set(model.solver.times(sde).tolist())
 
 

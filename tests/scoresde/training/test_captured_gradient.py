@@ -24,7 +24,7 @@ class Replayed:
 
     made = 0
 
-    def __init__(self, function, inputs, generators, *, asked):
+    def __init__(self, function, inputs, generators, *, expected):
         Replayed.made += 1
         self.function, self.inputs = function, list(inputs)
         for _ in range(3):
