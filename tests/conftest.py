@@ -23,6 +23,8 @@ settings.register_profile(
 settings.load_profile("scoresde")
 
 
+# without a device, torch would note for each kind where in the program it was asked
+SEED = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 ON_IMPORT = ("KMP_", "TORCHINDUCTOR_", "PYTEST_")
 """Variables that libraries set when they are first needed."""
 
@@ -48,7 +50,7 @@ def world():
 @pytest.fixture(autouse=True)
 def alone():
     """The order of tests does not matter: each draws the same numbers, and leaves no setting."""
-    torch.manual_seed(0)
+    SEED(0)
     before = world()
     yield
     # the first `torch.compile` of a process turns this off for all of it

@@ -2,13 +2,13 @@
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import types
 from pathlib import Path
 
 import attrs
-import pytest
 
 import estimators
 import scoresde
@@ -52,10 +52,9 @@ def parameters(what):
     }
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_arguments_are_those_that_are_explained(name):
+def test_arguments_are_those_that_are_explained():
     """What a class leaves out is explained by one that it extends."""
-    for what in documented(importlib.import_module(name)):
+    for what in [what for name in MODULES for what in documented(importlib.import_module(name))]:
         said, taken = explained(what), parameters(what)
         extended = what.__mro__[1:] if inspect.isclass(what) else ()
         inherited = {one for base in extended for one in explained(base) or ()}
@@ -75,10 +74,10 @@ def test_arguments_are_found():
     assert len(found) > 500
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_defaults_are_accepted(name):
+def test_defaults_are_accepted():
     """Nobody may ever have made one with nothing said."""
-    for what in vars(importlib.import_module(name)).values():
+    named = (vars(importlib.import_module(name)).values() for name in MODULES)
+    for what in itertools.chain.from_iterable(named):
         if inspect.isclass(what) and attrs.has(what) and not inspect.isabstract(what):
             for field in attrs.fields(what):
                 if field.validator and field.default is not attrs.NOTHING:

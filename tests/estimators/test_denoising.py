@@ -106,6 +106,7 @@ def solve(exact, model, t):
         model.network.linear.weight.copy_((answers[1:] - answers[0]).mT)
 
 
+@pytest.mark.covering(2)
 @every_form
 @every_weighting
 @pytest.mark.parametrize("case", CASES)

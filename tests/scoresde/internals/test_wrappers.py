@@ -49,8 +49,10 @@ WRAPPERS = {
 NETWORKS = {"usual": None, "own": Own, "alone": Alone}
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("before", "after"), itertools.product(WRAPPERS, WRAPPERS))
+@pytest.mark.parametrize("before", WRAPPERS)
+@pytest.mark.parametrize("after", WRAPPERS)
 @pytest.mark.parametrize("whole", [False, True])
 def test_weights_are_loaded_whatever_wraps_a_network(network, before, after, whole):
     def wrapped(name, outside):

@@ -3,7 +3,7 @@ import readings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import every_schedule, sdes, uniform_sdes
+from strategies import per_schedule, sdes, uniform_sdes
 
 from estimators import Denoising, ResidualMLP
 from scoresde import VP, DiagonalSDE, Identity
@@ -17,7 +17,7 @@ every_grid = pytest.mark.parametrize("name", GRIDS)
 
 
 @every_grid
-@every_schedule
+@per_schedule(4)
 @given(data=st.data(), steps=st.integers(1, 40))
 def test_a_grid_decreases_from_end_to_start_in_the_steps_asked_for(kind, name, data, steps):
     sde = data.draw(sdes(kind))
