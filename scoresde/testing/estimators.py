@@ -250,7 +250,7 @@ class EstimatorLaws(CompositionLaws):
         x = self._data(3)
 
         # few nodes, and the same in both precisions
-        few = Quadrature(10 * len(model.sde.stages()), tolerance=None)
+        few = Quadrature(6 * len(model.sde.stages()), tolerance=None)
 
         def find(model: Any, x: Tensor, condition: Any) -> dict[str, Tensor]:
             found = log_prob(model, x, few, condition=condition, checked=False)
