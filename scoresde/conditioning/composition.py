@@ -121,6 +121,7 @@ class Composition(PlannedEstimator):
     ) -> None:
         instance("prior", prior, ScoreEstimator)
         super().__init__(prior.sde)
+        each: ScoreEstimator | Stacked
         each = posteriors if isinstance(posteriors, ScoreEstimator) else Stacked(posteriors)
         wanted = "a batch (*batch, n) of n observations"
         expect(len(each.batch_shape) > 0, "posteriors", wanted, tuple(each.batch_shape))

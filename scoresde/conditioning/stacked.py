@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from scoresde.checks import expect, instance
-from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator
+from scoresde.estimator import Denoiser, ScoreEstimator
+from scoresde.sdes.sde import SDE
 from scoresde.sdes.sde_coefficients import SDECoefficients
+from scoresde.selection import Selectable
 
 
-class Stacked(PlannedEstimator):
+class Stacked(Selectable):
     """Estimators of the same SDE side by side: what each knows is the last axis of a batch.
+
+    No estimator by itself, as only states of all observations can be asked about.
 
     Args:
         estimators: None of which has a batch of its own.
@@ -32,7 +36,8 @@ class Stacked(PlannedEstimator):
         >>> from scoresde.conditioning.stacked import Stacked
         >>> sde, one = DiagonalSDE(VP(), Identity((1,))), torch.eye(1)
         >>> both = Stacked([Gaussian(sde, torch.tensor([y]), one) for y in (-3.0, 3.0)])
-        >>> both.denoise(torch.zeros(2, 1), 1.0).round()
+        >>> (denoiser,) = both.denoisers(sde.at(torch.ones(1, 1), torch.zeros(2, 1)))
+        >>> denoiser(torch.zeros(2, 1)).round()
         tensor([[-3.],
                 [ 3.]])
     """
@@ -43,8 +48,13 @@ class Stacked(PlannedEstimator):
             instance("posteriors", estimator, ScoreEstimator)
             same = estimator.sde is estimators[0].sde and not estimator.batch_shape
             expect(same, "posteriors", "estimators of one SDE, without a batch", estimator)
-        super().__init__(estimators[0].sde)
+        super().__init__()
         self.estimators = nn.ModuleList(estimators)
+
+    @property
+    def sde(self) -> SDE:
+        """That of all of them."""
+        return cast(ScoreEstimator, self.estimators[0]).sde
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -55,8 +65,8 @@ class Stacked(PlannedEstimator):
         """Not asked for: the axis of observations is not one of samples."""
         raise NotImplementedError("Stacked: its batch is of observations, not of samples")
 
-    def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """See the class."""
+    def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
+        """See `scoresde.ScoreEstimator.denoisers`."""
         each = [
             cast(ScoreEstimator, estimator).denoisers(at.part(index, state), condition)
             for estimator, index, state in zip(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from scoresde.checks import instance
 from scoresde.conditioning import Composition, Particles
+from scoresde.estimator import ScoreEstimator
 from scoresde.likelihood.distribution import ScoreDistribution
 from scoresde.solver import Solver
 
@@ -53,7 +54,7 @@ class ProductDistribution(ScoreDistribution):
     ) -> None:
         instance("particles", particles, Particles)
         super().__init__(composition, solver)
-        self.single = ScoreDistribution(composition.posteriors, solver)
+        self.single = ScoreDistribution(cast(ScoreEstimator, composition.posteriors), solver)
         self.solver = particles  # type: ignore[assignment]  # samples as solvers do
         self.composition, self.particles = composition, particles
         self.prior, self.transform = prior, transform
