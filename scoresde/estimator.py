@@ -64,7 +64,7 @@ class ScoreEstimator(Selectable, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "denoise" in vars(cls) and "denoisers" not in vars(cls):
-            # a parent's would go past the new method
+            # a parent's would go past the new method: as Python drops `__hash__` beside `__eq__`
             cls.denoisers = ScoreEstimator.denoisers  # type: ignore[method-assign]
 
     @abstractmethod

@@ -92,7 +92,7 @@ class Solver(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "walk" in vars(cls) and "planned" not in vars(cls):
-            # a parent's moves would go past the new method
+            # a parent's moves would go past the new method, see `ScoreEstimator`
             cls.planned = False  # type: ignore[assignment,method-assign]
 
     @property
