@@ -25,7 +25,7 @@ from scoresde.conditioning.observation import ConditionedBasis, Observation, obs
 from scoresde.conditioning.speeds import SlowedClock
 from scoresde.estimator import Denoiser, ScoreEstimator
 from scoresde.noise import Noise
-from scoresde.precision import cast_like, expect_near, to_device
+from scoresde.precision import cast_like, expect_near
 from scoresde.reverse import ReverseSDE
 from scoresde.sdes.clock import Clock
 from scoresde.sdes.diagonal import DiagonalSDE
@@ -215,10 +215,11 @@ class ConditionalEstimator(ScoreEstimator):
     def _pinned_times(self, t: Tensor, z: Tensor) -> Tensor:
         """Times ``(k, *, 1 | blocks | n)``, at 0 for what is known: ``(k, *batch or 1s, n)``.
 
-        Of all components, also where the state is a prefix of them: so kernels want it.
+        Of all components, also where the state is a prefix of them: so kernels want it. Where times
+        are, not where states are.
         """
-        mask = self.observation.mask
-        times = self.sde.basis.blocks.expand(to_device(t, mask.device)) * ~mask
+        running = cast(SlowedClock, self.sde.clock).factors(t)
+        times = self.sde.basis.blocks.expand(t) * running
         return times.reshape(len(t), *[1] * (z.ndim + 1 - times.ndim), *times.shape[1:])
 
 
