@@ -194,7 +194,7 @@ class _GuidedState:
     def __init__(self, guidance: Guidance, z: Tensor, kernel: Kernel, inner: Denoiser) -> None:
         self.guidance, self.z, self.n, self.inner = guidance, z, z.shape[-1], inner
         sde = guidance.sde
-        self.alpha, self.sigma = (v.to(z) for v in kernel)
+        self.alpha, self.sigma = kernel
         mean, self.std = (
             sde.basis.blocks.expand(v).to(z).expand(sde.basis.dim)
             for v in (guidance.data_mean, guidance.data_std)

@@ -298,24 +298,30 @@ class KernelEstimator(ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See `ScoreEstimator.denoise`."""
-        return self._denoiser(self.kernel(z, t), z, condition)(z)
+        kernel = self.kernel(z, t)
+        if not self.precise_kernel:
+            kernel = Kernel(*(cast_like(v, z) for v in kernel))
+        return self._denoised(kernel, condition, z)
 
     def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
         """See `ScoreEstimator.denoisers`."""
-        return (self._denoiser(kernel, at.like, condition) for kernel in kernels(at))
+        told = kernels(at, precise=self.precise_kernel)
+        return (partial(self._denoised, kernel, condition) for kernel in told)
 
     def kernel(self, z: Tensor, t: Tensor | float) -> Kernel:
         """That of states at their times, in as many digits as there are."""
         return self.sde.kernel(self.sde.time(t, z).to(precision(z.device)), z.shape[-1])
 
-    def _denoiser(self, kernel: Kernel, like: Tensor, condition: Any) -> Denoiser:
-        if not self.precise_kernel:
-            kernel = Kernel(*(cast_like(v, like) for v in kernel))
-        return lambda z: self.denoised(z, kernel, condition).to(z)
+    def _denoised(self, kernel: Kernel, condition: Any, z: Tensor) -> Tensor:
+        return self.denoised(z, kernel, condition).to(z)
 
 
-def kernels(at: SDECoefficients) -> list[Kernel]:
-    """The kernel at each of several times, on the device of states, in the times' dtype.
+def kernels(at: SDECoefficients, *, precise: bool = False) -> list[Kernel]:
+    """The kernel at each of several times, on the device of states.
+
+    Args:
+        at: What the SDE says of the times.
+        precise: Whether in the times' dtype, not in that of states.
 
     Example:
         >>> import torch
@@ -325,6 +331,8 @@ def kernels(at: SDECoefficients) -> list[Kernel]:
         >>> kernels(sde.at(torch.tensor([[1.0], [3.0]]), torch.zeros(5, 2)))[1].sigma
         tensor([3.])
     """
+    if not precise:
+        return [*map(Kernel, *at.each(*at.kernel))]
     alpha, sigma = (to_device(v, at.like.device).unbind() for v in at.kernel)
     return [*map(Kernel, alpha, sigma)]
 

@@ -25,7 +25,7 @@ from scoresde.conditioning.stacked import Stacked
 from scoresde.estimator import Denoiser, PlannedEstimator, ScoreEstimator, kernels
 from scoresde.internals.derivatives import batched, vjp
 from scoresde.objectives.parametrization import FAINT, noiseless
-from scoresde.precision import cast_like, full_precision, shallow_copy
+from scoresde.precision import full_precision, shallow_copy
 from scoresde.sdes.sde_coefficients import Kernel, SDECoefficients
 from scoresde.selection import broadcast
 
@@ -169,7 +169,7 @@ class Composition(PlannedEstimator):
     @full_precision
     def _composed(self, parts: _Parts, z: Tensor) -> Tensor:
         z = self._broadcast(z)
-        alpha, sigma = (cast_like(v, z) for v in parts.kernel)
+        alpha, sigma = parts.kernel
         noise = alpha, sigma**2 / alpha.clamp(min=FAINT)
         known = self._moments(parts.prior, self.prior_precision, z, *noise)
         many = self._copies(z)
@@ -188,7 +188,7 @@ class Composition(PlannedEstimator):
             condition: As of `denoise`.
         """
         parts, z = self._parts_at(z, t, condition), self._broadcast(z)
-        alpha, sigma = (cast_like(v, z) for v in parts.kernel)
+        alpha, sigma = parts.kernel
 
         def both(z: Tensor) -> Tensor:
             none, each = parts.prior(z), parts.posteriors(self._copies(z))

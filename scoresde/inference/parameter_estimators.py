@@ -185,6 +185,6 @@ class PosteriorEstimator(PlannedEstimator):
             seen = seen.expand(*at.like.shape[:-1], *seen.shape[len(self.batch_shape) :])
 
         def shifted(kernel: Kernel, left: Denoiser, z: Tensor) -> Tensor:
-            return left(z - kernel.alpha.to(z) * shift) + shift
+            return left(z - kernel.alpha * shift) + shift
 
         return map(partial(partial, shifted), kernels(at), self.estimator.denoisers(at, seen))
