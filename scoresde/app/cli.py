@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, heard as Ctrl-C is: what is half done is put in order.
+    """SIGTERM as an interruption, which is handled as Ctrl-C is.
 
     Example:
         >>> from scoresde.app.cli import Terminated

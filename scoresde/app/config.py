@@ -5,9 +5,9 @@ A table with a ``name`` is an object of the group that its key stands for (``sde
 tables among them are objects in turn. A name with a colon is an import path, if those are allowed;
 otherwise a file runs nothing but what is installed as a plugin.
 
-Arguments that a factory takes and the file leaves out are supplied with what is known, if that is
-what they mean: `SUPPLIED` says of every group which names mean what. A factory that calls a known
-thing by another name has an attribute ``supplied``, as `scoresde.PCA` has.
+Arguments that a factory takes and the file leaves out are supplied from what is known of the data
+and the model: `SUPPLIED` lists the names of each group. A factory with other names for them has an
+attribute ``supplied``, as `scoresde.PCA` has.
 
     [sde]
     name = "diagonal"
@@ -59,7 +59,7 @@ _GROUPS = {
 }
 
 _MADE_LATER = ("networks", "bases")
-"""Arguments of which makers are given: there is one for every stage, or for every part."""
+"""Arguments that are factories: one for every stage, or for every part."""
 
 _KINDS: dict[str, type] = {
     "sdes": SDE,
@@ -88,7 +88,7 @@ MEASURED = ("event_shape", "parts", "data_mean", "data_std", "data_components")
 
 
 class Lazy:
-    """A value that is computed when it is first used, and then kept.
+    """A value that is computed at its first use.
 
     Example:
         >>> from scoresde.app.config import Lazy
@@ -150,7 +150,7 @@ def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def to_json(value: Any, key: str) -> Any:
-    """A configuration as JSON will hold it, which is how a model remembers it.
+    """A configuration as JSON, in which a model keeps it.
 
     Args:
         value: Numbers, strings and truth values, and lists and tables of them; paths become
@@ -183,13 +183,13 @@ def to_json(value: Any, key: str) -> Any:
 
 
 def build(table: Any, key: str, supplied: Mapping[str, Any], *, imports: bool = False) -> Any:
-    """The object that a table describes.
+    """The object described by a table.
 
     Args:
         table: A name, or a table with a name and keyword arguments.
         key: Where it stands in the file, as ``"estimator.network"``: the last part says what it
             is.
-        supplied: Things that arguments may be supplied with, see `SUPPLIED`.
+        supplied: Values that arguments may be supplied with, see `SUPPLIED`.
         imports: Whether names may be import paths, see `scoresde.plugins.get`.
 
     Raises:
@@ -265,7 +265,7 @@ def _each(tables: Any, key: str, function: Callable[[Any, str], Any]) -> Any:
 
 
 def _group(key: str) -> str:
-    """Of which group the object is that stands there in the file."""
+    """The plugin group of the object at a key."""
     *_, before, last = ("", *key.split("."))
     return _GROUPS[before if before == "bases" else last.partition("[")[0]]
 
@@ -279,8 +279,8 @@ def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, A
         imports: As there.
 
     Returns:
-        Beside what is given, the defaults that a file could say, and the names of what is measured
-        and supplied.
+        Beside what is given, the defaults that a file could say, and the names of measured and
+        supplied values.
 
     Example:
         >>> from scoresde.app.config import with_defaults
@@ -324,7 +324,7 @@ def _named(table: Any, key: str) -> tuple[str, Mapping[str, Any]]:
 def arguments_of(
     table: Any, key: str, *, imports: bool = False
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What a table is built by, and its entries.
+    """A table's factory, and the table's entries.
 
     Raises:
         ConfigError, UnknownPlugin, PluginError: As of `build`.

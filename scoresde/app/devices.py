@@ -68,7 +68,7 @@ def device(name: str, value: str | torch.device | None) -> torch.device:
 
 
 def chosen_device(value: str) -> torch.device:
-    """What ``--device`` names, and a line on it where nobody has said which.
+    """The device that ``--device`` names, printed where it was left open.
 
     Example:
         >>> from scoresde.app.devices import chosen_device
@@ -83,7 +83,7 @@ def chosen_device(value: str) -> torch.device:
 
 
 def processes(value: str) -> Processes:
-    """Those that accelerate or torchrun has started, of which this is one, on ``--device``.
+    """The processes that accelerate or torchrun has started, with ``--device``.
 
     Raises:
         ImportError: If accelerate is not there.

@@ -36,8 +36,8 @@ def evaluate(
 
     Args:
         estimator: Knows the score.
-        data: Integer data are dequantised, once, and reported in bits per dimension as well; what
-            `scoresde.data.events.as_dataset` takes. Of events with conditions the density is that
+        data: See `scoresde.data.events.as_dataset`. Integer data are dequantised, once, and
+            reported in bits per dimension as well. Of events with conditions the density is that
             given them.
         solver: Integrates the flow: a `scoresde.Solver`, or a `scoresde.Quadrature`.
         trace: Exact if None.
@@ -48,15 +48,15 @@ def evaluate(
         progress: Whether to show a progress bar.
 
     Returns:
-        ``data``, ``count``, ``nats`` and ``nats_stderr`` per event, ``trace_stderr`` of that mean
-        by random probes alone, ``solver_error``, the mean of what is known of the solver's own
-        (`scoresde.likelihood.exact.LogProb`), ``evaluations`` of the network per event, which
-        ``estimate`` it is, and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``.
+        ``data``, ``count``, ``nats`` and ``nats_stderr`` per event; ``trace_stderr`` of that mean
+        by random probes alone; ``solver_error``, the mean of the solver's own
+        (`scoresde.likelihood.exact.LogProb`); ``evaluations`` of the network per event; which
+        ``estimate`` it is; and of integer data ``bits_per_dim`` and ``bits_per_dim_stderr``.
         Standard errors are those of a mean over events drawn at random, NaN of a single event; that
         by probes is NaN with a single probe.
 
     Warns:
-        UserWarning: If ``solver_error`` is such that the answer may be wrong.
+        UserWarning: If ``solver_error`` is too large for the result to be trusted.
 
     Raises:
         FloatingPointError: If a log-density is not finite; the message names the event.
@@ -67,11 +67,10 @@ def evaluate(
         >>> import torch
         >>> from estimators import Gaussian
         >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.data import Dataset
         >>> from scoresde.app.evaluation import evaluate
         >>> from solvers import DDIM
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> report = evaluate(model, Dataset("mine", torch.zeros(3, 2)), DDIM(20))
+        >>> report = evaluate(model, torch.zeros(3, 2), DDIM(20))
         >>> round(report["nats"], 2)  # minus the logarithm of 2 pi
         -1.84
     """

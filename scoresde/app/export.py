@@ -49,7 +49,7 @@ def is_image(shape: Sequence[int]) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Export:
-    """Writes samples of a model as the data were that it has learned from.
+    """Writes samples of a model in the format of its data.
 
     Where data were integers, samples are the integers in whose bins they lie
     (`scoresde.data.quantize`).
@@ -92,7 +92,7 @@ class Export:
     extra_columns: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
 
     def writer(self, path: str | os.PathLike[str], name: str = "path") -> Write:
-        """What writes samples to a path, of the kind that its suffix says.
+        """A function that writes samples to a path, in the format that its suffix says.
 
             x.npy     an array, integers in uint8, or in uint16 if there are more bins
             x.npz     the same as ``x``, beside ``label`` or whatever else is of each sample

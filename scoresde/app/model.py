@@ -53,9 +53,9 @@ class Model:
         estimator: Knows the score.
         solver: Samples and evaluates.
         settings: The configuration, as read.
-        facts: What was learned from the data: ``event_shape``, ``bins``, ``columns`` of a
-            table, whether values are ``missing``, ``data_mean``, ``data_std``, a ``plan``
-            (`scoresde.app.plans`), and of conditions (`scoresde.app.facts`).
+        facts: About the data: ``event_shape``, ``bins``, ``columns`` of a table, whether values
+            are ``missing``, ``data_mean``, ``data_std``, a ``plan`` (`scoresde.app.plans`), and
+            about conditions (`scoresde.app.facts`).
         history: Of the training, if it has been trained here.
 
     Example:
@@ -90,13 +90,12 @@ class Model:
         device: str | torch.device | None = None,
         imports: bool = False,
     ) -> Model:
-        """Untrained, from a configuration (`scoresde.app.config`) and what is known of the data.
+        """Untrained, from a configuration (`scoresde.app.config`) and facts about the data.
 
         Args:
             settings: The configuration.
             facts: As in the attribute.
-            data: To measure what is not known yet: pieces of events, that can be gone through
-                several times.
+            data: Pieces of events, for facts that have to be measured; iterated several times.
             device: Where the estimator is to be, see `scoresde.app.devices.device`.
             imports: Whether names may be import paths.
 
@@ -175,17 +174,17 @@ class Model:
     ) -> Model:
         """Built and trained as a configuration says.
 
-        Section ``data`` has a ``source`` (see `scoresde.data.load`), its options, and
-        optionally ``held_out`` (a share, default 0.1) and ``seed``; ``training`` has the
-        arguments of `Training`, and ``seed`` and ``save_every`` of `Training.fit`. With a
-        ``folder`` a run that was interrupted goes on, see there.
+        Section ``data`` has a ``source`` (see `scoresde.data.load`), its options, and optionally
+        ``held_out`` (a share, default 0.1) and ``seed``; ``training`` has the arguments of
+        `Training`, and ``seed`` and ``save_every`` of `Training.fit`. With a ``folder``, an
+        interrupted run is continued, see there.
 
         Args:
             settings: The configuration.
             progress: Whether to show a progress bar.
             folder: Where the run is written while it goes on.
             pictures: A folder for samples on the way, of images; see `scoresde.app.plots.Pictures`.
-            processes: That train together, see `Training.fit`.
+            processes: Which train together, see `Training.fit`.
             device: Where to train, see `scoresde.app.devices.device`; None of several processes is
                 where each of them computes.
             imports: Whether names may be import paths.

@@ -9,16 +9,12 @@ import click
 
 
 class NamedPath(click.Path):
-    """A path with a name: an empty one, of a script's variable that is not set, is no folder.
+    """A path that is not empty, as that of a script's unset variable would be.
 
     Example:
-        >>> import click
         >>> from scoresde.app.options import NamedPath
-        >>> try:
-        ...     NamedPath().convert("", None, None)
-        ... except click.BadParameter as error:
-        ...     print(error.message)
-        expected a path, got an empty one
+        >>> NamedPath().convert("model", None, None)
+        'model'
     """
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:

@@ -4,13 +4,12 @@
     cost = 4.0             # evaluations at full resolution, or evaluations = 12, or error = 1e-3
 
 It stands for entries of other sections, which are left out there: ``drop``, ``speeds``, ``delays``
-and ``scale`` of ``sde``, and ``steps`` and ``grid`` of ``solver``. Of an SDE that says itself when
-it drops what (``drop``), on whatever clocks, steps alone are planned. Where parts of events are
-given, the plan is that of the part that is sampled, and those are there from the first time on. A
-model remembers its plan.
+and ``scale`` of ``sde``, and ``steps`` and ``grid`` of ``solver``. If the SDE has a ``drop`` of its
+own, on whatever clocks, only steps are planned. Where parts of events are given, the part that is
+sampled is planned, and the given ones are there from the first time on. A model remembers its plan.
 
-Steps are planned again when training is over, of stages that stay as they are, if the schedule is
-one that is learned, or if they are to know what the networks miss.
+Steps are planned again after training if the schedule is learned, or with ``learned``; stages are
+kept.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from scoresde.sdes.diagonal import DiagonalSDE
 from scoresde.solver import Solver
 
 _OF_SDE, _OF_SOLVER = ("drop", "speeds", "delays", "scale"), ("steps", "grid")
-"""Entries that are planned."""
+"""Entries that a plan sets."""
 
 _FEWEST, _MOST, _NUMBERS = 200, 1000, 2**24
 """Events that are looked at: of large ones fewer, and some hundreds will do."""
@@ -58,16 +57,16 @@ def _positive() -> Any:
 
 @attrs.frozen(kw_only=True)
 class Planning:
-    """What is asked of a plan, see `scoresde.planning.plan`.
+    """Section ``plan``: arguments of `scoresde.planning.plan`.
 
     Args:
         error: Wanted ``W2^2 / trace`` between samples and data.
         cost: Allowed evaluations of the networks, in units of one at full resolution.
         evaluations: Allowed number of steps in all.
         kurtosis: Whether steps are placed for tails as heavy as the data's.
-        events: How many of the training's events are looked at; some hundreds if None.
-        learned: Whether steps are planned again for what the trained networks miss of events that
-            are held out, see `scoresde.planning.DenoisingErrors`.
+        events: How many of the training's events are used; some hundreds if None.
+        learned: Whether steps are planned again for the errors of the trained networks on held-out
+            events, see `scoresde.planning.DenoisingErrors`.
         delays: Whether bands may be delayed as well.
 
     Example:
@@ -101,11 +100,11 @@ class Planning:
 
 
 def planning_of(settings: Mapping[str, Any]) -> Planning | None:
-    """What a configuration asks for, if it does.
+    """The plan that a configuration asks for, if any.
 
     Raises:
-        ConfigError: If something is asked for that is not known, or an entry of another section is
-            there twice.
+        ConfigError: If a setting is unknown, or an entry that a plan sets is in another section as
+            well.
 
     Example:
         >>> from scoresde.app.plans import planning_of
@@ -234,7 +233,7 @@ def replanned_facts(
     data: Iterable[Tensor],
     held_out: Dataset,
 ) -> dict[str, Any]:
-    """A plan with other steps, for an estimator that has been trained, where that matters.
+    """A plan with other steps, for a trained estimator, where that matters.
 
     Args:
         settings: The configuration.

@@ -34,7 +34,7 @@ _TITLE, _LETTER = 9, 0.085
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches, which notebooks show without pyplot.
+    """A figure, in inches, which notebooks show without pyplot.
 
     Raises:
         ImportError: If Matplotlib is missing.
@@ -209,7 +209,7 @@ def trajectory(
     columns: int = 9,
     generator: Generators = None,
 ) -> Figure:
-    """States and their denoised means along a solver's way from noise to data.
+    """States and denoised means on a solver's way from noise to data.
 
     Args:
         estimator: Of images ``(C, H, W)``; bands that have not entered yet are left out.
@@ -306,20 +306,19 @@ def forward_noising(
 
 @attrs.frozen
 class Pictures:
-    """Samples on the way of a training, one PNG file at every measurement.
+    """Samples during training, one PNG file at every measurement, from the same noise every time.
 
-    They start from the same noise every time. To be given to `scoresde.training.Training.fit` as
-    ``on_measure``.
+    To be given to `scoresde.training.Training.fit` as ``on_measure``.
 
     Args:
         folder: Created if missing; files are named by the step, ``00000200.png``.
         solver: Samples images ``(C, H, W)``.
         count: Of samples.
         seed: Of their noise.
-        draws: Whether this process draws, as one of several does.
+        draws: Whether this process draws, of several that train together.
         condition: Of the samples, if there is any.
-        sampled: What is sampled of the estimator that is trained: itself, or what it is given a
-            part of an event.
+        sampled: From the trained estimator to the one that is sampled, given parts of events for
+            instance; the same if None.
         figure: Of the samples; a grid of them if None.
 
     Example:
@@ -333,7 +332,7 @@ class Pictures:
         >>> sde = DiagonalSDE(VP(), Identity((1, 4, 4)))
         >>> draw = Pictures(Path(tempfile.mkdtemp()), DDIM(4), count=4)
         >>> model = Gaussian(sde, torch.zeros(1, 4, 4), torch.eye(16))
-        >>> draw(100, model, None)  # Training.fit does so
+        >>> draw(100, model, None)
         >>> [path.name for path in draw.folder.iterdir()]
         ['00000100.png']
     """

@@ -1,4 +1,4 @@
-"""Pictures of posteriors: corners, and whether they are calibrated. Needs matplotlib."""
+"""Pictures of posteriors: corner plots and calibration. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def corner(
     truth: Tensor | None = None,
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """Samples by every parameter, and by every two.
+    """A corner plot: histograms of every parameter, and points by every two.
 
     Args:
         samples: ``(N, *parameter_shape)``; several of them by name, on top of each other.
@@ -86,7 +86,7 @@ def _panel(axis: Any, flat: Mapping[str, Tensor], i: int, j: int, marks: Sequenc
 def rank_histograms(
     ranks: Tensor | Mapping[str, Tensor], count: int, names: Sequence[str] | None = None
 ) -> Figure:
-    """Ranks of the truth among draws, and the band in which 99% of flat bars are.
+    """Histograms of ranks of the truth among draws, with the band of 99% of flat bars.
 
     Args:
         ranks: See `scoresde.metrics.ranks`, ``(N, *parameter_shape)``; several of them by name, in
@@ -122,7 +122,7 @@ def rank_histograms(
 def coverage_curves(
     covered: Tensor | Mapping[str, Tensor], credibility_levels: Tensor | Sequence[float], count: int
 ) -> Figure:
-    """Shares of truths that are covered over levels, and the band in which 99% of exact ones are.
+    """Coverage of truths over credibility levels, with the band of 99% of exact posteriors.
 
     Above the line posteriors are too wide, below it too narrow.
 

@@ -1,4 +1,4 @@
-"""Samples on the way of a training, drawn as the model will be sampled from when it is over."""
+"""Samples during training, drawn by the model's own solver."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COUNT, _ROWS = 64, 8
 
 
 class Previewed(Protocol):
-    """What is known of a model, see `scoresde.app.model.Model`.
+    """The attributes of a `scoresde.app.model.Model` that previews use.
 
     Example:
         >>> from scoresde.app.previews import Previewed
@@ -52,15 +52,15 @@ def previews(
 ) -> OnMeasure:
     """Pictures of a model's samples, by its own solver, one at every measurement.
 
-    Of a model that is given parts of events, samples of the others stand beside those of the first
-    events that are held out. Of other events with parts, parts are drawn side by side.
+    Of a model that is given parts of events, samples of the others are drawn beside the first
+    held-out events. Other events with parts are drawn with their parts side by side.
 
     Args:
-        model: That is trained.
+        model: The one that is trained.
         folder: Created if it is missing.
         processes: Of which the first draws.
-        train: Whose conditions samples have.
-        held_out: Whose parts they are given.
+        train: Conditions of the samples.
+        held_out: Parts that are given.
 
     Raises:
         ValueError: If samples are no images.

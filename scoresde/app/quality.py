@@ -30,7 +30,7 @@ _FEWEST = 4
 
 
 def features_of(name: str, *, imports: bool = False) -> Features:
-    """Features by their name, or of one's own by an import path.
+    """Features by name, or from an import path.
 
     Args:
         name: One of `scoresde.metrics.features.NAMED`, or ``"package.module:attribute"``: a
@@ -73,10 +73,10 @@ def evaluate_samples(
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Metrics of samples against real events, and their floor: other real events in their place.
+    """Metrics of samples against real events, and of other real events in their place: the floor.
 
-    All sets are of one size. Samples of a model of integers are the integers in whose bins they
-    lie; conditions are those of the real events.
+    All sets are of one size. Samples of a model of integers are rounded to them; conditions are
+    those of the real events.
 
     Args:
         estimator: Knows the score.

@@ -1,4 +1,4 @@
-"""What ``scoresde evaluate`` says of a trained model: densities of data, or quality of samples."""
+"""Reports of ``scoresde evaluate``: densities of data, or quality of samples."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _expect_alike(model: Model, events: Dataset) -> None:
 
 
 def as_json(report: Mapping[str, Any]) -> str:
-    """JSON, in which numbers that are not finite are null.
+    """A report as JSON, with null for numbers that are not finite.
 
     Example:
         >>> from scoresde.app.reports import as_json
@@ -152,7 +152,7 @@ def as_json(report: Mapping[str, Any]) -> str:
 
 
 def as_lines(report: Mapping[str, Any]) -> str:
-    """A line for every entry that is known, with numbers in six digits.
+    """A line for every entry that is known, with numbers to six digits.
 
     Example:
         >>> from scoresde.app.reports import as_lines

@@ -1,4 +1,4 @@
-"""What a model is given: parts of its events from files, and samples of the others beside them."""
+"""What ``scoresde sample`` draws: samples of a model, or of some parts given others."""
 
 from __future__ import annotations
 
@@ -45,22 +45,17 @@ class ObservedParts:
 
     Example:
         >>> import torch
-        >>> from scoresde.app.sampling_task import ObservedParts
         >>> from scoresde.app.model import Model
-        >>> halves = {
-        ...     "y": {"name": "crop", "columns": [0, 4]},
-        ...     "x": {"name": "crop", "columns": [4, 8]},
+        >>> from scoresde.app.sampling_task import ObservedParts
+        >>> left, right = ({"name": "crop", "columns": [k, k + 4]} for k in (0, 4))
+        >>> settings = {
+        ...     "data": {"source": "digits", "parts": {"y": left, "x": right}},
+        ...     "sde": {"name": "diagonal", "schedule": "ve", "basis": "joint"},
+        ...     "estimator": {"name": "cmde", "networks": "residual-mlp", "noise": 0.5},
+        ...     "solver": {"name": "ddim", "steps": 4, "eta": 1.0},
+        ...     "training": {"steps": 2},
         ... }
-        >>> model = Model.train(
-        ...     {
-        ...         "data": {"source": "digits", "parts": halves},
-        ...         "sde": {"name": "diagonal", "schedule": "ve", "basis": "joint"},
-        ...         "estimator": {"name": "cmde", "networks": "residual-mlp", "noise": 0.5},
-        ...         "solver": {"name": "ddim", "steps": 4, "eta": 1.0},
-        ...         "training": {"steps": 2},
-        ...     },
-        ...     progress=False,
-        ... )
+        >>> model = Model.train(settings, progress=False)
         >>> known = ObservedParts(model, {"y": torch.zeros(3, 1, 8, 4)})
         >>> model.solver.sample(known.estimator(5), (15,)).shape
         torch.Size([15, 1, 8, 4])
@@ -109,7 +104,7 @@ class ObservedParts:
         generator: torch.Generator,
         imports: bool = False,
     ) -> ObservedParts:
-        """The parts of whole events, made of them as for the training.
+        """The parts of whole events, made of them as for training.
 
         Args:
             model: See the class.
@@ -163,7 +158,7 @@ class SamplingTask:
     """What is to be sampled.
 
     Attributes:
-        estimator: Of what.
+        estimator: To sample from.
         count: How many in all.
         condition: Of each, on its device, if there is any.
         export: What writes them.
@@ -194,7 +189,7 @@ def sampling_task(
     overlap: float | None = None,
     imports: bool = False,
 ) -> SamplingTask:
-    """What a user of the command line asks for.
+    """What the options of ``scoresde sample`` ask for.
 
     Args:
         model: A trained one.

@@ -1,4 +1,4 @@
-"""Sections of a configuration: which there are, and what those of a training mean."""
+"""Sections of a configuration: which there are, and the settings of a training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_FIT = ("seed", "save_every")
 
 
 def expect_sections(settings: Mapping[str, Any], *, imports: bool = False) -> None:
-    """Raises `ConfigError` unless there are those that a model needs, and no others.
+    """Raises `ConfigError` if a section is missing or unknown.
 
     Example:
         >>> from scoresde.app.sections import expect_sections
@@ -41,7 +41,7 @@ def expect_sections(settings: Mapping[str, Any], *, imports: bool = False) -> No
 
 
 def training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
-    """The loop that a configuration asks for, and what it says of one run of it.
+    """A configuration's training loop, and the arguments of `Training.fit`.
 
     Raises:
         ConfigError: If a setting is unknown or wrong.
@@ -65,7 +65,7 @@ def training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
 def recorded(
     settings: Mapping[str, Any], facts: Mapping[str, Any], *, imports: bool = False
 ) -> dict[str, Any]:
-    """Of a configuration what a run is of: tables that mean the same are equal.
+    """What identifies a run of a configuration: tables that mean the same are equal.
 
     Args:
         settings: The configuration.

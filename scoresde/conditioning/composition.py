@@ -1,13 +1,13 @@
-"""What several observations of the same thing say together.
+"""Posteriors given several observations, from posteriors given one each.
 
-Observations that are independent of each other given ``x`` multiply: with ``n`` of them,
+Densities of observations that are independent of each other given ``x`` multiply:
 
     p(x | y_1 ... y_n) = p(x)^(1 - n) prod_j p(x | y_j),
 
 and so do posteriors of clean states, ``p(z_0 | z_t, y_1 ... y_n)``, as the kernel is the same in
 all of them. Their means and covariances, ``D_j`` and ``C_j`` for one observation, ``D_0`` and
-``C_0`` for none, then say what the mean is of all of them together: to second order in general,
-exactly where all are Gaussian.
+``C_0`` for none, give the mean given all of them: to second order in general, exactly for
+Gaussians.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from scoresde.selection import broadcast
 
 
 class Product(NamedTuple):
-    """What is known of a product of diffused densities at some states.
+    """A product of diffused densities at some states.
 
     Attributes:
-        mean: ``D = D_0 + sum_j (D_j - D_0)``, ``(*batch, m)``, of which its score follows.
-        growth: Of the logarithm of its density with that of the noise, ``sigma_i/alpha`` of every
+        mean: ``D = D_0 + sum_j (D_j - D_0)``, ``(*batch, m)``, from which its score follows.
+        growth: Derivative of its log-density by the logarithm of ``sigma_i/alpha`` of every
             component, at the same ``z/alpha``: ``(*batch, m)``. By the Fokker-Planck equation
 
                 dD_i/du_i - 1 + sum_j b_j (D_j - u)_i^2 alpha^2/sigma^2,
@@ -51,7 +51,7 @@ class Product(NamedTuple):
         >>> sde, one = DiagonalSDE(EDM(), Identity((1,))), torch.eye(1)
         >>> seen = Gaussian(sde, torch.zeros(1), one)
         >>> product = Composition([seen], seen).product(torch.zeros(1, 1), 1.0)
-        >>> product.growth  # N(0; 0, 1 + sigma^2) at sigma = 1: -1/2 its growth, 2, by its value, 2
+        >>> product.growth  # (u^2 - 1) / 2 for N(0, 1 + s^2), at u = 0 and s = 1
         tensor([[-0.5000]])
     """
 
@@ -61,10 +61,9 @@ class Product(NamedTuple):
 
     @property
     def remainder(self) -> Tensor:
-        """Of the logarithm of its density until there is no noise, ``(*batch)``.
+        """Log-density at no noise less that at this, ``(*batch)``: ``-sum_i growth_i / 2``.
 
-        ``-sum_i growth_i / 2``, as growth goes with the noise's variance where there is little: up
-        to its square.
+        To first order in the noise's variance.
         """
         return self.growth.sum(-1) / -2
 
@@ -74,18 +73,18 @@ class Composition(PlannedEstimator):
 
         D = D_0 + L^-1 sum_j C_j^-1 (D_j - D_0),    L = sum_j C_j^-1 + (1 - n) C_0^-1
 
-    which is ``score = L^-1 [sum_j C_j^-1 s_j + (1 - n) C_0^-1 s_0]`` in the words of Linhart et al.
-    2024 (arXiv 2404.07593), with denoising covariances ``C_j(z_t)``:
+    which is ``score = L^-1 [sum_j C_j^-1 s_j + (1 - n) C_0^-1 s_0]`` (Linhart et al. 2024, arXiv
+    2404.07593), with denoising covariances ``C_j(z_t)``:
 
     - from the estimators' Jacobians, ``C = (dD/dz) sigma^2/alpha``: Tweedie's second-order formula,
       true wherever the state is;
     - or, with ``covariances``, those that Gaussians with the covariances of the data would have,
       ``C_j = (S_j^-1 + alpha^2/sigma^2)^-1``: cheaper by a factor of the number of components.
 
-    Both are exact for Gaussians. No observation says less than nothing: where an estimator has
-    ``C_j > C_0`` in some direction, as between two modes, that is taken for ``C_0``. As noise goes
-    to 0, all of them come to ``score = sum_j s_j + (1 - n) s_0``, whatever the data: the last
-    steps, or a Langevin corrector there, make samples those of the product.
+    Both are exact for Gaussians. Where an estimator has ``C_j > C_0`` in some direction, as between
+    two modes, ``C_0`` is taken instead. As noise goes to 0, all come to
+    ``score = sum_j s_j + (1 - n) s_0``, whatever the data: the last steps, or a Langevin corrector
+    there, make samples those of the product.
 
     Args:
         posteriors: One estimator for each observation; or one of a batch ``(*batch, n)`` of them.
@@ -94,7 +93,7 @@ class Composition(PlannedEstimator):
             prior, in coefficients; by Jacobians if None.
 
     Raises:
-        TypeError: If an estimator is none.
+        TypeError: If one is no estimator.
         ValueError: If there is no observation, or shapes or states do not fit each other.
 
     Example:
@@ -178,9 +177,9 @@ class Composition(PlannedEstimator):
 
     @full_precision
     def product(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Product:
-        """Of the densities at a time, ``p_t(z)^(1 - n) prod_j p_t(z | y_j)``, without covariances.
+        """The product ``p_t(z)^(1 - n) prod_j p_t(z | y_j)`` at a time, without covariances.
 
-        No diffusion of anything before noise is 0, but a path to what is wanted there: `Particles`.
+        These products are no diffusion of their limit at noise 0, but a path to it: `Particles`.
 
         Args:
             z: States ``(*batch, m)``, where there is noise.
@@ -284,9 +283,10 @@ leaves: beyond that float32 has no digits of it, and a network's may be negative
 
 
 def _together(prior: Tensor, covariance: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
-    """The mean of a product of Gaussians, divided by all but one of the prior's.
+    """A product of Gaussians, over all but one power of the prior's: its mean.
 
-    In coordinates in which the prior's covariance is 1: what one observation leaves is then
+    In coordinates in which the prior's covariance is 1, so that those of posteriors are between 0
+    and 1.
     between 0 and 1 of it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which components are observed: what training shows clean, drawn anew for every event."""
+"""Which components training shows clean, drawn for every event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Observed = Callable[[DiagonalSDE, Tensor, Noise], Tensor]
 
 
 def blocks(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
-    """Every block or none: a share drawn uniformly for each event.
+    """A random subset of the blocks for each event, of a share that is uniform on [0, 1].
 
     Example:
         >>> import torch
@@ -31,7 +31,7 @@ def blocks(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
 
 
 def components(sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
-    """As `blocks`, of components.
+    """A random subset of the components for each event, see `blocks`.
 
     Example:
         >>> import torch

@@ -105,12 +105,12 @@ class Observation(Selectable):
 class ConditionedBasis(Basis):
     """A basis some of whose coefficients are known.
 
-    Its events are the parts of a `Joint` that are not observed; elsewhere they are whole, with
-    what is observed filled in. The others' coefficients are orthonormal coordinates of them, so
-    that densities are densities of what is not observed.
+    Its events are the parts of a `Joint` that are not observed; of other bases they are whole, with
+    the observed values filled in. Coefficients that are not observed are orthonormal coordinates
+    of the rest, so that densities are those of what is not observed.
 
     Args:
-        basis: Of all components; one of which something is known already knows that still.
+        basis: Of all components; may be conditioned already.
         observation: What is known.
         rest: The basis of the parts that are not, None if events are whole.
 
@@ -169,7 +169,7 @@ class ConditionedBasis(Basis):
 
 
 def observing(basis: Basis, parts: Mapping[str, Any]) -> tuple[Observation, Basis]:
-    """What some parts of joint events say of the state, and the basis of the other parts.
+    """The observation of some parts of joint events, and the basis of the other parts.
 
     Args:
         basis: A `Joint`, or one of which some parts are known already and several are not.

@@ -1,11 +1,10 @@
-"""Samples of products of densities: weighted particles on a path of less and less noise.
+"""Samples of products of densities: weighted particles on a path of decreasing noise.
 
-Scores of densities that are multiplied add up, but the sum is that of no diffusion, whatever the
-noise: a solver that followed it would end elsewhere. What it is at every noise is the score of a
-product, though, and how that product changes with the noise is known, too (`Product.growth`). So
-particles that are moved along are weighted by what the product has become where they are, drawn
-again by their weights, and moved on by steps that leave the product as it is: a sequential Monte
-Carlo sampler (Del Moral et al. 2006).
+Scores of diffused densities that are multiplied add up, but to the score of no diffusion: a solver
+that followed it would end elsewhere. At every noise level the sum is the score of a product,
+though, whose change with the noise is known (`Product.growth`). So particles are moved along,
+weighted by that change, resampled, and moved on by steps that keep the product: a sequential
+Monte Carlo sampler (Del Moral et al. 2006).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from scoresde.sampling.grid import log_snr
 
 @attrs.frozen
 class Particles:
-    """Draws samples of a product of densities, whatever these are.
+    """Draws samples of a product of any densities.
 
     Particles begin as the Gaussian that the product is under much noise. From one noise level
     ``s`` to the next, lower one
@@ -41,23 +40,22 @@ class Particles:
        the integral of the score (Simpson's rule), of a length that has the best share of them
        accepted (Roberts and Rosenthal 1998), and the integral known.
 
-    Under little noise growth goes with its variance, so that there are ``log w = -growth/2`` to the
-    end, up to terms of the fourth order. The path ends, by these weights, where they hardly differ
-    any more: as far from the end as can be, since scores of networks are wrong by the more, the
-    less noise there is.
+    Under little noise growth is linear in its variance, so that ``log w = -growth/2`` to the end,
+    up to terms of the fourth order. The path ends where these weights hardly differ: as early as
+    possible, since errors of learned scores grow as noise decreases.
 
-    Levels are as far apart as weights allow. Samples are exact, of what estimators know, as
-    ``count`` grows; they come from one population, and depend on each other by it. A level asks
-    every estimator twice for its Jacobian, and twice for its mean for each of ``moves``.
+    Levels are as far apart as weights allow. Samples are exact, for the estimators' scores, as
+    ``count`` grows; they come from one population, and so depend on each other. Per level every
+    estimator is asked twice for its Jacobian, and twice for its mean for each of ``moves``.
 
     Source:
         Del Moral et al. 2006, *Sequential Monte Carlo samplers*; of products of diffused densities,
         Du et al. 2023 (arXiv 2302.11552).
 
     Args:
-        count: How many there are at least; as many as samples are asked for if that is more.
+        count: Least number of particles; as many as samples are asked for if that is more.
         moves: Langevin steps at every level.
-        log_weight_std: Standard deviation of ``log w`` that is aimed at.
+        log_weight_std: Standard deviation of ``log w`` per level that is aimed at.
         final_log_weight_std: Of the last weights, below which the path ends.
 
     Raises:
@@ -128,12 +126,13 @@ class Particles:
             count: How many are wanted.
             generator: One for all.
             dtype: Of the samples; the model's parameters' if None.
-            inside: Of events ``(N, *batch_shape, *event_shape)``, which may be: others are taken
-                again from these. All, if None.
+            inside: Whether events ``(N, *batch_shape, *event_shape)`` are allowed: others are
+                resampled from those that are. All, if None.
 
         Raises:
             TypeError: If the model is no composition.
-            ValueError: If it leaves no particle a weight: what estimators say is not finite, or
+            ValueError: If no particle has a weight: denoised means are not finite, or none is
+                inside.
                 no particle is inside.
         """
         instance("model", model, Composition)

@@ -1,4 +1,4 @@
-"""Sequences longer than an estimator's: window after window, each given the one before."""
+"""Sequences longer than an estimator's: windows, each given the end of the one before."""
 
 from __future__ import annotations
 
@@ -29,17 +29,16 @@ def rollout(
 ) -> Tensor:
     """Samples that are longer along their first axis than an estimator's events.
 
-    The end of what there is is observed, and the next window drawn given it, by so many steps at a
-    time. So sequences are exactly those of the data as far as what comes next depends on the last
-    ``window - stride`` steps alone. Along a path of one's own: of ``estimator.with_clock(clock)``.
+    The last steps are observed, and the next window is drawn given them. Sequences are exactly
+    those of the data if what comes next depends on the last ``window - stride`` steps alone. For
+    another order of drawing, give ``estimator.with_clock(clock)``.
 
-    Args:
         solver: Draws every window.
-        estimator: Of windows ``(window, *rest)``, by the components themselves, that knows its
+        estimator: Of windows ``(window, *rest)`` in a `scoresde.Identity` basis, that knows its
             conditionals: an exact one, or one with vector time.
         sample_shape: Leading shape of the samples.
         length: Of the sequences, what is given included.
-        stride: Steps that each window goes on by, at most its length.
+        stride: Steps that each window adds, at most its length.
         given: How the sequences begin, ``(*sample_shape or none, k, *rest)``.
         generator: One generator, or one per sample; see `scoresde.noise`.
 

@@ -1,4 +1,4 @@
-"""How much of the noise a condition gets: clocks that run slower for the parts that are given.
+"""Noise levels of conditions: clocks that run slower for the parts that are given.
 
 The conditional estimators of Batzolis et al. 2022 are one joint diffusion, and differ in the noise
 ``r = sigma/alpha`` that the condition ends with: 0 (CDE), that of the rest (CDiffE), or some in
@@ -28,7 +28,7 @@ class SlowedClock(Clock):
     """``factor tau``: a clock that runs slower for some components, or stands still.
 
     Args:
-        clock: What it is without.
+        clock: The clock that is slowed.
         factors: Along the component axis, from 0 to 1.
 
     Example:
@@ -62,21 +62,20 @@ class SlowedClock(Clock):
 
 
 class AnnealedClock(SlowedClock):
-    """A `SlowedClock` that is faster at the start of a training (VS-CMDE).
+    """A `SlowedClock` that is faster at the start of training (VS-CMDE).
 
-    While a model is in training mode, and ``n`` of ``N`` updates are done, the condition's last
-    noise ``r(n)`` is that of ``1/r`` linear in ``n``, from that of the rest to that of the factors
-    (Batzolis et al. 2022, section 4.4):
+    In training mode, after ``n`` of ``N`` updates, the condition's last noise ``r(n)`` has ``1/r``
+    linear in ``n``, from that of the rest to that of the factors (Batzolis et al. 2022, section
+    4.4):
 
         r(n) = N end start / (n (start - end) + N end),     n <= N, then ``end``
 
-    In evaluation mode, where a model is measured, drawn from and kept, it is the slow clock: losses
-    of different updates are losses of the same thing.
+    In evaluation mode it is the slow clock, so that losses of different updates can be compared.
 
     Args:
-        clock: What it is without factors.
-        factors: In the end, along the component axis.
-        schedule: Says which factor is which noise.
+        clock: The clock that is slowed.
+        factors: At the end, along the component axis.
+        schedule: Relates factors to noise levels.
         updates: ``N``.
 
     Raises:
@@ -90,7 +89,7 @@ class AnnealedClock(SlowedClock):
         >>> slow = torch.cat([factor_of_noise(schedule, 1.0), torch.ones(1)])
         >>> clock = AnnealedClock(Clock(), slow, schedule, updates=100)
         >>> def sigma(): return schedule.sigma(clock(torch.ones(1)).double())
-        >>> sigma().round(decimals=2)  # at the start of training
+        >>> sigma().round(decimals=2)
         tensor([50., 50.], dtype=torch.float64)
         >>> clock.before_update(50)
         >>> sigma().round(decimals=2)
@@ -125,7 +124,7 @@ class AnnealedClock(SlowedClock):
 
 
 def factor_of_noise(schedule: Schedule, noise: float) -> Tensor:
-    """By which factor a clock runs slower that ends with some noise, ``(1 | blocks | n)``.
+    """The factor by which a clock is slowed that ends at a given noise, ``(1 | blocks | n)``.
 
     Args:
         schedule: Whose ``sigma/alpha`` is to be that of the factor's time, ``factor * T``.

@@ -18,15 +18,15 @@ from scoresde.selection import Selectable
 
 
 class Stacked(Selectable):
-    """Estimators of the same SDE side by side: what each knows is the last axis of a batch.
+    """Estimators of the same SDE, along the last axis of a batch.
 
-    No estimator by itself, as only states of all observations can be asked about.
+    This is no estimator itself, as it takes only states of all observations.
 
     Args:
         estimators: None of which has a batch of its own.
 
     Raises:
-        TypeError: If one is none.
+        TypeError: If one is no estimator.
         ValueError: If there are none, or an SDE is another one.
 
     Example:

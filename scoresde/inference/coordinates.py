@@ -32,25 +32,25 @@ from scoresde.precision import full_precision
 class Coordinates(nn.Module):
     """Coordinates of simulated pairs in which a posterior is easy to learn.
 
-    Observations are standardised; with ``ranks`` their normal scores come beside them, which long
-    tails do not reach: ``ndtri`` of a number's rank among those simulated.
+    Observations are standardised; with ``ranks`` their normal scores, ``ndtri`` of a number's rank
+    among those simulated, come beside them, which long tails do not affect.
 
-    Parameters are what a linear regression on the observation leaves of them, in units of its
-    standard deviation: narrow posteriors are then as wide as wide ones, and alike wherever they
-    are. With ``smooth`` a regression by any smooth function (`scoresde.inference.smooth.Smooth`)
-    takes its place where it leaves next to nothing, as of simulators with next to no noise; what it
-    says comes beside the observation. Those of half-bounded support are first mapped to the real
-    line (``biject_to``: the logarithm of a positive one).
+    Parameters are the residuals of a linear regression on the observation, in units of their
+    standard deviation, so that narrow posteriors are as wide as wide ones. With ``smooth``, a
+    regression by any smooth function (`scoresde.inference.smooth.Smooth`) takes its place where it
+    leaves next to nothing, as for simulators with hardly any noise; its prediction is one more
+    observation. Parameters of half-bounded support are first mapped to the real line
+    (``biject_to``: the logarithm of a positive one).
 
-    Those between two bounds keep them. A network would have to learn where they are, in coordinates
-    that move with the observation: give it a baseline that knows, of which it learns the rest.
+    Parameters between two bounds keep them, at places that depend on the observation: give the
+    network a baseline that knows them.
 
-    Coordinates are in the dtype of the parameters, whatever observations come in.
+    Coordinates are in the dtype of the parameters, whatever that of observations.
 
     Args:
         prior: Of parameters, no batch.
         observation_mean: Of observations, ``(*observation_shape,)``.
-        observation_std: Of observations; infinite for those that say nothing.
+        observation_std: Of observations; infinite for those that never vary.
         mean: Of parameters on the real line, ``(m,)``.
         slope: Of the regression on standardised observations, ``(n, m)``.
         std: Of what it leaves, ``(m,)``.
@@ -64,8 +64,8 @@ class Coordinates(nn.Module):
             items ``(features,)``, see `relative_distance`; None if not fitted.
         smooth: State of a smooth regression, ``smooth.landmarks`` and so on.
 
-    What was fitted is kept as tensors are (``state_dict()``), and made again from them, but for the
-    prior and ``items``: ``Coordinates(prior, **state)``.
+    ``state_dict()`` holds all that was fitted, but for the prior and ``items``:
+    ``Coordinates(prior, **state)`` makes the same again.
 
     Example:
         >>> import torch
@@ -135,8 +135,8 @@ class Coordinates(nn.Module):
     ) -> Coordinates:
         """Coordinates fitted to simulations.
 
-        Observed numbers that are the same in all of them say nothing, and are left out; those with
-        few outliers are measured, and clipped, by the bulk of them. A warning names both.
+        Observed numbers that never vary are left out; where few are outliers, centre and scale are
+        those of the bulk, and outliers are clipped. A warning names both.
 
         Args:
             prior: Of parameters, no batch.
@@ -145,7 +145,7 @@ class Coordinates(nn.Module):
             ranks: Whether to have normal scores.
             items: Whether an observation is a set or a series, ``(n, features)``: of items that
                 are measured together, and of which some may be missing (NaN). Nothing is
-                regressed: that is left to an embedding.
+                regressed then: that is left to an embedding.
             smooth: Whether to try a smooth regression, which takes seconds.
 
         Raises:
@@ -224,9 +224,9 @@ class Coordinates(nn.Module):
         """Observations ``(*batch, *observation_shape)``, standardised.
 
         With normal scores, of all numbers one after the other: ``(*batch, 2 n)``; with a smooth
-        regression, what it says of ``m`` parameters after them. Of sets and series,
+        regression, followed by its predictions of ``m`` parameters. Of sets and series,
         ``(*batch, n, features + 1)``: the last number of an item is 1 where all of it is there, and
-        0 else. Fewer of them than in the simulations are told to be missing.
+        0 else. Missing items are appended up to as many as the simulations had.
 
         Raises:
             ValueError: If their shape is another one, or numbers are not finite; NaN is missing
@@ -279,9 +279,9 @@ class Coordinates(nn.Module):
     def relative_distance(self, x: Tensor) -> Tensor:
         """How far observations are from the middle of the simulations, ``(*batch)``.
 
-        By their covariance (Mahalanobis), of sets and series by the farthest number of any item,
-        and in units of the farthest of them: beyond 1 nothing like it was simulated. 0 if
-        coordinates are not fitted.
+        Mahalanobis distance, of sets and series that of the farthest number of any item, in units
+        of the farthest simulation: beyond 1 nothing like it was simulated. 0 if coordinates are
+        not fitted.
         """
         batch = x.shape[: x.ndim - self.observation_ndim]
         if self.whitening is None:
@@ -297,8 +297,8 @@ class Coordinates(nn.Module):
     def joint_events(self, parameters: Tensor, observations: Tensor) -> Tensor:
         """Pairs in these coordinates as joint events ``(N, n + m)``: what an estimator learns.
 
-        Of those that a smooth regression was fitted to, which is nearer to them than to others:
-        events are what would be left without them.
+        For the simulations that a smooth regression was fitted to: residuals are those of a
+        regression without the pair itself.
         """
         seen, leverage = self._with_leverage(observations)
         explained = self._explained(seen, observations.shape[:1])
@@ -354,11 +354,8 @@ def expect_unbatched(prior: Distribution) -> None:
     Example:
         >>> import torch
         >>> from scoresde.inference.coordinates import expect_unbatched
-        >>> from torch.distributions import Normal
-        >>> expect_unbatched(Normal(torch.zeros(2), 1.0))
-        Traceback (most recent call last):
-            ...
-        ValueError: prior: expected no batch shape (Independent), got torch.Size([2])
+        >>> from torch.distributions import Independent, Normal
+        >>> expect_unbatched(Independent(Normal(torch.zeros(2), 1.0), 1))
     """
     expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
 
@@ -384,7 +381,7 @@ def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
 
 
 def from_unconstrained(prior: Distribution) -> Transform:
-    """From the real line to parameters; of those between two bounds, as they are.
+    """The map from the real line to parameters; the identity for those between two bounds.
 
     Example:
         >>> import torch

@@ -15,7 +15,7 @@ from scoresde.inference.posterior import Posterior, PosteriorDistribution
 
 
 def guide(posterior: Posterior, name: str = "parameter") -> Callable[..., Tensor]:
-    """A Pyro guide of a model that draws parameters under a name: the posterior it is to have.
+    """A Pyro guide that draws a model's parameters from their posterior.
 
     For importance sampling and for predictions; it has nothing to be optimised.
 
@@ -45,9 +45,7 @@ def guide(posterior: Posterior, name: str = "parameter") -> Callable[..., Tensor
 
 @attrs.define(eq=False)
 class SBIPosterior:
-    """A posterior by the methods that those of the package sbi have.
-
-    What takes them, for instance its diagnostics and plots, then takes this one.
+    """A posterior with the methods of those of the package sbi, for its diagnostics and plots.
 
     Args:
         posterior: Of every observation.
@@ -60,8 +58,6 @@ class SBIPosterior:
         >>> posterior = SBIPosterior(lambda x: Independent(Normal(x, 1.0), 1))
         >>> posterior.set_default_x(torch.zeros(1, 2)).sample((5,)).shape
         torch.Size([5, 2])
-        >>> posterior.sample_batched((5,), x=torch.zeros(3, 2)).shape
-        torch.Size([5, 3, 2])
     """
 
     posterior: Posterior
@@ -122,12 +118,12 @@ def _unchecked(distribution: Any) -> Any:
 
 
 def to_arviz(samples: Tensor, name: str = "parameter", chains: int = 1) -> Any:
-    """Samples as ArviZ has them, for its plots and tables.
+    """Samples as an ArviZ data set, for its plots and tables.
 
     Args:
         samples: Independent ones, ``(N, *parameter_shape)``.
         name: Of the parameters.
-        chains: Into how many chains they are put, of equal length: all are alike.
+        chains: Into how many chains of equal length they are put.
 
     Raises:
         ImportError: If ArviZ is not installed.

@@ -1,4 +1,4 @@
-"""Estimators of parameters alone: what a joint one says of them, and what observations do."""
+"""Estimators of parameters alone, from joint ones or for given observations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PartEstimator(PlannedEstimator):
 
     Raises:
         TypeError: If the SDE is another one.
-        ValueError: If the others diffuse: what would be asked about them is a matter of chance.
+        ValueError: If the others diffuse.
 
     Example:
         >>> import torch

@@ -96,9 +96,9 @@ def simulate(
 
 
 def predict(posterior: TorchDistribution, simulator: Simulator, count: int) -> Tensor:
-    """What would be observed again: simulations with draws of a posterior.
+    """Posterior predictions: simulations with draws of a posterior.
 
-    Where the observation is among them, as `scoresde.metrics.ranks` says number by number, says
+    The rank of the observation among them, `scoresde.metrics.ranks` number by number, tells
     whether the simulator explains it (posterior-predictive checks; Gelman et al. 1996).
 
     Args:
@@ -133,7 +133,7 @@ class Posterior:
         estimator: Of joint events with the parts ``"observation"`` and ``"parameter"``, in
             coordinates; or of parameters, with observations as conditions, which any network may
             embed.
-        coordinates: Where they are.
+        coordinates: Those of the estimator.
         solver: Draws samples.
         clean: Whether observations are kept clean, see `scoresde.condition`.
 
@@ -256,8 +256,8 @@ class PosteriorDistribution(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """``(*sample_shape, *batch_shape, *parameter_shape)``.
 
-        Some that are outside the prior's support every time are put on its border, with a
-        ``RuntimeWarning``: of such an observation the estimator has not learned enough.
+        Samples that are outside the prior's support every time are put on its border, with a
+        ``RuntimeWarning``: the estimator has not learned enough for such an observation.
         """
         shape = self._extended_shape(torch.Size(sample_shape))
         batch = shape[: len(shape) - len(self.event_shape)]
@@ -325,9 +325,10 @@ class PosteriorDistribution(TorchDistribution):
 
     @property
     def mass(self) -> Tensor:
-        """How much of what was learned is inside the support, ``(*batch_shape)``, by samples.
+        """The learned distribution's mass inside the support, ``(*batch_shape)``.
 
-        Always the same ones, drawn once; 1 where there are no two bounds, at least one sample else.
+        Estimated by samples that are drawn once, at least one of them inside; 1 where no parameter
+        has two bounds.
         """
         if self._mass is None:
             bounded = bool(bounds(self.prior)[0].isfinite().any())
@@ -347,7 +348,7 @@ class PosteriorDistribution(TorchDistribution):
         return self.posterior.coordinates.mean.device
 
     def map(self, starts: int = 200, steps: int = 60) -> Tensor:
-        """The mode, ``(*batch_shape, *parameter_shape)``: uphill from the best of some samples.
+        """The mode, ``(*batch_shape, *parameter_shape)``: gradient ascent from the best samples.
 
         Args:
             starts: How many samples, two at least.

@@ -1,4 +1,4 @@
-"""What is known of parameters before anything is observed: a prior's exact score."""
+"""The exact score of a prior."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PriorEstimator(KernelEstimator):
     """The score of a prior, in the coordinates of a posterior: exact.
 
     Of a multivariate normal prior in closed form; of independent parameters by Gauss's rule in each
-    of them, on what there is of the prior around the state,
+    of them, on the part of the prior's range around the state,
 
         D_i = int u p_i(u) N(alpha u; z_i, sigma^2) du / int p_i(u) N(alpha u; z_i, sigma^2) du.
 

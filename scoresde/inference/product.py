@@ -20,7 +20,7 @@ from scoresde.solver import Solver
 
 
 class ProductDistribution(ScoreDistribution):
-    """What several observations say together, in coordinates without any.
+    """The product of posteriors given several observations, in coordinates without any.
 
     Samples are particles', densities the product of those that single posteriors have by their
     probability flows, normalised by the particles' evidence:

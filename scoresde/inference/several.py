@@ -20,23 +20,23 @@ from scoresde.sdes.diagonal import DiagonalSDE
 
 @attrs.frozen(eq=False)
 class SeveralObservations(Posterior):
-    """Posteriors of parameters behind ``n`` observations, any ``n`` from 1 on, known when asked.
+    """Posteriors of parameters given ``n`` independent observations, any ``n`` from 1 on.
 
-    Observations are independent, given the parameters; the model has learned posteriors of single
-    ones, by whatever network, and is not trained again (`scoresde.conditioning.Composition`).
-    Samples are those of weighted particles on a path of less and less noise
-    (`scoresde.conditioning.Particles`), which is right whatever single posteriors are; or those of
-    the solver, with denoised means composed to second order, which is right for Gaussians.
-    Errors that single posteriors share add up: with ``n`` observations a posterior is
-    ``sqrt(n)`` times as narrow, and what one is wrong by the more. The prior's bounds are kept.
+    The model has learned posteriors of single observations and is not trained again
+    (`scoresde.conditioning.Composition`). Samples are those of weighted particles on a path of
+    decreasing noise (`scoresde.conditioning.Particles`), which is right for any single posteriors;
+    or those of the solver with denoised means composed to second order, which is right for
+    Gaussians. Errors that single posteriors share add up, while the posterior becomes ``sqrt(n)``
+    times as narrow. Samples stay within the prior's bounds.
 
     Takes the arguments of `Posterior`, and
 
     Args:
-        method: `scoresde.conditioning.Particles`; or a name, by which the solver's samples know
-            what is left of clean parameters by noise: ``"samples"``, as of Gaussians with the
-            covariances of samples of every single posterior, or ``"jacobian"``, which hears more of
-            posteriors that are none and costs as many times more as there are parameters.
+        method: `scoresde.conditioning.Particles`; or a name, by which the solver's samples are
+            composed with covariances of clean parameters given noisy ones: ``"samples"``, as of
+            Gaussians with the covariances of samples of every single posterior, or ``"jacobian"``,
+            which is more sensitive to errors of single posteriors, and as many times more expensive
+            as there are parameters.
         count: For ``"samples"``, how many of each.
         prior: An estimator of the prior, in the coordinates of `Coordinates.without_observation`;
             the exact one of independent or normal parameters if None.

@@ -1,4 +1,4 @@
-"""What simulations are like: centres, scales and reaches of their numbers."""
+"""Moments of simulations: centres, scales and ranges of their numbers."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _BULK = (0.15866, 0.5, 0.84134)
 
 
 def observation_moments(x: Tensor, ranks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres, scales and reaches of observed numbers ``(N, n)``, in float64.
+    """Centres, scales and clipping ranges of observed numbers ``(N, n)``, in float64.
 
-    Ranks see what outliers hide, which then needs no warning.
+    Warns of numbers with outliers, unless there are ranks, which outliers do not affect.
 
     Example:
         >>> import torch
         >>> from scoresde.inference.simulation_moments import observation_moments
-        >>> centre, scale, whitening = observation_moments(torch.tensor([[1.0], [2.0], [3.0]]))
-        >>> centre.tolist(), scale.round(decimals=3).tolist(), whitening.tolist()
+        >>> centre, scale, clip = observation_moments(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> centre.tolist(), scale.round(decimals=3).tolist(), clip.tolist()
         ([2.0], [1.0], [inf])
     """
     groups = MomentsByGroup(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
@@ -68,8 +68,8 @@ def _bulk_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def has_long_tails(x: Tensor) -> bool:
     """Whether a number of observations ``(N, n)`` has long tails: a kurtosis of more than 12.
 
-    Outliers, which are clipped, are none. Of few simulations of many numbers it is never said, as
-    normal scores are as many again to be regressed on.
+    Clipped outliers do not count. False where there are few simulations of many numbers, as normal
+    scores would be as many predictors again.
 
     Example:
         >>> import torch
@@ -82,8 +82,8 @@ def has_long_tails(x: Tensor) -> bool:
     if len(x) < _SIMULATIONS * x.shape[1]:
         return False
     middle, bulk, few = _bulk_of(x)
-    whitening = torch.where(few, _CLIP * bulk, torch.inf)
-    centred = (x.double() - middle).clamp(-whitening, whitening)
+    clip = torch.where(few, _CLIP * bulk, torch.inf)
+    centred = (x.double() - middle).clamp(-clip, clip)
     centred = centred - centred.mean(0)
     variance = centred.square().mean(0)
     kurtosis = centred.pow(4).mean(0) / variance.square()
@@ -115,15 +115,14 @@ def parameter_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def item_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Means and deviations of numbers in ``(N, n, features)``, without what is missing.
 
-    Infinite where they are the same in all items, which says nothing.
+    Deviations are infinite for numbers that never vary.
 
     Example:
         >>> import torch
         >>> from scoresde.inference.simulation_moments import item_moments
-        >>> mean, std = item_moments(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.nan]]]))
-        >>> mean.round(decimals=2)
-        tensor([[1.6700],
-                [1.6700]])
+        >>> mean, std = item_moments(torch.tensor([[[1.0], [3.0]], [[2.0], [torch.nan]]]))
+        >>> mean.tolist()
+        [[2.0], [2.0]]
     """
     expect(values.ndim == 3, "observations", "shape (N, n, features)", tuple(values.shape))
     each = values.double().flatten(0, 1)
@@ -136,7 +135,7 @@ def item_moments(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whitening(predictors: Tensor) -> Tensor:
-    """Of standardised predictors ``(N, n)``: whitens them, in units of the farthest.
+    """A matrix that whitens standardised predictors ``(N, n)``, in units of the farthest.
 
     Example:
         >>> import torch

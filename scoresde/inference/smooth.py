@@ -1,4 +1,4 @@
-"""What a smooth function of observations says of parameters: kernel ridge regression."""
+"""Kernel ridge regression of parameters on observations."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ class Smooth(KeepsFloat64):
 
         g(x) = sum_r phi_r(x) c_r,  phi(x) = k(x, landmarks) R,  k(x, l) = exp(-|x - l|^2/(2 w^2))
 
-    with ``R`` such that ``|phi(x)|^2`` is the leverage of ``x`` among the simulations, the share
-    that it has in what is predicted there: what leaving it out would have left of it is
-    ``1/(1 - |phi(x)|^2)`` times what is left. Width and ridge are those by which simulations that
-    are left out are predicted best.
+    with ``R`` such that ``|phi(x)|^2`` is the leverage of ``x``: the residual of a simulation that
+    is left out is ``1/(1 - |phi(x)|^2)`` times its residual otherwise. Width and ridge minimise the
+    squares of these.
 
     Args:
         landmarks: ``(k, n)``.
@@ -56,9 +55,9 @@ class Smooth(KeepsFloat64):
 
     @classmethod
     def fit(cls, x: Tensor, y: Tensor) -> Self | None:
-        """Fitted to rows ``(N, n)`` and ``(N, m)``; None if it would not explain nearly all of any.
+        """Fitted to rows ``(N, n)`` and ``(N, m)``; None if it explains too little of every column.
 
-        Columns of which it explains much are those that have weights.
+        Columns of which it explains enough are those that have weights.
         """
         x, y = x.double(), y.double()
         few = _thinned(len(x), _FEW)

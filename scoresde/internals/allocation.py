@@ -12,11 +12,11 @@ from scoresde.internals.dispatch_mode import DispatchMode
 
 
 class AllocationLimit(DispatchMode):
-    """Inside, this thread makes new tensors of so many numbers in all, and no more.
+    """Limits the numbers in new tensors that this thread makes inside.
 
-    They are counted before they are made, so that a few bytes of configuration cannot ask for
-    memory without end. What is computed from tensors is not counted, nor what takes no memory, on
-    torch's "meta" device.
+    They are counted before they are allocated, so that a small configuration cannot ask for any
+    amount of memory. Results of operations on tensors are not counted, nor tensors on torch's
+    "meta" device, which take no memory.
 
     Args:
         count: Numbers.
@@ -29,11 +29,6 @@ class AllocationLimit(DispatchMode):
         >>> from scoresde.internals.allocation import AllocationLimit
         >>> with AllocationLimit(100):
         ...     small = torch.nn.Linear(5, 5)
-        ...     try:
-        ...         torch.nn.Linear(10**6, 10**6)
-        ...     except RuntimeError as error:
-        ...         print(error)
-        expected tensors of at most 100 numbers in all, got more with one of (1000000, 1000000)
     """
 
     def __init__(self, count: int) -> None:

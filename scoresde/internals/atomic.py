@@ -16,11 +16,11 @@ NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of the one at ``path`` when all has gone well.
+    """A file to write, which replaces the one at ``path`` if no error is raised inside.
 
-    It is on the disk before this ends. What is there is kept otherwise; a process killed on the
-    way leaves ``.NAME.RANDOM.tmp`` beside it. Nobody can guess that name or have made a link of
-    it, and no other writer has it.
+    It is synchronised to the disk before this ends. Otherwise the old file is kept; a process that
+    is killed leaves ``.NAME.RANDOM.tmp`` beside it, which is created exclusively, under a random
+    name, so that no other writer has it and no link can have been made of it.
 
     Raises:
         OSError: If the folder is missing or cannot be written, or ``path`` is a folder.

@@ -14,14 +14,14 @@ from torch import Tensor
 class Captured:
     """A function of tensors on a CUDA device as one CUDA graph: see `torch.cuda.CUDAGraph`.
 
-    It runs twice before it is captured, for libraries do things the first time. What it reads and
-    writes besides its inputs is read and written where it was.
+    It runs twice before it is captured, as libraries initialise themselves at first. Tensors other
+    than its inputs are read and written at the addresses that they had then.
 
     Args:
-        function: Which stays on the device: it looks at no value, and copies none from the host.
-        inputs: As those to come: of the same shapes.
+        function: Stays on the device: reads no value on the host, and copies none from there.
+        inputs: Examples, of the shapes of those to come.
         generators: Of the device, which it draws from; a call draws as the function would.
-        expected: How errors call what was asked for, and what was expected.
+        expected: How error messages begin.
 
     Raises:
         RuntimeError: If it does not stay there, draws random numbers of the host, or has a graph of
@@ -88,21 +88,16 @@ class Captured:
 def expect_no_host_numbers(expected: str) -> Iterator[None]:
     """Raises ``RuntimeError`` if random numbers of the host are drawn inside.
 
-    They are drawn once by what is captured, and would be the same at every replay: layers that are
-    left out at random, say.
+    A captured function draws them once, and would use the same at every replay: for instance to
+    leave layers out at random.
 
     Args:
         expected: As of `Captured`.
 
     Example:
-        >>> import random
         >>> from scoresde.internals.captured import expect_no_host_numbers
-        >>> try:
-        ...     with expect_no_host_numbers("capture: expected a loss"):
-        ...         _ = random.random()
-        ... except RuntimeError as error:
-        ...     print(str(error)[-40:])
-        device, got one that draws from Python's
+        >>> with expect_no_host_numbers("capture: expected a loss"):
+        ...     half = 1 / 2
     """
     before = _host_generators()
     yield

@@ -1,4 +1,4 @@
-"""Copies of tensors elsewhere or in another dtype, good while these are as they were."""
+"""Copies of tensors elsewhere or in another dtype, with a check that they are up to date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Copy(NamedTuple):
-    """Of a tensor, and which one that was, where, and written to how often.
+    """A copy of a tensor, with that tensor's address and version when it was made.
 
     Example:
         >>> import torch
@@ -37,7 +37,7 @@ class Copy(NamedTuple):
 
 
 def times_written(tensor: Tensor) -> int:
-    """How often it has been written to; what inference mode has made says nothing of it.
+    """Number of in-place writes; 0 for tensors made in inference mode, which do not count them.
 
     Example:
         >>> import torch
@@ -50,7 +50,7 @@ def times_written(tensor: Tensor) -> int:
 
 
 def differentiated(value: Tensor) -> bool:
-    """Whether a copy of a tensor is, or while compiling may be, part of a graph or of a transform.
+    """Whether a copy of a tensor is part of a graph or a transform, or may be while compiling.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ def differentiated(value: Tensor) -> bool:
 
 
 def lasting(value: Tensor) -> bool:
-    """Whether what is made of a tensor now is good for later: no part of a graph or a transform.
+    """Whether something made of a tensor now may be kept: it is in no graph and no transform.
 
     Example:
         >>> import torch

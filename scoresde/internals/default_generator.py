@@ -24,7 +24,7 @@ _SEEDED = {"default": "generator", "low": "low_generator"}
 
 
 class DefaultGenerator(DispatchMode):
-    """Inside, what this thread draws from torch's global generator comes from another one.
+    """Inside, what this thread draws from torch's global generator comes from the given one.
 
     For initial weights and `torch.distributions`, which take no generator. The global one is
     neither read nor seeded: other threads notice nothing.

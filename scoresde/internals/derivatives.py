@@ -1,8 +1,8 @@
-"""Derivatives of functions that hold anybody's network.
+"""Derivatives of functions that call arbitrary networks.
 
-``torch.func`` differentiates without leaving traces and many directions at a time, but does not
-take networks that checkpoint their activations or hold a ``torch.autograd.Function`` of the old
-style. Those are recorded and differentiated as ``torch.autograd`` does it: the values are the same.
+``torch.func`` differentiates many directions at a time, but takes no networks that checkpoint their
+activations or hold a ``torch.autograd.Function`` of the old style. For those ``torch.autograd`` is
+used, with the same values.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def vjp(
     Args:
         function: Of one tensor.
         at: Where.
-        weights: What the function may know that requires gradients. Old reentrant checkpoints write
-            on their ``grad``, which is put back; of those, derivatives have no derivatives.
+        weights: What the function may use that requires gradients. Old reentrant checkpoints write
+            to their ``grad``, which is restored; their derivatives have no derivatives.
 
     Returns:
         The value, and a function of vectors in its shape.
@@ -48,7 +48,7 @@ def vjp(
 
 
 def batched(function: PullBack, vectors: Tensor, chunk: int | None = None) -> Tensor:
-    """A function of each of several vectors, together where it can be, else one by one.
+    """A function of each of several vectors, vectorised if it can be, else one by one.
 
     Args:
         function: For instance of a `vjp`.

@@ -20,11 +20,10 @@ _SMALL = 2**28
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had of a device, without waiting for it.
+    """Bytes that are free on a device, without synchronising with it.
 
-    Those that the driver has, and those that torch holds and does not use. Of the CPU, and of
-    devices that do not say, `scoresde.internals.limits.memory`: a gigabyte, or what
-    ``SCORESDE_MEMORY`` says.
+    Those that the driver has, and those that torch has reserved and does not use. On the CPU, and
+    on devices that do not tell, `scoresde.internals.limits.memory`.
 
     Example:
         >>> import torch
@@ -40,21 +39,18 @@ def free_memory(device: torch.device) -> int:
 
 
 def device_chunk_size(count: int, like: Tensor, buffered: int = 0) -> int | None:
-    """How many of so many answers of a network to evaluate together; None for all.
+    """How many evaluations of a network fit into memory at a time; None for all.
 
     Args:
         count: How many there are.
-        like: A batch of states, to which each of them is an answer.
-        buffered: Numbers as those of the states that are kept of each besides, for every one of
-            them.
+        like: A batch of states, the input of each.
+        buffered: Numbers of the same dtype that are kept for each, per number of the states.
 
     Example:
         >>> import torch
         >>> from scoresde.internals.free_memory import device_chunk_size
         >>> device_chunk_size(8, torch.empty(1, 8)) is None  # all
         True
-        >>> device_chunk_size(10**6, torch.empty(10, 10**3))
-        134
     """
     each = (_WORK + buffered) * like.numel() * like.element_size()
     if torch.compiler.is_compiling() or count * each <= _SMALL:

@@ -1,6 +1,6 @@
 """Names of a package that are imported when they are first used.
 
-For classes that stand on a library which takes long to import (PEP 562):
+For classes that need a library which takes long to import (PEP 562):
 
     if TYPE_CHECKING:
         from package.module import Name

@@ -17,15 +17,15 @@ its attributes: the last to end puts it back."""
 
 @contextmanager
 def evaluation_mode(module: nn.Module, parts: Iterable[nn.Module] | None = None) -> Iterator[None]:
-    """Puts a module into evaluation mode, and back as it was at the end.
+    """Puts a module into evaluation mode, and restores its modes at the end.
 
-    Samples and densities are those of one function: dropout would add noise to them, and batch
-    statistics mix them. Several threads may evaluate at a time. Inference mode, under which nothing
-    can be differentiated, becomes ``torch.no_grad``.
+    Samples and densities are those of one function, without dropout or batch statistics. Several
+    threads may evaluate at a time. Inference mode, in which nothing can be differentiated, becomes
+    ``torch.no_grad``.
 
     Args:
         module: With all of its parts.
-        parts: All of these, itself included, where they are known.
+        parts: All of its modules, itself included, where they are known.
 
     Example:
         >>> import torch
@@ -34,8 +34,6 @@ def evaluation_mode(module: nn.Module, parts: Iterable[nn.Module] | None = None)
         >>> with evaluation_mode(network):
         ...     print(network.training)
         False
-        >>> network.training
-        True
     """
     with _lock:
         changed = []

@@ -22,12 +22,12 @@ _WRITTEN = attrgetter("_version")
 
 
 class Snapshot:
-    """Which objects there were, and what has become of tensors since.
+    """Which objects there were, and the state of their tensors.
 
-    A tensor is as it was if it is the same one, on the same device and in the same dtype, and
-    nobody has written to it. Modules are as they were if their attributes are the same objects,
-    and so are the entries of lists, tuples, sets and dictionaries among these; what other objects
-    are made of is not looked at. No tensor is kept alive.
+    A tensor is unchanged if it is the same object, on the same device and in the same dtype, and
+    has not been written to. Modules are unchanged if their attributes are the same objects, and so
+    are entries of lists, tuples, sets and dictionaries among these; other objects are not looked
+    into. No tensor is kept alive.
 
     Args:
         tensors: Looked at.

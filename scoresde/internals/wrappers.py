@@ -37,11 +37,10 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def match_names(values: Mapping[str, _T], names: Iterable[str]) -> dict[str, _T]:
-    """Tensors by the names that a module has for them, whatever wraps it or wrapped it.
+    """Tensors by the names that a module has for them, with or without wrappers on either side.
 
-    A part that has nothing of its own but one part, by the name that wrappers give, is taken for a
-    wrapper, on either side. So names stay different from each other, also where a part of
-    somebody's own has such a name.
+    A part that holds nothing but one part, under a name that wrappers give, is taken for a wrapper.
+    Names stay different from each other, also where a user's own part has such a name.
 
     Args:
         values: Tensors by name, of a module that may have been wrapped.

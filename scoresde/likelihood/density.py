@@ -1,4 +1,4 @@
-"""A probability flow that carries its log-density along."""
+"""A probability flow together with the integrals of its divergence."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ from scoresde.sdes.sde_coefficients import ReverseCoefficients
 class DensityFlow(AugmentedEquation):
     """A probability flow that carries the integrals of its divergence, by component.
 
-    The state is ``(z, l)``, ``(*batch, n + estimates n)``, with ``dl_i/dt = dv_i/dz_i``. A
-    solver that knows of steps in log-SNR integrates each ``l_i`` over its own component's,
-    where it is smooth, whatever the schedule.
+    The state is ``(z, l)``, ``(*batch, n + estimates n)``, with ``dl_i/dt = dv_i/dz_i``. A solver
+    that takes steps in log-SNR integrates each ``l_i`` over its own component's, where it is
+    smooth for any schedule.
 
     Args:
         flow: The flow.
         trace: How divergences are found.
         probes: The trace's probes.
-        checkpointing: Whether gradients evaluate the score a second time rather than remember the
-            first.
+        checkpointing: Whether gradients evaluate the score again instead of storing it.
 
     Example:
         >>> import torch

@@ -23,12 +23,11 @@ class ScoreDistribution(TorchDistribution):
     """Samples of a `scoresde.Solver` and densities of the probability flow, as one object.
 
     The event shape is the data's, the batch shape that of the conditions. Densities are
-    differentiable in values, conditions and the estimator's parameters, so that the model can be
-    a prior or a likelihood in Pyro, under NUTS and in SVI; transforms of `torch.distributions`
-    apply, for instance to give it a bounded support. Samples are differentiable too: a solver
-    is a function of its noise. Two things to know: a solver with ``eta = 0`` draws from the very
-    density, up to its steps, others from one that is as good only as the score is; and
-    estimators have parameters of their own, which Pyro learns about by ``pyro.module``.
+    differentiable in values, conditions and the estimator's parameters: the model can be a prior
+    or a likelihood in Pyro, under NUTS and in SVI, and transforms of `torch.distributions` apply,
+    for instance for a bounded support. Samples are differentiable, too. Samples are of the same
+    density, up to the solver's steps, only with ``eta = 0``; with noise, only if the score is
+    exact. Pyro is told of an estimator's parameters by ``pyro.module``.
 
     Args:
         estimator: Knows the score and its SDE.
@@ -44,7 +43,7 @@ class ScoreDistribution(TorchDistribution):
         validate_args: As everywhere in `torch.distributions`.
 
     Raises:
-        TypeError: If the estimator, the solver or the condition is none.
+        TypeError: If the estimator, the solver or the condition is of another type.
         ValueError: If the condition has too few axes, or there are two.
 
     Example:
@@ -56,8 +55,6 @@ class ScoreDistribution(TorchDistribution):
         >>> images = ScoreDistribution(Gaussian(sde, torch.zeros(1, 2, 2), torch.eye(4)), DDIM(8))
         >>> images.expand([5]).sample((3,)).shape
         torch.Size([3, 5, 1, 2, 2])
-        >>> images.log_prob(torch.zeros(1, 2, 2)).round(decimals=1)
-        tensor(-3.7000)
     """
 
     references = "chen2018 song2021"
@@ -117,8 +114,8 @@ class ScoreDistribution(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """``(*batch)``, in nats: batches of the value and of the distribution, broadcast.
 
-        Minus infinity where a value is not finite, or so large that its fourth power is not and the
-        model's answer is NaN for it: Hamiltonian trajectories that diverge are refused by that.
+        Minus infinity where a value is not finite, or so large that the model's answer is NaN and
+        the value's fourth power is not finite: so are diverging Hamiltonian trajectories refused.
 
         Raises:
             TypeError: If the value is not a floating-point tensor.

@@ -33,10 +33,10 @@ from scoresde.sdes.sde import SDE
 
 @runtime_checkable
 class Method(Protocol):
-    """What takes states up their flow: a `scoresde.Solver`, or `Quadrature`.
+    """What integrates a probability flow with its density: a `scoresde.Solver` or `Quadrature`.
 
     Attributes:
-        tells_errors: Whether it knows its own error, and sets that of the `DensityFlow`.
+        tells_errors: Whether it estimates its own error, as ``error`` of the `DensityFlow`.
 
     Example:
         >>> from scoresde import Quadrature
@@ -66,19 +66,19 @@ class LogProb:
         value: ``(*batch,)``, in nats.
         standard_error: Of ``value`` by the trace's randomness, ``(*batch,)``: 0 for an exact
             trace, NaN for a single probe. The method's error is not part of it.
-        error: Of ``value`` by the method, ``(*batch,)``, in nats: what `Quadrature` says of itself,
-            and of solvers, which say nothing, how far off it they are with half as many steps.
-        evaluations: How often the score was evaluated, per event on average, for errors, too.
+        error: Estimate of the method's error in ``value``, ``(*batch,)``, in nats: that of
+            `Quadrature` itself; for solvers, the distance to a `Quadrature` of half as many steps.
+        evaluations: How often the score was evaluated, per event on average, errors included.
         estimate: Which estimate it is.
 
     Example:
         >>> import torch
         >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Hutchinson, Identity, log_prob
+        >>> from scoresde import VP, DiagonalSDE, Identity, log_prob
         >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> density = log_prob(model, torch.zeros(3, 2), trace=Hutchinson(probes=1))
-        >>> density.value.shape, density.standard_error, density.evaluations
-        (torch.Size([3]), tensor([nan, nan, nan]), 31.0)
+        >>> density = log_prob(model, torch.zeros(3, 2))
+        >>> density.value.shape, density.standard_error
+        (torch.Size([3]), tensor([0., 0., 0.]))
     """
 
     value: Tensor
@@ -103,30 +103,28 @@ def log_prob(
 ) -> LogProb:
     """Log-density of events under a diffusion model, by its probability flow.
 
-    The density is that of data diffused for the first instant ``eps``, as everywhere in the
-    field. Differentiable in ``x`` and in the estimator's parameters. Within `torch.autocast` it is
-    what it is without: traces of Jacobians are lost in half precision.
+    The density is that of data diffused up to ``eps``. Differentiable in ``x`` and in the
+    estimator's parameters. Within `torch.autocast` it is computed in full precision, as traces of
+    Jacobians are lost in half.
 
-    As many events are taken up their flow at a time as half of a device's free memory holds, or
-    half of ``SCORESDE_MEMORY`` bytes (1 GiB) on the CPU, and of these as many products of a trace,
-    which waits for nothing on its way. Probes are drawn for all events before, whatever fits, so
-    that a generator is asked for the same: values are those of all together up to rounding, or, of
-    solvers that choose one step for all events, up to their tolerance. What gradients remember is
-    of all events, however few at a time: use `torch.no_grad` where none are wanted.
+    Events are taken a chunk at a time: as many as half of the device's free memory holds, or half
+    of ``SCORESDE_MEMORY`` bytes (1 GiB) on the CPU, and of these as many products of a trace.
+    Probes are drawn for all events first, so that chunks change values by rounding only, or, with
+    solvers that choose one step for all events, within their tolerance. Gradients store
+    what all events need, whatever the chunks: use `torch.no_grad` where none are wanted.
 
     Args:
         estimator: Knows the score and its SDE.
         x: Events, ``(*batch, *event_shape)``.
-        method: How it is integrated: `Quadrature` if None, or a `scoresde.Solver`, on its own
-            grid; its ``eta`` plays no part.
+        method: How it is integrated: `Quadrature` if None, or a `scoresde.Solver` on its own grid,
+            whose ``eta`` is ignored.
         trace: `ExactTrace` if None, or `Hutchinson`.
         condition: Passed on to the estimator.
         generator: Seeds the trace's probes: one generator, or one per event.
         checked: Whether what goes in and comes out is checked for being finite.
-        checkpointing: Whether gradients through the walk, first ones only, evaluate the score a
-            second time rather than remember what it computed: memory for one evaluation, not for
-            all.
-        errors: Whether errors are looked for that the method does not tell itself, by a
+        checkpointing: Whether gradients through the walk, first ones only, evaluate the score
+            again instead of storing it: memory for one evaluation, not for all.
+        errors: Whether to estimate errors of methods that do not do so themselves, by a
             `Quadrature` of half as many steps, without gradients; NaN if not.
 
     Warns:
@@ -134,7 +132,7 @@ def log_prob(
             of the number of components.
 
     Raises:
-        TypeError: If ``x`` is not a floating-point tensor, or another argument not what it is.
+        TypeError: If ``x`` is not a floating-point tensor, or another argument of another type.
         ValueError: If ``x`` has the wrong shape or is not finite, the SDE has no prior, or the
             result is not finite.
 
@@ -261,7 +259,7 @@ def _transported(
 def coarsened(sde: SDE, times: Tensor) -> Tensor:
     """Every second time of a grid, and those where the state or its rates jump.
 
-    What has one step only between two of these gets two, halved in noise level.
+    A single step between two of these is halved in noise level.
 
     Example:
         >>> import torch
@@ -270,8 +268,6 @@ def coarsened(sde: SDE, times: Tensor) -> Tensor:
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
         >>> coarsened(sde, torch.tensor([1.0, 0.5, 0.25, 0.125]).double()).tolist()
         [1.0, 0.25, 0.125]
-        >>> coarsened(sde, torch.tensor([1.0, 0.5]).double()).round(decimals=2).tolist()
-        [1.0, 0.79, 0.5]
     """
     discontinuities = [
         *sde.breakpoints(),

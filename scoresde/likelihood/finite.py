@@ -1,4 +1,4 @@
-"""Checks of numbers on a device, for which the host waits once, and what is said of errors."""
+"""Checks for finite numbers with one synchronisation of the device, and warnings of errors."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ _ERROR_LIMIT = 0.5
 
 
 def all_finite(values: Mapping[str, Tensor], origin: str = "", *also: Tensor) -> bool:
-    """As `scoresde.checks.finite`, of several with one look, at the first that is not.
+    """As `scoresde.checks.finite`, for several tensors with one synchronisation.
 
     Args:
-        values: By what they are called; the last is a result.
+        values: Named tensors, the last of which is a result.
         origin: Of the result.
-        also: Of what else it is looked whether it is true.
+        also: Conditions that are read at the same time.
 
     Returns:
-        Whether it is.
+        Whether all conditions hold.
 
     Example:
         >>> import torch
         >>> from scoresde.likelihood.finite import all_finite
         >>> all_finite({"x": torch.zeros(1), "log_prob": torch.zeros(1)}, "from DDIM")
         True
-        >>> all_finite({"x": torch.zeros(1), "log_prob": torch.tensor([torch.nan])})
-        Traceback (most recent call last):
-            ...
-        ValueError: log_prob: expected finite numbers, got 1 NaN or infinite of 1, the first at [0]
     """
     good = [torch.isfinite(value).all() for value in values.values()]
     fine = bool(torch.stack([*good, *(truth.all() for truth in also)]).all())
@@ -47,7 +43,7 @@ def all_finite(values: Mapping[str, Tensor], origin: str = "", *also: Tensor) ->
 
 
 def error_limit(dim: int) -> float:
-    """Above how many nats an error of a log-density of so many components is worth a warning.
+    """Errors of log-densities of ``dim`` components, in nats, above which a warning is due.
 
     Example:
         >>> from scoresde.likelihood.finite import error_limit
@@ -58,7 +54,7 @@ def error_limit(dim: int) -> float:
 
 
 def warn_of_errors(errors: Tensor, limit: float, method: Any) -> None:
-    """Warns that log-densities may be wrong, and says what helps.
+    """Warns that log-densities may be wrong, and says what can be done.
 
     Args:
         errors: In nats, some above the limit.

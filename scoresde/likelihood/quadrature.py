@@ -5,8 +5,8 @@ score,
 
     d log p_t(z)/dt = dp_t/dt / p_t + s dz/dt = -div v + s (dz/dt - v).
 
-So a path that misses the flow by a little is no error but one more integral, which corrects it.
-What is left is quadrature: of high order, at the nodes of a cheap path.
+So a path that misses the flow a little is corrected by one more integral, and what is left is
+quadrature of high order, at the nodes of a cheap path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from scoresde.sdes.sde_coefficients import ReverseCoefficients
 
 @attrs.frozen
 class Quadrature:
-    """Where `scoresde.log_prob` needs few evaluations: one per step, and the last.
+    """Integrates log-densities with few evaluations of the score: one per step, and one at the end.
 
     The path is a second-order exponential multistep one (Lu et al. 2022b). All integrals are
     those of piecewise cubic polynomials through four nodes, in every component's own log-SNR:
@@ -44,20 +44,20 @@ class Quadrature:
     logarithm, the error of the path enters squared; for a learned one, it also enters times what
     the score lacks of being one. The limit of many steps is the flow's density either way.
 
-    Events near the border between modes need more nodes than others. How much steps would change
-    if polynomials were parabolas tells where: twice, the half of an event's steps that would
-    change most is halved, all at once, at states between those of the path.
+    Events near the border between modes need more nodes. The change of the integrals if polynomials
+    were parabolas estimates a step's error: twice, those half of an event's steps that have the
+    largest are halved, at states between those of the path.
 
-    Twice the sum of what they would still change is what is said of an event's error
-    (`scoresde.likelihood.exact.LogProb`). On Gaussian mixtures it is mostly ten times the error,
-    and never below two fifths of it, also where so few steps are off by hundreds of nats: far
-    between narrow modes.
+    An event's error is estimated as twice the sum of the changes that are left
+    (`scoresde.likelihood.exact.LogProb`). On Gaussian mixtures the estimate is mostly ten times
+    the error, and never below two fifths of it, even far between narrow modes, where few steps are
+    off by hundreds of nats.
 
     Args:
         steps: Number of steps.
         grid: Where they are: a name or a function, as for a `scoresde.Solver`.
-        tolerance: Of the sum of these changes, in nats over the root of the number of components:
-            events above it get more nodes; none if None.
+        tolerance: Of the sum of changes, in nats over the root of the number of components: events
+            above it get more nodes; none if None.
 
     Raises:
         ValueError: If ``steps`` is not a whole number of at least 1, ``tolerance`` is negative, or
@@ -319,7 +319,7 @@ class Rule(NamedTuple):
 def averages(ahead: Propagator, points: int, part: Propagator | None = None) -> Rule:
     """Weights of values at the nodes in the means of a forcing over each step.
 
-    That of the polynomial through ``points`` nodes, by the ``moments`` of
+    The mean is that of the polynomial through ``points`` nodes, by the ``moments`` of
     `scoresde.equation.Propagator`. Four nodes are the nearest, three are these without the latest,
     two the latest before the end, one is the start.
 
@@ -335,7 +335,7 @@ def averages(ahead: Propagator, points: int, part: Propagator | None = None) -> 
         >>> from scoresde.likelihood.quadrature import averages
         >>> at = DiagonalSDE(VP(), Identity((1,))).at(torch.tensor([[0.1], [0.2], [0.3]]).double())
         >>> ahead = at[:-1].propagator(at[1:])
-        >>> averages(ahead, 4).weights.sum(1).flatten().float()  # weights of a mean
+        >>> averages(ahead, 4).weights.sum(1).flatten().float()
         tensor([1., 1.])
     """
     part = ahead if part is None else part

@@ -15,10 +15,9 @@ from scoresde.noise import Noise
 
 
 class Trace(ABC):
-    """How the diagonal of a Jacobian is found, whose sum is a divergence.
+    """Estimates of the diagonal of a Jacobian, whose sum is a divergence.
 
-    There may be several independent estimates of it; entries need be right on average and in
-    sum only.
+    There may be several independent estimates; only their sum has to be unbiased.
 
     Example:
         >>> import torch

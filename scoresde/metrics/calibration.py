@@ -22,7 +22,7 @@ from scoresde.checks import expect, floating, whole
 
 
 def ranks(draws: Tensor, truth: Tensor) -> Tensor:
-    """How many draws are below the truth, parameter by parameter: simulation-based calibration.
+    """Ranks of the truth among posterior draws, per parameter: simulation-based calibration.
 
     Uniform on ``0 ... L`` for exact posteriors; humped where these are too wide, with horns where
     they are too narrow, sloped where they are shifted. Draws equal to the truth count half.
@@ -52,10 +52,9 @@ def ranks(draws: Tensor, truth: Tensor) -> Tensor:
 
 
 def uniformity(ranks: Tensor, count: int) -> Tensor:
-    """Probability of ranks as far from uniform as these, or farther, if posteriors are exact.
+    """P-values of ranks being uniform, per parameter (Kolmogorov and Smirnov).
 
-    Of every parameter by itself (Kolmogorov and Smirnov): with several, the least of ``m`` is below
-    ``p`` in ``m p`` of all cases.
+    With ``m`` parameters, the least of the values is below ``p`` in up to ``m p`` of all cases.
 
     Args:
         ranks: See `ranks`, ``(N, *parameter_shape)``.
@@ -114,10 +113,10 @@ def tarp(
     references: int = 10,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How often the truth is in balls around random points that hold each level's share of draws.
+    """Share of truths in balls around random points that hold each level's share of draws.
 
-    No density is asked for. Unlike ranks they see how parameters hang together; as they are random,
-    ``references`` of them are averaged over. Distances are in units of the truths' range.
+    No density is needed, and unlike `ranks` this sees how parameters depend on each other. It is
+    averaged over ``references`` points; distances are in units of the truths' range.
 
     Source:
         Lemos et al. 2023 (arXiv 2302.03026): tests of accuracy with random points.
@@ -156,12 +155,12 @@ def tarp(
 
 
 class LocalTest(NamedTuple):
-    """What a classifier finds wrong with one posterior.
+    """Result of `local_c2st`.
 
     Attributes:
-        statistic: Mean of ``(d - 1/2)^2``, with ``d`` the probability it gives that a draw is none
-            of the truth: 0 for what cannot be told apart.
-        p_value: Share of classifiers that were told nothing and find as much.
+        statistic: Mean of ``(d - 1/2)^2``, with ``d`` the classifier's probability that a draw is
+            not the truth: 0 if they cannot be told apart.
+        p_value: Share of classifiers of random labels whose statistic is as large.
 
     Example:
         >>> from scoresde.metrics import LocalTest
@@ -184,13 +183,13 @@ def local_c2st(
     updates: int = 200,
     generator: torch.Generator | None = None,
 ) -> LocalTest:
-    """Whether the posterior of one observation is wrong, by a classifier that knows it.
+    """Whether the posterior of one observation is wrong: a local classifier two-sample test.
 
-    It learns to tell pairs of a draw and an observation from pairs of the truth and an observation,
-    all of fresh simulations, and is asked about draws given the one observation.
+    A classifier learns to tell pairs of a draw and an observation from pairs of the truth and an
+    observation, and is then asked about draws given the one observation.
 
     Source:
-        Linhart, Gramfort and Rodrigues 2023 (arXiv 2306.03580): local classifier two-sample tests.
+        Linhart, Gramfort and Rodrigues 2023 (arXiv 2306.03580).
 
     Args:
         draws: One of the posterior of each observation, ``(N, *parameter_shape)``.
@@ -198,7 +197,7 @@ def local_c2st(
         observed: ``(N, *observation_shape)``.
         at: Draws of the posterior of the one observation, ``(M, *parameter_shape)``.
         observation: That one, ``(*observation_shape)``.
-        trials: Classifiers of labels that are drawn at random, which say what is found by chance.
+        trials: Classifiers of random labels, which say what is found by chance.
         updates: Of classifiers: perceptrons with a hidden layer, trained side by side.
         generator: Of weights and labels.
 

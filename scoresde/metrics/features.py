@@ -18,7 +18,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 def pixels(x: Tensor) -> Tensor:
-    """The numbers themselves: distances in them see shades and blur, and no content.
+    """The numbers themselves: distances in them measure shades and blur, not content.
 
     Example:
         >>> import torch
@@ -64,10 +64,10 @@ def extract(
     """Features of many events, in batches.
 
     Args:
-        features: A function, or a module, which is in evaluation mode for as long.
+        features: A function, or a module, which is put in evaluation mode meanwhile.
         x: ``(N, *event_shape)``, images between -1 and 1.
         batch_size: How many events at a time.
-        device: Where they are brought to for it; where they are if None.
+        device: On which they are computed; where events are if None.
         progress: Whether to show a progress bar.
 
     Returns:

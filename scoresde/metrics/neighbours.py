@@ -38,15 +38,15 @@ def precision_and_recall(
 ) -> PrecisionAndRecall:
     """Shares of each set within the support of the other (Kynkaanniemi et al. 2019).
 
-    The support of a set is estimated by balls around its events, each as large as the distance to
-    the nearest neighbour but ``neighbours - 1``. Precision is the share of generated events in the
-    support of the real ones, recall that of real ones in the support of the generated ones: lost
-    modes cost recall, strange samples precision.
+    The support of a set is the union of balls around its events that reach to their ``neighbours``
+    -th nearest neighbour. Precision is the share of generated events in the support of the real
+    ones, recall that of real ones in the support of the generated ones: lost modes cost recall,
+    strange samples precision.
 
     Args:
         real: ``(N, d)``.
         generated: ``(M, d)``, on the same device.
-        neighbours: Which neighbour a ball reaches; of the paper's 50,000 events the third.
+        neighbours: 3 in the paper, with 50,000 events.
 
     Raises:
         ValueError: If shapes do not fit, numbers are not finite, or there are no more events than

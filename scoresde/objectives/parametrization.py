@@ -8,14 +8,14 @@ so a parametrisation is a pair ``(c_skip, c_out)``, and converting is solving on
 of ``D``: noise ``eps = (z - alpha D)/sigma``, score ``s = (alpha D - z)/sigma^2``, velocity
 ``v = alpha eps - sigma D``.
 
-Where there is no noise, at time 0 and in components that stay there, ``alpha`` is 1 and a
-quotient would be 0/0. What is said there, by every estimator and in every form, is the mean given
-that the state is known:
+Where there is no noise, at time 0 and in components that stay there, ``alpha`` is 1 and the
+quotients would be 0/0. There every estimator, in every form, says the mean given that the state is
+known,
 
-    D = E[z_0 | z_0] = z,    eps = E[eps | z_0] = E[eps] = 0,    v = alpha 0 - 0 D = 0,
+    D = E[z_0 | z_0] = z,    eps = E[eps] = 0,    v = 0,
 
-as noise is independent of data, and by convention ``s = 0``: the score of what does not diffuse is
-asked for by nothing, and that of data need not exist (``s = -eps/sigma`` has no limit but 0/0).
+as noise is independent of data, and by convention ``s = 0``: nothing asks for it, and the score of
+data need not exist.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ FAINT = 1e-30
 def affine(
     form: Parametrization, alpha: Tensor, sigma: Tensor, data_std: Tensor | float = 1.0
 ) -> Affine:
-    """A parametrisation's coefficients, and where there is no noise those of the state itself.
+    """A parametrisation's coefficients; where ``sigma`` is 0, those of the state itself.
 
     Example:
         >>> import torch
@@ -196,7 +196,7 @@ def affine(
 
 
 def where_clean(form: Affine, clean: Tensor) -> Affine:
-    """A parametrisation's coefficients, those of the state itself where there is no noise.
+    """Coefficients with those of the state itself, ``(1, 0)``, where there is no noise.
 
     Example:
         >>> import torch
@@ -209,7 +209,7 @@ def where_clean(form: Affine, clean: Tensor) -> Affine:
 
 
 def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:
-    """``D`` from a prediction; what is multiplied by 0 need not be a number.
+    """``D = skip z + out F`` from a prediction, which may be infinite or NaN where ``out`` is 0.
 
     Example:
         >>> import torch
@@ -222,7 +222,7 @@ def denoise(form: Affine, z: Tensor, prediction: Tensor) -> Tensor:
 
 
 def predict(form: Affine, z: Tensor, mean: Tensor) -> Tensor:
-    """The prediction that stands for the denoised mean ``D``; 0 where there is no noise.
+    """``F = (D - skip z) / out``, the prediction of a denoised mean; 0 where there is no noise.
 
     Example:
         >>> import torch
@@ -236,7 +236,7 @@ def predict(form: Affine, z: Tensor, mean: Tensor) -> Tensor:
 
 
 def noiseless(sigma: Tensor, z: Tensor, mean: Tensor) -> Tensor:
-    """The denoised mean, the state itself where there is no noise.
+    """The denoised mean, replaced by the state where ``sigma`` is 0.
 
     Example:
         >>> import torch

@@ -126,10 +126,10 @@ def prediction(at: WeightingInputs) -> Tensor:
 def balanced(at: WeightingInputs) -> Tensor:
     """``1 / (c_out,i mean_j c_out,j)``: between what is predicted and what is denoised.
 
-    Where components have scales of their own, `prediction` counts each as much as any other, and
-    the many of fine bands outvote the few of coarse ones, which then are learned last: samples have
-    too much contrast. Errors in the denoised mean, in one unit for all, count coarse bands alone.
-    This is the geometric mean of the two; of one scale `prediction` itself.
+    Where components have scales of their own, `prediction` counts each as much as any other: the
+    many of fine bands outvote the few of coarse ones, which are learned last, and samples have too
+    much contrast. With `denoised`, coarse bands alone count. This is the geometric mean of the two;
+    of one scale it is `prediction`.
 
     Example:
         >>> import torch

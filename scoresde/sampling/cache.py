@@ -53,19 +53,18 @@ def events(
     noise: Noise,
     progress: bool = False,
 ) -> Tensor:
-    """Where a descent ends, from a walk that is prepared when it is first asked for.
+    """Samples of a descent, from a walk that is kept for the next call.
 
-    The next time the same solver is asked for as many samples of the same estimator, on the same
-    condition, what has been prepared is there, if everything that it was made of is as it was: the
-    estimator's tensors, the attributes of its modules, and the condition's tensors, which is the
-    same object (`scoresde.internals.snapshot.Snapshot`). What is kept is small, goes with the
-    estimator, and changes no sample.
+    The walk is used again if the same solver is asked for as many samples of the same estimator on
+    the same condition, and all that it was made of is unchanged: the estimator's tensors, its
+    modules' attributes and the condition's tensors (`scoresde.internals.snapshot.Snapshot`). It
+    lives as long as the estimator, and changes no sample.
 
     Args:
-        solver: See `scoresde.sampling.descent.Descent`, as the next two.
-        estimator: As well.
+        solver: See `scoresde.sampling.descent.Descent`.
+        estimator: As there.
         sample_shape: Of the samples.
-        condition: See `scoresde.sampling.descent.Descent`.
+        condition: As there.
         dtype: Of the samples, see `scoresde.Solver.sample`.
         noise: Where random numbers come from.
         progress: Whether to show a bar.

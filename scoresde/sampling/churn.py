@@ -38,8 +38,8 @@ def churning(
         >>> sde = DiagonalSDE(VP(), Identity((2,)))
         >>> step, z = torch.tensor([0.5, 0.4]).double(), torch.zeros(1, 2)
         >>> longer, prepare = churning(sde, step, sde.stages()[0], 0.3)
-        >>> longer.round(decimals=2), prepare(z)(z, Noise(), None)[0].shape
-        (tensor([0.5500, 0.4000], dtype=torch.float64), torch.Size([1, 2]))
+        >>> bool(longer[0] > step[0]), prepare(z)(z, Noise(), None)[0].shape
+        (True, torch.Size([1, 2]))
     """
     back = time_at_level(sde, step[0], math.log1p(share), stage.start)
     if back <= step[0]:

@@ -70,7 +70,7 @@ class Settings(Walker, Protocol):
 
 @attrs.frozen(eq=False)
 class Descent:
-    """A walk from prior to data, of a solver.
+    """A walk of a solver from prior to data.
 
     Args:
         solver: Walks the reverse equation.

@@ -31,7 +31,7 @@ def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
 
 
 def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
-    """The first and the last place of the parts of a grid within which rates do not jump.
+    """Indices ``(first, last)`` of the parts of a grid within which rates do not jump.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
 
 
 def one_sided(ts: Tensor, discontinuous: Tensor, precision: float) -> tuple[Tensor, Tensor]:
-    """Starts and ends of steps; where rates jump, a little inside the step that looks there.
+    """Starts and ends of steps; at a jump of the rates, slightly inside the step.
 
     Args:
         ts: Increasing times.
@@ -68,12 +68,11 @@ def one_sided(ts: Tensor, discontinuous: Tensor, precision: float) -> tuple[Tens
 
 
 class TimeWarp:
-    """Times by how far one has come along a grid, 0 at its start and 1 at its end.
+    """Times as a function of how far one is along a grid, from 0 at its start to 1 at its end.
 
     Args:
         times: The grid, increasing or decreasing.
-        discontinuous: Whether rates jump at its start and at its end, which are then kept off
-            a little.
+        discontinuous: Whether rates jump at its start and at its end, which are then avoided.
         precision: Of the numbers in which steps are taken.
 
     Example:

@@ -31,17 +31,17 @@ _EXPECTED = "compiled: expected, where sample() takes any, a walk"
 class Sampler:
     """Draws what `scoresde.Solver.sample` draws, from a walk that is prepared once.
 
-    The whole walk is: the steps of every stage, what enters between two of them, correctors, and
-    the way back to events. It goes once when this is made. After that, on a CUDA device, all of it
-    is one CUDA graph: a call draws the noise that the walk will ask for, in the order in which it
-    does, and replays the graph. On other devices the moves that are prepared are made one by one,
-    or through `torch.compile`. With a generator in the same state the samples are those of
-    `scoresde.Solver.sample`, to the last bit unless `torch.compile` fuses what was rounded between.
+    All of the walk is prepared when this is made: the steps of every stage, what enters between
+    two of them, correctors, and the way back to events. On a CUDA device it is one CUDA graph: a
+    call draws the noise in the order in which the walk asks for it, and replays the graph. On other
+    devices the prepared moves are made one by one, or through `torch.compile`. From a generator in
+    the same state come the samples of `scoresde.Solver.sample`, to the last bit unless
+    `torch.compile` fuses operations.
 
-    Weights are read where they are: those that are changed in place, by an optimiser or by
-    ``load_state_dict``, are followed. What the steps are made of (schedules, speeds, scales,
-    moments of the data) is looked at before every call, and so is where the weights are: if they
-    have changed or moved, the walk is prepared anew. What is no tensor is as it was.
+    Weights that are changed in place, by an optimiser or ``load_state_dict``, are followed. Before
+    every call the tensors that steps are made of (schedules, speeds, scales, moments of the data)
+    and the places of the weights are compared with before, and the walk is prepared anew if they
+    have changed. Attributes that are no tensors are not compared.
 
     Made by `scoresde.Solver.compiled`, whose arguments it takes.
 

@@ -78,8 +78,7 @@ class Tape(EagerWalk):
 
     Attributes:
         moves: All that were made.
-        read: What tensors were looked at to prepare them, by ``id``: what is known of these stands
-            on the tape.
+        read: The ``id`` of tensors whose values went into the moves.
 
     Example:
         >>> import torch

@@ -31,12 +31,12 @@ from scoresde.precision import Float64Constants
 
 
 class Signal(NamedTuple):
-    """What a schedule says of a time, all of it: see `Schedule.read`.
+    """What a schedule says of a time: see `Schedule.read`.
 
     Attributes:
-        rates: ``f`` and ``g^2``, found when they are asked for, as a sampler mostly does not. Of
-            components that stand still, where rates may be infinite, they are those at ``eps``:
-            all are taken to move unless it is told which do.
+        rates: ``f`` and ``g^2``, evaluated on call, as samplers mostly need none. Its argument
+            tells which components move, all if None: of others, whose rates may be infinite, rates
+            are those at ``eps``.
 
     Example:
         >>> import torch
@@ -109,11 +109,10 @@ class Schedule(Float64Constants, ABC):
         return f, -(self.sigma(t) ** 2) * log_snr_rate
 
     def read(self, t: Tensor) -> Signal:
-        """All of it at once.
+        """Signal, noise and rates at once.
 
-        At time 0 derivatives of a standard deviation and of the log-SNR are infinite, and a
-        component that stays there would make those of a learned schedule NaN: what is said of
-        that time has none.
+        Values at time 0 have no derivatives: those of a standard deviation and of the log-SNR are
+        infinite there, and would make a learned schedule's gradients NaN.
 
         Args:
             t: Times, ``(*, 1 | blocks | n)``.

@@ -34,9 +34,6 @@ class Tabulated(LogLinear):
         >>> schedule = Tabulated([4.0, 1.0, -5.0])
         >>> schedule.log_snr(torch.tensor([1 / 3, 2 / 3, 1.0]))
         tensor([ 4.,  1., -5.])
-        >>> betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-        >>> Tabulated.of((1 - betas).cumprod(0)).eps
-        0.001
     """
 
     references = "ho2020 fritsch1984"
