@@ -1,4 +1,4 @@
-"""What integrates: solvers for any SDE and any estimator."""
+"""Solvers for any SDE and any estimator."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Steps chosen by every sample for itself."""
+"""Adaptive steps, for every sample by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from solvers.rungekutta import step, tableau
 
 @attrs.frozen(eq=False)
 class Outcome:
-    """How far an adaptive integration has come.
+    """The result of an adaptive integration, complete or not.
 
     Attributes:
         states: ``(*batch, n)``: at the end where ``finished``, else where a sample got stuck.
@@ -28,8 +28,8 @@ class Outcome:
         finished: Whether a sample has reached the end, ``(*batch,)``.
         steps: Steps taken and refused, ``(*batch,)``; each costs three evaluations.
         worst: The component with the largest error in a sample's last attempt, ``(*batch,)``.
-        lost: Whether a sample was given up, as the field is NaN or infinite where it is or, however
-            short the step, right after, ``(*batch,)``.
+        lost: Whether a sample was given up, as the field is not finite at its state, or after steps
+            of any length, ``(*batch,)``.
 
     Example:
         >>> import torch
@@ -52,10 +52,10 @@ class Outcome:
 
 
 class StepLimit(RuntimeError):
-    """Some samples did not arrive: the steps allowed are used up, or the field is no number.
+    """Some samples did not arrive: the allowed steps are used up, or the field is not finite.
 
     Attributes:
-        outcome: What there is of them, and of all the others.
+        outcome: The result so far, for all samples.
 
     Example:
         >>> import torch
@@ -93,11 +93,10 @@ class StepLimit(RuntimeError):
 class Adaptive(EndpointSolver):
     """Third order with an error estimate, on every sample's own steps (for ODEs).
 
-    A sample's steps and value depend on that sample alone, as far as the estimator's do; those
-    that have arrived leave the batch. A step is taken if the root mean square over components
-    of ``error / (atol + rtol |z|)`` is at most 1, where the error is the distance to the embedded
-    result of second order. Steps are measured along the grid, and end at times at which rates
-    jump.
+    A sample's steps and value depend on that sample alone, as far as the estimator's do; finished
+    ones leave the batch. A step is accepted if the root mean square over components of
+    ``error / (atol + rtol |z|)`` is at most 1, where the error is the distance to the embedded
+    result of second order. Steps are measured along the grid, and end where rates jump.
 
     Source:
         Lu et al. 2022 (arXiv 2206.00927) for the method, there for one clock;
@@ -107,11 +106,11 @@ class Adaptive(EndpointSolver):
         rtol: Relative tolerance per step.
         atol: Absolute tolerance per step, in the data's units.
         max_steps: Steps, taken and refused, that a sample is allowed in all.
-        pad_to_multiple_of: So many samples are evaluated together, some of them twice if need be:
-            processors compute functions a whole vector at a time, and the rest of it with other
-            last digits. 16 makes samples the same in any company, to the last bit in float64
-            (32 in float32 where vectors have 512 bits); 1 is for networks so large that a
-            single sample must not cost more than one.
+        pad_to_multiple_of: Samples are evaluated in multiples of this number, some of them twice if
+            need be: processors compute functions a whole vector at a time, and the rest with other
+            last digits. With 16 a sample does not depend on the batch, to the last bit in float64
+            (32 in float32 where vectors have 512 bits); 1 is for networks so large that a single
+            sample must not cost more than one.
 
     Raises:
         ValueError: If a tolerance is not positive or a count below 1; on integrating, if the

@@ -140,14 +140,14 @@ class ExponentialMultistep(FixedStep):
     """Orders 1 to 3 at one evaluation a step (DPM-Solver++, Lu et al. 2022b; UniPC, Zhao 2023).
 
     Integrates the polynomial through the latest forcings exactly, for every component ``i`` over
-    its own steps ``h_i``, with weights that no published solver needs: those of a component
-    whose clock runs unlike the others'. After a step, once the forcing at its end is known, the
-    end is corrected by the polynomial that goes through it, at no further evaluation.
+    its own steps ``h_i``; published solvers have one ``h`` for all. Once the forcing at the end of
+    a step is known, the end is corrected by the polynomial that goes through it, without further
+    evaluations.
 
-    A component has the order of as many steps as it has behind it: lower at first, after it has
-    entered, and after its clock has stood still. Long steps say little about each other, so
-    the higher terms fade where a step takes in more than an e-fold of noise, and a slope is
-    never taken from a step much shorter than the one it is used for.
+    A component's order is at most the number of its steps so far: lower at first, after it has
+    entered, and after its clock has stood still. Higher terms fade where a step covers more than an
+    e-fold of noise, over which forcings tell little of each other, and a slope is never taken from
+    a step much shorter than the one it is used for.
 
     The weak order is at most 2, where the SDE knows its noise over a step, as
     `scoresde.DiagonalSDE` does; elsewhere the noise is that at the step's start, and the order 1.

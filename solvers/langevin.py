@@ -15,10 +15,11 @@ class Langevin:
     """Steps of Langevin dynamics at one noise level, after every step of a solver.
 
     ``z + d (alpha D - z) + sqrt(2 d) sigma xi`` with ``d = 2 snr^2``: a step of length
+    ``z + d (alpha D - z) + sqrt(2 d) sigma xi`` with ``d = 2 snr^2``: a step of length
     ``d sigma_i^2`` along the score, for every component in units of its own noise (Song et al.
-    2021, algorithm 4, whose step length depends on the other samples of the batch; this one is
-    what that is on average). Pulls samples towards ``p_t``, whatever error has taken them away.
-    With a solver of few steps this is annealed Langevin dynamics.
+    2021, algorithm 4, with the mean of its step length, which depends there on the other samples of
+    the batch). Corrects errors of the solver towards ``p_t``; with few steps of the solver this is
+    annealed Langevin dynamics.
 
     Args:
         steps: Steps after every step of the solver; each costs one evaluation.

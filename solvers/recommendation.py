@@ -1,4 +1,4 @@
-"""Which solver for which task."""
+"""Recommended solvers by task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Task = Literal["samples", "stochastic samples", "likelihood", "reference"]
 
 @attrs.frozen
 class Recommendation:
-    """A solver, and why.
+    """A solver, and the reason for it.
 
     Attributes:
         solver: Ready to use.
@@ -38,10 +38,10 @@ class Recommendation:
 
 
 def recommend(sde: SDE, task: Task = "samples", evaluations: int | None = None) -> Recommendation:
-    """A solver for a task, as the benchmarks have it.
+    """A solver for a task, by the benchmarks.
 
     Args:
-        sde: The equation: its clocks and stages matter, and whether its linear part is known.
+        sde: The equation; its clocks, stages and linear part matter.
         task: ``"samples"``, ``"stochastic samples"`` (of the reverse SDE), ``"likelihood"``,
             or ``"reference"`` (a solution to trust, whatever it costs).
         evaluations: Of the network; a sensible number if None.

@@ -1,4 +1,4 @@
-"""A third-order exponential method that remembers nothing."""
+"""A third-order exponential method without memory."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def tableau(at: Coefficients) -> Tableau:
 def step(
     y: Tensor, f0: Tensor, forcings: Sequence[Forcing], weights: Tableau
 ) -> tuple[Tensor, Tensor]:
-    """One step, and how far the second-order result is from it.
+    """One step, and its distance to the second-order result.
 
     Args:
         y: State at its start.
@@ -118,8 +118,8 @@ def step(
 class ExponentialRungeKutta(Solver):
     """Third order with three evaluations a step (DPM-Solver-3, Lu et al. 2022, for any clocks).
 
-    For ODEs. On a smooth problem `solvers.ExponentialMultistep` does better for its money; this
-    one needs no past, so it does not mind steps of very different lengths.
+    For ODEs. On smooth problems `solvers.ExponentialMultistep` needs fewer evaluations for the same
+    error; this one suits steps of very different lengths.
 
     Takes the arguments of `scoresde.Solver`.
 

@@ -22,7 +22,7 @@ class SRA(FixedStep):
         f_2 = f(t + 3h/4, y + 3h/4 f(t, y) + 3/2 g(s) I_10/h)
         y_s = y + h (f(t, y) + 2 f_2)/3 + g(s) I_1 - (g(s) - g(t)) I_10/h
 
-    Paths converge, not distributions alone: for coupled samples and expectations along paths.
+    Paths converge, not only distributions: for coupled samples and expectations along paths.
     Noise that depends on the state is taken at the start of the step, at order 1/2.
 
     Takes the arguments of `scoresde.Solver`.

@@ -18,11 +18,11 @@ from scoresde.sampling.discontinuities import at_discontinuity, one_sided
 
 @attrs.frozen
 class TorchSDE(EndpointSolver):
-    """``torchsde.sdeint`` (Li et al. 2020), an independent oracle for our own solvers.
+    """``torchsde.sdeint`` (Li et al. 2020), a reference for other solvers.
 
-    The grid is run through at unit speed, so that torchsde's fixed steps are those of the grid,
-    and Brownian increments come from `scoresde.noise`: one step asks for one interval, which
-    costs what a normal draw costs, and seeds mean the same as elsewhere.
+    Time runs along the grid at unit speed, so that torchsde's fixed steps are those of the grid.
+    Brownian increments come from `scoresde.noise`: a step asks for one interval, at the cost of a
+    normal draw, and seeds have the usual meaning.
 
     Args:
         method: ``"euler"``, ``"milstein"`` or ``"srk"``.

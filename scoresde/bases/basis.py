@@ -66,7 +66,7 @@ class Basis(KeepsFloat64, ABC):
         self.blocks = blocks
 
     mixes: ClassVar[bool] = False
-    """Whether coefficients are sums over all numbers of an event, which have one unit then."""
+    """Whether every coefficient is a sum over all numbers of an event, which have one unit then."""
 
     @property
     def dim(self) -> int:
@@ -128,13 +128,13 @@ class Basis(KeepsFloat64, ABC):
         return z.reshape(*z.shape[:-1], *self.event_shape)
 
     def prefix(self, dim: int) -> Basis:
-        """The basis of events of lower resolution whose coefficients are the first of these.
+        """The basis of the first ``dim`` coefficients, whose events have a lower resolution.
 
         Args:
             dim: How many.
 
         Raises:
-            ValueError: If there is none: most bases have themselves alone.
+            ValueError: If there is none; most bases have only themselves.
         """
         expect(dim == self.dim, "dim", f"{self.dim}, or a basis of several resolutions", dim)
         return self
@@ -149,8 +149,8 @@ class Basis(KeepsFloat64, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Mean of every coefficient, and a scale of every group (`groups`).
 
-        The scale is the standard deviation. Of what is constant it is a share of its size, small
-        enough that a model comes back with the constant: see `scoresde.bases.moments`.
+        The scale is the standard deviation, for constants a share of their size, small enough that
+        a model reproduces them: see `scoresde.bases.moments`.
 
         Args:
             data: Events, ``(N, *event_shape)``, or pieces of them, one after the other.
@@ -189,7 +189,7 @@ class Basis(KeepsFloat64, ABC):
 
 @full_precision
 def transformed(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix``, whatever precision networks have.
+    """``x @ matrix`` in full precision, also within `torch.autocast`.
 
     Example:
         >>> import torch

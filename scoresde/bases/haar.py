@@ -19,7 +19,7 @@ class Haar(Wavelet):
         details = (p - q + r - s) / 2,  (p + q - r - s) / 2,  (p - q - r + s) / 2
 
     Args:
-        event_shape: As of `Wavelet`, as the others.
+        event_shape: See `Wavelet`.
         levels: Number of halvings.
         spatial: Number of spatial axes.
 

@@ -41,9 +41,9 @@ class Identity(Basis):
 
     @property
     def groups(self) -> Blocks:
-        """Every component of a vector, as columns of a table have units of their own.
+        """For vectors, single components, as columns of a table have units of their own.
 
-        Pixels of an image have not: those of a block are measured together.
+        For events of more axes, the blocks.
         """
         return self.blocks.singles() if len(self.event_shape) == 1 else self.blocks
 

@@ -41,8 +41,6 @@ class Joint(Basis):
         >>> event = joint.join(y=torch.zeros(5, 2), x=torch.ones(5, 1, 4, 4))
         >>> event.shape, joint.split(event)["x"].shape
         (torch.Size([5, 18]), torch.Size([5, 1, 4, 4]))
-        >>> joint.per_block(y=0.5, x=1.0)
-        tensor([0.5000, 1.0000, 1.0000], dtype=torch.float64)
     """
 
     references = "batzolis2022"

@@ -1,8 +1,8 @@
-"""Mean and scale of data, a batch at a time: every group by its own magnitude.
+"""Mean and scale of data, a batch at a time, separately for every group.
 
-A *group* is what is measured together: a column of a table, a band of an image. Nothing about it
-is judged by another's size. With mean ``m`` and deviation ``s``, in the rounding ``u`` of float64,
-it is *constant* if ``s <= 8 u |m|``, and then its scale is ``2^-12 |m|``.
+A *group* is what is measured together: a column of a table, a band of an image. With mean ``m`` and
+deviation ``s``, in the rounding ``u`` of float64, it is *constant* if ``s <= 8 u |m|``, and then
+its scale is ``2^-12 |m|``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STEPS = 64
 
 
 def batches(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Data as batches, checked: a float64 copy of all need not fit into memory.
+    """Data as checked batches, so that a float64 copy of all need not fit into memory.
 
     Raises:
         TypeError: If they are not floating-point tensors.
@@ -91,17 +91,17 @@ def streaming_moments(
 
 @attrs.define(eq=False)
 class MomentsByGroup:
-    """Means, and the scale of every group; `warn` says what makes a scale doubtful.
+    """Means, and the scale of every group; `warn` names those whose scale is doubtful.
 
-    Beside the deviation they keep how far an event typically is from a middle one, the geometric
-    mean over events of their distance: a few outliers set the one and leave the other.
+    Beside the deviation, the typical distance from the middle is measured, the geometric mean over
+    events of the distance from one of them: a few outliers change the deviation only.
 
     Args:
         blocks: What is measured together, by name.
 
     Attributes:
-        constant: Which groups are, ``(groups,)``, once they are measured.
-        outlying: Of which the deviation is that of outliers.
+        constant: Which groups are constant, ``(groups,)``, once they are measured.
+        outlying: Which groups' deviation is due to outliers.
 
     Example:
         >>> import torch

@@ -10,12 +10,11 @@ from scoresde.bases.wavelet import Wavelet
 
 
 class Packed(Basis):
-    """The coefficients of a `Wavelet` pyramid, seen as its finest level's bands side by side.
+    """The coefficients of a `Wavelet` pyramid, with its finest level's bands as channels of events.
 
-    An event of this basis has the low pass and the details of one level as channels,
-    ``(4 C, H/2, W/2)`` of an image and ``(2 C, L/2)`` of signals; its coefficients are those of
-    the pyramid. A network that works on it sees the same numbers at half the resolution, which
-    is cheaper than on the image (Batzolis et al. 2022, section 5).
+    An event has the low pass and the details of one level as channels, ``(4 C, H/2, W/2)`` of an
+    image and ``(2 C, L/2)`` of signals; its coefficients are those of the pyramid. A network sees
+    the same numbers at half the resolution, which is cheaper (Batzolis et al. 2022, section 5).
 
     Args:
         pyramid: Of one level at least.

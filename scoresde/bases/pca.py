@@ -20,9 +20,8 @@ from scoresde.precision import precision
 class PCA(Basis):
     """``z = U x`` for a given orthonormal matrix, usually fitted by `fit`.
 
-    With ``Cov(x) = U^T diag(v) U`` the coefficients are uncorrelated with variances ``v``. A
-    basis is linear: the components are those of the covariance, but nothing is centred, and the
-    mean of ``z`` is ``U`` times that of ``x``.
+    With ``Cov(x) = U^T diag(v) U`` the coefficients are uncorrelated with variances ``v``. Nothing
+    is centred: the mean of ``z`` is ``U`` times that of ``x``.
 
     Args:
         components: ``U``, ``(n, n)``: one component per row, orthonormal to 1e-5.

@@ -1,4 +1,4 @@
-"""What bases over signals and images share."""
+"""Spatial axes of signals and images."""
 
 from __future__ import annotations
 

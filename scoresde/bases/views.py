@@ -1,4 +1,4 @@
-"""What a network may see of the first coefficients of a basis, by name."""
+"""Forms in which a network sees the first coefficients of a basis, by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ View = Callable[[Basis, int], Basis]
 
 
 def coefficients(basis: Basis, dim: int) -> Basis:
-    """The coefficients themselves, in a row.
+    """The coefficients themselves, as vectors.
 
     Example:
         >>> from scoresde import Haar
@@ -40,7 +40,7 @@ def events(basis: Basis, dim: int) -> Basis:
 
 
 def packed(basis: Basis, dim: int) -> Basis:
-    """Bands side by side, at half the resolution of `events`; those themselves where there is one.
+    """Bands as channels, at half the resolution of `events`; the events where there is one band.
 
     Example:
         >>> from scoresde import Haar

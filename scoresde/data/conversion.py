@@ -38,16 +38,16 @@ def conversion(
     continuous: bool = False,
     columns: Sequence[str] | None = None,
 ) -> tuple[Callable[[Array], Tensor], int | None]:
-    """What turns arrays ``(N, *event_shape)`` of one dtype into tensors, and their bins.
+    """A function from arrays ``(N, *event_shape)`` of one dtype to tensors, and their bins.
 
     Args:
         name: Where they come from, for messages.
-        arrays: One after the other; `SAMPLE` of their events are looked at.
+        arrays: One after the other; `SAMPLE` of their events are checked.
         bins: Number of bins of whole numbers; ``None`` for ``uint8`` (256), booleans (2) and
-            what is continuous.
-        dtype: ``"float32"`` or ``"float64"`` for what is continuous; by default torch's default
-            dtype, if that tells the values of every column apart.
-        continuous: Whether whole numbers are meant to be read as real ones.
+            real numbers.
+        dtype: ``"float32"`` or ``"float64"``, for real numbers; by default torch's default dtype,
+            if that tells the values of every column apart.
+        continuous: Whether whole numbers are meant as real ones.
         columns: Names of the components, for messages.
 
     Raises:

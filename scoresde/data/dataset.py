@@ -27,24 +27,22 @@ def _wide(condition: Any) -> Any:
 
 @frozen(eq=False)
 class Dataset:
-    """Events with a name, checked, and what each is conditioned on: what training takes.
+    """Checked events with a name, and their conditions: what training takes.
 
     Args:
         name: Where they come from.
         values: ``(N, *event_shape)``: all of them, or `LazyArray` ones, which are checked as they
             are read.
         bins: Number of bins of integer values; ``None`` for floating-point ones.
-        missing: Whether NaN stands for values that are missing, which estimators with
-            vector time take. Every event needs one that is not.
+        missing: Whether NaN stands for values that are missing, which estimators with vector time
+            take. No event may be missing as a whole.
         columns: Names of the columns, if this is a table.
         condition: What each event is conditioned on, as `scoresde.ScoreEstimator.loss` takes it:
-            integer labels ``(N,)``, real numbers ``(N, c)``, or maps ``(N, *shape)``. None if
-            events stand alone. A `LazyArray` that reads both at once is given with its own
-            ``condition``.
+            integer labels ``(N,)``, real numbers ``(N, c)``, or maps ``(N, *shape)``; none if
+            None. A `LazyArray` that reads both at once is given with its own ``condition``.
         classes: Names of the labels ``0, 1, ...``.
-        flip: Whether training mirrors images left to right, every other time they come, drawn
-            anew; a condition that is a map is mirrored with its event. What is held out stays as
-            it is.
+        flip: Whether training mirrors images left to right, at random with probability 1/2; a
+            condition that is a map is mirrored with its event. Held-out events are not mirrored.
         parts: Shapes of the parts, by name, of which every event is made: see
             `scoresde.data.parts.joined`.
 
@@ -61,12 +59,6 @@ class Dataset:
         >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), bins=4)
         >>> len(data), data.read(slice(1))
         (2, tensor([[0, 3]]))
-
-        With labels:
-
-        >>> named = {"condition": torch.tensor([1, 0]), "classes": ("cat", "dog")}
-        >>> Dataset("mine", torch.randn(2, 3), **named).pairs(slice(1)).condition
-        tensor([1])
     """
 
     name: str

@@ -15,10 +15,9 @@ class VariationalDequantization(nn.Module):
         log P(v) >= E_q [log p(v + u) - log q(u | v)],
         u = sigmoid(shift + scale l),        l standard logistic,
 
-    where shift and log-scale, per number, are a network's. At 0 and 0, where a network that is
-    not given stays, ``u`` is uniform: `scoresde.data.dequantize`. Train it with the model, by
-    ``bound(model, x) + log_q``; `scoresde.data.bits_per_dim` of ``log p(x) - log_q`` are then the
-    tighter bound.
+    where shift and log-scale, per number, are a network's. Without one both are 0, and ``u`` is
+    uniform: `scoresde.data.dequantize`. Train it with the model, by ``bound(model, x) + log_q``;
+    `scoresde.data.bits_per_dim` of ``log p(x) - log_q`` are then the tighter bound.
 
     Args:
         bins: Number of bins.

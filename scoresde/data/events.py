@@ -21,19 +21,18 @@ _KNOWN = "a tensor, an array, a scoresde.data.Dataset, a map-style torch Dataset
 
 
 def as_dataset(name: str, value: Any) -> Dataset:
-    """A data set, from whatever can be gone through in any order.
+    """A data set, from anything with random access to events.
 
     Args:
         name: What to call it.
-        value: A `scoresde.data.Dataset`, as it is; a tensor or an array of floating-point numbers
-            ``(N, *event_shape)``; a map-style `torch.utils.data.Dataset`, or whatever else has a
-            length and items, of such events, each alone or in a tuple, alone or with its condition
-            (a label, a vector, a map), or in a mapping of an array's column and at most one
-            other, as Hugging Face's ``datasets`` have, which stays where it is; or a
-            ``DataLoader`` of one. Batches are drawn from the loader's data set: its
-            ``batch_size`` and ``shuffle`` are not used. Events that are images of Pillow have 256
-            bins (`scoresde.data.image_items`). Names of labels are its ``classes``, or
-            ``features``, if it has such.
+        value: A `scoresde.data.Dataset`; a tensor or an array of floating-point numbers
+            ``(N, *event_shape)``; a map-style `torch.utils.data.Dataset`, or anything with a length
+            and items; or a ``DataLoader`` of one, whose ``batch_size`` and ``shuffle`` are not
+            used. An item is an event, alone, in a tuple with or without its condition (a label, a
+            vector, a map), or in a mapping of an array's column and at most one other, as of
+            Hugging Face's ``datasets``; items stay where they are. Images of Pillow have 256 bins
+            (`scoresde.data.image_items`). Names of labels are the data set's ``classes``, or
+            ``features``.
 
     Raises:
         TypeError: If it is something else, integers that do not say their number of bins, an
@@ -45,10 +44,6 @@ def as_dataset(name: str, value: Any) -> Dataset:
         >>> from scoresde.data.events import as_dataset
         >>> as_dataset("data", torch.utils.data.TensorDataset(torch.zeros(3, 2)))
         Dataset(name='data', values=(3, 2) of torch.float32, bins=None)
-
-        >>> labelled = torch.utils.data.TensorDataset(torch.zeros(3, 2), torch.arange(3))
-        >>> as_dataset("data", labelled).condition
-        tensor([0, 1, 2])
     """
     if isinstance(value, torch_data.DataLoader):
         value = _dataset_of_loader(name, value)
@@ -160,9 +155,8 @@ def as_numbers(values: Tensor, bins: int | None, generator: Generators = None) -
 class Batches:
     """All events of a data set in order, in batches, the same at every pass.
 
-    For what is measured of data that need not fit in memory, as `scoresde.PCA.fit` does. Where
-    training mirrors events, their mirror images come as well: that is the distribution that is
-    learned.
+    For moments of data that need not fit in memory, as of `scoresde.PCA.fit`. Where training
+    mirrors events, their mirror images come as well, as they are part of the distribution.
 
     Args:
         data: The data set.

@@ -1,4 +1,4 @@
-"""Where images lie: in a folder, or in a zip file, which is not unpacked."""
+"""Image files in a folder, or in a zip file, which is not unpacked."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class ImageFiles(Protocol):
     """Images that can be opened one by one.
 
     Attributes:
-        name: Of all of them.
-        paths: Where each is, below them.
+        name: Of the folder or file.
+        paths: Of the images, relative to it.
 
     Example:
         >>> from scoresde.data.image_files import ImageFiles
@@ -68,9 +68,9 @@ class ImageFiles(Protocol):
 
 
 def image_files(path: Path, subfolders: bool | None) -> ImageFiles:
-    """The images of a folder, or of a zip file, sorted by name, those of subfolders behind others.
+    """The images of a folder or a zip file, sorted by name, those of subfolders behind others.
 
-    Of the path of an image it is that alone.
+    If ``path`` is an image, it is the only one.
 
     Args:
         path: Of the folder or the file.

@@ -46,27 +46,27 @@ def read_images(
 ) -> Dataset:
     """Reads the images of a folder or a zip file, sorted by name.
 
-    They are turned as their EXIF data say. Their numbers are taken as they stand: embedded colour
-    profiles are not applied. Refused by name is what would be lost: more than 8 bits per channel,
-    more than one frame, transparency, and colours other than grey and RGB, such as CMYK.
+    They are rotated as their EXIF data say. Embedded colour profiles are not applied. Images that
+    would lose something are refused: more than 8 bits per channel, more than one frame,
+    transparency, and colours other than grey and RGB, such as CMYK.
 
     Args:
-        folder: Files in it that are no images are ignored, hidden ones too. A zip file is not
-            unpacked; if all of its images are in one folder, that is the one.
-        mode: ``"RGB"``, of which grey images fill all three channels, or ``"L"`` for grey, in
-            which colours are ``0.299 R + 0.587 G + 0.114 B`` (ITU-R 601-2).
+        folder: Hidden files, and those that are no images, are ignored. A zip file is not unpacked;
+            if all of its images are in one folder, that is used.
+        mode: ``"RGB"``, where grey images fill all three channels, or ``"L"`` for grey, where
+            colours are ``0.299 R + 0.587 G + 0.114 B`` (ITU-R 601-2).
         size: What images are resized to: a side, or height and width. As they are if None.
-        resize: What becomes of those of another shape than ``size``: of ``"crop"`` the middle is
-            kept, as large as it can be; ``"stretch"`` changes their proportions; ``"pad"`` fills up
-            with the ``background``, which is black if none is given.
+        resize: For images of other proportions than ``size``: ``"crop"`` keeps as much of the
+            middle as it can, ``"stretch"`` changes proportions, ``"pad"`` fills up with the
+            ``background``, which is black if none is given.
         lazy: Whether to read an image every time it is asked for, instead of all of them now.
         background: A shade of 0 to 255, or three of them, behind images with transparency:
             ``alpha c + (1 - alpha) background``, of shades as they stand.
         frames: ``"first"`` reads the first one of several.
         subfolders: Whether to read those of subfolders, too; by default there may be none.
-        flip: Whether training mirrors them left to right, every other time; see `Dataset`.
-        labels: Whether subfolders are classes, with their names: each event is conditioned on that
-            of the one that it is in, or below.
+        flip: Whether training mirrors them left to right, at random; see `Dataset`.
+        labels: Whether subfolders are classes, by their names, on which events are conditioned:
+            the topmost ones, for images further below.
 
     Returns:
         ``(N, channels, height, width)``, 256 bins.

@@ -1,4 +1,4 @@
-"""Items of somebody else's data set: which part of one is the event, and what is its condition."""
+"""Items of somebody else's data set: their events and conditions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PARTS = "events, alone or with a condition (other parts joined to them, see scor
 
 @attrs.frozen(eq=False)
 class Items:
-    """What has a length and items: a torch ``Dataset``, a Hugging Face one, and what is like them.
+    """Items of a torch ``Dataset``, a Hugging Face one, or anything else with length and items.
 
     An item is an event, alone or in a tuple with its condition, or a mapping of columns: one of
     them is the event, an image or an array, and at most one other the condition.
 
     Attributes:
         name: What to call it.
-        source: It itself.
+        source: What has the items.
         columns: Of the event and of the condition, where items have columns.
 
     Example:

@@ -1,4 +1,4 @@
-"""Events that stay where they are until they are read: data larger than memory."""
+"""Events that are read when they are indexed: data larger than memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scoresde.data.pairs import Pairs
 
 
 class LazyArray:
-    """Events that are read when they are indexed, as of a file that is larger than memory.
+    """Events that are read when they are indexed, for instance of a file larger than memory.
 
     Args:
         count: How many there are.
@@ -30,8 +30,6 @@ class LazyArray:
         ValueError: If ``count`` is not positive, or ``read`` returns another shape.
 
     Example:
-        Whatever has a length and items, as a `torch.utils.data.Dataset` has:
-
         >>> import torch
         >>> from scoresde.data import LazyArray
         >>> items = [torch.zeros(2), torch.ones(2), torch.full((2,), 2.0)]

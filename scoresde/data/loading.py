@@ -66,7 +66,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
 
 
 def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
-    """What `load` calls with options, and with nothing else.
+    """The function that `load` calls with options.
 
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.

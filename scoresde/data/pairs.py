@@ -1,4 +1,4 @@
-"""Events, and what each of them is conditioned on: labels, vectors, maps."""
+"""Events with their conditions: labels, vectors, maps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 
 
 def labelled(names: Sequence[str]) -> dict[str, Any]:
-    """What a `Dataset` is given whose events are of classes with names.
+    """Arguments of a `Dataset` whose events are of classes with names.
 
     Classes are in the order of their names, whole numbers by size.
 
@@ -43,8 +43,6 @@ def labelled(names: Sequence[str]) -> dict[str, Any]:
         >>> from scoresde.data.pairs import labelled
         >>> labelled(["dog", "cat", "dog"])
         {'condition': tensor([1, 0, 1]), 'classes': ('cat', 'dog')}
-        >>> labelled(["10", "9"])["classes"]
-        ('9', '10')
     """
     different = set(names)
     whole = all(name.removeprefix("-").isdecimal() for name in different)

@@ -46,10 +46,10 @@ def read_parquet(
         condition: Names of columns of numbers that events are conditioned on.
         missing: ``"nan"`` makes NaN of nulls, and lets NaN be. By default they are refused.
         bins: Number of bins, if all columns hold whole numbers of ``0..bins-1``.
-        dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
-            cannot tell apart is refused.
-        continuous: Whether columns of whole numbers are meant to be read as real ones; by default
-            there is a warning.
+        dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype; values that differ
+            and would be equal in it are refused.
+        continuous: Whether columns of whole numbers are meant as real ones; by default there is a
+            warning.
 
     Raises:
         ImportError: If pyarrow is not installed.

@@ -1,4 +1,4 @@
-"""Joint events: the parts of a task, such as an image and what is given of it, in one data set."""
+"""Joint events: parts, such as an image and a condition, in one data set."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Degradation = Callable[[Tensor], Tensor]
 
 
 def degraded(data: Dataset, degradation: Degradation) -> Dataset:
-    """A data set of what a degradation leaves of every event, of as many bins.
+    """A data set of degraded events, in as many bins.
 
     Args:
         data: Events; stored ones are degraded as they are read.
         degradation: See `scoresde.data.degradations`.
 
     Raises:
-        ValueError: If it does not return as many events, or training mirrors them and what is left
-            of a mirrored image is not the mirror image of what is left.
+        ValueError: If the number of events changes, or training mirrors them and the degradation
+            does not commute with that.
 
     Example:
         >>> import torch

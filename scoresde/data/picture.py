@@ -1,4 +1,4 @@
-"""How one image becomes numbers."""
+"""Conversion of one image to numbers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ RESIZED: dict[str, Callable[[Image.Image, tuple[int, int], Any], Image.Image]] =
 
 @frozen
 class Picture:
-    """How an image becomes numbers: the options of `scoresde.data.read_images` of that name.
+    """Conversion of images to numbers, by the options of `scoresde.data.read_images`.
 
     Example:
         >>> from PIL import Image
@@ -129,7 +129,7 @@ class Picture:
         """An image that is open, ``(channels, height, width)``.
 
         Raises:
-            ValueError: For what would be dropped without a word.
+            ValueError: If anything would be lost.
         """
         self._expect_kind(label, image)
         if self.size is not None:

@@ -34,9 +34,9 @@ def image_items(
 
     Args:
         items: A map-style torch ``Dataset``, as of torchvision, a Hugging Face ``datasets.Dataset``
-            or whatever else has a length and items: images, alone or in a tuple with a condition,
-            or in a mapping of columns, one of images and at most one other, which
-            ``select_columns`` leaves over.
+            or anything else with length and items: images, alone or in a tuple with a condition, or
+            in a mapping with a column of images and at most one other (see ``select_columns`` of
+            ``datasets``).
         name: What to call it.
         mode: ``"RGB"`` or ``"L"``; as the first image is if None.
         size: See `scoresde.data.read_images`, and so with ``resize`` and ``background``.
@@ -46,8 +46,8 @@ def image_items(
         flip: Whether training mirrors images, see `Dataset`.
 
     Returns:
-        ``(N, channels, height, width)``, 256 bins; names of labels are those that ``classes`` of
-        the data set, or its ``features``, say.
+        ``(N, channels, height, width)``, 256 bins; names of labels are the data set's ``classes``,
+        or ``features``.
 
     Raises:
         ValueError: If there are no images, or one is of another size than the first, of a kind that

@@ -1,6 +1,6 @@
-"""Where events are while a device works on them: all of them there, or brought as they are needed.
+"""Where events are while a device works on them: all on the device, or moved batch by batch.
 
-Integers stay integers on the way, which are fewer bytes, and are spread over their bins there.
+Integers are dequantised on the device, as they take fewer bytes on the way.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _SHARE = 4
 
 @attrs.frozen(eq=False)
 class PlacedEvents:
-    """A data set as a device reads it.
+    """A data set as it is read by a device.
 
     Attributes:
         data: The data set.
         device: Which device.
         values: All events, on the device; None if they do not fit or are read from elsewhere.
-        condition: What they are conditioned on, there as well.
+        condition: Their conditions, there as well.
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ class PlacedEvents:
             device: Which device.
 
         Raises:
-            ValueError: If they are on another device, which is mostly the one that was meant.
+            ValueError: If they are on another device.
         """
         stored = [part for part in (data.values, data.condition) if part is not None]
         values = [to_supported_dtype(part, device) for part in stored if isinstance(part, Tensor)]
@@ -88,7 +88,7 @@ def pairs_to_device(pairs: Pairs, device: torch.device) -> Pairs:
 
 
 def to_supported_dtype(values: Tensor, device: torch.device) -> Tensor:
-    """Events in a type that a device has: float64 becomes float32 where that is the widest.
+    """Events in a dtype of the device: float64 becomes float32 where there is none.
 
     Example:
         >>> import torch

@@ -32,11 +32,12 @@ class Columns:
 
     Args:
         events: Names of those that events are made of, in this order; all others if None.
-        labels: The name of the one that says which class an event is of, if there is one.
-        condition: Names of those whose numbers each event is conditioned on.
+        labels: The name of the column of classes, if there is one.
+        condition: Names of columns of numbers that events are conditioned on.
 
     Raises:
-        ValueError: If a name stands for several things, or names are none.
+        ValueError: If a column has two roles, there are both labels and conditions, or names are
+            none.
 
     Example:
         >>> from scoresde.data.tables import Columns
@@ -117,14 +118,11 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def check_missing(missing: Missing) -> None:
-    """Raises ``ValueError`` for what `table_dataset` cannot do about missing values.
+    """Raises ``ValueError`` for a ``missing`` that `table_dataset` does not take.
 
     Example:
         >>> from scoresde.data.tables import check_missing
-        >>> check_missing("drop")
-        Traceback (most recent call last):
-            ...
-        ValueError: missing: expected one of None, 'nan', got 'drop'
+        >>> check_missing("nan")
     """
     choice("missing", missing, None, "nan")
 

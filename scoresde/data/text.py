@@ -72,20 +72,20 @@ def read_csv(
         labels: The name of the column that says which class an event is of, by name: events are
             conditioned on it, and not made of it.
         condition: Names of columns of numbers that events are conditioned on.
-        delimiter: What stands between two cells: by default a tab in a ``.tsv`` file, else ``,``.
-        decimal: What begins the fraction of a number: ``"."`` or ``","``.
+        delimiter: Between cells: by default a tab in a ``.tsv`` file, else ``,``.
+        decimal: Begins the fraction of a number: ``"."`` or ``","``.
         header: Whether the first line names the columns. By default it does if no cell is a
             number, and is an event if all are; it is refused if it can be either, as the whole
-            numbers ``2019,2020`` can. Without one, names are ``"1"``, ``"2"``, and so on.
+            numbers ``2019,2020``. Without one, names are ``"1"``, ``"2"``, and so on.
         comment: Lines that begin with it are left out.
         encoding: Of the text: by default UTF-8, or UTF-16 or UTF-32 if its mark says so.
         missing: ``"nan"`` makes NaN of cells that are empty, ``NA``, ``N/A``, ``NaN``, ``null`` or
             ``None``, in small or large letters. By default they are refused.
         bins: Number of bins, if all columns hold whole numbers of ``0..bins-1``.
-        dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype, and what it
-            cannot tell apart is refused.
-        continuous: Whether columns of whole numbers are meant to be read as real ones; by default
-            there is a warning.
+        dtype: ``"float32"`` or ``"float64"``. By default torch's default dtype; values that differ
+            and would be equal in it are refused.
+        continuous: Whether columns of whole numbers are meant as real ones; by default there is a
+            warning.
 
     Raises:
         OSError: If there is no such file, or it cannot be opened.
@@ -272,12 +272,12 @@ def _is_name(cell: str) -> bool:
 
 @frozen
 class NumberParser:
-    """What cells stand for.
+    """Parses the cells of a table.
 
     Args:
-        decimal: What begins a fraction.
+        decimal: Begins a fraction.
         missing: Whether a cell may stand for no value.
-        delimiter: What stands between cells, for messages.
+        delimiter: Between cells, for messages.
 
     Example:
         >>> from scoresde.data.text import NumberParser

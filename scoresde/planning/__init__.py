@@ -1,4 +1,4 @@
-"""Multi-scale plans: when to drop what, and where to put the steps."""
+"""Multi-scale plans: when blocks are dropped, and where steps are."""
 
 from scoresde.planning.bands import Spectra, kurtosis, spectra
 from scoresde.planning.denoising_errors import DenoisingErrors

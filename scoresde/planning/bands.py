@@ -1,4 +1,4 @@
-"""What a plan has to know of data: how power and outliers are shared between bands."""
+"""Statistics of data that plans use: how power and tails are shared between bands."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Spectra = Mapping[str, Tensor]
 def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
     """Eigenvalues of the covariance of every block of coefficients.
 
-    Those of a sample are spread further than the data's, by far if there are fewer events than
-    coefficients. They are shrunk towards their mean, by as much as brings the estimate nearest
-    to the covariance of Gaussian data.
+    Eigenvalues of a sample's covariance are spread further than the data's, by far if there are
+    fewer events than coefficients. They are shrunk towards their mean, to the estimate that is best
+    for Gaussian data.
 
     Source:
         Chen et al. 2010, *Shrinkage Algorithms for MMSE Covariance Estimation*, eq. 23.
@@ -59,7 +59,7 @@ def spectra(basis: Basis, data: Tensor) -> dict[str, Tensor]:
 
 
 def kurtosis(basis: Basis, data: Tensor) -> dict[str, float]:
-    """Kurtosis of the coefficients of every block, each in its own units: 3 of Gaussian ones.
+    """Kurtosis of the coefficients of every block, in units of each: 3 for Gaussian ones.
 
     Args:
         basis: Its blocks are the bands.
@@ -73,7 +73,7 @@ def kurtosis(basis: Basis, data: Tensor) -> dict[str, float]:
         >>> from scoresde import Haar
         >>> from scoresde.planning import kurtosis
         >>> x = torch.tensor([1.0, -1.0, 0.0, 0.0]).reshape(4, 1, 1, 1).expand(4, 1, 4, 4)
-        >>> kurtosis(Haar((1, 4, 4), 1), x)  # mostly 0; and of no power at all
+        >>> kurtosis(Haar((1, 4, 4), 1), x)
         {'a1': 2.0, 'd1': 3.0}
     """
     z = _coefficients(basis, data)

@@ -1,4 +1,4 @@
-"""What an estimator's denoised means miss, level by level of noise."""
+"""Errors of an estimator's denoised means, by noise level."""
 
 from __future__ import annotations
 
@@ -101,18 +101,18 @@ class DenoisingErrors:
         return cls(*({name: v[:, i] for name, v in tables.items()} for i in (0, 1)))
 
     def excess(self, name: str, unit: float, variances: Tensor) -> tuple[_Floats, _Floats]:
-        """What is missed beyond what the best linear denoiser of a block misses.
+        """Errors beyond those of the best linear denoiser of a block.
 
         Args:
             name: Of the block.
-            unit: In which its coefficients and noise levels are wanted.
+            unit: For its coefficients and noise levels.
             variances: Of its principal components.
 
         Returns:
             Increasing noise levels, and the root of the mean square missed at each.
 
         Raises:
-            ValueError: If nothing is known of the block.
+            ValueError: If the block has not been measured.
         """
         expect(
             name in self.noise_levels,

@@ -1,12 +1,11 @@
-"""Drafts of plans: few whole numbers each, and the times that they stand for.
+"""Drafts of plans: a few integers each, and the times that they stand for.
 
-What is planned is discrete. A stage's steps are equal in a power of how far the newest block's
-noise has come, and end where the next block enters; the last step of all starts at a level of its
-own. Neighbouring drafts differ in their errors by far more than what is rounded, so that every
-machine finds the same plan.
+Plans are discrete. A stage's steps are equal in a power of the newest block's noise level, and end
+where the next block enters; the last step of all starts at a level of its own. Errors of
+neighbouring drafts differ by far more than rounding, so that every machine finds the same plan.
 
-Of an SDE that is there already its clocks, of whatever speeds and delays, are kept: what is drafted
-are the steps between every two times at which a clock starts or stops, or a block is dropped.
+The clocks of a given SDE, of whatever speeds and delays, are kept: then drafts are of the steps
+between two times at which a clock starts or stops, or a block is dropped.
 """
 
 from __future__ import annotations
@@ -47,14 +46,15 @@ _Floats = npt.NDArray[np.float64]
 
 @attrs.frozen
 class Draft:
-    """How many steps every stage has, and where they are.
+    """The number of steps of every stage, and where they are.
 
     Attributes:
         steps: Per stage, coarse first.
         parameters: Where every stage but the last ends and where the last step starts, on a range
             of noise levels, and the power in which steps are equal.
-        delays: Of every block but the last, as part of the time at which the next one enters: 0
-            runs to the end with it, and 50 would be finished before. None if none are planned.
+        delays: Of every block but the last, in hundredths of the time at which the next one enters:
+            at 0 it runs to the end with that, at 50 it is finished before. None if none are
+            planned.
 
     Example:
         >>> from scoresde.planning.draft import Draft
@@ -101,10 +101,7 @@ class Draft:
 
     @property
     def irregularity(self) -> float:
-        """How unlike its stages are: logarithms of where they end and of their steps, squared.
-
-        And delays, squared.
-        """
+        """How unequal stages are: squares of logarithms of ends and steps, and of delays."""
         ends, steps = np.array(self.parameters[: len(self.steps) - 1]), np.array(self.steps)
         # the finest stage has what it needs, whatever the others have
         uneven = np.diff(np.log(steps[:-1]))
@@ -113,7 +110,7 @@ class Draft:
 
 
 class Layout:
-    """The times of drafts, on a schedule whose stages are free or on those of an SDE.
+    """The times of drafts, with stages that are planned or those of an SDE.
 
     Args:
         schedule: Read by every block.

@@ -1,13 +1,13 @@
-"""Where drafts of plans are measured: many at once, on data whose coefficients are independent.
+"""Errors of drafts of plans: many at once, on data whose coefficients are independent.
 
-A deterministic solver moves every coefficient by itself, and monotonously: what has started at a
-quantile of the noise should end at that quantile of the data, and what it misses is ``W2^2``. A
-coefficient is as good as any other whose variance, in units of its band's, is the same, so few of
-them stand for all. Variances are blurred, which neighbouring spectra share: a plan that owed its
-error to steps whose errors cancel at this variance or that would not be one for other data.
+A deterministic solver moves every coefficient by itself, and monotonously: what starts at a
+quantile of the noise should end at that quantile of the data, and the difference is ``W2^2``.
+Coefficients of the same variance, in units of their band's, are equivalent, so a few stand for all.
+Variances are spread over a distribution, so that no plan profits from errors of steps that cancel
+at one variance, and not for other data.
 
-Drafts of as many steps are blocks of one SDE on clocks of their own, so that any solver takes all
-of them at once.
+Drafts of as many steps are blocks of one SDE on clocks of their own, so that a solver takes all of
+them at once.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class ScaleMixtures(KernelEstimator):
         sde: How data are diffused.
         variances: Of the parts of every component's mixture, ``(parts, n)``.
         shares: Of the parts, ``(parts,)``.
-        excess: What the first of two rows of states is not told of: adds to the denoised means of
-            the second, by ``log(sigma/alpha)``.
+        excess: Error that is added to the denoised means of the second of two rows of states, as a
+            function of ``log(sigma/alpha)``.
 
     Example:
         >>> import torch
@@ -122,7 +122,7 @@ class _Quantiles(Noise):
 
 
 class DraftEvaluator:
-    """Measures drafts.
+    """Evaluates drafts of plans.
 
     Args:
         basis: Its blocks are the bands.
@@ -131,7 +131,7 @@ class DraftEvaluator:
         solver: A deterministic one.
         sde: Whose stages are kept; they are planned if None.
         kurtosis: Of the bands' coefficients, if they are not Gaussian.
-        learned: What an estimator's denoised means miss.
+        learned: Errors of an estimator's denoised means.
 
     Example:
         >>> import torch
@@ -220,7 +220,7 @@ class DraftEvaluator:
         return sum(n * a for n, a in zip(draft.steps, self.active, strict=True)) / self.active[-1]
 
     def errors(self, drafts: Sequence[Draft]) -> list[float]:
-        """``W2^2 / trace`` of what drafts sample, with what the estimator misses.
+        """``W2^2 / trace`` of the samples of drafts, with the estimator's errors.
 
         Args:
             drafts: With the same numbers of steps.
@@ -341,7 +341,7 @@ class DraftEvaluator:
         return float(gap.sum() / (weights * variances).sum())
 
     def prior_loss(self, draft: Draft) -> float:
-        """What is lost where components enter: see `scoresde.planning.Plan`."""
+        """The divergence of what is appended: see `scoresde.planning.Plan`."""
         sde, _ = self.sde(draft)
         total = 0.0
         for start, name in list(zip(sde.drop, self.basis.blocks.sizes, strict=True))[1:]:
@@ -353,10 +353,10 @@ class DraftEvaluator:
 
 
 def quantiles(z: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
-    """Quantiles of a mixture of Gaussians where those of a standard one are known.
+    """Quantiles of a mixture of Gaussians, at those of a standard normal distribution.
 
     Args:
-        z: Those, above 0.
+        z: Standard normal quantiles, above 0.
         variances: Of the parts, whose means are 0.
         shares: Of the parts.
 

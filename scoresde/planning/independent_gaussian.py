@@ -1,8 +1,7 @@
 """Errors in closed form: solvers on data with independent Gaussian components.
 
-There a deterministic solver is a linear map of each component, and the distribution of its samples,
-and with it ``W2^2`` to the data, is known without sampling: started from one deviation, it ends at
-one (`UnitNoise`).
+A deterministic solver is a linear map of each component then. The distribution of its samples, and
+with it ``W2^2`` to the data, is known from one of unit noise (`UnitNoise`).
 """
 
 from __future__ import annotations

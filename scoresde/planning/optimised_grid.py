@@ -1,4 +1,4 @@
-"""Times tuned to data: a grid for a solver and what is known of its data's variances."""
+"""Grids that are optimised for a solver and the variances of data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ different length are tuned to those, not to the data. Small beside a log-error o
 
 @attrs.frozen(eq=False)
 class OptimisedGrid:
-    """The times at which a solver's samples of Gaussian data are best, as a grid.
+    """The grid with which a solver's samples of Gaussian data are best.
 
-    Moves times by gradient descent on the closed-form error of independent components; where
-    rates jump, times stay.
+    Times are optimised for the closed-form error of independent components; where rates jump,
+    they are kept.
 
     Args:
         variances: Of the data, along the component axis of the SDE's basis.
@@ -87,7 +87,7 @@ class OptimisedGrid:
 
 
 def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
-    """The best point that a quasi-Newton method has seen.
+    """The best point on the way of a quasi-Newton method.
 
     Example:
         >>> import torch

@@ -1,9 +1,9 @@
-"""Multi-scale plans from data: when to drop what, and where to put the steps.
+"""Multi-scale plans from data: when blocks are dropped, and where steps are.
 
 For data with independent coefficients the error of a deterministic solver's samples is known
-without sampling. A plan makes it small: bands are replaced by distributions of as much power and as
-heavy tails, steps are added where they buy most, and stages end where that is best. Coarse stages
-are cheap, so they get most of the steps.
+without sampling. A plan minimises it: bands are replaced by distributions of the same power and
+tails, steps are added where they reduce the error most, and ends of stages are optimised. Coarse
+stages are cheap, and so get most of the steps.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def plan(
 ) -> Plan:
     """The cheapest plan found that reaches an error, or the best within a budget.
 
-    It is found by a search among whole numbers, so that it is the same on every machine, and
-    nearly the same for other data of the kind.
+    The search is among integers, so that plans are the same on every machine, and nearly the same
+    for other data of the kind.
 
     Args:
         basis: Its blocks are dropped one by one, the last one first.
@@ -98,14 +98,14 @@ def plan(
         error: Wanted ``W2^2 / trace`` on Gaussian data.
         cost: Allowed cost, in full-resolution evaluations.
         evaluations: Allowed number of steps in all.
-        kurtosis: Of the bands, see `scoresde.planning.kurtosis`: where it is above 3, steps are
-            placed for coefficients with tails as heavy, which take more of them than Gaussian
-            ones. Those of images are.
-        learned: What an estimator misses of data of the kind: no step is spent where its own
-            errors are larger than what the step would save.
-        delays: Whether clocks of coarse bands may be delayed, too: on the way back such a band is
-            finished before those that enter after it. Stages and steps are found without, and
-            then moved; where no delay helps, all are 0.
+        kurtosis: Of the bands, see `scoresde.planning.kurtosis`: where it is above 3, as of images,
+            steps are placed for coefficients with tails as heavy, which need more of them than
+            Gaussian ones.
+        learned: Errors of an estimator on data of the kind: no step is spent where they are larger
+            than what it would gain.
+        delays: Whether clocks of coarse bands may be delayed, too: in reverse such a band is
+            finished before those that enter after it. Stages and steps are found without, and then
+            moved; where no delay helps, all are 0.
 
     Raises:
         ValueError: If neither an error nor a budget is given, or the solver is stochastic, or
@@ -157,7 +157,7 @@ def replan(
         learned: As there; measured on held-out data by `DenoisingErrors.of`.
 
     Raises:
-        TypeError: If ``sde`` is none of these.
+        TypeError: If ``sde`` is no `scoresde.DiagonalSDE`.
         ValueError: As of `plan`.
 
     Example:

@@ -1,4 +1,4 @@
-"""Which draft is taken: steps are added where they buy most, and times are tuned in between."""
+"""The search for drafts: steps are added where they gain most, and times are tuned in between."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _DELAYS = (0, 16, 32, 44)
 
 @attrs.define
 class Search:
-    """A way through drafts, the same on every machine.
+    """A deterministic search of drafts.
 
     Args:
-        evaluator: Where they are measured.
+        evaluator: Of their errors.
         allowed: Which drafts may be taken.
-        price: What a draft costs, of whatever is scarce.
+        price: What a draft costs, of the budget.
         worth: By how much the logarithm of the error must fall for a unit of that.
 
     Example:
@@ -75,13 +75,13 @@ class Search:
         return [self._known[draft] for draft in drafts]
 
     def best(self, drafts: Sequence[Draft]) -> tuple[Draft, float]:
-        """The first of those that are as good as the best."""
+        """The first of those within rounding of the best."""
         scores = self.scores(drafts)
         place = next(i for i, v in enumerate(scores) if v <= min(scores) + _ALIKE)
         return drafts[place], scores[place]
 
     def tuned(self, draft: Draft, distances: Sequence[int] = (4, 2, 1)) -> Draft:
-        """The same steps at better times."""
+        """The draft with the same steps at better times."""
         for distance in distances:
             while True:
                 near = [draft, *draft.neighbours(distance, self.evaluator.fixed_sde is not None)]
@@ -92,14 +92,14 @@ class Search:
         return draft
 
     def delayed(self, draft: Draft) -> Draft:
-        """The same steps at better times still, as clocks may be delayed."""
+        """The draft with the same steps and delayed clocks, where that is better."""
         late = [draft.delayed(delay) for delay in _DELAYS]
         return self.best([self.tuned(other) for other in late])[0]
 
     def run(self, enough: Callable[[Draft], bool]) -> Draft:
-        """Grows a draft until it is enough, or more is not allowed or worth nothing.
+        """Grows a draft until it is enough, or more is not allowed or not worth its price.
 
-        Steps are then exchanged between stages, so that the way here matters less.
+        Steps are then exchanged between stages, so that their order matters less.
         """
         stages = len(self.evaluator.active)
         draft, score = self.best([Draft.first(stages, end) for end in _ENDS])

@@ -1,4 +1,4 @@
-"""Time that is warped: drafts whose steps are elsewhere take them at the same moments."""
+"""Clocks by which drafts with different times take their steps together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scoresde.sdes.clock import Clock
 
 
 class WarpedClock(Clock):
-    """Clocks of several drafts, by how far each has come along its times.
+    """Clocks of several drafts, as functions of how far each is along its times.
 
     Args:
         times: Of the drafts, ``(drafts, steps + 1)``, in units of ``T``.

@@ -1,4 +1,4 @@
-"""When each component starts to run through a schedule, and how fast."""
+"""Clocks: when each component starts to run through a schedule, and how fast."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Clock(Float64Constants):
     Batzolis et al. 2022); speed 0 keeps a component as it is (the condition of CDE), and a
     speed below 1 diffuses it less (CMDE).
 
-    On the way back a component with a delay is finished at that time already, and the others are
-    drawn given it: what is delayed most comes first (`scoresde.front`). Before its start and after
-    its stop a component stands still. Until it starts it is what all are at the ``first`` time that
-    an SDE uses, ``tau_i >= min(speed_i, 1) first``, as scores diverge at 0.
+    In reverse a component with a delay is finished at that time already, and the others are drawn
+    given it: what is delayed most comes first (`scoresde.front`). Before its start and after its
+    stop a component stands still. Before its start it is at the time at which all are at the
+    ``first`` time that an SDE uses, ``tau_i >= min(speed_i, 1) first``, as scores diverge at 0.
 
     Args:
         speeds: Speeds along the component axis, at least 0; one of them must reach 1.
@@ -42,8 +42,6 @@ class Clock(Float64Constants):
         tensor([0.2500, 0.5000, 1.0000])
         >>> clock.breakpoints()
         [0.25, 0.5]
-        >>> Clock(2.0, delays=[0.5, 0.0])(torch.tensor([0.75]))  # one after the other
-        tensor([0.5000, 1.0000])
     """
 
     references = "batzolis2022"
@@ -92,7 +90,7 @@ class Clock(Float64Constants):
 
         Args:
             u: Times.
-            first: The first one used, at and after which no clock that will run is at 0.
+            first: The first time that is used; from there on no clock that will run is at 0.
         """
         if self.delays is None:
             (speeds,) = self.constants(u, "speeds")

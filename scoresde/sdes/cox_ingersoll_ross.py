@@ -1,4 +1,4 @@
-"""The process of Cox, Ingersoll and Ross: what is positive, and returns to a level."""
+"""The process of Cox, Ingersoll and Ross: positive, and reverting to a level."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FLOOR = 1e-4
 class CoxIngersollRoss(Float64Constants, SDE):
     """``dy = rate (level - y) dt + volatility sqrt(y) dw`` (Cox, Ingersoll and Ross 1985).
 
-    Positive data stay positive if ``2 rate level >= volatility^2``. At ``T``, when ``exp(-rate T)``
-    of what they were is left, they are taken to be stationary: of a Gamma distribution of the shape
-    ``k = 2 rate level / volatility^2`` and the scale ``level / k``. There is a kernel, which is not
-    Gaussian: its score is learned by what does without.
+    Positive data stay positive if ``2 rate level >= volatility^2``. At ``T``, with ``exp(-rate T)``
+    of their distance to the level left, they are assumed to be stationary: of a Gamma distribution
+    of the shape ``k = 2 rate level / volatility^2`` and the scale ``level / k``. The kernel is not
+    Gaussian: the score is learned by methods without one.
 
     Args:
         event_shape: Shape of one event.
-        rate: How fast data return, along the component axis.
-        level: To what: see there.
-        volatility: How much noise there is: see there.
+        rate: Of reversion, along the component axis.
+        level: See above.
+        volatility: See above.
         T: Last time.
         eps: First time that sampling and likelihood use.
 

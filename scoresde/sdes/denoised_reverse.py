@@ -1,4 +1,4 @@
-"""Reverse equations whose forcing is the denoised mean, whatever their coefficients are."""
+"""Reverse equations whose forcing is the denoised mean, for any form of their coefficients."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from scoresde.sdes.sde_coefficients import ReverseCoefficients
 
 
 class DenoisedReverse(ReverseCoefficients):
-    """Of an equation whose forcing is the denoised mean: nothing cancels at small ``sigma``.
+    """Coefficients with the denoised mean as forcing: nothing cancels at small ``sigma``.
 
-    Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`, of which what the
-    SDE says has a ``diffusion``.
+    Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`; those of the SDE
+    have a ``diffusion``.
 
     Example:
         >>> from scoresde.sdes.diagonal_coefficients import DiagonalReverse
@@ -45,9 +45,9 @@ class DenoisedReverse(ReverseCoefficients):
 
     @property
     def _rates(self) -> Sequence[Sequence[Any]]:
-        """What exponential solvers need not know, time by time: made when first asked for.
+        """Slope, response and diffusion by time, which exponential solvers do not need.
 
-        By hand, as a `functools.cached_property` has a lock, at which `torch.compile` breaks.
+        Not a `functools.cached_property`, whose lock breaks graphs of `torch.compile`.
         """
         if self._by_time is None:
             rates = self.sign * self.slope, self.sign * self.response
@@ -56,7 +56,7 @@ class DenoisedReverse(ReverseCoefficients):
 
 
 def standard_increment(y: Tensor, xi: Tensor) -> Tensor:
-    """Standard normal numbers as they are.
+    """Standard normal numbers, unchanged.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ def standard_increment(y: Tensor, xi: Tensor) -> Tensor:
 
 
 def constant_diffusion(value: Tensor, y: Tensor) -> Tensor:
-    """A coefficient in the shape of a state.
+    """A coefficient, expanded to the shape of a state.
 
     Example:
         >>> import torch

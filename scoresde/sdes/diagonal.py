@@ -39,7 +39,7 @@ class DiagonalSDE(Float64Constants, SDE):
     Methods without a state take times with a component axis last, ``(*, 1 | blocks | n)``; a
     time per block or per component is *vector time*. Those with a state take times as
     `scoresde.equation.align` does. A state may be a prefix of the coefficients, ``(*, m)`` with
-    ``m <= n``: the coarse blocks alone diffuse as they do in company.
+    ``m <= n``: coarse blocks diffuse independently of the others.
 
     Args:
         schedule: Signal and noise at a time.
@@ -48,20 +48,19 @@ class DiagonalSDE(Float64Constants, SDE):
         scale: Unit of the noise along the component axis, for instance the data's standard
             deviation per band: ``sigma_i = scale_i sigma``.
         drop: Time at which each block is dropped from the state, if any is; coarse blocks last,
-            the first block at ``T``. A block that has all but lost its signal need not be
-            carried: going back, it is appended as Gaussian noise (multi-scale diffusion).
+            the first block at ``T``. A block whose signal is all but lost need not be carried: in
+            reverse, it is appended as Gaussian noise (multi-scale diffusion).
         prior: Distribution of ``z_T`` where it is none of these Gaussians.
         mean: Of the data, along the component axis: the prior is ``N(alpha_T mean, sigma_T^2)``,
-            and so is what is appended. What is left of data far from zero is where it should be.
+            and so is what is appended, which is right for data far from zero.
         delays: Of the clock, in units of ``T``, where it is given by its speeds: what is delayed
-            most is finished first on the way back, and the rest drawn given it.
-        std: Of the data, along the component axis, where it is to be counted in both:
-            ``N(alpha mean, alpha^2 std^2 + sigma^2)``. What enters a stage late, while its signal
-            can still be seen, then has the width that the data have there (and of each component by
-            itself their Gaussian): blocks may be dropped the earlier.
+            most is finished first in reverse, and the rest drawn given it.
+        std: Of the data, along the component axis, for a prior, and appended blocks, of
+            ``N(alpha mean, alpha^2 std^2 + sigma^2)``. Blocks may then be dropped earlier, while
+            their signal still has a width: every component is appended as its own Gaussian.
 
     Raises:
-        TypeError: If the schedule or the basis is none.
+        TypeError: If the schedule or the basis is of another type.
         ValueError: If a parameter's component axis does not fit the basis, a scale is not
             positive, or ``drop`` is not one time for each block, the first ``T``, none later
             than the one before and all above ``eps``.
@@ -124,7 +123,7 @@ class DiagonalSDE(Float64Constants, SDE):
         expect(fits, "schedule", wanted, schedule.width)
 
     def at(self, t: Tensor, like: Tensor | None = None) -> DiagonalCoefficients:
-        """Everything that follows from the schedule at given times: one read of it.
+        """Coefficients at given times, from one evaluation of the schedule.
 
         Args:
             t: Times, ``(*, 1 | blocks | n)``; ``(k, 1)`` for ``k`` of them.
@@ -242,7 +241,7 @@ class DiagonalSDE(Float64Constants, SDE):
         return ~self.observed
 
     def _observed_on_cpu(self) -> Tensor:
-        """`observed`, of which nothing has to be asked here."""
+        """`observed`, without synchronisation with a device."""
         return torch.zeros(self.blocks.dim, dtype=torch.bool, device="cpu")
 
     def breakpoints(self) -> list[float]:

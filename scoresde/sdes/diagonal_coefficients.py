@@ -1,4 +1,4 @@
-"""Everything that follows from a schedule at given times, in one read.
+"""Coefficients of a linear SDE at given times, from one evaluation of its schedule.
 
 A component with speed ``tau'`` reads its schedule at ``tau(t)`` and is there
 
@@ -9,9 +9,9 @@ in the denoised mean ``D``: with ``w = (1 + eta^2)/2`` and ``r = g^2/sigma^2 = -
 
     dz/dt = (f + w r) z - w alpha r D.
 
-They are kept as the schedule has them, one per block where blocks share a clock, and become one per
-component only when they meet a state. The unit of the noise drops out of all of them but ``sigma``
-and ``g``, so that it is multiplied last.
+They are kept one per block where blocks share a clock, and are expanded to components only where
+they meet a state. All but ``sigma`` and ``g`` are independent of the unit of the noise, so that it
+is multiplied last.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class DiagonalCoefficients(SDECoefficients):
 
     Args:
         t: See `scoresde.equation.Coefficients`.
-        like: As well.
+        like: See there.
         layout: The blocks of all components, of which the state has the first.
-        reading: What the schedule says, in its own units, of all of them.
+        reading: Values of the schedule, in its own units, for all of them.
         scale: Unit of the noise.
-        part: Of what says more, and which of its times these are, if anything does.
+        part: Coefficients of more times, and the index of these among them, if there are any.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ class DiagonalCoefficients(SDECoefficients):
         return type(self)(self.t[index], like, *known, (self, index))
 
     def renamed(self, t: Tensor) -> Self:
-        """The same as an SDE with another clock says it, at its own times ``(k, *)``."""
+        """The same values at the times ``(k, *)`` of an SDE with another clock."""
         same = copy.copy(self)
         same.t, same.cache = t, {}
         return same

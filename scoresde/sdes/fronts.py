@@ -1,4 +1,4 @@
-"""Clocks by who comes first: generation row by row, patch by patch, band by band, in a window.
+"""Clocks by rank: generation row by row, patch by patch, band by band, in a window.
 
 Going back in time, components of rank 0 are drawn first, those of rank 1 given them, and so on.
 Every clock runs at one speed ``s = 1/L`` and, with ranks from 0 to ``R``, is delayed by
@@ -28,13 +28,13 @@ from scoresde.sdes.clock import Clock
 def front(ranks: Numbers, overlap: float = 0.0, first: float = 1e-3) -> Clock:
     """The clock under which components are drawn in the order of their ranks; see the module.
 
-    Of bands, coarse first: ``front(range(len(basis.blocks)))``. Of the parts of a joint event, a
-    latent first: ``front(joint.per_block(latent=0, x=1))``. Of blocks by their names: `in_order`.
-    Of the components of an event: `along` and `patches`.
+    For bands, coarse first: ``front(range(len(basis.blocks)))``; for the parts of a joint event, a
+    latent first: ``front(joint.per_block(latent=0, x=1))``. See `in_order` for names of blocks,
+    `along` and `patches` for components of an event.
 
     Args:
         ranks: Along the component axis, 0 for what is drawn first; not only whole ones.
-        overlap: Share of its way that a clock goes in the company of the next, from 0 to 1.
+        overlap: Share of its time that a clock runs together with the next, from 0 to 1.
         first: First time that the SDE uses, in units of ``T``: ``schedule.eps / schedule.T``.
 
     Raises:
@@ -42,11 +42,9 @@ def front(ranks: Numbers, overlap: float = 0.0, first: float = 1e-3) -> Clock:
 
     Example:
         >>> from scoresde.sdes.fronts import front
-        >>> clock = front([0, 1, 1], first=0.2)
-        >>> clock.speeds.round(decimals=4).item(), clock.delays.round(decimals=4).tolist()
-        (1.8, [0.4444, 0.0, 0.0])
-        >>> [round(u, 4) for u in clock.breakpoints(first=0.2)]
-        [0.5556]
+        >>> clock = front([0, 1, 1])  # one after the other
+        >>> clock.speeds.round(decimals=1).tolist(), clock.delays.round(decimals=1).tolist()
+        (2.0, [0.5, 0.0, 0.0])
     """
     with torch.device("cpu"):
         rank = numbers("ranks", ranks).double()
@@ -93,7 +91,7 @@ def patches(event_shape: Sequence[int], patch_shape: Sequence[int]) -> Tensor:
 
     Args:
         event_shape: Shape of one event.
-        patch_shape: As many numbers; what does not fill a patch at the end is one as well.
+        patch_shape: As many numbers; smaller patches at the end count as well.
 
     Raises:
         ValueError: If the shapes do not fit each other.

@@ -1,4 +1,4 @@
-"""Geometric Brownian motion: what grows and fluctuates by shares of itself."""
+"""Geometric Brownian motion: growth and noise proportional to the state."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from scoresde.sdes.sde import SDE
 class GeometricBrownian(Float64Constants, SDE):
     """``dy = growth y dt + volatility y dw``, of positive data (Black and Scholes 1973).
 
-    Log-normal data stay so, and others become it: at ``T`` their distribution is taken to be
-    the log-normal one with the moments that theirs have then.
+    Log-normal data stay so, and others approach it: the prior is the log-normal distribution with
+    the moments that the data have at ``T``.
 
     Args:
         event_shape: Shape of one event.
-        growth: By what share of itself a component grows in a unit of time; along the component
-            axis.
-        volatility: By what share it fluctuates: see there.
+        growth: Rate of growth, along the component axis.
+        volatility: See above.
         data_mean: Of the data, number by number or of all.
-        data_std: As well.
+        data_std: Of the data.
         T: Last time.
         eps: First time that sampling and likelihood use.
 

@@ -1,4 +1,4 @@
-"""What a schedule has said of several times."""
+"""Values of a schedule at several times."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class Reading:
-    """Signal and noise of components on clocks of their own, and their rates when asked for.
+    """Signal and noise of components on clocks of their own, and their rates on demand.
 
     Args:
-        log_alpha: As of `scoresde.schedules.Signal`, as the next two.
+        log_alpha: As of `scoresde.schedules.Signal`.
         sigma: Standard deviation of the noise, in the schedule's units.
         log_snr: In the schedule's units.
-        rates: Finds ``f`` and ``g^2``, by the SDE's time and in the schedule's units.
+        rates: Returns ``f`` and ``g^2``, by the SDE's time and in the schedule's units.
 
     Example:
         >>> import torch

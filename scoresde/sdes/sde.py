@@ -2,8 +2,8 @@
 
     dy = f(t, y) dt + g(t, y) dw                             t from 0 (data) to T (prior)
 
-An SDE of one's own says ``f`` and ``g``, and no more. With a score ``s = grad log p_t`` it has
-equations that run back from prior to data (`scoresde.ReverseSDE`), which share its marginals.
+An SDE of one's own needs ``f`` and ``g`` only. With a score ``s = grad log p_t`` it has equations
+from prior to data (`scoresde.ReverseSDE`) with the same marginals.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class SDE(Equation):
         self.prior = prior
 
     def at(self, t: Tensor, like: Tensor | None = None) -> SDECoefficients:
-        """Everything that depends on times alone, for all of them at once.
+        """Coefficients at several times.
 
         Args:
             t: Times: see `scoresde.equation.Coefficients`.
@@ -114,7 +114,7 @@ class SDE(Equation):
         return PlainCoefficients(self, t, like, self.layout(like.shape[-1]))
 
     def kernel(self, t: Tensor, dim: int | None = None) -> Kernel:
-        """Of the state at ``t`` given the one at 0, where that is Gaussian and known.
+        """The state's distribution at ``t`` given the one at 0, where it is Gaussian and known.
 
         Args:
             t: Times, ``(*, 1 | blocks | n)``.
@@ -128,7 +128,7 @@ class SDE(Equation):
     def time(self, t: Tensor | float, z: Tensor) -> Tensor:
         """Times aligned with a state (`align`), checked to be in range.
 
-        Those on a device are not, as looking at them would wait for it.
+        Those on a device are not checked, as that would synchronise with it.
 
         Raises:
             TypeError: If a state is no floating-point tensor, or a time no number.
@@ -169,7 +169,7 @@ class SDE(Equation):
         return estimator.score(z, t, condition)
 
     def events(self, z: Tensor) -> Tensor:
-        """The events of states ``(*batch, n)`` at the end of the way back."""
+        """The events of states ``(*batch, n)`` at time ``eps``."""
         return self.basis.inverse(z)
 
     def likelihood_flow(self, flow: Any) -> Any:
@@ -179,7 +179,7 @@ class SDE(Equation):
     # What is the state when.
 
     def stages(self) -> list[Stage]:
-        """Which components are the state when, from ``T`` down: here all of them throughout."""
+        """The prefix of components that is the state, from ``T`` down: here always all of them."""
         return [Stage(self.T, self.eps, self.basis.dim)]
 
     def append(self, z: Tensor, stage: Stage, noise: Noise) -> Tensor:
@@ -187,7 +187,7 @@ class SDE(Equation):
 
         Args:
             z: The state so far, ``(*batch, m)``; ``m`` is 0 at ``T``.
-            stage: The stage: the components it has more are drawn, independent of the others.
+            stage: The stage, whose new components are drawn, independent of the others.
             noise: Where random numbers come from.
 
         Returns:
@@ -199,7 +199,7 @@ class SDE(Equation):
         return self.appender(z, stage)(z, noise)
 
     def appender(self, like: Tensor, stage: Stage) -> Append:
-        """What `append` does to states like one given, with what is known beforehand prepared."""
+        """`append` for states like one given, with all prepared that does not depend on states."""
         first, last = like.shape[-1], stage.dim
         distribution = self.distribution(stage.start, first, last)
 
@@ -210,7 +210,7 @@ class SDE(Equation):
         return append
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
-        """What `append` adds, taken off again, and its density.
+        """Removes what `append` adds, and returns its density.
 
         Returns:
             The first ``dim`` components ``(*batch, dim)``, and the log-density ``(*batch,)`` of

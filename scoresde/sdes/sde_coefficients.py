@@ -1,8 +1,8 @@
-"""What an SDE and its reverse equations say of several times.
+"""Coefficients of an SDE and its reverse equations at several times.
 
-What everything asks of them (`SDECoefficients`, `ReverseCoefficients`), and what can be said where
-drift and diffusion are known and nothing else (`PlainCoefficients`, `PlainReverse`); see
-`scoresde.sdes.diagonal_coefficients` for a linear SDE.
+The interfaces (`SDECoefficients`, `ReverseCoefficients`), and their form for SDEs of which only
+drift and diffusion are known (`PlainCoefficients`, `PlainReverse`); for linear ones see
+`scoresde.sdes.diagonal_coefficients`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
 
 
 class Score(Protocol):
-    """What an equation asks of an estimator; see `scoresde.ScoreEstimator`.
+    """The methods of an estimator that equations use; see `scoresde.ScoreEstimator`.
 
     Example:
         >>> import torch
@@ -57,7 +57,7 @@ class Score(Protocol):
 
 
 class SDECoefficients(Coefficients):
-    """What an SDE says of several times.
+    """Coefficients of an SDE at several times.
 
     Example:
         >>> import torch
@@ -77,10 +77,10 @@ class SDECoefficients(Coefficients):
 
     @abstractmethod
     def part(self, index: Any, like: Tensor) -> Self:
-        """Those of some of the times, of states of their own: nothing is read again.
+        """Those of some of the times, for states of their own, without another evaluation.
 
         Args:
-            index: Which, of times ``(k, *)``.
+            index: Index of the times ``(k, *)``.
             like: A state.
         """
 
@@ -109,13 +109,13 @@ class SDECoefficients(Coefficients):
 
 
 class ReverseCoefficients(Coefficients):
-    """What an equation that shares the marginals of an SDE says of several times.
+    """Coefficients at several times of an equation with the marginals of an SDE.
 
-    Its drift is affine in a *forcing* ``F`` that an estimator is asked for, the denoised mean where
-    the SDE is linear: ``slope z + response F`` in the SDE's time.
+    Its drift is affine in a *forcing* ``F``, the denoised mean where the SDE is linear:
+    ``slope z + response F`` in the SDE's time.
 
     Args:
-        forward: What the SDE says.
+        forward: Coefficients of the SDE.
         estimator: Knows the score.
         eta: Amount of noise.
         condition: Passed on to the estimator.
@@ -150,34 +150,34 @@ class ReverseCoefficients(Coefficients):
     @property
     @abstractmethod
     def slope(self) -> Tensor:
-        """What multiplies the state, ``(k, *, 1 | blocks | m)``."""
+        """The factor of the state, ``(k, *, 1 | blocks | m)``."""
 
     @property
     @abstractmethod
     def response(self) -> Tensor:
-        """What multiplies the forcing, ``(k, *, 1 | blocks | m)``."""
+        """The factor of the forcing, ``(k, *, 1 | blocks | m)``."""
 
     @property
     @abstractmethod
     def length_rate(self) -> Tensor:
-        """How fast the ``h`` of `Propagator` grows with the SDE's time, ``(k, *, 1 | blocks | m)``.
+        """Derivative of the ``h`` of `Propagator` by the SDE's time, ``(k, *, 1 | blocks | m)``.
 
         For a linear SDE it is half the derivative of the log-SNR.
         """
 
     @property
     def response_by_length(self) -> Tensor:
-        """What multiplies the forcing per unit of that length; 0 where nothing moves."""
+        """The factor of the forcing per unit of that length; 0 where nothing moves."""
         rate = self.length_rate
         return self.response / rate.masked_fill(rate == 0, torch.inf)
 
     @abstractmethod
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:
-        """The score behind a forcing of an ODE, at states ``(k, *batch, m)``; 0 where clean."""
+        """The score of an ODE's forcing, at states ``(k, *batch, m)``; 0 where clean."""
 
 
 class PlainCoefficients(SDECoefficients):
-    """Of an SDE of which ``f`` and ``g`` are known and nothing else.
+    """Coefficients of an SDE of which only ``f`` and ``g`` are known.
 
     Takes the SDE, and the arguments of `scoresde.equation.Coefficients`.
 
@@ -188,7 +188,7 @@ class PlainCoefficients(SDECoefficients):
         ...     def f(self, t, y): return -y
         ...     def g(self, t, y): return torch.ones_like(y)
         >>> at = Decay((1,)).at(torch.tensor([[0.1], [0.3]]))
-        >>> at[:1].propagator(at[1:]).h  # a step's length; all of its drift is forcing
+        >>> at[:1].propagator(at[1:]).h  # the length of a step
         tensor([[0.2000]])
     """
 
@@ -209,7 +209,7 @@ class PlainCoefficients(SDECoefficients):
         )
 
     def propagator(self, end: PlainCoefficients) -> Propagator:
-        """Nothing is known of the drift: a step of Euler and Maruyama."""
+        """A step of Euler and Maruyama."""
         return _plain_step(self.t, end.t, float(self.sde.stochastic))
 
     def fields(self) -> Iterator[Field]:
@@ -229,7 +229,7 @@ class PlainCoefficients(SDECoefficients):
 
 
 class PlainReverse(ReverseCoefficients):
-    """Of its reverse equations: the forcing is all of the drift.
+    """Coefficients of its reverse equations: the forcing is all of the drift.
 
     Takes the arguments of `ReverseCoefficients`.
 

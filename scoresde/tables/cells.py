@@ -1,4 +1,4 @@
-"""The values of a column, some of them missing, whatever held them."""
+"""The values of a column, some of them missing, from any form of table."""
 
 from __future__ import annotations
 

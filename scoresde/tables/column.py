@@ -1,7 +1,7 @@
 """Columns of a table as standard normal coordinates, whatever their kind, and back.
 
-A diffusion of the coordinates ``z`` is one of the table: with ``q(z | v)`` the distribution of the
-coordinates that a value ``v`` becomes,
+A diffusion of the coordinates ``z`` is a model of the table: with ``q(z | v)`` the distribution of
+the coordinates of a value ``v``,
 
     P(v) = E_q [p(z) / q(z | v)],
 
@@ -42,7 +42,7 @@ _EDGE = 1e-9
 
 
 class Column(ABC):
-    """One column: its name, and what its values are as coordinates.
+    """One column: its name, and the map between its values and coordinates.
 
     Example:
         >>> import numpy as np
@@ -91,9 +91,9 @@ class Number(Column):
         name: Of the column.
         middle: Of the values: their mean, or 0 if all have one sign.
         unit: Their deviation, or the median of their sizes.
-        power: From 0 to 2, for which every number has a coordinate and every coordinate a number.
+        power: From 0 to 2, for which the map is one-to-one.
         mean: After the power.
-        std: As well.
+        std: After the power.
         low: Lowest that a sample can be: numbers of one sign keep it.
         high: Highest.
 
@@ -161,10 +161,10 @@ class Number(Column):
 
 @attrs.frozen(kw_only=True)
 class Count(Number):
-    """Whole numbers: ``v`` is anywhere from ``v - 1/2`` to ``v + 1/2`` (Theis et al. 2016).
+    """Whole numbers: coordinates of ``v`` are spread from ``v - 1/2`` to ``v + 1/2``.
 
-    Samples stay between the lowest and the highest that have been seen. Takes the arguments of
-    `Number`.
+    See Theis et al. 2016. Samples stay between the lowest and the highest that have been seen.
+    Takes the arguments of `Number`.
 
     Example:
         >>> import numpy as np
@@ -193,7 +193,7 @@ class Count(Number):
 
 @attrs.frozen(kw_only=True)
 class Category(Column):
-    """One of some values: each has an interval of normal numbers, as probable as it is frequent.
+    """One of some values: each has an interval of normal numbers, of its frequency's probability.
 
     Args:
         name: Of the column.
@@ -257,7 +257,7 @@ class Category(Column):
 
 
 def column(name: Hashable, cells: Cells, kind: str | None = None) -> Column:
-    """What a column is, from its values.
+    """The column of some values, by their kind.
 
     Args:
         name: Of the column.

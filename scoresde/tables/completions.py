@@ -1,4 +1,4 @@
-"""Rows whose gaps are filled: draws of what is missing given what is not."""
+"""Rows whose missing values are filled: draws of them given the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table as events of a diffusion: its columns, each as one standard normal coordinate."""
+"""A table as events of a diffusion: every column is one standard normal coordinate."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class TableCoordinates:
         return cls(form, tuple(column(name, values, told.get(name)) for name, values in pairs))
 
     def cells(self, table: Any, hidden: Sequence[int] = ()) -> list[Cells]:
-        """Values of every column of another table; those at the places ``hidden`` are taken away.
+        """Values of every column of another table, without those of the places ``hidden``.
 
-        Columns that have names are found by them, in any order, and what is hidden may be absent.
+        Columns that have names are found by them, in any order; hidden ones may be absent.
 
         Raises:
             ValueError: If a column is absent or unknown.
@@ -81,8 +81,8 @@ class TableCoordinates:
 
         Args:
             table: Of any form.
-            chance: Where in its interval a value is.
-            hidden: Places of columns that are taken for missing.
+            chance: Places of values in their intervals.
+            hidden: Places of columns that are treated as missing.
         """
         cells = self.cells(table, hidden)
         u = chance.random((len(cells[0]), len(cells)))

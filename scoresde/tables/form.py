@@ -1,4 +1,4 @@
-"""What a table came in, and the way back: an array, a data frame, a structured array, a tensor."""
+"""Forms of tables: an array, a data frame, a structured array, a tensor."""
 
 from __future__ import annotations
 

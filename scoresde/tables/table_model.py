@@ -1,4 +1,4 @@
-"""A model of a table as scikit-learn's estimators are used: fit, sample, score, predict."""
+"""A model of a table with the interface of scikit-learn: fit, sample, score, predict."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ class TableModel:
     """The distribution of a table's rows: samples, densities, and any columns given any others.
 
     Every column becomes a standard normal coordinate (`scoresde.tables.column`), and one diffusion
-    model is trained on all of them, with any components shown clean, so that it holds every
-    conditional. Numbers stay numbers, counts whole, categories categories; what is missing in a row
-    is no obstacle.
+    model is trained on all of them, with any components shown clean, so that it knows every
+    conditional. Numbers stay numbers, counts whole, categories categories; rows may have missing
+    values.
 
     It follows scikit-learn's conventions, so that its ``clone``, cross-validation and searches take
-    it; nobody has to have that installed.
+    it, and does not need it.
 
     Args:
         steps: Number of updates.
         width: Of the network.
         kinds: What columns are, by name or place: ``"number"``, ``"count"`` or ``"category"``.
             By default see `scoresde.tables.column.column`.
-        held_out: Share of the rows that says which of the averaged weights are kept.
+        held_out: Share of the rows for choosing among averages of the weights.
         settings: Sections ``sde``, ``estimator``, ``solver`` and ``training`` in the place of
-            those of ``scoresde/tables/defaults.toml``, as `scoresde.app.config` reads them. What is
-            missing is for estimators that learn conditionals, as that one does.
+            those of ``scoresde/tables/defaults.toml``, as `scoresde.app.config` reads them. For
+            missing values the estimator has to learn conditionals, as the default does.
         random_state: A seed, of training, and of samples and densities; drawn if None.
         verbose: Whether to show a progress bar.
 
@@ -78,7 +78,7 @@ class TableModel:
         >>> model = TableModel(steps=300, width=32, random_state=0).fit(table)
         >>> model.sample(5).shape, model.score_samples(table[:3]).shape
         ((5, 2), (3,))
-        >>> filled = model.predict([[1.0, np.nan]])  # about 13
+        >>> filled = model.predict([[1.0, np.nan]])  # 10 + 3 * 1
         >>> bool(abs(filled[0, 1] - 13) < 2)
         True
     """
@@ -104,7 +104,7 @@ class TableModel:
         Args:
             X: A data frame of pandas, an array ``(N, columns)`` or nested lists, a structured
                 array, a tensor, or a `scoresde.data.Dataset`. NaN and None are missing values.
-            y: None: what is to be predicted is a column like others.
+            y: None: what is to be predicted is another column.
 
         Raises:
             TypeError: If it is something else, or a column has neither numbers nor words.
@@ -140,12 +140,11 @@ class TableModel:
     ) -> Any:
         """Rows of the model, in the form of the table that it was fitted on.
 
-        They are complete: where values were missing in that table, it was not observed what they
-        are.
+        They are complete, also where the table had missing values.
 
         Args:
-            n_samples: How many rows; of every given one, if there are some.
-            given: Rows with gaps: what is missing in them is drawn, row after row.
+            n_samples: How many rows; for every given one, if there are some.
+            given: Rows whose missing values are drawn, row after row.
             random_state: A seed in the place of the model's.
         """
         whole("n_samples", n_samples, 1)
@@ -160,11 +159,10 @@ class TableModel:
     def score_samples(self, X: Any, *, draws: int = 4) -> Array:
         """Log-density of every row, ``(N,)``, in nats and in the units of the table.
 
-        Of numbers it is exact, up to the steps of the probability flow. Where there are counts or
-        categories, it is the logarithm of a density of the numbers times a probability of these,
-        which is a mean over where in their intervals they are: of a few draws, it is on average
-        below that of many. Of a row in which values are missing it is the density of the others,
-        ``p(all) / p(missing | others)``.
+        For numbers it is exact, up to the steps of the probability flow. With counts or categories,
+        it is the logarithm of a density of the numbers times a probability of the others, a mean
+        over places in their intervals: of a few draws, it is on average below that of many. For a
+        row with missing values it is the density of the others, ``p(all) / p(missing | others)``.
 
         Args:
             X: A table with the columns of the one that the model was fitted on.
@@ -200,14 +198,14 @@ class TableModel:
         *,
         draws: int = 100,
     ) -> Any:
-        """Rows with their gaps filled: with medians, and categories that are the most probable.
+        """Rows with missing values filled: by medians, and by the most probable categories.
 
         Args:
             X: Rows in which values are missing.
-            targets: Names or places of columns that are taken for missing, and may be absent.
-            quantiles: From 0 to 1: instead of one table there is one for each of them, in a
-                dictionary. Of categories without an order it holds the most probable one always.
-            draws: How often the rest of a row is drawn: a quantile is one of so many.
+            targets: Names or places of columns that are treated as missing, and may be absent.
+            quantiles: From 0 to 1: returns a dictionary with a table for each of them, which holds
+                the most probable value of categories without an order.
+            draws: From which quantiles are estimated.
         """
         asked = (0.5,) if quantiles is None else quantiles
         expect(isinstance(asked, Iterable), "quantiles", "a list of numbers", repr(asked))
@@ -238,7 +236,7 @@ class TableModel:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn asks about an estimator: this is called by it alone."""
+        """Tags, for scikit-learn alone."""
         from sklearn.utils import InputTags, Tags, TargetTags
 
         takes = InputTags(allow_nan=True, categorical=True, string=True)

@@ -6,10 +6,10 @@
         def make(self, steps, eta):
             return MySolver(steps, eta=eta)
 
-Inherit the laws of a kind, say how one is made, and pytest runs them all. They need nothing
-else, compute in float64 on the CPU, take seconds, and name the law that is broken. What a class
-does not claim (a kernel, a loss, an order for equations with noise) is not asked of it. All that a
-distribution offers is tested at once by `conformance`.
+Inherit the laws of a kind, define ``make``, and pytest runs them all. They need nothing else,
+compute in float64 on the CPU, take seconds, and name the law that is broken. What a class does not
+claim (a kernel, a loss, an order for equations with noise) is not tested. All that a distribution
+offers is tested at once by `conformance`.
 """
 
 from scoresde.testing.bases import BasisLaws

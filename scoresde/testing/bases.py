@@ -41,7 +41,7 @@ class BasisLaws(ABC):
         return basis, standard_normal(*batch, *basis.event_shape, seed=seed)
 
     def test_events_come_back(self) -> None:
-        """``inverse(basis(x)) = x``, whatever the batch, an empty one as well."""
+        """``inverse(basis(x)) = x``, for any batch, an empty one as well."""
         for batch in ((), (3,), (2, 3), (0,)):
             basis, x = self._events(*batch)
             z = basis(x)

@@ -1,12 +1,12 @@
-"""The laws of plugins, which are found as their users find them: by their entry points.
+"""The laws of plugins, which are found by their entry points.
 
     from scoresde.testing import conformance
 
     globals().update(conformance("my-distribution"))
 
-is all the tests that a distribution of plugins needs. What a class is made with is what it has
-defaults for, what is supplied (`supplied`), and what it says itself of the rest, as a
-configuration would, in a class attribute; so does it what its laws are to be told:
+is all the tests that a distribution of plugins needs. Classes are made with the defaults of their
+arguments, what is `supplied`, and what they say themselves of others, as a configuration would, in
+a class attribute; another one has attributes of their laws:
 
     class Mine(ScoreEstimator):
         example = {"rate": 0.5}     # an argument without a default
@@ -82,15 +82,15 @@ class _StandardNormal(KernelEstimator):
 
 
 def supplied(group: str) -> dict[str, Any]:
-    """Arguments that the laws of a group know, by name or as a class calls them.
+    """Arguments that the laws of a group supply, by name or as a class calls them.
 
     Beside those of a configuration (`scoresde.app.config.SUPPLIED`) these are the parts that a file
     would name in tables of their own.
 
     Example:
         >>> from scoresde.testing.conformance import supplied
-        >>> sorted(supplied("solvers"))[:3], supplied("bases")["event_shape"]
-        (['basis', 'data_components', 'data_mean'], (2, 4, 4))
+        >>> supplied("bases")["event_shape"]
+        (2, 4, 4)
     """
     shape = SHAPES.get(group, (3,))
     n = math.prod(shape)
@@ -112,10 +112,10 @@ def supplied(group: str) -> dict[str, Any]:
 
 
 def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
-    """What a factory is called with, by its laws.
+    """The arguments with which laws call a factory.
 
     Raises:
-        TypeError: If it needs something of which nothing is known.
+        TypeError: If an argument is not known.
         ValueError: If its own example is of an argument that it does not take.
 
     Example:

@@ -1,4 +1,4 @@
-"""What code asks of an accelerator, counted where there is none."""
+"""Counts of operations and synchronisations of an accelerator, without one."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ _ANSWERS = {bool: True, int: 0, float: 1.0}
 
 
 class DeviceCalls:
-    """Counts what this thread asks of tensors on a device, and answers for one that has no values.
+    """Counts operations of this thread on tensors of a device, and answers for one without values.
 
     Tensors on torch's ``"meta"`` device stand in for those of an accelerator: they have a shape and
-    no values, mix with the CPU's as little, and cost nothing. What code does to them is what it
-    would do to a GPU:
+    no values, do not mix with the CPU's either, and cost nothing. Code does to them what it would
+    do to those of a GPU:
 
     - an *operation* is a kernel that the host launches; views and allocations are none;
     - a *copy* of host memory blocks the host, unless it is asked for with ``non_blocking=True``;
-    - a *read*, such as ``bool(x)``, ``x.tolist()`` or ``x[mask]``, waits for all that was launched.
-    - It has the fused optimisers of torch, and what handles many tensors at once.
+    - a *read*, such as ``bool(x)``, ``x.tolist()`` or ``x[mask]``, waits for all that was launched;
+    - fused optimisers, and operations on many tensors at once, are those of torch for a GPU.
 
-    Reads are answered, as there is nothing to be read, so that code goes on: truths are true,
-    integers 0 (a count of what is wrong, often) and other numbers 1, or what ``answers`` says; of
-    many numbers the last is twice the first, those between evenly spaced, as grids have to be.
+    Reads are answered, so that code goes on: truths are true, integers 0 (often a count of errors)
+    and other numbers 1, or as in ``answers``; of many numbers the last is twice the first, and
+    those between are evenly spaced, as grids have to be.
 
-    What happens within one operation cannot be seen, nor can code that is compiled. A real device
-    is counted in the same way, and answers for itself; of the CPU, `host` counts the operations.
+    Parts of an operation are not seen, nor is compiled code. On a real device the same is counted,
+    with its own values; of the CPU, `host` counts the operations.
 
     Args:
         answers: What reads find instead, of ``{bool: True, int: 0, float: 1.0}``.
@@ -82,10 +82,6 @@ class DeviceCalls:
         ...     good = bool(y.isfinite().all())
         >>> good, calls.operations["exp"], calls.copies.total(), calls.reads.total()
         (True, 1, 1, 1)
-        >>> [place.split(" ")[0] for place in calls.reads]
-        ['_local_scalar_dense']
-        >>> calls.summary()["operations"]  # mul, exp and what isfinite and all need
-        7
     """
 
     def __init__(self, answers: Mapping[type, float] | None = None) -> None:

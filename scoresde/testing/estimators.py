@@ -35,9 +35,9 @@ class EstimatorLaws(CompositionLaws):
     """Laws of a `scoresde.ScoreEstimator`.
 
     Attributes:
-        exact: Whether its scores are those of some data, as a closed form's are: then they are
-            asked to obey the Fokker-Planck equation, which what is learned does roughly at best,
-            conditioned on some components or not, and to have a bound that is one.
+        exact: Whether its scores are those of some data, in closed form: then they have to obey the
+            Fokker-Planck equation, conditioned on some components or not, and have a bound that is
+            one.
         updates: How many updates by Adam teach it a Gaussian, if it learns.
         rate: Their learning rate.
 

@@ -1,4 +1,4 @@
-"""What operations on tensors without values result in, found once."""
+"""Results of operations on tensors without values, cached."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class _Unknown(Exception):
 
 
 class MetaResults:
-    """Does operations of torch's dispatcher, on its ``"meta"`` device from memory.
+    """Does operations of torch's dispatcher, on its ``"meta"`` device, with a cache.
 
-    Shapes of results follow from those of arguments, by rules that torch applies in Python, which
-    takes ten to a hundred times as long as to look up what they gave for such arguments before.
+    Shapes of results follow from those of arguments, by rules in Python that take ten to a hundred
+    times as long as a look into the cache.
 
     Example:
         >>> import torch

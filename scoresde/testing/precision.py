@@ -43,10 +43,6 @@ def assert_single_precision(
         >>> identity = torch.nn.Identity()
         >>> def find(identity, x): return {"softplus": (1 + identity(x).exp()).log()}
         >>> assert_single_precision("float32 is accurate", identity, find, torch.ones(1, 2))
-        >>> assert_single_precision("float32 is accurate", identity, find, torch.full((1, 1), 99.0))
-        Traceback (most recent call last):
-            ...
-        AssertionError: float32 is accurate: softplus is finite in float32: found tensor([[inf]])
     """
     single_inputs = [v.to(torch.float32, copy=True) if _real(v) else v for v in inputs]
     actual, expected = (

@@ -1,4 +1,4 @@
-"""Training: the loop, and what makes a run the same run when it goes on."""
+"""Training: the loop, and the identity of a run that is resumed."""
 
 from scoresde.training.history import History, OnMeasure
 from scoresde.training.training import Training

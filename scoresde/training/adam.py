@@ -1,4 +1,4 @@
-"""AdamW in as few kernels as a device can do with."""
+"""AdamW, fused where the device can."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def adam(
     Args:
         weights: Any.
         training: Rate and weight decay.
-        tally: Whose failures leave steps out, without anybody waiting for it; fused ones only.
+        tally: Its failures skip steps, without synchronisation; of fused optimisers only.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ def adam(
 def load_adam(
     optimizer: torch.optim.AdamW, weights: Sequence[nn.Parameter], state: Mapping[str, Tensor]
 ) -> None:
-    """Goes on from what was saved of an optimiser.
+    """Restores the state of an optimiser.
 
     Args:
         optimizer: Of the same weights.
@@ -65,11 +65,10 @@ def load_adam(
         >>> import torch
         >>> from scoresde.training.adam import adam, load_adam
         >>> from scoresde.training.settings import TrainingSettings
-        >>> weights = [torch.nn.Parameter(torch.ones(2))]
-        >>> optimizer = adam(weights, TrainingSettings())
-        >>> saved = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}
-        >>> saved["exp_avg_sq"] = torch.ones(2)
-        >>> load_adam(optimizer, weights, {f"0.{name}": value for name, value in saved.items()})
+        >>> weights = [torch.nn.Parameter(torch.ones(()))]
+        >>> optimizer, saved = adam(weights, TrainingSettings()), torch.tensor(3.0)
+        >>> names = ("0.step", "0.exp_avg", "0.exp_avg_sq")
+        >>> load_adam(optimizer, weights, dict.fromkeys(names, saved))
         >>> optimizer.state[weights[0]]["step"]
         tensor(3.)
     """

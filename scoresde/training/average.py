@@ -1,4 +1,4 @@
-"""The moving average of the weights, which is what a training is for."""
+"""Moving averages of the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ et al. 2024 have them."""
 
 
 def power_decay(gamma: float, count: int) -> float:
-    """What an average with a power profile keeps of itself in the update number ``count``.
+    """Decay of an average with a power profile at update ``count``: ``(1 - 1/count)^(gamma + 1)``.
 
     Example:
         >>> from scoresde.training.average import power_decay
@@ -27,7 +27,7 @@ def power_decay(gamma: float, count: int) -> float:
 
 
 class WeightAverage:
-    """Exponential moving averages of a module's weights, all of them moved at once.
+    """Exponential moving averages of a module's weights, all updated at once.
 
     Args:
         module: Whose weights.

@@ -1,4 +1,4 @@
-"""The loss of a run's batches: from events as they are stored to gradients at the weights."""
+"""The loss of a run's batches, from stored events to gradients."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ all of a large data set would take longer than its training."""
 
 @attrs.define(eq=False)
 class BatchLoss:
-    """The loss of an estimator, of events as they are stored, with noise that follows a seed.
+    """The loss of an estimator for stored events, with noise that follows a seed.
 
     Attributes:
-        generator: Of the device: of dequantisation, times and noise.
+        generator: For dequantisation, times and noise, on the device.
         dtype: Of events as numbers.
 
     Example:
@@ -91,10 +91,10 @@ class BatchLoss:
         """The loss of this process's events.
 
         Args:
-            pairs: Events as they are stored, on the device, and their conditions.
+            pairs: Stored events, on the device, and their conditions.
             bins: Of integers.
-            noise: Of these events.
-            shared: Whether its gradient is to be an average over all processes.
+            noise: For these events.
+            shared: Whether gradients are averaged over all processes.
         """
         values, condition = pairs
         x = as_numbers(values, bins, noise).to(self.dtype)
@@ -118,7 +118,7 @@ class BatchLoss:
         Args:
             batches: Whose events.
             step: Which batch.
-            scaled: Of what the gradient is to be, made of the loss.
+            scaled: From the loss to what is differentiated.
         """
         for weight in self.weights:
             weight.grad = None
@@ -160,7 +160,7 @@ class BatchLoss:
         return self._captured(pairs)
 
     def held_out(self, data: PlacedEvents, rows: Tensor, size: int) -> Tensor:
-        """The mean over this process's events among some, with the same noise at every call."""
+        """The mean over this process's part of ``rows``, with the same noise at every call."""
         index, count = self.processes.process_index, self.processes.num_processes
         seed, losses = derive(self.seed, "held out"), []
         noise = shard(self.generator.manual_seed(seed), self.processes)

@@ -1,4 +1,4 @@
-"""The batches of a run: which events they are of, and how they come to the device."""
+"""The batches of a run: which events they have, and how they are moved to the device."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ class BatchOrder:
 class TrainingBatches:
     """This process's events of every batch, with their conditions, as stored, on the device.
 
-    Those that fit live there. Others are read ahead by processes of their own, if there are any:
-    they come in the same order, with the same numbers where reading draws any.
+    Those that fit stay there. Others are read ahead by worker processes, if there are any, in the
+    same order and with the same random numbers.
 
     Args:
         data: All events.
-        training: Of which batch size, steps and workers count.
+        training: Batch size, steps and workers.
         seed: Of the run.
-        processes: That share the batches.
-        device: Where to.
+        processes: Which share the batches.
+        device: On which batches are.
 
     Attributes:
-        placed: The events, on the device or to be brought there.
+        placed: The events, on the device or to be moved there.
         order: Which events.
 
     Example:

@@ -1,7 +1,7 @@
-"""One computation on several processes, on as many machines as there are.
+"""Computations on several processes and machines.
 
-Processes are an ``accelerate.Accelerator``, or whatever else looks like `Processes`. Every process
-holds the whole model and calls the same functions; results do not depend on how many there are.
+Processes are an ``accelerate.Accelerator``, or anything with the methods of `Processes`. Every one
+holds the whole model and calls the same functions; results do not depend on their number.
 
     from accelerate import Accelerator
 
@@ -34,7 +34,7 @@ from scoresde.solver import Solver
 
 
 class Processes(Protocol):
-    """What is asked of several processes; an ``accelerate.Accelerator`` is one of these.
+    """The processes of a computation, as ``accelerate.Accelerator`` has them.
 
     Example:
         >>> from scoresde.training.distributed import SINGLE_PROCESS, Processes
@@ -62,7 +62,7 @@ class Processes(Protocol):
 
     @property
     def mixed_precision(self) -> str:
-        """``"no"``; what is computed less precisely, `scoresde.training.Training` says."""
+        """``"no"``; the precision is a setting of `scoresde.training.Training`."""
 
     def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
         """Sum or mean over all processes."""
@@ -106,11 +106,11 @@ SINGLE_PROCESS = SingleProcess()
 
 
 def shard(generator: Generators, processes: Processes, part: int = 0, parts: int = 1) -> Generators:
-    """The source of the noise of this process's events of a batch, or of a part of them.
+    """The noise of this process's events of a batch, or of a part of them.
 
     Args:
         generator: Of the whole batch.
-        processes: That share the batch: each has every so manieth event of it.
+        processes: Which share the batch: process ``i`` of ``n`` has the events ``i, i + n, ...``.
         part: Which part of those, likewise.
         parts: How many there are.
 
@@ -171,7 +171,7 @@ class SharedLoss(nn.Module):
         return loss
 
     def alone(self, whether: bool) -> AbstractContextManager[None]:
-        """Inside, gradients stay in this process, if asked for; the next ones take them along."""
+        """If ``whether``, gradients stay in this process inside, and are averaged with the next."""
         return self._parallel[0].no_sync() if self._parallel and whether else nullcontext()
 
 
@@ -216,13 +216,13 @@ def sample(
         solver: Samples.
         estimator: Knows the score; the same on every process.
         generators: One per sample.
-        processes: Each computes as many samples as the others, to one.
+        processes: Each computes as many samples as the others, up to one.
         condition: As of `Solver.sample`, of all samples.
         options: Further arguments of `Solver.sample`.
 
     Returns:
-        ``(len(generators), *event_shape)`` on every process: what ``solver.sample`` returns, to
-        rounding, as matrix products may depend on the size of a batch in their last digits.
+        ``(len(generators), *event_shape)`` on every process: what ``solver.sample`` returns, up to
+        rounding, as matrix products may depend on the size of a batch.
 
     Raises:
         ValueError: If there are no generators, or the samples are not finite.

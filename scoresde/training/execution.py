@@ -1,4 +1,4 @@
-"""How the networks of an estimator are run while it is trained."""
+"""Execution of networks during training: compilation, precision, memory format."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from scoresde.training.settings import TrainingSettings
 
 
 class Execution:
-    """Compiled or not, in which precision, and how weights lie in memory.
+    """Compilation, precision and memory format of an estimator's networks.
 
     Args:
-        training: The settings that say so.
-        estimator: What is trained; its weights are laid out as they say.
+        training: The settings.
+        estimator: What is trained; its weights are converted to the memory format.
 
     Raises:
         ValueError: If it has nothing that could be compiled, or that has channels.
@@ -58,10 +58,10 @@ class Execution:
 
     @contextmanager
     def running(self, updates: bool) -> Iterator[None]:
-        """Inside, networks are run as is asked for, forwards and backwards.
+        """Inside, networks are run by the settings, forwards and backwards.
 
         Args:
-            updates: Whether for updates: what else is computed is too little to be compiled for.
+            updates: Whether for updates: anything else is too short to be compiled for.
         """
         compiled = self._compiled if updates else []
         before = torch.get_float32_matmul_precision()
@@ -78,7 +78,7 @@ class Execution:
                 torch.set_float32_matmul_precision(before)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Inside, products of networks are rounded; only for the way forwards, as torch has it."""
+        """Inside, products of networks are rounded; torch has it for the forward pass only."""
         return autocast(self._dtype, self._device)
 
 

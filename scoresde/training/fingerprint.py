@@ -1,9 +1,9 @@
 """What a training depends on, as plain values by name: to tell whether two are the same.
 
-Of an object these are its type and what it is made of: numbers, strings, tensors by their
-content, functions by their names, parts by theirs. Numbers are the same if only another machine's
-rounding is between them. Not seen is what has no value: the code of classes and of functions that
-can be imported, versions of packages, the machine.
+The fingerprint of an object is its type and that of its content: numbers, strings, tensors by their
+values, functions by their names, parts by theirs. Numbers are equal up to the rounding of different
+machines. It does not see the code of classes and importable functions, versions of packages, or
+the machine.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ _SAMPLE = 1024
 
 
 def fingerprint(name: str, value: object) -> Fingerprint:
-    """What an object is, by the names of its parts.
+    """An object's fingerprint, by the names of its parts.
 
     Args:
         name: The object's.
-        value: An estimator, a schedule, a function: anything.
+        value: Anything, an estimator or a schedule for instance.
 
     Returns:
         Values that JSON can hold, equal for equal objects in any process.
@@ -78,12 +78,12 @@ def fingerprint(name: str, value: object) -> Fingerprint:
 
 
 def content(name: str, data: Dataset | None) -> Fingerprint:
-    """What a data set is, by content: its name and where it lies do not matter.
+    """A data set's fingerprint by content: its name and location do not matter.
 
     In memory all numbers count. On a disk they do up to 2^24 of them; of more, 1024 events, evenly
-    spaced, with the first and the last: a change of other events is not seen. Of events that are
-    drawn anew at every reading only shape and type are known. Conditions, and names of classes,
-    have entries of their own.
+    spaced, with the first and the last: changes of other events are not seen. Of events that are
+    drawn at every reading only shape and type are known. Conditions, and names of classes, have
+    entries of their own.
 
     Args:
         name: Of the entry.
@@ -93,12 +93,11 @@ def content(name: str, data: Dataset | None) -> Fingerprint:
         >>> import torch
         >>> from scoresde.data import Dataset
         >>> from scoresde.training.fingerprint import content
-        >>> zeros = content("data", Dataset("zeros", torch.zeros(3, 2)))
-        >>> zeros["data"].partition(", content ")[0]
-        '3 events (2,) of torch.float32'
-        >>> zeros == content("data", Dataset("another name", torch.zeros(3, 2)))
+        >>> zeros, ones = (Dataset(str(k), torch.full((3, 2), float(k))) for k in (0, 1))
+        >>> renamed = Dataset("another name", zeros.values)
+        >>> content("data", zeros) == content("data", renamed)
         True
-        >>> zeros == content("data", Dataset("ones", torch.ones(3, 2)))
+        >>> content("data", zeros) == content("data", ones)
         False
     """
     if data is None:
@@ -143,7 +142,7 @@ def _digests(data: Dataset, rows: Tensor, size: int) -> list[str]:
 def differences(
     expected: Mapping[str, Plain], got: Mapping[str, Plain], besides: Iterable[str] = ()
 ) -> list[str]:
-    """What differs between two fingerprints, in words; causes before what follows from them.
+    """Differences of two fingerprints, in words; causes before their consequences.
 
     Args:
         expected: What was expected.

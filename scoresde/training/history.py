@@ -11,18 +11,18 @@ from scoresde.estimator import ScoreEstimator
 
 @attrs.frozen
 class History:
-    """What a training run has measured on its way.
+    """Measurements of a training run.
 
     Attributes:
         steps: Steps after which the held-out loss was measured.
         losses: Mean training loss since the measurement before.
         held_out: Held-out loss of the averaged weights.
         lr: Learning rate of the last update before it.
-        norms: Mean norm of the gradient since the measurement before, as it was before it was
-            clipped; of updates whose gradient had one.
+        norms: Mean norm of the gradient before clipping, since the measurement before, over
+            updates whose gradient was finite.
         best: The step whose averaged weights were kept.
         seconds: Wall-clock time.
-        stopped: Whether it has ended early, for want of ``Training.patience``.
+        stopped: Whether it has ended early, by ``Training.patience``.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, heard where nothing is half done."""
+"""Signals that ask a process to end, delivered between pieces of work."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupts:
-    """Lets Ctrl-C, and a SIGTERM that somebody handles, wait until a piece of work is done.
+    """Makes Ctrl-C, and a SIGTERM with a handler, wait until a piece of work is done.
 
-    Handlers are what they were, and called as they would be, only later; a second signal is not
-    kept waiting. Where signals do not arrive, in other threads, nothing changes.
+    Handlers stay the same and are called later; a second signal is delivered at once. In threads
+    that receive no signals, nothing changes.
 
     Args:
-        hold: Whether a signal waits until `deliver` is called, whenever it comes: of several
-            processes that have to end together, one may be asked earlier than another.
+        hold: Whether a signal waits until `deliver` is called, whenever it comes: several processes
+            have to end together, and one may be signalled earlier than another.
 
     Example:
         >>> import signal

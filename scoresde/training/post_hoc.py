@@ -1,8 +1,8 @@
-"""Averages of the weights of a run that is over: as wide as one likes, from snapshots of two.
+"""Averages of the weights of a finished run, of any width, from snapshots of two.
 
 An average with the power profile ``beta_n = (1 - 1/n)^(g + 1)`` weighs the update ``m`` of ``n`` by
-``m^g``, up to a constant: its width is a share ``sqrt(g + 1)/((g + 2) sqrt(g + 3))`` of the run,
-however long that is. Snapshots of two such averages span nearly all others (Karras et al. 2024).
+``m^g``, up to a constant: its relative width is ``sqrt(g + 1)/((g + 2) sqrt(g + 3))``, for runs of
+any length. Snapshots of two such averages span nearly all others (Karras et al. 2024).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _LARGEST = 0.28
 
 @attrs.frozen
 class PostHocAverages:
-    """Averages of any width of the weights of a run, from what ``Training(snapshots=)`` has kept.
+    """Averages of any width of a run's weights, from the snapshots of ``Training(snapshots=)``.
 
-    The weights of snapshots are found by least squares between profiles, which is the ema-pytorch
-    library's: ``pip install "scoresde[averages]"``.
+    The coefficients of snapshots are found by least squares between profiles, by the ema-pytorch
+    library: ``pip install "scoresde[averages]"``.
 
     Args:
         paths: Checkpoints of the snapshots, by the updates after which they were taken.
@@ -67,7 +67,7 @@ class PostHocAverages:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> PostHocAverages:
-        """Those that are in the folder of a run.
+        """Those in the folder of a run.
 
         Raises:
             FileNotFoundError: If there is none.
@@ -119,7 +119,7 @@ class PostHocAverages:
         """The held-out loss of averages of several widths, with the same noise for all of them.
 
         Args:
-            estimator: Of the run, whose weights are those of before when this ends.
+            estimator: Of the run; its weights are restored at the end.
             held_out: Events, as `scoresde.training.Training.fit` takes them.
             widths: See `weights`; None is for the weights as they are.
             training: Settings of the run, for its precision and size of batches.
@@ -188,7 +188,7 @@ def forget(folder: Path) -> None:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from scoresde.training.post_hoc import forget
-        >>> forget(Path(tempfile.mkdtemp()))  # there are none
+        >>> forget(Path(tempfile.mkdtemp()))
     """
     for path in sorted(Path(folder, FOLDER).glob("*/config.json")):
         checkpoint.remove(path.parent)

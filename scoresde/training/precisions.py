@@ -1,4 +1,4 @@
-"""What the products of networks are computed in."""
+"""Precisions of the products of networks."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def multiplies_bfloat16(device: torch.device) -> bool | None:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """What products of networks are rounded to; None if they are in the weights' dtype.
+    """The dtype of networks' products; None if it is the weights'.
 
-    A processor without instructions for numbers of 16 bits takes several times as long for them as
-    for float32, fifteen times for a convolution: there is a warning.
+    Warns of processors without instructions for numbers of 16 bits, which take several times as
+    long for them as for float32, fifteen times for a convolution.
 
     Args:
         precision: A name in `PRECISIONS`, or ``"auto"``.

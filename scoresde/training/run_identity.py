@@ -1,4 +1,4 @@
-"""The identity of a training run: what it must have in common with one that it goes on from."""
+"""The identity of a training run, which a resumed one must share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SECTIONS = ("sde", "estimator", "plan")
 
 
 class RunMismatch(ValueError):
-    """A run that is to go on is another one; the message names what differs.
+    """A run that is to be resumed is another one; the message names what differs.
 
     Example:
         >>> from scoresde.training.run_identity import RunIdentity, RunMismatch
@@ -43,22 +43,15 @@ class RunIdentity:
     """Estimator, data and settings of a run, as plain values by name.
 
     Attributes:
-        entries: What it depends on, as it was before the first update.
-        moved: Names in that whose values training itself changes.
+        entries: Fingerprints from before the first update.
+        moved: Names of entries that training itself changes.
         settings: The configuration that estimator and data were built from, by key, if there is
             one.
 
     Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.training.run_identity import RunIdentity
-        >>> from scoresde.data import Dataset
-        >>> def identity(x):
-        ...     model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        ...     return RunIdentity.of({"seed": 0}, model, Dataset("mine", x))
-        >>> identity(torch.zeros(3, 2)).differences(identity(torch.ones(3, 2)))[0][:38]
-        'data: expected 3 events (2,) of torch.'
+        >>> RunIdentity({"seed": 0, "lr": 0.1}).differences(RunIdentity({"seed": 1, "lr": 0.1}))
+        ['seed: expected 0, got 1']
     """
 
     entries: Fingerprint
@@ -83,7 +76,7 @@ class RunIdentity:
         return cls({**entries, **fingerprint(_ESTIMATOR, estimator)}, settings=known)
 
     def note_changes(self, estimator: ScoreEstimator) -> None:
-        """Records what training has changed in an estimator by now: that may differ."""
+        """Records which entries training has changed: these may differ."""
         now = fingerprint(_ESTIMATOR, estimator)
         names = {name for name in self.entries if name.startswith(_ESTIMATOR)} | now.keys()
         self.moved |= {name for name in names if self.entries.get(name, now) != now.get(name, now)}
@@ -115,7 +108,7 @@ class RunIdentity:
             raise RunMismatch(f"folder: the run in {folder} is another one: {text}")
 
     def digests(self) -> dict[str, int]:
-        """A number for every part that several processes must have alike."""
+        """A number for every entry that several processes must share."""
         parts: dict[str, Fingerprint] = {"on_step": {}}
         for name, value in self.entries.items():
             section = name.partition(".")[0]

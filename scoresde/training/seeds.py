@@ -1,7 +1,7 @@
-"""Random numbers of a run, of which every step's follow from a seed and its number alone.
+"""Random numbers of a run: those of every step follow from a seed and the step's number alone.
 
-Nothing of them has to be kept: a run that is resumed, a batch that is read ahead by another process
-and a step that is repeated to see what went wrong have the numbers that they would have had.
+So no state has to be kept: a resumed run, a batch that is read ahead by another process and a
+repeated step have the same numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _global = threading.RLock()
 
 
 def derive(seed: int, purpose: str, step: int = 0) -> int:
-    """A seed of its own for every purpose, and for every step of a run.
+    """A seed for every purpose, and for every step of a run.
 
     Args:
         seed: Of the run.
@@ -45,7 +45,7 @@ def _first(seed: int, purpose: str) -> int:
 
 
 def device_generator(device: torch.device) -> torch.Generator:
-    """A generator of a device; where a device has none, one of the CPU.
+    """A generator of a device, or of the CPU where a device has none.
 
     Example:
         >>> import torch
@@ -70,10 +70,10 @@ class _WithoutNumbers(torch.Generator):
 
 @contextmanager
 def seeded_globals(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Inside, torch's global generators follow a seed; at the end they are as they were before.
+    """Inside, torch's global generators follow a seed; they are restored at the end.
 
-    For what knows no other generators: dropout, and what recomputes it, and augmentation. Of two
-    threads one waits.
+    For code that takes no generator: dropout, its recomputation, and augmentation. Threads wait for
+    each other.
 
     Args:
         seed: Of the numbers.

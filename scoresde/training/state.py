@@ -1,4 +1,4 @@
-"""The state of a training run: all that the rest of it depends on, saved and restored."""
+"""The state of a training run, saved and restored."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class TrainingState:
     `scoresde.training.Training.fit` drives it.
 
     Attributes:
-        tally: What updates have come to, on the device.
+        tally: Sums over updates, on the device.
         average: Moving averages of the weights.
         profiles: Averages with power profiles, if there are to be snapshots.
         updating: Whether an update is half done.
-        asked_to_end: Whether one of several processes has been, as far as the last look.
+        asked_to_end: Whether any of the processes had been at the last exchange.
 
     Example:
         >>> import torch
@@ -185,7 +185,7 @@ class TrainingState:
         )
 
     def update(self, batches: TrainingBatches, stop_requested: bool = False) -> None:
-        """One update, of which nothing is known until somebody calls `expect_finite`."""
+        """One update, whose failure is known after `expect_finite` only."""
         self.updating = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.training.lr_factor(self.step)
@@ -213,11 +213,11 @@ class TrainingState:
         return scaled * (1 + self.tally.poison) if self.scaler.is_enabled() else scaled
 
     def expect_finite(self, batches: TrainingBatches) -> None:
-        """Waits for the updates, and sees whether they have gone well.
+        """Waits for the updates, and checks that they were finite.
 
         Raises:
-            FloatingPointError: If a loss or a gradient was not finite; weights are as they were
-                before that step, which is done again to say what it was.
+            FloatingPointError: If a loss or a gradient was not finite; weights are those before
+                that step, which is repeated to find the cause.
         """
         left_out, self.asked_to_end = self.tally.read()
         if not left_out:
@@ -258,8 +258,8 @@ class TrainingState:
 
         Args:
             data: The held-out events, or those of the training if there are none.
-            all_events: Whether to go through them, or through one batch, which says no more than
-                whether the loss is finite.
+            all_events: Whether to use all of them, or one batch, enough to tell whether the loss
+                is finite.
         """
         batch = self.training.batch_size
         # few events are repeated with other noise, many are not all needed
@@ -312,7 +312,7 @@ class TrainingState:
         self.processes.wait_for_everyone()  # none reads before it is written
 
     def restore(self, folder: str | os.PathLike[str], identity: RunIdentity) -> None:
-        """Goes on from what `save` has written, if that is of the same run.
+        """Restores what `save` has written, if that is of the same run.
 
         Raises:
             CheckpointError: If it is damaged, or no run.

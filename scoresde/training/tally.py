@@ -1,4 +1,4 @@
-"""What updates have come to, counted where they are computed: nobody waits to know it."""
+"""Sums over updates on the device, without synchronisation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 class Tally:
     """Losses, and whether all of them and of the gradients have been finite.
 
-    Once one has not, ``failed`` stays 1: updates of weights that are left out where it is 1 leave
-    them as they were before the first that was not finite, whenever that is noticed. What updates
-    have come to stays on the device until somebody asks, and is added up by the host, in double
-    precision and one after the other: sums do not depend on when somebody has asked.
+    ``failed`` stays 1 after the first that was not: optimisers that skip steps where it is 1 keep
+    the weights of before, however late that is noticed. Values stay on the device until they are
+    read, and are summed by the host, in double precision and in order: sums do not depend on when
+    they are read.
 
     Args:
         device: Where updates are computed.
 
     Attributes:
-        poison: 0, and no number after an update that was not finite.
+        poison: 0, and NaN after an update that was not finite.
         failed: 1 after an update that was not finite, 0 before; ``found_inf`` of an optimiser.
 
     Example:
@@ -48,8 +48,8 @@ class Tally:
         Args:
             loss: Its loss, which nobody writes to afterwards, as the others.
             norm: Of its gradient.
-            stop: Positive if somebody has asked to end.
-            scaled: Whether a gradient that is not finite is a matter of its scale.
+            stop: Positive if a process was asked to end.
+            scaled: Whether a gradient that is not finite may be due to its scale.
         """
         # a network may be spread over several
         given = (loss, norm) if stop is None else (loss, norm, stop)
@@ -59,7 +59,7 @@ class Tally:
         self._unread.append((scaled, update))
 
     def read(self) -> tuple[int, bool]:
-        """How many updates were left out, and whether somebody has asked to end: waits for them."""
+        """Number of skipped updates, and whether a process was asked to end: waits for them."""
         unread, self._unread = self._unread, []
         if unread:
             counts = iter(torch.stack([v for _, update in unread for v in update]).tolist())
@@ -87,12 +87,12 @@ class Tally:
         return self._norm / self._norms if self._norms else math.nan
 
     def clear(self) -> None:
-        """Begins losses and norms anew."""
+        """Resets losses and norms."""
         self.read()
         self._loss, self._norm, self._norms = 0.0, 0.0, 0
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` goes on from."""
+        """Tensors for `restore`."""
         numbers = {"loss": self.loss, "norm": [self._norm, self._norms]}
         return {k: torch.tensor(v, dtype=torch.float64, device="cpu") for k, v in numbers.items()}
 

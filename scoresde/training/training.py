@@ -74,43 +74,41 @@ class Training(TrainingSettings):
         """Trains in place: the estimator ends with the best averaged weights, in eval mode.
 
         Args:
-            estimator: Has a ``loss``. Compiled, or wrapped to be computed by several devices, it
-                is trained itself.
+            estimator: Has a ``loss``. Wrappers that compile it, or compute it on several devices,
+                are removed.
             data: A `scoresde.data.Dataset`, a tensor, an array, a torch ``Dataset`` or its
                 ``DataLoader``; see `scoresde.data.events.as_dataset`. Integer data are dequantised
-                anew for every batch; stored ones are read as they are needed, others live where the
-                estimator is, if they fit (`scoresde.data.placement`).
+                for every batch; stored ones are read as they are needed, others are moved to the
+                estimator's device, if they fit (`scoresde.data.placement`).
             held_out: Measured with the same noise every time; the averaged weights of its lowest
                 loss are kept. The last ones if None.
             seed: Of batches, times, noise and dropout, each a function of it and of the step; the
-                numbers of a kind of device are its own. Torch's global generators are as before
-                when this ends.
+                numbers differ between kinds of devices. Torch's global generators are restored.
             progress: Whether to show a progress bar.
             on_step: Called before every update with the number of updates done; so is a method
                 ``before_update`` of any part of the estimator, for instance of a
                 `scoresde.conditioning.AnnealedClock`.
             on_measure: Called at every measurement, for instance `scoresde.app.plots.Pictures`.
-            folder: Where the run is written while it goes on, as `scoresde.training.checkpoint`
-                does. A run that is found there is resumed where it was, and ends as if it had
-                never stopped, bit for bit, at whatever moment it was killed. That holds for the
-                same run only: same data, by content, settings, seed and estimator; what differs is
-                refused by name. More ``steps`` extend it: from there on rates and measurements are
-                those of the larger number, whether it had ended or not. One that is over is not
-                repeated: its weights and history are returned.
-            save_every: After how many updates it is written. On Ctrl-C, and whatever else raises
+            folder: Where the run is written meanwhile, as by `scoresde.training.checkpoint`. A run
+                that is found there is resumed, and ends as if it had never stopped, bit for bit, at
+                whatever moment it was killed. It has to be the same run: same data, by content,
+                settings, seed and estimator; differences are refused by name. More ``steps`` extend
+                it, finished or not: rates and measurements are then those of the larger number. A
+                finished one is not repeated: its weights and history are returned.
+            save_every: Number of updates between writes. On Ctrl-C, or anything else that raises
                 ``KeyboardInterrupt`` or ``SystemExit``, it is written after the current update.
-            processes: That share the work, each on its part of every batch, for instance an
+            processes: Which share the work, each on its part of every batch, for instance an
                 ``accelerate.Accelerator``; see `scoresde.training.distributed`. The result is that
-                of one process, up to the order of summation, and up to dropout, of which every
-                process has its own. All call this with the same arguments; the first one writes.
+                of one process, up to the order of summation and to dropout, which differs between
+                processes. All call this with the same arguments; the first one writes.
             settings: The configuration that estimator and data were built from, whose keys are
-                named where a run in ``folder`` is of another one.
+                named where the run in ``folder`` is another one.
 
         Raises:
             CheckpointError: If what is in ``folder`` is damaged, or no run.
             FloatingPointError: If a loss, a gradient or a weight is not finite; the message names
                 the step, and the event whose loss it is. What was written before stays, and the
-                estimator has the weights of before that step.
+                estimator has the weights before that step.
             FolderLocked: If another process or thread trains in ``folder``.
             TypeError: If data or the estimator are of a kind that is not taken.
             ValueError: If a number is out of its range, the run in ``folder`` is another one,
