@@ -1,4 +1,4 @@
-"""What learns or knows a score."""
+"""Estimators: exact, learned, conditional and guided ones, and their networks."""
 
 from estimators.adapters import NetworkAdapter
 from estimators.classifier_free import ClassifierFree

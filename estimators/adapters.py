@@ -16,7 +16,7 @@ thousand time steps embed numbers of that size."""
 
 
 def stretched(noise_level: Tensor) -> Tensor:
-    """Noise levels as networks hear them that expect time steps.
+    """Noise levels on the scale of time steps, for networks that expect these.
 
     Example:
         >>> import torch
@@ -30,18 +30,19 @@ def stretched(noise_level: Tensor) -> Tensor:
 class NetworkAdapter(nn.Module):
     """A network ``network(x, time)`` of another library, as it is.
 
-    A ``diffusers.UNet2DModel`` needs no more; what it returns is its ``sample``. Networks that want
-    a vector in the place of the time, as those of azula do, get it from ``embed``.
+    A ``diffusers.UNet2DModel`` needs no more; its output is its ``sample``. Networks that take a
+    vector instead of the time, as those of azula, get it from ``embed``.
 
     Args:
-        network: Is called with events ``(batch, *event_shape)``, what ``embed`` makes of their
-            noise levels, and the condition, if there is one, by its name.
-        embed: Noise levels ``(batch,)`` to what the network hears; a module is trained with it.
-        condition: How the network calls a condition.
+        network: Is called with events ``(batch, *event_shape)``, the output of ``embed``, and the
+            condition, if there is one, by its name.
+        embed: From noise levels ``(batch,)`` to the network's argument; a module is trained with
+            it.
+        condition: The network's name for a condition.
 
     Raises:
-        TypeError: If the network is none, or ``embed`` cannot be called.
-        ValueError: If the network returns no tensor, nor what has one as ``sample`` or first.
+        TypeError: If the network is no module, or ``embed`` cannot be called.
+        ValueError: If the network returns neither a tensor nor one as ``sample`` or first item.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Widths of several networks that have so many parameters, or take so many operations."""
+"""Widths of networks with a given number of parameters, or of operations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Maker = Callable[[int], nn.Module]
 
 
 def count_parameters(make: Callable[[], nn.Module]) -> int:
-    """How many a network has, which is made without memory.
+    """Number of a network's parameters, without allocating them.
 
     Example:
         >>> import torch
@@ -41,17 +41,17 @@ def count_parameters(make: Callable[[], nn.Module]) -> int:
 
 
 def count_operations(make: Callable[[], nn.Module], event_shape: Sequence[int]) -> int:
-    """How many an evaluation takes for one event: multiplications and additions of products.
+    """Operations of an evaluation for one event: multiplications and additions of products.
 
-    Those of ``torch.utils.flop_counter``, of a network without memory. One that wants a condition
-    has an attribute ``condition_shape``, of that of one event: ``()`` is a label.
+    Counted by ``torch.utils.flop_counter``, without memory. A network with conditions has an
+    attribute ``condition_shape``, of that of one event: ``()`` is a label.
 
     Args:
         make: Makes the network.
         event_shape: Of the events that it sees.
 
     Raises:
-        ValueError: If it cannot be called so.
+        ValueError: If the network cannot be called so.
 
     Example:
         >>> from estimators import ResidualMLP
@@ -77,14 +77,14 @@ def count_operations(make: Callable[[], nn.Module], event_shape: Sequence[int]) 
 
 @attrs.frozen
 class _Limit:
-    """How many of something networks may have.
+    """A limit on a number that networks have.
 
     Attributes:
-        name: Of the argument that says it.
-        what: It is.
+        name: Of the argument that sets it.
+        what: Is counted.
         count: Of a network, by its place and its width.
         shares: Of each.
-        total: Of all, if that was said; shares are what each gets of it.
+        total: Of all, if that was given; shares are parts of it then.
     """
 
     name: str
@@ -132,16 +132,14 @@ def widths(
     operations: int | Sequence[int] | None = None,
     shapes: Sequence[Sequence[int]] = (),
 ) -> list[int]:
-    """Widths of networks that have as many parameters, or operations, as they may, and no more.
+    """Widths of networks that have as many parameters, or operations, as allowed.
 
-    Each gets an equal share. Of parameters that is about as the networks of Batzolis et al. 2022
-    have it for 128x128, 31.3, 27.0, 18.3 and 26.3 million from fine to coarse. What an evaluation
-    costs is the number of parameters times that of pixels, which falls by four from stage to stage,
-    so that the finest network decides what all cost, and coarse ones may be as large for next to
-    nothing. Of operations it is the same time for an evaluation of every stage, by coarse networks
-    that are much larger than fine ones. Within both, a network is as wide as the tighter one lets
-    it be. Then the narrowest for its share gets another step, as long as all of them are within
-    what is allowed.
+    Each gets an equal share. Equal numbers of parameters are about those of Batzolis et al. 2022
+    for 128x128: 31.3, 27.0, 18.3 and 26.3 million from fine to coarse. The cost of an evaluation
+    is proportional to parameters times pixels, which fall by four from stage to stage: the finest
+    network dominates. Equal operations make evaluations of all stages equally fast, with coarse
+    networks much larger than fine ones. With both, the tighter limit holds. What is left then goes
+    to the network that is narrowest for its share, step by step.
 
     Args:
         makers: Of networks.
@@ -150,7 +148,7 @@ def widths(
         shapes: Of the events that each sees, where operations are counted.
 
     Raises:
-        ValueError: If it is not enough for networks of width 8, or there are not as many.
+        ValueError: If it is not enough for networks of width 8, or numbers do not match.
 
     Example:
         >>> from estimators import ResidualMLP

@@ -1,4 +1,4 @@
-"""Guidance by the condition that an estimator was trained with: no classifier is needed."""
+"""Guidance by the condition that an estimator was trained with, without a classifier."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from scoresde.sdes.sde_coefficients import SDECoefficients
 class ClassifierFree(PlannedEstimator):
     """``D_w = D_0 + w (D_c - D_0)`` (Ho and Salimans 2022).
 
-    ``D_c`` is what an estimator says of a condition, ``D_0`` what it says of none, and ``w`` the
+    ``D_c`` is the estimator's denoised mean for a condition, ``D_0`` that for none, and ``w`` the
     guidance: 0 is unconditional, 1 conditional, both to the last bit and by one evaluation of the
-    network; more makes samples show the condition more, and differ less. To know both, in training
-    the condition is replaced by ``none`` at random, and samples that are given no condition are
-    unconditional.
+    network; larger values make samples fit the condition better, and vary less. In training the
+    condition is replaced by ``none`` at random; samples without a condition are unconditional.
 
-    Where there is much noise guidance takes away what samples differ in, and where there is little
-    it changes nothing but the time: within an ``interval`` of noise levels alone it is better at
-    both (Kynkaanniemi et al. 2024), and steps outside cost one evaluation.
+    Under much noise guidance reduces diversity, and under little it has hardly an effect: within an
+    ``interval`` of noise levels it is better at both (Kynkaanniemi et al. 2024), and steps outside
+    cost one evaluation.
 
     Args:
         estimator: Of data with a condition.
-        null_condition: What stands for none, as one condition is: a label beside those of the
-            data, a vector or a map like none of theirs; a tensor, a number or a list.
+        null_condition: Stands for none, in the form of one condition: another label than the data
+            have, or a vector or map that they do not; a tensor, a number or a list.
         guidance: ``w``.
         dropout: Probability of being trained without the condition.
         interval: Least and largest ``sigma / alpha``, in the schedule's units, between which there
             is guidance; elsewhere the answer is ``D_c``. Everywhere if None.
 
     Raises:
-        TypeError: If the estimator is none, or ``null_condition`` no numbers.
+        TypeError: If the estimator or ``null_condition`` is of another type.
         ValueError: If a number is out of its range.
 
     Example:

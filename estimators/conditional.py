@@ -1,11 +1,11 @@
 """The conditional estimators of Batzolis et al. 2022: settings of one joint diffusion.
 
-A condition ``y`` is a part of the event, diffused together with the rest ``x``. How much of the
-noise it gets is which estimator it is; all of them learn by denoising score matching of both, and
-`scoresde.condition` makes ``p(x | y)`` of them.
+A condition ``y`` is a part of the event, diffused together with the rest ``x``. They differ in the
+noise that it gets; all learn by denoising score matching of both, and `scoresde.condition` makes
+``p(x | y)`` of them.
 
-``y`` ends with no noise in `cde`, with that of ``x`` in `cdiffe` and with little in `cmde`; in the
-end it does so in `vs_cmde`, too, whose training begins with that of ``x``.
+``y`` ends with no noise in `cde`, with that of ``x`` in `cdiffe`, and with little in `cmde`, as in
+`vs_cmde`, whose training begins with that of ``x``.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ def multi_speed(
     operations: int | Sequence[int] | None = None,
     **options: Any,
 ) -> MultiScale:
-    """A joint estimator of which some parts are to be given, with any noise on them.
+    """A joint estimator of which some parts will be given, with any noise on them.
 
     Args:
         sde: Of all parts, with a `scoresde.Joint` basis; what is given must be in the state from
             ``T`` on. If it drops blocks of the rest, there is a network for every stage.
-        networks: One for every stage, of the events that `JointNetwork` shows; or what makes them
-            from the shape of those, see `MultiScale`.
+        networks: One for every stage, of the events that `JointNetwork` sees; or functions from
+            the shape of those to networks, see `MultiScale`.
         noise: ``sigma/alpha`` that given parts end with, in units of the SDE's scale: 0 where they
             stand still, infinite where they diffuse as the SDE has it.
         given: Names of the parts.
-        updates: Over which noise shrinks to that while it is trained, see
+        updates: Over which noise shrinks to that in training, see
             `scoresde.conditioning.AnnealedClock`.
-        network_bases: In which view parts are shown, see `MultiScale`.
-        budget: Parameters of all networks, or of each, as there.
-        operations: Of an evaluation of all, or of each, as there.
+        network_bases: View of the parts, see `MultiScale`.
+        budget: Parameters of all networks, or of each, see there.
+        operations: Of an evaluation of all, or of each, see there.
         options: Other arguments of `MultiScale`, but its baseline.
 
     Returns:
@@ -112,14 +112,14 @@ def _setting(function: _F) -> _F:
 
 @_setting
 def cde(sde: DiagonalSDE, networks: Networks, **options: Any) -> MultiScale:
-    """Conditional denoising: what is given stands still, and networks see it as it is.
+    """Conditional denoising: given parts have no noise.
 
-    Has a density, and what it learns is ``grad log p(x_t | y)``, without a bias.
+    It has a density, and learns ``grad log p(x_t | y)`` without a bias.
 
     Args:
         sde: See `multi_speed`.
-        networks: As well.
-        options: As well, but ``noise`` and ``updates``.
+        networks: See there.
+        options: See there; all but ``noise`` and ``updates``.
 
     Example:
         >>> import torch
@@ -135,14 +135,14 @@ def cde(sde: DiagonalSDE, networks: Networks, **options: Any) -> MultiScale:
 
 @_setting
 def cdiffe(sde: DiagonalSDE, networks: Networks, **options: Any) -> MultiScale:
-    """Conditional diffusive: what is given diffuses as the SDE has it, like the rest.
+    """Conditional diffusive: given parts diffuse like the rest.
 
-    Any part may be given to the trained model; samples are of ``p(x_t | y_t)``, with a bias.
+    Any part may be given after training; samples are of ``p(x_t | y_t)``, with a bias.
 
     Args:
         sde: See `multi_speed`.
-        networks: As well.
-        options: As well, but ``noise`` and ``updates``.
+        networks: See there.
+        options: See there; all but ``noise`` and ``updates``.
 
     Example:
         >>> import torch
@@ -158,7 +158,7 @@ def cdiffe(sde: DiagonalSDE, networks: Networks, **options: Any) -> MultiScale:
 
 @_setting
 def cmde(sde: DiagonalSDE, networks: Networks, *, noise: float = 0.5, **options: Any) -> MultiScale:
-    """Conditional multi-speed diffusive: what is given diffuses less than the rest.
+    """Conditional multi-speed diffusive: given parts diffuse less than the rest.
 
     The smaller the noise, the smaller the bias of `cdiffe`; with a variance-exploding schedule
     ``noise`` is the paper's largest ``sigma`` of ``y``: .5 for super-resolution, 1 for inpainting
@@ -166,9 +166,9 @@ def cmde(sde: DiagonalSDE, networks: Networks, *, noise: float = 0.5, **options:
 
     Args:
         sde: See `multi_speed`.
-        networks: As well.
-        noise: As well.
-        options: As well, but ``updates``.
+        networks: See there.
+        noise: See there.
+        options: See there; all but ``updates``.
 
     Example:
         >>> import torch
@@ -186,18 +186,17 @@ def cmde(sde: DiagonalSDE, networks: Networks, *, noise: float = 0.5, **options:
 def vs_cmde(
     sde: DiagonalSDE, networks: Networks, *, updates: int, noise: float = 0.5, **options: Any
 ) -> MultiScale:
-    """`cmde` whose noise on what is given shrinks while it is trained: variance shrinking.
+    """`cmde` whose noise on given parts shrinks during training: variance shrinking.
 
-    `scoresde.training.Training` shrinks it; a loop of one's own calls
-    ``model.sde.clock.before_update(n)``. In evaluation mode the model is a `cmde` with the last
-    noise.
+    `scoresde.training.Training` does it; in a loop of one's own, call
+    ``model.sde.clock.before_update(n)``. In evaluation mode this is a `cmde` with the last noise.
 
     Args:
         sde: See `multi_speed`.
-        networks: As well.
-        updates: As well.
-        noise: As well.
-        options: As well.
+        networks: See there.
+        updates: See there.
+        noise: See there.
+        options: See there.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Conditions as networks hear them, and what is said where one does not fit a network."""
+"""Embeddings of conditions, and errors where one does not fit a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Labels(nn.Embedding):
         width: Length of the vectors.
 
     Raises:
-        ValueError: On the CPU, if what is to be embedded are no such labels.
+        ValueError: On the CPU, for other labels.
 
     Example:
         >>> import torch
@@ -88,14 +88,11 @@ def expect_condition(condition: Any, wanted: bool, arguments: str) -> None:
     Args:
         condition: What a network was given.
         wanted: Whether it was made for one.
-        arguments: That it had to be made with.
+        arguments: Names of the arguments for conditions.
 
     Example:
         >>> from estimators.conditions import expect_condition
-        >>> expect_condition(None, True, "classes=")
-        Traceback (most recent call last):
-            ...
-        ValueError: condition: expected one, got None
+        >>> expect_condition(None, wanted=False, arguments="classes=")
     """
     if wanted != (condition is not None):  # asked at every step of a solver
         expected = "one" if wanted else f"none, as the network was made without {arguments}"

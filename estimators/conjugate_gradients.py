@@ -1,4 +1,4 @@
-"""Systems of equations that are known by products alone."""
+"""Linear systems whose matrix is known by products only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solves positive definite systems ``(*batch, m)``, each by itself.
 
-    Directions along which one is not, as a learned Jacobian may be none of a covariance, are left:
-    the minimum is sought among the others (Steihaug 1983, with a boundary at the start).
+    A learned Jacobian need not be positive definite: directions of negative curvature are left out,
+    and the minimum is sought among the others (Steihaug 1983, with a boundary at the start).
 
     Args:
         apply: The matrix, times vectors.

@@ -83,23 +83,22 @@ class Denoising(Float64Constants, PlannedEstimator):
 
     where ``c_noise = level/4`` is EDM's ``log(sigma)/4`` for any schedule (for a non-uniform
     SDE, the blocks' average) and ``(c_skip, c_out)`` are the parametrisation's. Scales per band
-    matter more than anything else: measure them with `estimators.measure`.
+    matter more than other settings: measure them with `estimators.measure`.
 
-    What precedes the network is all that is known of a Gaussian. Where more is known, a
-    ``baseline`` takes its place, ``D = D_baseline + c_out F``: a network that says
-    nothing is then as good as that.
+    The first terms are the denoised mean of a Gaussian. Where more is known, a ``baseline``
+    replaces them, ``D = D_baseline + c_out F``: a network with output 0 is then as good as that.
 
     Args:
         sde: How data are diffused.
         network: ``network(x, noise_level)`` or ``network(x, noise_level, condition)``; events
             ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
         parametrization: What the network predicts; see `scoresde.objectives.parametrization`.
-        weighting: What the loss cares about; see `scoresde.objectives.weighting`.
-        times: At which times components are in training: one for all, with the density of a grid
-            given by its name or function, or ``"blocks"`` or ``"components"`` for independent ones,
-            or other `estimators.times.TrainingTimes`. Unless there is one for all the estimator
-            has vector time: the network is given a noise level per component, ``(batch, n)``, and
-            samples may be drawn in any order (`with_clock`).
+        weighting: See `scoresde.objectives.weighting`.
+        times: Times of components in training: one for all, with the density of a grid given by its
+            name or function, or ``"blocks"`` or ``"components"`` for independent ones, or other
+            `estimators.times.TrainingTimes`. Unless there is one for all the estimator has vector
+            time: the network is given a noise level per component, ``(batch, n)``, and samples may
+            be drawn in any order (`with_clock`).
         data_mean: ``m``, along the component axis.
         data_std: ``sd``, along the component axis.
         stage: Where and on how many components the network works; throughout and on all of
@@ -107,17 +106,16 @@ class Denoising(Float64Constants, PlannedEstimator):
         network_basis: The basis whose events the network sees instead of the SDE's, with the
             stage's components as coefficients; for fewer than all, the coefficients themselves if
             None.
-        observe: Which components are shown clean in training, at time 0 whatever ``times`` says,
-            drawn anew for every event: a name in `scoresde.conditioning.masks.OBSERVED` or a
-            function. The estimator then has vector time as well, and one network learns every
-            conditional. With vector time components that are NaN in the data are missing, shown as
-            noise and no part of the loss.
-        baseline: What the network corrects, an estimator under the same SDE; the best linear guess
-            if None.
+        observe: Which components are shown clean in training, at time 0, drawn for every event: a
+            name in `scoresde.conditioning.masks.OBSERVED` or a function. The estimator then has
+            vector time as well, and one network learns every conditional. With vector time
+            components that are NaN in the data are missing: shown as noise, without loss.
+        baseline: Estimator under the same SDE that the network corrects; the best linear one if
+            None.
 
     Raises:
-        TypeError: If the network cannot be called, or a stage, a basis or the baseline is
-            none.
+        TypeError: If the network cannot be called, or a stage, a basis or the baseline is of
+            another type.
         ValueError: If a name is unknown, a scale or the network's basis does not fit the SDE's, or
             the baseline has another SDE.
 
@@ -235,7 +233,7 @@ class Denoising(Float64Constants, PlannedEstimator):
 
     @property
     def has_vector_time(self) -> bool:
-        """Whether the network hears the noise level of every component, not the blocks' average."""
+        """Whether the network is given the noise level of every component, not the average."""
         return self.observe is not None or self.times.apart
 
     def with_clock(self, clock: Clock) -> Self:
@@ -280,19 +278,17 @@ class Denoising(Float64Constants, PlannedEstimator):
     def on_coefficients(self) -> Self:
         """A view of the estimator whose events are coefficients, the first ``stage.dim`` of them.
 
-        To be trained on data that have been transformed once, ``sde.basis(x)[:, :stage.dim]``. Its
-        network is this one's, and so are its loss and its answers.
+        For training on transformed data, ``sde.basis(x)[:, :stage.dim]``. The network is shared,
+        and loss and denoised means are the same.
 
         Example:
             >>> import torch
             >>> from estimators import Denoising, ResidualMLP
             >>> from scoresde import VP, DiagonalSDE, Haar
-            >>> sde, x = DiagonalSDE(VP(), Haar((1, 4, 4), levels=1)), torch.randn(5, 1, 4, 4)
-            >>> model = Denoising(sde, ResidualMLP((1, 4, 4), width=8, depth=1))
-            >>> view, z = model.on_coefficients(), sde.basis(x)
-            >>> g = [torch.Generator(), torch.Generator()]
-            >>> loss, same = model.loss(x, generator=g[0]), view.loss(z, generator=g[1])
-            >>> torch.equal(loss, same)
+            >>> model = Denoising(DiagonalSDE(VP(), Haar((1, 4), 1, 1)), ResidualMLP((1, 4), 8, 1))
+            >>> view, x, g = model.on_coefficients(), torch.randn(5, 1, 4), torch.Generator()
+            >>> loss = model.loss(x, generator=g.manual_seed(0))
+            >>> torch.equal(view.loss(model.sde.basis(x), generator=g.manual_seed(0)), loss)
             True
         """
         blocks = self.sde.blocks.prefix(self.stage.dim)
@@ -305,10 +301,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         generator: Generators = None,
         weighting: Weighting | None = None,
     ) -> Tensor:
-        """`losses` of events that have been transformed: of the stage's coefficients.
-
-        Takes the arguments of `losses`, with ``z``, ``(batch, stage.dim)``, in the place of ``x``.
-        """
+        """`losses` of transformed events: ``z``, ``(batch, stage.dim)``, in the place of ``x``."""
         if z.ndim != 2 or z.shape[-1] != self.stage.dim:  # asked at every update
             expect(False, "z", f"coefficients (batch, {self.stage.dim})", tuple(z.shape))
         drawn = self.draw(z, Noise.of(generator))
@@ -316,7 +309,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         return self.drawn_losses(at, drawn, condition, weighting)
 
     def draw(self, z: Tensor, noise: Noise) -> TrainingDraws:
-        """What training draws for coefficients ``(batch, stage.dim)``."""
+        """Random times and noise for coefficients ``(batch, stage.dim)``."""
         times, density = self.draw_times(self.times.quantiles(self.sde, z, noise))
         missing = None
         if self.has_vector_time:
@@ -333,7 +326,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         condition: Any = None,
         weighting: Weighting | None = None,
     ) -> Tensor:
-        """`coefficient_losses` of what has been drawn, with what the SDE says of these times."""
+        """`coefficient_losses` of given draws, with the SDE's coefficients at their times."""
         known, z = self.preconditioning(at), drawn.z
         weight = self._weights(at, drawn.density, weighting or self.weighting)
         ((alpha,), (sigma,), (weight,)) = at.each(known.alpha, known.sigma, weight)

@@ -1,4 +1,4 @@
-"""U-Nets of the diffusers library, called as estimators call their networks."""
+"""U-Nets of the diffusers library."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from scoresde.checks import expect
 
 
 class DiffusersUNet(UNet):
-    """`UNet` by ``diffusers.UNet2DModel``, of images and signals: another one to compare with.
+    """`UNet` by ``diffusers.UNet2DModel``, for images and signals.
 
-    Needs ``pip install 'scoresde[diffusers]'``, and some seconds to import. Arguments are those of
-    `UNet`, and so are conditions and sizes of any kind; there are no volumes. To go on with weights
-    that somebody has trained see `from_diffusers`.
+    Needs ``pip install 'scoresde[diffusers]'``, and some seconds to import. Arguments, conditions
+    and sizes are those of `UNet`; there are no volumes. For pretrained weights see
+    `from_diffusers`.
 
     Raises:
         ImportError: If diffusers is not installed.

@@ -1,4 +1,4 @@
-"""Networks that hear of a condition what another network, trained with them, makes of it."""
+"""Networks with an embedding of their condition, which is trained with them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from scoresde.checks import expect, instance, whole
 
 
 class Embedded(nn.Module):
-    """A network whose condition an embedding has made shorter: series, sets, images.
+    """A network whose condition is embedded in a vector: series, sets, images.
 
-    The embedding is a part of the network: an estimator's loss trains both, its state holds both,
-    runs are resumed with both.
+    The embedding is a part of the network, with its weights in the same loss and state.
 
     Args:
         network: Of events, levels and conditions ``(batch, c)``: ``ResidualMLP(condition_dim=c)``.
@@ -50,15 +49,15 @@ class Embedded(nn.Module):
 
 
 class SetEmbedding(nn.Module):
-    """What a set says, whatever its order and however many of its items are there.
+    """An embedding of sets that does not depend on the order of items.
 
-    Every item goes through the same layers; what they make of it is averaged over those that are
-    there, and goes through others, with the logarithm of how many there are (Zaheer et al. 2017).
+    Every item goes through the same layers; their outputs are averaged over the items that are
+    there, and go through others, with the logarithm of the number of items (Zaheer et al. 2017).
 
     Args:
-        features: How many numbers an item has. Behind them comes 1 where it is there, and 0 where
-            it is missing, as `scoresde.inference.Coordinates` with ``items=True`` has them.
-        size: Of what is said.
+        features: Numbers of an item. They are followed by 1 where it is there, and 0 where it is
+            missing, as `scoresde.inference.Coordinates` with ``items=True`` has them.
+        size: Of the embedding.
         width: Of hidden layers.
 
     Raises:

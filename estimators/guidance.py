@@ -1,4 +1,4 @@
-"""Guidance by what was observed: an estimator is wrapped, and what it says of clean data steered.
+"""Guidance by observations: a wrapped estimator whose denoised mean is corrected.
 
     D(z_t | y) = D(z_t) + (sigma^2/alpha) grad_z log p(y | z_t)
 
@@ -34,7 +34,7 @@ _ROUNDING = 1e-4
 
 
 class Guidance(Float64Constants, PlannedEstimator):
-    """The posterior of ``y ~ p(y | A(x))`` under a model that knows nothing of ``y``.
+    """The posterior of ``y ~ p(y | A(x))`` under an unconditional model.
 
     With ``D`` and ``C`` mean and covariance of ``z_0`` given ``z_t`` (in the basis's
     coefficients, where ``A`` is ``B`` to first order around ``D``), and ``R`` the variance of the
@@ -47,50 +47,50 @@ class Guidance(Float64Constants, PlannedEstimator):
     - ``"moments"``: the model's own, ``C = S J^T/alpha`` with the Jacobian ``J`` of ``D`` and
       ``S = diag(sigma^2)`` (Tweedie's second-order formula; Boys et al. 2023, Rozet et al.
       2024), never formed: the ``m`` equations are solved by conjugate gradients.
-    - ``"evidence"``: the same, and how it changes with ``z_t``: the whole gradient of
+    - ``"evidence"``: the same, with the derivative of ``C`` in ``z_t``: the whole gradient of
       ``log p(y | z_t)`` for ``A(z_0)`` Gaussian with moments ``A(D)`` and ``B C B^T``, under any
-      noise (`Measurement.log_evidence`). Nearest to the truth of all where data have modes, or
-      noise is far from Gaussian; ``m`` products with ``J`` at once, and their derivatives.
-    - ``"isotropic"``: inside the inverse, what it would be for independent components,
+      noise (`Measurement.log_evidence`). The most accurate for data with modes, or noise far from
+      Gaussian; ``m`` products with ``J`` at once, and their derivatives.
+    - ``"isotropic"``: inside the inverse, that of independent components,
       ``r^2 = sd^2 sigma^2/(alpha^2 sd^2 + sigma^2)``; outside, the model's (Song et al. 2023,
       "pseudoinverse guidance").
     - ``"point"``: inside, nothing: the model's outside alone, with a step of ``1/|y - A(D)|``
       in the place of the inverse (Chung et al. 2023, "DPS"), not exact for anything.
     - ``"proximal"``: ``strength r^2`` inside and outside: nearest to ``D`` and to ``y`` (Zhu et al.
       2023, "DiffPIR", of data whose ``sd`` is large and ``strength`` is one over its ``lambda``).
-      No derivative of the model is asked for.
-    - ``"spectral"``: in the singular basis of ``B R^-1/2``, ``z_0`` is what was observed of it
-      wherever ``z_t`` has more noise than ``y``, and nearer to ``D`` in proportion, times
+      Needs no derivative of the model.
+    - ``"spectral"``: in the singular basis of ``B R^-1/2``, ``z_0`` is replaced by its observation
+      wherever ``z_t`` has more noise than ``y``, and moved to ``D`` in proportion, times
       ``strength``, wherever it has less (Kawar et al. 2022, "DDRM", of ``sqrt(1 - eta^2)`` for
-      ``strength``); exact for nothing, no derivative either. For Gaussian noise, and operators that
-      are affine; of more than some thousand numbers, decomposing them takes a while.
+      ``strength``); not exact for anything, without derivatives. For Gaussian noise and affine
+      operators; beyond some thousand numbers, their decomposition takes long.
 
-    An operator, or a basis, that adds something is one of ``y`` less that: ``B`` is the derivative.
-    Components that a multi-scale SDE has not let in yet are independent of the others, with
-    ``data_mean`` and ``data_std``; what is observed of an estimator that is conditioned stays.
-    Several observations come one after the other: a guided estimator is guided in turn.
+    Offsets of an affine operator or basis are subtracted from ``y``: ``B`` is the derivative.
+    Components that have not entered a multi-scale SDE yet are independent of the others, with
+    ``data_mean`` and ``data_std``; observed components of a conditioned estimator are kept. For
+    several observations, guide a guided estimator again.
 
     Args:
         estimator: Of the data without ``y``; differentiable in its state, but for the last two
             methods.
         operator: ``A``, any differentiable function or module; see `Operator`.
-        y: What was observed, ``(*batch, *shape)``.
-        noise: Standard deviation, one or several; or what makes of ``A(x)`` the distribution of
-            ``y``, number by number, as ``torch.distributions.Poisson``. What deepinv's physics say
-            of theirs if None.
+        y: The observation, ``(*batch, *shape)``.
+        noise: Standard deviation, one or several; or a function from ``A(x)`` to the distribution
+            of ``y``, number by number, as ``torch.distributions.Poisson``. That of deepinv's
+            physics if None.
         method: See above.
         iterations: Of conjugate gradients, at most; ``m`` are enough.
         strength: Of ``"point"``: length of the step; of the last two methods, see there.
-        linearisations: Of operator and noise, first around ``D`` and then around what follows from
-            the one before; of linear ones with Gaussian noise all are the same.
+        linearisations: Of operator and noise, first around ``D`` and then around the result of the
+            one before; for linear ones with Gaussian noise all are the same.
         data_mean: Of the coefficients, along the component axis.
         data_std: Of the coefficients, along the component axis.
 
     Raises:
-        TypeError: If the estimator, the operator or ``y`` is none.
+        TypeError: If the estimator, the operator or ``y`` is of another type.
         ValueError: If the method is unknown, a number is out of its range, ``y`` is not finite, its
-            batch does not fit that of the estimator, or the operator gives something else; on
-            asking, if the estimator cannot be differentiated and has to be.
+            batch does not fit that of the estimator, or the operator's output has another shape; on
+            use, if the estimator cannot be differentiated and has to be.
 
     Example:
         >>> import torch

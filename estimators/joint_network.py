@@ -1,4 +1,4 @@
-"""A network of the parts of a joint event, seen side by side."""
+"""A network of the parts of a joint event, side by side."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from scoresde.checks import expect
 class JointNetwork(nn.Module):
     """A network that sees the parts of a joint event as channels of one image.
 
-    Parts share the space of the finest one: a coarse part is repeated to it, and what is predicted
-    of that is the mean over what was repeated. A part that is a vector has a channel for each of
-    its numbers, the same everywhere. Where all are vectors, they are one.
+    Parts share the space of the finest one: a coarse part is repeated to it, and its prediction is
+    the mean over the repetitions. A vector has a constant channel for each of its numbers. If all
+    parts are vectors, they are joined to one.
 
     Source:
         Saharia et al. 2021 (arXiv 2104.07636), section 2.2, for a condition that is stacked on what

@@ -1,8 +1,7 @@
-"""Scores of an SDE of which drift and diffusion are known, and no kernel: what is common to them.
+"""Learned scores of SDEs without a known kernel: what their estimators share.
 
-Nothing is known of ``y_t`` but that one can simulate it. A network learns the score of what data
-have become by then, from an objective in which nothing of a kernel is left
-(`estimators.TransitionMatching`, `estimators.SlicedScoreMatching`).
+States ``y_t`` can be simulated only. A network learns the score of the simulated distribution, from
+an objective without a kernel (`estimators.TransitionMatching`, `estimators.SlicedScoreMatching`).
 """
 
 from __future__ import annotations
@@ -69,25 +68,25 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
 
     The first term is the score of the Pearson diffusion with this noise, mean and variance (Forman
     and Sorensen 2008): of a Gaussian where ``g`` does not depend on the state, of a Gamma where
-    it is a root. It keeps samples of an untrained network on the side of 0 on which data are.
-    ``a`` is the deviation of the noise where the state is, so that the prediction is of order 1 at
-    all times, wherever the noise is large or small; errors count in ``a s``, which is in it.
+    it is a root. It keeps samples of an untrained network positive where data are. ``a`` is the
+    deviation of the noise at the state, so that predictions are of order 1 at all times; errors
+    are of ``a s``.
 
-    Subclasses say what `objective` says.
+    Subclasses implement `objective`.
 
     Args:
         sde: How data are diffused: any `scoresde.SDE`.
-        network: As that of `estimators.Denoising`; the level that it hears is ``log(t/T)/4``.
+        network: As of `estimators.Denoising`; its level is ``log(t/T)/4``.
         times: Density of the times in training: a grid, by its name or function.
         data_mean: Of data, along the component axis.
-        data_std: As well: where paths start, as far as it is to be known beforehand.
+        data_std: Of data; with it the start of paths from which moments are found.
         network_basis: The basis whose events the network sees, instead of the SDE's.
-        steps: From time 0 to that of an event in training; one, which is exact, of a linear SDE.
+        steps: From time 0 to that of an event in training; for a linear SDE one, which is exact.
 
     Raises:
-        TypeError: If the network cannot be called, or a basis is none.
+        TypeError: If the network cannot be called, or a basis is of another type.
         ValueError: If a name is unknown, a number out of its range, the SDE drops components, or
-            paths from where data are end at no number.
+            simulated paths from the data are not finite.
 
     Example:
         >>> import torch
@@ -144,7 +143,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         return torch.where(noisy, guess + prediction / torch.where(noisy, noise, 1.0), 0.0)
 
     def noise_std(self, z: Tensor, t: Tensor | float) -> Tensor:
-        """``a`` of the class: how wide the noise is in states ``(*batch, n)`` at their times."""
+        """``a`` of the class, for states ``(*batch, n)`` at their times."""
         return self._local(z, self._time(t, z)).noise
 
     def _local(self, z: Tensor, t: Tensor) -> _Local:
@@ -161,7 +160,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
     def losses(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """The objective of every event, at one random time each, stratified over the batch.
 
-        It is up to a constant the squared error of ``a s``, which is why it may be negative.
+        Up to a constant it is the squared error of ``a s``, and so may be negative.
 
         Args:
             x: Events, ``(batch, *event_shape)``.
@@ -186,7 +185,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
 
     @abstractmethod
     def objective(self, z: Tensor, t: Tensor, condition: Any, noise: Noise) -> Tensor:
-        """What is minimised: ``E a^2 (s - grad log p_t)^2``, up to a constant.
+        """``E a^2 (s - grad log p_t)^2``, up to a constant.
 
         Args:
             z: Data, ``(batch, n)``.
@@ -264,10 +263,10 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
 def transition(at: SDECoefficients, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of a state at the second of two times, given that at the first.
 
-    Exact of a linear SDE; of others those of a step of Euler's.
+    Exact for a linear SDE; for others those of a step of Euler's.
 
     Args:
-        at: What the SDE says of two times.
+        at: Coefficients at two times.
         z: States at the first.
 
     Example:
@@ -286,11 +285,11 @@ def transition(at: SDECoefficients, z: Tensor) -> tuple[Tensor, Tensor]:
 def walk(at: SDECoefficients, z: Tensor, noise: Noise) -> Iterator[Tensor]:
     """States at the times that follow the first, one step after the other.
 
-    By the explicit scheme of weak order 2 of Kloeden and Platen 1992 (15.1.1), each component with
-    noise of its own; exact of a linear SDE.
+    By the explicit scheme of weak order 2 of Kloeden and Platen 1992 (15.1.1), with independent
+    noise for every component; exact for a linear SDE.
 
     Args:
-        at: What the SDE says of the times.
+        at: Coefficients at the times.
         z: States at the first.
         noise: Where random numbers come from.
 

@@ -1,4 +1,4 @@
-"""What was observed of an event, ``y ~ p(y | A(x))``: an operator, its noise, and numbers."""
+"""Observations of events, ``y ~ p(y | A(x))``: an operator, its noise, and numbers."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ object with such a method ``A``, as deepinv's physics have."""
 
 
 class Measurement(Selectable):
-    """Numbers, the operator that made them, and the noise.
+    """An observation, the operator that made it, and the noise.
 
-    Operators see events in one batch axis, as networks do, whatever the batch of samples; a module
-    in the precision of its own numbers.
+    Operators see events with one batch axis, as networks do; modules in the dtype of their own
+    numbers.
 
     Args:
         operator: See `Operator`.
-        y: What was observed, ``(*batch, *shape)``.
+        y: The observation, ``(*batch, *shape)``.
         noise: See `estimators.observation_noise.noise_of`; that of the operator if None.
         like: An event, ``event_shape``, on the device and in the dtype of those to come.
 
     Raises:
         TypeError: If an argument is of another kind.
-        ValueError: If ``y`` is not finite, or the operator does not give what it has.
+        ValueError: If ``y`` is not finite, or the operator's output has another shape.
 
     Example:
         >>> import torch
@@ -90,8 +90,8 @@ class Measurement(Selectable):
     def log_evidence(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """``log p(y)`` where ``A(x)`` is Gaussian, one number after the other.
 
-        After each, ``A(x)`` is taken for a Gaussian with the moments that it has then (assumed
-        density filtering, Opper 1998): exact for Gaussian noise.
+        Assumed density filtering (Opper 1998): after each number, ``A(x)`` is approximated by a
+        Gaussian with its new moments. Exact for Gaussian noise.
 
         Args:
             mean: ``(*batch, m)``.

@@ -1,4 +1,4 @@
-r"""Warnings about data that do not fit an SDE, by what it makes of Gaussians in their place.
+r"""Warnings about data that do not fit an SDE, by its effect on Gaussians of the same moments.
 
 Of data ``N(m, s^2)`` the probability flow is affine: with ``V = alpha^2 s^2 + sigma^2`` at any
 time, it takes ``alpha m + sqrt(V) xi`` at the last time ``T`` to the same at the first time
@@ -7,10 +7,9 @@ time, it takes ``alpha m + sqrt(V) xi`` at the last time ``T`` to the same at th
     (1 + (alpha_T s / sigma_T)^2)^(-1/2) (1 + (sigma_eps / (alpha_eps s))^2)^(1/2)
 
 times the deviation of the data, and are ``alpha_T (m' - m) / sqrt(V_T)`` deviations off, beside the
-``(alpha_eps - 1) m / s`` by which they are not yet at the end. The first factor is of what the
-prior does not know, the second of the noise that is left. Grids put steps around the level
-``log(sigma / alpha)`` at which data of the SDE's scale fade (`scoresde.sampling.grid`); others fade
-at ``log s`` in units of that.
+``(alpha_eps - 1) m / s`` of ending at ``eps``. The first factor is due to the prior, the second to
+the noise that is left. Grids put steps around the level ``log(sigma / alpha)`` at which data of the
+SDE's scale fade (`scoresde.sampling.grid`); others fade at ``log s`` in units of that.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3))
 
 
 class Mismatch(NamedTuple):
-    """How samples of Gaussian data differ from them, ``(n,)`` each: see the module.
+    """Differences between Gaussian data and their samples, ``(n,)`` each: see the module.
 
     Attributes:
-        prior_ratio: Deviation of samples by that of data, as the prior may know nothing of it.
-        shift: By how many deviations samples are off, for the same reason.
-        noise_ratio: Deviation of samples by that of data, for the noise that is left at the end.
-        bias: By how many deviations samples are off, as they are not yet at time 0.
-        scale_ratio: Deviation of data by the SDE's scale.
+        prior_ratio: Deviation of samples over that of data, due to the prior.
+        shift: Error of their mean in deviations, due to the prior.
+        noise_ratio: Deviation of samples over that of data, due to the noise that is left.
+        bias: Error of their mean in deviations, due to ending at ``eps``.
+        scale_ratio: Deviation of data over the SDE's scale.
 
     Example:
         >>> import torch
@@ -71,8 +70,8 @@ class Mismatch(NamedTuple):
     def of(cls, sde: DiagonalSDE, mean: Tensor, std: Tensor) -> Mismatch:
         """Of independent Gaussians.
 
-        Components that stay as they are, or diffuse less than others (conditions), are not drawn
-        from the prior, and of a prior of one's own nothing is known: there is no error then.
+        Components that diffuse less than others or not at all (conditions) are not drawn from the
+        prior, and a prior of one's own is unknown: their errors are 0.
 
         Args:
             sde: How data are diffused.
@@ -104,9 +103,9 @@ class Mismatch(NamedTuple):
 def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
     """Warns of blocks, or columns, that are out of an SDE's range, by their names.
 
-    A mean of 0 and a deviation of 1 throughout are what is said of data that nobody has measured:
-    then there is nothing to compare. Coefficients that mix an event's numbers, as of images, are
-    not named for noise that is left where both are too faint to be seen in the event.
+    A mean of 0 and a deviation of 1 throughout are taken for unmeasured, and not compared.
+    Coefficients that mix an event's numbers, as of images, are not named for noise that is left
+    where both are too faint to be seen in the event.
 
     Args:
         sde: How data are diffused.
@@ -152,15 +151,15 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
 def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Tensor) -> None:
     """Warns of events that are far from where their mean and deviation say.
 
-    By the median event's distance, block by block or column by column, ten deviations or more: an
-    outlier is no reason, nor are tails.
+    By the median event's distance, block by block or column by column, of ten deviations or more,
+    which outliers and tails do not change.
 
     Args:
         sde: How data are diffused.
         x: Events, ``(batch, *event_shape)``.
         z: Their coefficients, or a prefix of them; NaN where they are missing.
-        mean: What is said of them, along the component axis.
-        std: Likewise.
+        mean: Given one, along the component axis.
+        std: Given one, likewise.
 
     Example:
         >>> import warnings

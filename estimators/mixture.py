@@ -2,7 +2,7 @@
 
 Under any linear SDE the diffused data are again such a mixture, with means ``A mu_k`` and
 covariances ``A C_k A + S`` (``A = diag alpha``, ``S = diag sigma^2``). Denoised mean, score and
-density are closed forms: the ground truth for everything else.
+density are closed forms: a reference for everything else.
 """
 
 from __future__ import annotations

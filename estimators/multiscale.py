@@ -35,35 +35,34 @@ Maker = Callable[..., nn.Module]
 class MultiScale(PlannedEstimator):
     """A denoiser for every stage of an SDE that drops blocks (Batzolis et al. 2022, section 5).
 
-    Each network sees the surviving components only, at their own resolution, and is trained on
-    its own interval of time. Stages are independent: train them together through `loss`, or
-    each by itself as the `Denoising` estimator that it is, ``model.stages[i]``, wherever and
-    whenever; see `Denoising.on_coefficients` for data that have been transformed once.
+    Each network sees the components of its stage only, at their own resolution, and is trained on
+    its interval of time. Stages are independent: train them together through `loss`, or each by
+    itself, ``model.stages[i]``, a `Denoising` estimator; see `Denoising.on_coefficients` for
+    transformed data.
 
     Args:
         sde: Drops blocks, see `scoresde.DiagonalSDE`.
         networks: One for every stage, coarse first (the order of ``sde.stages()``); the same
-            object several times for a shared network. Or what makes them, from the shape of the
-            events that each sees: a function for all, or one of each.
+            object several times for a shared network. Or a function from the shape of the events
+            that a network sees to that network, for all or one of each.
         network_bases: The basis whose events each network sees, for instance `scoresde.Packed`; see
             `Denoising`. Or the name of a view, see `scoresde.bases.views`: ``"events"`` of low
             resolution, their bands ``"packed"`` at half of it, or ``"coefficients"``.
-        budget: Parameters of all networks, or a number for each: those that make them are then
-            called as ``networks(event_shape, width)``, with widths that
-            `estimators.budget.widths` finds.
+        budget: Parameters of all networks, or a number for each: functions are then called as
+            ``networks(event_shape, width)``, with widths by `estimators.budget.widths`.
         operations: Of an evaluation of all networks for one event, or of each, likewise; beside a
             budget of parameters both are kept.
-        shares: Which part of a batch each stage is trained on, coarse first, above 0 and at most 1;
-            1 for all of them if None. A fine stage that learns from fewer events makes updates
-            cheaper, and has losses of more variance and the same mean. In evaluation mode every
-            event counts. For the result not to depend on the number of processes, a share of the
-            events of each has to be a whole number.
-        data_mean: Of the whole SDE, see `Denoising`, as the others.
-        data_std: As well.
-        parametrization: What the networks predict.
-        weighting: What the loss cares about.
-        times: Density of training times.
-        baseline: What the networks correct.
+        shares: Part of a batch that each stage is trained on, coarse first, above 0 and at most 1;
+            1 for all of them if None. Fine stages with fewer events make updates cheaper, and have
+            losses of the same mean and more variance. In evaluation mode every event counts. If a
+            share of each process's events is a whole number, the result does not depend on the
+            number of processes.
+        data_mean: Of the whole SDE, see `Denoising`.
+        data_std: See there.
+        parametrization: See there.
+        weighting: See there.
+        times: Density of training times, see there.
+        baseline: See there.
 
     Raises:
         ValueError: If there is not one network, one basis of them, or one share, per stage, or a
@@ -148,8 +147,8 @@ class MultiScale(PlannedEstimator):
     ) -> Tensor:
         """Sum of the stages' losses, ``(batch,)``: sums, so that nats stay nats.
 
-        Of a stage that is trained on a share of the batch, the first of its events have losses that
-        are larger by as much, and the others none, so that means are what they are of all.
+        A stage with a share of the batch has larger losses on the first events by its inverse, and
+        none on the others, so that means stay the same.
         """
         expect_near("x", x, self)
         noise, z = Noise.of(generator), self.sde.basis(x)
@@ -221,7 +220,7 @@ def _seen(bases: Sequence[Basis | None] | str | None, sde: DiagonalSDE) -> Any:
 
 
 def one_for_each(name: str, values: Any, count: int) -> list[Any]:
-    """One for every stage: several are as many as there are, one is that of all.
+    """A list with one value for every stage, from one for all or from several.
 
     Example:
         >>> from estimators.multiscale import one_for_each
@@ -240,7 +239,7 @@ def make_networks(
     budget: int | Sequence[int] | None = None,
     operations: int | Sequence[int] | None = None,
 ) -> list[nn.Module]:
-    """Networks of stages, as they are given or made for the events that they see.
+    """Networks of stages, as they are given or made for their events.
 
     Args:
         makers: One for each.

@@ -1,4 +1,4 @@
-"""The one network that the demo needs; others come from the user or a library."""
+"""Residual perceptrons, and networks of one part of a joint event."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class ResidualMLP(nn.Module):
         depth: Number of residual blocks.
         dropout: Dropout inside them.
         condition_dim: Length of a condition vector; 0 if there is none.
-        noise_levels: How many noise levels it is told: 1, or one per component or block for an
-            estimator with vector time.
+        noise_levels: Number of noise levels: 1, or one per component or block for an estimator with
+            vector time.
         classes: Number of labels, if those are conditions: integers ``(batch,)`` of
             ``0 .. classes``, where ``classes`` itself stands for none (see
             `estimators.ClassifierFree`).
         condition_mean: Of condition vectors, number by number or of all.
-        condition_std: As well: the network hears them in its units.
-        embedding_dim: Width of what modulates the blocks; theirs if None, when it takes half of the
-            multiplications. A noise level by itself needs less.
+        condition_std: Of condition vectors, which are standardised by both.
+        embedding_dim: Width of the modulation of blocks; theirs if None, when it takes half of the
+            multiplications. A noise level alone needs less.
 
     Raises:
         ValueError: If a size is not a whole number in range, ``dropout`` is negative, or
@@ -106,7 +106,7 @@ class ResidualMLP(nn.Module):
     frequencies: Tensor
 
     def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What is predicted, ``(batch, *event_shape)``.
+        """The prediction, ``(batch, *event_shape)``.
 
         Args:
             x: Events, ``(batch, *event_shape)``.
@@ -114,7 +114,7 @@ class ResidualMLP(nn.Module):
             condition: ``(batch, condition_dim)``, or labels ``(batch,)``, if there are any.
 
         Raises:
-            ValueError: If a condition is missing, or none was announced.
+            ValueError: If a condition is missing or unexpected.
         """
         expect_condition(condition, self.condition_shape is not None, "condition_dim= or classes=")
         noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
@@ -132,8 +132,8 @@ class ResidualMLP(nn.Module):
 class PartNetwork(nn.Module):
     """A network of one part of a joint event, the others being its condition.
 
-    What it predicts of the others is 0: for conditional estimators that ask about one part only
-    (CDE, where a condition does not diffuse).
+    Its prediction for the others is 0: for conditional estimators that use one part only (CDE,
+    where a condition does not diffuse).
 
     Args:
         joint: The basis of the joint event.

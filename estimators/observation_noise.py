@@ -1,11 +1,11 @@
-"""The distribution of what is observed, given what an operator makes of an event: number by number.
+"""The distribution of observed numbers given the output of an operator, number by number.
 
-Two things are asked of it: mean and variance, by which an observation is taken for one with
-Gaussian noise; and what a number says of a Gaussian that it was made of. With ``u ~ N(c, v)``,
+It has mean and variance, by which an observation is approximated with Gaussian noise, and the
+evidence of a number under a Gaussian. With ``u ~ N(c, v)``,
 
     l(c, v) = log int N(u; c, v) p(y | u) du,
 
-whose derivatives in ``c`` move mean and variance of ``u`` as Bayes' rule does,
+the derivatives of which in ``c`` give mean and variance of ``u`` by Bayes' rule:
 
     E[u | y] = c + v l',    Var[u | y] = v + v^2 l''.
 """
@@ -51,7 +51,7 @@ class Evidence(NamedTuple):
 
 
 class ObservationNoise(Float64Constants, ABC):
-    """``p(y | u)``; subclasses say `moments` and `evidence`.
+    """``p(y | u)``; subclasses implement `moments` and `evidence`.
 
     Example:
         >>> import torch
@@ -71,7 +71,7 @@ class ObservationNoise(Float64Constants, ABC):
 
     @abstractmethod
     def evidence(self, y: Tensor, place: int, mean: Tensor, variance: Tensor) -> Evidence:
-        """What one of the numbers observed says, differentiable in ``mean`` and ``variance``.
+        """The evidence of one of the observed numbers, differentiable in ``mean`` and ``variance``.
 
         Args:
             y: The number, ``(*batch,)``.
@@ -120,8 +120,8 @@ class GaussianNoise(ObservationNoise):
 class ElementwiseNoise(ObservationNoise):
     """Any distribution, by its density: integrals are sums, derivatives are cumulants.
 
-    Nothing but densities, means and variances are asked of it, and no derivative: as
-    ``N(u; c, v) p(y | u)`` is tilted by ``c``, the derivatives of ``l`` are the cumulants of ``u``.
+    Only densities, means and variances are needed, and no derivatives: as ``N(u; c, v) p(y | u)``
+    is tilted by ``c``, the derivatives of ``l`` are the cumulants of ``u``.
 
     Args:
         model: See `NoiseModel`.
@@ -198,7 +198,7 @@ class ElementwiseNoise(ObservationNoise):
 
 
 def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
-    """What a user says of noise: a standard deviation, several, or a noise model.
+    """The distribution of noise: from a standard deviation, several, or a noise model.
 
     Args:
         noise: A number or numbers that broadcast to the shape, or a `NoiseModel`.
@@ -206,7 +206,7 @@ def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
 
     Raises:
         TypeError: If it is neither.
-        ValueError: If a number is not positive, or there are others than were observed.
+        ValueError: If a number is not positive, or numbers do not broadcast to the shape.
 
     Example:
         >>> import torch
@@ -228,13 +228,13 @@ def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
 
 
 def noise_model(model: Any) -> tuple[Any, float]:
-    """Noise as deepinv's physics describe it, and a unit that observations are to be divided by.
+    """Noise of deepinv's physics, and a unit by which observations are to be divided.
 
     Args:
         model: Its ``noise_model``.
 
     Raises:
-        TypeError: If it is not known here: give ``noise`` itself.
+        TypeError: If it is unknown: give ``noise`` itself.
 
     Example:
         >>> from types import SimpleNamespace

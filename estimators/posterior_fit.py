@@ -1,4 +1,4 @@
-"""Posteriors learned from simulations, by settings that nobody has to choose."""
+"""Posteriors learned from simulations, with default settings for everything."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def fit_posterior(
 ) -> Posterior:
     """The posterior of every observation, learned from simulations.
 
-    Conditional denoising (`estimators.cde`) of what a regression on the observation leaves of the
-    parameters, linear, or smooth where next to nothing is left and no network is given, in
-    `scoresde.inference.Coordinates`; where parameters have bounds, around the posterior as that
-    regression and these have it (`Truncated.from_coordinates`). All settings are by default those
-    of the benchmark ``simulators``; updates and what is held out go with the root of the number of
+    Conditional denoising (`estimators.cde`) of the residuals of a regression of the parameters on
+    the observation, in `scoresde.inference.Coordinates`: linear, or smooth where it leaves next to
+    nothing and no network is given. Where parameters have bounds, the baseline is the posterior by
+    that regression and the bounds (`Truncated.from_coordinates`). Default settings are those of the
+    benchmark ``simulators``; updates and held-out events grow with the root of the number of
     simulations ``N``, batches with ``N``.
 
     Args:
@@ -86,7 +86,7 @@ def fit_posterior(
         embedding: From observations, as `Coordinates.observation` has them, to ``(batch, c)``;
             trained with the network. None for vectors.
         items: Whether observations are sets or series, see `Coordinates.fit`; with an embedding.
-        ranks: Whether normal scores of observations come beside them, as there; where tails are
+        ranks: Whether normal scores of observations come beside them, see there; where tails are
             long (`scoresde.inference.simulation_moments.has_long_tails`) if None.
         network: Of events, in the place of a residual perceptron: of joint ones, observation and
             parameter one after the other; with an embedding of parameters alone, given ``c``
@@ -98,7 +98,7 @@ def fit_posterior(
         of_fit: Other arguments of `scoresde.training.Training.fit`, for instance a ``folder``.
 
     Raises:
-        ValueError: If simulations are not as `Coordinates.fit` wants them.
+        ValueError: As of `Coordinates.fit`.
 
     Example:
         >>> import torch
@@ -132,9 +132,7 @@ def fit_posterior(
 
 
 def default_training(simulations: int) -> Training:
-    """What `fit_posterior` trains by.
-
-    It ends early where the held-out loss has not been lower for a fifth of it.
+    """The settings of `fit_posterior`, with a patience of a fifth of the training.
 
     Example:
         >>> from estimators.posterior_fit import default_training

@@ -1,4 +1,4 @@
-"""A network between coefficients: how it is called, and what it may answer."""
+"""Networks as functions of coefficients."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
 def predictor(
     network: nn.Module, basis: Basis, like: Tensor, dtype: torch.dtype, condition: Any = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network between coefficients: of states in its units, and their levels.
+    """The network as a function of coefficients in its units, and of noise levels.
 
-    Events and conditions come to it in its own dtype, whatever the state's, and with one axis for
-    the batch; a single label is that of all.
+    Events and conditions are cast to its dtype, with one batch axis; a single label is expanded.
 
     Args:
         network: See `estimators.Denoising`.
@@ -78,13 +77,13 @@ _CLEAN = -8.0
 def c_noise(
     at: DiagonalCoefficients, apart: bool, least: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """What a network hears of the noise: a quarter of its level (Karras et al. 2022).
+    """The noise level for a network: a quarter of ``log(sigma/alpha)`` (Karras et al. 2022).
 
     Args:
-        at: What the SDE says of ``k`` times.
+        at: Coefficients at ``k`` times.
         apart: Whether of every component; of the blocks' average else.
-        least: Of every component or block, as far down as it was trained; that of what is clean
-            if None.
+        least: Of every component or block, the least that it was trained with; that of what is
+            clean if None.
         dtype: Of the network.
 
     Returns:
@@ -121,7 +120,7 @@ def corrected(
     c_noise: Tensor,
     z: Tensor,
 ) -> Tensor:
-    """What the network corrects, and what it says of a state in its own units, at one time.
+    """``first(z) + out predict(scaled(z), c_noise)``: a denoised mean corrected by the network.
 
     Example:
         >>> import torch
@@ -143,7 +142,7 @@ def centred(
     c_noise: Tensor,
     z: Tensor,
 ) -> Tensor:
-    """The same of a state around its mean.
+    """`corrected` for a state around its mean.
 
     Example:
         >>> import torch

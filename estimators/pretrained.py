@@ -1,8 +1,8 @@
 """Models of the diffusers library, as estimators.
 
 A discrete-time model of noise ``alpha_k^2 = prod_(j <= k) (1 - beta_j)`` is a continuous one at its
-``N`` steps; between them its noise is interpolated (`scoresde.Tabulated`), and what the network
-hears is the step, which may be a fraction.
+``N`` steps; between them its noise is interpolated (`scoresde.Tabulated`), and the network is given
+the step, which may be a fraction.
 """
 
 from __future__ import annotations
@@ -85,23 +85,23 @@ def from_diffusers(
 ) -> Denoising:
     """A pretrained ``UNet2DModel`` and its scheduler, for every solver, likelihood and guidance.
 
-    At the model's own steps all is as there: ``DDIM`` on them, with ``final_denoise=True``, gives
-    the samples of diffusers' ``DDIMScheduler`` with ``clip_sample=False``. The model may be trained
-    on. A network with classes takes labels as conditions, ``(batch,)`` whole numbers.
+    At the model's own steps the results are the same: ``DDIM`` on them, with
+    ``final_denoise=True``, gives the samples of diffusers' ``DDIMScheduler`` with
+    ``clip_sample=False``. The model may be trained further. A network with classes takes labels as
+    conditions, ``(batch,)`` whole numbers.
 
     Args:
         folder: Of a pipeline, as ``save_pretrained`` writes it or the Hugging Face hub's snapshots
             have it: ``unet/config.json``, its weights, and ``scheduler/scheduler_config.json``. Or
-            what these two files say, ``{"unet": ..., "scheduler": ...}``, of a network that is
-            given.
-        network: Instead of what diffusers makes of ``unet``, which needs that library.
-        condition: How the network calls a condition.
+            the content of these two files, ``{"unet": ..., "scheduler": ...}``, with a network.
+        network: Instead of that described by ``unet``, which needs the library.
+        condition: The network's name for a condition.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ImportError: If diffusers is not installed and no network is given.
-        TypeError: If ``folder`` is none, nor a mapping beside a network.
-        ValueError: If the model predicts, or its noise grows, in a way that is not known here.
+        TypeError: If ``folder`` is neither a path nor a mapping beside a network.
+        ValueError: If the model's prediction or noise schedule is of an unknown kind.
 
     Example:
         >>> import json, tempfile, torch

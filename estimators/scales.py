@@ -1,4 +1,4 @@
-"""Moments of data in an SDE's basis: what a network's inputs are divided by."""
+"""Moments of data in an SDE's basis, by which a network's inputs are divided."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scoresde.sdes.sde import SDE
 def measure(sde: SDE, data: Tensor | Iterable[Tensor], missing: bool = False) -> dict[str, Tensor]:
     """The data's mean per component and standard deviation per block, in an SDE's basis.
 
-    Of vectors in `scoresde.Identity` the standard deviation is per component as well. What is out
-    of the SDE's range is said in a warning with its name (`estimators.mismatch`).
+    In `scoresde.Identity` the standard deviation of vectors is per component as well. A warning
+    names what is out of the SDE's range (`estimators.mismatch`).
 
     Source:
-        Karras et al. 2022 (arXiv 2206.00364), section 5, for what it is good for.
+        Karras et al. 2022 (arXiv 2206.00364), section 5, for its use.
 
     Args:
         sde: Its basis is used.

@@ -20,12 +20,12 @@ from scoresde.sdes.sde import SDE
 class SlicedScoreMatching(KernelFree):
     """Score matching with random projections of its derivative (Song et al. 2019).
 
-    Integrated by parts, the squared error of a score says nothing of the true one (Hyvärinen 2005):
+    By integration by parts, the squared error needs no true score (Hyvärinen 2005):
 
         E a^2 |s - grad log p_t|^2 = E |a s|^2 + 2 E div(a^2 s) + constant,
 
-    where ``div`` is ``v^T J v`` of random signs ``v`` on average. There is no step whose length is
-    a bias; the network is differentiated twice, and has to be smooth.
+    where ``div`` is the mean of ``v^T J v`` over random signs ``v``. There is no bias of a step;
+    the network is differentiated twice, and has to be smooth.
 
     Takes the arguments of `estimators.kernel_free.KernelFree`.
 

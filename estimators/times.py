@@ -1,4 +1,4 @@
-"""At which times the components of an event are while a network is trained."""
+"""Times of the components of an event in training."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from scoresde.sdes.diagonal import DiagonalSDE
 
 @attrs.frozen
 class TrainingTimes(ABC):
-    """How the times of an event's components hang together, each having the density of a grid.
+    """The joint distribution of the times of an event's components, each with a grid's density.
 
-    Subclasses say `quantiles`, and are given to `estimators.Denoising` as its ``times``.
+    Subclasses implement `quantiles`, and are given to `estimators.Denoising` as its ``times``.
 
     Args:
         grid: Density of every time: a grid's name or function.
@@ -48,14 +48,14 @@ class TrainingTimes(ABC):
 
     @property
     def apart(self) -> bool:
-        """Whether components are at different times: the network hears the level of each."""
+        """Whether components have different times: the network is given the level of each."""
         return True
 
     @abstractmethod
     def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
         """Numbers in ``[0, 1]``, ``(batch, 1 | blocks | n)``: 0 is ``eps`` and 1 is ``T``.
 
-        Where each by itself is uniform, the times' density is what weightings take it for.
+        Each should be uniform by itself, for the density of times that weightings assume.
 
         Args:
             sde: How data are diffused.
@@ -93,12 +93,12 @@ class Together(TrainingTimes):
 
 @attrs.frozen
 class Independent(TrainingTimes):
-    """A time for every block, or component, whatever those of the others.
+    """An independent time for every block, or component.
 
-    What is trained so can be sampled along any path, see `scoresde.ScoreEstimator.with_clock`:
-    its loss is a sum of those of all paths (Chen et al. 2024, "diffusion forcing"). Times of many
-    components are hardly ever near each other, as on the path that draws them together they all
-    are: if that path counts, let some events have one time for all.
+    Samples may then be drawn along any path, see `scoresde.ScoreEstimator.with_clock`: the loss is
+    a sum of those of all paths (Chen et al. 2024, "diffusion forcing"). Independent times of many
+    components are hardly ever near each other, as they are on the path that draws all together: for
+    that path, let some events have one time for all.
 
     Args:
         over: ``"blocks"`` or ``"components"``.
@@ -136,7 +136,7 @@ _APART = {over: Independent(over=over) for over in ("blocks", "components")}
 
 
 def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> TrainingTimes:
-    """What ``times`` of an estimator stands for.
+    """The `TrainingTimes` that ``times`` of an estimator stands for.
 
     Args:
         times: ``"blocks"`` or ``"components"``, for `Independent` ones; a grid's name or function,
@@ -174,14 +174,14 @@ def first_noise_level(sde: DiagonalSDE) -> Tensor:
 
 
 class TrainingDraws(NamedTuple):
-    """What training draws for some events; see `estimators.Denoising.draw`.
+    """Random numbers of a training step for some events; see `estimators.Denoising.draw`.
 
     Attributes:
         z: Clean states, ``(batch, n)``; 0 where values are missing.
         times: ``(batch, 1 | blocks | n)``.
         density: Of the times, per unit of time, as they.
         xi: Standard normal numbers, as ``z``.
-        missing: Which values are, as ``z``; None if that is asked of none.
+        missing: Which values are missing, as ``z``; None if none are.
 
     Example:
         >>> import torch

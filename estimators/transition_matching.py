@@ -19,22 +19,22 @@ from scoresde.sdes.sde import SDE
 class TransitionMatching(KernelFree):
     """Regression of the score on that of a small step (Singhal et al. 2024).
 
-    A path is simulated to ``t - d``, and from there a step is made whose density is known,
-    ``z' = z + f d + g sqrt(d) xi``. The score of that density, ``-xi / (g sqrt(d))``, is on average
-    over all that come to ``z'`` the one of ``z'``: a regression, as in denoising score matching,
-    whose minimiser is off by what a step is, ``O(d)``. With ``psi = a^2 s``,
+    A path is simulated to ``t - d``, followed by a step whose density is known,
+    ``z' = z + f d + g sqrt(d) xi``. The score of that density, ``-xi / (g sqrt(d))``, has the score
+    at ``z'`` as its mean given ``z'``: a regression, as in denoising score matching, with a bias of
+    ``O(d)`` by the step. With ``psi = a^2 s``,
 
         E a^2 |s + xi / (g sqrt(d))|^2 = E |a s|^2 + 2 E psi(z', t) xi / (g sqrt(d)) + constant.
 
-    The target's variance grows as ``1/d``. That of the product does not, if ``psi`` where the step
-    began, which knows nothing of ``xi``, is taken from it (Wang et al. 2020): two evaluations of
+    The target's variance grows as ``1/d``. That of the product does not, if ``psi`` at the start of
+    the step, which is independent of ``xi``, is subtracted (Wang et al. 2020): two evaluations of
     the network, and no derivative in the state.
 
     Takes the arguments of `estimators.kernel_free.KernelFree`.
 
     Args:
-        step: Length of the last step as a share of ``t``: the bias.
-        control_variate: Whether variance is taken out of the loss so.
+        step: Length of the last step as a share of ``t``, which sets the bias.
+        control_variate: Whether ``psi`` at the start is subtracted.
 
     Raises:
         ValueError: If ``step`` is not between 0 and 1; and see there.

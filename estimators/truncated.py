@@ -27,19 +27,19 @@ _FAR = 1e30
 class Truncated(Float64Constants, KernelEstimator):
     """Independent Gaussians ``N(mean_i, std_i^2)`` on ``[low_i, high_i]``: exact.
 
-    What is known of a component after diffusion is again a Gaussian, between the same bounds:
+    A component given its diffused state is again a Gaussian between the same bounds:
 
         D_i = E[z | low_i <= z <= high_i],  z ~ N((v alpha z_t + sigma^2 mean) / V, v sigma^2 / V),
 
     ``v = std^2``, ``V = alpha^2 v + sigma^2``.
 
-    With a ``slope`` bounds are those of another quantity, ``w = z + k``, of which the other
-    components, of unit variance, say ``k = y slope``; before truncation
-    ``w ~ N(mean + std^2 k, std^2)``. In words: ``z`` is what a linear regression leaves of a
-    parameter ``w`` with bounds, and the Gaussian is as narrow a likelihood as explains the
+    With a ``slope`` bounds are those of another quantity, ``w = z + k``, where the other
+    components, of unit variance, determine ``k = y slope``; before truncation
+    ``w ~ N(mean + std^2 k, std^2)``. That is, ``z`` is the residual of a linear regression of a
+    bounded parameter ``w``, and the Gaussian is the narrowest likelihood that explains the
     regression, ``1/std^2`` being the share of the variance that it explains. This is exact if ``y``
     does not diffuse, or if one component alone is bounded: of a joint Gaussian, given that ``w`` is
-    between bounds. Of several, each hears of ``y`` by itself; ``y`` hears of none. See
+    between bounds. Several bounded ones use ``y`` separately; ``y`` uses none of them. See
     `from_coordinates`.
 
     Source:
@@ -115,11 +115,10 @@ class Truncated(Float64Constants, KernelEstimator):
 
     @classmethod
     def from_coordinates(cls, coordinates: Coordinates, sde: DiagonalSDE) -> Self:
-        """A posterior as far as it is known before anything is learned, for `Denoising`.
+        """The posterior before anything is learned, a baseline for `Denoising`.
 
-        That is a linear regression on the observation, and the prior's bounds: exact for parameters
-        that are uniform between them, of each of which the observation says something linear and
-        Gaussian.
+        From a linear regression on the observation, and the prior's bounds: exact for parameters
+        that are uniform between them, each with its own linear Gaussian observation.
 
         Args:
             coordinates: Of pairs of parameters and observations.
@@ -171,7 +170,7 @@ def truncated_mean(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> Tens
     """``E[x | low <= x <= high]`` of ``x ~ N(mean, std^2)``, wherever the bounds are.
 
     Quotients of densities and probabilities overflow, and cancel where bounds are narrow. Here
-    ``x`` is counted from the place of the largest density between the bounds, ``p``:
+    ``x`` is measured from the place of the largest density between the bounds, ``p``:
 
         E[x] = p + int y w(y) dy / int w(y) dy,    w(y) = exp(-y^2/(2 std^2) - y (p - mean)/std^2),
 

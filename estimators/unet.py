@@ -1,4 +1,4 @@
-"""U-Nets of the MONAI library, called as estimators call their networks."""
+"""U-Nets of the MONAI library."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ HEAD = 32
 class UNet(nn.Module):
     """Residual blocks at falling and rising resolution, modulated by the noise level.
 
-    ``monai.networks.nets.DiffusionModelUNet``; needs ``pip install 'scoresde[images]'``. Events of
-    any size are padded at their ends with their last values to what can be halved, and cut again.
-    A network of signals sees them as images that do not change along one axis.
+    ``monai.networks.nets.DiffusionModelUNet``; needs ``pip install 'scoresde[images]'``. Events are
+    padded with their last values to sizes that can be halved, and cut again. Signals are images
+    that are constant along one axis.
 
     Source:
         Ho et al. 2020 (arXiv 2006.11239), appendix B; Ronneberger et al. 2015 (arXiv 1505.04597).
@@ -39,8 +39,8 @@ class UNet(nn.Module):
         event_shape: Shape of one event; axes before the spatial ones are channels.
         channels: Of the hidden layers at every resolution, finest first.
         blocks: Residual blocks per resolution.
-        attention: Up to which size, along the longest axis, a resolution has attention: its cost
-            grows with the square of the number of pixels. Nowhere if 0.
+        attention: Largest size, along the longest axis, of resolutions with attention, whose cost
+            grows with the square of the number of pixels. None if 0.
         classes: Number of labels; conditions are then integers ``(batch,)`` of ``0 .. classes``,
             where ``classes`` itself stands for none (see `estimators.ClassifierFree`).
         condition_dim: Length of vectors that are conditions, ``(batch, condition_dim)``.
@@ -48,7 +48,7 @@ class UNet(nn.Module):
         spatial: Number of spatial axes, the last ones: 1 to 3. By default 1 if the event has one
             axis, else 2.
         condition_mean: Of vectors that are conditions, number by number or of all.
-        condition_std: As well: the network hears them in its units.
+        condition_std: Of vectors, which are standardised by both.
 
     Raises:
         ImportError: If MONAI is not installed.
@@ -108,7 +108,7 @@ class UNet(nn.Module):
         return [max(self.space) / 2**place <= attention for place in range(len(self.channels))]
 
     def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What is predicted, ``(batch, *event_shape)``.
+        """The prediction, ``(batch, *event_shape)``.
 
         Args:
             x: Events, ``(batch, *event_shape)``.
@@ -116,7 +116,7 @@ class UNet(nn.Module):
             condition: Labels, vectors or maps, if there are any; see the class.
 
         Raises:
-            ValueError: If a condition is missing, or none was announced.
+            ValueError: If a condition is missing or unexpected.
         """
         wanted = self.embed is not None or self.condition_channels > 0
         expect_condition(condition, wanted, "classes=, condition_dim= or condition_channels=")
@@ -188,7 +188,7 @@ def _condition_shape(kinds: Mapping[str, int], space: Sequence[int]) -> tuple[in
 
 
 def group_count(channels: Sequence[int]) -> int:
-    """Into how many groups all numbers of channels are divided.
+    """Number of normalisation groups that divides all numbers of channels.
 
     Example:
         >>> from estimators.unet import group_count

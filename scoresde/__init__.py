@@ -1,9 +1,9 @@
 """Probabilistic modelling with score-based diffusion.
 
-Data ``x`` enter a `Basis` and become coefficients ``z``; a `Schedule` says how much signal and
-noise each component has at its own time; a `ScoreEstimator` turns ``(z_t, t)`` into a denoised
-mean; a `Solver` walks the reverse equation; the basis brings ``x`` back. Likelihood is the same
-walk with a trace.
+Data ``x`` are transformed to coefficients ``z`` by a `Basis`; a `Schedule` gives the signal and
+noise of each component at its own time; a `ScoreEstimator` maps ``(z_t, t)`` to a denoised mean; a
+`Solver` integrates the reverse equation; the basis transforms back. Likelihoods come from the
+probability flow and its divergence.
 """
 
 from typing import TYPE_CHECKING

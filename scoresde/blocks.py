@@ -1,10 +1,10 @@
 """The layout of a flat state: named blocks of components, coarse first.
 
 A state is one vector of ``n`` coefficients per sample, ``(*batch, n)``. Blocks name contiguous
-ranges of it: the bands of a wavelet pyramid, the leading and trailing principal components, or
-the ``x`` and ``y`` of a joint model. Quantities that differ between components (a schedule's
-parameter, a speed, a data scale) are broadcast by one rule, the *component axis*: their last
-axis holds 1 entry (shared), one per block, or one per component.
+ranges of it: the bands of a wavelet pyramid, leading and trailing principal components, or the
+``x`` and ``y`` of a joint model. Quantities that differ between components (a schedule's
+parameter, a speed, a data scale) are broadcast along the *component axis*: their last axis holds
+1 entry (shared), one per block, or one per component.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Blocks:
         self._on_device: dict[torch.device, Tensor] = {}
 
     def singles(self) -> Blocks:
-        """Every component by itself, named ``block[i]``, or as its block if it is alone there."""
+        """Every component as a block, named ``block[i]``, or as its block if it is alone there."""
         return Blocks(
             {
                 name if size == 1 else f"{name}[{i}]": 1
@@ -137,7 +137,7 @@ class Blocks:
         return torch.cat([v.expand(*v.shape[:-1], size) for v, size in parts], -1)
 
     def _owners(self, device: torch.device) -> Tensor:
-        """Of which block each component is, ``(n,)``: sent to a device once."""
+        """Index of every component's block, ``(n,)``: sent to a device once."""
         if device not in self._on_device:
             sizes = torch.tensor([*self.sizes.values()], device="cpu")
             owners = torch.arange(len(self), device="cpu").repeat_interleave(sizes)
@@ -184,8 +184,8 @@ def _nanmean(value: Tensor) -> Tensor:
 def folded(value: Tensor) -> Tensor:
     """Sum over the last axis, always in the same order.
 
-    `torch.sum` adds in an order that depends on how many sums there are, and with it what a
-    sample gets on its batch mates.
+    `torch.sum` adds in an order that depends on how many sums there are: a sample would depend on
+    its batch.
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
-"""Checks at the public boundary.
+"""Checks of arguments.
 
-Every message names the argument, what was expected and what came. Checks that read tensor
-values (`finite`, `positive`) force a device synchronisation: they belong where a user's data
-enters, never inside a solver's loop.
+Every message names the argument, what was expected and what came. Checks of values (`finite`,
+`positive`) synchronise with the device: they belong where a user's data enter, never inside a
+solver's loop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ def expect(condition: bool, name: str, expected: str, got: object) -> None:
 
     Example:
         >>> from scoresde.checks import expect
-        >>> expect(2 > 1, "steps", "at least 1", 2)
         >>> expect(0 > 1, "steps", "at least 1", 0)
         Traceback (most recent call last):
             ...
@@ -42,10 +41,7 @@ def instance(name: str, value: object, kind: type) -> None:
 
     Example:
         >>> from scoresde.checks import instance
-        >>> instance("name", 3, str)
-        Traceback (most recent call last):
-            ...
-        TypeError: name: expected a str, got 3
+        >>> instance("name", "a", str)
     """
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
@@ -57,14 +53,7 @@ def whole(name: str, value: object, least: int, most: int = 2**31) -> None:
 
     Example:
         >>> from scoresde.checks import whole
-        >>> whole("steps", 0.5, 1)
-        Traceback (most recent call last):
-            ...
-        ValueError: steps: expected a whole number of at least 1, got 0.5
-        >>> whole("steps", 500, 1, 100)
-        Traceback (most recent call last):
-            ...
-        ValueError: steps: expected a whole number of at most 100, got 500
+        >>> whole("steps", 500, least=1)
     """
     good = isinstance(value, Integral) and not isinstance(value, bool)
     above = good and int(value) > most  # type: ignore[call-overload]
@@ -78,14 +67,7 @@ def real(name: str, value: object, least: float = -math.inf, most: float = math.
 
     Example:
         >>> from scoresde.checks import real
-        >>> real("eta", float("nan"), 0)
-        Traceback (most recent call last):
-            ...
-        ValueError: eta: expected a finite number of at least 0, got nan
-        >>> real("eta", 1e300, 0, 1e3)
-        Traceback (most recent call last):
-            ...
-        ValueError: eta: expected a finite number from 0 to 1000, got 1e+300
+        >>> real("eta", 0.5, least=0, most=1e3)
     """
     largest = sys.float_info.max  # whole numbers beyond it are no floats
     good = isinstance(value, Real) and not isinstance(value, bool)
@@ -96,14 +78,11 @@ def real(name: str, value: object, least: float = -math.inf, most: float = math.
 
 
 def choice(name: str, value: object, *known: object) -> None:
-    """Raises ``ValueError`` unless ``value`` is one of what is known.
+    """Raises ``ValueError`` unless ``value`` is among the known ones.
 
     Example:
         >>> from scoresde.checks import choice
-        >>> choice("mode", "CMYK", "L", "RGB")
-        Traceback (most recent call last):
-            ...
-        ValueError: mode: expected one of 'L', 'RGB', got 'CMYK'
+        >>> choice("mode", "L", "L", "RGB")
     """
     good = any(type(value) is type(option) and value == option for option in known)
     expect(good, name, f"one of {', '.join(map(repr, known))}", reprlib.repr(value))
@@ -118,10 +97,8 @@ def validator(check: Callable[..., None], *bounds: object) -> Callable[..., None
         >>> @attrs.frozen
         ... class Settings:
         ...     steps: int = attrs.field(validator=validator(whole, 1))
-        >>> Settings(0)
-        Traceback (most recent call last):
-            ...
-        ValueError: steps: expected a whole number of at least 1, got 0
+        >>> Settings(5).steps
+        5
     """
 
     def validate(_: object, attribute: Any, value: object) -> None:
@@ -171,10 +148,7 @@ def floating(name: str, value: Tensor) -> None:
     Example:
         >>> import torch
         >>> from scoresde.checks import floating
-        >>> floating("x", torch.tensor([1, 2]))
-        Traceback (most recent call last):
-            ...
-        TypeError: x: expected a floating-point tensor, got torch.int64
+        >>> floating("x", torch.tensor([1.0, 2.0]))
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
@@ -187,7 +161,7 @@ def floating(name: str, value: Tensor) -> None:
 
 
 def readable(value: Tensor) -> bool:
-    """Whether a tensor's numbers can be looked at: no device is waited for, no trace broken.
+    """Whether a tensor can be read without synchronisation with a device, or a break of a graph.
 
     Example:
         >>> import torch
@@ -210,10 +184,7 @@ def finite(name: str, value: Tensor, origin: str = "") -> None:
     Example:
         >>> import torch
         >>> from scoresde.checks import finite
-        >>> finite("x", torch.tensor([1.0, torch.inf]))
-        Traceback (most recent call last):
-            ...
-        ValueError: x: expected finite numbers, got 1 NaN or infinite of 2, the first at [1]
+        >>> finite("x", torch.tensor([1.0, 2.0]))
     """
     if not all_finite(value):
         places = (~torch.isfinite(value)).nonzero()
@@ -222,7 +193,7 @@ def finite(name: str, value: Tensor, origin: str = "") -> None:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether no entry is NaN or infinite; a device is waited for.
+    """Whether no entry is NaN or infinite; synchronises with the device.
 
     Example:
         >>> import torch
@@ -241,10 +212,7 @@ def positive(name: str, value: Tensor | float) -> None:
 
     Example:
         >>> from scoresde.checks import positive
-        >>> positive("lr", 0.0)
-        Traceback (most recent call last):
-            ...
-        ValueError: lr: expected positive finite numbers, got 0.0
+        >>> positive("lr", 0.1)
     """
     with torch.device("cpu"):  # numbers need no other
         tensor = numbers(name, value)
@@ -258,17 +226,14 @@ def trailing_shape(name: str, value: Tensor, shape: torch.Size) -> None:
     Example:
         >>> import torch
         >>> from scoresde.checks import trailing_shape
-        >>> trailing_shape("x", torch.zeros(5, 3), torch.Size([2]))
-        Traceback (most recent call last):
-            ...
-        ValueError: x: expected shape (*batch, 2), got (5, 3)
+        >>> trailing_shape("x", torch.zeros(5, 2), torch.Size([2]))
     """
     tail = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else None
     expect(tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape))
 
 
 def look_up(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
-    """A function by its name, or one of a user's own as it is.
+    """A function by its name; a user's own function is returned as it is.
 
     Raises:
         TypeError: If it is neither.

@@ -1,4 +1,4 @@
-"""Solvers that show where they end and nothing on the way, as those of other libraries."""
+"""Solvers that yield only their last state, as those of other libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scoresde.solver import Solver
 
 @attrs.frozen
 class EndpointSolver(Solver):
-    """A solver that shows no states on the way.
+    """A solver that yields only its last state.
 
     Subclasses implement `integrate`.
 

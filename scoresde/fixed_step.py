@@ -1,4 +1,4 @@
-"""Solvers that take the steps they are given."""
+"""Solvers with given steps."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from scoresde.solver import Solver
 
 
 class Step(NamedTuple):
-    """What is known of a step before it is taken.
+    """What is known of a step before it is taken: coefficients and fields.
 
     Attributes:
-        fields: The equation at the solver's nodes; a little inside the step where rates jump at
+        fields: The equation at the solver's nodes; slightly inside the step where rates jump at
             its end.
-        decay: Of `scoresde.equation.Propagator`, ``(1 | m)``, as the others.
-        gain: As well.
-        noise_std: As well; None for an ODE.
+        decay: See `scoresde.equation.Propagator`, ``(1 | m)``.
+        gain: See there.
+        noise_std: See there; None for an ODE.
         length: Of the step in time, ``(1,)``.
-        weights: What the solver has made of all these, see `FixedStep.weights`.
+        weights: Of the solver, see `FixedStep.weights`.
 
     Example:
         >>> import torch
@@ -59,7 +59,7 @@ _AHEAD = 2**18
 class FixedStep(Solver):
     """A solver that takes the given steps, one after the other.
 
-    Subclasses implement `step`, and say in `nodes` where on the way they ask for the equation.
+    Subclasses implement `step`, and may set `nodes`, at which the equation is evaluated.
 
     Takes the arguments of `scoresde.Solver`.
 
@@ -88,11 +88,11 @@ class FixedStep(Solver):
         Args:
             y: State at the start of the step.
             step: What is known of it.
-            noise: Where random numbers come from; not to be asked if ``step.noise_std`` is None.
-            memory: What the last step returned, None at the first.
+            noise: Random numbers; not to be used if ``step.noise_std`` is None.
+            memory: Second result of the last step, None at the first.
 
         Returns:
-            The state at its end, and what the next step is to remember.
+            The state at its end, and the memory of the next step.
         """
 
     def walk(
@@ -117,7 +117,7 @@ class FixedStep(Solver):
     def prepare(
         self, equation: Equation, ts: Tensor, like: Tensor, memory: Any = None
     ) -> Iterator[Step]:
-        """Everything about the steps between times that does not depend on the state.
+        """The steps between times, with all that does not depend on states.
 
         Args:
             equation: What to integrate.
@@ -147,18 +147,17 @@ class FixedStep(Solver):
         )
 
     def run(self, y: Tensor, steps: Iterable[Step], noise: Noise) -> Tensor:
-        """The state after steps prepared before: the loop alone, to be compiled as a whole.
+        """The state after prepared steps: the loop alone, which can be compiled as a whole.
 
         Example:
             >>> import torch
+            >>> from estimators import Gaussian
             >>> from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
-            >>> from estimators import Denoising, ResidualMLP
             >>> from solvers import DDIM
-            >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
+            >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
             >>> reverse, solver, z = ReverseSDE(model, 0.0), DDIM(4), torch.zeros(3, 2)
-            >>> steps = list(solver.prepare(reverse, -solver.times(model.sde), z))
-            >>> def loop(z): return solver.run(z, steps, Noise())
-            >>> torch.compile(loop, fullgraph=True, backend="eager")(z).shape
+            >>> steps = solver.prepare(reverse, -solver.times(model.sde), z)
+            >>> solver.run(z, steps, Noise()).shape
             torch.Size([3, 2])
         """
         memory = None
@@ -169,16 +168,15 @@ class FixedStep(Solver):
     def weights(
         self, ahead: Propagator, discontinuous: Tensor, at: Coefficients, memory: Any
     ) -> Iterable[Any]:
-        """What each step needs besides its propagator, from those of many steps at once.
+        """Weights of each step besides its propagator, from those of many steps at once.
 
         Args:
-            ahead: Coefficients of the steps to come, ``(steps, 1 | blocks | m)``, in full
-                precision.
-            discontinuous: At the start of which steps rates jump, ``(steps,)``.
-            at: What makes factors of states of them: see `scoresde.equation.Coefficients.each`.
-            memory: What the last step returned, None if none was taken.
+            ahead: Coefficients of the steps, ``(steps, 1 | blocks | m)``, in full precision.
+            discontinuous: Whether rates jump at the start of each step, ``(steps,)``.
+            at: Makes factors of states of them: see `scoresde.equation.Coefficients.each`.
+            memory: Second result of the last step, None if none was taken.
 
         Returns:
-            What becomes ``Step.weights``, step by step.
+            ``Step.weights``, step by step.
         """
         return itertools.repeat(None)

@@ -1,8 +1,7 @@
-"""Sources of random numbers: reproducible, with a stream for every sample where one is wanted.
+"""Sources of random numbers: reproducible, with a stream for every sample where that is wanted.
 
-With one `torch.Generator` a batch is drawn as a whole. With a list of them, one per sample,
-every sample has a stream of its own: it is the same alone, in any company and on any number
-of devices.
+With one `torch.Generator` a batch is drawn as a whole. With a list of them, one per sample, every
+sample has a stream of its own, and does not depend on its batch or the number of devices.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Noise:
 
     @classmethod
     def of(cls, generator: Generators) -> Noise:
-        """A source from generators; what is a source already is returned as it is."""
+        """A source from generators; a source is returned unchanged."""
         return generator if isinstance(generator, Noise) else cls(generator)
 
     def __call__(self, like: Tensor) -> Tensor:
@@ -67,7 +66,7 @@ class Noise:
         expect(got == count, "generator", f"one generator, or {count}: one per sample", got)
 
     def part(self, rows: slice) -> Noise:
-        """Of some samples: theirs if each has a generator, else what comes next."""
+        """For some samples: their generators if there is one each, else the same source."""
         return Noise(self.generator[rows]) if isinstance(self.generator, Sequence) else self
 
     def uniform(self, like: Tensor) -> Tensor:
@@ -77,8 +76,8 @@ class Noise:
     def stratified(self, like: Tensor, draws: int = 1) -> Tensor:
         """Uniform numbers on ``[0, 1)``, evenly spaced over the batch (Kingma et al. 2021, I.1).
 
-        With one generator per sample, those of every sample are evenly spaced by themselves: they
-        do not depend on its company, and one draw per event is not spaced at all.
+        With one generator per sample, the numbers of each are evenly spaced by themselves, and do
+        not depend on its batch; one draw per event is not spaced then.
 
         Args:
             like: One row per event, ``(batch, n)``.
@@ -103,7 +102,7 @@ class Noise:
     def draw(self, distribution: Distribution, like: Tensor) -> Tensor:
         """Samples of a distribution over one state ``(n,)``, in the shape of ``like``.
 
-        Distributions take no generator: ours is put in the place of torch's default one.
+        Distributions take no generator: ours replaces torch's default one meanwhile.
         """
         if not isinstance(self.generator, Sequence):
             with nullcontext() if self.generator is None else DefaultGenerator(self.generator):
@@ -150,8 +149,8 @@ class NoiseShard(Noise):
     """The noise of one process's shard of a batch.
 
     Every process draws the whole batch's numbers, from generators in the same state, and keeps
-    those of its own events: every ``count``-th, from ``index`` on. So together they have the
-    numbers that one process would have.
+    those of its own events: every ``count``-th, from ``index`` on. Together these are the numbers
+    of one process.
 
     Args:
         generator: Of the whole batch.

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 def shallow_copy(module: M, **values: object) -> M:
-    """A view of a module with some attributes, buffers or children of its own.
+    """A view of a module with other attributes, buffers or children.
 
     Example:
         >>> import torch
@@ -56,7 +56,7 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def cast_like(value: Tensor, like: Tensor) -> Tensor:
-    """Numbers in the dtype and on the device of others, on the way to which nobody waits.
+    """Numbers in the dtype and on the device of others, moved without synchronisation.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ def cast_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """Numbers on a device, on the way to which nobody waits, in float32 if it has no float64.
+    """Numbers on a device, moved without synchronisation, in float32 if it has no float64.
 
     Example:
         >>> import torch
@@ -85,7 +85,7 @@ def to_device(value: Tensor, device: torch.device) -> Tensor:
 
 
 def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
-    """A formula that `torch.autocast` leaves alone: that is for networks.
+    """A formula that `torch.autocast`, which is for networks, does not affect.
 
     Example:
         >>> import torch
@@ -109,7 +109,7 @@ def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
 
 
 def network_dtype(network: object) -> torch.dtype | None:
-    """That of a network's weights, None where it has none.
+    """The dtype of a network's weights, None where it has none.
 
     Example:
         >>> import torch
@@ -122,7 +122,7 @@ def network_dtype(network: object) -> torch.dtype | None:
 
 
 def device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:
-    """Where a module's numbers are, its constants first; the default, torch's if None, without any.
+    """The device of a module's constants, or of its weights; ``default``, or torch's, if none.
 
     Example:
         >>> import torch
@@ -140,16 +140,13 @@ def expect_near(name: str, value: object, module: object) -> None:
 
     Args:
         name: Of the value, for the message.
-        value: What is no tensor can be anywhere.
-        module: It is where the first of its constants, or else of its weights, is.
+        value: Anything; only tensors are checked.
+        module: Its device is that of its first constant, or else weight.
 
     Example:
         >>> import torch
         >>> from scoresde.precision import expect_near
-        >>> expect_near("x", torch.zeros(2), torch.nn.Linear(1, 1).to("meta"))
-        Traceback (most recent call last):
-            ...
-        ValueError: x: expected a tensor on meta, where the model is, got one on cpu
+        >>> expect_near("x", torch.zeros(2), torch.nn.Linear(1, 1))
     """
     if not isinstance(value, Tensor) or not isinstance(module, nn.Module):
         return
@@ -158,9 +155,9 @@ def expect_near(name: str, value: object, module: object) -> None:
 
 
 class KeepsFloat64(nn.Module):
-    """A module whose floating-point buffers are in float64 whatever it is cast to.
+    """A module whose floating-point buffers stay in float64 when it is cast.
 
-    They follow its device alone, and are float32 on one without float64 (MPS).
+    They are moved between devices, and are float32 on one without float64 (MPS).
 
     Example:
         >>> import torch
@@ -178,19 +175,12 @@ class KeepsFloat64(nn.Module):
         self._cast_values = {}
 
     def cast(self, name: str, like: Tensor) -> Tensor:
-        """A buffer in the dtype and on the device of a tensor: cast once for every value it takes.
-
-        Example:
-            >>> import torch
-            >>> from scoresde import Haar
-            >>> Haar((4,), 1).cast("unit", torch.zeros(1))
-            tensor([0.7071, 0.7071, 0.7071, 0.7071])
-        """
+        """A buffer in the dtype and on the device of a tensor, cached until it changes."""
         kept = self._as_asked(name, like)
         return self._cast(name, self.get_buffer(name), like) if kept is None else kept
 
     def _as_asked(self, name: str, t: Tensor) -> Tensor | None:
-        """What needs no cast, or what a buffer was cast to before, if it is what it was then."""
+        """What needs no cast, or a cast that is up to date."""
         value = self._buffers.get(name, self._parameters.get(name))
         if value is None or (value.dtype == t.dtype and value.device == t.device):
             return value
@@ -241,8 +231,8 @@ def _together(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 class Float64Constants(KeepsFloat64):
     """A module with constants along the component axis that no cast rounds.
 
-    Casting a network to float32 or bfloat16 must not round ``beta_min = 0.1`` or a speed of
-    1/3: step coefficients are computed in float64 and cast last.
+    Casting a network to float32 or bfloat16 must not round ``beta_min = 0.1`` or a speed of 1/3:
+    coefficients of steps are computed in float64 and cast last.
 
     Example:
         >>> import torch
@@ -296,10 +286,10 @@ class Float64Constants(KeepsFloat64):
         return tuple(self._cast(name, v, t) for name, v in zip(names, values, strict=True))
 
     def constant_on(self, name: str, device: torch.device) -> Tensor:
-        """A constant as it is, on its own device, or on the CPU if that is the one asked for.
+        """A constant on its own device, or on the CPU if that is asked for.
 
-        What is on another device is read from there once for every value that it takes: what is
-        planned on the CPU waits for no device. What is learned is read every time where it is
+        A constant on another device is copied to the CPU once for every value that it takes, so
+        that plans on the CPU do not synchronise. Learned ones are copied every time where they are
         differentiated.
         """
         value: Tensor = getattr(self, name)
@@ -309,7 +299,7 @@ class Float64Constants(KeepsFloat64):
         return self._on_cpu[name].value
 
     def _read_together(self, names: Sequence[str]) -> None:
-        """Reads what has not been read yet, together, as one waits for each."""
+        """Copies to the CPU what has not been, together: with one synchronisation."""
         values = ((name, getattr(self, name)) for name in names)
         new = [
             (name, value)
@@ -346,7 +336,7 @@ class Float64Constants(KeepsFloat64):
     def per_component(self, blocks: Blocks, device: torch.device | None = None) -> Self:
         """A view of the module with per-block constants repeated over their components.
 
-        On another device if one is named, see `constant_on`.
+        On another device if one is given, see `constant_on`.
         """
         view = copy.copy(self)
         view._on_cpu, view._cast_values = {}, {}

@@ -1,12 +1,12 @@
-"""BibTeX of the works that a composed model stands on.
+"""BibTeX of the works that a composed model is based on.
 
 A class names its references in one attribute, by the keys of entries in a file ``citations.bib``:
 
     class MySchedule(Schedule):
         references = "me2026"
 
-The file is that of the package the class is in, or else scoresde's. Sources of parent classes
-count as well: what is inherited is used.
+The file is that of the package of the class, or else scoresde's. Sources of parent classes count
+as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scoresde.internals.messages import nearest
 
 
 def citation(*parts: object) -> str:
-    r"""BibTeX of the works that objects, and whatever these are made of, name as their sources.
+    r"""BibTeX of the sources that objects, and all that they are made of, name.
 
     Args:
         parts: Estimators, solvers, SDEs, bases, distributions, a `scoresde.app.model.Model`; lists

@@ -1,11 +1,11 @@
-"""Equations that share the marginals of an SDE, by its score.
+"""Equations with the marginals of an SDE, from its score.
 
     dz = [f - (1 + eta^2)/2 (g^2 s + div g^2)] dt + eta g dwbar
 
-share the marginals ``p_t`` for every ``eta``: 1 is the reverse SDE (Anderson 1982), 0 the
-probability-flow ODE (Song et al. 2021, eq. 13). They hold the estimator as a child, and with it the
-SDE: what trains or moves an equation trains or moves these, and ``torchdiffeq.odeint_adjoint`` and
-``torchsde.sdeint_adjoint`` find their weights.
+have the marginals ``p_t`` for every ``eta``: 1 is the reverse SDE (Anderson 1982), 0 the
+probability-flow ODE (Song et al. 2021, eq. 13). The estimator is a child of the equation, and with
+it the SDE: their weights are trained and moved with it, and found by
+``torchdiffeq.odeint_adjoint`` and ``torchsde.sdeint_adjoint``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ReverseSDE(Equation):
     """The equation from prior to data, in time ``r = -t`` from ``-T`` to ``-eps``.
 
     ``dz = -[f - (1 + eta^2)/2 (g^2 s + div g^2)] dr + eta g dw``. Time is negated, not counted
-    from ``T``: integrators that want increasing times get them, and small times keep their
-    digits. ``torchdiffeq`` looks at times from ``-T`` to ``-eps`` only (`Equation.forward`).
+    from ``T``, so that times increase, as integrators want, and small ones keep their digits.
+    ``torchdiffeq`` evaluates it from ``-T`` to ``-eps`` only (`Equation.forward`).
 
     Args:
         estimator: Knows the score, and its SDE.
@@ -42,7 +42,7 @@ class ReverseSDE(Equation):
         condition: Passed on to the estimator.
 
     Raises:
-        TypeError: If the estimator is none.
+        TypeError: If the estimator is of another type.
         ValueError: If ``eta`` is negative.
 
     Example:
@@ -132,7 +132,7 @@ class ProbabilityFlow(ReverseSDE):
         condition: Passed on to the estimator.
 
     Raises:
-        TypeError: If the estimator is none.
+        TypeError: If the estimator is of another type.
 
     Example:
         >>> import torch
@@ -153,7 +153,7 @@ class ProbabilityFlow(ReverseSDE):
         super().__init__(estimator, 0.0, condition)
 
     def start(self, z: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """A state of the flow at ``eps``, and what its log-density lacks of that of data.
+        """A state of the flow at ``eps``, and a term to be added to its log-density.
 
         Args:
             z: Coefficients of events, ``(*batch, n)``.

@@ -1,4 +1,4 @@
-"""Some samples of a batch: what is known of them, and modules that know it."""
+"""Selection of samples of a batch, from conditions and modules with values for each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
-    """What a condition says of some samples of a batch.
+    """A condition for some samples of a batch.
 
     Args:
         condition: A tensor with the batch in front, as it is or flattened, or lists, tuples and
-            dictionaries of such; anything else is of all samples.
+            dictionaries of such; anything else is for all samples.
         rows: Places in the flattened batch, ``(k,)``.
         batch: Shape of the batch.
 
@@ -44,7 +44,7 @@ def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
 
 
 def broadcast(name: str, *shapes: Sequence[int]) -> torch.Size:
-    """The batch of several; raises ``ValueError`` if they do not fit.
+    """The broadcast shape of several batches; raises ``ValueError`` if they do not fit.
 
     Example:
         >>> from scoresde.selection import broadcast
@@ -65,7 +65,7 @@ def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
     """Vectors ``(*own, n)``, one for every sample: ``(*batch, n)``.
 
     Raises:
-        ValueError: If there are others than those of the batch.
+        ValueError: If ``own`` does not broadcast to the batch.
 
     Example:
         >>> import torch
@@ -80,49 +80,41 @@ def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
 
 
 class Selectable(nn.Module):
-    """A module that may know something of single samples, or have parts that do.
+    """A module that may have values for single samples, or parts that do.
 
     Example:
         >>> import torch
-        >>> from scoresde.selection import Selectable
-        >>> class Known(Selectable):
-        ...     def __init__(self, values):
-        ...         super().__init__()
-        ...         self.values = values
-        ...     @property
-        ...     def batch_shape(self): return self.values.shape[:-1]
-        ...     def select(self, rows, batch): return Known(self.values[rows])
-        >>> known = Known(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> from scoresde.conditioning import Observation
+        >>> known = Observation(torch.tensor([True]), torch.tensor([[1.0], [2.0], [3.0]]))
         >>> known.batch_shape, known.select(torch.tensor([2, 0]), (3,)).values.tolist()
         (torch.Size([3]), [[3.0], [1.0]])
     """
 
     @property
     def batch_shape(self) -> torch.Size:
-        """The batch of what is known of single samples, by parts: empty if there is no such thing.
+        """The batch of values for single samples, empty without any.
 
         Samples have it as their last batch axes.
         """
         return broadcast("batch_shape", *(part.batch_shape for part in _parts(self)))
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """The same of some samples only, for solvers that go on without the others.
+        """A view for some samples only, for solvers that go on without the others.
 
-        What knows something of every sample overrides it, and ``batch_shape``; the others ask
-        their parts.
+        Modules with values for samples override it, and ``batch_shape``; others ask their parts.
 
         Args:
             rows: Their places in the flattened batch, ``(k,)``; a sample may come twice.
             batch: The batch so far.
 
         Returns:
-            One of states ``(k, n)``; itself, if no part of it knows of single samples.
+            For states ``(k, n)``; itself, if no part has values for single samples.
         """
         return select(self, rows, batch)
 
 
 def _parts(module: nn.Module) -> Iterator[Selectable]:
-    """The nearest that are selectable: they ask theirs."""
+    """The nearest selectable parts, which ask theirs."""
     for child in module.children():
         if isinstance(child, Selectable):
             yield child
@@ -131,10 +123,10 @@ def _parts(module: nn.Module) -> Iterator[Selectable]:
 
 
 def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
-    """A view of a module all of whose parts are of some samples only.
+    """A view of a module whose parts are for some samples only.
 
     Args:
-        module: Itself, if none of its parts knows anything of single samples.
+        module: Returned itself, if none of its parts has values for single samples.
         rows: Places in the flattened batch, ``(k,)``; a sample may come twice.
         batch: Shape of the batch.
 
