@@ -269,6 +269,7 @@ class ExponentialMultistep(FixedStep):
         # the first steps have more weights, all 0, than forcings
         for weight, forcing in zip(weights.terms, forcings, strict=False):
             end.addcmul_(weight, forcing)
+        # the next step has a forcing of its own; one is kept, by which it knows this state's length
         return end, _Past(forcings[: len(weights.terms) - 1 or 1], weights)
 
 

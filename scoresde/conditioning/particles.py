@@ -157,6 +157,7 @@ class Particles:
             expect(bool(kept.any(0).all()), "model", wanted, "none of it")
             cloud = cloud._replace(log_weight=cloud.log_weight.masked_fill(~kept, -torch.inf))
             cloud = cloud.resampled(noise)
+        # resampled copies lie side by side, of which the first would be taken
         order = noise.uniform(cloud.u[:, 0, :1]).squeeze(-1).argsort()
         return Population(cloud.u[order].reshape(len(order), *batch, -1), evidence)
 

@@ -45,8 +45,8 @@ class Quadrature:
     the score lacks of being one. The limit of many steps is the flow's density either way.
 
     Events near the border between modes need more nodes. The change of the integrals if polynomials
-    were parabolas estimates a step's error: twice, those half of an event's steps that have the
-    largest are halved, at states between those of the path.
+    were parabolas estimates a step's error: twice, the half of an event's steps with the largest
+    errors is halved, at states between those of the path.
 
     An event's error is estimated as twice the sum of the changes that are left
     (`scoresde.likelihood.exact.LogProb`). On Gaussian mixtures the estimate is mostly ten times

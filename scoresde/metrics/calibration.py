@@ -186,7 +186,7 @@ def local_c2st(
     """Whether the posterior of one observation is wrong: a local classifier two-sample test.
 
     A classifier learns to tell pairs of a draw and an observation from pairs of the truth and an
-    observation, and is then asked about draws given the one observation.
+    observation, all of fresh simulations, and is then asked about draws given the one observation.
 
     Source:
         Linhart, Gramfort and Rodrigues 2023 (arXiv 2306.03580).

@@ -83,6 +83,7 @@ def events(
         True
     """
     key = _key(solver, estimator, sample_shape, condition, dtype)
+    # without the lock: lists of walks are replaced, never changed
     for kept in [] if key is None else _walks.get(estimator, []):
         if kept.condition is condition and kept.key == key:
             with evaluation_mode(estimator, kept.modules):

@@ -27,7 +27,7 @@ def captures(device: torch.device) -> bool:
 
 
 def expect_capturable(estimator: ScoreEstimator, processes: int) -> None:
-    """Raises ``ValueError`` if an estimator's loss changes from update to update.
+    """Raises ``ValueError`` if losses change from update to update, or there are several processes.
 
     Example:
         >>> from estimators import Denoising, ResidualMLP

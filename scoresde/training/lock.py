@@ -89,6 +89,7 @@ def _locked(path: Path, until: float) -> int:
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 raise FileExistsError(errno.EEXIST, "in the way, and not a lock", str(path))
             if _lock(descriptor):
+                # whoever had the lock has removed the file: this may be one that nobody else finds
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(status, os.lstat(path)):
                         return descriptor

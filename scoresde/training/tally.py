@@ -54,6 +54,7 @@ class Tally:
         # a network may be spread over several
         given = (loss, norm) if stop is None else (loss, norm, stop)
         loss, norm, *_ = update = tuple(v.to(self.poison.device) for v in given)
+        # 0 times what is not finite is NaN, which stays, and alone differs from itself
         self.poison.add_((loss if scaled else loss + norm) * 0)
         torch.ne(self.poison, self.poison, out=self.failed)
         self._unread.append((scaled, update))

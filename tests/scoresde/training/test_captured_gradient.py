@@ -121,3 +121,5 @@ def test_what_changes_between_updates_is_refused():
         Training(steps=2, capture=True).fit(model, torch.randn(9, 2), progress=False)
     with pytest.raises(ValueError, match="accumulation: expected 1, as capture takes whole"):
         Training(capture=True, accumulation=2)
+    with pytest.raises(ValueError, match="capture: expected one process, got 2"):
+        captured_gradient.expect_capturable(model, 2)
