@@ -252,8 +252,7 @@ class PlannedEstimator(ScoreEstimator):
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """See `ScoreEstimator.denoise`."""
-        at = self.sde.at(self.sde.time(t, z).unsqueeze(0), z)
-        (denoiser,) = self.prepare(at, condition)
+        (denoiser,) = self.prepare(self.sde.read(t, z), condition)
         return denoiser(z)
 
     def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:

@@ -211,8 +211,7 @@ class Composition(PlannedEstimator):
         return _summed(parts.prior(z), parts.posteriors(self._copies(z)))
 
     def _parts_at(self, z: Tensor, t: Tensor | float, condition: Any) -> _Parts:
-        at = self.sde.at(self.sde.time(t, z).unsqueeze(0), z)
-        (parts,) = self._parts(at, condition)
+        (parts,) = self._parts(self.sde.read(t, z), condition)
         return parts
 
     def _parts(self, at: SDECoefficients, condition: Any) -> Iterator[_Parts]:

@@ -41,8 +41,7 @@ class PhaseCoefficients(SDECoefficients):
         True
     """
 
-    _phase_kernel: PhaseKernel | None = None
-    _s: Tensor | None = None
+    _reading: tuple[Tensor, PhaseKernel] | None = None
     _part: tuple[PhaseCoefficients, Any] | None = None
     """Of what says more, and which of its times these are, if anything does."""
 
@@ -64,13 +63,7 @@ class PhaseCoefficients(SDECoefficients):
     @property
     def s(self) -> Tensor:
         """How much has been diffused, ``(k, *, 1 | blocks | n)``, as of the next; in all digits."""
-        if self._s is None:
-            if self._part is None:
-                self._s = self.dynamics.diffused(-2 * self.noise_levels)
-            else:
-                whole, index = self._part
-                self._s = whole.s[index]
-        return self._s
+        return self._read()[0]
 
     @property
     def s_rate(self) -> Tensor:
@@ -80,13 +73,19 @@ class PhaseCoefficients(SDECoefficients):
     @property
     def phase_kernel(self) -> PhaseKernel:
         """Of a state, data being known, in units of the noise."""
-        if self._phase_kernel is None:
+        return self._read()[1]
+
+    def _read(self) -> tuple[Tensor, PhaseKernel]:
+        """Both of these, found once: for all of which these are a part, if they are."""
+        if self._reading is None:
             if self._part is None:
-                self._phase_kernel = self.dynamics.kernel(self.s)
+                s = self.dynamics.diffused(-2 * self.noise_levels)
+                self._reading = s, self.dynamics.kernel(s)
             else:
                 whole, index = self._part
-                self._phase_kernel = PhaseKernel(*(v[index] for v in whole.phase_kernel))
-        return self._phase_kernel
+                s, kernel = whole._read()
+                self._reading = s[index], PhaseKernel(*(v[index] for v in kernel))
+        return self._reading
 
     def vector(self, values: Tensor) -> Tensor:
         """``(*, 1 | blocks | n, copies)`` along the component axis of all copies."""

@@ -107,11 +107,11 @@ class PhaseSDE(DiagonalSDE):
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """``beta A y``."""
-        return next(self.at(self.time(t, y).unsqueeze(0), y).fields()).drift(y)  # type: ignore[no-any-return]
+        return next(self.read(t, y).fields()).drift(y)
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         """``(beta Q)^(1/2)``, in the shape of ``y``."""
-        return next(self.at(self.time(t, y).unsqueeze(0), y).fields()).diffusion(y)  # type: ignore[no-any-return]
+        return next(self.read(t, y).fields()).diffusion(y)
 
     def events(self, z: Tensor) -> Tensor:
         """Of the positions."""
@@ -121,9 +121,9 @@ class PhaseSDE(DiagonalSDE):
         self, estimator: Score, z: Tensor, t: Tensor | float, condition: Any = None
     ) -> Tensor:
         """``S^-1 (a D - y)``."""
-        at = self.at(self.time(t, z).unsqueeze(0), z).reverse(estimator, 0.0, condition, 1)
+        at = self.read(t, z).reverse(estimator, 0.0, condition, 1)
         (field,) = at.fields()
-        return at.score(z.unsqueeze(0), field.forcing(z).unsqueeze(0))[0]  # type: ignore[no-any-return]
+        return at.score(z.unsqueeze(0), field.forcing(z).unsqueeze(0))[0]
 
     def likelihood_flow(self, flow: Any) -> PhaseFlow:
         """In coordinates in which it is diagonal; see `PhaseFlow`."""

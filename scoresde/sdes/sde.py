@@ -113,6 +113,10 @@ class SDE(Equation):
         like = t.new_empty(self.basis.dim) if like is None else like
         return PlainCoefficients(self, t, like, self.layout(like.shape[-1]))
 
+    def read(self, t: Tensor | float, z: Tensor) -> SDECoefficients:
+        """`at` of one time, or of one per sample or component: ``(1, *)``, checked by `time`."""
+        return self.at(self.time(t, z).unsqueeze(0), z)
+
     def kernel(self, t: Tensor, dim: int | None = None) -> Kernel:
         """The state's distribution at ``t`` given the one at 0, where it is Gaussian and known.
 
