@@ -365,12 +365,12 @@ _FRACTION_POINTS = 65
 2e-4 on the built-in schedules."""
 
 _LEVEL_POINTS = 257
-"""From a time to the last, dense at the first: measured, a rise is met within .4%, and within 16%
-at the first times of EDM's schedule, the last of which is forty thousand times as late."""
+"""From a time to the last, twice: by their square roots, and by logarithms, as EDM's last time is
+forty thousand times its first. Measured, a rise of .01 is met within 2% there, .3% elsewhere."""
 
 
 def time_at_level(sde: SDE, t: Tensor, rise: float, last: float) -> Tensor:
-    """The time at which the noise level is higher by so much than at ``t``, or the ``last``.
+    """The time at which the noise level is higher by so much than at ``t > 0``, or the ``last``.
 
     Example:
         >>> import torch
@@ -382,9 +382,8 @@ def time_at_level(sde: SDE, t: Tensor, rise: float, last: float) -> Tensor:
         >>> (noise_levels[1] - noise_levels[0]).round(decimals=3)
         tensor([0.1000], dtype=torch.float64)
     """
-    times = (
-        t + (last - t) * torch.linspace(0, 1, _LEVEL_POINTS, dtype=t.dtype, device=t.device) ** 2
-    )
+    u = torch.linspace(0, 1, _LEVEL_POINTS, dtype=t.dtype, device=t.device)
+    times = torch.cat([t + (last - t) * u**2, t * (last / t) ** u]).sort().values.clamp(max=last)
     noise_levels = _read(sde, attrgetter("noise_level"), times)
     return t.new_tensor(
         np.interp(float(noise_levels[0]) + rise, noise_levels.numpy(), times.numpy())
