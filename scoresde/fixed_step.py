@@ -12,8 +12,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.equation import Coefficients, Equation, Field, Propagator
+from scoresde.equation import Coefficients, Equation, Field
 from scoresde.noise import Noise
+from scoresde.propagator import Propagator
 from scoresde.sampling.discontinuities import at_discontinuity, one_sided
 from scoresde.sampling.tape import Move
 from scoresde.solver import Solver
@@ -25,7 +26,7 @@ class Step(NamedTuple):
     Attributes:
         fields: The equation at the solver's nodes; slightly inside the step where rates jump at
             its end.
-        decay: See `scoresde.equation.Propagator`, ``(1 | m)``.
+        decay: See `scoresde.propagator.Propagator`, ``(1 | m)``.
         gain: See there.
         noise_std: See there; None for an ODE.
         length: Of the step in time, ``(1,)``.

@@ -1,13 +1,13 @@
 """Exponential solvers: exact on the linear part and the noise, elementwise.
 
 They integrate a polynomial through the latest denoised means and everything else in closed form
-(`scoresde.equation.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
+(`scoresde.propagator.Propagator`); on an SDE that knows no linear part they are Euler-Maruyama,
 Adams-Bashforth and Adams-Moulton. Every component has nodes and weights of its own: its steps are
 those of its own clock.
 
 The weights, for one component. A step of length ``h`` adds ``gain <F>``, with the mean over
 ``v = u/h`` in [0, 1] that weighs ``v`` by ``e^(damping v)``; ``m_1`` and ``m_2`` are those of ``v``
-and ``v^2`` (`scoresde.equation.exponential_moments`). With ``F_0`` at the start, and ``F_1`` and
+and ``v^2`` (`scoresde.propagator.exponential_moments`). With ``F_0`` at the start, and ``F_1`` and
 ``F_2`` where the steps of ``h_1`` and ``h_2`` before have started, Newton's polynomial is
 
     F(u) = F_0 + u D_1 + u (u + h_1) D_2,    D_1 = (F_0 - F_1)/h_1,
@@ -39,9 +39,10 @@ from torch import Tensor, nn
 
 from scoresde.blocks import Blocks
 from scoresde.checks import choice, validator
-from scoresde.equation import Coefficients, Propagator
+from scoresde.equation import Coefficients
 from scoresde.fixed_step import FixedStep, Step
 from scoresde.noise import Noise
+from scoresde.propagator import Propagator
 from scoresde.sampling import grid as grids
 from scoresde.sampling.grid import Grid, grid_field
 

@@ -10,8 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde.equation import Coefficients, Equation, Forcing, Propagator, expect_ode
+from scoresde.equation import Coefficients, Equation, Forcing, expect_ode
 from scoresde.noise import Noise
+from scoresde.propagator import Propagator
 from scoresde.sampling.discontinuities import at_discontinuity, one_sided
 from scoresde.sampling.grid import fractions
 from scoresde.sampling.tape import Move

@@ -3,8 +3,8 @@
 import torch
 
 from scoresde import ReverseSDE
-from scoresde.equation import Propagator
 from scoresde.estimator import DirectScoreEstimator
+from scoresde.propagator import Propagator
 from scoresde.sdes.diagonal_coefficients import Bridge
 from scoresde.sdes.sde_coefficients import Kernel
 

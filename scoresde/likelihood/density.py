@@ -13,11 +13,12 @@ from typing_extensions import Self
 
 from scoresde.bases import Identity
 from scoresde.blocks import Blocks
-from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing, Propagator
+from scoresde.equation import AugmentedEquation, Coefficients, Field, Forcing
 from scoresde.internals.derivatives import vjp
 from scoresde.internals.modes import evaluation_mode
 from scoresde.likelihood.traces import Trace
 from scoresde.precision import shallow_copy
+from scoresde.propagator import Propagator
 from scoresde.reverse import ProbabilityFlow
 from scoresde.sdes.sde_coefficients import ReverseCoefficients
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from scoresde.blocks import Blocks
 from scoresde.checks import real, validator, whole
-from scoresde.equation import Propagator
 from scoresde.likelihood.density import DensityFlow
 from scoresde.noise import Noise
 from scoresde.precision import precision, to_device
+from scoresde.propagator import Propagator
 from scoresde.sampling import grid as grids
 from scoresde.sampling.discontinuities import at_discontinuity, one_sided, segments
 from scoresde.sampling.grid import Grid, grid_field
@@ -319,9 +319,9 @@ class Rule(NamedTuple):
 def averages(ahead: Propagator, points: int, part: Propagator | None = None) -> Rule:
     """Weights of values at the nodes in the means of a forcing over each step.
 
-    The mean is that of the polynomial through ``points`` nodes, by the ``moments`` of
-    `scoresde.equation.Propagator`. Four nodes are the nearest, three are these without the latest,
-    two the latest before the end, one is the start.
+    The mean is that of the polynomial through ``points`` nodes, by the moments of a
+    `scoresde.propagator.Propagator`. Four nodes are the nearest, three are these without the
+    latest, two the latest before the end, one is the start.
 
     Args:
         ahead: Coefficients of the steps, ``(k, ...)``.

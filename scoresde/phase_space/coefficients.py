@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.equation import Field, Forcing, Propagator
+from scoresde.equation import Field, Forcing
 from scoresde.phase_space.dynamics import Dynamics, PhaseKernel
 from scoresde.phase_space.mixing import Mixing
 from scoresde.phase_space.steps import phase_step, symmetric_root
+from scoresde.propagator import Propagator
 from scoresde.sdes.denoised_reverse import DenoisedReverse, constant_diffusion, standard_increment
 from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients, root
 from scoresde.sdes.sde_coefficients import Kernel, Score, SDECoefficients

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from scoresde.equation import Forcing, Propagator
+from scoresde.equation import Forcing
 from scoresde.estimator import ScoreEstimator
 from scoresde.noise import Noise
 from scoresde.phase_space.coefficients import PhaseCoefficients, denoised
 from scoresde.phase_space.rotation import Rotation
 from scoresde.phase_space.steps import phase_step
+from scoresde.propagator import Propagator
 from scoresde.reverse import ProbabilityFlow
 from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients, DiagonalReverse
 from scoresde.sdes.reading import Reading

@@ -26,8 +26,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from scoresde.blocks import Blocks
-from scoresde.equation import Field, Propagator
+from scoresde.equation import Field
 from scoresde.precision import cast_like
+from scoresde.propagator import Propagator
 from scoresde.sdes.denoised_reverse import DenoisedReverse, constant_diffusion, standard_increment
 from scoresde.sdes.reading import Reading
 from scoresde.sdes.sde_coefficients import Kernel, Score, SDECoefficients

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scoresde.equation import Coefficients, Equation, Field, Forcing, Propagator
+from scoresde.equation import Coefficients, Equation, Field, Forcing
 from scoresde.internals.derivatives import PullBack, vjp
 from scoresde.precision import cast_like
+from scoresde.propagator import Propagator
 
 
 class Kernel(NamedTuple):

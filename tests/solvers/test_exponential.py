@@ -10,8 +10,9 @@ from scipy.integrate import quad
 
 from estimators import Gaussian
 from scoresde import VP, Cosine, DiagonalSDE, Identity, LogLinear, Noise, ReverseSDE
-from scoresde.equation import Coefficients, Equation, Field, Propagator
-from scoresde.equation import exponential_moments as moments
+from scoresde.equation import Coefficients, Equation, Field
+from scoresde.propagator import Propagator
+from scoresde.propagator import exponential_moments as moments
 from solvers import ExponentialMultistep
 
 pytestmark = pytest.mark.usefixtures("float64")

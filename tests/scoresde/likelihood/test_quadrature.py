@@ -25,9 +25,10 @@ from scoresde import (
 )
 from scoresde.blocks import Blocks
 from scoresde.conditioning import condition
-from scoresde.equation import Coefficients, Field, Propagator
+from scoresde.equation import Coefficients, Field
 from scoresde.likelihood import quadrature
 from scoresde.likelihood.quadrature import averages
+from scoresde.propagator import Propagator
 from scoresde.reverse import ProbabilityFlow
 from solvers import ExponentialMultistep
 
