@@ -92,7 +92,7 @@ def test_a_posterior_that_is_wrong_for_some_observations_alone(dtype):
     for seen, wrong in ((2.0, True), (-1.5, False)):
         at = seen / 2 + float(wrong) + 0.5**0.5 * torch.randn(200, 1, dtype=dtype)
         observation = torch.full((1,), seen, dtype=dtype)
-        found = local_c2st(one, theta, x, at, observation, trials=19, updates=60, generator=chance)
+        found = local_c2st(one, theta, x, at, observation, trials=19, updates=120, generator=chance)
         assert (found.p_value < 0.05) == wrong
 
 
