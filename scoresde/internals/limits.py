@@ -134,6 +134,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
         OSError: If it is missing or cannot be opened.
         ValueError: If it is no regular file.
 
+    Example:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from scoresde.internals.limits import opened

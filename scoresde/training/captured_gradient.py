@@ -27,7 +27,7 @@ def captures(device: torch.device) -> bool:
 
 
 def expect_capturable(estimator: ScoreEstimator, processes: int) -> None:
-    """Raises ``ValueError`` if losses change from update to update, or there are several processes.
+    """Raises ``ValueError`` if losses change between updates, or there are several processes.
 
     Example:
         >>> from estimators import Denoising, ResidualMLP
