@@ -51,7 +51,7 @@ class Standardised(nn.Module):
 
     Args:
         mean: Of every number, or of all.
-        std: As well.
+        std: Of every number, or of all.
 
     Raises:
         ValueError: If a deviation is not positive.

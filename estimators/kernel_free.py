@@ -207,7 +207,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
 
     @property
     def _first(self) -> float:
-        """The earliest time that networks hear of."""
+        """The earliest time that networks are given."""
         return max(self.sde.eps, self.sde.T / _KNOTS**2)
 
     def _time(self, t: Tensor | float, z: Tensor) -> Tensor:

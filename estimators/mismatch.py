@@ -31,8 +31,8 @@ Their standard errors are ``1/sqrt(2N)`` and ``1/sqrt(N)``.
 """
 
 NARROW, FAINT = 0.04, 0.02
-"""Of the events' own deviation, that of coefficients which nobody sees, and the noise that may be
-left in them: of photographs in [-1, 1] three shades and one, of 256."""
+"""Deviation of coefficients that cannot be seen, and the noise that may be left in them, in units
+of the events' own deviation: of photographs in [-1, 1] three shades and one, of 256."""
 
 SPARSE = (math.exp(-0.75 - 2 * math.sqrt(3)), math.exp(-0.75 + 2 * math.sqrt(3)))
 """Deviations in units of the scale, 0.015 and 15. Where they fade

@@ -245,7 +245,7 @@ def make_networks(
         makers: One for each.
         shapes: Of those events.
         budget: See `MultiScale`.
-        operations: As well.
+        operations: See there.
 
     Raises:
         TypeError: If there is a budget for a network that is made already.

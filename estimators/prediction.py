@@ -71,7 +71,7 @@ def predictor(
 
 
 _CLEAN = -8.0
-"""The noise level that a network hears of for what is clean, whose own is minus infinity."""
+"""The noise level that a network is given for clean components, whose own is minus infinity."""
 
 
 def c_noise(

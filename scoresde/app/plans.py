@@ -44,7 +44,7 @@ _FEWEST, _MOST, _NUMBERS = 200, 1000, 2**24
 """Events that are looked at: of large ones fewer, and some hundreds will do."""
 
 _LARGEST = 1e9
-"""Of a budget: more than anybody waits for."""
+"""Largest budget: more would take too long."""
 
 _BYTES = 24
 """Bytes for a number of those: as it is, as a coefficient, and around its mean."""

@@ -128,7 +128,7 @@ class MomentsByGroup:
     def measured(
         self, data: Iterable[Tensor], analyse: Callable[[Tensor], Tensor] = torch.Tensor.double
     ) -> tuple[Tensor, Tensor]:
-        """Means ``(n,)`` and scales ``(groups,)`` of events that are gone through once.
+        """Means ``(n,)`` and scales ``(groups,)`` of events, in one pass.
 
         Args:
             data: Batches of events.

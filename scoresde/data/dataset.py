@@ -177,7 +177,7 @@ class Dataset:
 
 
 def _first(values: Tensor | LazyArray) -> Tensor:
-    """What is looked at before anybody asks: all that is in memory."""
+    """Events that are checked at once: all that are in memory."""
     return values[:1] if isinstance(values, LazyArray) else values
 
 

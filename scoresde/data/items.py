@@ -1,4 +1,4 @@
-"""Items of somebody else's data set: their events and conditions."""
+"""Items of data sets of other libraries: their events and conditions."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _SHARE = 2
 """Half of what is free is made use of: `_WORK` is a guess."""
 
 _SMALL = 2**28
-"""Bytes of which nobody asks whether they are there."""
+"""Bytes that are taken without a look at what is free."""
 
 
 def free_memory(device: torch.device) -> int:

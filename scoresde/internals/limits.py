@@ -7,7 +7,7 @@ asks `expect_memory` first. It allows
     max(memory(), 16 bytes for every byte that the file takes on the disk).
 
 The first is 1 GiB unless the environment variable ``SCORESDE_MEMORY`` or `memory_limit` says
-otherwise; the second admits honest files of any size, and no sparse ones. Python and its libraries
+otherwise; the second admits files of any size that are not sparse. Python and its libraries
 take about 0.5 GiB besides.
 
 Files are opened by `opened`, which refuses those without an end: pipes, devices, and links to such.

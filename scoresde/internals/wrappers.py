@@ -14,7 +14,7 @@ _PREFIXES = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped
 AveragedModel; FullyShardedDataParallel; checkpoint_wrapper."""
 
 _COMMON = "module"
-"""The one of these that may be anybody's name for a part."""
+"""The one of these that users may give to a part, too."""
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from scoresde.solver import Solver
 
 _ITERATIONS = 60
 """Of L-BFGS. Measured, of four schedules: what can be lowered is lowered by then, or far below what
-anybody sees, ``W2^2`` of less than ``e^-18``."""
+can be seen, ``W2^2`` of less than ``e^-18``."""
 
 SMOOTH = 0.03
 """Weight of the squared differences between log-lengths of neighbouring steps: neighbours of very

@@ -127,7 +127,7 @@ _PLAIN = {type(None), bool, int, float, str, Tensor, list, tuple}
 
 
 def _lasts(start: Tensor) -> bool:
-    """Whether what is prepared now is good for later."""
+    """Whether what is prepared now can be kept."""
     return type(start) is Tensor and lasting(start)
 
 
@@ -148,7 +148,7 @@ def _same(times: Tensor | None, solver: Settings, estimator: ScoreEstimator) -> 
 
 
 def _keep(estimator: ScoreEstimator, new: _CachedWalk) -> None:
-    """In the place of the oldest, or of those that are no longer good for anything."""
+    """Replaces walks that are out of date, or else the oldest."""
     with _lock:
         others = [v for v in _walks.get(estimator, []) if v.snapshot.holds()]
         others = [v for v in others if v.condition is not new.condition or v.key != new.key]

@@ -135,7 +135,7 @@ class Sampler:
     _draw: Callable[[Noise], Tensor]
 
     def _constants(self) -> set[int]:
-        """Of what is read on the CPU from copies that nobody sees."""
+        """Ids of constants, which are read on the CPU from copies that `Tape` does not see."""
         modules = (m for m in self.estimator.modules() if isinstance(m, KeepsFloat64))
         own = ((*m.parameters(recurse=False), *m.buffers(recurse=False)) for m in modules)
         return {id(v) for tensors in own for v in tensors}

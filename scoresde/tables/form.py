@@ -115,7 +115,7 @@ class Form:
 
 
 def _is_frame(table: Any) -> bool:
-    """Whether it is a data frame of pandas, which nobody has to have installed."""
+    """Whether it is a data frame, without an import of pandas, which may be missing."""
     return all(hasattr(table, name) for name in ("columns", "dtypes", "iloc"))
 
 

@@ -54,7 +54,7 @@ class DegradationLaws(ABC):
         assert_holds("parts have one shape", len(shapes) == 1 and () not in shapes, shapes)
 
     def test_a_part_does_not_depend_on_its_batch(self) -> None:
-        """Rows alone are rows in company."""
+        """Parts of single rows are those of the whole batch."""
         degradation, x = self.make(), self._events()
         alone = torch.cat([degradation(x[i : i + 1]) for i in range(len(x))])
         assert_same("a part does not depend on other events", alone, degradation(x))

@@ -143,7 +143,7 @@ class EstimatorLaws(CompositionLaws):
                 assert_same(law, denoised(z), model.denoise(z, t, condition), rtol=1e-6, atol=1e-8)
 
     def test_a_sample_does_not_depend_on_its_batch(self) -> None:
-        """Rows alone are rows in company."""
+        """Values of single rows are those of the whole batch."""
         model, batch = self._model(), (5,)
         z, condition = standard_normal(*batch, model.sde.basis.dim), self.condition(batch)
         rows = torch.tensor([3, 1])

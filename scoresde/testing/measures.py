@@ -105,8 +105,8 @@ class Impulses(Noise):
 class Brownian(Noise):
     """One Brownian motion, asked for in steps of any power of 2.
 
-    Solvers hear its increments, and, if they ask twice in a step, then that by which its mean
-    over the step differs from the mean of its ends; both in units of their deviation.
+    Solvers get its increments, and, if they ask twice in a step, the difference between its mean
+    over the step and the mean of its ends; both in units of their deviation.
 
     Args:
         increment: ``(steps, *batch, n)``.

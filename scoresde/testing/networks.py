@@ -68,7 +68,7 @@ class NetworkLaws(ABC):
                 assert_same("events are not written on", x, before, rtol=0, atol=0)
 
     def test_a_sample_does_not_depend_on_its_batch(self) -> None:
-        """Rows alone are rows in company, when it is not trained."""
+        """Outputs of single rows are those of the whole batch, in evaluation mode."""
         network, inputs = self._network(), self._inputs(4)
         with torch.no_grad():
             together = network(*inputs)

@@ -256,7 +256,7 @@ class SolverLaws(ABC):
             assert_holds("torch's global generator is left alone", untouched, "another state")
 
     def test_a_sample_has_a_generator_of_its_own(self) -> None:
-        """And is the same alone and in company."""
+        """And does not depend on the others."""
         model, sde = self._bed()
         y = standard_normal(5, 2) * torch.tensor([1.0, 1, 1, 10, 100], dtype=DOUBLE).unsqueeze(-1)
         for eta in self._kinds():

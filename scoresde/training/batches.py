@@ -179,7 +179,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _in_worker(_: int) -> None:
-    """Whoever reads ahead is ended by whoever asked for it, which hears the signals."""
+    """Workers are ended by their parent process, which handles the signals."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -234,7 +234,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:
-    """Weights and what was being written, by names that nobody else uses."""
+    """Weights and unfinished files, by names that only this module uses."""
     hexadecimal = "[0-9a-f]" * 16
     for pattern in (f"model-{hexadecimal}.safetensors", ".model-*.tmp", ".config.json.*.tmp"):
         yield from folder.glob(pattern)

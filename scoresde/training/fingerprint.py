@@ -277,7 +277,7 @@ def _public(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _of_function(function: FunctionType) -> tuple[Plain, list[tuple[str, Any]]]:
-    """A function's name, and what is behind it if nobody can import it by that."""
+    """A function's name, and its content if it cannot be imported by that."""
     name = _name(function)
     scope: Any = sys.modules.get(function.__module__)
     for part in function.__qualname__.split("."):

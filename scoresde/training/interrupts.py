@@ -69,7 +69,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """What comes inside is heard at the end, unless signals are held."""
+        """Signals that come inside are delivered at the end, unless they are held."""
         self._busy = True
         try:
             yield

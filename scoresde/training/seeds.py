@@ -19,7 +19,7 @@ _SEEDS = 2**32
 """How many seeds the Mersenne twister of the CPU's generators tells apart."""
 
 _global = threading.RLock()
-"""Held by whoever has seeded the global generators, which all threads share."""
+"""Held while the global generators, which all threads share, are seeded."""
 
 
 def derive(seed: int, purpose: str, step: int = 0) -> int:

@@ -46,7 +46,7 @@ class Tally:
         """Counts an update.
 
         Args:
-            loss: Its loss, which nobody writes to afterwards, as the others.
+            loss: Its loss; as the others it must not be written to afterwards.
             norm: Of its gradient.
             stop: Positive if a process was asked to end.
             scaled: Whether a gradient that is not finite may be due to its scale.

@@ -31,8 +31,8 @@ from scoresde.training.settings import TrainingSettings
 from scoresde.training.state import TrainingState
 
 _LOOK_EVERY = 32
-"""Updates after which the host waits for the device, to see that they have gone well: seldom enough
-that its queue is empty for no time that counts, and soon enough for whoever has pressed Ctrl-C."""
+"""Updates between synchronisations with the device, which check that they were finite: so many that
+its queue is hardly ever empty, and so few that Ctrl-C does not take long."""
 
 _SEEDS = -(2**63), 2**64 - 1
 """What torch takes for one."""
@@ -160,7 +160,7 @@ def _unwrapped_estimator(estimator: Any) -> ScoreEstimator:
 
 @attrs.define(eq=False)
 class _Loop:
-    """Update, measure and save, until a run is over or somebody asks it to end."""
+    """Update, measure and save, until a run is over or a process is asked to end."""
 
     run: TrainingState
     batches: TrainingBatches
