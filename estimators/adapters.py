@@ -69,7 +69,7 @@ class NetworkAdapter(nn.Module):
         self.network, self.embed, self.condition = network, embed, condition
 
     def forward(self, x: Tensor, noise_level: Tensor, condition: Any = None) -> Tensor:
-        """What is predicted, ``(batch, *event_shape)``."""
+        """The prediction, ``(batch, *event_shape)``."""
         told = {} if condition is None else {self.condition: condition}
         out = self.network(x, self.embed(noise_level), **told)
         if isinstance(out, tuple) and out:

@@ -197,7 +197,7 @@ def _widest(limits: Sequence[_Limit], place: int) -> int:
 
 
 def _filled(limits: Sequence[_Limit], chosen: list[int]) -> list[int]:
-    """With more steps for those that miss most of their share, as far as all allow it."""
+    """Widths with more steps for those that miss most of their share, as far as allowed."""
     used = [max(limit.used(i, width) for limit in limits) for i, width in enumerate(chosen)]
     for i in sorted(range(len(chosen)), key=lambda i: (used[i], i)):
         wider = [*chosen[:i], chosen[i] + STEP, *chosen[i + 1 :]]

@@ -122,7 +122,7 @@ class ClassifierFree(PlannedEstimator):
         return self.null_condition.to(condition).expand_as(condition)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
-        """That of the estimator, of events some of which have lost their condition.
+        """The loss of the estimator, where some events have lost their condition.
 
         Raises:
             ValueError: If there is no condition to learn.

@@ -47,7 +47,7 @@ from scoresde.sdes.sde_coefficients import SDECoefficients
 
 
 class _Preconditioning(NamedTuple):
-    """What parametrisation and weights are made of, with ``k`` times in front.
+    """Terms of parametrisation and weights, with ``k`` times in front.
 
     Where data are ``clean``, and there is no noise, ``positive`` is 1, and ``plain`` the
     parametrisation of that; ``clean`` is None if they are known to be so nowhere.
@@ -63,7 +63,7 @@ class _Preconditioning(NamedTuple):
     """``sqrt(V)``."""
 
     def part(self, whole: DiagonalCoefficients, times: slice, own: DiagonalCoefficients) -> Self:
-        """Of some of the times, for states that have the first of the components."""
+        """The same at some of the times, for states that have the first of the components."""
 
         def restricted(value: Any) -> Any:
             if isinstance(value, Affine):
@@ -201,7 +201,7 @@ class Denoising(Float64Constants, PlannedEstimator):
     def _prepare(
         self, at: DiagonalCoefficients, dtype: torch.dtype, no_mean: bool
     ) -> tuple[Tensor, ...]:
-        """What depends on times alone, with ``k`` of each in front.
+        """The terms that depend on times alone, with ``k`` of each in front.
 
         ``c_noise, out, skip, scale, constant, offset`` of
         ``D = constant + skip z + out F(offset + scale z, c_noise)``, without constants that are 0.
@@ -218,7 +218,7 @@ class Denoising(Float64Constants, PlannedEstimator):
     def _prepare_centred(
         self, at: DiagonalCoefficients, dtype: torch.dtype
     ) -> Iterator[Sequence[Tensor]]:
-        """As `_prepare`, for times of many events: of states less their mean ``alpha m``.
+        """As `_prepare`, for times of many events and states less their mean ``alpha m``.
 
         What is subtracted is never formed; of few times it is, once for many steps.
         """
@@ -338,7 +338,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         return errors.sum(-1)
 
     def _weights(self, at: DiagonalCoefficients, density: Tensor, weighting: Weighting) -> Tensor:
-        """Of the components' errors: what is clean has nothing to be learned."""
+        """Weights of the components' errors, 0 for clean ones."""
         alpha, _, clean, positive, plain, _, _ = self.preconditioning(at)
         weight = weighting(WeightingInputs(at, alpha, positive, plain.out, density))
         return weight if clean is None else torch.where(clean, 0.0, weight)
@@ -350,7 +350,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         return losses.mean() / self.sde.basis.dim
 
     def preconditioning(self, at: DiagonalCoefficients) -> _Preconditioning:
-        """What parametrisation and weights are made of: found once for all that ask."""
+        """Terms of parametrisation and weights, computed once."""
         known = at.cache.get(id(self))
         if known is None:
             known = at.cache[id(self)] = self._preconditioned(at)

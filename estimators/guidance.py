@@ -236,7 +236,7 @@ class _GuidedState:
         return guided
 
     def spectral(self) -> Tensor:
-        """What was observed where it is better known than the state."""
+        """The observation where it is more precise than the state."""
         g, clean = self.guidance, self.inner(self.z)
         whole = self._whole(clean)
         directions, fitted, singular = (v.to(self.z) for v in (g.directions, g.fitted, g.singular))

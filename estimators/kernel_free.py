@@ -48,7 +48,7 @@ _SEED = 0
 
 
 class _Local(NamedTuple):
-    """What is known of states ``(*batch, n)`` at their times."""
+    """Values for states ``(*batch, n)`` at their times."""
 
     standard: Tensor
     """States in units of their moments."""

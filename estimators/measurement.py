@@ -69,11 +69,11 @@ class Measurement(Selectable):
 
     @property
     def batch_shape(self) -> torch.Size:
-        """That of ``y``."""
+        """The batch of ``y``."""
         return self.y.shape[:-1]
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """What was observed of some samples."""
+        """The observations of some samples."""
         return shallow_copy(self, y=samples(per_sample("y", self.y, batch), rows, batch))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def _applied(operator: Any) -> Any:
 
 
 def _dtype(operator: Any, x: Tensor) -> torch.dtype:
-    """That of a module's numbers, which need not be weights; else of what it is given."""
+    """The dtype of a module's numbers, which need not be weights; else that of its input."""
     if not isinstance(operator, nn.Module):
         return x.dtype
     own = itertools.chain(operator.parameters(), operator.buffers())

@@ -68,7 +68,7 @@ class Mismatch(NamedTuple):
 
     @classmethod
     def of(cls, sde: DiagonalSDE, mean: Tensor, std: Tensor) -> Mismatch:
-        """Of independent Gaussians.
+        """The mismatch of independent Gaussians.
 
         Components that diffuse less than others or not at all (conditions) are not drawn from the
         prior, and a prior of one's own is unknown: their errors are 0.

@@ -98,7 +98,7 @@ class GaussianMixture(Float64Constants, KernelEstimator):
         self.constant("covariances", rotation @ c @ rotation.mT)
 
     def marginal(self, t: Tensor, dim: int | None = None) -> MixtureSameFamily:
-        """Of ``z_t``, or of its first ``dim`` components: one of `torch.distributions`.
+        """The distribution of ``z_t``, or of its first ``dim`` components.
 
         Args:
             t: Times with a component axis, ``(*, 1 | blocks | n)``; 0 for the data.

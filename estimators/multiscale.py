@@ -124,7 +124,7 @@ class MultiScale(PlannedEstimator):
         self._met, self._place = False, {stage.dim: i for i, stage in enumerate(stages)}
 
     def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """Those of the stage whose components are the state.
+        """The denoisers of the stage whose components are the state.
 
         Raises:
             ValueError: If it has the length of no stage.
@@ -188,7 +188,7 @@ class MultiScale(PlannedEstimator):
             yield stage
 
     def _count(self, share: float, count: int) -> int:
-        """Of how many events of a batch a stage learns: of one at least."""
+        """Number of events of a batch for a stage, at least one."""
         return count if not self.training else max(round(share * count), min(count, 1))
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
@@ -199,7 +199,7 @@ class MultiScale(PlannedEstimator):
 
 
 def _shapes(sde: DiagonalSDE, bases: Sequence[Basis | None]) -> list[torch.Size]:
-    """Of the events that each network sees."""
+    """Shapes of the events that each network sees."""
     pairs = zip(bases, sde.stages(), strict=True)
     return [seen_basis(basis, sde.basis, stage.dim).event_shape for basis, stage in pairs]
 
@@ -213,7 +213,7 @@ def _checked(shares: Sequence[float] | None, count: int) -> list[float]:
 
 
 def _seen(bases: Sequence[Basis | None] | str | None, sde: DiagonalSDE) -> Any:
-    """What the networks see, as it is given or by the name of a view."""
+    """The bases of networks, as they are given or by the name of a view."""
     if not isinstance(bases, str):
         return bases
     return [view(bases)(sde.basis, stage.dim) for stage in sde.stages()]

@@ -153,7 +153,7 @@ def default_training(simulations: int) -> Training:
 def _joint(
     to: Coordinates, parameters: Tensor, observations: Tensor, network: nn.Module | None
 ) -> tuple[Denoising, Dataset]:
-    """Of pairs, the observation of which stands still."""
+    """An estimator of pairs whose observation does not diffuse, and its data."""
     joint = to.joint
     sde = slowed(DiagonalSDE(LogLinear(), joint), ["observation"], 0.0)
     network = network or ResidualMLP((joint.dim,), WIDTH, DEPTH, embedding_dim=_EMBEDDING)
@@ -172,7 +172,7 @@ def _embedded(
     embedding: nn.Module,
     network: nn.Module | None,
 ) -> tuple[Denoising, Dataset]:
-    """Of parameters, given what an embedding makes of observations."""
+    """An estimator of parameters given embedded observations, and its data."""
     instance("embedding", embedding, nn.Module)
     shape, seen = to.prior.event_shape, to.observation(observations)
     if network is None:

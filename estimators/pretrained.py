@@ -137,7 +137,7 @@ from_diffusers.example = {  # type: ignore[attr-defined]
 
 
 def _facts(folder: Folder, **_: Any) -> dict[str, Any]:
-    """What is known of its data, as `scoresde.app.facts.facts_of` says it."""
+    """Facts about its data, as of `scoresde.app.facts.facts_of`."""
     about, shape = _read("unet", folder), _shape(_read("unet", folder))
     # latents of another network have no shades
     latent = not isinstance(folder, Mapping) and _latent(_path(folder) / "model_index.json")
@@ -158,7 +158,7 @@ def _latent(path: Path) -> bool:
 
 
 def _shape(about: Mapping[str, Any]) -> list[int]:
-    """Of events, ``(channels, height, width)``."""
+    """Shape of events, ``(channels, height, width)``."""
     size, channels = about.get("sample_size"), about.get("in_channels")
     shape = [channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
     for value in shape:
@@ -185,7 +185,7 @@ def _noise(about: Mapping[str, Any]) -> tuple[Tabulated, str]:
 
 
 def _read(part: str, folder: Folder) -> Mapping[str, Any]:
-    """What a folder says of its network or its scheduler."""
+    """The configuration of a network or a scheduler in a folder."""
     if isinstance(folder, Mapping):
         instance(f"folder: {part}", folder.get(part), Mapping)
         return folder[part]

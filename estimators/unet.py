@@ -169,7 +169,7 @@ class UNet(nn.Module):
         return body, body.time_embed[-1].out_features
 
     def _padded(self, x: Tensor) -> Tensor:
-        """With sizes that can be halved as often as there are resolutions."""
+        """Events padded to sizes that can be halved as often as there are resolutions."""
         factor = 2 ** (len(self.channels) - 1)
         ends = [v for size in reversed(self.space) for v in (0, -size % factor)]
         if any(ends):

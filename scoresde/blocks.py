@@ -78,7 +78,7 @@ class Blocks:
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Where each block lies in the state."""
+        """The slice of each block in the state."""
         return self._slices
 
     def prefix(self, dim: int) -> Blocks:
@@ -93,7 +93,7 @@ class Blocks:
         return Blocks({f"{k}.{i}": n for i in range(count) for k, n in self.sizes.items()})
 
     def restrict(self, value: Tensor, prefix: Blocks) -> Tensor:
-        """What belongs to a prefix, of values ``(*, 1 | blocks | n)``."""
+        """The part of values ``(*, 1 | blocks | n)`` that belongs to a prefix."""
         width = value.shape[-1]
         return (
             value if width == 1 else value[..., : prefix.dim if width == self.dim else len(prefix)]
@@ -169,7 +169,7 @@ class Blocks:
         return _nanmean(value.to(kind))
 
     def _sums(self, value: Tensor) -> Tensor:
-        """Of every block: differences of what is summed up to its ends, to digits that allow it."""
+        """Sums of every block, as differences of cumulative ones in full precision."""
         kind = torch.float32 if value.device.type == "mps" else torch.float64
         total = value.cumsum(-1, dtype=kind)
         ends = [total[..., part.stop - 1 : part.stop] for part in self.slices.values()]

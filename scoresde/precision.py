@@ -180,7 +180,7 @@ class KeepsFloat64(nn.Module):
         return self._cast(name, self.get_buffer(name), like) if kept is None else kept
 
     def _as_asked(self, name: str, t: Tensor) -> Tensor | None:
-        """What needs no cast, or a cast that is up to date."""
+        """The buffer if it needs no cast, or a cast that is up to date."""
         value = self._buffers.get(name, self._parameters.get(name))
         if value is None or (value.dtype == t.dtype and value.device == t.device):
             return value

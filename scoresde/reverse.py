@@ -73,7 +73,7 @@ class ReverseSDE(Equation):
 
     @property
     def copies(self) -> int:
-        """As many as the SDE's."""
+        """Those of the SDE."""
         return self.sde.copies
 
     @property
@@ -109,11 +109,11 @@ class ReverseSDE(Equation):
         return forward.reverse(self.estimator, self.eta, self.condition, self.sign)
 
     def breakpoints(self) -> list[float]:
-        """Those of the SDE, in this clock."""
+        """The SDE's, in this clock."""
         return sorted(self.sign * t for t in self.sde.breakpoints())
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """With the estimator's and the condition's samples."""
+        """The equation of some samples, with their conditions."""
         estimator = self.estimator.select(rows, batch)
         condition = samples(self.condition, rows, batch)
         return shallow_copy(self, estimator=estimator, condition=condition)

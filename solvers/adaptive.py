@@ -206,7 +206,7 @@ _TRIES = 20
 
 @attrs.frozen(eq=False)
 class _Run:
-    """What is written on by an integration, a row per sample."""
+    """The state of an integration, a row per sample."""
 
     rows: Tensor
     count: Tensor

@@ -82,7 +82,7 @@ class DDIM(FixedStep):
 
 
 class _Weights(NamedTuple):
-    """What the latest forcings add to a step's end, and what they will add to the next one's.
+    """Weights of the latest forcings in a step's end, and in the correction of it.
 
     Attributes:
         terms: Of forcings in the end of the step, latest first: those that lead to it, and those
@@ -100,7 +100,7 @@ class _Weights(NamedTuple):
 
 
 class _Past(NamedTuple):
-    """What a multistep solver remembers.
+    """The memory of a multistep solver.
 
     Attributes:
         forcings: At the starts of the latest steps, latest first.
@@ -228,7 +228,7 @@ class ExponentialMultistep(FixedStep):
         past: Tensor,
         restarts: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Of forcings in the mean over a step: at its end, and added once that there is known."""
+        """Weights of forcings in the mean over a step, and changes of these by that at its end."""
         x = damping.abs()
         # a step says little about a longer one
         least = h * (x / _LONG).clamp(0.5, 1)
@@ -279,7 +279,7 @@ _LONG = 0.5
 
 
 def _one_later(late: Tensor, memory: _Past | None, blocks: Blocks) -> Tensor:
-    """What every step finds to be corrected where it starts, of what is known after each."""
+    """Corrections by the step at whose start they are due, from those known after each."""
     known = memory is not None and memory.corrects(blocks.dim)
     correction = torch.stack([*memory.weights.correction]) if memory is not None and known else None
     first = late.new_zeros(len(late), 1) if correction is None else correction

@@ -64,7 +64,7 @@ class TorchDiffEq(EndpointSolver):
 
     @property
     def order(self) -> float:
-        """That of the method."""
+        """The method's order."""
         return {**_ADAPTIVE, **_FIXED}[self.method]
 
     def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:

@@ -50,12 +50,12 @@ class TorchSDE(EndpointSolver):
 
     @property
     def order(self) -> float:
-        """That of the method without noise."""
+        """The method's order without noise."""
         return 3.0 if self.method == "srk" else 1.0
 
     @property
     def weak_order(self) -> float:
-        """That of the method where noise is additive."""
+        """The method's order where noise is additive."""
         return 2.0 if self.method == "srk" else 1.0
 
     def integrate(self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise) -> Tensor:

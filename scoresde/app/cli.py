@@ -283,7 +283,7 @@ def sample(
 
 
 def _samples(task: SamplingTask, solver: Solver, generator: Generator) -> Tensor:
-    """In chunks, so that networks have the memory they need."""
+    """Samples in chunks, so that networks have the memory they need."""
     import torch
 
     from scoresde.internals.limits import chunk_size

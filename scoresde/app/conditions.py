@@ -1,4 +1,4 @@
-"""What samples of a model are conditioned on: classes by name, or rows of a file."""
+"""Conditions of samples: classes by name, or rows of a file."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _blocks(name: str, rows: int, count: int) -> Tensor:
 
 @attrs.frozen(eq=False)
 class SampleConditions:
-    """What samples are conditioned on, and how their files say so.
+    """Conditions of samples, and how files show them.
 
     Attributes:
         condition: ``(count, *)``; None if there is none.
@@ -154,7 +154,7 @@ class SampleConditions:
         count: int,
         seed: int,
     ) -> SampleConditions:
-        """Of a model's samples: of classes with names, given in a file, or drawn as in the data.
+        """Conditions of a model's samples: classes by name, a file, or drawn as in the data.
 
         Raises:
             ValueError: See `classes_of` and `conditions_from_file`; or if both are given, or none

@@ -231,7 +231,7 @@ def build(table: Any, key: str, supplied: Mapping[str, Any], *, imports: bool = 
 
 
 def _makers(tables: Any, key: str, supplied: Mapping[str, Any], imports: bool) -> Any:
-    """What makes what a table describes, or each of several, of events of any shape."""
+    """A function from the shape of events to the object that a table describes, or several."""
 
     def make(table: Any, key: str, event_shape: Sequence[int], width: int | None = None) -> Any:
         if width is not None:

@@ -20,7 +20,7 @@ AUTO = "auto"
 
 
 def accelerators() -> list[torch.device]:
-    """Those that torch can use here.
+    """The accelerators that torch can use here.
 
     Example:
         >>> from scoresde.app.devices import accelerators

@@ -18,7 +18,7 @@ that far, in all of their components, and networks still learn from numbers of t
 
 
 def facts_of(data: Dataset) -> dict[str, Any]:
-    """What a model has to remember of its data, as JSON holds it.
+    """Facts about data that a model remembers, as JSON.
 
     Beside what a `Dataset` says of its events these are ``classes`` by name and ``class_counts``,
     or ``condition_shape``, ``condition_mean`` and ``condition_std`` of conditions in memory.
@@ -69,7 +69,7 @@ def supplied_arguments(facts: Mapping[str, Any]) -> dict[str, Any]:
 def pretrained_facts(
     table: Any, key: str = "estimator", *, imports: bool = False
 ) -> dict[str, Any] | None:
-    """What an estimator that was trained elsewhere knows of its data.
+    """Facts about the data of an estimator that was trained elsewhere.
 
     Its factory has an attribute ``facts``, a function of the same arguments.
 

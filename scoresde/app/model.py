@@ -137,7 +137,7 @@ class Model:
         imports: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Model:
-        """Of a configuration whose estimator was trained elsewhere: its data are not read.
+        """A model whose estimator was trained elsewhere, from a configuration: no data are read.
 
         Args:
             settings: The configuration.
@@ -296,7 +296,7 @@ class Model:
         imports: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Model:
-        """What `save` has written.
+        """A model that `save` has written.
 
         Args:
             folder: Where.

@@ -144,7 +144,7 @@ def given_parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _sources(texts: Sequence[str], parts: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
-    """Of other data the source that parts are made of, and those of their own."""
+    """The common source of parts of other data, and their own sources."""
     wanted = [name for name, part in parts.items() if _has_source(part)]
     pairs = [text.partition("=") for text in texts]
     own = {name: path for name, sign, path in pairs if sign and name in wanted}
@@ -156,7 +156,7 @@ def _sources(texts: Sequence[str], parts: Mapping[str, Any]) -> tuple[str | None
 
 
 def _wanted(own: Sequence[str], parts: Mapping[str, Any]) -> str:
-    """What other data consist of."""
+    """The sources that other data need, for messages."""
     named = [f"{name}=path" for name in own]
     return " and ".join([*(["a path"] if len(own) < max(len(parts), 1) else []), *named])
 
@@ -192,7 +192,7 @@ def _part(common: Dataset | None, entry: Any, key: str, imports: bool) -> Datase
 
 
 def _read(section: Mapping[str, Any], key: str) -> Dataset:
-    """What a reader reads with its options."""
+    """Data read with a reader's options."""
     options = {name: value for name, value in section.items() if name not in OF_SPLIT}
     source = section.get("source")
     if not isinstance(source, str) or not source:

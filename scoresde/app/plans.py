@@ -89,13 +89,13 @@ class Planning:
 
     @property
     def budget(self) -> dict[str, float]:
-        """What is said of error, cost and evaluations."""
+        """Error, cost and evaluations, as far as they are given."""
         values = {name: getattr(self, name) for name in ("error", "cost", "evaluations")}
         return {name: value for name, value in values.items() if value is not None}
 
     @property
     def of_the_training(self) -> dict[str, Any]:
-        """That on which stages depend, and so what is trained."""
+        """The settings on which stages depend, and so the training."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "learned")
 
 
@@ -283,7 +283,7 @@ def _options(planning: Planning, basis: Basis, x: Tensor) -> dict[str, Any]:
 
 
 def _sampled(settings: Mapping[str, Any], basis: Basis, x: Tensor) -> tuple[int, Basis, Tensor]:
-    """What is planned: of joint events of which parts are given, the last one.
+    """The part of the events that is planned: the last one, where parts are given.
 
     Returns:
         How many blocks are before it, its basis, and its events.
@@ -330,7 +330,7 @@ def _facts(found: Plan) -> dict[str, Any]:
 
 
 def plan_summary(facts: Mapping[str, Any]) -> str:
-    """What to tell a user of a plan.
+    """A line about a plan, for users.
 
     Example:
         >>> from scoresde.app.plans import plan_summary

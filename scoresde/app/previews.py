@@ -94,7 +94,7 @@ def previews(
 
 
 def _given(parts: dict[str, Any], given: tuple[str, ...], data: Dataset) -> dict[str, Any]:
-    """What is sampled, and drawn, beside parts of the first events."""
+    """Arguments of pictures of samples beside given parts of the first events."""
     rows, slices = min(_ROWS, len(data)), part_slices(parts)
     x = events(data, torch.Generator("cpu").manual_seed(0), torch.arange(rows, device="cpu"))
     known = {name: x[:, slices[name]].unflatten(1, tuple(parts[name])) for name in given}

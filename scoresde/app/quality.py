@@ -119,12 +119,12 @@ def evaluate_samples(
     batches = torch.arange(count, device="cpu").split(size)
 
     def seen(x: Tensor) -> Tensor:
-        """Of what a picture of events would show."""
+        """Features of events as pictures would show them."""
         shown = x if data.bins is None else _shades(quantize(x, data.bins), data.bins)
         return extract(features, shown, batch_size=batch_size, device=where, progress=progress)
 
     def read(source: Dataset) -> tuple[list[_Asked], Tensor]:
-        """What is sampled beside every batch, and features of the batches."""
+        """Requests for samples like every batch, and features of the batches."""
         requests, parts = [], []
         for rows in batches:
             values, conditions = source.pairs(rows)

@@ -129,11 +129,11 @@ class ObservedParts:
 
     @property
     def size(self) -> int:
-        """How many events are given."""
+        """Number of given events."""
         return len(next(iter(self.parts.values())))
 
     def estimator(self, count: int = 1) -> ScoreEstimator:
-        """Of the other parts: so many of each event that is given, one after the other."""
+        """The estimator of the other parts, ``count`` times for each given event in turn."""
         repeated = {name: value.repeat_interleave(count, 0) for name, value in self.parts.items()}
         return condition(self.model.estimator, clean=False, **repeated)
 
@@ -155,7 +155,7 @@ class ObservedParts:
 
 @attrs.frozen(eq=False)
 class SamplingTask:
-    """What is to be sampled.
+    """A request for samples.
 
     Attributes:
         estimator: To sample from.
@@ -189,7 +189,7 @@ def sampling_task(
     overlap: float | None = None,
     imports: bool = False,
 ) -> SamplingTask:
-    """What the options of ``scoresde sample`` ask for.
+    """The request of the options of ``scoresde sample``.
 
     Args:
         model: A trained one.

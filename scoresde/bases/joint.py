@@ -63,14 +63,14 @@ class Joint(Basis):
 
     @property
     def groups(self) -> Blocks:
-        """Those of every part."""
+        """The groups of every part."""
         bases = zip(self.parts, self._bases(), strict=True)
         groups = [_named(name, basis, basis.groups) for name, basis in bases]
         return Blocks(dict(itertools.chain.from_iterable(groups)))
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Where each part lies, in an event and in the state."""
+        """The slice of each part, in an event and in the state."""
         pairs = zip(self.parts, self._bases(), strict=True)
         return Blocks({name: basis.dim for name, basis in pairs}).slices
 
@@ -112,7 +112,7 @@ class Joint(Basis):
         return next(iter(rest.values())) if len(rest) == 1 else Joint(**rest)
 
     def prefix(self, dim: int) -> Joint:
-        """Of the first components: parts before the last one stay whole, see `Basis.prefix`."""
+        """The basis of the first components, see `Basis.prefix`; only the last part is cut."""
         *names, last = self.parts
         *first, basis = self._bases()
         before = sum(part.dim for part in first)
@@ -121,7 +121,7 @@ class Joint(Basis):
         return Joint(**dict(zip(names, first, strict=True)), **{last: basis.prefix(dim - before)})
 
     def mapped(self, function: Callable[[Basis], Basis]) -> Joint:
-        """With other bases of as many components."""
+        """The same parts in other bases of as many components."""
         parts = zip(self.parts, self._bases(), strict=True)
         return Joint(**{name: function(basis) for name, basis in parts})
 

@@ -132,7 +132,7 @@ class PCA(Basis):
 
     @property
     def groups(self) -> Blocks:
-        """As of `scoresde.Identity`: every component of vectors, the blocks of anything else."""
+        """Single components of vectors, the blocks of other events, as `scoresde.Identity`."""
         return self.blocks.singles() if len(self.event_shape) == 1 else self.blocks
 
     def analyse(self, x: Tensor) -> Tensor:

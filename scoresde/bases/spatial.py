@@ -8,7 +8,7 @@ from scoresde.checks import expect, whole
 
 
 def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
-    """How many trailing axes are space: 1 for signals, 2 for images, 3 for volumes.
+    """Number of spatial axes, the last ones: 1 for signals, 2 for images, 3 for volumes.
 
     The others are channels.
 

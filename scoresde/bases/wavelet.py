@@ -121,7 +121,7 @@ class Wavelet(Basis):
 
     @property
     def groups(self) -> Blocks:
-        """With ``colour`` every channel and orientation of a band, elsewhere the bands."""
+        """The bands; with ``colour`` every channel and orientation of one."""
         if not self.colour:
             return self.blocks
         parts: dict[str, int] = {}
@@ -132,7 +132,7 @@ class Wavelet(Basis):
 
     @property
     def _halvings(self) -> list[int]:
-        """How many have led to every block."""
+        """Number of halvings behind every block."""
         return [self.levels, *range(self.levels, 0, -1)]
 
     def shape(self, level: int) -> torch.Size:
@@ -154,7 +154,7 @@ class Wavelet(Basis):
         return Wavelet(self.shape(level), rest, self.wavelet, len(self.axes), self.colour)
 
     def prefix(self, dim: int) -> Wavelet:
-        """That of the low pass with so many coefficients: see `coarse`.
+        """The basis of the low pass with ``dim`` coefficients: see `coarse`.
 
         Raises:
             ValueError: If no low pass has as many.
@@ -206,7 +206,7 @@ class Wavelet(Basis):
         return turned
 
     def _signs(self, like: Tensor) -> Tensor | None:
-        """Those of a sum and a difference."""
+        """Signs of a sum and a difference."""
         return self.cast("signs", like) if self._paired else None
 
     def _split(self, x: Tensor, axis: int, place: int, signs: Tensor | None) -> Tensor:
@@ -219,7 +219,7 @@ class Wavelet(Basis):
         return halves.movedim((-2, -1), (place, axis))
 
     def _merge(self, low: Tensor, detail: Tensor, axis: int, signs: Tensor | None) -> Tensor:
-        """What has that low pass and detail along an axis."""
+        """The numbers with given low pass and detail along an axis."""
         if signs is not None:
             return _sum_and_difference(low, detail, signs, axis).flatten(axis - 1, axis)
         matrix = self.cast(f"matrix{2 * low.shape[axis]}", low)
@@ -228,7 +228,7 @@ class Wavelet(Basis):
         return x
 
     def extra_repr(self) -> str:
-        """With the wavelet."""
+        """Shape, blocks and wavelet, for ``print(basis)``."""
         colour = ", colour=True" if self.colour else ""
         return f"{super().extra_repr()}, wavelet={self.wavelet!r}{colour}"
 

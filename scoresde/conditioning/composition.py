@@ -141,13 +141,13 @@ class Composition(PlannedEstimator):
 
     @property
     def batch_shape(self) -> torch.Size:
-        """That of the posteriors, without the axis along which observations are."""
+        """The posteriors' batch, without the axis of observations."""
         shape = self.posteriors.batch_shape
         # of some samples, observations of all of them are in one row
         return shape[:-1] if shape[-1] == self.count else torch.Size([shape[0] // self.count])
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """With the observations of some samples."""
+        """The composition of some samples' observations."""
         if not self.batch_shape:
             return self
         own = torch.arange(self.batch_shape.numel(), device=rows.device).reshape(self.batch_shape)
@@ -215,7 +215,7 @@ class Composition(PlannedEstimator):
         return parts
 
     def _parts(self, at: SDECoefficients, condition: Any) -> Iterator[_Parts]:
-        """What is known at each of several times."""
+        """`_Parts` at each of several times."""
         batch = self._broadcast(at.like).shape[:-1]
         inside = (*batch[: len(batch) - len(self.batch_shape)], *self.posteriors.batch_shape)
         like = at.like.new_empty(()).expand(*inside, at.like.shape[-1])
@@ -266,7 +266,7 @@ class Composition(PlannedEstimator):
 
 
 class _Parts(NamedTuple):
-    """What is known at a time: denoised means, of posteriors for states ``(*batch, n, m)``."""
+    """Kernel and denoisers at a time, of posteriors for states ``(*batch, n, m)``."""
 
     kernel: Kernel
     prior: Denoiser
@@ -315,7 +315,7 @@ def _together(prior: Tensor, covariance: Tensor, means: Tensor, covariances: Ten
 
 
 def _inverse(left: Tensor, unit: Tensor) -> Tensor:
-    """Of what is left of the prior's unit variance, as much as that at most."""
+    """Inverses of covariances, which are at most the prior's unit variance."""
     with torch.no_grad():  # of equal eigenvalues, vectors have no derivatives
         values, vectors = torch.linalg.eigh(left)
         usual = ((values > _LEAST) & (values <= 1)).all(-1)[..., None, None]
@@ -329,7 +329,7 @@ def _summed(prior: Tensor, means: Tensor) -> Tensor:
 
 
 def _between(value: Tensor) -> Tensor:
-    """Of states, as of ``n`` copies of each: ``(*, m)`` to ``(*, 1, m)``."""
+    """Coefficients of states for ``n`` copies of each: ``(*, m)`` to ``(*, 1, m)``."""
     return value if value.ndim == 1 else value.unsqueeze(-2)
 
 

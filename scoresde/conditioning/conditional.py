@@ -96,7 +96,7 @@ class ConditionalSDE(DiagonalSDE):
 
     @property
     def observation(self) -> Observation:
-        """What is known, by the SDE that was given included."""
+        """All observed components, those of the given SDE included."""
         return self.basis.observation
 
     @property
@@ -185,7 +185,7 @@ class ConditionalEstimator(ScoreEstimator):
 
     @property
     def observation(self) -> Observation:
-        """What is known, by the joint estimator included."""
+        """All observed components, those of the joint estimator included."""
         return self.sde.observation
 
     def with_clock(self, clock: Clock) -> Self:
@@ -201,7 +201,7 @@ class ConditionalEstimator(ScoreEstimator):
         return self.observation.pin(self.joint.denoise(z, t, condition))
 
     def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """Those of the joint estimator, at its own times if components are clean."""
+        """The denoisers of the joint estimator, at its own times if components are clean."""
         if self.clean:
             # clean for both SDEs, and all others as noisy: nothing is read again
             at = cast(DiagonalCoefficients, at).renamed(self._pinned_times(at.t, at.like))

@@ -1,4 +1,4 @@
-"""What is known of a state, and the basis of events of which something is known."""
+"""Observed components of a state, and bases with observed components."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Observation(Selectable):
 
     @classmethod
     def of_parts(cls, basis: Joint, parts: Mapping[str, Tensor]) -> Observation:
-        """Of some parts of a joint event, ``(*batch, *part_shape)`` each.
+        """The observation of some parts of a joint event, ``(*batch, *part_shape)`` each.
 
         Raises:
             TypeError: If a part is not a floating-point tensor.
@@ -91,7 +91,7 @@ class Observation(Selectable):
         return Observation(self.mask | other.mask, torch.where(other.mask, others, mine))
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """Of some samples of a batch; see `scoresde.selection.Selectable`."""
+        """The observation of some samples of a batch; see `scoresde.selection.Selectable`."""
         values = per_sample("observed", self.values, batch)
         return shallow_copy(self, values=samples(values, rows, batch))
 

@@ -163,7 +163,7 @@ class Particles:
 
 
 class Population(NamedTuple):
-    """What particles have become.
+    """The result of `Particles`.
 
     Attributes:
         clean: Coefficients of samples, ``(N, *batch_shape, m)``.
@@ -234,7 +234,7 @@ class _Cloud(NamedTuple):
     level: int
 
     def resampled(self, noise: Noise) -> _Cloud:
-        """With equal weights."""
+        """A systematic resample, with equal weights."""
         weight, count = self.log_weight.softmax(0), len(self.log_weight)
         # in float32 shares of thousands do not add up
         edges = weight.double().cumsum(0).mT.contiguous()
@@ -348,7 +348,7 @@ class _Path:
         return cast_like(self.noise[level], self.like)
 
     def _score(self, u: Tensor, level: int) -> Tensor:
-        """By ``u``, ``(N, b, m)``."""
+        """The score by ``u``, ``(N, b, m)``."""
         means = [self._mean(part, level) for part in u.split(self._rows(1))]
         score: Tensor = (torch.cat(means) - u) / self._noise(level) ** 2
         return score
@@ -375,7 +375,7 @@ class _Path:
         return self.times[level].to(self.like)
 
     def _rows(self, directions: int) -> int:
-        """How many particles at a time."""
+        """Number of particles at a time."""
         each = self.model.count * self.model.batch_shape.numel() * directions
         return max(1, _ROWS // each)
 

@@ -44,7 +44,7 @@ class SlowedClock(Clock):
         self.clock = clock
 
     def factors(self, u: Tensor) -> Tensor:
-        """In the dtype and on the device of times."""
+        """The factors in the dtype and on the device of times."""
         return self.constants(u, "speeds")[0]
 
     def forward(self, u: Tensor, first: float = 0.0) -> Tensor:
@@ -57,7 +57,7 @@ class SlowedClock(Clock):
         return self.factors(u) * self.clock.rate(u, first)
 
     def breakpoints(self, first: float = 0.0) -> list[float]:
-        """Those of the clock."""
+        """The breakpoints of the clock."""
         return self.clock.breakpoints(first)
 
 
@@ -110,7 +110,7 @@ class AnnealedClock(SlowedClock):
         self.register_buffer("now", torch.ones_like(self.speeds), persistent=False)
 
     def factors(self, u: Tensor) -> Tensor:
-        """Those of this update, or in evaluation mode those of the end."""
+        """The factors of this update, or in evaluation mode those of the end."""
         return self.constants(u, "now" if self.training else "speeds")[0]
 
     def before_update(self, update: int) -> None:

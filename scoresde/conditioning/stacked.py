@@ -53,7 +53,7 @@ class Stacked(Selectable):
 
     @property
     def sde(self) -> SDE:
-        """That of all of them."""
+        """The SDE of all of them."""
         return cast(ScoreEstimator, self.estimators[0]).sde
 
     @property

@@ -179,7 +179,7 @@ def _packed(
 
 @frozen
 class _Header:
-    """What the start of a ``.npy`` file says of the rest."""
+    """The header of a ``.npy`` file."""
 
     shape: tuple[int, ...]
     order: Literal["C", "F"]
@@ -187,12 +187,12 @@ class _Header:
 
     @property
     def size(self) -> int:
-        """How many numbers."""
+        """Number of entries."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Of all numbers."""
+        """Bytes of all entries."""
         return self.size * self.dtype.itemsize
 
 

@@ -163,7 +163,7 @@ def _expect_apart(
 
 
 def _different(keys: Array) -> Array:
-    """How many different values every column has."""
+    """Number of different values of every column."""
     ordered = np.sort(keys, axis=0)
     count: Array = 1 + (ordered[1:] != ordered[:-1]).sum(0)
     return count

@@ -111,7 +111,7 @@ class Dataset:
 
     @property
     def shapes(self) -> list[torch.Size]:
-        """Of the parts of an event, or of the whole where it has none."""
+        """Shapes of the parts of an event, or of the whole where it has none."""
         if self.parts is None:
             return [self.values.shape[1:]]
         return [torch.Size(shape) for shape in self.parts.values()]

@@ -63,6 +63,6 @@ class VariationalDequantization(nn.Module):
 
 
 def _log_slope(y: Tensor) -> Tensor:
-    """Of the logistic function; also the standard logistic log-density."""
+    """Log-derivative of the logistic function, which is the standard logistic log-density."""
     slope: Tensor = nn.functional.logsigmoid(y) + nn.functional.logsigmoid(-y)
     return slope

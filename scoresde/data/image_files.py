@@ -58,7 +58,7 @@ class ImageFiles(Protocol):
         """Bytes that all take on the disk."""
 
     def label(self, index: int) -> str:
-        """Of one of them, for messages."""
+        """Name of one of them, for messages."""
 
     def size_on_disk(self, index: int) -> int:
         """Bytes that one takes on the disk."""
@@ -199,7 +199,7 @@ def _common_folder(paths: Sequence[PurePath]) -> PurePath:
 
 
 def _chosen(label: str, paths: Sequence[PurePath], subfolders: bool | None) -> list[PurePath]:
-    """Those of images, sorted; raises ``ValueError`` for what would be left out unsaid."""
+    """Paths of images, sorted; raises ``ValueError`` if others would be ignored silently."""
     visible = [path for path in paths if not _hidden(path)]
     visible = [path for path in visible if len(path.parts) == 1 or subfolders is not False]
     others = [path.name for path in visible if path.suffix.lower() in _OTHERS]

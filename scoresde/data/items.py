@@ -90,7 +90,7 @@ def _is_image(value: Any) -> bool:
 
 
 def _columns(name: str, first: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of the event and of the condition."""
+    """Names of the columns of the event and of the condition."""
     images = [column for column, value in first.items() if _is_image(value)]
     arrays = [column for column, value in first.items() if _axes(value) > 0]
     events = images or arrays

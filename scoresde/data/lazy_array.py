@@ -67,7 +67,7 @@ class LazyArray:
         return Pairs(events, *more)
 
     def select(self, rows: Tensor) -> LazyArray:
-        """Those at some indices, read as late as these."""
+        """The events at some indices, read when they are indexed."""
         return LazyArray(len(rows), lambda indices: self._read(rows[indices]))
 
 

@@ -163,7 +163,7 @@ def _kind(data: Dataset) -> str:
 
 
 def part_slices(parts: Mapping[str, Sequence[int]]) -> dict[str, slice]:
-    """Where each part lies in a joint event.
+    """The slice of each part in a joint event.
 
     Example:
         >>> from scoresde.data.parts import part_slices

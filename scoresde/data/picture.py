@@ -170,7 +170,7 @@ class Picture:
         expect(known, label, "grey or RGB (convert it before)", image.mode)
 
     def _opaque(self, label: str, image: Image.Image) -> Image.Image:
-        """In front of the background, if anything shows through."""
+        """The image in front of the background, if it has transparency."""
         if image.mode not in _ALPHA and "transparency" not in image.info:
             return image
         image = image.convert("LA") if image.mode == "La" else image

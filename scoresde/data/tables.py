@@ -28,7 +28,7 @@ RECIPE = (
 
 @frozen
 class Columns:
-    """Which columns of a table are read, and as what.
+    """The roles of a table's columns.
 
     Args:
         events: Names of those that events are made of, in this order; all others if None.

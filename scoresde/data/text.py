@@ -130,7 +130,7 @@ def read_csv(
 
 
 def _delimiter(path: Path, delimiter: str | None, decimal: str) -> str:
-    """What stands between cells, by default what the suffix says."""
+    """The delimiter, by default that of the suffix."""
     if delimiter is None:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         expect(delimiter != decimal, "delimiter", "what stands between cells if not a comma", None)

@@ -318,7 +318,7 @@ class Coordinates(nn.Module):
 
     @full_precision
     def explanation(self, observation: Tensor) -> Tensor:
-        """What the regression says of parameters less their mean, ``(*batch, m)``."""
+        """The regression's prediction of parameters less their mean, ``(*batch, m)``."""
         batch = observation.shape[: observation.ndim - self.observation_ndim]
         return self._explained(self.observation(observation), batch)
 

@@ -63,7 +63,7 @@ class PartEstimator(PlannedEstimator):
         expect(still, "joint", wanted, f"noise of up to {float(noise.max()):.3g} on them")
 
     def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """Of states ``(*batch, m)``, given the other parts, flattened: ``(*batch, n)``."""
+        """Denoisers of states ``(*batch, m)`` given the other parts, flattened: ``(*batch, n)``."""
         z, t, count = at.like, at.t, self.part.start
         if self.clean or t.shape[-1] > 1:
             here = t.reshape(len(t), *[1] * (z.ndim + 1 - t.ndim), *t.shape[1:])
@@ -148,7 +148,7 @@ class PosteriorEstimator(PlannedEstimator):
         *,
         shifted: bool = True,
     ) -> PosteriorEstimator:
-        """Of a posterior's estimator, for observations ``(*batch, *observation_shape)``.
+        """The estimator for observations ``(*batch, *observation_shape)``.
 
         Args:
             estimator: See the class.
@@ -165,11 +165,11 @@ class PosteriorEstimator(PlannedEstimator):
 
     @property
     def batch_shape(self) -> torch.Size:
-        """Of observations."""
+        """The batch of observations."""
         return self.shift.shape[:-1]
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """With the observations of some samples."""
+        """The estimator for some samples' observations."""
         new = super().select(rows, batch)
         shift = samples(per_sample("observation", self.shift, batch), rows, batch)
         condition = self.condition
@@ -179,7 +179,7 @@ class PosteriorEstimator(PlannedEstimator):
         return shallow_copy(new, shift=shift, condition=condition)
 
     def prepare(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """Those of residuals, shifted."""
+        """The denoisers of residuals, shifted."""
         seen, shift = self.condition, cast_like(self.shift, at.like)
         if seen is not None:
             seen = seen.expand(*at.like.shape[:-1], *seen.shape[len(self.batch_shape) :])

@@ -94,7 +94,7 @@ class PriorEstimator(KernelEstimator):
         return clean
 
     def _log_density(self, u: Tensor) -> Tensor:
-        """Of every component, at nodes ``(*batch, m, k)``."""
+        """Log-densities of every component, at nodes ``(*batch, m, k)``."""
         assert self.marginals is not None
         events = u.movedim(-1, 0)
         flat = events * cast_like(self.coordinates.std, u) + cast_like(self.coordinates.mean, u)
@@ -107,7 +107,7 @@ class PriorEstimator(KernelEstimator):
         return density.reshape(flat.shape).movedim(0, -1)
 
     def _range(self) -> tuple[Tensor, Tensor]:
-        """Where there is any of the prior: between its bounds, or a dozen deviations."""
+        """The range of the prior: between its bounds, or a dozen deviations."""
         low, high = self.coordinates.bounds
         far = _FAR * (1 - self.coordinates.explained).rsqrt()
         return torch.maximum(low, -far), torch.minimum(high, far)
@@ -128,7 +128,7 @@ _FAR = 9.0
 
 
 def _plain(prior: Distribution) -> Distribution:
-    """What `Independent` wraps, itself wrapped by nothing."""
+    """The distribution inside of `Independent`."""
     while isinstance(prior, Independent):
         prior = prior.base_dist
     return prior

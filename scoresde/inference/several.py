@@ -78,7 +78,7 @@ class SeveralObservations(Posterior):
 
     @property
     def observation_ndim(self) -> int:
-        """Of ``(n, *observation_shape)``."""
+        """Number of axes of ``(n, *observation_shape)``."""
         return super().observation_ndim + 1
 
     def residual(self, observation: Tensor) -> ScoreDistribution:
@@ -123,7 +123,7 @@ _DRAWS = 10_000
 
 
 def _covariance(drawn: Tensor) -> Tensor:
-    """Of samples ``(N, *batch, m)``: ``(*batch, m, m)``, positive definite."""
+    """The covariance of samples ``(N, *batch, m)``: ``(*batch, m, m)``, positive definite."""
     centred = (drawn - drawn.mean(0)).double()
     covariance = torch.einsum("k...i,k...j->...ij", centred, centred) / (len(drawn) - 1)
     unit = torch.eye(drawn.shape[-1], dtype=torch.float64, device=drawn.device)

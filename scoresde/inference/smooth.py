@@ -76,7 +76,7 @@ class Smooth(KeepsFloat64):
 
     @property
     def explains(self) -> Tensor:
-        """Which columns, ``(m,)``."""
+        """Which columns it explains, ``(m,)``."""
         return self.weights.any(0)
 
     def features(self, x: Tensor) -> Tensor:

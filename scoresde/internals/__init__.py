@@ -1,1 +1,1 @@
-"""What has nothing to do with diffusion: files, memory, imports."""
+"""Helpers that do not depend on diffusion: files, memory, imports."""

@@ -72,7 +72,7 @@ class Captured:
             self.over.record()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """What the function returns."""
+        """The value of the function."""
         with torch.cuda.device(self.device):
             # another thread's stream may still be at the memory that is written to here
             torch.cuda.current_stream().wait_event(self.over)

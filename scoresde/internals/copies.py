@@ -27,7 +27,7 @@ class Copy(NamedTuple):
 
     @classmethod
     def of(cls, source: Tensor, value: Tensor) -> Copy:
-        """Of a tensor as it is now."""
+        """A copy of a tensor, valid as long as that stays the same."""
         return cls(source, times_written(source), source.data_ptr(), value)
 
     def holds(self, source: Tensor) -> bool:

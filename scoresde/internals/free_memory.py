@@ -1,4 +1,4 @@
-"""How much of a computation fits into memory at a time."""
+"""Chunks of a computation that fit into memory."""
 
 from __future__ import annotations
 

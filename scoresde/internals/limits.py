@@ -98,7 +98,7 @@ def memory_limit(memory: int) -> Iterator[None]:
 
 
 def chunk_size(event_shape: Sequence[int]) -> int:
-    """How many events to work on at a time where all might not fit into memory.
+    """Number of events to work on at a time where all might not fit into memory.
 
     Example:
         >>> from scoresde.internals.limits import chunk_size

@@ -35,7 +35,7 @@ def join_names(names: Iterable[str], most: int = 10) -> str:
 
 
 def describe_error(error: BaseException, *, kind: bool = False) -> str:
-    """What an error says, in one line.
+    """An error's message, in one line.
 
     Args:
         error: Whose ``__str__`` may itself fail.

@@ -80,7 +80,7 @@ class DensityFlow(AugmentedEquation):
         return self.flow.layout(dim // copies).repeated(copies)
 
     def select(self, rows: Tensor, batch: Sequence[int]) -> Self:
-        """With the flow's samples, and their probes."""
+        """The flow of some samples, with their probes."""
         flow, probes = self.flow.select(rows, batch), self.trace.select(self.probes, rows)
         return shallow_copy(self, flow=flow, probes=probes)
 
@@ -135,14 +135,14 @@ class DensityFlow(AugmentedEquation):
         return y[..., : y.shape[-1] // (1 + self.trace.estimates)]
 
     def _known(self) -> Iterator[Tensor]:
-        """What the score depends on besides the state, if gradients are wanted."""
+        """Tensors besides the state that gradients are wanted of."""
         model = self.flow.estimator
         inputs = (*model.parameters(), *model.buffers(), *tree_leaves(self.flow.condition))
         yield from (v for v in inputs if isinstance(v, Tensor) and v.requires_grad)
 
 
 class DensityCoefficients(Coefficients):
-    """What a `DensityFlow` says of several times.
+    """Coefficients of a `DensityFlow` at several times.
 
     Args:
         density: The flow with its integrals.

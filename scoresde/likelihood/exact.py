@@ -178,7 +178,7 @@ def _usable(value: Any) -> Any:
 
 
 class _LogDensity(NamedTuple):
-    """By a method: log-densities, integrals of the divergence, errors, evaluations per event."""
+    """Log-densities by a method, integrals of the divergence, errors, evaluations per event."""
 
     value: Tensor
     integrals: Tensor

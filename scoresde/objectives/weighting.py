@@ -1,4 +1,4 @@
-"""What a training objective cares about.
+"""Weightings of training objectives.
 
 Denoising score matching with any positive definite ``Lambda(t)`` has the same minimiser. In
 denoiser form it is ``E_t sum_i w_i(t) (z_0,i - D_i)^2`` with ``t`` drawn from a density ``p``.
@@ -17,7 +17,7 @@ from scoresde.sdes.diagonal_coefficients import DiagonalCoefficients
 
 
 class WeightingInputs(NamedTuple):
-    """What a weighting may depend on; all ``(*, 1 | blocks | n)``.
+    """Arguments of weightings; all ``(*, 1 | blocks | n)``.
 
     Example:
         >>> import torch

@@ -86,7 +86,7 @@ def kurtosis(basis: Basis, data: Tensor) -> dict[str, float]:
 
 
 def _coefficients(basis: Basis, data: Tensor) -> Tensor:
-    """Of events, around their mean."""
+    """Coefficients of events, around their mean."""
     finite("data", data)
     expect(len(data) > 0, "data", "at least one event", tuple(data.shape))
     z: Tensor = basis(data.double())

@@ -75,7 +75,7 @@ class Draft:
         return cls((1,) * stages, (end,) * (stages - 1) + _FIRST)
 
     def grown(self, stage: int, more: int) -> Draft:
-        """With more steps in a stage."""
+        """The draft with more steps in a stage."""
         steps = tuple(n + more * (k == stage) for k, n in enumerate(self.steps))
         return attrs.evolve(self, steps=steps)
 
@@ -84,7 +84,7 @@ class Draft:
         return attrs.evolve(self, delays=(delay,) * (len(self.steps) - 1))
 
     def neighbours(self, distance: int, fixed: bool = False) -> Iterator[Draft]:
-        """Those with one parameter changed, by a distance; the ends of stages may be ``fixed``."""
+        """Drafts with one parameter changed by a distance; ends of stages may be ``fixed``."""
         stages = len(self.steps)
         for i in range(stages - 1 if fixed else 0, len(self.parameters)):
             for change in (distance, -distance):
@@ -149,7 +149,7 @@ class Layout:
             ]
 
     def _newest(self, noise: _Floats, piece: Stage) -> _Floats:
-        """Those of the last component that does not stand still in a piece; time if all do."""
+        """Noise levels of the last component that moves in a piece; time if none does."""
         inside = (self.dense >= piece.end) & (self.dense <= piece.start)
         moving = np.flatnonzero(np.ptp(noise[inside], 0) > _ALIKE)
         return noise[:, moving[-1]] if len(moving) else self.dense
@@ -245,6 +245,6 @@ def _clamped(noise: torch.Tensor) -> _Floats:
 
 
 def _rounded(times: _Floats) -> _Floats:
-    """To six digits: what is written in a file is what was planned."""
+    """Times to six digits, so that files hold what was planned."""
     texts = [float(f"{t:.6g}") for t in times.ravel()]
     return np.array(texts).reshape(times.shape)

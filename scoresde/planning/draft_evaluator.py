@@ -256,7 +256,7 @@ class DraftEvaluator:
         times: _Floats,
         warped: bool = True,
     ) -> _Floats:
-        """Of drafts on times that they share, or of one as it is."""
+        """Errors of drafts on times that they share, or of one as it is."""
         T, eps, bands = self.schedule.T, self.schedule.eps, len(self.sizes)
         drafts, count = times.shape
         shape = (bands, drafts, len(_RATIOS), len(self.z))
@@ -286,14 +286,14 @@ class DraftEvaluator:
         return errors
 
     def _own_clock(self, starts: _Floats, delays: _Floats) -> Clock:
-        """That of one draft's bands."""
+        """The clock of one draft's bands."""
         if self.fixed_sde is not None:
             return self.fixed_sde.clock
         T = self.schedule.T
         return Clock(torch.from_numpy(T / (starts - delays)), torch.from_numpy(delays / T))
 
     def _clock(self, starts: _Floats, delays: _Floats) -> Callable[[Tensor], Tensor]:
-        """What the bands read at times of drafts, ``(*, drafts)`` to ``(*, bands, drafts)``."""
+        """Clock times of bands at times of drafts, ``(*, drafts)`` to ``(*, bands, drafts)``."""
         bands, first = len(self.sizes), self.schedule.eps / self.schedule.T
         if self.fixed_sde is not None:
             fixed = self.fixed_sde.clock
@@ -305,7 +305,7 @@ class DraftEvaluator:
         )
 
     def _missed(self, shape: Sequence[int]) -> Callable[[Tensor], Tensor] | None:
-        """What an estimator misses at noise levels, component by component."""
+        """Errors of an estimator at noise levels, component by component."""
         if self.excess is None:
             return None
         tables, size = self.excess, math.prod(shape[1:])

@@ -120,7 +120,7 @@ class Search:
         return draft
 
     def _exchanged(self, draft: Draft) -> Draft:
-        """With fewer steps in a stage and more in another, as long as that is better."""
+        """The draft with steps moved between stages, as long as that is better."""
         while True:
             merits = {draft: self._merit(draft)}
             moved = []
@@ -151,7 +151,7 @@ class Search:
         return (before - after) / (self.price(other) - self.price(draft))
 
     def _grown(self, draft: Draft, group: range, share: int) -> Draft | None:
-        """With so many more steps in some stages, or one more each if that is not allowed."""
+        """The draft with ``share`` more steps in some stages, or one if that is not allowed."""
         for part in (share, max(draft.steps)):
             more = [max(1, n // part) if k in group else 0 for k, n in enumerate(draft.steps)]
             steps = tuple(n + m for n, m in zip(draft.steps, more, strict=True))

@@ -1,1 +1,1 @@
-"""How solvers make samples: grids of times, steps that are prepared, batches."""
+"""Sampling: grids of times, prepared steps, batches."""

@@ -124,7 +124,7 @@ def collected(
 
 
 def _numpy_dtype(dtype: torch.dtype) -> str:
-    """As the header of a file says it."""
+    """The dtype's name in the header of a file."""
     try:
         return str(torch.empty(0, dtype=dtype, device="cpu").numpy().dtype.str)
     except TypeError as error:

@@ -104,7 +104,7 @@ def events(
 def _key(
     solver: Settings, estimator: object, shape: Any, condition: Any, dtype: torch.dtype | None
 ) -> tuple[Any, ...] | None:
-    """What a walk is found by; None for one that is not to be kept."""
+    """The key of a walk; None for one that is not to be kept."""
     if torch.compiler.is_compiling() or not solver.planned or not _plain(condition):
         return None
     # what a class adds to its solvers without saying so is not compared
@@ -136,7 +136,7 @@ def _numbers(descent: Descent) -> int:
 
 
 def _times(solver: Settings, estimator: ScoreEstimator) -> Tensor | None:
-    """Where steps are, of grids of others: these may say something else each time."""
+    """The times of a user's grid, which may return others each time; None for built-in ones."""
     return None if solver.grid in GRIDS.values() else solver.times(estimator.sde).clone()
 
 

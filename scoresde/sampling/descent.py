@@ -28,7 +28,7 @@ Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
 
 
 class Settings(Walker, Protocol):
-    """What a descent asks of its solver; see `scoresde.Solver`.
+    """The methods of a solver that a descent uses; see `scoresde.Solver`.
 
     Example:
         >>> from scoresde.sampling.descent import Settings
@@ -103,13 +103,13 @@ class Descent:
         condition: Any,
         dtype: torch.dtype | None,
     ) -> Self:
-        """That of samples in a shape, which is checked; see `scoresde.Solver.sample`."""
+        """The descent of samples in a shape, which is checked; see `scoresde.Solver.sample`."""
         shape = sample_shape_of(estimator, sample_shape)
         start = samples_like(estimator, dtype).new_empty(*shape, 0)
         return cls(solver, estimator, condition, start)
 
     def events(self, noise: Noise, tape: EagerWalk | None = None, progress: bool = False) -> Tensor:
-        """Where it ends, ``(*sample_shape, *event_shape)``, in whatever mode the estimator is."""
+        """The samples, ``(*sample_shape, *event_shape)``; the estimator's mode is not changed."""
         solver, sde, tape = self.solver, self.estimator.sde, EagerWalk() if tape is None else tape
         times, z = solver.times(sde), self.start
         every = bool(solver.churn) or solver.corrector is not None

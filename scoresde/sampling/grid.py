@@ -1,4 +1,4 @@
-"""Where a solver puts its steps.
+"""Grids of times for solvers.
 
 A grid is a function ``(sde, steps) -> times``: ``steps + 1`` times in float64, decreasing from
 ``T`` to ``eps``. Every breakpoint of the SDE (a clock that starts or stops) is one of them, if

@@ -141,7 +141,7 @@ class Sampler:
         return {id(v) for tensors in own for v in tensors}
 
     def _look(self, read: set[int]) -> Snapshot:
-        """Which tensors there are, where, and what becomes of those of which steps are made."""
+        """A snapshot of all tensors' places, and of the values that steps are made of."""
         modules = [*self.estimator.modules()]
         registries = ((m._parameters, m._buffers, m._modules) for m in modules)
         known, containers = parts_of(self._condition)
@@ -151,7 +151,7 @@ class Sampler:
 
 
 def _options(compile: bool | Mapping[str, Any]) -> dict[str, Any] | None:
-    """Those of `torch.compile`, None if it is not asked for.
+    """Options of `torch.compile`, None if it is not used.
 
     One graph cannot be captured within another: what would capture its own is refused, whatever
     the device, so that what works on one does on others.

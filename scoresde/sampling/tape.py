@@ -1,8 +1,7 @@
 """Walks in moves: what depends on times alone is prepared before a move is made.
 
-A walk that goes once makes each move when it is prepared (`EagerWalk`); one that is to go again and
-again is written down while it goes for the first time (`Tape`), with what it asks of its noise
-(`NoiseTape`).
+A walk that is made once makes each move when it is prepared (`EagerWalk`); one that will be
+repeated is recorded the first time (`Tape`), with its requests of noise (`NoiseTape`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Move = Callable[[Tensor, Noise, Any], tuple[Tensor, Any]]
 
 
 class Walker(Protocol):
-    """What a walk asks of its solver; see `scoresde.Solver`.
+    """The methods of a solver that a walk uses; see `scoresde.Solver`.
 
     Example:
         >>> from scoresde.sampling.tape import Walker
@@ -46,7 +45,7 @@ class Walker(Protocol):
 
 
 class EagerWalk:
-    """A walk that goes once: moves are made as soon as they are prepared, and forgotten.
+    """A walk that is made once: moves are made as soon as they are prepared, and not kept.
 
     Example:
         >>> import torch
@@ -71,7 +70,7 @@ class EagerWalk:
 
 
 class Tape(EagerWalk):
-    """A walk that is written down as it goes.
+    """A walk that is recorded.
 
     Args:
         log_reads: Whether to note what is looked at, which takes longer than most of it.

@@ -31,7 +31,7 @@ from scoresde.precision import Float64Constants
 
 
 class Signal(NamedTuple):
-    """What a schedule says of a time: see `Schedule.read`.
+    """Values of a schedule at a time: see `Schedule.read`.
 
     Attributes:
         rates: ``f`` and ``g^2``, evaluated on call, as samplers mostly need none. Its argument

@@ -1,4 +1,4 @@
-"""How data are diffused: SDEs, and what follows from their schedules and clocks."""
+"""SDEs that diffuse data, their clocks and coefficients."""
 
 from scoresde.sdes.cox_ingersoll_ross import CoxIngersollRoss
 from scoresde.sdes.geometric_brownian import GeometricBrownian

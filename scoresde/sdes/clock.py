@@ -109,7 +109,7 @@ class Clock(Float64Constants):
         return torch.where(runs & (reading <= 1), speeds, torch.zeros_like(speeds))
 
     def _delayed(self, u: Tensor, first: float) -> tuple[Tensor, Tensor, Tensor]:
-        """What clocks would read, the least that they do, and their speeds."""
+        """Clock times without bounds, their lower bounds, and speeds."""
         speeds, delays = self.constants(u, "speeds", "delays")
         return speeds * (u - delays), (speeds * u.clamp(max=first)).clamp(max=first), speeds
 

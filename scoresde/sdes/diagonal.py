@@ -203,7 +203,7 @@ class DiagonalSDE(Float64Constants, SDE):
         return alpha * mean, std
 
     def _at_entry(self, t: float, first: int, last: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of components, what `moments` are made of: ``alpha, sigma, mean`` and their deviation."""
+        """``alpha``, ``sigma``, ``mean`` and deviation of components, for `moments`."""
         time = torch.full((1,), t, dtype=torch.float64, device="cpu")
         alpha, sigma = self.kernel(time)
         mean, std = map(self.blocks.expand, self.constants(time, "mean", "std"))

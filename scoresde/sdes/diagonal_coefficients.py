@@ -54,7 +54,7 @@ class Bridge(NamedTuple):
 
 
 class DiagonalCoefficients(SDECoefficients):
-    """What a `scoresde.DiagonalSDE` says of several times; see the module.
+    """Coefficients of a `scoresde.DiagonalSDE` at several times; see the module.
 
     All are ``(k, *, 1 | blocks | m)``, in the dtype of the times. Made by
     `scoresde.DiagonalSDE.at`.
@@ -104,7 +104,7 @@ class DiagonalCoefficients(SDECoefficients):
         return same
 
     def _read(self, name: str) -> Tensor:
-        """What the schedule says of the state's components, ``(k, *, 1 | blocks | m)``."""
+        """Values of the schedule for the state's components, ``(k, *, 1 | blocks | m)``."""
         return self.layout.restrict(self._read_all(name), self.blocks)
 
     def _read_all(self, name: str) -> Tensor:
@@ -214,7 +214,7 @@ class DiagonalCoefficients(SDECoefficients):
             yield Field(torch.zeros_like, standard_increment, drift, constant)
 
     def reverse(self, estimator: Score, eta: float, condition: Any, sign: int) -> DiagonalReverse:
-        """Those of an equation with the same marginals: see `scoresde.ReverseSDE`."""
+        """Coefficients of an equation with the same marginals: see `scoresde.ReverseSDE`."""
         return DiagonalReverse(self, estimator, eta, condition, sign)
 
     @property
@@ -257,7 +257,7 @@ class DiagonalCoefficients(SDECoefficients):
         return Propagator(ratio * q ** (eta**2) if eta else ratio, gain, h, k * h, noise_std)
 
     def _pair(self, end: DiagonalCoefficients) -> tuple[_SignalAndNoise, _SignalAndNoise]:
-        """What the schedule says of these times and of others, which may differ in width."""
+        """Values of the schedule at these times and at others, which may differ in width."""
         read = [at._read(name) for at in (self, end) for name in _SignalAndNoise._fields]
         read = [*self.blocks.broadcastable(*read)]
         return _SignalAndNoise(*read[:3]), _SignalAndNoise(*read[3:])
@@ -274,7 +274,7 @@ class _SignalAndNoise(NamedTuple):
 
 
 class DiagonalReverse(DenoisedReverse):
-    """What the reverse equation of a `scoresde.DiagonalSDE` says of several times.
+    """Coefficients of the reverse equation of a `scoresde.DiagonalSDE` at several times.
 
     Takes the arguments of `DenoisedReverse`.
 

@@ -153,7 +153,7 @@ class SDE(Equation):
 
     @property
     def observed(self) -> Tensor:
-        """Which components are known, whatever the state: ``(n,)``, none here."""
+        """Which components are observed, ``(n,)``: none here."""
         device = next((b.device for b in self.buffers()), "cpu")
         return torch.zeros(self.basis.dim, dtype=torch.bool, device=device)
 
@@ -177,7 +177,7 @@ class SDE(Equation):
         return self.basis.inverse(z)
 
     def likelihood_flow(self, flow: Any) -> Any:
-        """What carries a log-density up a `scoresde.ProbabilityFlow`: here that flow itself."""
+        """The flow for log-densities, from a `scoresde.ProbabilityFlow`: here the same."""
         return flow
 
     # What is the state when.

@@ -78,7 +78,7 @@ class SDECoefficients(Coefficients):
 
     @abstractmethod
     def part(self, index: Any, like: Tensor) -> Self:
-        """Those of some of the times, for states of their own, without another evaluation.
+        """Coefficients at some of the times, for states of their own, without another evaluation.
 
         Args:
             index: Index of the times ``(k, *)``.
@@ -95,7 +95,7 @@ class SDECoefficients(Coefficients):
 
     @property
     def noise_level(self) -> Tensor:
-        """Those `noise_levels` that are finite, averaged over the blocks: ``(k, *)``."""
+        """The finite `noise_levels`, averaged over the blocks: ``(k, *)``."""
         return self.noise_levels.mean(-1)
 
     def denoisers(self, estimator: Score, condition: Any) -> Iterator[Forcing]:
@@ -106,7 +106,7 @@ class SDECoefficients(Coefficients):
     def reverse(
         self, estimator: Score, eta: float, condition: Any, sign: int
     ) -> ReverseCoefficients:
-        """Those of an equation with the same marginals: see `scoresde.ReverseSDE`."""
+        """Coefficients of an equation with the same marginals: see `scoresde.ReverseSDE`."""
 
 
 class ReverseCoefficients(Coefficients):
@@ -145,7 +145,7 @@ class ReverseCoefficients(Coefficients):
 
     @property
     def noise_level(self) -> Tensor:
-        """That of the SDE, which falls where time runs against it."""
+        """The noise level of the SDE, which falls where time runs against it."""
         return self.sign * self.forward.noise_level
 
     @property
@@ -265,7 +265,7 @@ class PlainReverse(ReverseCoefficients):
         return self.response
 
     def propagator(self, end: PlainReverse) -> Propagator:
-        """As forward."""
+        """A step of Euler and Maruyama."""
         return _plain_step(self.t, end.t, self.eta)
 
     def fields(self) -> Iterator[Field]:

@@ -39,7 +39,7 @@ class Cells:
 
     @classmethod
     def of(cls, name: Hashable, array: Array) -> Cells:
-        """Of an array ``(N,)`` of numbers, truth values, words or objects.
+        """The cells of an array ``(N,)`` of numbers, truth values, words or objects.
 
         Raises:
             TypeError: If they are of another kind.
@@ -78,7 +78,7 @@ class Cells:
 
     @property
     def missing(self) -> Array:
-        """Where there is no value, ``(N,)``."""
+        """Mask of missing values, ``(N,)``."""
         if self.words:
             return np.array([v is None for v in self.values], bool)
         gone: Array = np.isnan(self.values)

@@ -76,7 +76,7 @@ class Column(ABC):
         """Values ``(N,)``."""
 
     def quantile(self, z: Tensor, q: float) -> Tensor:
-        """Of draws ``(draws, N)``, coordinates ``(N,)`` that a share ``q`` of them is below.
+        """Quantiles ``(N,)`` of draws of coordinates ``(draws, N)``.
 
         Coordinates rise with values, so that a quantile of the one is one of the other.
         """

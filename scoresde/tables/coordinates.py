@@ -41,7 +41,7 @@ class TableCoordinates:
 
     @classmethod
     def fit(cls, table: Any, kinds: Mapping[Hashable, str] | None = None) -> TableCoordinates:
-        """Of a table, see `Form.read`; kinds by name, see `scoresde.tables.column.column`."""
+        """Coordinates of a table, see `Form.read`; kinds by name, see `column`."""
         form, cells = Form.read("X", table)
         instance("kinds", kinds or {}, Mapping)
         told = dict(kinds or {})

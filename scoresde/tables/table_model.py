@@ -259,7 +259,7 @@ class TableModel:
         return int(seed)
 
     def _configuration(self, columns: int) -> dict[str, Any]:
-        """Of a model of so many columns, as a file has it."""
+        """The configuration of a model with ``columns``, as a file has it."""
         instance("settings", self.settings or {}, Mapping)
         given = dict(self.settings or {})
         expect("data" not in given, "settings", "no section data", "one (fit has the data)")
@@ -271,7 +271,7 @@ class TableModel:
         return settings
 
     def _tensor(self, events: Tensor) -> Tensor:
-        """As the estimator computes: coordinates are measured in double precision."""
+        """Events in the estimator's dtype; coordinates are in double precision."""
         return events.to(next(self.model_.estimator.parameters()))
 
     def _log_prob(self, estimator: ScoreEstimator, events: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ _BATCH = (5,)
 
 
 class CompositionLaws(ABC):
-    """What holds of an estimator that is conditioned on some components of its state.
+    """Laws of estimators that are conditioned on some components of their state.
 
     Asked of estimators whose SDE can be conditioned, as a part of `EstimatorLaws`.
 
@@ -43,7 +43,7 @@ class CompositionLaws(ABC):
 
     @abstractmethod
     def condition(self, batch: Sequence[int]) -> Any:
-        """What it is conditioned on, if anything."""
+        """Its condition, None without any."""
 
     def _conditional(self, batch: Sequence[int]) -> ConditionalEstimator | None:
         """The estimator conditioned on its first component; None if it cannot be."""

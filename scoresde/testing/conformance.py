@@ -74,7 +74,7 @@ class _Perceptron(nn.Module):
 
 
 class _StandardNormal(KernelEstimator):
-    """An estimator for those that wrap one, whatever it is told."""
+    """An estimator for those that wrap one."""
 
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
         alpha, sigma = kernel

@@ -62,7 +62,7 @@ class EstimatorLaws(CompositionLaws):
         """One of them."""
 
     def condition(self, batch: Sequence[int]) -> Any:
-        """What it is conditioned on, if anything."""
+        """Its condition, None without any."""
         return None
 
     def _condition(self, batch: Sequence[int], dtype: torch.dtype) -> Any:

@@ -46,7 +46,7 @@ class GaussianData(Float64Constants, KernelEstimator):
         self.constant("covariance", torch.as_tensor(covariance))
 
     def marginal(self, t: float) -> MultivariateNormal:
-        """Of the diffused state at a time, ``(n,)``."""
+        """The distribution of the diffused state at a time, ``(n,)``."""
         n, time = self.sde.basis.dim, torch.tensor([t], dtype=torch.float64)
         alpha, sigma = _expanded(self.sde.kernel(time, n), n)
         return MultivariateNormal(alpha * self.mean, self._covariance(alpha, sigma))

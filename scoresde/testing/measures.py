@@ -1,4 +1,4 @@
-"""How laws are measured: agreement, exact moments, orders, one Brownian motion."""
+"""Measurements of laws: agreement, exact moments, orders, Brownian motion."""
 
 from __future__ import annotations
 

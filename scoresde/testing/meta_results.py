@@ -24,7 +24,7 @@ _HASHED = frozenset(
 
 
 class _Unknown(Exception):
-    """What is to come may depend on more than is told apart."""
+    """The result may depend on more than the cache distinguishes."""
 
 
 class MetaResults:
@@ -47,11 +47,11 @@ class MetaResults:
         self._known: dict[Any, Any] = {}
 
     def __len__(self) -> int:
-        """Of how many operations on how many kinds of arguments the results are known."""
+        """Number of cached results."""
         return len(self._known)
 
     def __call__(self, func: Any, args: Any, keywords: Mapping[str, Any]) -> Any:
-        """What an operation returns, done or remembered."""
+        """The result of an operation, computed or from the cache."""
         # results may be arguments, or parts of them, and what else looks on has to see what is done
         if func.is_view or func._schema.is_mutable or torch._C._len_torch_dispatch_stack():
             return func(*args, **keywords)
@@ -68,7 +68,7 @@ class MetaResults:
 
 
 def tensors_of(values: Any) -> Iterator[Tensor]:
-    """Those among arguments or results of an operation, which may be listed.
+    """The tensors among arguments or results of an operation, also those in lists.
 
     Example:
         >>> import torch
@@ -90,7 +90,7 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def _kind(value: Any) -> tuple[Any, ...]:
-    """What a result can depend on; numbers have a type beside their value."""
+    """All that a result can depend on; numbers have a type beside their value."""
     kind = type(value)
     if isinstance(value, Tensor):
         if not _is_plain(value):  # numbers of the CPU give way in type promotion, some of them

@@ -41,7 +41,7 @@ class NetworkLaws(ABC):
         """The network that is tested, a new one at every call."""
 
     def condition(self, batch: int) -> Any:
-        """What it is conditioned on, if anything."""
+        """Its condition, None without any."""
         return None
 
     def _inputs(self, batch: int) -> tuple[Any, ...]:

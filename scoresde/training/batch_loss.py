@@ -70,7 +70,7 @@ class BatchLoss:
         seed: int,
         processes: Processes,
     ) -> BatchLoss:
-        """Of an estimator that is to be trained with these settings."""
+        """The loss of an estimator that is to be trained with these settings."""
         if training.capture:
             expect_capturable(estimator, processes.num_processes)
         weights = [*estimator.parameters()]

@@ -29,7 +29,7 @@ _MOST_WORKERS = 8
 
 @attrs.frozen(eq=False)
 class BatchOrder:
-    """Which events a process has of every batch: a function of seed and step.
+    """A process's events of every batch, as a function of seed and step.
 
     Args:
         count: Of all events.
@@ -52,12 +52,12 @@ class BatchOrder:
     processes: int = 1
 
     def whole(self, step: int) -> Tensor:
-        """Of all processes, ``(batch_size,)``, drawn with replacement."""
+        """Rows of all processes, ``(batch_size,)``, drawn with replacement."""
         generator = torch.Generator("cpu").manual_seed(derive(self.seed, "rows", step))
         return torch.randint(self.count, (self.batch_size,), generator=generator, device="cpu")
 
     def own(self, step: int) -> Tensor:
-        """Of this process, ``(batch_size / processes,)``."""
+        """Rows of this process, ``(batch_size / processes,)``."""
         return self.whole(step)[self.index :: self.processes]
 
 
@@ -185,7 +185,7 @@ def _in_worker(_: int) -> None:
 
 
 def _workers(asked: int | None, data: ours.Dataset, device: torch.device) -> int:
-    """How many processes read ahead: where a processor trains, none has time for it."""
+    """Number of processes that read ahead: none where a CPU trains, which has no time for it."""
     if asked is not None:
         return asked
     if not data.lazy or device.type == "cpu" or sys.platform != "linux":

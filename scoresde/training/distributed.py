@@ -46,11 +46,11 @@ class Processes(Protocol):
 
     @property
     def num_processes(self) -> int:
-        """How many there are."""
+        """Number of processes."""
 
     @property
     def process_index(self) -> int:
-        """Which of them this is."""
+        """Index of this process."""
 
     @property
     def is_main_process(self) -> bool:
@@ -58,7 +58,7 @@ class Processes(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where this one computes."""
+        """Device of this process."""
 
     @property
     def mixed_precision(self) -> str:

@@ -83,7 +83,7 @@ class Execution:
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:
-    """What an estimator learns by, whole: what has weights and is no estimator or list of them."""
+    """The networks of an estimator: parts with weights that are no estimators or lists of them."""
     for part in module.children():
         inner = unwrapped(part)
         if isinstance(inner, (ScoreEstimator, nn.ModuleList, nn.ModuleDict)):

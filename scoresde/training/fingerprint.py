@@ -221,7 +221,7 @@ def _plain(value: Any) -> Plain:
 
 
 def _label_and_children(value: Any) -> tuple[Plain, Iterable[tuple[str, Any]]]:
-    """What an object is called, and its parts by name."""
+    """An object's label, and its parts by name."""
     kind = _name(type(value))
     if isinstance(value, nn.Module):
         return kind, _of_module(value)
@@ -335,7 +335,7 @@ def _rounded(tensor: Tensor) -> Tensor:
 
 
 def _bytes(tensor: Tensor) -> Any:
-    """What a tensor holds, as it lies in memory."""
+    """The bytes of a tensor in memory."""
     dense = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
     contiguous = dense.cpu().resolve_conj().resolve_neg().contiguous()
     return contiguous.reshape(-1).view(torch.uint8).numpy()

@@ -144,7 +144,7 @@ class PostHocAverages:
         return losses
 
     def _coefficients(self, width: float) -> list[list[float]]:
-        """Of every snapshot, what each of its profiles counts."""
+        """Coefficients of the profiles of every snapshot."""
         try:
             from ema_pytorch.post_hoc_ema import sigma_rel_to_gamma, solve_weights
         except ImportError as error:

@@ -63,7 +63,7 @@ def device_generator(device: torch.device) -> torch.Generator:
 
 
 class _WithoutNumbers(torch.Generator):
-    """Of the meta device, which takes those of the CPU for its own, and draws nothing."""
+    """A generator of the meta device, which has no numbers."""
 
     device = torch.device("meta")
 

@@ -176,7 +176,7 @@ class TrainingState:
 
     @property
     def history(self) -> History:
-        """What has been measured so far."""
+        """The measurements so far."""
         best = self.best or self.step
         rates = [self.training.lr * self.training.lr_factor(step - 1) for step in self.steps]
         losses = [*self.losses], [*self.measured]
@@ -208,7 +208,7 @@ class TrainingState:
         self.updating = False
 
     def _scaled(self, loss: Tensor) -> Tensor:
-        """Where gradients have a scale, none is a number after a failure: steps are left out."""
+        """The loss for gradients; NaN after a failure if they are scaled: steps are skipped."""
         scaled: Tensor = self.scaler.scale(loss)
         return scaled * (1 + self.tally.poison) if self.scaler.is_enabled() else scaled
 

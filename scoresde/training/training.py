@@ -203,7 +203,7 @@ class _Loop:
                 raise
 
     def measure_and_save(self, bar: tqdm[Any]) -> bool:
-        """What is to be done between two updates; whether there is another one."""
+        """Does what is due between two updates; returns whether there is another one."""
         run = self.run
         saving = run.step > 0 and run.step % self.save_every == 0
         if run.measurement_due or saving or run.step % _LOOK_EVERY == 0:
@@ -236,7 +236,7 @@ class _Loop:
 def _writing(
     folder: str | os.PathLike[str] | None, processes: Processes
 ) -> Iterator[checkpoint.Write]:
-    """What the first process writes a folder with; all are refused where it cannot."""
+    """The function by which the first process writes; an error on all if it cannot."""
     with ExitStack() as stack:
         write: checkpoint.Write = _nowhere
         error = None
