@@ -149,7 +149,7 @@ PAIRS = [
     pytest.param(make, ask, id=f"{name}-{what}")
     for name, make in MODELS.items()
     for what, ask in {
-        **(EVERYONE if name in ("columns", "stages") else FEW),
+        **(EVERYONE if name == "columns" else FEW),
         **(LEARNERS if name in [*MODELS][:4] else {}),
     }.items()
     if (name, what) != ("posterior", "measured")

@@ -85,7 +85,7 @@ def test_states_keep_their_dtype_whatever_the_network_s_is(make, network, state)
         assert ask(z, 0.5).dtype == state
     at = sde.at(torch.tensor([[0.5], [0.7]], dtype=D), z)
     assert {ask(z).dtype for ask in model.denoisers(at)} == {state}
-    for solver in (DDIM(3), Heun(3), ExponentialMultistep(3), Adaptive()):
+    for solver in (DDIM(3), Heun(3), ExponentialMultistep(3), Adaptive(rtol=0.1, atol=0.1)):
         x = solver.sample(model, (2,), dtype=state)
         assert (x.shape, x.dtype) == ((2, *sde.basis.event_shape), state)
     assert DDIM(3).sample(model, (2,)).dtype == network
@@ -174,7 +174,7 @@ ASKED = {
         m, (3,), generator=torch.Generator().manual_seed(0)
     ),
     "log_prob": lambda m, x: log_prob(m, x).value,
-    "ode": lambda m, x: log_prob(m, x, TorchDiffEq()).value,
+    "ode": lambda m, x: log_prob(m, x, TorchDiffEq(6, method="midpoint")).value,
     "bound": lambda m, x: bound(m, x, generator=torch.Generator().manual_seed(0)),
 }
 

@@ -277,7 +277,7 @@ def manifest(content, weights):
 
 
 @fuzz(
-    60, st.one_of(st.binary(max_size=200), damaged(TOML), nested(5000), st.text().map(str.encode))
+    30, st.one_of(st.binary(max_size=200), damaged(TOML), nested(5000), st.text().map(str.encode))
 )
 def test_toml(content):
     with folder_with({"config.toml": content}) as folder, nothing_runs():
@@ -288,7 +288,7 @@ def test_toml(content):
             refused(error, str(path))
 
 
-@fuzz(80, changed(SETTINGS), st.one_of(st.just(FACTS), st.just({**FACTS, "event_shape": [3]})))
+@fuzz(40, changed(SETTINGS), st.one_of(st.just(FACTS), st.just({**FACTS, "event_shape": [3]})))
 def test_settings(content, facts):
     with nothing_runs():
         try:
@@ -315,7 +315,7 @@ def load_files(**files):
         load(folder)
 
 
-@fuzz(50, st.data())
+@fuzz(25, st.data())
 def test_damaged_files(data):
     name = data.draw(st.sampled_from(sorted(saved())))
     content = saved()[name]
@@ -324,14 +324,14 @@ def test_damaged_files(data):
     )
 
 
-@fuzz(50, damaged(b"".join(v for k, v in saved().items() if k != "config.json")))
+@fuzz(25, damaged(b"".join(v for k, v in saved().items() if k != "config.json")))
 def test_weights_with_a_digest_of_their_own(weights):
     content = json.loads(saved()["config.json"])["config"]
     with folder_with(manifest(content, weights)) as folder:
         load(folder)
 
 
-@fuzz(80, changed({"settings": SETTINGS, "facts": FACTS}))
+@fuzz(40, changed({"settings": SETTINGS, "facts": FACTS}))
 def test_models_that_someone_else_wrote(content):
     with folder_with(manifest(content, saved()[weights_name()])) as folder:
         load(folder)
@@ -375,7 +375,7 @@ def load_file(name, content):
                 refused(error, str(folder), name, "bins", "key", "lazy")
 
 
-@fuzz(100, st.sampled_from(sorted(data_files())), st.sampled_from(sorted(data_files())), st.data())
+@fuzz(50, st.sampled_from(sorted(data_files())), st.sampled_from(sorted(data_files())), st.data())
 def test_data_files(name, kind, data):
     """Under the name of their own kind, or of another."""
     content = data_files()[kind]
@@ -456,7 +456,7 @@ def asked(made, dtype):
             assert all(v.dtype == dtype for v in answers)
 
 
-@fuzz(250, st.sampled_from(sorted(NAMED)), PRECISIONS, st.data())
+@fuzz(100, st.sampled_from(sorted(NAMED)), PRECISIONS, st.data())
 def test_arguments(name, dtype, data):
     factory = plugins.get(*name.split("/"))
     parameters = inspect.signature(factory).parameters
@@ -499,7 +499,7 @@ def test_arguments(name, dtype, data):
 CALLS = ["sample_shape", "generator", "x", "method", "trace", "z", "t"]
 
 
-@fuzz(120, st.sampled_from(CALLS), PRECISIONS, OBJECTS)
+@fuzz(60, st.sampled_from(CALLS), PRECISIONS, OBJECTS)
 def test_calls(argument, dtype, value):
     if argument == "sample_shape" and isinstance(value, (list, tuple)) and len(value) > 0:
         return  # as many samples as one asks for

@@ -158,6 +158,7 @@ class Silent(ScoreEstimator):
         return torch.zeros_like(z)
 
 
+@pytest.mark.covering(1)
 @every_dtype
 @every_model
 def test_a_bound_reads_once_for_all_draws(reads, name, dtype):
@@ -180,6 +181,7 @@ def carried(model, z):
     return density, density.start(z)
 
 
+@pytest.mark.covering(2)
 @every_dtype
 @every_model
 @pytest.mark.parametrize("kind", EQUATIONS)
@@ -214,7 +216,7 @@ def test_torchsde_reads_once_per_evaluation(reads):
     assert found == 2 * (model.network.asked - before) > 0
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @every_dtype
 @every_model
 @pytest.mark.parametrize("kind", ["reverse", "density"])
@@ -231,6 +233,7 @@ def test_an_attempt_reads_once(reads, name, kind, dtype):
     assert found == int(outcome.steps) > 1
 
 
+@pytest.mark.covering(1)
 @every_dtype
 @every_model
 def test_a_step_that_chooses_its_nodes_reads_once(reads, name, dtype):
@@ -265,6 +268,7 @@ KNOWN = {
 every_known = pytest.mark.parametrize("name", KNOWN)
 
 
+@pytest.mark.covering(1)
 @every_dtype
 @every_known
 def test_what_is_known_reads_once_as_well(reads, name, dtype):
@@ -298,7 +302,7 @@ def etas(solver):
     return (0.0,) if solver(1).weak_order is None else (0.0, 0.7)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @every_dtype
 @every_model
 @every_planned
@@ -362,7 +366,7 @@ def asked(model):
     return sum(part.asked for part in model.modules() if isinstance(part, Answering))
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @every_dtype
 @every_model
 @every_planned
@@ -376,7 +380,7 @@ def test_reads_of_samples_and_densities_do_not_depend_on_the_number_of_steps(
         assert few == many
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @every_dtype
 @every_model
 @pytest.mark.parametrize("tolerance", [None, 0.0])

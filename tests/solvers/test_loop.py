@@ -27,7 +27,7 @@ def bed():
     return model.eval()
 
 
-def loop(name, eta, steps=6):
+def loop(name, eta, steps=3):  # by which multistep methods have all their memory
     model = bed()
     solver, reverse, z = (
         SOLVERS[name](steps, eta=eta),

@@ -85,7 +85,7 @@ def flow(case):
     reverse = ReverseSDE(model, 0.0)
     torch.manual_seed(1)
     z = model.marginal(torch.tensor([sde.T])).sample((8,))
-    solver = TorchDiffEq(method="dopri8", rtol=1e-9, atol=1e-9)
+    solver = TorchDiffEq(method="dopri8", rtol=1e-8, atol=1e-8)
     return reverse, z, solver.integrate(reverse, z, torch.tensor([-sde.T, -sde.eps]), Noise())
 
 
@@ -99,8 +99,8 @@ def many(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_order_on_the_probability_flow_of_a_mixture(name, case):  # invariant 39
     solver, (reverse, z, end) = METHODS[name], flow(case)
-    counts = [16, 48] if name in {"torchsde-srk", "torchdiffeq-rk4"} else [32, 96]
-    counts = [128, 256] if many(name) else counts
+    counts = [16, 48] if name in {"torchsde-srk", "torchdiffeq-rk4"} else [32, 64]
+    counts = [64, 128] if many(name) else counts
     errors = [
         (solver.integrate(reverse, z, -GRIDS["log_snr"](reverse.sde, n), Noise()) - end)
         .abs()
@@ -127,7 +127,9 @@ def densities():
 def test_densities_have_the_order_of_the_solver(name):
     """Integrals of the divergence have steps, weights and damping of their own."""
     model, x, truth = densities()
-    counts = [96, 192] if many(name) else [32, 64]
+    counts = [32, 64] if many(name) else [16, 32]
+    if many(name) and METHODS[name].corrected and METHODS[name].order > 1:
+        counts = [96, 192]
     errors = []
     for n in counts:
         found = log_prob(model, x, attrs.evolve(METHODS[name], steps=n), errors=False)
@@ -161,7 +163,7 @@ def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
     model = with_true_prior(gaussian(SDES[case](), 3))
     sde = model.sde
     reverse, end = ReverseSDE(model, eta), marginal(model, sde.eps)
-    counts = [192, 384] if many(name) else [24, 48]
+    counts = [192, 384] if many(name) else [24, 48] if solver.weak_order == 1 else [12, 24]
     errors = []
     for n in counts:
         mean, covariance = push(solver, reverse, sde.prior, -GRIDS["uniform_time"](sde, n))

@@ -60,13 +60,12 @@ def test_plans_hold_for_other_data_of_the_kind():
     coarse = torch.nn.functional.interpolate(torch.randn(400, 1, 2, 2), scale_factor=4)
     x = 2 * coarse + 0.3 * torch.randn(400, 1, 8, 8) * torch.rand(400, 1, 1, 1).exp()
     made = []
-    for _ in range(5):
+    for _ in range(3):
         drawn = x[torch.randint(len(x), (len(x),))]
         known = spectra(BASIS, drawn)
         solver = ExponentialMultistep(order=2)
         made.append(
             plan(BASIS, LogLinear(), known, solver, cost=2.7, kurtosis=kurtosis(BASIS, drawn))
         )
-    steps = [m.steps for m in made]
-    assert max(steps.count(s) for s in steps) >= 4
+    assert len({m.steps for m in made}) == 1
     assert max(m.error for m in made) < 2 * min(m.error for m in made)

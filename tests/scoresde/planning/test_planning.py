@@ -132,6 +132,7 @@ def test_the_prior_loss_is_half_the_snr_times_the_power():
     assert planned.cost == pytest.approx(sum(n * a for n, a in active) / 64)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("solver", [DDIM(8), ExponentialMultistep(8)])
 @pytest.mark.parametrize("case", ["uniform", "stopping"])
 def test_tuned_times_beat_every_other_grid(solver, case):
@@ -152,20 +153,19 @@ def test_tuned_times_beat_every_other_grid(solver, case):
     assert error(tuned) < min(error(grid) for grid in GRIDS.values()) / 1.05
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_times_are_tuned_in_double_precision_whatever_the_default(dtype):
-    """Differences of errors of 1e-6 decide what is best."""
+def test_times_are_tuned_in_double_precision_whatever_the_default():
+    """And whatever data are given in. Differences of errors of 1e-6 decide what is best."""
 
-    def times():
+    def times(dtype):
         schedule = LogLinear()
         sde = DiagonalSDE(schedule, Identity((3,)))
-        moved = OptimisedGrid(torch.tensor([1.0, 0.1, 0.01], dtype=dtype), DDIM())(sde, 6)
-        bands = {name: band.to(dtype) for name, band in BANDS.items()}
+        moved = OptimisedGrid(torch.tensor([1.0, 0.1, 0.01]).float().to(dtype), DDIM())(sde, 6)
+        bands = {name: band.float().to(dtype) for name, band in BANDS.items()}
         return moved, plan(Haar((1, 8, 8), 2), schedule, bands, DDIM(), evaluations=5).times
 
-    wide = times()
+    wide = times(torch.float64)
     torch.set_default_dtype(torch.float32)
-    for one, other in zip(times(), wide, strict=True):
+    for one, other in zip(times(torch.float32), wide, strict=True):
         assert one.dtype == torch.float64
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
@@ -233,8 +233,6 @@ def test_other_steps_for_an_sde_that_is_kept():
 
 SCALE = torch.stack([band.mean().sqrt() for band in BANDS.values()])
 CLOCKS = {
-    "stopping": DiagonalSDE(LogLinear(), BASIS, [1.0, 2.0, 4.0], SCALE),
-    "delayed": DiagonalSDE(LogLinear(), BASIS, front(range(3), overlap=0.5), SCALE),
     "one after the other": DiagonalSDE(LogLinear(), BASIS, front(range(3)), SCALE),
     "delayed, dropped": DiagonalSDE(
         LogLinear(), BASIS, Clock([4 / 3, 2, 2], [0.25, 0.2, 0]), SCALE, [1.0, 0.7, 0.5]
@@ -288,10 +286,9 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_planned_delays_are_the_best_of_all(dtype):
+def test_planned_delays_are_the_best_of_all():
     basis, solver = Haar((1, 4, 4), 1), ExponentialMultistep(order=2)
-    bands = {name: band.to(dtype) for name, band in TINY.items()}
+    bands = {name: band.float() for name, band in TINY.items()}
     without, made = (
         plan(basis, VP(), bands, solver, evaluations=5, delays=delays) for delays in (False, True)
     )
@@ -321,7 +318,7 @@ def test_least_budgets_will_do_and_less_will_not():
     assert made(evaluations=3).steps == (1, 1, 1)
     least = (4 + 16 + 64) / 64
     assert made(cost=least).cost == least
-    some = made(cost=3.0)
+    some = made(cost=2.0)
     assert made(cost=some.cost).error == some.error
     with pytest.raises(ValueError, match="evaluations: expected at least 3, got 2"):
         made(evaluations=2)
