@@ -22,7 +22,7 @@ from solvers import DDIM
 
 SHAPE = (1, 4, 4)
 DATA = Dataset("levels", torch.arange(50 * 16).reshape(50, *SHAPE) * 7 % 5, bins=5)
-TRAINING = Training(steps=24, batch_size=12, measurements=6, lr=5e-3)
+TRAINING = Training(steps=12, batch_size=12, measurements=6, lr=5e-3)
 
 
 class Stop(Exception):
@@ -105,7 +105,7 @@ def refused(call):
 def unlike(index):
     """Arguments that the processes do not have in common, by what they are called."""
     other = Dataset("other", (DATA.values + index) % 5, bins=5)
-    rates = Training(steps=24, batch_size=12, measurements=6, lr=5e-3 * (1 + index))
+    rates = Training(steps=12, batch_size=12, measurements=6, lr=5e-3 * (1 + index))
     estimator = model()
     estimator.data_std.fill_(1.0 + index)
     return {
@@ -149,10 +149,10 @@ def main(folder):
 
     shaken.network.blocks[0].body[2].register_forward_hook(note)
     results["dropout"] = trained(processes, shaken)
-    trained(processes, model(dropout=0.3), stop=9, **saved)
+    trained(processes, model(dropout=0.3), stop=5, **saved)
     results["taken up"] = trained(processes, model(dropout=0.3), **saved)
     results["random"] = torch.get_rng_state()
-    trained(processes, stop=13, folder=folder / "unfinished", save_every=2)
+    trained(processes, stop=7, folder=folder / "unfinished", save_every=2)
     torch.save(results, folder / f"{index}.pt")
 
 

@@ -65,7 +65,7 @@ def per_schedule(examples):
     return decorate
 
 
-every_schedule = per_schedule(8)
+every_schedule = per_schedule(5)
 
 
 def schedules(kind, widths=SHARED):

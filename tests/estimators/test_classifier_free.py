@@ -251,6 +251,7 @@ def networks():
     yield "multi-scale", MultiScale(sde, lambda shape: ResidualMLP(shape, 8, 1, classes=3))
 
 
+@pytest.mark.covering(1)
 @every_dtype
 @pytest.mark.parametrize("name", ["mlp", "unet", "multi-scale"])
 def test_whatever_takes_a_condition_takes_labels(name, dtype):

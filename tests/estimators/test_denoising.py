@@ -210,6 +210,7 @@ def information(exact, t):
     return torch.logdet(torch.eye(3) + root[:, None] * exact.covariances[0] * root) / 2
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("density", GRIDS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", ["VP", "VE", "LogLinear"])

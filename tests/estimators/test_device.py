@@ -197,7 +197,7 @@ def test_what_is_made_on_a_default_device_is_used_there(name):
 
 
 # of "corrected" a uniform model is a part, "wavelets" have a speed per block
-IN_ONE = ("measured", "learned", "blocks are observed", "corrected", "wavelets", "multi-scale")
+IN_ONE = ("learned", "blocks are observed", "corrected", "wavelets", "multi-scale")
 
 
 @pytest.mark.parametrize("name", IN_ONE)

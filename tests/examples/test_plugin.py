@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import exact_moments
@@ -23,23 +22,60 @@ NAMES = {
 }
 
 
+SCRIPT = """
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde import Identity, plugins
+from scoresde.app.cli import main
+from scoresde.app.model import Model
+
+config, tests, folder, *names = sys.argv[1:]
+kinds = dict(zip(names[::2], names[1::2], strict=True))
+for group, name in kinds.items():
+    found = plugins.available(group)[name]
+    assert found.distribution == "scoresde-example-plugin", found
+    assert plugins.check(group) == {}
+sde, _, estimator, solver = (plugins.get(group, name) for group, name in kinds.items())
+model = estimator(sde(Identity((2,)), rate=[0.5, 2.0], T=12.0))
+assert model.__module__.startswith("scoresde_example_plugin")
+torch.nn.init.constant_(model.mean, 3.0)
+torch.nn.init.constant_(model.log_std, -1.0)
+x = solver(40).sample(model, (4000,), generator=torch.Generator().manual_seed(0))
+np.save(f"{folder}/drawn.npy", x.numpy())
+for command in (
+    ["list"],
+    ["train", config, "--output", f"{folder}/model"],
+    ["sample", f"{folder}/model", "--count", "5", "--output", f"{folder}/levels.npy"],
+):
+    main(command, standalone_mode=False)
+# quantised, a Gaussian is cut off at the ends of the scale: its moments are seen before that
+model = Model.load(f"{folder}/model")
+np.save(f"{folder}/numbers.npy", model.solver.sample(model.estimator, (2000,)).detach().numpy())
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:randomly", tests]))
+"""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Runs a command where the plugin is installed, and only there."""
-    site = tmp_path_factory.mktemp("site")
+    """What is said, and a folder with what is written, where the plugin is installed."""
+    site, folder = (tmp_path_factory.mktemp(name) for name in ("site", "folder"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     offline = ["--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, *offline, "--target", site, PLUGIN], check=True)
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-
-    def run(*command):
-        done = subprocess.run(
-            [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+    names = [word for pair in NAMES.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, PLUGIN / "config.toml", PLUGIN / "tests", folder, *names],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, folder
 
 
 @pytest.fixture(scope="module")
@@ -52,57 +88,19 @@ def plugin():
 
 
 def test_installed_it_is_listed_loaded_and_sampled_from_by_name(installed):
-    out = installed(
-        "-c",
-        textwrap.dedent(f"""
-            import torch
-            from scoresde import Identity, plugins
-
-            names = {NAMES!r}
-            for group, name in names.items():
-                found = plugins.available(group)[name]
-                assert found.distribution == "scoresde-example-plugin", found
-                assert plugins.check(group) == {{}}
-            sde, _, estimator, solver = (plugins.get(g, n) for g, n in names.items())
-            model = estimator(sde(Identity((2,)), rate=[0.5, 2.0], T=12.0))
-            assert model.__module__.startswith("scoresde_example_plugin")
-            torch.nn.init.constant_(model.mean, 3.0)
-            torch.nn.init.constant_(model.log_std, -1.0)
-            x = solver(40).sample(model, (4000,), generator=torch.Generator().manual_seed(0))
-            print(*x.mean(0).tolist(), *x.std(0).tolist())
-        """),
-    )
-    moments = torch.tensor([float(word) for word in out.split()])
-    std = torch.tensor(-1.0).exp()
-    assert (moments[:2] - 3).abs().max() < 5 * std / 4000**0.5
-    assert (moments[2:] / std - 1).abs().max() < 5 / 8000**0.5
+    said, folder = installed
+    assert set(NAMES.values()) <= set(said.split())
+    x, std = torch.from_numpy(np.load(folder / "drawn.npy")), torch.tensor(-1.0).exp()
+    assert (x.mean(0) - 3).abs().max() < 5 * std / 4000**0.5
+    assert (x.std(0) / std - 1).abs().max() < 5 / 8000**0.5
 
 
-def test_the_command_line_trains_and_samples_what_a_file_names(installed, tmp_path):
-    folder, array, numbers = (str(tmp_path / name) for name in ("model", "x.npy", "numbers.npy"))
-    # quantised, a Gaussian is cut off at the ends of the scale: its moments are seen before that
-    listing = installed(
-        "-c",
-        textwrap.dedent(f"""
-            import numpy as np
-            from scoresde.app.cli import main
-            from scoresde.app.model import Model
-
-            for command in (
-                ["list"],
-                ["train", {str(PLUGIN / "config.toml")!r}, "--output", {folder!r}],
-                ["sample", {folder!r}, "--count", "5", "--output", {array!r}],
-            ):
-                main(command, standalone_mode=False)
-            model = Model.load({folder!r})
-            np.save({numbers!r}, model.solver.sample(model.estimator, (2000,)).numpy())
-        """),
-    )
-    assert set(NAMES.values()) <= set(listing.split())
-    levels = np.load(array)
+def test_the_command_line_trains_and_samples_what_a_file_names(installed):
+    _, folder = installed
+    levels = np.load(folder / "levels.npy")
     assert (levels.shape, levels.dtype, levels.max() <= 16) == ((5, 1, 8, 8), np.uint8, True)
     dct = DCT((1, 8, 8))
-    z = dct(torch.from_numpy(np.load(numbers)))
+    z = dct(torch.from_numpy(np.load(folder / "numbers.npy")))
     images = data.digits()
     true = dct(data.dequantize(images.values, images.bins))
     assert ((z.mean(0) - true.mean(0)) / true.std(0)).abs().max() < 0.2
@@ -110,9 +108,9 @@ def test_the_command_line_trains_and_samples_what_a_file_names(installed, tmp_pa
 
 
 def test_its_own_tests_pass_where_it_is_installed(installed):
-    out = installed("-m", "pytest", "-q", "-p", "no:cacheprovider", str(PLUGIN / "tests"))
-    assert " passed" in out
-    assert "failed" not in out
+    said, _ = installed
+    assert " passed" in said
+    assert "failed" not in said
 
 
 def test_not_installed_it_is_not_there():

@@ -99,7 +99,7 @@ def test_images_with_channels_last_by_configuration(tmp_path):
     assert "(16, 16, 3) looks like an image with its channels last" in found
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("schedule", ["vp", "cosine", "edm", "ve"])
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from scoresde.testing import DeviceCalls
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @every_schedule
 @given(data=st.data())

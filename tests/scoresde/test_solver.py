@@ -83,7 +83,7 @@ def test_samples_do_not_depend_on_how_a_model_was_trained(times):  # invariant 4
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("steps", [100, 200, 400])
+@pytest.mark.parametrize("steps", [100, 400])
 @pytest.mark.parametrize("name", ["ddim", "euler-maruyama", "heun", "exponential-multistep"])
 def test_the_variance_of_samples_does_not_depend_on_the_number_of_steps(name, steps):  # inv. 41
     """Where the sampler is tied to the training steps it is 14.7, 3.4, 1.0, .67 of the truth."""

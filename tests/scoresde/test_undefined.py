@@ -119,8 +119,8 @@ def test_posteriors_between_bounds_have_densities_in_float32():
         assert found.isfinite().all()
         likely = wanted > wanted.max() - 15
         torch.testing.assert_close(found[likely].double(), wanted[likely], rtol=0, atol=0.02)
-        mass = posterior(seen).log_prob(grid).exp().sum() * (2 / 40) ** 2
-        assert 0.9 < mass < 1.02
+    mass = posterior(SEEN[1]).log_prob(grid).exp().sum() * (2 / 40) ** 2
+    assert 0.9 < mass < 1.02
 
 
 def test_the_border_of_a_support_has_no_density():

@@ -15,7 +15,7 @@ name = "{sde}"
 source = "{source}"
 [solver]
 name = "euler-maruyama"
-steps = 30
+steps = 20
 eta = 1.0
 grid = "root_time"
 [training]
@@ -46,7 +46,7 @@ def test_columns_keep_their_units_and_their_sign(estimator, sde, tmp_path):
         assert result.exit_code == 0, result.output
 
     train(20)
-    train(40)  # goes on from there
+    train(30)  # goes on from there
     model = Model.load(tmp_path / "model")
     assert model.facts["data_mean"] == pytest.approx([3.0, 0.02], rel=0.1)
     result = run("sample", tmp_path / "model", "--count", 300, "--output", tmp_path / "s.npy")

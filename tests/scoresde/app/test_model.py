@@ -193,7 +193,7 @@ def test_threads_load_without_meeting(settings, tmp_path):
 
     def load(i):
         width = (4, 64)[i % 2]
-        for _ in range(6):
+        for _ in range(3):
             found = Model.load(tmp_path / str(width))
             assert torch.equal(parameters(found), parameters(models[width]))
 

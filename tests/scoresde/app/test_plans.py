@@ -293,9 +293,10 @@ def test_a_schedule_that_is_learned_has_steps_of_its_own(parts, tmp_path):
     made = replan(own, bands, DDIM(), evaluations=4, kurtosis=tails)
     assert torch.equal(model.solver.times(sde), made.times)
     assert not torch.equal(made.times, first.times)
-    again = trained(path)  # nothing is left to do
-    assert again.exit_code == 0, again.output
-    assert Model.load(tmp_path / "model").facts == model.facts
+    if parts:  # nothing is left to do
+        again = trained(path)
+        assert again.exit_code == 0, again.output
+        assert Model.load(tmp_path / "model").facts == model.facts
 
 
 def test_steps_for_what_networks_miss(folder, tmp_path):

@@ -139,6 +139,7 @@ def test_the_limit_is_the_flows_density_for_any_field():
     assert errors[1] < min(0.02, errors[0] / 8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "sde",
     [

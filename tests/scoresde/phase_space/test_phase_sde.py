@@ -323,7 +323,7 @@ def test_conditions_reach_the_estimator(kind, eta):
 
 
 def test_the_flow_carries_the_joint_density(kind):
-    """``log p(x, v) - log q(v | x)`` to the digits of the solver, by both methods."""
+    """``log p(x, v) - log q(v | x)`` to the digits of the solver, of pairs by both methods."""
     dtype = torch.float64 if kind is CLD else torch.float32
     sde = made(kind, VP(0.1, 60.0, eps=0.05))
     model, x = gaussian(sde), standard_normal(3, 2).to(dtype)
@@ -335,7 +335,7 @@ def test_the_flow_carries_the_joint_density(kind):
             drawn.append(super().__call__(like))
             return drawn[-1]
 
-    for method in (Quadrature(90), ExponentialMultistep(250)):
+    for method in (Quadrature(90), *([ExponentialMultistep(250)] if kind is CLD else [])):
         drawn.clear()
         value = log_prob(model, x, method, generator=Kept(torch.Generator().manual_seed(0)))
         xi = drawn[0].double()
