@@ -49,6 +49,8 @@ def test_files(name, tmp_path):
     """As they are, but for the time they take."""
     settings = read(EXAMPLES / name)
     settings["training"] |= {"steps": 2, "measurements": 1}
+    if "plan" in settings:
+        settings["plan"]["cost"] = 2.0
     model = Model.train(settings, progress=False)
     assert model.solver.sample(model.estimator, (2,)).shape == (2, 1, 8, 8)
 

@@ -34,6 +34,8 @@ def test_a_page_runs_as_it_is_pasted(page, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pasted = re.sub(r"\bsteps ?= ?[3-9]\d\d\b", "steps = 2", code(page))
     pasted = re.sub(r"\brange\(3000\)", "range(300)", pasted).replace("count=8", "count=1")
+    # all laws are asked where the plugin is installed
+    pasted = pasted.replace('name.startswith("test_")', 'name.startswith("test_the_")')
     with mpl.rc_context():
         exec(compile(pasted, page, "exec"), {"__name__": "__main__"})
         import matplotlib.pyplot as plt

@@ -163,7 +163,7 @@ def test_weak_order_on_a_gaussian(name, case, eta):  # invariant 39
     model = with_true_prior(gaussian(SDES[case](), 3))
     sde = model.sde
     reverse, end = ReverseSDE(model, eta), marginal(model, sde.eps)
-    counts = [192, 384] if many(name) else [24, 48] if solver.weak_order == 1 else [12, 24]
+    counts = [192, 384] if many(name) else [24, 48]
     errors = []
     for n in counts:
         mean, covariance = push(solver, reverse, sde.prior, -GRIDS["uniform_time"](sde, n))

@@ -134,7 +134,7 @@ def some_events(count, kept=0, dtype=torch.float32):
 BY_EVENT = {"solver": DDIM(3), "refined": Quadrature(2, tolerance=0.0)}
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("single", [True, False], ids=["one generator", "one per event"])
 @pytest.mark.parametrize("trace", TRACES)
