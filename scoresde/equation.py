@@ -1,14 +1,14 @@
-"""What solvers integrate: an equation, and everything that follows from times alone.
+"""Equations as solvers see them, and their coefficients at many times at once.
 
     dy = f(t, y) dt + g(t, y) dw
 
-in torchsde's contract. Solvers see it as *semilinear*: over a step from ``t`` to ``s``
+in torchsde's contract, and *semilinear*: over a step from ``t`` to ``s``
 
     y_s = decay y_t + gain <F> + noise,    <F> = int_0^h F e^(-k (h - u)) du / norm
 
-where an equation that knows its linear part in closed form says so (`Propagator`), and one that
-does not leaves ``decay = 1``, ``gain = h = s - t``, ``k = 0`` and ``F = f``. What depends on times
-alone is read for many of them at once, before any step is taken (`Coefficients`).
+where the linear part is known in closed form (`Propagator`); elsewhere ``decay = 1``,
+``gain = h = s - t``, ``k = 0`` and ``F = f``. What depends on times alone is evaluated for many of
+them at once, before any step is taken (`Coefficients`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Forcing = Callable[[Tensor], Tensor]
 
 
 class Field(NamedTuple):
-    """An equation at one time: functions of states ``(*batch, m)``, in their shape.
+    """An equation at one time, as functions of states ``(*batch, m)``, in their shape.
 
     Attributes:
         forcing: The part of the drift that `Propagator` leaves to the solver.
-        increment: Of a state and standard normal numbers: what multiplies ``noise_std``.
+        increment: From a state and standard normal numbers to the factor of ``noise_std``.
         drift: See `Equation.f`.
         diffusion: See `Equation.g`.
 
@@ -57,15 +57,15 @@ class Field(NamedTuple):
 
 
 class Coefficients(ABC):
-    """What an equation says of several times, whatever the state: read once, for all of them.
+    """Coefficients of an equation at several times, for any state.
 
     Coefficients along the component axis are ``(k, *, 1 | blocks | m)``, for the ``m`` components
     of a state and their blocks.
 
     Args:
         t: The times, ``(k, 1)``, or ``(k, *batch, 1 | blocks | n)`` for samples or components
-            with times of their own, in as many digits as there are.
-        like: A state ``(*batch, m)``: what multiplies states gets its dtype and device.
+            with times of their own, in float64 where the device has it.
+        like: A state ``(*batch, m)``: factors of states get its dtype and device.
         blocks: The layout of such a state.
 
     Example:
@@ -81,7 +81,7 @@ class Coefficients(ABC):
 
     @abstractmethod
     def __getitem__(self, index: Any) -> Self:
-        """Those of some of the times, counted along the first axis."""
+        """The coefficients at some of the times, by an index of the first axis."""
 
     @property
     @abstractmethod
@@ -97,21 +97,21 @@ class Coefficients(ABC):
 
     @abstractmethod
     def fields(self) -> Iterator[Field]:
-        """The equation at every one of the times."""
+        """The equation at each of the times."""
 
     @property
     def times(self) -> list[Tensor]:
-        """The times one by one, as states have them; a number where it is that of all samples."""
+        """The times one by one, aligned with states; a number where all samples share it."""
         return [
             t.reshape(()) if t.numel() == 1 else t for t in cast_like(self.t, self.like).unbind()
         ]
 
     def cast(self, value: Tensor) -> Tensor:
-        """A coefficient ``(*, 1 | blocks | m)`` as what multiplies states: ``(*, 1 | m)``."""
+        """A coefficient ``(*, 1 | blocks | m)`` as a factor of states: ``(*, 1 | m)``."""
         return self.blocks.expand(cast_like(value, self.like))
 
     def together(self, *values: Tensor) -> list[Tensor]:
-        """Several coefficients at once, see `cast`: whatever they are, the device gets one copy."""
+        """Several coefficients, see `cast`, in one copy to the device."""
         if all(v.device == self.like.device for v in values):
             return [self.cast(v) for v in values]
         parts = cast_like(torch.cat([v.reshape(-1) for v in values]), self.like)
@@ -119,12 +119,12 @@ class Coefficients(ABC):
         return [self.blocks.expand(p.view(v.shape)) for p, v in zip(split, values, strict=True)]
 
     def each(self, *values: Tensor) -> list[Sequence[Tensor]]:
-        """Coefficients ``(k, *, 1 | blocks | m)`` time by time, as what multiplies states."""
+        """Coefficients ``(k, *, 1 | blocks | m)`` time by time, as factors of states."""
         return [value.unbind() for value in self.together(*values)]
 
 
 def align(t: Tensor | float, z: Tensor) -> Tensor:
-    """Times with a component axis, ready to broadcast against a state.
+    """Times with a component axis, which broadcast against a state.
 
     Args:
         t: One time, one per sample ``(*batch,)``, or one per component
@@ -169,13 +169,13 @@ def align(t: Tensor | float, z: Tensor) -> Tensor:
 class Equation(Selectable, ABC):
     """``dy = f(t, y) dt + g(t, y) dw`` with diagonal noise, as solvers see it.
 
-    ``torchsde.sdeint(equation, y, ts)`` and ``torchdiffeq.odeint(equation, y, ts)`` run on it as
-    it is. An `SDE`, the `ReverseSDE` of one, its `ProbabilityFlow`, and the flow that carries a
-    density along are equations.
+    ``torchsde.sdeint(equation, y, ts)`` and ``torchdiffeq.odeint(equation, y, ts)`` take it. An
+    `SDE`, its `ReverseSDE`, its `ProbabilityFlow`, and the flow that carries a density along are
+    equations.
 
     Args:
         basis: Coordinates of the state.
-        T: The last time of the SDE behind it.
+        T: The last time of its SDE.
         eps: The first time that sampling and likelihood use.
 
     Example:
@@ -198,12 +198,12 @@ class Equation(Selectable, ABC):
 
     @property
     def stochastic(self) -> bool:
-        """Whether there may be noise; False for what is an ODE."""
+        """Whether there may be noise; False for an ODE."""
         return True
 
     @property
     def copies(self) -> int:
-        """How many numbers a state has for every component of data."""
+        """Number of entries of a state for every component of data."""
         return 1
 
     @property
@@ -213,7 +213,7 @@ class Equation(Selectable, ABC):
 
     @property
     def span(self) -> tuple[float, float]:
-        """The first and the last time, in this equation's clock, at which it is asked."""
+        """The first and the last time, in this equation's clock."""
         return 0.0, self.T
 
     @abstractmethod
@@ -226,7 +226,7 @@ class Equation(Selectable, ABC):
 
     @abstractmethod
     def at(self, t: Tensor, like: Tensor) -> Coefficients:
-        """Everything that depends on times alone, for all of them at once.
+        """Coefficients at several times.
 
         Args:
             t: Times in this equation's clock, ``(k, 1)`` or as `Coefficients` says.
@@ -234,15 +234,14 @@ class Equation(Selectable, ABC):
         """
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """`f`, so that ``torchdiffeq.odeint(equation, y, ts)`` runs, with times kept in `span`.
+        """`f`, so that ``torchdiffeq.odeint(equation, y, ts)`` runs, with times clamped to `span`.
 
-        Adaptive methods look past the ends of time and throw away what they find there, if it is
-        finite: beyond its ends the equation goes on as it is at them.
+        Adaptive methods evaluate beyond the ends, and discard the values if they are finite.
         """
         return self.f(t.clamp(*self.span), y)
 
     def field(self, t: Tensor, y: Tensor) -> Field:
-        """The equation at one time, or at one per sample, for states like one given."""
+        """The equation at one time, or at one per sample, for states like ``y``."""
         return next(self.at(align(t, y).unsqueeze(0), y).fields())
 
     def layout(self, dim: int) -> Blocks:
@@ -269,7 +268,7 @@ def expect_ode(equation: Equation, solver: str) -> None:
 
 
 class AugmentedEquation(Equation):
-    """An equation whose state carries integrals along, for `scoresde.Solver.transport`.
+    """An equation whose state has integrals beside it, for `scoresde.Solver.transport`.
 
     Example:
         >>> import torch
@@ -286,8 +285,8 @@ class AugmentedEquation(Equation):
 
     @abstractmethod
     def start(self, z: Tensor) -> Tensor:
-        """The state at a ``z``, with nothing integrated yet."""
+        """The state at a ``z``, with integrals of 0."""
 
     @abstractmethod
     def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """``z`` and what has been integrated."""
+        """``z`` and the integrals."""

@@ -1,8 +1,8 @@
-"""What learns or knows a score.
+"""The interface of estimators.
 
-One question is asked of an estimator: the denoised mean ``D(z_t, t) = E[z_0 | z_t, condition]``.
-Score, noise and velocity are conversions of it. For an SDE without a closed-form kernel the
-question is the score instead (`DirectScoreEstimator`).
+An estimator returns the denoised mean ``D(z_t, t) = E[z_0 | z_t, condition]``; score, noise and
+velocity are conversions of it. For an SDE without a closed-form kernel it returns the score
+(`DirectScoreEstimator`).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ Denoiser = Forcing
 
 
 class ScoreEstimator(Selectable, ABC):
-    """The score of diffused data, asked as a denoised mean.
+    """The score of diffused data, as a denoised mean.
 
-    Subclasses say what `denoise` says. States are coefficients ``(*batch, n)`` in the SDE's basis;
+    Subclasses implement `denoise`. States are coefficients ``(*batch, n)`` in the SDE's basis;
     times are as in `scoresde.equation.align`.
 
     Args:
         sde: How data are diffused.
 
     Raises:
-        TypeError: If ``sde`` is none.
+        TypeError: If ``sde`` is no `scoresde.SDE`.
 
     Example:
         >>> import torch
@@ -74,20 +74,20 @@ class ScoreEstimator(Selectable, ABC):
         Args:
             z: Diffused states, ``(*batch, n)``.
             t: Their times.
-            condition: What the estimator is conditioned on, if anything.
+            condition: Passed on to networks, None without any.
 
         Returns:
             ``(*batch, n)``.
         """
 
     def denoisers(self, at: SDECoefficients, condition: Any = None) -> Iterator[Denoiser]:
-        """`denoise` at each of several times, for solvers that know theirs beforehand.
+        """`denoise` at each of several times, for solvers with steps that are known beforehand.
 
-        Where what depends on times alone is worth computing for all of them at once, this is what
-        to say, see `PlannedEstimator`, or what follows from the kernel, see `KernelEstimator`.
+        Override it where computations that depend on times alone can be shared: see
+        `PlannedEstimator` and `KernelEstimator`.
 
         Args:
-            at: The times, what the SDE says of them, and a state like those to come.
+            at: Coefficients of the SDE at these times, for states like those to come.
             condition: What the estimator is conditioned on.
         """
         return (partial(self.denoise, t=t, condition=condition) for t in at.times)
@@ -95,19 +95,17 @@ class ScoreEstimator(Selectable, ABC):
     def with_clock(self, clock: Clock) -> Self:
         """A view of the estimator on another clock: samples by another path, of the same data.
 
-        What is known, or was learned, of data is the same at whatever levels of noise their
-        components are: all at once, one after the other, or in a front that moves over them
-        (`scoresde.sdes.fronts`). Parts that are estimators go along. For exact estimators, and for
-        those trained at independent times.
+        Components may be drawn together, one after the other, or along a front that moves over them
+        (`scoresde.sdes.fronts`), by exact estimators and those trained at independent times. Parts
+        that are estimators get the clock, too.
 
         Args:
-            clock: Instead of the SDE's, whose schedule, basis and scale stay; what is observed
-                and clean does, too.
+            clock: In the place of the SDE's, whose schedule, basis and scale are kept; clean
+                observed components stay clean.
 
         Raises:
             TypeError: If the SDE has no clock.
-            ValueError: If the clock does not fit it, or it is not known how levels hang together
-                on another path.
+            ValueError: If the clock does not fit it, or the estimator was trained along one path.
 
         Example:
             >>> import torch
@@ -126,7 +124,7 @@ class ScoreEstimator(Selectable, ABC):
         return shallow_copy(view, sde=shared[0] if shared else self.sde.with_clock(clock))
 
     def states(self, x: Tensor) -> Tensor:
-        """Coefficients of events, of as many as there are samples of which something is known.
+        """Coefficients of events, expanded to the samples for which there are values.
 
         Args:
             x: ``(*batch, *event_shape)``.
@@ -145,7 +143,7 @@ class ScoreEstimator(Selectable, ABC):
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition) = (alpha D - z)/sigma^2``.
 
-        0 where there is no noise, as all of these: see `scoresde.objectives.parametrization`.
+        0 without noise, as `noise` and `velocity`: see `scoresde.objectives.parametrization`.
         """
         return self._predict("score", z, t, condition)
 
@@ -166,7 +164,7 @@ class ScoreEstimator(Selectable, ABC):
         raise NotImplementedError(f"{type(self).__name__} knows its score: nothing to train")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Tensors by name, every one once: parts share an SDE, and files want no shared memory."""
+        """Tensors by name, each once: parts share an SDE, and files want no shared memory."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         for name in _second_names(self):
             state.pop(kwargs.get("prefix", "") + name, None)
@@ -189,10 +187,10 @@ class ScoreEstimator(Selectable, ABC):
         return parametrization.predict(form, z, self.denoise(z, times, condition))
 
     def _form(self, name: str, z: Tensor, t: Tensor | float) -> tuple[Affine, Tensor | float]:
-        """A conversion, and the times at which to ask for what is converted.
+        """A conversion, and the times of the denoised mean to be converted.
 
-        Those are ``eps`` for states without any noise: whatever is answered there is not used, but
-        it has to be differentiable.
+        Those are ``eps`` for states without any noise: the value is not used there, but has to be
+        differentiable.
         """
         times = self.sde.time(t, z)
         alpha, sigma = self.sde.kernel(times, z.shape[-1])
@@ -230,9 +228,9 @@ def _with_clock(module: M, clock: Clock) -> M:
 
 
 class PlannedEstimator(ScoreEstimator):
-    """An estimator that prepares for times: what it says of one is what it says of several.
+    """An estimator whose preparation for times is the same for one as for several.
 
-    Subclasses say what `prepare` says.
+    Subclasses implement `prepare`.
 
     Takes the arguments of `ScoreEstimator`.
 
@@ -261,9 +259,9 @@ class PlannedEstimator(ScoreEstimator):
 
 
 class KernelEstimator(ScoreEstimator):
-    """An estimator that has to know nothing of times but their kernels, as exact ones do.
+    """An estimator that depends on times by their kernels only, as exact ones do.
 
-    Subclasses say what `denoised` says.
+    Subclasses implement `denoised`.
 
     Takes the arguments of `ScoreEstimator`.
 
@@ -280,7 +278,7 @@ class KernelEstimator(ScoreEstimator):
     """
 
     precise_kernel: ClassVar[bool] = False
-    """Whether `denoised` is given kernels in all digits there are, not in the dtype of states."""
+    """Whether `denoised` is given kernels in full precision, not in the dtype of states."""
 
     @abstractmethod
     def denoised(self, z: Tensor, kernel: Kernel, condition: Any = None) -> Tensor:
@@ -289,10 +287,10 @@ class KernelEstimator(ScoreEstimator):
         Args:
             z: Diffused states, ``(*batch, n)``.
             kernel: Of them, ``(*, 1 | n)``, in their dtype, or see `precise_kernel`.
-            condition: What the estimator is conditioned on, if anything.
+            condition: As of `denoise`.
 
         Returns:
-            ``(*batch, n)``, in whatever dtype is convenient.
+            ``(*batch, n)``, in any floating-point dtype.
         """
 
     def denoise(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
@@ -308,7 +306,7 @@ class KernelEstimator(ScoreEstimator):
         return (partial(self._denoised, kernel, condition) for kernel in told)
 
     def kernel(self, z: Tensor, t: Tensor | float) -> Kernel:
-        """That of states at their times, in as many digits as there are."""
+        """The kernel of states at their times, in full precision."""
         return self.sde.kernel(self.sde.time(t, z).to(precision(z.device)), z.shape[-1])
 
     def _denoised(self, kernel: Kernel, condition: Any, z: Tensor) -> Tensor:
@@ -319,7 +317,7 @@ def kernels(at: SDECoefficients, *, precise: bool = False) -> list[Kernel]:
     """The kernel at each of several times, on the device of states.
 
     Args:
-        at: What the SDE says of the times.
+        at: Coefficients at the times.
         precise: Whether in the times' dtype, not in that of states.
 
     Example:
@@ -337,9 +335,9 @@ def kernels(at: SDECoefficients, *, precise: bool = False) -> list[Kernel]:
 
 
 class DirectScoreEstimator(ScoreEstimator):
-    """An estimator that is asked for the score, as that of an SDE without a kernel has to be.
+    """An estimator that returns the score, as for an SDE without a kernel.
 
-    Subclasses say what `score` says; the denoised mean follows by Tweedie's formula.
+    Subclasses implement `score`; the denoised mean follows by Tweedie's formula.
 
     Takes the arguments of `ScoreEstimator`.
 
@@ -364,14 +362,15 @@ class DirectScoreEstimator(ScoreEstimator):
 
 
 def expect_estimator(value: object) -> None:
-    """Raises ``TypeError`` unless a value is a `ScoreEstimator`, whatever runs it.
+    """Raises ``TypeError`` unless a value is a `ScoreEstimator`, wrapped or not.
 
     Example:
+        >>> import torch
+        >>> from estimators import Gaussian
+        >>> from scoresde import VP, DiagonalSDE, Identity
         >>> from scoresde.estimator import expect_estimator
-        >>> expect_estimator((4,))
-        Traceback (most recent call last):
-            ...
-        TypeError: estimator: expected a ScoreEstimator, got (4,)
+        >>> sde = DiagonalSDE(VP(), Identity((1,)))
+        >>> expect_estimator(Gaussian(sde, torch.zeros(1), torch.eye(1)))
     """
     module = unwrapped(value) if isinstance(value, nn.Module) else value
     instance("estimator", module, ScoreEstimator)

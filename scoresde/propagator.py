@@ -1,4 +1,4 @@
-"""Steps of an equation: what is known of each before it is taken, in closed form.
+"""Coefficients of steps in closed form.
 
 Over a step from ``t`` to ``s``, with the part of the drift that is left to a solver, ``F``,
 
@@ -20,16 +20,16 @@ class Propagator(NamedTuple):
     """Coefficients of steps, each ``(*, 1 | blocks | m)``; ``noise_std`` is None for an ODE.
 
     ``h`` is the length of the step in the variable in which the forcing is smooth, and
-    ``damping = k h`` says how much its end counts more than its start in the mean ``<F>``: as
-    ``e^(damping v)``, with ``v`` from 0 to 1 along the step, unless the equation says by ``first``,
-    ``second`` and ``third`` what the means of ``v``, ``v^2`` and ``v^3`` are.
+    ``damping = k h`` sets the weights ``e^(damping v)`` in the mean ``<F>``, with ``v`` from 0 to 1
+    along the step, unless ``first``, ``second`` and ``third`` are the means of ``v``, ``v^2`` and
+    ``v^3``.
 
     Example:
         >>> import torch
         >>> from scoresde import EDM, DiagonalSDE, Identity
         >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[3.0], [5.0]]))
         >>> step = at[:1].propagator(at[1:])
-        >>> step.decay, step.noise_std.round(decimals=4)
+        >>> step.decay, step.noise_std  # sqrt(5^2 - 3^2)
         (tensor([[1.]]), tensor([[4.]]))
     """
 
@@ -44,14 +44,14 @@ class Propagator(NamedTuple):
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Means of ``v`` and ``v^2`` over a step: what forcings that grow so contribute."""
+        """Means of ``v`` and ``v^2`` over a step, the weights of forcings that grow so."""
         if self.first is None or self.second is None:
             return exponential_moments(self.damping)
         return self.first, self.second
 
     @property
     def cubic(self) -> Tensor:
-        """Mean of ``v^3``, for those few who want it."""
+        """Mean of ``v^3``."""
         if self.third is not None:
             return self.third
         near, y, x = _near_and_far(self.damping)
@@ -60,7 +60,7 @@ class Propagator(NamedTuple):
         return torch.where(near, skewness + 3 * mean * variance + mean**3, far)
 
     def expand(self, blocks: Blocks) -> Propagator:
-        """One entry per component, of a state in these blocks, wherever they differ."""
+        """One entry per component, of a state in these blocks, where they differ."""
         return Propagator(*(None if v is None else blocks.expand(v) for v in self))  # type: ignore[arg-type]
 
 
@@ -87,14 +87,14 @@ x^(2k-1)``, whose derivatives are the cumulants. What others would add at `_NEAR
 def exponential_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Means of ``v`` and ``v^2`` over ``[0, 1]`` under a density that grows as ``e^(x v)``.
 
-    With ``x`` the damping, they say what a forcing that grows with time, or with its square,
-    contributes to a step: the phi functions of Hochbruck and Ostermann 2010, *Exponential
-    Integrators*, normalised.
+    With ``x`` the damping, these are the contributions to a step of forcings that grow linearly and
+    quadratically: the normalised phi functions of Hochbruck and Ostermann 2010, *Exponential
+    Integrators*.
 
     Example:
         >>> import torch
         >>> from scoresde.propagator import exponential_moments
-        >>> exponential_moments(torch.zeros(1))  # means of v and v^2 under the uniform density
+        >>> exponential_moments(torch.zeros(1))
         (tensor([0.5000]), tensor([0.3333]))
     """
     near, y, x = _near_and_far(x)
@@ -106,7 +106,7 @@ def exponential_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _near_and_far(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where exponents are small; others, and small ones, with a number in the place of the rest.
+    """Mask of small exponents; large ones, and small ones, with a number in the place of others.
 
     Gradients want numbers in both.
     """
@@ -115,7 +115,7 @@ def _near_and_far(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _weight_at_end(y: Tensor) -> Tensor:
-    """Of the density at 1: partial integration makes every moment of it and the one before."""
+    """The density at 1, of which every moment follows from the one before (partial integration)."""
     return -1 / torch.expm1((-y).clamp(max=_LARGE))
 
 

@@ -1,7 +1,7 @@
-"""What integrates an SDE.
+"""The interface of solvers.
 
-A solver walks increasing times, in the SDE's own clock: it does not know whether it samples
-(`ReverseSDE`), diffuses data, follows the probability flow or carries a log-density along.
+A solver integrates an equation over increasing times, in the equation's own clock: a `ReverseSDE`,
+an SDE, a probability flow, or a flow with its log-density.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Solver(ABC):
     """Integrates any equation over increasing times, and samples with it.
 
     Subclasses implement `walk` and declare their orders: see `scoresde.FixedStep` for those that
-    take the steps they are given, and `EndpointSolver` for those that show nothing on the way.
+    take given steps, and `EndpointSolver` for those that yield only their last state.
 
     Args:
         steps: Number of steps when sampling, at most a million.
@@ -50,11 +50,11 @@ class Solver(ABC):
             SDE, at most 1000.
         grid: Where the steps are: a name in `scoresde.sampling.grid.GRIDS`, a function
             ``(sde, steps) -> times``, or a list of all times, from ``T`` to the last.
-        corrector: What is done to samples after every step, Langevin steps for instance.
+        corrector: Called with samples after every step, for instance for Langevin steps.
         churn: Share by which noise is raised, by diffusing forward, before every step (Karras
-            et al. 2022, algorithm 2); a solver's memory of earlier steps is lost by it.
+            et al. 2022, algorithm 2), which clears the solver's memory of earlier steps.
         final_denoise: Whether samples end as denoised means of the states at the last time,
-            which costs one evaluation more.
+            for one more evaluation.
 
     Raises:
         TypeError: If ``grid`` or ``corrector`` cannot be called.
@@ -98,31 +98,31 @@ class Solver(ABC):
     @property
     @abstractmethod
     def order(self) -> float:
-        """Order of convergence on an ODE; a class attribute where it depends on nothing."""
+        """Order of convergence on an ODE; may be a class attribute."""
 
     @property
     @abstractmethod
     def weak_order(self) -> float | None:
-        """Of distributions on an SDE with additive noise; None if the solver takes ODEs only."""
+        """Order in distribution on an SDE with additive noise; None if it takes ODEs only."""
 
     @property
     def strong_order(self) -> float | None:
-        """Of paths that follow one Brownian motion, noise being additive; None if not claimed."""
+        """Order in paths of one Brownian motion, for additive noise; None if not claimed."""
         return None
 
     @abstractmethod
     def walk(
         self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
     ) -> Iterator[tuple[Tensor, Any]]:
-        """The states on the way from the first time to the last.
+        """The states from the first time to the last.
 
         Args:
             equation: What to integrate.
             y: State at the first time, ``(*batch, m)``.
             ts: Increasing times in the equation's clock, float64 on the CPU.
             noise: Where random numbers come from.
-            memory: What was yielded last if this goes on where another walk has ended; the
-                state may have gained components since.
+            memory: Second value of the last yield, if this continues another walk; the state may
+                have gained components since.
 
         Yields:
             A state, the last one that at the last time, and the solver's memory.
@@ -136,18 +136,18 @@ class Solver(ABC):
         return end
 
     tells_errors: ClassVar[bool] = False
-    """Whether `transport` knows its own error, and sets that of the density that it takes."""
+    """Whether `transport` estimates its own error, and sets that of the density."""
 
     def transport(
         self, density: AugmentedEquation, z: Tensor, ts: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """A state taken up its flow, and what its log-density loses on the way.
+        """The end of a state's way along a flow, and the change of its log-density.
 
         Args:
-            density: The flow, and the integrals it carries.
+            density: The flow with its integrals.
             z: State at the first time, ``(*batch, n)``.
             ts: Increasing times.
-            noise: Not asked for anything, as a flow has none.
+            noise: Not used, as a flow has none.
 
         Returns:
             The state at the last time, and estimates of the integral of the flow's divergence,
@@ -156,7 +156,7 @@ class Solver(ABC):
         return density.split(self.integrate(density, density.start(z), ts, noise))
 
     def buffer_size(self, times: int, estimates: int) -> int:
-        """Numbers that `transport` keeps until its end, for each of a state's components: none.
+        """Numbers that `transport` keeps until its end, per component of a state: none.
 
         Args:
             times: Those of the grid.
@@ -194,8 +194,8 @@ class Solver(ABC):
     ) -> Tensor:
         """Events from the prior, without gradients.
 
-        What depends on times alone is kept for the next call that asks for as many on the same
-        condition, until a tensor of either is written to, or an attribute of a part set.
+        What depends on times alone is kept for the next call with as many samples and the same
+        condition, until a tensor of either is written to, or an attribute of a part is set.
 
         Args:
             estimator: Knows the score and its SDE.
@@ -204,8 +204,8 @@ class Solver(ABC):
             generator: One generator, or one per sample; see `scoresde.noise`.
             dtype: Of the samples; that of the network's parameters, or torch's default, if None.
             progress: Whether to show a progress bar.
-            batch_size: Samples at a time; all if None. One generator draws batch after batch, so
-                that another size draws others; with one per sample it changes nothing.
+            batch_size: Samples at a time; all if None. With one generator samples depend on it, as
+                batches are drawn one after the other; with one per sample they do not.
             output: A ``.npy`` file to which batches are written as they come.
 
         Returns:
@@ -214,7 +214,7 @@ class Solver(ABC):
 
         Raises:
             OSError: If the file cannot be written.
-            TypeError: If the estimator, the shape or the generator is none.
+            TypeError: If the estimator, the shape or the generator is of another type.
             ValueError: If the samples are not finite: the solver has diverged.
         """
         options: dict[str, Any] = {"condition": condition, "dtype": dtype, "generator": generator}
@@ -238,7 +238,7 @@ class Solver(ABC):
         dtype: torch.dtype | None = None,
         progress: bool = False,
     ) -> Iterator[Tensor]:
-        """What `sample` draws, batch by batch, in memory for one of them.
+        """The samples of `sample`, batch by batch, with memory for one of them.
 
         Takes its arguments.
 
@@ -270,17 +270,17 @@ class Solver(ABC):
         dtype: torch.dtype | None = None,
         compile: bool | Mapping[str, Any] = False,
     ) -> Sampler:
-        """`sample`, prepared for those who ask for as many samples again and again.
+        """`sample`, prepared for repeated calls with as many samples.
 
         Args:
             estimator: As of `sample`.
-            sample_shape: As well.
-            condition: As well.
-            dtype: As well.
-            compile: Whether it goes through `torch.compile`, or arguments: of no graphs inside it.
+            sample_shape: As of `sample`.
+            condition: As of `sample`.
+            dtype: As of `sample`.
+            compile: Whether to use `torch.compile`, or its arguments, without graphs inside it.
 
         Raises:
-            ValueError: If this solver does not know its steps before it sees states.
+            ValueError: If the solver is not `planned`.
         """
         return Sampler(
             self, estimator, sample_shape, condition=condition, dtype=dtype, compile=compile
@@ -288,9 +288,9 @@ class Solver(ABC):
 
     @property
     def planned(self) -> bool:
-        """Whether its steps are known before it sees states, and `moves` says them.
+        """Whether steps are known before there are states, and `moves` returns them.
 
-        Declared by a class attribute. A class with a `walk` of its own declares it anew.
+        A class attribute. A class with a `walk` of its own has to set it again.
         """
         return False
 
@@ -303,10 +303,10 @@ class Solver(ABC):
             equation: What to integrate.
             ts: Increasing times.
             like: A state.
-            memory: What was yielded last if this goes on where another walk has ended.
+            memory: As of `walk`.
 
         Raises:
-            NotImplementedError: If this one is not.
+            NotImplementedError: If the solver is not `planned`.
         """
         raise NotImplementedError(f"{type(self).__name__} is not planned: it has no moves")
 
@@ -320,7 +320,7 @@ class Solver(ABC):
         dtype: torch.dtype | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """As `sample`, differentiable and unchecked, all at once."""
+        """As `sample`, differentiable, without checks or batches."""
         if not torch.is_grad_enabled():
             what = self, estimator, sample_shape, condition, dtype, Noise.of(generator)
             return events(*what, progress)
@@ -337,7 +337,7 @@ class Solver(ABC):
         generator: Generators = None,
         dtype: torch.dtype | None = None,
     ) -> Iterator[tuple[float, Tensor]]:
-        """The states that samples go through, without gradients.
+        """The states of samples on their way, without gradients.
 
         Takes the arguments of `rsample`.
 

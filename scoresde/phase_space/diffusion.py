@@ -2,11 +2,10 @@
 
     d(x, v) = beta A (x, v) dt + (beta Q)^(1/2) dw
 
-Data enter as ``x``; ``v`` starts as noise. What both say of data together is one number per
-component, a diffusion of the data by itself (`scoresde.phase_space.dynamics`), and ``beta`` is such
-that this is the one of a schedule. So there is nothing new to be learned: estimators, losses and
-bounds are those of that `scoresde.DiagonalSDE`. What is new is the way from prior to data, on which
-states have both.
+Data are ``x``; ``v`` starts as noise. What both say of data is one number per component, which is a
+diffusion of the data by itself (`scoresde.phase_space.dynamics`); ``beta`` is such that it has a
+given schedule. Estimators, losses and bounds are those of that `scoresde.DiagonalSDE`: only the
+way from prior to data is another one.
 """
 
 from __future__ import annotations
@@ -36,22 +35,21 @@ from scoresde.sdes.sde_coefficients import Score
 class PhaseSDE(DiagonalSDE):
     """Pairs or triples of numbers for every component, of which the first is data.
 
-    A state has ``k n`` components: all positions, then all velocities. Estimators see ``n``, what a
-    state says of data, and are those of the same `scoresde.DiagonalSDE`: whatever was trained under
-    one is sampled under the other.
+    A state has ``k n`` components: all positions, then all velocities. Estimators see ``n``
+    numbers, what a state says of data: those of the same `scoresde.DiagonalSDE` can be used.
 
     Args:
-        schedule: Signal and noise of what is seen of data.
-        basis: As of `scoresde.DiagonalSDE`, as what follows.
+        schedule: Signal and noise of what a state says of data.
+        basis: See `scoresde.DiagonalSDE`.
         dynamics: Of position and velocity.
-        speeds: As well.
-        scale: As well; velocities have it, too.
-        mean: As well.
-        delays: As well.
-        std: As well.
+        speeds: See `scoresde.DiagonalSDE`.
+        scale: See there; velocities have it, too.
+        mean: See there.
+        delays: See there.
+        std: See there.
 
     Raises:
-        TypeError: If an argument is none of what it should be.
+        TypeError: If an argument is of another type.
         ValueError: As of `scoresde.DiagonalSDE`.
 
     Example:
@@ -83,15 +81,15 @@ class PhaseSDE(DiagonalSDE):
 
     @property
     def copies(self) -> int:
-        """How many numbers a state has for every component of data."""
+        """Number of entries of a state for every component of data."""
         return self.dynamics.copies
 
     def layout(self, dim: int) -> Blocks:
-        """Those of all copies, or of data."""
+        """The blocks of all copies, or of data."""
         return self.blocks.repeated(self.copies) if dim == self.dim else super().layout(dim)
 
     def at(self, t: Tensor, like: Tensor | None = None) -> Any:
-        """Of states of all copies `PhaseCoefficients`, of what is seen of data diagonal ones."""
+        """`PhaseCoefficients` for states of all copies, diagonal ones for what is seen of data."""
         if like is None or like.shape[-1] != self.dim:
             return super().at(t, like)
         seen = super().at(t, like[..., : self.basis.dim])
@@ -114,7 +112,7 @@ class PhaseSDE(DiagonalSDE):
         return next(self.read(t, y).fields()).diffusion(y)
 
     def events(self, z: Tensor) -> Tensor:
-        """Of the positions."""
+        """The events of the positions."""
         return self.basis.inverse(z[..., : self.basis.dim])
 
     def score(
@@ -126,7 +124,7 @@ class PhaseSDE(DiagonalSDE):
         return at.score(z.unsqueeze(0), field.forcing(z).unsqueeze(0))[0]
 
     def likelihood_flow(self, flow: Any) -> PhaseFlow:
-        """In coordinates in which it is diagonal; see `PhaseFlow`."""
+        """A flow in diagonal coordinates; see `PhaseFlow`."""
         return PhaseFlow(flow.estimator, flow.condition)
 
     def appender(self, like: Tensor, stage: Stage) -> Append:
@@ -141,7 +139,7 @@ class PhaseSDE(DiagonalSDE):
         return append
 
     def marginalise(self, z: Tensor, stage: Stage, dim: int) -> tuple[Tensor, Tensor]:
-        """See `scoresde.SDE.marginalise`: all is taken off, at ``T``."""
+        """See `scoresde.SDE.marginalise`: all components, at ``T``."""
         at, mean, root = self._appended(z, stage.start)
         (inverse,) = at.cast(at.mixing(torch.linalg.inv(root))).unbind()
         distance = (inverse * (z - mean)).square().sum(-1)
@@ -149,7 +147,7 @@ class PhaseSDE(DiagonalSDE):
         return z[..., :0], -distance / 2 - constant.to(z)
 
     def _appended(self, like: Tensor, t: float) -> tuple[PhaseCoefficients, Tensor, Tensor]:
-        """What is said of a time; mean, and root of the covariance, of what is appended there."""
+        """Coefficients at a time; mean, and root of the covariance, of what is appended there."""
         time = torch.full((1, 1), t, dtype=torch.float64, device="cpu")
         at = self.at(time, like.new_empty(*like.shape[:-1], self.dim))
         mean, std = (v.reshape(-1) for v in self.constants(time, "mean", "std"))

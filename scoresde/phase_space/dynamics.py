@@ -2,14 +2,14 @@
 
     dy = A y ds + Q^(1/2) dw,    y_0 = (x_0, N(0, start^2)),    y_s | x_0 ~ N(a x_0, S),
 
-where ``s`` counts how much has been diffused. Only ``x`` is data; what is beside it starts as noise
-and is integrated out. With a root ``S = L L^T`` a state is ``y = a x_0 + L xi``, and all that it
-says of ``x_0`` is one number for every component,
+where ``s`` is the time of the dynamics. Only ``x`` is data; the others start as noise and are
+marginalised. With a root ``S = L L^T`` a state is ``y = a x_0 + L xi``, and all that it says of
+``x_0`` is one number for every component,
 
     u = a^T S^-1 y / |rho|^2 = x_0 + xi / |rho|,      rho = L^-1 a,
 
-a diffusion whose signal-to-noise ratio is ``|rho|^2``: what a network has to know. (Derived; of a
-linear Gaussian observation ``a^T S^-1 y`` is a sufficient statistic.)
+a diffusion whose signal-to-noise ratio is ``|rho|^2``, which is what a network sees. (Of a linear
+Gaussian observation ``a^T S^-1 y`` is a sufficient statistic.)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _FIRST = 1e-20
 
 
 class PhaseKernel(NamedTuple):
-    """``y_s = a x_0 + L xi``, and what follows of it; ``(*, k)`` and ``(*, k, k)``.
+    """The kernel ``y_s = a x_0 + L xi``; ``(*, k)`` and ``(*, k, k)``.
 
     Attributes:
         mean: ``a``.
@@ -64,7 +64,7 @@ class PhaseKernel(NamedTuple):
         >>> import torch
         >>> from scoresde import Dynamics
         >>> kernel = Dynamics.cld().kernel(torch.tensor(0.1))
-        >>> kernel.log_snr < Dynamics.cld().kernel(torch.tensor(0.01)).log_snr  # it falls
+        >>> kernel.log_snr < Dynamics.cld().kernel(torch.tensor(0.01)).log_snr
         tensor(True)
     """
 
@@ -88,14 +88,14 @@ class PhaseKernel(NamedTuple):
 
     @property
     def readout(self) -> Tensor:
-        """``S^-1 a / |rho|^2``, of which the product with a state is ``u``: ``(*, k)``."""
+        """``S^-1 a / |rho|^2``, whose product with a state is ``u``: ``(*, k)``."""
         pulled = torch.linalg.solve_triangular(self.root.mT, self.rho.unsqueeze(-1), upper=True)
         readout: Tensor = pulled.squeeze(-1) / self.rho.square().sum(-1, keepdim=True)
         return readout
 
     @property
     def rotation_rate(self) -> Tensor:
-        """How fast the probability flow turns in the coordinates ``L^-1 y``: antisymmetric."""
+        """Rotation of the probability flow in the coordinates ``L^-1 y``: antisymmetric."""
         upper = (self.drift + self.g2 / 2).triu(1)
         return upper - upper.mT
 
@@ -103,9 +103,9 @@ class PhaseKernel(NamedTuple):
 class Dynamics(Float64Constants):
     """``A``, ``Q`` and the distribution at the start; see the module.
 
-    Kernels are sums of ``exp(A s)``'s series at a short ``s``, doubled as often as it takes: no
-    eigenvalues, which may be double, and no difference of nearly equal numbers, in which what
-    little noise ``x`` has at first would be lost.
+    Kernels are the series of ``exp(A s)`` at a short ``s``, doubled repeatedly. That needs no
+    eigenvalues, which may be double, and no difference of nearly equal numbers, in which the little
+    noise of ``x`` at first would be lost.
 
     Args:
         drift: ``A``, ``(k, k)``.
@@ -114,8 +114,8 @@ class Dynamics(Float64Constants):
 
     Raises:
         ValueError: If shapes do not fit, numbers are not finite, variances are negative, data do
-            not start clean, states grow, there are directions that noise never gets to, or data
-            are forgotten far more slowly than the fastest number changes.
+            not start clean, states grow, noise does not reach all directions, or data are
+            forgotten far more slowly than the fastest number changes.
 
     Example:
         >>> import torch
@@ -196,8 +196,8 @@ class Dynamics(Float64Constants):
         """Phase-space Langevin diffusion: a little noise enters the position, too.
 
         ``A = [[-l, 1/M], [-1, -n]]/2``, ``Q = diag(l, M n)``, ``(l - n)^2 = 4/M``: stationary
-        ``diag(1, M)``. With friction close to ``leak`` the mass is large, the velocity is not felt
-        any more, and the position alone is variance preserving.
+        ``diag(1, M)``. With friction close to ``leak`` the mass is large, the velocity has no
+        effect, and the position alone is variance preserving.
 
         Source:
             Pandey and Mandt 2023 (arXiv 2303.01748).
@@ -243,8 +243,8 @@ class Dynamics(Float64Constants):
 
         Example:
             >>> from scoresde import Dynamics
-            >>> Dynamics.hold().g2.round(decimals=2)
-            tensor([ 0.0000,  0.0000, 10.3900], dtype=torch.float64)
+            >>> Dynamics.hold().g2[2].square().round(decimals=4)  # 4 * 27
+            tensor(108., dtype=torch.float64)
         """
         coupling, friction = math.sqrt(8), math.sqrt(27)
         drift = [[0.0, 1, 0], [-1, 0, coupling], [0, -coupling, -friction]]
@@ -261,12 +261,12 @@ class Dynamics(Float64Constants):
 
     @property
     def copies(self) -> int:
-        """How many numbers there are for every component, ``k``."""
+        """Number of entries for every component, ``k``."""
         return len(self.g2)
 
     @property
     def width(self) -> int:
-        """1: no axis of these numbers is one of components."""
+        """1: no axis of these numbers is a component axis."""
         return 1
 
     def per_component(self, blocks: Blocks, device: torch.device | None = None) -> Self:
@@ -277,7 +277,7 @@ class Dynamics(Float64Constants):
         """``exp(A s)`` and ``int_0^s exp(A r) Q exp(A r)^T dr``, each ``(*, k, k)``.
 
         Args:
-            s: How much is diffused, ``(*,)``; what is later than data are known for is as late.
+            s: ``(*,)``, clamped to the ``s`` at which data are forgotten.
         """
         s = s.clamp(max=self._longest)
         powers, spreads = self.constants(s, "powers", "spreads")
@@ -292,10 +292,10 @@ class Dynamics(Float64Constants):
         return flow, covariance
 
     def kernel(self, s: Tensor) -> PhaseKernel:
-        """The distribution of a state, data being known, in as many digits as there are.
+        """The distribution of a state given data, in full precision.
 
         Args:
-            s: How much has been diffused, ``(*,)``.
+            s: ``(*,)``.
         """
         s = s.to(precision(s.device)).clamp(min=_FIRST)
         drift, g2, start = self.constants(s, "drift", "g2", "start")
@@ -314,7 +314,7 @@ class Dynamics(Float64Constants):
         return PhaseKernel(mean, root, rho, drift, diffusion @ diffusion.mT)
 
     def diffused(self, log_snr: Tensor) -> Tensor:
-        """The ``s`` at which the log-SNR of data is as given, ``(*,)``, to all digits.
+        """The ``s`` at which the log-SNR of data is as given, ``(*,)``, to full precision.
 
         Newton's method from a table; derivatives are those of an inverse.
 
@@ -338,7 +338,7 @@ class Dynamics(Float64Constants):
         return s - (log_snr - value).nan_to_num(0.0) / slope
 
     def _tabulate(self) -> None:
-        """Log-SNRs at many knots, down to where hardly a trace of data is left."""
+        """Log-SNRs at many knots, down to where data are forgotten."""
         with torch.no_grad():
             one = torch.ones((), dtype=torch.float64, device="cpu")
             while not float(self.kernel(self._longest * one).log_snr) <= _LOWEST:
@@ -353,10 +353,10 @@ class Dynamics(Float64Constants):
             self.constant("log_snrs", self.kernel(self.of_coordinate(knots)[0]).log_snr)
 
     def coordinate(self, s: Tensor) -> Tensor:
-        """A coordinate in which kernels change slowly: ``log s`` at first, and then ``s``."""
+        """A coordinate in which kernels change slowly: ``log s`` first, then ``s``."""
         x = self._norm * s.clamp(min=_FIRST)
         return x + (-torch.expm1(-x)).log()
 
     def of_coordinate(self, coordinate: Tensor) -> tuple[Tensor, Tensor]:
-        """The ``s`` of a `coordinate`, and how fast it grows there."""
+        """The ``s`` of a `coordinate`, and its derivative."""
         return nn.functional.softplus(coordinate) / self._norm, coordinate.sigmoid() / self._norm

@@ -1,11 +1,11 @@
 """The probability flow of a `scoresde.PhaseSDE`, in coordinates in which it is diagonal.
 
-With the root ``R = L O`` of the state's covariance that the flow itself turns along,
+With the root ``R = L O`` of the state's covariance that turns with the flow,
 
     w = R^-1 y / |rho| = e D + xi / |rho|,    dw/dl = -w + kappa D,    l = log |rho|,
 
-where ``e = R^-1 a / |rho|`` has length 1 and ``e kappa = 1``. Whatever integrates a diagonal flow,
-and its divergence, integrates this one.
+where ``e = R^-1 a / |rho|`` has length 1 and ``e kappa = 1``. It is a diagonal flow, and can be
+integrated with its divergence like others.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from scoresde.sdes.sde_coefficients import Score
 
 
 class PhaseFlowCoefficients(DiagonalCoefficients):
-    """Levels of ``w``, which are those of all copies alike; what is asked is ``D``, of each.
+    """Coefficients of ``w``, the same for all copies, each with the forcing ``D``.
 
     Args:
-        known: What the SDE says of its own states.
-        rotation: How its flow turns.
+        known: Coefficients of the SDE.
+        rotation: That of its flow.
 
     Example:
         >>> import torch
@@ -107,7 +107,7 @@ class PhaseFlowCoefficients(DiagonalCoefficients):
 
 
 class PhaseFlowReverse(DiagonalReverse):
-    """What the flow of ``w`` says of several times.
+    """Coefficients of the flow of ``w`` at several times.
 
     Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`.
 
@@ -132,7 +132,7 @@ class PhaseFlowReverse(DiagonalReverse):
     def propagator(self, end: Any) -> Propagator:
         """Exact for a constant ``D``, ``w_s = e^-h w_t + (e_s - e^-h e_t) D``, and for cubics.
 
-        However far ``e`` turns, and however small the noise is of which ``w`` is measured.
+        For any turn of ``e``, and any noise in whose units ``w`` is.
         """
         now, then = self.forward.known, end.forward.known
         step, kernel = phase_step(now.dynamics, now.s, then.s, 0.0), then.phase_kernel
@@ -178,12 +178,12 @@ class PhaseFlow(ProbabilityFlow):
         return PhaseFlowReverse(known, self.estimator, 0.0, self.condition, 1)
 
     def start(self, z: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Data with velocities drawn beside them, as they are where data are smooth.
+        """Data with velocities as they are distributed where data are smooth.
 
-        ``v`` given ``x``, of ``x = a_0 x_0 + L_0 xi`` with any ``x_0`` as likely as any other.
+        ``v`` given ``x``, of ``x = a_0 x_0 + L_0 xi`` with a flat prior of ``x_0``.
 
         Returns:
-            ``w``, and by how much its log-density is to be raised for a bound on that of data.
+            ``w``, and a term to be added to its log-density for a bound on that of data.
         """
         at, copies = self._known(self.eps, z), self.sde.copies
         kernel = at.phase_kernel
@@ -219,6 +219,6 @@ class PhaseFlow(ProbabilityFlow):
         return frame
 
     def _volume(self, at: PhaseCoefficients) -> Tensor:
-        """The logarithm of its determinant."""
+        """The logarithm of that matrix's determinant."""
         kernel = at.phase_kernel
         return at.log_det((kernel.log_snr / 2).exp()[..., None, None] * kernel.root)

@@ -14,15 +14,15 @@ class CLD(PhaseSDE):
     """Critically damped Langevin diffusion: see `Dynamics.cld`.
 
     Args:
-        schedule: As of `PhaseSDE`, as what follows the next two.
-        basis: As well.
-        friction: As of `Dynamics.cld`.
-        gamma: As well.
-        speeds: As well.
-        scale: As well.
-        mean: As well.
-        delays: As well.
-        std: As well.
+        schedule: See `PhaseSDE`.
+        basis: See `PhaseSDE`.
+        friction: See `Dynamics.cld`.
+        gamma: See `Dynamics.cld`.
+        speeds: See `PhaseSDE`.
+        scale: See `PhaseSDE`.
+        mean: See `PhaseSDE`.
+        delays: See `PhaseSDE`.
+        std: See `PhaseSDE`.
 
     Raises:
         ValueError: As of `PhaseSDE` and `Dynamics.cld`.
@@ -56,16 +56,16 @@ class PSLD(PhaseSDE):
     """Phase-space Langevin diffusion: see `Dynamics.psld`.
 
     Args:
-        schedule: As of `PhaseSDE`, as what follows the next three.
-        basis: As well.
-        friction: As of `Dynamics.psld`.
-        leak: As well.
-        gamma: As well.
-        speeds: As well.
-        scale: As well.
-        mean: As well.
-        delays: As well.
-        std: As well.
+        schedule: See `PhaseSDE`.
+        basis: See `PhaseSDE`.
+        friction: See `Dynamics.psld`.
+        leak: See `Dynamics.psld`.
+        gamma: See `Dynamics.psld`.
+        speeds: See `PhaseSDE`.
+        scale: See `PhaseSDE`.
+        mean: See `PhaseSDE`.
+        delays: See `PhaseSDE`.
+        std: See `PhaseSDE`.
 
     Raises:
         ValueError: As of `PhaseSDE` and `Dynamics.psld`.
@@ -99,14 +99,14 @@ class HOLD(PhaseSDE):
     """Third-order Langevin diffusion: see `Dynamics.hold`.
 
     Args:
-        schedule: As of `PhaseSDE`, as what follows the next one.
-        basis: As well.
-        gamma: As of `Dynamics.hold`.
-        speeds: As well.
-        scale: As well.
-        mean: As well.
-        delays: As well.
-        std: As well.
+        schedule: See `PhaseSDE`.
+        basis: See `PhaseSDE`.
+        gamma: See `Dynamics.hold`.
+        speeds: See `PhaseSDE`.
+        scale: See `PhaseSDE`.
+        mean: See `PhaseSDE`.
+        delays: See `PhaseSDE`.
+        std: See `PhaseSDE`.
 
     Raises:
         ValueError: As of `PhaseSDE` and `Dynamics.hold`.

@@ -1,4 +1,4 @@
-"""Coefficients that mix the copies of a state, and multiply it as numbers do."""
+"""Matrices of copies that multiply states as coefficients do."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ class Mixing:
     """Small matrices, one per component, that multiply a state of several copies.
 
     ``mixing * y`` is ``sum_q M_pq y_q`` for states whose copies ``p`` and ``q`` lie one after the
-    other; `torch.addcmul` takes it for a factor, too. So solvers, which know of numbers, need not
-    know that there are matrices.
+    other; `torch.addcmul` takes it, too. So solvers work with matrices as with numbers.
 
     Args:
         matrices: ``(*, k, k, 1 | blocks | n)``: the component axis is last.
@@ -60,17 +59,17 @@ class Mixing:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of a coefficient of every component of all copies."""
+        """The shape of a coefficient of every component of all copies."""
         return (*self.matrices.shape[:-3], self.matrices.shape[-2] * self.blocks.dim)
 
     @property
     def ndim(self) -> int:
-        """Of `shape`."""
+        """Length of `shape`."""
         return len(self.shape)
 
     @property
     def device(self) -> torch.device:
-        """Where the matrices are."""
+        """The device of the matrices."""
         return self.matrices.device
 
     @property
@@ -79,7 +78,7 @@ class Mixing:
         return self.matrices.dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """In another dtype or on another device."""
+        """The matrices in another dtype or on another device."""
         return type(self)(self.matrices.to(*args, **kwargs), self.blocks)
 
     def __getitem__(self, index: Any) -> Self:

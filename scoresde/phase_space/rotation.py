@@ -1,4 +1,4 @@
-"""By how much the probability flow of phase space turns."""
+"""The rotation of the probability flow of phase space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scoresde.precision import Float64Constants
 class Rotation(Float64Constants):
     """Orthogonal ``O`` with which ``R = L O`` solves the flow of pure noise.
 
-    Counted from where there is nothing left of data, so that all who ask have the same ``R``.
+    It starts where data are forgotten, so that all have the same ``R``.
 
     Args:
         dynamics: Of position and velocity.
@@ -42,8 +42,8 @@ class Rotation(Float64Constants):
         """At some ``s``, ``(*,)``: ``(*, k, k)``.
 
         Args:
-            dynamics: Those that this was made of.
-            s: How much has been diffused, in float64.
+            dynamics: Those of the constructor.
+            s: In float64.
         """
         (knots,), (rotations,) = dynamics.constants(s, "knots"), self.constants(s, "rotations")
         after = torch.searchsorted(knots, dynamics.coordinate(s).detach()).clamp(max=len(knots) - 1)

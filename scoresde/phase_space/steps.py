@@ -4,9 +4,9 @@ With ``y = L u`` the equation that shares the marginals is
 
     du/ds = [rotation_rate + (eta^2/2) L^-1 Q L^-T] u - (1 + eta^2)/2 L^-1 Q L^-T rho D,
 
-whose coefficients change slowly. What a constant ``D`` contributes over a step, and one that grows
-with a power of half the log-SNR, are further columns of the same linear equation, which
-Magnus' expansion solves to sixth order on as many pieces as the step is long (Blanes et al. 2009).
+whose coefficients change slowly. The contributions of a constant ``D``, and of powers of half the
+log-SNR, are further columns of the same linear equation, which Magnus' expansion solves to sixth
+order on as many pieces as the step is long (Blanes et al. 2009).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIECE = 0.2
 """Of the way, on which an expansion of sixth order is right to ten digits or more."""
 
 _POWERS = 4
-"""Of ``v``: those of cubics, the highest polynomials that anybody integrates."""
+"""Powers of ``v``: those of cubics, the highest polynomials that solvers integrate."""
 
 Rate = Callable[[PhaseKernel], Tensor]
 
@@ -37,10 +37,10 @@ class PhaseStep(NamedTuple):
 
     Attributes:
         decay: ``(*, k, k)``.
-        gains: What ``1``, ``v``, ``v^2`` and ``v^3`` contribute, with ``v`` from 0 to 1 along the
-            step in half the log-SNR: ``(*, k, 4)``.
-        noise_std: Its symmetric root, ``(*, k, k)``.
-        h: By how much half the log-SNR grows, ``(*,)``.
+        gains: Weights of ``1``, ``v``, ``v^2`` and ``v^3``, with ``v`` from 0 to 1 along the step
+            in half the log-SNR: ``(*, k, 4)``.
+        noise_std: The symmetric root of the noise's covariance, ``(*, k, k)``.
+        h: Growth of half the log-SNR, ``(*,)``.
 
     Example:
         >>> import torch
@@ -58,12 +58,12 @@ class PhaseStep(NamedTuple):
 
 
 def phase_step(dynamics: Dynamics, start: Tensor, end: Tensor, eta: float) -> PhaseStep:
-    """Steps from some ``s`` to others, either way, ``(*,)``, in float64.
+    """Steps between ``s``, ``(*,)`` in float64, in either direction.
 
     Args:
         dynamics: Of position and velocity.
-        start: What has been diffused at their starts.
-        end: At their ends.
+        start: ``s`` at their starts.
+        end: ``s`` at their ends.
         eta: Amount of noise.
 
     Example:
@@ -72,7 +72,7 @@ def phase_step(dynamics: Dynamics, start: Tensor, end: Tensor, eta: float) -> Ph
         >>> from scoresde.phase_space.steps import phase_step
         >>> pair, (late, early) = Dynamics.cld(), torch.tensor([2.0, 1.0]).double()
         >>> step = phase_step(pair, late, early, eta=1.0)
-        >>> a, b = pair.kernel(late), pair.kernel(early)  # a point mass: mean to mean
+        >>> a, b = pair.kernel(late), pair.kernel(early)
         >>> torch.allclose(step.decay @ a.mean + step.gains[:, 0], b.mean)
         True
     """
@@ -108,8 +108,8 @@ def magnus(dynamics: Dynamics, start: Tensor, end: Tensor, rate: Rate) -> Tensor
 
     Args:
         dynamics: Of position and velocity.
-        start: What has been diffused at the starts, ``(*,)``, in float64.
-        end: At the ends.
+        start: ``s`` at the starts, ``(*,)``, in float64.
+        end: ``s`` at the ends.
         rate: Of kernels, ``(*, m, m)``.
 
     Example:

@@ -193,7 +193,7 @@ class Count(Number):
 
 @attrs.frozen(kw_only=True)
 class Category(Column):
-    """One of some values: each has an interval of normal numbers, of its frequency's probability.
+    """One of some values: each has an interval of the normal distribution, of its frequency.
 
     Args:
         name: Of the column.
