@@ -16,14 +16,7 @@ thousand time steps embed numbers of that size."""
 
 
 def stretched(noise_level: Tensor) -> Tensor:
-    """Noise levels on the scale of time steps, for networks that expect these.
-
-    Example:
-        >>> import torch
-        >>> from estimators.adapters import stretched
-        >>> stretched(torch.tensor([1.0]))
-        tensor([250.])
-    """
+    """Noise levels on the scale of time steps, for networks that expect these."""
     return _STRETCH * noise_level
 
 

@@ -89,10 +89,6 @@ def expect_condition(condition: Any, wanted: bool, arguments: str) -> None:
         condition: What a network was given.
         wanted: Whether it was made for one.
         arguments: Names of the arguments for conditions.
-
-    Example:
-        >>> from estimators.conditions import expect_condition
-        >>> expect_condition(None, wanted=False, arguments="classes=")
     """
     if wanted != (condition is not None):  # asked at every step of a solver
         expected = "one" if wanted else f"none, as the network was made without {arguments}"

@@ -20,14 +20,6 @@ def conjugate_gradients(
         apply: The matrix, times vectors.
         right: Right-hand sides.
         iterations: At most; ``m`` are enough.
-
-    Example:
-        >>> import torch
-        >>> from estimators.conjugate_gradients import conjugate_gradients
-        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-        >>> x = conjugate_gradients(lambda v: v @ matrix, torch.tensor([4.0, 7.0]), 2)
-        >>> x.round(decimals=3)
-        tensor([1., 2.])
     """
     solution, residual = torch.zeros_like(right), right
     direction, power = right, _dot(right, right)

@@ -268,15 +268,6 @@ def transition(at: SDECoefficients, z: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         at: Coefficients at two times.
         z: States at the first.
-
-    Example:
-        >>> import torch
-        >>> from estimators.kernel_free import transition
-        >>> from scoresde import CoxIngersollRoss
-        >>> z = torch.full((1, 1), 4.0)
-        >>> at = CoxIngersollRoss((1,)).at(torch.tensor([[0.0], [0.01]]), z)
-        >>> transition(at, z)  # 4 + (1 - 4)/100, and 0.5 sqrt(4)/10
-        (tensor([[3.9700]]), tensor([[0.1000]]))
     """
     ((decay,), (gain,), (std,)), field = _coefficients(at), next(at.fields())
     return decay * z + gain * field.forcing(z), std * field.increment(z, torch.ones_like(z))
@@ -292,15 +283,6 @@ def walk(at: SDECoefficients, z: Tensor, noise: Noise) -> Iterator[Tensor]:
         at: Coefficients at the times.
         z: States at the first.
         noise: Where random numbers come from.
-
-    Example:
-        >>> import torch
-        >>> from estimators.kernel_free import walk
-        >>> from scoresde import CoxIngersollRoss, Noise
-        >>> z = torch.ones(2, 1)
-        >>> at = CoxIngersollRoss((1,)).at(torch.tensor([[0.0], [0.1], [0.2]]), z)
-        >>> [y.shape for y in walk(at, z, Noise())]
-        [torch.Size([2, 1]), torch.Size([2, 1])]
     """
     one, pairs = torch.ones_like(z), itertools.pairwise(at.fields())
     for (begin, end), decay, gain, std in zip(pairs, *_coefficients(at), strict=True):

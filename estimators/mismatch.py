@@ -49,15 +49,6 @@ class Mismatch(NamedTuple):
         noise_ratio: Deviation of samples over that of data, due to the noise that is left.
         bias: Error of their mean in deviations, due to ending at ``eps``.
         scale_ratio: Deviation of data over the SDE's scale.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VE, DiagonalSDE, Identity
-        >>> from estimators.mismatch import Mismatch
-        >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((1,)))
-        >>> mean, std = torch.zeros(1), torch.full((1,), 100.0)
-        >>> Mismatch.of(sde, mean, std).prior_ratio  # 1 / sqrt(1 + 2^2)
-        tensor([0.4472], dtype=torch.float64)
     """
 
     prior_ratio: Tensor
@@ -111,18 +102,6 @@ def check_range(sde: DiagonalSDE, mean: Tensor, std: Tensor) -> None:
         sde: How data are diffused.
         mean: Of the data, along the component axis.
         std: Of the data, along the component axis.
-
-    Example:
-        >>> import warnings
-        >>> import torch
-        >>> from scoresde import VE, DiagonalSDE, Identity
-        >>> from estimators.mismatch import check_range
-        >>> sde = DiagonalSDE(VE(sigma_max=50.0), Identity((2,), {"a": 1, "b": 1}))
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     check_range(sde, torch.zeros(2), torch.tensor([1.0, 100.0]))
-        >>> str(caught[0].message)[:75]
-        "sde: data of 'b' are not lost in noise at the last time, as the prior says:"
     """
     if not bool((mean != 0).any() | (std != 1).any()):
         return
@@ -160,18 +139,6 @@ def check_standard(sde: DiagonalSDE, x: Tensor, z: Tensor, mean: Tensor, std: Te
         z: Their coefficients, or a prefix of them; NaN where they are missing.
         mean: Given one, along the component axis.
         std: Given one, likewise.
-
-    Example:
-        >>> import warnings
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from estimators.mismatch import check_standard
-        >>> sde, x = DiagonalSDE(VP(), Identity((2,))), 255 * torch.rand(9, 2)
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     check_standard(sde, x, x, torch.zeros(()), torch.ones(()))
-        >>> str(caught[0].message)[:40]
-        "x: events of 'all[0]', 'all[1]' are typi"
     """
     if not len(z):
         return

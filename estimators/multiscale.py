@@ -220,13 +220,7 @@ def _seen(bases: Sequence[Basis | None] | str | None, sde: DiagonalSDE) -> Any:
 
 
 def one_for_each(name: str, values: Any, count: int) -> list[Any]:
-    """A list with one value for every stage, from one for all or from several.
-
-    Example:
-        >>> from estimators.multiscale import one_for_each
-        >>> one_for_each("shares", 1.0, 2), one_for_each("shares", [1.0, 0.5], 2)
-        ([1.0, 1.0], [1.0, 0.5])
-    """
+    """A list with one value for every stage, from one for all or from several."""
     if not isinstance(values, (Sequence, nn.ModuleList)):
         return [values] * count
     expect(len(values) == count, name, f"{count}", len(values))
@@ -249,17 +243,6 @@ def make_networks(
 
     Raises:
         TypeError: If there is a budget for a network that is made already.
-
-    Example:
-        >>> import torch
-        >>> from estimators import ResidualMLP
-        >>> from estimators.multiscale import make_networks
-        >>> def maker(shape, width=8): return ResidualMLP(shape, width, 1)
-        >>> shapes = [torch.Size([2])] * 2
-        >>> [n.input_layer.out_features for n in make_networks([maker, maker], shapes)]
-        [8, 8]
-        >>> [n.input_layer.out_features for n in make_networks([maker, maker], shapes, 20_000)]
-        [40, 40]
     """
     said = [n for n, v in {"budget": budget, "operations": operations}.items() if v is not None]
     if not said:

@@ -34,16 +34,7 @@ kink; to rounding of smooth ones that are wider."""
 
 
 class Evidence(NamedTuple):
-    """``l(c, v)`` and its first two derivatives in ``c``.
-
-    Example:
-        >>> import torch
-        >>> from estimators.observation_noise import Evidence, GaussianNoise
-        >>> y, one = torch.tensor([2.0]), torch.ones(1)
-        >>> evidence: Evidence = GaussianNoise(1.0).evidence(y, 0, torch.zeros(1, 1), one)
-        >>> evidence.slope, evidence.curvature
-        (tensor([1.]), tensor([-0.5000]))
-    """
+    """``l(c, v)`` and its first two derivatives in ``c``."""
 
     value: Tensor
     slope: Tensor
@@ -89,12 +80,6 @@ class GaussianNoise(ObservationNoise):
 
     Args:
         std: ``s``, one for all or one for each of the ``m`` numbers.
-
-    Example:
-        >>> import torch
-        >>> from estimators.observation_noise import GaussianNoise
-        >>> GaussianNoise(0.5).moments(torch.ones(1))
-        (tensor([1.]), tensor([0.2500]))
     """
 
     std: Tensor
@@ -207,12 +192,6 @@ def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
     Raises:
         TypeError: If it is neither.
         ValueError: If a number is not positive, or numbers do not broadcast to the shape.
-
-    Example:
-        >>> import torch
-        >>> from estimators.observation_noise import noise_of
-        >>> noise_of(0.1, torch.Size([3])).std
-        tensor(0.1000, dtype=torch.float64)
     """
     if callable(noise) and not isinstance(noise, Tensor):
         return ElementwiseNoise(noise, shape)
@@ -235,13 +214,6 @@ def noise_model(model: Any) -> tuple[Any, float]:
 
     Raises:
         TypeError: If it is unknown: give ``noise`` itself.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> from estimators.observation_noise import noise_model
-        >>> GaussianNoise = type("GaussianNoise", (SimpleNamespace,), {})
-        >>> noise_model(GaussianNoise(sigma=0.1))
-        (0.1, 1.0)
     """
     name = type(model).__name__
     if name == "GaussianNoise":

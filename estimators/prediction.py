@@ -34,15 +34,6 @@ def predictor(
 
     Raises:
         TypeError: If the network takes no condition, and there is one.
-
-    Example:
-        >>> import torch
-        >>> from estimators.prediction import predictor
-        >>> from scoresde import Identity
-        >>> like = torch.zeros(1, 1)
-        >>> predict = predictor(lambda x, level: x + level, Identity((1,)), like, like.dtype)
-        >>> predict(torch.ones(1, 1), torch.ones(1))
-        tensor([[2.]])
     """
     expect_near("condition", condition, network)
     state_dtype, flat = like.dtype, like.ndim == 2
@@ -88,14 +79,6 @@ def c_noise(
 
     Returns:
         ``(k, rows)``, or ``(k, rows, m)`` of every component.
-
-    Example:
-        >>> import torch
-        >>> from estimators.prediction import c_noise
-        >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> at = DiagonalSDE(EDM(), Identity((2,))).at(torch.tensor([[2.0]]), torch.zeros(3, 2))
-        >>> c_noise(at, False, None, torch.float32).round(decimals=2)  # log(2)/4
-        tensor([[0.1700, 0.1700, 0.1700]])
     """
     if apart:
         level, shape = at.layout.expand(at.noise_levels), at.like.shape
@@ -120,15 +103,7 @@ def corrected(
     c_noise: Tensor,
     z: Tensor,
 ) -> Tensor:
-    """``first(z) + out predict(scaled(z), c_noise)``: a denoised mean corrected by the network.
-
-    Example:
-        >>> import torch
-        >>> from estimators.prediction import corrected
-        >>> half, one = torch.tensor(0.5), torch.ones(1)
-        >>> corrected(lambda x, level: x, half.mul, one.mul, half, one, z=2 * one)
-        tensor([2.])
-    """
+    """``first(z) + out predict(scaled(z), c_noise)``: a denoised mean corrected by the network."""
     return torch.addcmul(first(z), out, predict(scaled(z), c_noise))
 
 
@@ -142,29 +117,14 @@ def centred(
     c_noise: Tensor,
     z: Tensor,
 ) -> Tensor:
-    """`corrected` for a state around its mean.
-
-    Example:
-        >>> import torch
-        >>> from estimators.prediction import centred
-        >>> one = torch.ones(1)
-        >>> centred(lambda x, level: x, one, one, one / 2, one, one, c_noise=one, z=3 * one)
-        tensor([4.])
-    """
+    """`corrected` for a state around its mean."""
     deviation = torch.addcmul(z, alpha, mean, value=-1)
     first = torch.addcmul(mean, skip, deviation)
     return torch.addcmul(first, out, predict(scale * deviation, c_noise))
 
 
 def affine(offset: Sequence[Tensor] | None, slope: Sequence[Tensor]) -> Iterator[Denoiser]:
-    """``offset + slope z`` at each of several times.
-
-    Example:
-        >>> import torch
-        >>> from estimators.prediction import affine
-        >>> [line(torch.ones(1)) for line in affine([torch.zeros(1)], [torch.tensor([2.0])])]
-        [tensor([2.])]
-    """
+    """``offset + slope z`` at each of several times."""
     if offset is None:
         return map(partial(partial, torch.mul), slope)
     return map(partial(partial, torch.addcmul), offset, slope)
@@ -178,14 +138,7 @@ def _one_batch_axis(condition: Tensor, batch: torch.Size) -> Tensor:
 
 
 def seen_basis(given: Basis | None, own: Basis, dim: int) -> Basis:
-    """The basis whose events a network sees, of which a stage has the first components.
-
-    Example:
-        >>> from estimators.prediction import seen_basis
-        >>> from scoresde import Haar
-        >>> seen_basis(None, Haar((1, 4, 4), levels=1), 4)
-        Identity(event_shape=(4,), blocks={'all': 4})
-    """
+    """The basis whose events a network sees, of which a stage has the first components."""
     whole = own if dim == own.dim else Identity((dim,))
     basis = whole if given is None else given
     instance("network_basis", basis, Basis)
@@ -194,13 +147,7 @@ def seen_basis(given: Basis | None, own: Basis, dim: int) -> Basis:
 
 
 def expect_arguments(network: nn.Module) -> None:
-    """Raises ``TypeError`` if a network takes neither events and level, nor a condition besides.
-
-    Example:
-        >>> import torch
-        >>> from estimators.prediction import expect_arguments
-        >>> expect_arguments(torch.nn.Bilinear(1, 1, 1))  # of two arguments
-    """
+    """Raises ``TypeError`` if a network takes neither events and level, nor a condition besides."""
     if not (_takes(network, 2) or _takes(network, 3)):
         expected = "network: expected one that is called as network(x, noise_level)"
         raise TypeError(f"{expected}, got {_call(network)}")

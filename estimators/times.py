@@ -146,11 +146,6 @@ def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> Tra
     Raises:
         TypeError: If it is none of them.
         ValueError: If the name is unknown, or times are apart on a stage.
-
-    Example:
-        >>> from estimators.times import training_times
-        >>> training_times("blocks").over, training_times("karras").apart
-        ('blocks', False)
     """
     known: dict[str, Any] = {**grids.GRIDS, **_APART}
     chosen: Any = times if isinstance(times, TrainingTimes) else look_up("times", times, known)
@@ -161,14 +156,7 @@ def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> Tra
 
 
 def first_noise_level(sde: DiagonalSDE) -> Tensor:
-    """The level of noise of every component at the first time, ``(1, 1 | blocks | n)``.
-
-    Example:
-        >>> from estimators.times import first_noise_level
-        >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> first_noise_level(DiagonalSDE(EDM(sigma_min=1.0), Identity((2,)))).abs()  # log(1)
-        tensor([[0.]], dtype=torch.float64)
-    """
+    """The level of noise of every component at the first time, ``(1, 1 | blocks | n)``."""
     with torch.no_grad():
         return sde.at(sde.scale.new_full((1, 1), sde.eps)).noise_levels
 
@@ -182,14 +170,6 @@ class TrainingDraws(NamedTuple):
         density: Of the times, per unit of time, as they.
         xi: Standard normal numbers, as ``z``.
         missing: Which values are missing, as ``z``; None if none are.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> model.draw(torch.zeros(5, 2), Noise()).times.shape
-        torch.Size([5, 1])
     """
 
     z: Tensor

@@ -188,13 +188,7 @@ def _condition_shape(kinds: Mapping[str, int], space: Sequence[int]) -> tuple[in
 
 
 def group_count(channels: Sequence[int]) -> int:
-    """Number of normalisation groups that divides all numbers of channels.
-
-    Example:
-        >>> from estimators.unet import group_count
-        >>> group_count([64, 128]), group_count([8, 12]), group_count([3, 5])
-        (16, 2, 1)
-    """
+    """Number of normalisation groups that divides all numbers of channels."""
     common, fewest = math.gcd(*channels), min(channels)
     fits = [g for g in range(1, _GROUPS + 1) if common % g == 0 and fewest >= _TOGETHER * g]
     return max(fits, default=1)

@@ -186,12 +186,6 @@ def folded(value: Tensor) -> Tensor:
 
     `torch.sum` adds in an order that depends on how many sums there are: a sample would depend on
     its batch.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.blocks import folded
-        >>> folded(torch.tensor([[1.0, 2.0, 3.0]]))
-        tensor([6.])
     """
     while (size := value.shape[-1]) > 1:
         half = (size + 1) // 2

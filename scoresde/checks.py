@@ -23,38 +23,20 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def expect(condition: bool, name: str, expected: str, got: object) -> None:
-    """Raises ``ValueError`` naming the argument unless ``condition`` holds.
-
-    Example:
-        >>> from scoresde.checks import expect
-        >>> expect(0 > 1, "steps", "at least 1", 0)
-        Traceback (most recent call last):
-            ...
-        ValueError: steps: expected at least 1, got 0
-    """
+    """Raises ``ValueError`` naming the argument unless ``condition`` holds."""
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {got}")
 
 
 def instance(name: str, value: object, kind: type) -> None:
-    """Raises ``TypeError`` unless ``value`` is of a kind, for instance a `Schedule`.
-
-    Example:
-        >>> from scoresde.checks import instance
-        >>> instance("name", "a", str)
-    """
+    """Raises ``TypeError`` unless ``value`` is of a kind, for instance a `Schedule`."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         raise TypeError(f"{name}: expected {article} {kind.__name__}, got {reprlib.repr(value)}")
 
 
 def whole(name: str, value: object, least: int, most: int = 2**31) -> None:
-    """Raises ``ValueError`` unless ``value`` is a whole number from the least to the most.
-
-    Example:
-        >>> from scoresde.checks import whole
-        >>> whole("steps", 500, least=1)
-    """
+    """Raises ``ValueError`` unless ``value`` is a whole number from the least to the most."""
     good = isinstance(value, Integral) and not isinstance(value, bool)
     above = good and int(value) > most  # type: ignore[call-overload]
     limit = f"at most {most}" if above else f"at least {least}"
@@ -63,12 +45,7 @@ def whole(name: str, value: object, least: int, most: int = 2**31) -> None:
 
 
 def real(name: str, value: object, least: float = -math.inf, most: float = math.inf) -> None:
-    """Raises ``ValueError`` unless ``value`` is a finite number from the least to the most.
-
-    Example:
-        >>> from scoresde.checks import real
-        >>> real("eta", 0.5, least=0, most=1e3)
-    """
+    """Raises ``ValueError`` unless ``value`` is a finite number from the least to the most."""
     largest = sys.float_info.max  # whole numbers beyond it are no floats
     good = isinstance(value, Real) and not isinstance(value, bool)
     good = good and max(least, -largest) <= value <= min(most, largest)  # type: ignore[operator]
@@ -78,28 +55,13 @@ def real(name: str, value: object, least: float = -math.inf, most: float = math.
 
 
 def choice(name: str, value: object, *known: object) -> None:
-    """Raises ``ValueError`` unless ``value`` is among the known ones.
-
-    Example:
-        >>> from scoresde.checks import choice
-        >>> choice("mode", "L", "L", "RGB")
-    """
+    """Raises ``ValueError`` unless ``value`` is among the known ones."""
     good = any(type(value) is type(option) and value == option for option in known)
     expect(good, name, f"one of {', '.join(map(repr, known))}", reprlib.repr(value))
 
 
 def validator(check: Callable[..., None], *bounds: object) -> Callable[..., None]:
-    """A check as a validator of an attrs field.
-
-    Example:
-        >>> import attrs
-        >>> from scoresde.checks import validator, whole
-        >>> @attrs.frozen
-        ... class Settings:
-        ...     steps: int = attrs.field(validator=validator(whole, 1))
-        >>> Settings(5).steps
-        5
-    """
+    """A check as a validator of an attrs field."""
 
     def validate(_: object, attribute: Any, value: object) -> None:
         check(attribute.name, value, *bounds)
@@ -108,13 +70,7 @@ def validator(check: Callable[..., None], *bounds: object) -> Callable[..., None
 
 
 def numbers(name: str, value: Any) -> Tensor:
-    """A tensor as it is, or numbers as a float64 one; raises ``TypeError`` for what is neither.
-
-    Example:
-        >>> from scoresde.checks import numbers
-        >>> numbers("speeds", [1, 2])
-        tensor([1., 2.], dtype=torch.float64)
-    """
+    """A tensor as it is, or numbers as a float64 one; raises ``TypeError`` for what is neither."""
     try:
         tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -126,13 +82,7 @@ def numbers(name: str, value: Any) -> Tensor:
 
 
 def sizes(name: str, value: Iterable[int]) -> torch.Size:
-    """A shape; raises ``TypeError`` if it is none, ``ValueError`` if a size is negative.
-
-    Example:
-        >>> from scoresde.checks import sizes
-        >>> sizes("event_shape", [3, 8, 8])
-        torch.Size([3, 8, 8])
-    """
+    """A shape; raises ``TypeError`` if it is none, ``ValueError`` if a size is negative."""
     try:
         shape = torch.Size(value)
     except (OverflowError, RuntimeError, TypeError) as error:
@@ -143,13 +93,7 @@ def sizes(name: str, value: Iterable[int]) -> torch.Size:
 
 
 def floating(name: str, value: Tensor) -> None:
-    """Raises ``TypeError`` unless ``value`` is a dense tensor of real floating-point numbers.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.checks import floating
-        >>> floating("x", torch.tensor([1.0, 2.0]))
-    """
+    """Raises ``TypeError`` unless ``value`` is a dense tensor of real floating-point numbers."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
@@ -161,14 +105,7 @@ def floating(name: str, value: Tensor) -> None:
 
 
 def readable(value: Tensor) -> bool:
-    """Whether a tensor can be read without synchronisation with a device, or a break of a graph.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.checks import readable
-        >>> readable(torch.zeros(1)), readable(torch.zeros(1, device="meta"))
-        (True, False)
-    """
+    """Whether a tensor can be read without synchronisation with a device, or a break of a graph."""
     mapped = torch._C._functorch.is_batchedtensor(value)
     return value.device.type == "cpu" and not mapped and not torch.compiler.is_compiling()
 
@@ -180,11 +117,6 @@ def finite(name: str, value: Tensor, origin: str = "") -> None:
         name: What is checked.
         value: Of any shape.
         origin: Where it is from, if the name does not say so.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.checks import finite
-        >>> finite("x", torch.tensor([1.0, 2.0]))
     """
     if not all_finite(value):
         places = (~torch.isfinite(value)).nonzero()
@@ -193,14 +125,7 @@ def finite(name: str, value: Tensor, origin: str = "") -> None:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether no entry is NaN or infinite; synchronises with the device.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.checks import all_finite
-        >>> all_finite(torch.ones(2)), all_finite(torch.tensor([1.0, torch.nan]))
-        (True, False)
-    """
+    """Whether no entry is NaN or infinite; synchronises with the device."""
     if not value.is_floating_point():
         return bool(torch.isfinite(value).all())
     # at a tenth of the cost, which counts for data sets, and for few numbers: 0, or NaN
@@ -208,12 +133,7 @@ def all_finite(value: Tensor) -> bool:
 
 
 def positive(name: str, value: Tensor | float) -> None:
-    """Raises ``ValueError`` unless every entry is finite and above zero.
-
-    Example:
-        >>> from scoresde.checks import positive
-        >>> positive("lr", 0.1)
-    """
+    """Raises ``ValueError`` unless every entry is finite and above zero."""
     with torch.device("cpu"):  # numbers need no other
         tensor = numbers(name, value)
     good = bool((torch.isfinite(tensor) & (tensor > 0)).all())
@@ -221,13 +141,7 @@ def positive(name: str, value: Tensor | float) -> None:
 
 
 def trailing_shape(name: str, value: Tensor, shape: torch.Size) -> None:
-    """Raises ``ValueError`` unless the last dimensions of ``value`` are ``shape``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.checks import trailing_shape
-        >>> trailing_shape("x", torch.zeros(5, 2), torch.Size([2]))
-    """
+    """Raises ``ValueError`` unless the last dimensions of ``value`` are ``shape``."""
     tail = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else None
     expect(tail == shape, name, f"shape (*batch, {', '.join(map(str, shape))})", tuple(value.shape))
 
@@ -238,11 +152,6 @@ def look_up(argument: str, value: str | _F, known: Mapping[str, _F]) -> _F:
     Raises:
         TypeError: If it is neither.
         ValueError: If the name is unknown.
-
-    Example:
-        >>> from scoresde.checks import look_up
-        >>> look_up("grid", "len", {"len": len})([1, 2])
-        2
     """
     if not isinstance(value, str):
         if not callable(value) or isinstance(value, type):  # a class makes objects, no values

@@ -254,34 +254,12 @@ class Equation(Selectable, ABC):
 
 
 def expect_ode(equation: Equation, solver: str) -> None:
-    """Raises ``ValueError`` if an equation has noise.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
-        >>> from scoresde.equation import expect_ode
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> expect_ode(ProbabilityFlow(model), "this solver")
-    """
+    """Raises ``ValueError`` if an equation has noise."""
     expect(not equation.stochastic, "eta", f"0: {solver} takes ODEs", "an SDE with noise")
 
 
 class AugmentedEquation(Equation):
-    """An equation whose state has integrals beside it, for `scoresde.Solver.transport`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, Noise, ProbabilityFlow
-        >>> from scoresde.equation import AugmentedEquation
-        >>> from scoresde.likelihood import DensityFlow
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> probes = ExactTrace().draw(torch.zeros(1, 1), Noise())
-        >>> flow: AugmentedEquation = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
-        >>> flow.split(flow.start(torch.ones(1, 1)))
-        (tensor([[1.]]), tensor([[0.]]))
-    """
+    """An equation whose state has integrals beside it, for `scoresde.Solver.transport`."""
 
     @abstractmethod
     def start(self, z: Tensor) -> Tensor:

@@ -319,14 +319,6 @@ def kernels(at: SDECoefficients, *, precise: bool = False) -> list[Kernel]:
     Args:
         at: Coefficients at the times.
         precise: Whether in the times' dtype, not in that of states.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import EDM, DiagonalSDE, Identity
-        >>> from scoresde.estimator import kernels
-        >>> sde = DiagonalSDE(EDM(), Identity((2,)))
-        >>> kernels(sde.at(torch.tensor([[1.0], [3.0]]), torch.zeros(5, 2)))[1].sigma
-        tensor([3.])
     """
     if not precise:
         return [*map(Kernel, *at.each(*at.kernel))]
@@ -362,15 +354,6 @@ class DirectScoreEstimator(ScoreEstimator):
 
 
 def expect_estimator(value: object) -> None:
-    """Raises ``TypeError`` unless a value is a `ScoreEstimator`, wrapped or not.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.estimator import expect_estimator
-        >>> sde = DiagonalSDE(VP(), Identity((1,)))
-        >>> expect_estimator(Gaussian(sde, torch.zeros(1), torch.eye(1)))
-    """
+    """Raises ``TypeError`` unless a value is a `ScoreEstimator`, wrapped or not."""
     module = unwrapped(value) if isinstance(value, nn.Module) else value
     instance("estimator", module, ScoreEstimator)

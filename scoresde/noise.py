@@ -156,14 +156,6 @@ class NoiseShard(Noise):
         generator: Of the whole batch.
         index: Which part.
         count: Of how many.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.noise import Noise, NoiseShard
-        >>> def whole(): return Noise(torch.Generator().manual_seed(0))
-        >>> part = NoiseShard(whole(), 1, 2)(torch.empty(3, 2))
-        >>> torch.equal(part, whole()(torch.empty(6, 2))[1::2])
-        True
     """
 
     def __init__(self, generator: Generators, index: int, count: int) -> None:

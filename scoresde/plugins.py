@@ -34,23 +34,11 @@ BUILT_IN = "scoresde"
 
 
 class UnknownPlugin(LookupError):
-    """No installed distribution offers this name.
-
-    Example:
-        >>> from scoresde.plugins import UnknownPlugin
-        >>> issubclass(UnknownPlugin, LookupError)
-        True
-    """
+    """No installed distribution offers this name."""
 
 
 class PluginError(ImportError):
-    """An installed plugin cannot be imported.
-
-    Example:
-        >>> from scoresde.plugins import PluginError
-        >>> issubclass(PluginError, ImportError)
-        True
-    """
+    """An installed plugin cannot be imported."""
 
 
 @frozen
@@ -185,12 +173,7 @@ def available(group: str) -> dict[str, Plugin]:
 
 
 def refresh() -> None:
-    """Reads the environment again at the next listing, for plugins installed since.
-
-    Example:
-        >>> from scoresde.plugins import refresh
-        >>> refresh()
-    """
+    """Reads the environment again at the next listing, for plugins installed since."""
     importlib.invalidate_caches()
     _listing.cache_clear()
 
@@ -236,11 +219,6 @@ def by_path(kind: str, path: str, *, imports: bool) -> object:
     Raises:
         UnknownPlugin: If they are not.
         PluginError: If the import fails.
-
-    Example:
-        >>> from scoresde.plugins import by_path
-        >>> by_path("solvers", "solvers:DDIM", imports=True).__name__
-        'DDIM'
     """
     if not imports:
         raise UnknownPlugin(

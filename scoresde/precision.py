@@ -25,16 +25,7 @@ R = TypeVar("R")
 
 
 def shallow_copy(module: M, **values: object) -> M:
-    """A view of a module with other attributes, buffers or children.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import shallow_copy
-        >>> layer = torch.nn.Linear(1, 1)
-        >>> view = shallow_copy(layer, bias=torch.nn.Parameter(torch.zeros(1)))
-        >>> view.weight is layer.weight, view.bias is layer.bias
-        (True, False)
-    """
+    """A view of a module with other attributes, buffers or children."""
     view = copy.copy(module)
     for registry in ("_parameters", "_buffers", "_modules"):
         view.__dict__[registry] = dict(view.__dict__[registry])
@@ -44,38 +35,17 @@ def shallow_copy(module: M, **values: object) -> M:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """The widest floating-point type of a device: float64, but float32 on MPS.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import precision
-        >>> precision(torch.device("cpu"))
-        torch.float64
-    """
+    """The widest floating-point type of a device: float64, but float32 on MPS."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def cast_like(value: Tensor, like: Tensor) -> Tensor:
-    """Numbers in the dtype and on the device of others, moved without synchronisation.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import cast_like
-        >>> cast_like(torch.zeros(2, dtype=torch.float64), torch.empty(1, device="meta"))
-        tensor(..., device='meta', size=(2,))
-    """
+    """Numbers in the dtype and on the device of others, moved without synchronisation."""
     return to_device(value.to(like.dtype), like.device)
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """Numbers on a device, moved without synchronisation, in float32 if it has no float64.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import to_device
-        >>> to_device(torch.tensor(0.1), torch.device("cpu"))
-        tensor(0.1000)
-    """
+    """Numbers on a device, moved without synchronisation, in float32 if it has no float64."""
     if value.device == device:
         return value
     if value.dtype == torch.float64:
@@ -85,16 +55,7 @@ def to_device(value: Tensor, device: torch.device) -> Tensor:
 
 
 def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
-    """A formula that `torch.autocast`, which is for networks, does not affect.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import full_precision
-        >>> product = full_precision(torch.matmul)
-        >>> with torch.autocast("cpu", torch.bfloat16):
-        ...     product(torch.ones(1, 2), torch.ones(2, 1)).dtype
-        torch.float32
-    """
+    """A formula that `torch.autocast`, which is for networks, does not affect."""
 
     @functools.wraps(formula)
     def whole(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -109,27 +70,13 @@ def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
 
 
 def network_dtype(network: object) -> torch.dtype | None:
-    """The dtype of a network's weights, None where it has none.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import network_dtype
-        >>> network_dtype(torch.nn.Linear(1, 1).double()), network_dtype(torch.sin)
-        (torch.float64, None)
-    """
+    """The dtype of a network's weights, None where it has none."""
     weights = network.parameters() if isinstance(network, nn.Module) else iter(())
     return next((w.dtype for w in weights if w.is_floating_point()), None)
 
 
 def device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:
-    """The device of a module's constants, or of its weights; ``default``, or torch's, if none.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import device_of
-        >>> device_of(torch.nn.Linear(1, 1).to("meta")), device_of(torch.nn.ReLU())
-        (device(type='meta'), device(type='cpu'))
-    """
+    """The device of a module's constants, or of its weights; ``default``, or torch's, if none."""
     numbers = itertools.chain(module.buffers(), module.parameters())
     device = next((value.device for value in numbers), default)
     return torch.get_default_device() if device is None else device
@@ -142,11 +89,6 @@ def expect_near(name: str, value: object, module: object) -> None:
         name: Of the value, for the message.
         value: Anything; only tensors are checked.
         module: Its device is that of its first constant, or else weight.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import expect_near
-        >>> expect_near("x", torch.zeros(2), torch.nn.Linear(1, 1))
     """
     if not isinstance(value, Tensor) or not isinstance(module, nn.Module):
         return
@@ -158,14 +100,6 @@ class KeepsFloat64(nn.Module):
     """A module whose floating-point buffers stay in float64 when it is cast.
 
     They are moved between devices, and are float32 on one without float64 (MPS).
-
-    Example:
-        >>> import torch
-        >>> from scoresde.precision import KeepsFloat64
-        >>> module = KeepsFloat64()
-        >>> module.register_buffer("rate", torch.tensor(0.1, dtype=torch.float64))
-        >>> module.to(torch.bfloat16).rate
-        tensor(0.1000, dtype=torch.float64)
     """
 
     _cast_values: dict[tuple[str, torch.dtype, torch.device], Copy]

@@ -25,13 +25,6 @@ def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
             dictionaries of such; anything else is for all samples.
         rows: Places in the flattened batch, ``(k,)``.
         batch: Shape of the batch.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.selection import samples
-        >>> labels = torch.tensor([[0, 1], [2, 3]])
-        >>> samples({"label": labels, "scale": 2.0}, torch.tensor([3, 0]), (2, 2))
-        {'label': tensor([3, 0]), 'scale': 2.0}
     """
     count = math.prod(batch)
 
@@ -44,13 +37,7 @@ def samples(condition: Any, rows: Tensor, batch: Sequence[int]) -> Any:
 
 
 def broadcast(name: str, *shapes: Sequence[int]) -> torch.Size:
-    """The broadcast shape of several batches; raises ``ValueError`` if they do not fit.
-
-    Example:
-        >>> from scoresde.selection import broadcast
-        >>> broadcast("x", (5, 1), (3,))
-        torch.Size([5, 3])
-    """
+    """The broadcast shape of several batches; raises ``ValueError`` if they do not fit."""
     batches = [shape for shape in shapes if len(shape)]
     if len(batches) < 2:
         return torch.Size(batches[0] if batches else ())
@@ -66,12 +53,6 @@ def per_sample(name: str, values: Tensor, batch: Sequence[int]) -> Tensor:
 
     Raises:
         ValueError: If ``own`` does not broadcast to the batch.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.selection import per_sample
-        >>> per_sample("y", torch.zeros(3), (2,)).shape
-        torch.Size([2, 3])
     """
     batch_shape = values.shape[:-1]
     wanted = f"a batch whose last axes are {tuple(batch_shape)}"
@@ -129,14 +110,6 @@ def select(module: M, rows: Tensor, batch: Sequence[int]) -> M:
         module: Returned itself, if none of its parts has values for single samples.
         rows: Places in the flattened batch, ``(k,)``; a sample may come twice.
         batch: Shape of the batch.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.conditioning import Observation
-        >>> from scoresde.selection import select
-        >>> known = Observation(torch.tensor([True]), torch.tensor([[1.0], [2.0], [3.0]]))
-        >>> select(torch.nn.ModuleList([known]), torch.tensor([2, 2]), (3,))[0].values.tolist()
-        [[3.0], [3.0]]
     """
     inner: dict[str, nn.Module] = {}
     for name, part in module._modules.items():

@@ -24,16 +24,6 @@ class Tableau(NamedTuple):
 
     The step goes ``y -> y1 -> y2 -> end``; with ``rough`` it would be of second order, using the
     first node alone. (The second alone is of third order where all components are alike.)
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
-        >>> from solvers.rungekutta import tableau
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> times = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).double()
-        >>> tableau(ProbabilityFlow(model).at(times, torch.zeros(1, 1)))._fields
-        ('first', 'second', 'whole', 'slope', 'fine', 'rough')
     """
 
     first: Propagator
@@ -52,16 +42,6 @@ def tableau(at: Coefficients) -> Tableau:
 
     Args:
         at: The equation at start, first node, second node and end.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
-        >>> from solvers.rungekutta import tableau
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> times = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).double()
-        >>> tableau(ProbabilityFlow(model).at(times, torch.zeros(1, 1))).whole.noise_std is None
-        True
     """
     ahead = at[:1].propagator(at[1:])
     steps = [Propagator(*(None if v is None else at.cast(v[i]) for v in ahead)) for i in range(3)]  # type: ignore[arg-type]
@@ -92,19 +72,6 @@ def step(
         f0: The forcing there.
         forcings: The forcing at both nodes.
         weights: Its coefficients.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, ProbabilityFlow
-        >>> from solvers.rungekutta import step, tableau
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> z, times = torch.ones(1, 1), torch.tensor([[0.3], [0.31], [0.32], [0.33]]).double()
-        >>> at = ProbabilityFlow(model).at(times, z)
-        >>> first, *forcings = (field.forcing for field in at[:3].fields())
-        >>> end, error = step(z, first(z), forcings, tableau(at))
-        >>> end.round(decimals=3)  # standard normal data stay as they are
-        tensor([[1.]])
     """
     y1 = torch.addcmul(weights.first.decay * y, weights.first.gain, f0)
     d1 = forcings[0](y1) - f0

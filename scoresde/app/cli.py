@@ -31,16 +31,7 @@ if TYPE_CHECKING:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM as an interruption, which is handled as Ctrl-C is.
-
-    Example:
-        >>> from scoresde.app.cli import Terminated
-        >>> try:
-        ...     raise Terminated
-        ... except KeyboardInterrupt:
-        ...     print("saved")
-        saved
-    """
+    """SIGTERM as an interruption, which is handled as Ctrl-C is."""
 
 
 class _Group(click.Group):

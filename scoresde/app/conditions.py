@@ -22,15 +22,6 @@ def aligned(data: Dataset, facts: Mapping[str, Any]) -> Dataset:
 
     Raises:
         ValueError: If there is a class that it does not know.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.app.conditions import aligned
-        >>> from scoresde.data import Dataset
-        >>> labels = torch.tensor([0, 0])
-        >>> dogs = Dataset("mine", torch.zeros(2, 3), condition=labels, classes=("dog",))
-        >>> aligned(dogs, {"classes": ["cat", "dog"]}).condition
-        tensor([1, 1])
     """
     classes, conditions = facts.get("classes"), data.condition
     if not classes or data.classes is None or not isinstance(conditions, Tensor):
@@ -57,13 +48,6 @@ def classes_of(
 
     Raises:
         ValueError: If the model knows no labels, or not this one, or there are too few samples.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.app.conditions import classes_of
-        >>> facts = {"classes": ["cat", "dog"], "class_counts": [90, 10]}
-        >>> classes_of(facts, ["dog", "0"], 3, torch.Generator())
-        tensor([1, 1, 0])
     """
     classes = facts.get("classes")
     expect(bool(classes), "--label", "a model of data with labels", "one without")
@@ -95,16 +79,6 @@ def conditions_from_file(
 
     Raises:
         ValueError: If the model has no such conditions, or there are too few samples.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.app.conditions import conditions_from_file
-        >>> path = Path(tempfile.mkdtemp(), "ages.csv")
-        >>> _ = path.write_text("name,age\nAda,36.5\nEmmy,53.5\n")
-        >>> settings = {"data": {"source": "people.csv", "condition": ["age"]}}
-        >>> conditions_from_file(settings, {"condition_shape": [1]}, path, 3).flatten().tolist()
-        [36.5, 36.5, 53.5]
     """
     shape = facts.get("condition_shape")
     expect(bool(shape), "--condition", "a model of data with such conditions", "one without")
@@ -131,12 +105,6 @@ class SampleConditions:
         message: What to tell the user, if anything.
         classes: Of each sample by name, where there are several.
         extra_columns: Columns of a table beside those of the events, by name.
-
-    Example:
-        >>> from scoresde.app.conditions import SampleConditions
-        >>> settings, facts = {"data": {"source": "x.npz"}}, {"classes": ["cat", "dog"]}
-        >>> SampleConditions.of(settings, facts, ["dog"], None, count=2, seed=0).message
-        'labels: dog (2)'
     """
 
     condition: Tensor | None = None
@@ -201,11 +169,6 @@ def with_options(
 
     Raises:
         ValueError: If it does not take them.
-
-    Example:
-        >>> from scoresde.app.conditions import with_options
-        >>> with_options({"estimator": "denoising"}, {"guidance": None})
-        {'estimator': 'denoising'}
     """
     given_options = {name: value for name, value in (options or {}).items() if value is not None}
     if not given_options:
@@ -220,12 +183,6 @@ def with_options(
 
 
 def guides(settings: Mapping[str, Any]) -> bool:
-    """Whether a configuration sets a guidance.
-
-    Example:
-        >>> from scoresde.app.conditions import guides
-        >>> guides({"estimator": {"name": "classifier-free", "guidance": 3.0}})
-        True
-    """
+    """Whether a configuration sets a guidance."""
     table = settings["estimator"]
     return isinstance(table, Mapping) and table.get("guidance", 1) != 1

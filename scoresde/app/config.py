@@ -88,13 +88,7 @@ MEASURED = ("event_shape", "parts", "data_mean", "data_std", "data_components")
 
 
 class Lazy:
-    """A value that is computed at its first use.
-
-    Example:
-        >>> from scoresde.app.config import Lazy
-        >>> Lazy(lambda: 6 * 7).value()
-        42
-    """
+    """A value that is computed at its first use."""
 
     def __init__(self, compute: Callable[[], Any]) -> None:
         self.value = functools.cache(compute)
@@ -106,15 +100,6 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         OSError: If there is no such file, or it cannot be read.
         ConfigError: If it is not TOML, no file, or larger than `scoresde.internals.limits` allows.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.app.config import read
-        >>> path = Path(tempfile.mkdtemp(), "x.toml")
-        >>> _ = path.write_text('[solver]\nname = "ddim"')
-        >>> read(path)
-        {'solver': {'name': 'ddim'}}
     """
     try:
         text = limits.read(path, limits.TOML)
@@ -137,11 +122,6 @@ def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: If it is no table.
-
-    Example:
-        >>> from scoresde.app.config import section
-        >>> section({"training": {"steps": 5}}, "training"), section({}, "data")
-        ({'steps': 5}, {})
     """
     entries = settings.get(name, {})
     if not isinstance(entries, Mapping):
@@ -159,12 +139,6 @@ def to_json(value: Any, key: str) -> Any:
 
     Raises:
         ConfigError: For anything else, dates and infinite numbers for instance.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from scoresde.app.config import to_json
-        >>> to_json({"source": Path("x.csv"), "columns": ("a", "b")}, "data")
-        {'source': 'x.csv', 'columns': ['a', 'b']}
     """
     match value:
         case bool() | int() | str() | None:
@@ -281,11 +255,6 @@ def with_defaults(table: Any, key: str, *, imports: bool = False) -> dict[str, A
     Returns:
         Beside what is given, the defaults that a file could say, and the names of measured and
         supplied values.
-
-    Example:
-        >>> from scoresde.app.config import with_defaults
-        >>> with_defaults("vp", "schedule")
-        {'name': 'vp', 'beta_min': 0.1, 'beta_max': 20.0, 'eps': 0.001}
     """
     name, entries = _named(table, key)
     factory = _factory(name, key, imports)
@@ -328,12 +297,6 @@ def arguments_of(
 
     Raises:
         ConfigError, UnknownPlugin, PluginError: As of `build`.
-
-    Example:
-        >>> from scoresde.app.config import arguments_of
-        >>> factory, entries = arguments_of({"name": "ddim", "steps": 5}, "solver")
-        >>> factory.__name__, entries
-        ('DDIM', {'steps': 5})
     """
     name, entries = _named(table, key)
     return _factory(name, key, imports), dict(entries)

@@ -20,13 +20,7 @@ AUTO = "auto"
 
 
 def accelerators() -> list[torch.device]:
-    """The accelerators that torch can use here.
-
-    Example:
-        >>> from scoresde.app.devices import accelerators
-        >>> "cpu" in {device.type for device in accelerators()}
-        False
-    """
+    """The accelerators that torch can use here."""
     counts = {kind: torch.get_device_module(kind).device_count() for kind in _KINDS}
     return [torch.device(kind, i) for kind, count in counts.items() for i in range(count)]
 
@@ -68,13 +62,7 @@ def device(name: str, value: str | torch.device | None) -> torch.device:
 
 
 def chosen_device(value: str) -> torch.device:
-    """The device that ``--device`` names, printed where it was left open.
-
-    Example:
-        >>> from scoresde.app.devices import chosen_device
-        >>> chosen_device("cpu")
-        device(type='cpu')
-    """
+    """The device that ``--device`` names, printed where it was left open."""
     chosen = device("--device", value)
     if value == AUTO and chosen.type != "cpu":
         model = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else ""
@@ -88,13 +76,6 @@ def processes(value: str) -> Processes:
     Raises:
         ImportError: If accelerate is not there.
         ValueError: If that is one device, or none that accelerate gives to processes.
-
-    Example:
-        >>> from scoresde.app.devices import processes
-        >>> processes("cuda:1")
-        Traceback (most recent call last):
-            ...
-        ValueError: --device: expected one that is there (auto, cpu), got cuda:1
     """
     chosen = device("--device", value)
     wanted = "a kind of device, as every process of --distributed has one of its own"

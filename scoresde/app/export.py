@@ -37,13 +37,7 @@ Write = Callable[[Tensor], None]
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Whether events are grey or colour images.
-
-    Example:
-        >>> from scoresde.app.export import is_image
-        >>> is_image((3, 8, 8)), is_image((8,))
-        (True, False)
-    """
+    """Whether events are grey or colour images."""
     return len(shape) == 3 and shape[0] in (1, 3)
 
 

@@ -17,13 +17,7 @@ _INSTEAD = {
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key.
-
-    Example:
-        >>> from scoresde.app.factories import ConfigError
-        >>> str(ConfigError("solver.steps: expected at least 1, got 0"))
-        'solver.steps: expected at least 1, got 0'
-    """
+    """A configuration that cannot be used; the message names the key."""
 
 
 def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
@@ -31,11 +25,6 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], key:
 
     Raises:
         ConfigError: If an argument is unknown or missing, or the factory fails, however it does.
-
-    Example:
-        >>> from scoresde.app.factories import call_factory
-        >>> call_factory(complex, {"real": 1.0}, "number")
-        (1+0j)
     """
     expect_known(factory, arguments, key)
     for name, parameter in parameters(factory, key).items():
@@ -65,11 +54,6 @@ def expect_known(
         arguments: Their names.
         key: Of the section they stand in.
         others: Further names that are allowed.
-
-    Example:
-        >>> from scoresde.app.factories import expect_known
-        >>> from scoresde.training import Training
-        >>> expect_known(Training, ["steps"], "training")
     """
     possible = [*parameters(factory, key), *others]
     kinds = {p.kind for p in inspect.signature(factory).parameters.values()}
@@ -85,11 +69,6 @@ def parameters(factory: Callable[..., Any], key: str) -> dict[str, inspect.Param
 
     Raises:
         ConfigError: If it does not say what they are.
-
-    Example:
-        >>> from scoresde.app.factories import parameters
-        >>> list(parameters(lambda a, b=1: None, "key"))
-        ['a', 'b']
     """
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     try:

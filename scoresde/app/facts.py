@@ -22,12 +22,6 @@ def facts_of(data: Dataset) -> dict[str, Any]:
 
     Beside what a `Dataset` says of its events these are ``classes`` by name and ``class_counts``,
     or ``condition_shape``, ``condition_mean`` and ``condition_std`` of conditions in memory.
-
-    Example:
-        >>> from scoresde.app.facts import facts_of
-        >>> from scoresde.data import load
-        >>> facts_of(load("digits"))["event_shape"]
-        [1, 8, 8]
     """
     facts = {
         "event_shape": list(data.values.shape[1:]),
@@ -50,13 +44,7 @@ def facts_of(data: Dataset) -> dict[str, Any]:
 
 
 def supplied_arguments(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for arguments that are supplied, by the names of `scoresde.app.config.SUPPLIED`.
-
-    Example:
-        >>> from scoresde.app.facts import supplied_arguments
-        >>> supplied_arguments({"event_shape": [3, 8, 8], "classes": ["cat", "dog"]})
-        {'event_shape': (3, 8, 8), 'classes': 2, 'null_condition': 2}
-    """
+    """Values for arguments that are supplied, by the names of `scoresde.app.config.SUPPLIED`."""
     supplied: dict[str, Any] = {"event_shape": tuple(facts["event_shape"]), **_of_conditions(facts)}
     if facts.get("parts") is not None:
         supplied["parts"] = {name: tuple(shape) for name, shape in facts["parts"].items()}
@@ -83,11 +71,6 @@ def pretrained_facts(
 
     Raises:
         ConfigError: If they cannot be found out.
-
-    Example:
-        >>> from scoresde.app.facts import pretrained_facts
-        >>> pretrained_facts({"name": "denoising", "network": "residual-mlp"}) is None
-        True
     """
     factory, entries = config.arguments_of(table, key, imports=imports)
     facts = getattr(factory, "facts", None)

@@ -20,13 +20,7 @@ _INSTALLED, _CHECKOUT = Path(__file__).parent / "examples", Path(__file__).paren
 
 
 def examples() -> dict[str, Path]:
-    """Paths of the files, by name.
-
-    Example:
-        >>> from scoresde.app.init import examples
-        >>> "super-resolution" in examples()
-        True
-    """
+    """Paths of the files, by name."""
     folder = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
     paths = sorted(folder.glob("*.toml"))
     return {path.stem.replace("_", "-"): path for path in paths}
@@ -64,13 +58,7 @@ def example(name: str, source: str | None = None, path: str | Path | None = None
 
 
 def next_steps(text: str) -> list[str]:
-    r"""The commands in the first lines of a file.
-
-    Example:
-        >>> from scoresde.app.init import next_steps
-        >>> next_steps("# scoresde train a.toml --output model\n# scoresde list\n#\n# Words.")
-        ['scoresde train a.toml --output model', 'scoresde list']
-    """
+    r"""The commands in the first lines of a file."""
     return re.findall(r"(?m)^# (scoresde [^\n]*)$", text)
 
 

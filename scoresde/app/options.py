@@ -9,13 +9,7 @@ import click
 
 
 class NamedPath(click.Path):
-    """A path that is not empty, as that of a script's unset variable would be.
-
-    Example:
-        >>> from scoresde.app.options import NamedPath
-        >>> NamedPath().convert("model", None, None)
-        'model'
-    """
+    """A path that is not empty, as that of a script's unset variable would be."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Fails for what is empty, else as `click.Path` does."""

@@ -75,12 +75,6 @@ def data_of(settings: Mapping[str, Any], *, imports: bool = False) -> tuple[Data
 
     Raises:
         ConfigError: If the section is missing or an option is wrong.
-
-    Example:
-        >>> from scoresde.app.parts import data_of
-        >>> train, held_out = data_of({"data": {"source": "digits", "held_out": 0.2}})
-        >>> len(train), len(held_out)
-        (1438, 359)
     """
     options = config.section(settings, "data")
     share, seed = options.get("held_out", 0.1), options.get("seed", 0)
@@ -110,11 +104,6 @@ def data_like(
     Raises:
         FileNotFoundError: If ``source`` is neither a built-in set nor a path.
         ValueError: If the data cannot be read or used.
-
-    Example:
-        >>> from scoresde.app.parts import data_like
-        >>> data_like({"data": {"source": "digits", "held_out": 0.2}}, "digits").values.shape
-        torch.Size([1797, 1, 8, 8])
     """
     known = {name: (facts or {}).get(name) for name in ("bins", "columns")}
     options = {name: value for name, value in known.items() if value is not None}
@@ -131,13 +120,7 @@ def data_like(
 
 
 def given_parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the parts that a configuration's estimator is given; none of most.
-
-    Example:
-        >>> from scoresde.app.parts import given_parts
-        >>> given_parts({"estimator": "cmde"}), given_parts({"estimator": "denoising"})
-        (('y',), ())
-    """
+    """Names of the parts that a configuration's estimator is given; none of most."""
     table = config.with_defaults(settings["estimator"], "estimator", imports=True)
     given = table.get("given", ())
     return (given,) if isinstance(given, str) else tuple(given)

@@ -105,11 +105,6 @@ def planning_of(settings: Mapping[str, Any]) -> Planning | None:
     Raises:
         ConfigError: If a setting is unknown, or an entry that a plan sets is in another section as
             well.
-
-    Example:
-        >>> from scoresde.app.plans import planning_of
-        >>> planning_of({"sde": "diagonal", "solver": "ddim", "plan": {"cost": 3.0}}).cost
-        3.0
     """
     if "plan" not in settings:
         return None
@@ -134,12 +129,6 @@ def with_plan(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str
 
     Raises:
         ConfigError: If nothing has been planned yet.
-
-    Example:
-        >>> from scoresde.app.plans import with_plan
-        >>> facts = {"plan": {"sde": {}, "solver": {"steps": 2, "grid": [1.0, 0.5, 0.01]}}}
-        >>> with_plan({"sde": "diagonal", "solver": "ddim", "plan": {"cost": 2}}, facts)["solver"]
-        {'name': 'ddim', 'steps': 2, 'grid': [1.0, 0.5, 0.01]}
     """
     full = {name: table for name, table in settings.items() if name != "plan"}
     if "plan" not in settings:
@@ -178,15 +167,6 @@ def plan_facts(
 
     Raises:
         ConfigError: If there is no plan like that.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Haar
-        >>> from scoresde.app.plans import Planning, plan_facts
-        >>> settings = {"sde": {"schedule": "log-linear"}, "solver": "ddim"}
-        >>> x, supplied = torch.randn(50, 1, 4, 4), {"basis": Haar((1, 4, 4), levels=1)}
-        >>> sum(plan_facts(settings, Planning(evaluations=3), supplied, [x])["stages"])
-        3
     """
 
     def build(name: str, table: Any) -> Any:
@@ -246,12 +226,6 @@ def replanned_facts(
 
     Raises:
         ConfigError: If there is no plan like that.
-
-    Example:
-        >>> from scoresde.app.plans import replanned_facts
-        >>> def steps(model, planning, data, held_out):  # of a `scoresde.app.model.Model`
-        ...     first = model.settings, planning, model.facts["plan"], model.estimator
-        ...     return replanned_facts(*first, model.solver, data, held_out)["stages"]
     """
     sde = copy.deepcopy(estimator.sde).cpu()
     assert isinstance(sde, DiagonalSDE)
@@ -330,13 +304,7 @@ def _facts(found: Plan) -> dict[str, Any]:
 
 
 def plan_summary(facts: Mapping[str, Any]) -> str:
-    """A line about a plan, for users.
-
-    Example:
-        >>> from scoresde.app.plans import plan_summary
-        >>> plan_summary({"stages": [3, 1], "cost": 2.25, "error": 1.2e-3})
-        'planned: 3+1 steps, coarse first, of cost 2.25 and error 0.0012'
-    """
+    """A line about a plan, for users."""
     steps = "+".join(map(str, facts["stages"]))
     return (
         f"planned: {steps} steps, coarse first, of cost {facts['cost']:.3g} "

@@ -38,11 +38,6 @@ def new_figure(width: float, height: float) -> Figure:
 
     Raises:
         ImportError: If Matplotlib is missing.
-
-    Example:
-        >>> from scoresde.app.plots import new_figure
-        >>> new_figure(4, 3).get_size_inches().tolist()
-        [4.0, 3.0]
     """
     try:
         from matplotlib.figure import Figure

@@ -27,13 +27,7 @@ _COUNT, _ROWS = 64, 8
 
 
 class Previewed(Protocol):
-    """The attributes of a `scoresde.app.model.Model` that previews use.
-
-    Example:
-        >>> from scoresde.app.previews import Previewed
-        >>> def steps(model: Previewed) -> int:
-        ...     return model.solver.steps
-    """
+    """The attributes of a `scoresde.app.model.Model` that previews use."""
 
     solver: Solver
     facts: dict[str, Any]
@@ -64,11 +58,6 @@ def previews(
 
     Raises:
         ValueError: If samples are no images.
-
-    Example:
-        >>> from scoresde.app.previews import previews
-        >>> def watched(model, train, held_out, processes):
-        ...     return previews(model, "pictures", processes, train, held_out)
     """
     parts, draws = model.facts.get("parts"), processes.is_main_process
     conditions, options = train.pairs(slice(_COUNT)).condition, dict[str, Any]()

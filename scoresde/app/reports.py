@@ -47,15 +47,6 @@ def density_report(
 
     Raises:
         ValueError: If the data are not like those of the training.
-
-    Example:
-        >>> from scoresde.app.model import Model
-        >>> from scoresde.app.reports import density_report
-        >>> def bits(model: Model) -> float:
-        ...     report = density_report(
-        ...         model, model.solver, None, count=100, hutchinson=None, seed=0
-        ...     )
-        ...     return report["bits_per_dim"]
     """
     events = (
         data_of(model.settings, imports=imports)[1]
@@ -99,13 +90,6 @@ def sample_report(
     Raises:
         ImportError: If a library is missing.
         ValueError: If the data are not like those of the training, or there are too few.
-
-    Example:
-        >>> from scoresde.app.model import Model
-        >>> from scoresde.app.reports import sample_report
-        >>> def distance(model: Model) -> float:
-        ...     options = {"count": 1500, "features": "pixels", "repeats": None}
-        ...     return sample_report(model, model.solver, None, **options, seed=0)["frechet"]
     """
     if source is None:
         others, events = data_of(model.settings, imports=imports)
@@ -137,13 +121,7 @@ def _expect_alike(model: Model, events: Dataset) -> None:
 
 
 def as_json(report: Mapping[str, Any]) -> str:
-    """A report as JSON, with null for numbers that are not finite.
-
-    Example:
-        >>> from scoresde.app.reports import as_json
-        >>> as_json({"count": 1, "stderr": float("nan")}).split()
-        ['{', '"count":', '1,', '"stderr":', 'null', '}']
-    """
+    """A report as JSON, with null for numbers that are not finite."""
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in report.items()
@@ -152,13 +130,7 @@ def as_json(report: Mapping[str, Any]) -> str:
 
 
 def as_lines(report: Mapping[str, Any]) -> str:
-    """A line for every entry that is known, with numbers to six digits.
-
-    Example:
-        >>> from scoresde.app.reports import as_lines
-        >>> as_lines({"count": 1, "nats": 2 / 3, "stderr": float("nan")}).splitlines()
-        ['count: 1', 'nats: 0.666667']
-    """
+    """A line for every entry that is known, with numbers to six digits."""
     known = {key: value for key, value in report.items() if value == value}  # NaN is not itself
     real = {key: f"{value:.6g}" for key, value in known.items() if isinstance(value, float)}
     return "\n".join(f"{key}: {value}" for key, value in {**known, **real}.items())

@@ -163,11 +163,6 @@ class SamplingTask:
         condition: Of each, on its device, if there is any.
         export: What writes them.
         message: What to tell the user, if anything.
-
-    Example:
-        >>> from scoresde.app.sampling_task import SamplingTask
-        >>> def many(task: SamplingTask) -> bool:
-        ...     return task.count > 1000
     """
 
     estimator: ScoreEstimator
@@ -205,11 +200,6 @@ def sampling_task(
 
     Raises:
         ValueError: If the model needs something that is not given; see `ObservedParts.read`.
-
-    Example:
-        >>> from scoresde.app.sampling_task import sampling_task
-        >>> def dogs(model):  # of a `scoresde.app.model.Model`
-        ...     return sampling_task(model, count=10, seed=0, labels=["dog"]).condition
     """
     estimator, total, export = model.estimator, count, model.export
     if given or data or model.given:

@@ -21,12 +21,7 @@ _OF_FIT = ("seed", "save_every")
 
 
 def expect_sections(settings: Mapping[str, Any], *, imports: bool = False) -> None:
-    """Raises `ConfigError` if a section is missing or unknown.
-
-    Example:
-        >>> from scoresde.app.sections import expect_sections
-        >>> expect_sections({"sde": "diagonal", "estimator": "denoising", "solver": "ddim"})
-    """
+    """Raises `ConfigError` if a section is missing or unknown."""
     for section in settings:
         if section not in _SECTIONS:
             raise ConfigError(f"{section}: unknown{nearest(section, _SECTIONS)}")
@@ -45,12 +40,6 @@ def training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
 
     Raises:
         ConfigError: If a setting is unknown or wrong.
-
-    Example:
-        >>> from scoresde.app.sections import training_of
-        >>> training, of_fit = training_of({"training": {"steps": 5, "seed": 1}})
-        >>> training.steps, of_fit
-        (5, {'seed': 1})
     """
     given = settings.get("training")
     options = expanded(given if isinstance(given, str) else config.section(settings, "training"))
@@ -71,12 +60,6 @@ def recorded(
         settings: The configuration.
         facts: Of the model.
         imports: Whether names may be import paths.
-
-    Example:
-        >>> from scoresde.app.sections import recorded
-        >>> table = {"name": "diagonal", "schedule": "cosine", "basis": "identity"}
-        >>> recorded({"sde": table}, {})["sde"]["schedule"]
-        {'name': 'cosine', 'log_snr_min': -15.0, 'eps': 0.001}
     """
     recorded = {
         name: config.with_defaults(settings[name], name, imports=imports)

@@ -189,15 +189,7 @@ class Basis(KeepsFloat64, ABC):
 
 @full_precision
 def transformed(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix`` in full precision, also within `torch.autocast`.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.bases.basis import transformed
-        >>> with torch.autocast("cpu", torch.bfloat16):
-        ...     transformed(torch.ones(1, 2), torch.eye(2))
-        tensor([[1., 1.]])
-    """
+    """``x @ matrix`` in full precision, also within `torch.autocast`."""
     return x @ matrix
 
 
@@ -208,13 +200,7 @@ def _channels_last(shape: torch.Size) -> bool:
 
 
 def checked_shape(event_shape: Sequence[int]) -> torch.Size:
-    """An event's shape; raises ``TypeError`` if it is none, ``ValueError`` if it is empty.
-
-    Example:
-        >>> from scoresde.bases.basis import checked_shape
-        >>> checked_shape([3, 8, 8])
-        torch.Size([3, 8, 8])
-    """
+    """An event's shape; raises ``TypeError`` if it is none, ``ValueError`` if it is empty."""
     shape = sizes("event_shape", event_shape)
     expect(
         len(shape) > 0 and min(shape) > 0, "event_shape", "one or more positive sizes", tuple(shape)

@@ -27,14 +27,6 @@ def known_moments(
     Raises:
         ValueError: If a missing value spreads, components are measured together, one has no value
             at all, or a value is infinite.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Blocks
-        >>> from scoresde.bases.missing_values import known_moments
-        >>> rows = torch.tensor([[0.0, torch.nan], [torch.nan, 3.0], [2.0, 5.0]])
-        >>> known_moments([rows], torch.Tensor.double, Blocks({"a": 1, "b": 1}))
-        (tensor([1., 4.], dtype=torch.float64), tensor([1., 1.], dtype=torch.float64))
     """
     expected = "events that are vectors, if values are missing"
     expect(len(groups) == groups.dim, "data", expected, f"{groups} measured together")

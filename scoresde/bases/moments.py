@@ -39,12 +39,6 @@ def batches(data: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
     Raises:
         TypeError: If they are not floating-point tensors.
         ValueError: If they are not finite.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.bases.moments import batches
-        >>> [len(batch) for batch in batches(torch.zeros(5000, 2))]
-        [4096, 904]
     """
     if isinstance(data, Tensor):
         data = data.detach().split(chunk_size(data.shape[1:]))
@@ -68,13 +62,6 @@ def streaming_moments(
 
     Raises:
         ValueError: If there are no rows.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.bases.moments import streaming_moments
-        >>> rows = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
-        >>> streaming_moments(rows.split(2), lambda z: (z**2).sum(0))
-        (tensor([3.]), tensor([3.5000]))
     """
     count, mean, product_sum = 0, *torch.zeros(2, device="cpu")
     for batch in rows:
@@ -102,15 +89,6 @@ class MomentsByGroup:
     Attributes:
         constant: Which groups are constant, ``(groups,)``, once they are measured.
         outlying: Which groups' deviation is due to outliers.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Blocks
-        >>> from scoresde.bases.moments import MomentsByGroup
-        >>> rows = torch.tensor([[0.0, 1e9, 7.0], [2.0, 3e9, 7.0]])
-        >>> mean, scale = MomentsByGroup(Blocks({"a": 1, "b": 1, "c": 1})).measured([rows])
-        >>> mean.tolist(), scale.tolist() == [1.0, 1e9, 7 * 2**-12]
-        ([1.0, 2000000000.0, 7.0], True)
     """
 
     blocks: Blocks

@@ -18,11 +18,6 @@ def spatial_axes(event_shape: Sequence[int], spatial: int | None) -> int:
 
     Raises:
         ValueError: If it is not 1, 2 or 3, or the event has fewer axes.
-
-    Example:
-        >>> from scoresde.bases.spatial import spatial_axes
-        >>> spatial_axes((3, 8, 8), None), spatial_axes((64,), None)
-        (2, 1)
     """
     spatial = min(len(event_shape), 2) if spatial is None else spatial
     whole("spatial", spatial, 0)

@@ -251,11 +251,6 @@ def filter_of(wavelet: str) -> Tensor:
     Raises:
         TypeError: If the name is no string.
         ValueError: If it is unknown, or the wavelet is not orthogonal.
-
-    Example:
-        >>> from scoresde.bases.wavelet import filter_of
-        >>> filter_of("db1")
-        tensor([0.7071, 0.7071], dtype=torch.float64)
     """
     instance("wavelet", wavelet, str)
     known = "an orthogonal one: db1 to db38, sym2 to sym20, coif1 to coif17"
@@ -269,14 +264,7 @@ def filter_of(wavelet: str) -> Tensor:
 
 
 def filter_matrix(taps: Tensor, size: int) -> Tensor:
-    """Low passes and details of ``size`` periodic points, ``(size, size)``, one per row.
-
-    Example:
-        >>> from scoresde.bases.wavelet import filter_matrix, filter_of
-        >>> filter_matrix(filter_of("db1"), 2).round(decimals=4)
-        tensor([[ 0.7071,  0.7071],
-                [ 0.7071, -0.7071]], dtype=torch.float64)
-    """
+    """Low passes and details of ``size`` periodic points, ``(size, size)``, one per row."""
     length = len(taps)
     j, k = torch.arange(length, device="cpu"), torch.arange(size // 2, device="cpu")
     middle = float((taps * j).sum() / taps.sum())

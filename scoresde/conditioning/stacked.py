@@ -28,18 +28,6 @@ class Stacked(Selectable):
     Raises:
         TypeError: If one is no estimator.
         ValueError: If there are none, or an SDE is another one.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.conditioning.stacked import Stacked
-        >>> sde, one = DiagonalSDE(VP(), Identity((1,))), torch.eye(1)
-        >>> both = Stacked([Gaussian(sde, torch.tensor([y]), one) for y in (-3.0, 3.0)])
-        >>> (denoiser,) = both.denoisers(sde.at(torch.ones(1, 1), torch.zeros(2, 1)))
-        >>> denoiser(torch.zeros(2, 1)).round()
-        tensor([[-3.],
-                [ 3.]])
     """
 
     def __init__(self, estimators: Sequence[ScoreEstimator]) -> None:

@@ -25,10 +25,6 @@ def check_flip(shapes: Sequence[Sequence[int]], condition: Sequence[int] | None)
     Args:
         shapes: Of the parts of an event; a whole one is the only part.
         condition: Shape of the condition of one event, if there is any.
-
-    Example:
-        >>> from scoresde.data.augmentation import check_flip
-        >>> check_flip([(3, 8, 8)], (1, 2, 2))
     """
     known = any(len(shape) >= _IMAGE for shape in shapes)
     got = " and ".join(str(tuple(shape)) for shape in shapes)
@@ -44,12 +40,6 @@ def mirrored(values: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
     Args:
         values: ``(k, *event_shape)``.
         shapes: Of the parts of an event, which is those flattened one after the other.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.augmentation import mirrored
-        >>> mirrored(torch.tensor([[[[1, 2, 3]]]]), [(1, 1, 3)])
-        tensor([[[[3, 2, 1]]]])
     """
     parts = values.flatten(1).split([math.prod(shape) for shape in shapes], 1)
     turned = [
@@ -66,14 +56,6 @@ def flipped(pairs: Pairs, shapes: Sequence[Sequence[int]], generator: Generators
         pairs: Events as they are stored, on any device, and their conditions.
         shapes: See `mirrored`.
         generator: Decides which.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.augmentation import flipped
-        >>> from scoresde.data.pairs import Pairs
-        >>> images = torch.tensor([[[1, 1]]]).expand(4, 1, 1, 2)
-        >>> flipped(Pairs(images), [(1, 1, 2)], torch.Generator()).values.shape
-        torch.Size([4, 1, 1, 2])
     """
     count, device = len(pairs.values), pairs.values.device
     turn = Noise.of(generator).uniform(torch.empty(count, 1, device=device)) < 0.5

@@ -56,15 +56,6 @@ def conversion(
 
     Warns:
         UserWarning: If components that hold whole numbers alone are read as real ones.
-
-    Example:
-        >>> import numpy as np
-        >>> from scoresde.data.conversion import conversion
-        >>> array = np.array([[0.5], [1.5]])
-        >>> convert, bins = conversion("mine", [array])
-        >>> convert(array), bins
-        (tensor([[0.5000],
-                [1.5000]]), None)
     """
     source = arrays[0].dtype
     choice("continuous", continuous, False, True)

@@ -123,13 +123,6 @@ def events(data: Dataset, generator: Generators = None, rows: Tensor | None = No
         data: The data set.
         generator: Of the dequantisation.
         rows: Which events; all if None.
-
-    Example:
-        >>> from scoresde.data import load
-        >>> from scoresde.data.events import events
-        >>> x = events(load("digits"))
-        >>> x.shape, bool(x.abs().max() < 1)
-        (torch.Size([1797, 1, 8, 8]), True)
     """
     return as_numbers(data.read(slice(None) if rows is None else rows), data.bins, generator)
 
@@ -141,12 +134,6 @@ def as_numbers(values: Tensor, bins: int | None, generator: Generators = None) -
         values: ``(k, *event_shape)``, on any device.
         bins: Number of bins of integers, which are dequantised; ``None`` for other numbers.
         generator: Of the dequantisation.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.events import as_numbers
-        >>> as_numbers(torch.ones(1, 2), None)
-        tensor([[1., 1.]])
     """
     return values if bins is None else dequantize(values, bins, generator)
 

@@ -43,11 +43,6 @@ class ImageFiles(Protocol):
     Attributes:
         name: Of the folder or file.
         paths: Of the images, relative to it.
-
-    Example:
-        >>> from scoresde.data.image_files import ImageFiles
-        >>> def largest(images: ImageFiles) -> int:
-        ...     return max(map(images.size_on_disk, range(len(images.paths))))
     """
 
     name: str
@@ -79,16 +74,6 @@ def image_files(path: Path, subfolders: bool | None) -> ImageFiles:
     Raises:
         OSError: If there is nothing.
         ValueError: If there is no image, or there are some that would be left out unsaid.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.data.image_files import image_files
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("b.png", "a.jpg", "notes.txt"):
-        ...     (folder / name).touch()
-        >>> [path.name for path in image_files(folder, None).paths]
-        ['a.jpg', 'b.png']
     """
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return _Folder(path.parent, False, only=path.name)

@@ -29,12 +29,6 @@ class Items:
         name: What to call it.
         source: What has the items.
         columns: Of the event and of the condition, where items have columns.
-
-    Example:
-        >>> from scoresde.data.items import Items
-        >>> items = Items.of("mine", [{"x": [0.1, 0.2], "label": 1}, {"x": [0.3, 0.4], "label": 0}])
-        >>> items.columns, items.parts(1)
-        (('x', 'label'), ([0.3, 0.4], 0))
     """
 
     name: str
@@ -111,12 +105,6 @@ def stacked(name: str, items: Sequence[Tensor], indices: Sequence[int]) -> Tenso
 
     Raises:
         ValueError: If they differ in shape; the message names the item.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.items import stacked
-        >>> stacked("mine", [torch.zeros(2), torch.ones(2)], [0, 5]).shape
-        torch.Size([2, 2])
     """
     for i, item in zip(indices, items, strict=True):
         shape, expected = tuple(item.shape), tuple(items[0].shape)
@@ -130,11 +118,6 @@ def real_numbers(name: str, value: Any) -> Tensor:
     Raises:
         TypeError: If they are others.
         ValueError: If they are masked or sparse.
-
-    Example:
-        >>> from scoresde.data.items import real_numbers
-        >>> real_numbers("x", [0.5, 1.5])
-        tensor([0.5000, 1.5000], dtype=torch.float64)
     """
     numbers = as_tensor(name, value)
     if not numbers.is_floating_point():
@@ -150,11 +133,6 @@ def as_tensor(name: str, value: Any) -> Tensor:
     Raises:
         TypeError: If they are none.
         ValueError: If they are masked or sparse.
-
-    Example:
-        >>> from scoresde.data.items import as_tensor
-        >>> as_tensor("label", 3)
-        tensor(3)
     """
     if not isinstance(value, Tensor):
         array = np.asarray(value)

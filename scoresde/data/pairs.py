@@ -17,12 +17,6 @@ class Pairs(NamedTuple):
     Attributes:
         values: Events, ``(k, *event_shape)``.
         condition: ``(k, *)``; None if the events stand alone.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.pairs import Pairs
-        >>> Pairs(torch.zeros(4, 2), torch.arange(4)).map(lambda part: part[::2]).condition
-        tensor([0, 2])
     """
 
     values: Tensor
@@ -38,11 +32,6 @@ def labelled(names: Sequence[str]) -> dict[str, Any]:
     """Arguments of a `Dataset` whose events are of classes with names.
 
     Classes are in the order of their names, whole numbers by size.
-
-    Example:
-        >>> from scoresde.data.pairs import labelled
-        >>> labelled(["dog", "cat", "dog"])
-        {'condition': tensor([1, 0, 1]), 'classes': ('cat', 'dog')}
     """
     different = set(names)
     whole = all(name.removeprefix("-").isdecimal() for name in different)
@@ -63,12 +52,6 @@ def conditions(name: str, values: Tensor, classes: Sequence[str] | None = None) 
     Raises:
         TypeError: If they are complex.
         ValueError: If labels are negative or have no name, or numbers are single or not finite.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.pairs import conditions
-        >>> conditions("species", torch.tensor([True, False]), ["setosa", "virginica"])
-        tensor([1, 0])
     """
     if values.is_complex():
         raise TypeError(f"{name}: expected integers or real numbers, got {values.dtype}")

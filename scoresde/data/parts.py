@@ -143,12 +143,7 @@ def joined(name: str, parts: Mapping[str, Dataset]) -> Dataset:
 
 
 def expect_partition(columns: Sequence[str], parts: Mapping[str, Sequence[str]]) -> None:
-    """Raises ``ValueError`` unless every column of a table is in one part, and one alone.
-
-    Example:
-        >>> from scoresde.data.parts import expect_partition
-        >>> expect_partition(["a", "b"], {"x": ["a"], "y": ["b"]})
-    """
+    """Raises ``ValueError`` unless every column of a table is in one part, and one alone."""
     named = [column for own in parts.values() for column in own]
     twice = sorted({column for column in named if named.count(column) > 1})
     expect(not twice, "parts", "every column in one part", f"{join_names(twice)} in several")
@@ -163,11 +158,5 @@ def _kind(data: Dataset) -> str:
 
 
 def part_slices(parts: Mapping[str, Sequence[int]]) -> dict[str, slice]:
-    """The slice of each part in a joint event.
-
-    Example:
-        >>> from scoresde.data.parts import part_slices
-        >>> part_slices({"y": (3,), "x": (2, 2)})
-        {'y': slice(0, 3, None), 'x': slice(3, 7, None)}
-    """
+    """The slice of each part in a joint event."""
     return Blocks({name: math.prod(shape) for name, shape in parts.items()}).slices

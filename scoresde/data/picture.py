@@ -83,14 +83,7 @@ RESIZED: dict[str, Callable[[Image.Image, tuple[int, int], Any], Image.Image]] =
 
 @frozen
 class Picture:
-    """Conversion of images to numbers, by the options of `scoresde.data.read_images`.
-
-    Example:
-        >>> from PIL import Image
-        >>> from scoresde.data.picture import Picture
-        >>> Picture("RGB", size=(4, 8), resize="pad").of("mine", Image.new("L", (30, 20))).shape
-        (3, 4, 8)
-    """
+    """Conversion of images to numbers, by the options of `scoresde.data.read_images`."""
 
     mode: str = "RGB"
     size: tuple[int, int] | None = field(default=None, converter=_size)

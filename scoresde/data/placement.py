@@ -28,15 +28,6 @@ class PlacedEvents:
         device: Which device.
         values: All events, on the device; None if they do not fit or are read from elsewhere.
         condition: Their conditions, there as well.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data import Dataset
-        >>> from scoresde.data.placement import PlacedEvents
-        >>> data = Dataset("mine", torch.tensor([[0, 3], [1, 2]]), bins=4)
-        >>> placed = PlacedEvents.of("data", data, torch.device("meta"))
-        >>> placed.pairs(torch.tensor([1])).values.device
-        device(type='meta')
     """
 
     data: Dataset
@@ -75,26 +66,11 @@ class PlacedEvents:
 
 
 def pairs_to_device(pairs: Pairs, device: torch.device) -> Pairs:
-    """Events and conditions on a device, as `to_supported_dtype`.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.pairs import Pairs
-        >>> from scoresde.data.placement import pairs_to_device
-        >>> pairs_to_device(Pairs(torch.zeros(3, 2)), torch.device("meta")).values.device
-        device(type='meta')
-    """
+    """Events and conditions on a device, as `to_supported_dtype`."""
     return pairs.map(lambda part: to_supported_dtype(part, device).to(device, non_blocking=True))
 
 
 def to_supported_dtype(values: Tensor, device: torch.device) -> Tensor:
-    """Events in a dtype of the device: float64 becomes float32 where there is none.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.placement import to_supported_dtype
-        >>> to_supported_dtype(torch.ones(2, dtype=torch.float64), torch.device("mps")).dtype
-        torch.float32
-    """
+    """Events in a dtype of the device: float64 becomes float32 where there is none."""
     narrower = values.dtype == torch.float64 and precision(device) != torch.float64
     return values.to(precision(device)) if narrower else values

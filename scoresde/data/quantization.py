@@ -16,12 +16,7 @@ from scoresde.noise import Generators, Noise
 
 
 def check_bins(bins: int) -> None:
-    """Raises ``ValueError`` unless ``bins`` is a whole number in ``2..65536``.
-
-    Example:
-        >>> from scoresde.data.quantization import check_bins
-        >>> check_bins(256)
-    """
+    """Raises ``ValueError`` unless ``bins`` is a whole number in ``2..65536``."""
     whole("bins", bins, 2)
     expect(bins <= 2**16, "bins", f"2 to {2**16}", bins)
 
@@ -60,14 +55,7 @@ def dequantize(values: Tensor, bins: int, generator: Generators = None) -> Tenso
 
 
 def bin_centres(values: Tensor, bins: int) -> Tensor:
-    """The middles of the bins of integers, ``(2 v + 1) / bins - 1``: `dequantize` without noise.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data.quantization import bin_centres
-        >>> bin_centres(torch.tensor([0, 1]), 2)
-        tensor([-0.5000,  0.5000])
-    """
+    """The middles of the bins of integers, ``(2 v + 1) / bins - 1``: `dequantize` without noise."""
     return (2 * values.to(torch.get_default_dtype()) + 1) / bins - 1
 
 

@@ -38,11 +38,6 @@ class Columns:
     Raises:
         ValueError: If a column has two roles, there are both labels and conditions, or names are
             none.
-
-    Example:
-        >>> from scoresde.data.tables import Columns
-        >>> Columns(None, labels="species").indices("x.csv", ["a", "b", "species"])
-        ([0, 1], [], 2)
     """
 
     events: Sequence[str] | None = None
@@ -89,11 +84,6 @@ def column_indices(path: object, names: Sequence[str], columns: Sequence[str] | 
 
     Raises:
         ValueError: If one is unknown or has no name, or two to be read have the same.
-
-    Example:
-        >>> from scoresde.data.tables import column_indices
-        >>> column_indices("x.csv", ["a", "b", "c"], ["c", "a"])
-        [2, 0]
     """
     if columns is not None:
         expect(len(columns) > 0, "columns", "some beside labels and condition", "none")
@@ -118,12 +108,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def check_missing(missing: Missing) -> None:
-    """Raises ``ValueError`` for a ``missing`` that `table_dataset` does not take.
-
-    Example:
-        >>> from scoresde.data.tables import check_missing
-        >>> check_missing("nan")
-    """
+    """Raises ``ValueError`` for a ``missing`` that `table_dataset` does not take."""
     choice("missing", missing, None, "nan")
 
 
@@ -151,13 +136,6 @@ def table_dataset(
 
     Raises:
         ValueError: As there and of `Dataset`, or if a column has no value at all.
-
-    Example:
-        >>> import numpy as np
-        >>> from scoresde.data.tables import table_dataset
-        >>> lengths = np.array([[0.5], [1.5]])
-        >>> table_dataset("mine", lengths, ["length"], None, None, None, False).columns
-        ('length',)
     """
     if values.dtype.kind == "f":
         empty = [columns[i] for i in np.isnan(values).all(0).nonzero()[0].tolist()]

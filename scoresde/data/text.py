@@ -278,12 +278,6 @@ class NumberParser:
         decimal: Begins a fraction.
         missing: Whether a cell may stand for no value.
         delimiter: Between cells, for messages.
-
-    Example:
-        >>> from scoresde.data.text import NumberParser
-        >>> numbers = NumberParser(",", missing=True, delimiter=";")
-        >>> numbers("2,5"), numbers("N/A")
-        (2.5, nan)
     """
 
     decimal: str

@@ -349,27 +349,12 @@ class Coordinates(nn.Module):
 
 
 def expect_unbatched(prior: Distribution) -> None:
-    """Raises ``ValueError`` if a prior has a batch shape.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.coordinates import expect_unbatched
-        >>> from torch.distributions import Independent, Normal
-        >>> expect_unbatched(Independent(Normal(torch.zeros(2), 1.0), 1))
-    """
+    """Raises ``ValueError`` if a prior has a batch shape."""
     expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
 
 
 def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of parameters that have both; infinite ones of others.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.coordinates import bounds
-        >>> from torch.distributions import Exponential, Uniform
-        >>> bounds(Uniform(0.0, 2.0)), bounds(Exponential(1.0))
-        ((tensor(0.), tensor(2.)), (tensor(-inf), tensor(inf)))
-    """
+    """Lower and upper bounds of parameters that have both; infinite ones of others."""
     support: Any = prior.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -381,15 +366,7 @@ def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
 
 
 def from_unconstrained(prior: Distribution) -> Transform:
-    """The map from the real line to parameters; the identity for those between two bounds.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.coordinates import from_unconstrained
-        >>> from torch.distributions import LogNormal
-        >>> from_unconstrained(LogNormal(0.0, 1.0))(torch.zeros(1))
-        tensor([1.])
-    """
+    """The map from the real line to parameters; the identity for those between two bounds."""
     if bounds(prior)[0].isfinite().all():
         return identity_transform
     transform: Transform = biject_to(prior.support)

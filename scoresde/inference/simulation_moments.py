@@ -34,13 +34,6 @@ def observation_moments(x: Tensor, ranks: bool = False) -> tuple[Tensor, Tensor,
     """Centres, scales and clipping ranges of observed numbers ``(N, n)``, in float64.
 
     Warns of numbers with outliers, unless there are ranks, which outliers do not affect.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.simulation_moments import observation_moments
-        >>> centre, scale, clip = observation_moments(torch.tensor([[1.0], [2.0], [3.0]]))
-        >>> centre.tolist(), scale.round(decimals=3).tolist(), clip.tolist()
-        ([2.0], [1.0], [inf])
     """
     groups = MomentsByGroup(Blocks({f"observation[{i}]": 1 for i in range(x.shape[1])}))
     mean, scale = groups.measured(x.split(chunk_size(x.shape[1:])))
@@ -70,14 +63,6 @@ def has_long_tails(x: Tensor) -> bool:
 
     Clipped outliers do not count. False where there are few simulations of many numbers, as normal
     scores would be as many predictors again.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.simulation_moments import has_long_tails
-        >>> _ = torch.manual_seed(0)
-        >>> normal = torch.randn(1000, 2)
-        >>> has_long_tails(normal), has_long_tails(normal.mul(1.5).exp())
-        (False, True)
     """
     if len(x) < _SIMULATIONS * x.shape[1]:
         return False
@@ -95,13 +80,6 @@ def parameter_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: If one is the same in all simulations.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.simulation_moments import parameter_moments
-        >>> mean, variance = parameter_moments(torch.tensor([[1.0], [2.0], [3.0]]))
-        >>> mean.tolist(), variance.round(decimals=3).tolist()
-        ([2.0], [1.0])
     """
     groups = MomentsByGroup(Blocks({f"parameter[{i}]": 1 for i in range(x.shape[1])}))
     mean, std = groups.measured(x.split(chunk_size(x.shape[1:])))
@@ -116,13 +94,6 @@ def item_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Means and deviations of numbers in ``(N, n, features)``, without what is missing.
 
     Deviations are infinite for numbers that never vary.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.simulation_moments import item_moments
-        >>> mean, std = item_moments(torch.tensor([[[1.0], [3.0]], [[2.0], [torch.nan]]]))
-        >>> mean.tolist()
-        [[2.0], [2.0]]
     """
     expect(values.ndim == 3, "observations", "shape (N, n, features)", tuple(values.shape))
     each = values.double().flatten(0, 1)
@@ -135,14 +106,7 @@ def item_moments(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whitening(predictors: Tensor) -> Tensor:
-    """A matrix that whitens standardised predictors ``(N, n)``, in units of the farthest.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.inference.simulation_moments import whitening
-        >>> whitening(torch.tensor([[2.0], [-2.0]])).round(decimals=2)
-        tensor([[0.5000]])
-    """
+    """A matrix that whitens standardised predictors ``(N, n)``, in units of the farthest."""
     n = predictors.shape[1]
     unit = torch.eye(n, dtype=predictors.dtype, device=predictors.device)
     # those that repeat each other, or say nothing, have no inverse: what is new in a number is

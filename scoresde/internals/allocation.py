@@ -23,12 +23,6 @@ class AllocationLimit(DispatchMode):
 
     Raises:
         RuntimeError: In the place of the tensor that would be too much.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.allocation import AllocationLimit
-        >>> with AllocationLimit(100):
-        ...     small = torch.nn.Linear(5, 5)
     """
 
     def __init__(self, count: int) -> None:

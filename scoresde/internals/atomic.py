@@ -24,16 +24,6 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: If the folder is missing or cannot be written, or ``path`` is a folder.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.internals.atomic import atomic_write
-        >>> path = Path(tempfile.mkdtemp(), "notes")
-        >>> with atomic_write(path) as file:
-        ...     _ = file.write(b"new")
-        >>> path.read_text()
-        'new'
     """
     path = Path(path)
     # as much of the name as people need to know it by: the whole may be as long as names can be

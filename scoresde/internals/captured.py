@@ -26,14 +26,6 @@ class Captured:
     Raises:
         RuntimeError: If it does not stay there, draws random numbers of the host, or has a graph of
             its own.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.captured import Captured
-        >>> def half(inputs): return inputs[0] / 2
-        >>> if torch.cuda.is_available():
-        ...     zeros = torch.zeros(3, device="cuda")
-        ...     halved = Captured(half, [zeros], expected="half: expected one")([zeros + 1])
     """
 
     def __init__(
@@ -93,11 +85,6 @@ def expect_no_host_numbers(expected: str) -> Iterator[None]:
 
     Args:
         expected: As of `Captured`.
-
-    Example:
-        >>> from scoresde.internals.captured import expect_no_host_numbers
-        >>> with expect_no_host_numbers("capture: expected a loss"):
-        ...     half = 1 / 2
     """
     before = _host_generators()
     yield

@@ -9,16 +9,7 @@ from torch import Tensor
 
 
 class Copy(NamedTuple):
-    """A copy of a tensor, with that tensor's address and version when it was made.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.copies import Copy
-        >>> x = torch.zeros(2)
-        >>> copy = Copy.of(x, x.double())
-        >>> copy.holds(x), copy.holds(x.add_(1))
-        (True, False)
-    """
+    """A copy of a tensor, with that tensor's address and version when it was made."""
 
     source: Tensor
     version: int
@@ -37,27 +28,12 @@ class Copy(NamedTuple):
 
 
 def times_written(tensor: Tensor) -> int:
-    """Number of in-place writes; 0 for tensors made in inference mode, which do not count them.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.copies import times_written
-        >>> x = torch.zeros(2)
-        >>> times_written(x), times_written(x.add_(1))
-        (0, 1)
-    """
+    """Number of in-place writes; 0 for tensors made in inference mode, which do not count them."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def differentiated(value: Tensor) -> bool:
-    """Whether a copy of a tensor is part of a graph or a transform, or may be while compiling.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.copies import differentiated
-        >>> differentiated(torch.zeros(1)), differentiated(torch.zeros(1, requires_grad=True))
-        (False, True)
-    """
+    """Whether a copy of a tensor is part of a graph or a transform, or may be while compiling."""
     if torch.compiler.is_compiling():
         return True  # asked first: graphs break at the others
     recorded = value.requires_grad and torch.is_grad_enabled()
@@ -65,14 +41,7 @@ def differentiated(value: Tensor) -> bool:
 
 
 def lasting(value: Tensor) -> bool:
-    """Whether something made of a tensor now may be kept: it is in no graph and no transform.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.copies import lasting
-        >>> lasting(torch.zeros(1)), lasting(torch.zeros(1, requires_grad=True))
-        (True, False)
-    """
+    """Whether something made of a tensor now may be kept: it is in no graph and no transform."""
     if torch.compiler.is_compiling():
         return False  # as of `differentiated`
     passing = value.requires_grad or torch.is_inference_mode_enabled() or value.is_inference()

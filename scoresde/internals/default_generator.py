@@ -31,15 +31,6 @@ class DefaultGenerator(DispatchMode):
 
     Args:
         generator: On any device; numbers for another one are drawn there and moved.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.default_generator import DefaultGenerator
-        >>> def layer():
-        ...     with DefaultGenerator(torch.Generator().manual_seed(0)):
-        ...         return torch.nn.Linear(2, 2)
-        >>> torch.equal(layer().weight, layer().weight)
-        True
     """
 
     def __init__(self, generator: torch.Generator) -> None:

@@ -30,13 +30,6 @@ def vjp(
 
     Returns:
         The value, and a function of vectors in its shape.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.derivatives import vjp
-        >>> value, pull_back = vjp(torch.square, torch.tensor([3.0]))
-        >>> value, pull_back(torch.ones(1))
-        (tensor([9.]), tensor([6.]))
     """
     try:
         value, pull_back = torch.func.vjp(function, at)[:2]
@@ -57,14 +50,6 @@ def batched(function: PullBack, vectors: Tensor, chunk: int | None = None) -> Te
 
     Returns:
         ``(k, ...)``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.derivatives import batched, vjp
-        >>> _, pull_back = vjp(torch.square, torch.tensor([3.0, 4.0]))
-        >>> batched(pull_back, torch.eye(2))
-        tensor([[6., 0.],
-                [0., 8.]])
     """
     try:
         together: Tensor = torch.func.vmap(function, chunk_size=chunk)(vectors)

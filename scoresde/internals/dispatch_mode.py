@@ -6,21 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class DispatchMode(TorchDispatchMode):
-    """``TorchDispatchMode`` without the import of torch's compiler, which takes seconds.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.dispatch_mode import DispatchMode
-        >>> class Count(DispatchMode):
-        ...     count = 0
-        ...     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        ...         self.count += 1
-        ...         return func(*args, **(kwargs or {}))
-        >>> with Count() as seen:
-        ...     _ = torch.zeros(2) + torch.zeros(2)
-        >>> seen.count
-        3
-    """
+    """``TorchDispatchMode`` without the import of torch's compiler, which takes seconds."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

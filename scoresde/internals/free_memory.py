@@ -24,12 +24,6 @@ def free_memory(device: torch.device) -> int:
 
     Those that the driver has, and those that torch has reserved and does not use. On the CPU, and
     on devices that do not tell, `scoresde.internals.limits.memory`.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.free_memory import free_memory
-        >>> free_memory(torch.device("cpu")) == 2**30
-        True
     """
     module: Any = getattr(torch, device.type, None)
     if not hasattr(module, "mem_get_info"):
@@ -45,12 +39,6 @@ def device_chunk_size(count: int, like: Tensor, buffered: int = 0) -> int | None
         count: How many there are.
         like: A batch of states, the input of each.
         buffered: Numbers of the same dtype that are kept for each, per number of the states.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.free_memory import device_chunk_size
-        >>> device_chunk_size(8, torch.empty(1, 8)) is None  # all
-        True
     """
     each = (_WORK + buffered) * like.numel() * like.element_size()
     if torch.compiler.is_compiling() or count * each <= _SMALL:

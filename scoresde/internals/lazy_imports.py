@@ -21,11 +21,6 @@ def lazy_imports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
     Args:
         package: Its ``__name__``.
         homes: The module of each name.
-
-    Example:
-        >>> from scoresde.internals.lazy_imports import lazy_imports
-        >>> lazy_imports("fractions", {"pi": "math"})("pi")
-        3.141592653589793
     """
 
     def getattribute(name: str) -> Any:

@@ -57,11 +57,6 @@ def memory() -> int:
 
     Raises:
         ValueError: If the environment variable ``SCORESDE_MEMORY`` is not a number of bytes.
-
-    Example:
-        >>> from scoresde.internals import limits
-        >>> limits.memory() == 2**30
-        True
     """
     allowed = _allowed.get()
     if allowed is not None:
@@ -81,12 +76,6 @@ def memory_limit(memory: int) -> Iterator[None]:
 
     Raises:
         ValueError: If that is not a positive whole number.
-
-    Example:
-        >>> from scoresde.internals import limits
-        >>> with limits.memory_limit(2**34):
-        ...     limits.memory() == 2**34
-        True
     """
     good = isinstance(memory, int) and memory > 0
     expect(good, "memory", "a positive number of bytes", repr(memory))
@@ -98,13 +87,7 @@ def memory_limit(memory: int) -> Iterator[None]:
 
 
 def chunk_size(event_shape: Sequence[int]) -> int:
-    """Number of events to work on at a time where all might not fit into memory.
-
-    Example:
-        >>> from scoresde.internals.limits import chunk_size
-        >>> chunk_size((1, 8, 8)), chunk_size((3, 256, 256))
-        (4096, 21)
-    """
+    """Number of events to work on at a time where all might not fit into memory."""
     return max(1, min(CHUNK_EVENTS, CHUNK_NUMBERS // max(1, math.prod(event_shape))))
 
 
@@ -115,10 +98,6 @@ def expect_memory(name: str, needed: int, on_disk: int = 0) -> None:
         name: What is to be built or read, for the message.
         needed: Bytes that it would take.
         on_disk: Bytes of the file that asks for it, see `size_on_disk`.
-
-    Example:
-        >>> from scoresde.internals.limits import expect_memory
-        >>> expect_memory("event_shape", 2**20)
     """
     most = max(memory(), AMPLIFICATION * on_disk)
     if needed > most:
@@ -133,16 +112,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     Raises:
         OSError: If it is missing or cannot be opened.
         ValueError: If it is no regular file.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.internals.limits import opened
-        >>> path = Path(tempfile.mkdtemp(), "notes")
-        >>> _ = path.write_bytes(b"abc")
-        >>> with opened(path) as file:
-        ...     file.read()
-        b'abc'
     """
     # without O_NONBLOCK a pipe that nobody writes to would be waited for while it is opened
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -162,15 +131,6 @@ def read(path: str | os.PathLike[str], factor: int = 1) -> bytes:
 
     Raises:
         OSError, ValueError: As `opened` and `expect_memory`.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.internals.limits import read
-        >>> path = Path(tempfile.mkdtemp(), "notes")
-        >>> _ = path.write_bytes(b"abc")
-        >>> read(path)
-        b'abc'
     """
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -179,18 +139,7 @@ def read(path: str | os.PathLike[str], factor: int = 1) -> bytes:
 
 
 def size_on_disk(path: str | os.PathLike[str]) -> int:
-    """Bytes that a file takes there: few for a sparse one, whatever size it claims.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.internals.limits import size_on_disk
-        >>> path = Path(tempfile.mkdtemp(), "sparse")
-        >>> with path.open("wb") as file:
-        ...     _ = file.truncate(2**40)
-        >>> size_on_disk(path) < 2**20
-        True
-    """
+    """Bytes that a file takes there: few for a sparse one, whatever size it claims."""
     status = os.stat(path)
     # 512 is POSIX's unit, whatever the file system's; a freshly written file may have no blocks yet
     return (

@@ -9,13 +9,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Says which known names are closest to an unknown one, for error messages.
-
-    Example:
-        >>> from scoresde.internals.messages import nearest
-        >>> nearest("dimm", ["ddim", "heun"])
-        "; did you mean 'ddim'? Available: ddim, heun"
-    """
+    """Says which known names are closest to an unknown one, for error messages."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
@@ -23,13 +17,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def join_names(names: Iterable[str], most: int = 10) -> str:
-    """Names for a message, the first few if there are many.
-
-    Example:
-        >>> from scoresde.internals.messages import join_names
-        >>> join_names(["a", "b", "c"]), join_names("abcdef", most=2)
-        ('a, b, c', 'a, b and 4 more')
-    """
+    """Names for a message, the first few if there are many."""
     first, rest = (names := list(names))[:most], len(names) - most
     return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
@@ -40,13 +28,6 @@ def describe_error(error: BaseException, *, kind: bool = False) -> str:
     Args:
         error: Whose ``__str__`` may itself fail.
         kind: Whether to name its type even if the message was written for users.
-
-    Example:
-        >>> from scoresde.internals.messages import describe_error
-        >>> describe_error(ValueError("steps: expected at least 1, got 0"))
-        'steps: expected at least 1, got 0'
-        >>> describe_error(KeyError("steps"))
-        "KeyError: 'steps'"
     """
     try:
         text = " ".join(str(error).split())
@@ -63,17 +44,7 @@ _WRITTEN = (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingP
 
 
 def warn(message: str) -> None:
-    """A warning at the line of a user: the first that is in none of this project's packages.
-
-    Example:
-        >>> import warnings
-        >>> from scoresde.internals.messages import warn
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     warn("data: far from 0")
-        >>> str(caught[0].message)
-        'data: far from 0'
-    """
+    """A warning at the line of a user: the first that is in none of this project's packages."""
     stacklevel, frame = 1, sys._getframe()
     while frame.f_back is not None and _own(frame.f_globals.get("__name__", "")):
         stacklevel, frame = stacklevel + 1, frame.f_back

@@ -26,14 +26,6 @@ def evaluation_mode(module: nn.Module, parts: Iterable[nn.Module] | None = None)
     Args:
         module: With all of its parts.
         parts: All of its modules, itself included, where they are known.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.modes import evaluation_mode
-        >>> network = torch.nn.Dropout()
-        >>> with evaluation_mode(network):
-        ...     print(network.training)
-        False
     """
     with _lock:
         changed = []

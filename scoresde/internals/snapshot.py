@@ -34,14 +34,6 @@ class Snapshot:
         containers: Dictionaries and lists whose entries are to be the same; see `parts_of`.
         read: Whether it matters what is written to a tensor.
         placed: Whether it matters where in memory tensors are.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.snapshot import Snapshot
-        >>> x = torch.zeros(2)
-        >>> before = Snapshot([x])
-        >>> before.holds(), x.add_(1) is x, before.holds()
-        (True, True, False)
     """
 
     def __init__(
@@ -81,17 +73,7 @@ def _place(tensor: Tensor) -> int:
 
 
 def parts_of(whole: Any) -> tuple[list[Tensor], list[Any]]:
-    """All tensors of a module or a collection, and the dictionaries and lists that they are in.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.snapshot import Snapshot, parts_of
-        >>> layer = torch.nn.Linear(1, 1)
-        >>> before = Snapshot(*parts_of(layer))
-        >>> layer.in_features = 2
-        >>> before.holds()
-        False
-    """
+    """All tensors of a module or a collection, and the dictionaries and lists that they are in."""
     tensors: list[Tensor] = []
     containers: list[Any] = []
     seen: set[int] = set()

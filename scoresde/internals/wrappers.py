@@ -18,15 +18,7 @@ _COMMON = "module"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside of whatever wraps it; the module itself if nothing does.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.internals.wrappers import unwrapped
-        >>> layer = torch.nn.Linear(1, 1)
-        >>> unwrapped(torch.nn.DataParallel(layer)) is layer
-        True
-    """
+    """The module inside of whatever wraps it; the module itself if nothing does."""
     # by name: importing the classes of wrappers that nobody has used takes seconds
     parallel = isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel))
     for prefix in _PREFIXES:
@@ -45,12 +37,6 @@ def match_names(values: Mapping[str, _T], names: Iterable[str]) -> dict[str, _T]
     Args:
         values: Tensors by name, of a module that may have been wrapped.
         names: Of the module that is to have them; others keep theirs.
-
-    Example:
-        >>> from scoresde.internals.wrappers import match_names
-        >>> values = {"_orig_mod.weight": 1, "_orig_mod.bias": 2}
-        >>> match_names(values, ["module.weight", "module.bias"])
-        {'module.weight': 1, 'module.bias': 2}
     """
     names = set(names)
     if values.keys() <= names or names <= values.keys():

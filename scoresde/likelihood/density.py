@@ -148,18 +148,6 @@ class DensityCoefficients(Coefficients):
         density: The flow with its integrals.
         flow: What the flow says of them.
         like: A state with its integrals.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, ExactTrace, Identity, Noise, ProbabilityFlow
-        >>> from scoresde.likelihood import DensityFlow
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> probes = ExactTrace().draw(torch.zeros(1, 1), Noise())
-        >>> density = DensityFlow(ProbabilityFlow(model), ExactTrace(), probes)
-        >>> at = density.at(torch.tensor([[0.1], [0.2]]), torch.zeros(1, 2))
-        >>> at[:1].propagator(at[1:]).decay.shape  # of the state, and of its integral
-        torch.Size([1, 2])
     """
 
     def __init__(self, density: DensityFlow, flow: ReverseCoefficients, like: Tensor) -> None:

@@ -260,14 +260,6 @@ def coarsened(sde: SDE, times: Tensor) -> Tensor:
     """Every second time of a grid, and those where the state or its rates jump.
 
     A single step between two of these is halved in noise level.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.likelihood.exact import coarsened
-        >>> sde = DiagonalSDE(VP(), Identity((2,)))
-        >>> coarsened(sde, torch.tensor([1.0, 0.5, 0.25, 0.125]).double()).tolist()
-        [1.0, 0.25, 0.125]
     """
     discontinuities = [
         *sde.breakpoints(),

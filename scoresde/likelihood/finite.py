@@ -25,12 +25,6 @@ def all_finite(values: Mapping[str, Tensor], origin: str = "", *also: Tensor) ->
 
     Returns:
         Whether all conditions hold.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.likelihood.finite import all_finite
-        >>> all_finite({"x": torch.zeros(1), "log_prob": torch.zeros(1)}, "from DDIM")
-        True
     """
     good = [torch.isfinite(value).all() for value in values.values()]
     fine = bool(torch.stack([*good, *(truth.all() for truth in also)]).all())
@@ -43,13 +37,7 @@ def all_finite(values: Mapping[str, Tensor], origin: str = "", *also: Tensor) ->
 
 
 def error_limit(dim: int) -> float:
-    """Errors of log-densities of ``dim`` components, in nats, above which a warning is due.
-
-    Example:
-        >>> from scoresde.likelihood.finite import error_limit
-        >>> error_limit(4)
-        1.0
-    """
+    """Errors of log-densities of ``dim`` components, in nats, above which a warning is due."""
     return float(_ERROR_LIMIT * dim**0.5)
 
 
@@ -60,16 +48,6 @@ def warn_of_errors(errors: Tensor, limit: float, method: Any) -> None:
         errors: In nats, some above the limit.
         limit: Of `error_limit`.
         method: What they were found by.
-
-    Example:
-        >>> import warnings
-        >>> import torch
-        >>> from scoresde.likelihood.finite import warn_of_errors
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     warn_of_errors(torch.tensor([0.1, 80.0]), 1.0, "few steps")
-        >>> str(caught[0].message)[:70]
-        'log_prob: expected errors below 1 nats, got up to 80, of 1 of 2 events'
     """
     count, total, worst = int((errors > limit).sum()), errors.numel(), float(errors.max())
     warn(

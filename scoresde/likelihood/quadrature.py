@@ -291,15 +291,7 @@ def _refine(density: DensityFlow, nodes: _Nodes, count: int, most: int) -> _Node
 
 
 class Rule(NamedTuple):
-    """Weights ``(k, points, ...)`` of values at the nodes ``(k, points)``, for every step.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.likelihood.quadrature import Rule
-        >>> rule = Rule(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), torch.tensor([[0, 1], [1, 2]]))
-        >>> rule(torch.tensor([0.0, 2.0, 6.0]))
-        tensor([1., 4.])
-    """
+    """Weights ``(k, points, ...)`` of values at the nodes ``(k, points)``, for every step."""
 
     weights: Tensor
     nodes: Tensor
@@ -328,15 +320,6 @@ def averages(ahead: Propagator, points: int, part: Propagator | None = None) -> 
         points: 1 to 4.
         part: Of parts of them, from where they start, over which the means are; of the whole if
             None.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.likelihood.quadrature import averages
-        >>> at = DiagonalSDE(VP(), Identity((1,))).at(torch.tensor([[0.1], [0.2], [0.3]]).double())
-        >>> ahead = at[:-1].propagator(at[1:])
-        >>> averages(ahead, 4).weights.sum(1).flatten().float()
-        tensor([1., 1.])
     """
     part = ahead if part is None else part
     return _lagrange(ahead.h, points, part.h).means(part)

@@ -25,12 +25,6 @@ def checked_features(name: str, features: Tensor, least: int, like: Tensor | Non
     Raises:
         TypeError: If they are no real numbers.
         ValueError: If they are of another shape or on another device, too few, or not finite.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.metrics.distances import checked_features
-        >>> checked_features("a", torch.zeros(3, 2), least=2).dtype
-        torch.float64
     """
     features = numbers(name, features).detach()
     features = features.to(precision(features.device))

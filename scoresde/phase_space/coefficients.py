@@ -33,13 +33,6 @@ class PhaseCoefficients(SDECoefficients):
         seen: Coefficients of that diffusion of data (`scoresde.phase_space.dynamics`).
         dynamics: Of position and velocity.
         like: A state of all copies, ``(*batch, k n)``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import CLD, VP, Identity
-        >>> at = CLD(VP(), Identity((1,))).at(torch.tensor([[0.5]]), torch.ones(1, 2))
-        >>> bool((at.kernel.sigma * torch.ones(1, 2) > 0).all())  # a root of both variances
-        True
     """
 
     _reading: tuple[Tensor, PhaseKernel] | None = None
@@ -180,15 +173,6 @@ class PhaseReverse(DenoisedReverse):
     """Coefficients of the reverse equation of a `scoresde.PhaseSDE` at several times.
 
     Takes the arguments of `scoresde.sdes.denoised_reverse.DenoisedReverse`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import CLD, VP, Identity, ReverseSDE
-        >>> model = Gaussian(CLD(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> at = ReverseSDE(model).at(-torch.tensor([[0.6], [0.5]]).double(), torch.zeros(1, 2))
-        >>> at[:1].propagator(at[1:]).decay.shape
-        (1, 2)
     """
 
     forward: PhaseCoefficients
@@ -248,14 +232,6 @@ def _product(slope: Any, y: Tensor) -> Tensor:
 
 
 def denoised(copies: int, denoise: Forcing, readout: Tensor, y: Tensor) -> Tensor:
-    """The denoised mean by what a state says of data, once for every copy.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.phase_space.coefficients import denoised
-        >>> y = torch.tensor([1.0, 2.0])  # a position and a velocity
-        >>> denoised(2, torch.neg, torch.tensor([1.0, 0.5]), y)
-        tensor([-2., -2.])
-    """
+    """The denoised mean by what a state says of data, once for every copy."""
     seen = (readout * y).unflatten(-1, (copies, -1)).sum(-2)
     return torch.cat([denoise(seen)] * copies, -1)

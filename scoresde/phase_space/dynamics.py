@@ -59,13 +59,6 @@ class PhaseKernel(NamedTuple):
         rho: ``L^-1 a``: its squared length is the signal-to-noise ratio.
         drift: ``L^-1 A L``.
         g2: ``L^-1 Q L^-T``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Dynamics
-        >>> kernel = Dynamics.cld().kernel(torch.tensor(0.1))
-        >>> kernel.log_snr < Dynamics.cld().kernel(torch.tensor(0.01)).log_snr
-        tensor(True)
     """
 
     mean: Tensor

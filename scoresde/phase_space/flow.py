@@ -39,16 +39,6 @@ class PhaseFlowCoefficients(DiagonalCoefficients):
     Args:
         known: Coefficients of the SDE.
         rotation: That of its flow.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import CLD, VP, Identity
-        >>> from scoresde.phase_space.flow import PhaseFlowCoefficients
-        >>> sde = CLD(VP(), Identity((1,)))
-        >>> known = sde.at(torch.tensor([[0.5]]), torch.zeros(1, 2))
-        >>> at = PhaseFlowCoefficients(known, sde.rotation)
-        >>> at.direction.square().sum().round(decimals=4)
-        tensor(1.)
     """
 
     _rotation_matrix: Tensor | None = None
@@ -110,16 +100,6 @@ class PhaseFlowReverse(DiagonalReverse):
     """Coefficients of the flow of ``w`` at several times.
 
     Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import CLD, VP, Identity
-        >>> from scoresde.phase_space.flow import PhaseFlow
-        >>> model = Gaussian(CLD(VP(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> at = PhaseFlow(model).at(torch.tensor([[0.5]]), torch.zeros(1, 2))
-        >>> at.response / at.slope == -at.forward.pull  # dw/dl = -w + kappa D
-        tensor([[True, True]])
     """
 
     forward: PhaseFlowCoefficients
@@ -153,15 +133,6 @@ class PhaseFlow(ProbabilityFlow):
     """The flow of ``w``; see the module.
 
     Takes the arguments of `scoresde.ProbabilityFlow`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import CLD, VP, Identity, Noise
-        >>> from scoresde.phase_space.flow import PhaseFlow
-        >>> flow = PhaseFlow(Gaussian(CLD(VP(), Identity((1,))), torch.zeros(1), torch.eye(1)))
-        >>> flow.start(torch.zeros(5, 1), Noise())[0].shape
-        torch.Size([5, 2])
     """
 
     estimate = "probability flow of all copies, a bound from below by one draw of those beside data"

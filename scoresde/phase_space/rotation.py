@@ -17,15 +17,6 @@ class Rotation(Float64Constants):
 
     Args:
         dynamics: Of position and velocity.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Dynamics
-        >>> from scoresde.phase_space.rotation import Rotation
-        >>> pair, s = Dynamics.cld(), torch.tensor([0.5, 1.0]).double()
-        >>> rotation = Rotation(pair)(pair, s)
-        >>> torch.allclose(rotation @ rotation.mT, torch.eye(2).double())
-        True
     """
 
     rotations: Tensor

@@ -41,14 +41,6 @@ class PhaseStep(NamedTuple):
             in half the log-SNR: ``(*, k, 4)``.
         noise_std: The symmetric root of the noise's covariance, ``(*, k, k)``.
         h: Growth of half the log-SNR, ``(*,)``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Dynamics
-        >>> from scoresde.phase_space.steps import phase_step
-        >>> late, early = torch.tensor([2.0, 1.0]).double()
-        >>> phase_step(Dynamics.cld(), late, early, eta=0.0).noise_std.abs().max() < 1e-7
-        tensor(True)
     """
 
     decay: Tensor
@@ -111,15 +103,6 @@ def magnus(dynamics: Dynamics, start: Tensor, end: Tensor, rate: Rate) -> Tensor
         start: ``s`` at the starts, ``(*,)``, in float64.
         end: ``s`` at the ends.
         rate: Of kernels, ``(*, m, m)``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Dynamics
-        >>> from scoresde.phase_space.steps import magnus
-        >>> pair, (s, t) = Dynamics.cld(), torch.tensor([0.1, 0.5]).double()
-        >>> rotation = magnus(pair, s, t, lambda kernel: kernel.rotation_rate)
-        >>> torch.allclose(rotation @ rotation.mT, torch.eye(2).double())
-        True
     """
     a, b = dynamics.coordinate(start), dynamics.coordinate(end)
     pieces = max(1, math.ceil(float((b - a).detach().abs().max()) / PIECE))
@@ -149,15 +132,7 @@ def _commuted(a: Tensor, b: Tensor) -> Tensor:
 
 
 def symmetric_root(matrix: Tensor) -> Tensor:
-    """The symmetric root of matrices that are positive semi-definite up to rounding.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.phase_space.steps import symmetric_root
-        >>> symmetric_root(torch.diag(torch.tensor([4.0, 0.0])))
-        tensor([[2., 0.],
-                [0., 0.]])
-    """
+    """The symmetric root of matrices that are positive semi-definite up to rounding."""
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
     root: Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(-2)) @ vectors.mT
     return root

@@ -55,14 +55,6 @@ class Draft:
         delays: Of every block but the last, in hundredths of the time at which the next one enters:
             at 0 it runs to the end with that, at 50 it is finished before. None if none are
             planned.
-
-    Example:
-        >>> from scoresde.planning.draft import Draft
-        >>> first = Draft.first(2)
-        >>> first.steps, first.grown(0, 2).steps
-        ((1, 1), (3, 1))
-        >>> len(list(first.neighbours(4)))
-        6
     """
 
     steps: tuple[int, ...]
@@ -115,13 +107,6 @@ class Layout:
     Args:
         schedule: Read by every block.
         sde: Whose stages are kept; they are planned if None.
-
-    Example:
-        >>> from scoresde import LogLinear
-        >>> from scoresde.planning.draft import Draft, Layout
-        >>> starts, delays, times = Layout(LogLinear()).times([Draft.first(2).grown(1, 1)])
-        >>> starts.tolist(), delays.tolist(), times.tolist()
-        ([[1.0, 0.6004]], [[0.0, 0.0]], [[1.0, 0.6004, 0.264736, 0.001]])
     """
 
     def __init__(self, schedule: Schedule, sde: DiagonalSDE | None = None) -> None:
@@ -222,16 +207,7 @@ class Layout:
 
 
 def pieces(sde: DiagonalSDE) -> list[Stage]:
-    """Between every two breakpoints, latest first: the stages, and where a clock starts or stops.
-
-    Example:
-        >>> from scoresde import Clock, DiagonalSDE, Identity, LogLinear
-        >>> from scoresde.planning.draft import pieces
-        >>> clock = Clock(2.0, delays=[0.5, 0.0])
-        >>> sde = DiagonalSDE(LogLinear(eps=0.1), Identity((2,), {"a": 1, "b": 1}), clock)
-        >>> [(round(piece.start, 2), piece.dim) for piece in pieces(sde)]
-        [(1.0, 2), (0.55, 2), (0.5, 2)]
-    """
+    """Between every two breakpoints, latest first: stages, and where a clock starts or stops."""
     edges, stages = [sde.T, *reversed(sde.breakpoints()), sde.eps], sde.stages()
     return [
         Stage(start, end, next(stage.dim for stage in stages if stage.end < start <= stage.start))

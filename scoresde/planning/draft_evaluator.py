@@ -132,21 +132,6 @@ class DraftEvaluator:
         sde: Whose stages are kept; they are planned if None.
         kurtosis: Of the bands' coefficients, if they are not Gaussian.
         learned: Errors of an estimator's denoised means.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Haar, LogLinear
-        >>> from scoresde.planning.draft_evaluator import DraftEvaluator
-        >>> from scoresde.planning.draft import Draft
-        >>> from solvers import DDIM
-        >>> bands = {"a1": torch.ones(4), "d1": torch.full((12,), 0.1)}
-        >>> evaluator = DraftEvaluator(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
-        >>> few = Draft.first(2)
-        >>> more = few.grown(0, 3).grown(1, 3)
-        >>> evaluator.cost(more) / evaluator.cost(few)
-        4.0
-        >>> evaluator.errors([more]) < evaluator.errors([few])
-        True
     """
 
     def __init__(
@@ -359,13 +344,6 @@ def quantiles(z: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
         z: Standard normal quantiles, above 0.
         variances: Of the parts, whose means are 0.
         shares: Of the parts.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.planning.draft_evaluator import quantiles
-        >>> z = torch.tensor([0.5, 1.0])
-        >>> quantiles(z, torch.tensor([4.0]), torch.ones(1)).round(decimals=4)
-        tensor([1., 2.])
     """
     low, high = torch.zeros_like(z), z * variances.max().sqrt()
     wanted = torch.erfc(z / math.sqrt(2))

@@ -50,14 +50,7 @@ class IndependentGaussian(KernelEstimator):
 
 
 class UnitNoise(Noise):
-    """Ones for noise: samples of a linear map become its standard deviations.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.planning.independent_gaussian import UnitNoise
-        >>> UnitNoise()(torch.empty(2))
-        tensor([1., 1.])
-    """
+    """Ones for noise: samples of a linear map become its standard deviations."""
 
     def __call__(self, like: Tensor) -> Tensor:
         """See the class."""

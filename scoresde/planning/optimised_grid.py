@@ -87,14 +87,7 @@ class OptimisedGrid:
 
 
 def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
-    """The best point on the way of a quasi-Newton method.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.planning.optimised_grid import minimise
-        >>> minimise(lambda x: (x - 3).square().sum(), torch.zeros(1), iterations=5).round()
-        tensor([3.])
-    """
+    """The best point on the way of a quasi-Newton method."""
     point, best, lowest = start.clone().requires_grad_(), start, math.inf
     optimizer = torch.optim.LBFGS(
         [point], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"

@@ -43,19 +43,6 @@ class Search:
         allowed: Which drafts may be taken.
         price: What a draft costs, of the budget.
         worth: By how much the logarithm of the error must fall for a unit of that.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Haar, LogLinear
-        >>> from scoresde.planning.draft_evaluator import DraftEvaluator
-        >>> from scoresde.planning.search import Search
-        >>> from solvers import DDIM
-        >>> bands = {"a1": torch.ones(4), "d1": torch.full((12,), 0.1)}
-        >>> evaluator = DraftEvaluator(Haar((1, 4, 4), 1), LogLinear(), bands, DDIM())
-        >>> def steps(draft): return sum(draft.steps)
-        >>> search = Search(evaluator, lambda draft: steps(draft) <= 5, steps, 0.0)
-        >>> sum(search.run(lambda draft: False).steps)
-        5
     """
 
     evaluator: DraftEvaluator

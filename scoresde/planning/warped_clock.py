@@ -20,14 +20,6 @@ class WarpedClock(Clock):
         eps: Last of the times that are shared, in units of ``T``.
         discontinuities: Those of them at which clocks start or stop, or blocks enter, in the same
             units.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.planning.warped_clock import WarpedClock
-        >>> times, none = torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.2, 0.0]]), torch.empty(0)
-        >>> clock = WarpedClock(times, lambda u: u.unsqueeze(-2), 1, 0.0, discontinuities=none)
-        >>> clock(torch.tensor([0.5])), clock(torch.tensor([0.75]))
-        (tensor([0.5000, 0.2000]), tensor([0.7500, 0.6000]))
     """
 
     def __init__(

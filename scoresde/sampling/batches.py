@@ -22,18 +22,7 @@ from scoresde.selection import broadcast, samples
 
 
 class Batch(NamedTuple):
-    """One batch of many samples, with what is known of its samples.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.sampling.batches import Batch, batches_of
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> parts: list[Batch] = list(batches_of(model, (5, 2), 4, torch.arange(10), Noise()))
-        >>> [(part.size, part.condition.tolist()) for part in parts]
-        [(4, [0, 1, 2, 3]), (4, [4, 5, 6, 7]), (2, [8, 9])]
-    """
+    """One batch of many samples, with what is known of its samples."""
 
     estimator: ScoreEstimator
     size: int
@@ -55,15 +44,6 @@ def batches_of(
 
     Raises:
         ValueError: If there are generators, and not one per sample.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.sampling.batches import batches_of
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> [part.size for part in batches_of(model, (5, 2), 4, None, Noise())]
-        [4, 4, 2]
     """
     count = math.prod(shape)
     noise.check(count)
@@ -94,15 +74,6 @@ def collected(
         OSError: If the file cannot be written.
         TypeError: If such a file has no numbers like these, as bfloat16.
         ValueError: If its name does not end in ``.npy``.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import torch
-        >>> from scoresde.sampling.batches import collected
-        >>> path, parts = Path(tempfile.mkdtemp(), "x.npy"), [torch.zeros(2, 2), torch.ones(1, 2)]
-        >>> collected(iter(parts), (3, 1, 2), torch.empty(0), path).flatten().tolist()
-        [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
     """
     if output is None:
         events, place = like.new_empty(tuple(shape)), 0
@@ -133,18 +104,7 @@ def _numpy_dtype(dtype: torch.dtype) -> str:
 
 
 def sample_shape_of(estimator: ScoreEstimator, sample_shape: Sequence[int]) -> torch.Size:
-    """The shape of samples, checked to end with the batch of what is known of them.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Joint, condition
-        >>> from scoresde.sampling.batches import sample_shape_of
-        >>> sde = DiagonalSDE(VP(), Joint(y=(1,), x=(1,)))
-        >>> model = Gaussian(sde, torch.zeros(2), torch.eye(2))
-        >>> sample_shape_of(condition(model, y=torch.zeros(4, 1)), (3, 4))
-        torch.Size([3, 4])
-    """
+    """The shape of samples, checked to end with the batch of what is known of them."""
     expect_estimator(estimator)
     event, batch = estimator.sde.basis.event_shape, estimator.batch_shape
     shape = _checked_shape(sample_shape, event, len(batch))
@@ -172,18 +132,7 @@ def _checked_shape(value: Iterable[int], event_shape: torch.Size, known: int) ->
 
 
 def samples_like(estimator: ScoreEstimator, dtype: torch.dtype | None) -> Tensor:
-    """An empty tensor with the dtype and on the device that samples are to have.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.sampling.batches import samples_like
-        >>> network = ResidualMLP((2,), 8, 1).double()
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), network)
-        >>> samples_like(model, None).dtype, samples_like(model, torch.float32).dtype
-        (torch.float64, torch.float32)
-    """
+    """An empty tensor with the dtype and on the device that samples are to have."""
     if dtype is not None:
         instance("dtype", dtype, torch.dtype)
         expect(dtype.is_floating_point, "dtype", "a floating-point one", dtype)

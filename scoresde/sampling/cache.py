@@ -68,19 +68,6 @@ def events(
         dtype: Of the samples, see `scoresde.Solver.sample`.
         noise: Where random numbers come from.
         progress: Whether to show a bar.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.sampling.cache import events
-        >>> from solvers import DDIM
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> def seeded(): return Noise(torch.Generator().manual_seed(0))
-        >>> with torch.no_grad():
-        ...     x = [events(DDIM(8), model, (5,), None, None, seeded()) for _ in range(2)]
-        >>> torch.equal(*x)
-        True
     """
     key = _key(solver, estimator, sample_shape, condition, dtype)
     # without the lock: lists of walks are replaced, never changed

@@ -30,16 +30,6 @@ def churning(
     Returns:
         The times, ``(2,)``, and what prepares the move for states like one given. After it a solver
         has nothing to remember.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.sampling.churn import churning
-        >>> sde = DiagonalSDE(VP(), Identity((2,)))
-        >>> step, z = torch.tensor([0.5, 0.4]).double(), torch.zeros(1, 2)
-        >>> longer, prepare = churning(sde, step, sde.stages()[0], 0.3)
-        >>> bool(longer[0] > step[0]), prepare(z)(z, Noise(), None)[0].shape
-        (True, torch.Size([1, 2]))
     """
     back = time_at_level(sde, step[0], math.log1p(share), stage.start)
     if back <= step[0]:

@@ -28,13 +28,7 @@ Corrector = Callable[[ReverseSDE, Tensor, Tensor, Noise], Tensor]
 
 
 class Settings(Walker, Protocol):
-    """The methods of a solver that a descent uses; see `scoresde.Solver`.
-
-    Example:
-        >>> from scoresde.sampling.descent import Settings
-        >>> from solvers import DDIM
-        >>> settings: Settings = DDIM(8)
-    """
+    """The methods of a solver that a descent uses; see `scoresde.Solver`."""
 
     @property
     def steps(self) -> int:
@@ -77,16 +71,6 @@ class Descent:
         estimator: Knows the score and its SDE.
         condition: Passed on to the estimator.
         start: Samples without components, ``(*sample_shape, 0)``.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
-        >>> from scoresde.sampling.descent import Descent
-        >>> from solvers import DDIM
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> Descent(DDIM(8), model, None, torch.empty(5, 0)).events(Noise()).shape
-        torch.Size([5, 2])
     """
 
     solver: Settings
@@ -164,15 +148,7 @@ class Descent:
 
 
 def checked_samples(x: Tensor, solver: Settings) -> Tensor:
-    """Samples, if they are finite: a ``ValueError`` names the solver that has diverged.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sampling.descent import checked_samples
-        >>> from solvers import DDIM
-        >>> checked_samples(torch.zeros(2), DDIM(8))
-        tensor([0., 0.])
-    """
+    """Samples, if they are finite: a ``ValueError`` names the solver that has diverged."""
     if not all_finite(x):  # asked of every sample: solvers take long to say what they are
         help_ = "more steps, or an exponential solver, may help"
         finite("samples", x, f"from {solver!r} ({help_})")

@@ -14,16 +14,7 @@ _OFFSET = 16
 
 
 def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
-    """Which of some times are breakpoints, where rates jump.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.sampling.discontinuities import at_discontinuity
-        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
-        >>> at_discontinuity(sde, torch.tensor([0.1, 0.5, 1.0]).double())
-        tensor([False,  True, False])
-    """
+    """Which of some times are breakpoints, where rates jump."""
     breakpoints = equation.breakpoints()
     if not breakpoints:  # mostly
         return torch.zeros_like(ts, dtype=torch.bool)
@@ -31,16 +22,7 @@ def at_discontinuity(equation: Equation, ts: Tensor) -> Tensor:
 
 
 def segments(equation: Equation, ts: Tensor) -> list[tuple[int, int]]:
-    """Indices ``(first, last)`` of the parts of a grid within which rates do not jump.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.sampling.discontinuities import segments
-        >>> sde = DiagonalSDE(VP(), Identity((2,), {"a": 1, "b": 1}), [1.0, 2.0])
-        >>> segments(sde, torch.tensor([0.1, 0.5, 0.7, 1.0]).double())
-        [(0, 1), (1, 3)]
-    """
+    """Indices ``(first, last)`` of the parts of a grid within which rates do not jump."""
     inner = (at_discontinuity(equation, ts)[1:-1].nonzero().flatten() + 1).tolist()
     return list(itertools.pairwise([0, *inner, len(ts) - 1]))
 
@@ -52,14 +34,6 @@ def one_sided(ts: Tensor, discontinuous: Tensor, precision: float) -> tuple[Tens
         ts: Increasing times.
         discontinuous: Where rates jump, see `at_discontinuity`.
         precision: Of the numbers in which steps are taken.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sampling.discontinuities import one_sided
-        >>> ts = torch.tensor([0.1, 0.5, 1.0]).double()
-        >>> starts, ends = one_sided(ts, torch.tensor([False, True, False]), 1e-7)
-        >>> bool(ends[0] < 0.5 < starts[1])
-        True
     """
     if not bool(discontinuous.any()):  # mostly
         return ts[:-1], ts[1:]
@@ -74,13 +48,6 @@ class TimeWarp:
         times: The grid, increasing or decreasing.
         discontinuous: Whether rates jump at its start and at its end, which are then avoided.
         precision: Of the numbers in which steps are taken.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sampling.discontinuities import TimeWarp
-        >>> along = TimeWarp(torch.tensor([1.0, 0.5, 0.4]).double(), (False, False), 1e-16)
-        >>> along(torch.tensor([0.0, 0.25, 1.0]).double())
-        tensor([1.0000, 0.7500, 0.4000], dtype=torch.float64)
     """
 
     def __init__(self, times: Tensor, discontinuous: tuple[bool, bool], precision: float) -> None:

@@ -221,13 +221,7 @@ def grid_field(default: Grid) -> Any:
 
 
 def of_two(argument: str, function: Grid) -> Grid:
-    """The function itself; raises ``TypeError`` if it does not take an SDE and a number.
-
-    Example:
-        >>> from scoresde.sampling.grid import karras, of_two
-        >>> of_two("grid", karras) is karras
-        True
-    """
+    """The function itself; raises ``TypeError`` if it does not take an SDE and a number."""
     try:
         inspect.signature(function).bind(None, 1)
     except TypeError:
@@ -243,13 +237,6 @@ def check(sde: SDE, times: Tensor) -> Tensor:
 
     Raises:
         ValueError: If they are not one finite decreasing sequence within ``[0, T]``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.sampling.grid import check
-        >>> check(DiagonalSDE(VP(), Identity((2,))), [1.0, 0.5, 0.01])
-        tensor([1.0000, 0.5000, 0.0100], dtype=torch.float64)
     """
     times = numbers("times", times).to("cpu", torch.float64)
     expect(times.ndim == 1 and len(times) > 1, "times", "two or more numbers", tuple(times.shape))
@@ -265,15 +252,7 @@ def check(sde: SDE, times: Tensor) -> Tensor:
 
 
 def restrict(times: Tensor, stage: Stage) -> Tensor:
-    """The part of a grid that belongs to a stage.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sampling.grid import restrict
-        >>> from scoresde.sdes.sde import Stage
-        >>> restrict(torch.tensor([1.0, 0.6, 0.5, 0.2, 0.0]), Stage(start=0.5, end=0.0, dim=8))
-        tensor([0.5000, 0.2000, 0.0000])
-    """
+    """The part of a grid that belongs to a stage."""
     times = numbers("times", times)
     return times[(times <= stage.start + _TINY) & (times >= stage.end - _TINY)]
 
@@ -340,15 +319,6 @@ def fractions(
 
     Returns:
         ``(k,)`` for every part.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.sampling.grid import fractions
-        >>> sde = DiagonalSDE(VP(), Identity((2,)))
-        >>> start, end = torch.tensor([1.0]).double(), torch.tensor([0.5]).double()
-        >>> bool(0.5 < fractions(sde, start, end, (0.5,))[0] < 1.0)
-        True
     """
     u = torch.linspace(0, 1, _FRACTION_POINTS, dtype=starts.dtype, device=starts.device)
     times = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * u
@@ -370,18 +340,7 @@ forty thousand times its first. Measured, a rise of .01 is met within 2% there, 
 
 
 def time_at_level(sde: SDE, t: Tensor, rise: float, last: float) -> Tensor:
-    """The time at which the noise level is higher by so much than at ``t > 0``, or the ``last``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.sampling.grid import time_at_level
-        >>> sde, t = DiagonalSDE(VP(), Identity((2,))), torch.tensor(0.5).double()
-        >>> time = time_at_level(sde, t, rise=0.1, last=1.0)
-        >>> noise_levels = [sde.at(v.reshape(1, 1)).noise_level for v in (t, time)]
-        >>> (noise_levels[1] - noise_levels[0]).round(decimals=3)
-        tensor([0.1000], dtype=torch.float64)
-    """
+    """The time at which the noise level is higher by so much than at ``t > 0``, or the ``last``."""
     u = torch.linspace(0, 1, _LEVEL_POINTS, dtype=t.dtype, device=t.device)
     times = torch.cat([t + (last - t) * u**2, t * (last / t) ** u]).sort().values.clamp(max=last)
     noise_levels = _read(sde, attrgetter("noise_level"), times)

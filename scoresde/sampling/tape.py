@@ -25,13 +25,7 @@ Move = Callable[[Tensor, Noise, Any], tuple[Tensor, Any]]
 
 
 class Walker(Protocol):
-    """The methods of a solver that a walk uses; see `scoresde.Solver`.
-
-    Example:
-        >>> from scoresde.sampling.tape import Walker
-        >>> from solvers import DDIM
-        >>> walker: Walker = DDIM(8)
-    """
+    """The methods of a solver that a walk uses; see `scoresde.Solver`."""
 
     def walk(
         self, equation: Equation, y: Tensor, ts: Tensor, noise: Noise, memory: Any = None
@@ -45,16 +39,7 @@ class Walker(Protocol):
 
 
 class EagerWalk:
-    """A walk that is made once: moves are made as soon as they are prepared, and not kept.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Noise
-        >>> from scoresde.sampling.tape import EagerWalk
-        >>> def double(y, noise, memory): return 2 * y, memory
-        >>> EagerWalk().take(lambda: double, torch.ones(1), Noise(), None)
-        (tensor([2.]), None)
-    """
+    """A walk that is made once: moves are made as soon as they are prepared, and not kept."""
 
     def take(
         self, prepare: Callable[[], Move], y: Tensor, noise: Noise, memory: Any
@@ -78,19 +63,6 @@ class Tape(EagerWalk):
     Attributes:
         moves: All that were made.
         read: The ``id`` of tensors whose values went into the moves.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity, Noise, ReverseSDE
-        >>> from scoresde.sampling.tape import Tape
-        >>> from solvers import DDIM
-        >>> model = Gaussian(DiagonalSDE(VP(), Identity((2,))), torch.zeros(2), torch.eye(2))
-        >>> tape, z, solver = Tape(), torch.ones(1, 2), DDIM(8)
-        >>> ts = -solver.times(model.sde)
-        >>> *_, (end, _) = tape.walk(solver, ReverseSDE(model, 0.0), z, ts, Noise(), None)
-        >>> len(tape.moves), torch.equal(tape.replay(z, Noise()), end)
-        (8, True)
     """
 
     def __init__(self, log_reads: bool = True) -> None:
@@ -154,16 +126,6 @@ class NoiseTape(Noise):
 
     Args:
         noise: Where the numbers come from.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Noise
-        >>> from scoresde.sampling.tape import ReplayedNoise, NoiseTape
-        >>> def seeded(): return Noise(torch.Generator().manual_seed(0))
-        >>> tape = NoiseTape(seeded())
-        >>> first = tape(torch.empty(3, 2))
-        >>> torch.equal(ReplayedNoise(tape.draw_all(seeded()))(torch.empty(3, 2)), first)
-        True
     """
 
     def __init__(self, noise: Noise) -> None:
@@ -205,13 +167,6 @@ class ReplayedNoise(Noise):
 
     Args:
         numbers: See `NoiseTape.draw_all`.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sampling.tape import ReplayedNoise
-        >>> noise = ReplayedNoise([torch.ones(2), torch.zeros(2)])
-        >>> noise(torch.empty(2)), noise.uniform(torch.empty(2))
-        (tensor([1., 1.]), tensor([0., 0.]))
     """
 
     def __init__(self, numbers: Sequence[Tensor]) -> None:

@@ -18,12 +18,6 @@ class DenoisedReverse(ReverseCoefficients):
 
     Takes the arguments of `scoresde.sdes.sde_coefficients.ReverseCoefficients`; those of the SDE
     have a ``diffusion``.
-
-    Example:
-        >>> from scoresde.sdes.diagonal_coefficients import DiagonalReverse
-        >>> from scoresde.sdes.denoised_reverse import DenoisedReverse
-        >>> issubclass(DiagonalReverse, DenoisedReverse)
-        True
     """
 
     forward: Any
@@ -56,24 +50,10 @@ class DenoisedReverse(ReverseCoefficients):
 
 
 def standard_increment(y: Tensor, xi: Tensor) -> Tensor:
-    """Standard normal numbers, unchanged.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sdes.denoised_reverse import standard_increment
-        >>> standard_increment(torch.zeros(2), torch.ones(2))
-        tensor([1., 1.])
-    """
+    """Standard normal numbers, unchanged."""
     return xi
 
 
 def constant_diffusion(value: Tensor, y: Tensor) -> Tensor:
-    """A coefficient, expanded to the shape of a state.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sdes.denoised_reverse import constant_diffusion
-        >>> constant_diffusion(torch.ones(1), torch.zeros(2))
-        tensor([1., 1.])
-    """
+    """A coefficient, expanded to the shape of a state."""
     return value.expand_as(y)

@@ -277,15 +277,6 @@ class DiagonalReverse(DenoisedReverse):
     """Coefficients of the reverse equation of a `scoresde.DiagonalSDE` at several times.
 
     Takes the arguments of `DenoisedReverse`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import EDM, DiagonalSDE, Identity, ProbabilityFlow
-        >>> model = Gaussian(DiagonalSDE(EDM(), Identity((1,))), torch.zeros(1), torch.eye(1))
-        >>> at = ProbabilityFlow(model).at(torch.tensor([[2.0]]), torch.zeros(1, 1))
-        >>> at.slope, at.response  # dz/dt = (z - D)/t
-        (tensor([[0.5000]]), tensor([[-0.5000]]))
     """
 
     forward: DiagonalCoefficients
@@ -324,13 +315,6 @@ class DiagonalReverse(DenoisedReverse):
 
 
 def root(value: Tensor) -> Tensor:
-    """The square root, whose derivative where nothing is to be drawn is 0 as well.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.sdes.diagonal_coefficients import root
-        >>> root(torch.tensor([0.0, 4.0]))
-        tensor([0., 2.])
-    """
+    """The square root, whose derivative where nothing is to be drawn is 0 as well."""
     none = value == 0
     return value.masked_fill(none, 1.0).sqrt().masked_fill(none, 0.0)

@@ -15,14 +15,6 @@ class Reading:
         sigma: Standard deviation of the noise, in the schedule's units.
         log_snr: In the schedule's units.
         rates: Returns ``f`` and ``g^2``, by the SDE's time and in the schedule's units.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import EDM
-        >>> from scoresde.sdes.reading import Reading
-        >>> *values, rates = EDM().read(torch.tensor([2.0, 3.0]))
-        >>> Reading(*values, lambda: rates(None)).g2
-        tensor([4., 6.])
     """
 
     _alpha: Tensor | None = None

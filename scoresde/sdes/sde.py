@@ -243,15 +243,7 @@ class SDE(Equation):
 
 
 def gaussian(mean: Tensor, sigma: Tensor) -> Append:
-    """Appends ``mean + sigma xi``, of ``(*batch or none, k)`` and ``(k,)``.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import Noise
-        >>> from scoresde.sdes.sde import gaussian
-        >>> gaussian(torch.ones(2), torch.zeros(2))(torch.zeros(1, 1), Noise())
-        tensor([[0., 1., 1.]])
-    """
+    """Appends ``mean + sigma xi``, of ``(*batch or none, k)`` and ``(k,)``."""
 
     def append(z: Tensor, noise: Noise) -> Tensor:
         fresh = noise(z.new_empty(*z.shape[:-1], sigma.shape[-1]))

@@ -37,18 +37,7 @@ class Kernel(NamedTuple):
 
 
 class Score(Protocol):
-    """The methods of an estimator that equations use; see `scoresde.ScoreEstimator`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Gaussian
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.sdes.sde_coefficients import Score
-        >>> sde = DiagonalSDE(VP(), Identity((1,)))
-        >>> score: Score = Gaussian(sde, torch.zeros(1), torch.eye(1))
-        >>> score.score(torch.ones(1, 1), 0.5)
-        tensor([[-1.]])
-    """
+    """The methods of an estimator that equations use; see `scoresde.ScoreEstimator`."""
 
     def score(self, z: Tensor, t: Tensor | float, condition: Any = None) -> Tensor:
         """``grad_z log p_t(z | condition)``."""
@@ -181,16 +170,6 @@ class PlainCoefficients(SDECoefficients):
     """Coefficients of an SDE of which only ``f`` and ``g`` are known.
 
     Takes the SDE, and the arguments of `scoresde.equation.Coefficients`.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import SDE
-        >>> class Decay(SDE):
-        ...     def f(self, t, y): return -y
-        ...     def g(self, t, y): return torch.ones_like(y)
-        >>> at = Decay((1,)).at(torch.tensor([[0.1], [0.3]]))
-        >>> at[:1].propagator(at[1:]).h  # the length of a step
-        tensor([[0.2000]])
     """
 
     def __init__(self, sde: Equation, t: Tensor, like: Tensor, blocks: Any) -> None:
@@ -233,18 +212,6 @@ class PlainReverse(ReverseCoefficients):
     """Coefficients of its reverse equations: the forcing is all of the drift.
 
     Takes the arguments of `ReverseCoefficients`.
-
-    Example:
-        >>> import torch
-        >>> from scoresde import SDE, DirectScoreEstimator, ReverseSDE
-        >>> class Brownian(SDE):
-        ...     def f(self, t, y): return torch.zeros_like(y)
-        ...     def g(self, t, y): return torch.ones_like(y)
-        >>> class Pull(DirectScoreEstimator):
-        ...     def score(self, z, t, condition=None): return -z
-        >>> reverse, z = ReverseSDE(Pull(Brownian((1,)))), torch.full((1, 1), 2.0)
-        >>> reverse.f(torch.tensor(-0.5), z)  # g^2 s
-        tensor([[-2.]])
     """
 
     forward: PlainCoefficients

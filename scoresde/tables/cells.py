@@ -25,12 +25,6 @@ class Cells:
         values: ``(N,)``.
         categories: All that objects can be, in their order; sorted ones if None.
         ranked: Whether that order means something; numbers and truth values have one anyway.
-
-    Example:
-        >>> import numpy as np
-        >>> from scoresde.tables.cells import Cells
-        >>> Cells(np.array(["b", None, "a"], object)).distinct()
-        ['a', 'b']
     """
 
     values: Array

@@ -24,17 +24,6 @@ class Completions:
         cells: What is known of every column, ``(N,)`` each; it stays as it is.
         events: Draws, ``(draws, N, columns)``.
         index: Of the rows, if they came in a data frame.
-
-    Example:
-        >>> import numpy as np
-        >>> import torch
-        >>> from scoresde.tables.cells import Cells
-        >>> from scoresde.tables.completions import Completions
-        >>> from scoresde.tables.coordinates import TableCoordinates
-        >>> to = TableCoordinates.fit(np.array([[-1.0], [0.0], [1.0]]))
-        >>> gap = [Cells(np.array([np.nan]))]
-        >>> Completions(to, gap, torch.randn(99, 1, 1)).quantile(0.5).shape
-        (1, 1)
     """
 
     coordinates: TableCoordinates

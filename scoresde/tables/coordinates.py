@@ -25,15 +25,6 @@ class TableCoordinates:
     Args:
         form: What tables come in.
         columns: What is known of each column.
-
-    Example:
-        >>> import numpy as np
-        >>> from scoresde.tables.coordinates import TableCoordinates
-        >>> table = np.array([[0.5, 1.0], [2.5, 4.0], [1.0, 2.0]])
-        >>> to = TableCoordinates.fit(table)
-        >>> events, _ = to.events(table, np.random.default_rng(0))
-        >>> to.table(events).round(6).tolist()
-        [[0.5, 1.0], [2.5, 4.0], [1.0, 2.0]]
     """
 
     form: Form

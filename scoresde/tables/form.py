@@ -27,13 +27,6 @@ class Form:
         names: Of the columns: those of a data frame, a structured array or a `Dataset`, places
             in others.
         template: The table, without rows.
-
-    Example:
-        >>> import numpy as np
-        >>> from scoresde.tables.form import Form
-        >>> form, cells = Form.read("X", np.array([[1, 20], [2, 30]], "i4"))
-        >>> form.restore([c.values for c in cells]).dtype
-        dtype('int32')
     """
 
     names: tuple[Hashable, ...]

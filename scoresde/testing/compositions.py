@@ -27,12 +27,6 @@ class CompositionLaws(ABC):
     """Laws of estimators that are conditioned on some components of their state.
 
     Asked of estimators whose SDE can be conditioned, as a part of `EstimatorLaws`.
-
-    Example:
-        >>> from scoresde.testing import EstimatorLaws
-        >>> from scoresde.testing.compositions import CompositionLaws
-        >>> issubclass(EstimatorLaws, CompositionLaws)
-        True
     """
 
     exact = False

@@ -86,11 +86,6 @@ def supplied(group: str) -> dict[str, Any]:
 
     Beside those of a configuration (`scoresde.app.config.SUPPLIED`) these are the parts that a file
     would name in tables of their own.
-
-    Example:
-        >>> from scoresde.testing.conformance import supplied
-        >>> supplied("bases")["event_shape"]
-        (2, 4, 4)
     """
     shape = SHAPES.get(group, (3,))
     n = math.prod(shape)
@@ -117,12 +112,6 @@ def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
     Raises:
         TypeError: If an argument is not known.
         ValueError: If its own example is of an argument that it does not take.
-
-    Example:
-        >>> from estimators import Gaussian
-        >>> from scoresde.testing.conformance import arguments
-        >>> sorted(arguments("estimators", Gaussian))
-        ['covariance', 'mean', 'sde']
     """
     supplied_arguments, meanings = supplied(group), getattr(factory, "supplied", {})
     parameters = inspect.signature(factory).parameters

@@ -32,15 +32,6 @@ class MetaResults:
 
     Shapes of results follow from those of arguments, by rules in Python that take ten to a hundred
     times as long as a look into the cache.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.testing.meta_results import MetaResults
-        >>> results, x = MetaResults(), torch.empty(3, 2, device="meta")
-        >>> for _ in range(2):
-        ...     y = results(torch.ops.aten.sum.dim_IntList, (x, [1]), {})
-        >>> y.shape, y.device.type, len(results)
-        (torch.Size([3]), 'meta', 1)
     """
 
     def __init__(self) -> None:
@@ -68,14 +59,7 @@ class MetaResults:
 
 
 def tensors_of(values: Any) -> Iterator[Tensor]:
-    """The tensors among arguments or results of an operation, also those in lists.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.testing.meta_results import tensors_of
-        >>> [v.ndim for v in tensors_of(([torch.ones(2, 1), 3], {"out": torch.ones(2)}))]
-        [2, 1]
-    """
+    """The tensors among arguments or results of an operation, also those in lists."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, (tuple, list)):

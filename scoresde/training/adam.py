@@ -25,13 +25,6 @@ def adam(
         weights: Any.
         training: Rate and weight decay.
         tally: Its failures skip steps, without synchronisation; of fused optimisers only.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.adam import adam
-        >>> from scoresde.training.settings import TrainingSettings
-        >>> adam([torch.nn.Parameter(torch.ones(2))], TrainingSettings()).defaults["fused"]
-        True
     """
     devices = {*_foreach_utils._get_fused_kernels_supported_devices()} & {*_LEAVE_OUT}
     fused = all(
@@ -60,17 +53,6 @@ def load_adam(
 
     Raises:
         LookupError, RuntimeError, ValueError: If it is of other weights.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.adam import adam, load_adam
-        >>> from scoresde.training.settings import TrainingSettings
-        >>> weights = [torch.nn.Parameter(torch.ones(()))]
-        >>> optimizer, saved = adam(weights, TrainingSettings()), torch.tensor(3.0)
-        >>> names = ("0.step", "0.exp_avg", "0.exp_avg_sq")
-        >>> load_adam(optimizer, weights, dict.fromkeys(names, saved))
-        >>> optimizer.state[weights[0]]["step"]
-        tensor(3.)
     """
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():

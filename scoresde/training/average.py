@@ -16,13 +16,7 @@ et al. 2024 have them."""
 
 
 def power_decay(gamma: float, count: int) -> float:
-    """Decay of an average with a power profile at update ``count``: ``(1 - 1/count)^(gamma + 1)``.
-
-    Example:
-        >>> from scoresde.training.average import power_decay
-        >>> power_decay(1.0, 1), power_decay(1.0, 2)
-        (0.0, 0.25)
-    """
+    """Decay of a power profile at update ``count``: ``(1 - 1/count)^(gamma + 1)``."""
     return float((1 - 1 / count) ** (gamma + 1))
 
 
@@ -35,17 +29,6 @@ class WeightAverage:
     Attributes:
         values: The averages, by name.
         placed: Whether the module has them at the moment, instead of its own weights.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.average import WeightAverage
-        >>> layer = torch.nn.Linear(1, 1, bias=False)
-        >>> _ = torch.nn.init.ones_(layer.weight)
-        >>> average = WeightAverage(layer)
-        >>> _ = torch.nn.init.zeros_(layer.weight)
-        >>> average.update(decay=0.75)
-        >>> average.values
-        {'weight': tensor([[0.7500]])}
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -36,19 +36,6 @@ class BatchLoss:
     Attributes:
         generator: For dequantisation, times and noise, on the device.
         dtype: Of events as numbers.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.data.pairs import Pairs
-        >>> from scoresde.training.batch_loss import BatchLoss
-        >>> from scoresde.training.distributed import SINGLE_PROCESS
-        >>> from scoresde.training.settings import TrainingSettings
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> loss = BatchLoss.new(TrainingSettings(), model, 0, SINGLE_PROCESS)
-        >>> loss.of(Pairs(torch.tensor([[0, 3], [1, 2]])), 4, loss.generator).shape
-        torch.Size([])
     """
 
     training: TrainingSettings

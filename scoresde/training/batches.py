@@ -37,12 +37,6 @@ class BatchOrder:
         seed: Of the run.
         index: Which process.
         processes: How many there are.
-
-    Example:
-        >>> from scoresde.training.batches import BatchOrder
-        >>> whole, part = BatchOrder(9, 6, seed=0), BatchOrder(9, 6, seed=0, index=1, processes=2)
-        >>> whole.own(3)[1::2].equal(part.own(3))
-        True
     """
 
     count: int
@@ -77,17 +71,6 @@ class TrainingBatches:
     Attributes:
         placed: The events, on the device or to be moved there.
         order: Which events.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.data import Dataset
-        >>> from scoresde.training.batches import TrainingBatches
-        >>> from scoresde.training.distributed import SINGLE_PROCESS
-        >>> from scoresde.training.settings import TrainingSettings
-        >>> data, training = Dataset("mine", torch.randn(9, 2)), TrainingSettings(batch_size=4)
-        >>> with TrainingBatches(data, training, 0, SINGLE_PROCESS, torch.device("cpu")) as batches:
-        ...     batches.pairs(0).values.shape
-        torch.Size([4, 2])
     """
 
     def __init__(

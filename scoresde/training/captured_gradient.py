@@ -15,27 +15,12 @@ from scoresde.training.seeds import seeded_globals
 
 
 def captures(device: torch.device) -> bool:
-    """Whether a device has CUDA graphs.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.captured_gradient import captures
-        >>> captures(torch.device("cpu"))
-        False
-    """
+    """Whether a device has CUDA graphs."""
     return device.type == "cuda"
 
 
 def expect_capturable(estimator: ScoreEstimator, processes: int) -> None:
-    """Raises ``ValueError`` if losses change between updates, or there are several processes.
-
-    Example:
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.training.captured_gradient import expect_capturable
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> expect_capturable(model, 1)
-    """
+    """Raises ``ValueError`` if losses change between updates, or there are several processes."""
     expect(processes == 1, "capture", "one process", processes)
     for part in estimator.modules():
         heard = hasattr(part, "before_update")
@@ -54,23 +39,6 @@ class CapturedGradient:
 
     Raises:
         RuntimeError: As of `Captured`.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.data.pairs import Pairs
-        >>> from scoresde.training.captured_gradient import CapturedGradient, captures
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> device = torch.get_default_device()
-        >>> noise = torch.Generator(device)
-        >>> def add(pairs):
-        ...     loss = model.loss(pairs.values, generator=noise)
-        ...     loss.backward()
-        ...     return loss.detach()
-        >>> if captures(device):
-        ...     gradient = CapturedGradient(add, Pairs(torch.zeros(9, 2)), model, noise)
-        ...     loss = gradient(Pairs(torch.ones(9, 2)))
     """
 
     def __init__(

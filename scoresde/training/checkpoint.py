@@ -46,13 +46,7 @@ _HIDDEN = "0" * 64
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read; the message names the file and what is wrong.
-
-    Example:
-        >>> from scoresde.training.checkpoint import CheckpointError
-        >>> issubclass(CheckpointError, RuntimeError)
-        True
-    """
+    """A checkpoint cannot be read; the message names the file and what is wrong."""
 
 
 def save(
@@ -153,11 +147,6 @@ def check(folder: str | os.PathLike[str]) -> None:
 
     Raises:
         FileExistsError: If the folder has a ``config.json`` of another kind.
-
-    Example:
-        >>> import tempfile
-        >>> from scoresde.training.checkpoint import check
-        >>> check(tempfile.mkdtemp())
     """
     path = Path(folder, "config.json")
     if path.exists():
@@ -168,19 +157,7 @@ def check(folder: str | os.PathLike[str]) -> None:
 
 
 def remove(folder: str | os.PathLike[str]) -> None:
-    """Removes a checkpoint, if there is one, and its folder if that is empty then.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import torch
-        >>> from scoresde.training.checkpoint import remove, save
-        >>> folder = Path(tempfile.mkdtemp(), "run")
-        >>> save(folder, {"weight": torch.ones(2)}, {})
-        >>> remove(folder)
-        >>> folder.exists()
-        False
-    """
+    """Removes a checkpoint, if there is one, and its folder if that is empty then."""
     folder = Path(folder)
     if folder.is_dir():
         check(folder)

@@ -34,15 +34,7 @@ from scoresde.solver import Solver
 
 
 class Processes(Protocol):
-    """The processes of a computation, as ``accelerate.Accelerator`` has them.
-
-    Example:
-        >>> from scoresde.training.distributed import SINGLE_PROCESS, Processes
-        >>> def share(count: int, processes: Processes) -> int:
-        ...     return -(-count // processes.num_processes)
-        >>> share(10, SINGLE_PROCESS)
-        10
-    """
+    """The processes of a computation, as ``accelerate.Accelerator`` has them."""
 
     @property
     def num_processes(self) -> int:
@@ -76,13 +68,7 @@ class Processes(Protocol):
 
 @attrs.frozen
 class SingleProcess:
-    """One process.
-
-    Example:
-        >>> from scoresde.training.distributed import SingleProcess
-        >>> SingleProcess().is_main_process
-        True
-    """
+    """One process."""
 
     num_processes: int = 1
     process_index: int = 0
@@ -113,13 +99,6 @@ def shard(generator: Generators, processes: Processes, part: int = 0, parts: int
         processes: Which share the batch: process ``i`` of ``n`` has the events ``i, i + n, ...``.
         part: Which part of those, likewise.
         parts: How many there are.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.distributed import SingleProcess, shard
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> shard(generator, SingleProcess(num_processes=2, process_index=1)).rows
-        slice(1, None, 2)
     """
     count = processes.num_processes * parts
     if count == 1:
@@ -138,15 +117,6 @@ class SharedLoss(nn.Module):
 
     Raises:
         ValueError: If there are several processes, and ``torch.distributed`` does not know them.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.training.distributed import SINGLE_PROCESS, SharedLoss
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> SharedLoss(model, SINGLE_PROCESS)(torch.zeros(3, 2), None, torch.Generator()).shape
-        torch.Size([])
     """
 
     def __init__(self, estimator: ScoreEstimator, processes: Processes) -> None:
@@ -184,16 +154,7 @@ def _parallel(module: nn.Module) -> DistributedDataParallel:
 
 
 def average_over(processes: Processes, tensors: Sequence[Tensor]) -> None:
-    """Replaces tensors by their means over all processes, in one exchange.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.distributed import SINGLE_PROCESS, average_over
-        >>> gradients = [torch.ones(2)]
-        >>> average_over(SINGLE_PROCESS, gradients)
-        >>> gradients
-        [tensor([1., 1.])]
-    """
+    """Replaces tensors by their means over all processes, in one exchange."""
     if processes.num_processes == 1:
         return
     flat = processes.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "mean")

@@ -26,17 +26,6 @@ class Execution:
 
     Raises:
         ValueError: If it has nothing that could be compiled, or that has channels.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.training.execution import Execution
-        >>> from scoresde.training.settings import TrainingSettings
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> with Execution(TrainingSettings(precision="bfloat16"), model).autocast():
-        ...     model.network(torch.zeros(3, 2), torch.zeros(3)).dtype
-        torch.bfloat16
     """
 
     def __init__(self, training: TrainingSettings, estimator: ScoreEstimator) -> None:

@@ -148,11 +148,6 @@ def differences(
         expected: What was expected.
         got: What came.
         besides: Names that may differ.
-
-    Example:
-        >>> from scoresde.training.fingerprint import differences
-        >>> differences({"lr": 0.1, "seed": 0}, {"lr": 0.2, "seed": 0})
-        ['lr: expected 0.1, got 0.2']
     """
     names = [name for name in {**expected, **got} if name not in set(besides)]
     both = expected.keys() & got.keys()

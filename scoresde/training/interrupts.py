@@ -23,19 +23,6 @@ class Interrupts:
     Args:
         hold: Whether a signal waits until `deliver` is called, whenever it comes: several processes
             have to end together, and one may be signalled earlier than another.
-
-    Example:
-        >>> import signal
-        >>> from scoresde.training.interrupts import Interrupts
-        >>> with Interrupts() as interrupts:
-        ...     try:
-        ...         with interrupts.deferred():
-        ...             signal.raise_signal(signal.SIGINT)
-        ...             print("done")
-        ...     except KeyboardInterrupt:
-        ...         print("heard")
-        done
-        heard
     """
 
     def __init__(self, hold: bool = False) -> None:

@@ -29,13 +29,7 @@ _LOCKED_BY_OTHERS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class FolderLocked(OSError):
-    """A folder has a writer already; the message says which, where and since when.
-
-    Example:
-        >>> from scoresde.training.lock import FolderLocked
-        >>> issubclass(FolderLocked, OSError)
-        True
-    """
+    """A folder has a writer already; the message says which, where and since when."""
 
 
 @contextlib.contextmanager
@@ -55,16 +49,6 @@ def folder_lock(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[P
 
     Warns:
         UserWarning: If the folder's disk has no locks; nothing is locked then.
-
-    Example:
-        >>> import os
-        >>> import tempfile
-        >>> from scoresde.training.lock import folder_lock
-        >>> with folder_lock(tempfile.mkdtemp()) as folder:
-        ...     os.listdir(folder)
-        ['.lock']
-        >>> os.listdir(folder)
-        []
     """
     path = Path(folder, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)

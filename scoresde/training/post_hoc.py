@@ -159,36 +159,12 @@ class PostHocAverages:
 
 
 def keep(folder: Path, run: TrainingState) -> None:
-    """Writes a snapshot of a run's profiles, by the first of its processes.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.training.distributed import SINGLE_PROCESS
-        >>> from scoresde.training.post_hoc import PostHocAverages, keep
-        >>> from scoresde.training.settings import TrainingSettings
-        >>> from scoresde.training.state import TrainingState
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> run = TrainingState.new(TrainingSettings(snapshots=2), model, 0, SINGLE_PROCESS)
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> keep(folder, run)
-        >>> list(PostHocAverages.load(folder).paths)
-        [0]
-    """
+    """Writes a snapshot of a run's profiles, by the first of its processes."""
     if run.processes.is_main_process:
         checkpoint.save(folder / FOLDER / str(run.step), run.profile_tensors(), {"step": run.step})
 
 
 def forget(folder: Path) -> None:
-    """Removes the snapshots of another run.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from scoresde.training.post_hoc import forget
-        >>> forget(Path(tempfile.mkdtemp()))
-    """
+    """Removes the snapshots of another run."""
     for path in sorted(Path(folder, FOLDER).glob("*/config.json")):
         checkpoint.remove(path.parent)

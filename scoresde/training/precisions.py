@@ -25,14 +25,7 @@ _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def multiplies_bfloat16(device: torch.device) -> bool | None:
-    """Whether a device has instructions for products in bfloat16; None if torch does not tell.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.precisions import multiplies_bfloat16
-        >>> multiplies_bfloat16(torch.device("meta")) is None
-        True
-    """
+    """Whether a device has instructions for products in bfloat16; None if torch does not tell."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
@@ -50,12 +43,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     Args:
         precision: A name in `PRECISIONS`, or ``"auto"``.
         device: Where the networks are.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.precisions import autocast_dtype
-        >>> autocast_dtype("float32", torch.device("cpu")) is None
-        True
     """
     fast = multiplies_bfloat16(device)
     if precision == AUTO:
@@ -70,13 +57,5 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, products of networks are rounded; not if there is no dtype to round to.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.precisions import autocast
-        >>> with autocast(None, torch.device("cpu")):
-        ...     torch.is_autocast_enabled("cpu")
-        False
-    """
+    """Inside, products of networks are rounded; not if there is no dtype to round to."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

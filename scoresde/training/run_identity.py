@@ -26,16 +26,7 @@ _SECTIONS = ("sde", "estimator", "plan")
 
 
 class RunMismatch(ValueError):
-    """A run that is to be resumed is another one; the message names what differs.
-
-    Example:
-        >>> from scoresde.training.run_identity import RunIdentity, RunMismatch
-        >>> try:
-        ...     RunIdentity({"seed": 0}).check_same(RunIdentity({"seed": 1}), "model")
-        ... except RunMismatch as error:
-        ...     print(error)
-        folder: the run in model is another one: seed: expected 0, got 1
-    """
+    """A run that is to be resumed is another one; the message names what differs."""
 
 
 @attrs.define
@@ -47,11 +38,6 @@ class RunIdentity:
         moved: Names of entries that training itself changes.
         settings: The configuration that estimator and data were built from, by key, if there is
             one.
-
-    Example:
-        >>> from scoresde.training.run_identity import RunIdentity
-        >>> RunIdentity({"seed": 0, "lr": 0.1}).differences(RunIdentity({"seed": 1, "lr": 0.1}))
-        ['seed: expected 0, got 1']
     """
 
     entries: Fingerprint

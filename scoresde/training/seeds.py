@@ -29,11 +29,6 @@ def derive(seed: int, purpose: str, step: int = 0) -> int:
         seed: Of the run.
         purpose: What the numbers are for.
         step: Those of consecutive steps are consecutive, so that none comes twice.
-
-    Example:
-        >>> from scoresde.training.seeds import derive
-        >>> derive(0, "noise", 1) - derive(0, "noise", 0)
-        1
     """
     return (_first(seed, purpose) + step) % _SEEDS
 
@@ -45,15 +40,7 @@ def _first(seed: int, purpose: str) -> int:
 
 
 def device_generator(device: torch.device) -> torch.Generator:
-    """A generator of a device, or of the CPU where a device has none.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.seeds import device_generator
-        >>> generator = device_generator(torch.device("meta"))
-        >>> torch.randn(2, device=generator.device, generator=generator).device
-        device(type='meta')
-    """
+    """A generator of a device, or of the CPU where a device has none."""
     if device.type == "meta":
         return _WithoutNumbers("cpu")
     try:
@@ -78,15 +65,6 @@ def seeded_globals(seed: int, device: torch.device | str = "cpu") -> Iterator[No
     Args:
         seed: Of the numbers.
         device: Whose generator it is, besides the CPU's.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.seeds import seeded_globals
-        >>> def numbers():
-        ...     with seeded_globals(0):
-        ...         return torch.rand(3)
-        >>> torch.equal(numbers(), numbers())
-        True
     """
     device = torch.device(device)
     of_device = getattr(getattr(torch, device.type, None), "default_generators", ())

@@ -167,11 +167,6 @@ def expanded(options: str | Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: If the name is unknown.
-
-    Example:
-        >>> from scoresde.training.settings import expanded
-        >>> expanded({"preset": "images", "steps": 5})["steps"]
-        5
     """
     given = {"preset": options} if isinstance(options, str) else dict(options)
     if "preset" not in given:

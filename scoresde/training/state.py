@@ -42,22 +42,6 @@ class TrainingState:
         profiles: Averages with power profiles, if there are to be snapshots.
         updating: Whether an update is half done.
         asked_to_end: Whether any of the processes had been at the last exchange.
-
-    Example:
-        >>> import torch
-        >>> from estimators import Denoising, ResidualMLP
-        >>> from scoresde import VP, DiagonalSDE, Identity
-        >>> from scoresde.data import Dataset
-        >>> from scoresde.training.batches import TrainingBatches
-        >>> from scoresde.training.distributed import SINGLE_PROCESS
-        >>> from scoresde.training.settings import TrainingSettings
-        >>> from scoresde.training.state import TrainingState
-        >>> model = Denoising(DiagonalSDE(VP(), Identity((2,))), ResidualMLP((2,), 8, 1))
-        >>> training, data = TrainingSettings(steps=2), Dataset("mine", torch.randn(10, 2))
-        >>> run = TrainingState.new(training, model, seed=0, processes=SINGLE_PROCESS)
-        >>> run.update(TrainingBatches(data, training, 0, SINGLE_PROCESS, run.device))
-        >>> run.step, run.finished
-        (1, False)
     """
 
     training: TrainingSettings

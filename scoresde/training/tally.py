@@ -22,15 +22,6 @@ class Tally:
     Attributes:
         poison: 0, and NaN after an update that was not finite.
         failed: 1 after an update that was not finite, 0 before; ``found_inf`` of an optimiser.
-
-    Example:
-        >>> import torch
-        >>> from scoresde.training.tally import Tally
-        >>> tally = Tally(torch.device("cpu"))
-        >>> for loss in (1.0, torch.nan, 2.0):
-        ...     tally.add(torch.tensor(loss), torch.tensor(0.5))
-        >>> tally.failed, tally.read()
-        (tensor(1.), (2, False))
     """
 
     def __init__(self, device: torch.device) -> None:
