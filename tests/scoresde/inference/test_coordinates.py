@@ -31,7 +31,7 @@ def uniform(dtype):
     return Independent(Uniform(torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)), 1)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @both
 @pytest.mark.parametrize("ranks", [False, True])
 @pytest.mark.parametrize("simulator", SIMULATORS.values(), ids=SIMULATORS)

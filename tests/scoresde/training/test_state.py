@@ -192,8 +192,7 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("after", WRAPPERS)
-@pytest.mark.parametrize("before", WRAPPERS)
+@pytest.mark.parametrize(("before", "after"), zip(WRAPPERS, reversed(WRAPPERS), strict=True))
 def test_a_wrapped_network_goes_on_unwrapped_and_back(tmp_path, before, after):
     def wrapped(name):
         estimator = edited()
