@@ -20,11 +20,11 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 @example(1.2)
 @example(-1.2)
-@example(0.4999)
-@example(-0.4999)
-@given(x=st.one_of(st.floats(-30, 30), st.sampled_from([0.0, 1e-9, 0.4999, 0.5001, -0.5001])))
+@example(0.2999)
+@example(-0.2999)
+@given(x=st.one_of(st.floats(-30, 30), st.sampled_from([0.0, 1e-9, 0.2999, 0.3001, -0.3001])))
 def test_moments_of_an_exponential_weight(x):
-    """Series and closed form meet at .5, where the last terms of the series count."""
+    """Series and closed form meet at .3, where the last terms of the series count."""
     exact, damping = {"epsabs": 1e-14, "epsrel": 1e-12}, torch.tensor(x)
     step = Propagator(damping, damping, damping, damping, None)
     mass = quad(lambda v: math.exp(x * (v - 1)), 0, 1, **exact)[0]
