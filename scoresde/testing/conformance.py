@@ -20,6 +20,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -81,8 +82,8 @@ class _StandardNormal(KernelEstimator):
         return alpha * z / (alpha**2 + sigma**2)
 
 
-def supplied(group: str) -> dict[str, Any]:
-    """Arguments that the laws of a group supply, by name or as a class calls them.
+def supplied(group: str) -> dict[str, Callable[[], Any]]:
+    """Makers of the arguments that the laws of a group supply, by name or as a class calls them.
 
     Beside those of a configuration (`scoresde.app.config.SUPPLIED`) these are the parts that a file
     would name in tables of their own.
@@ -90,19 +91,19 @@ def supplied(group: str) -> dict[str, Any]:
     shape = SHAPES.get(group, (3,))
     n = math.prod(shape)
     basis = Identity((3,), {"a": 2, "b": 1})
-    sde = DiagonalSDE(VP(), basis, [1.0, 0.6])
+    sde = cache(lambda: DiagonalSDE(VP(), basis, [1.0, 0.6]))  # the estimator's as well
     return {
-        "event_shape": shape,
-        "data_mean": torch.zeros(n),
-        "data_std": torch.ones(n),
-        "data_components": torch.linalg.qr(standard_normal(n, n)).Q,
-        "schedule": VP(),
-        "basis": basis,
+        "event_shape": lambda: shape,
+        "data_mean": lambda: torch.zeros(n),
+        "data_std": lambda: torch.ones(n),
+        "data_components": lambda: torch.linalg.qr(standard_normal(n, n)).Q,
+        "schedule": VP,
+        "basis": lambda: basis,
         "sde": sde,
-        "estimator": _StandardNormal(sde),
-        "null_condition": 2,
-        "network": _Perceptron(n),
-        "networks": lambda shape: _Perceptron(math.prod(shape)),
+        "estimator": lambda: _StandardNormal(sde()),
+        "null_condition": lambda: 2,
+        "network": lambda: _Perceptron(n),
+        "networks": lambda: lambda shape: _Perceptron(math.prod(shape)),
     }
 
 
@@ -130,7 +131,7 @@ def arguments(group: str, factory: Callable[..., Any]) -> dict[str, Any]:
                     f"{name}: expected a default, or a value in the class attribute 'example', "
                     f"got neither for {factory}"
                 )
-            arguments[name] = supplied_arguments[meaning]
+            arguments[name] = supplied_arguments[meaning]()
     return arguments
 
 
