@@ -30,6 +30,7 @@ from scoresde import (
     log_prob,
 )
 from scoresde.data import Dataset
+from scoresde.estimator import KernelEstimator
 from scoresde.training import Training
 from solvers import DDIM, Adaptive, ExponentialMultistep, Heun, TorchDiffEq
 
@@ -228,3 +229,21 @@ def test_networks_are_in_half_precision_within_autocast():
     assert seen[:3] == [torch.bfloat16] * 3
     assert seen[3:] == [F] * len(seen[3:])
     assert len(seen) > 3
+
+
+class StandardNormal(KernelEstimator):
+    """Of data that are standard normal, in all digits there are."""
+
+    precise_kernel = True
+
+    def denoised(self, z, kernel, condition=None):
+        alpha, sigma = kernel
+        return alpha * z.double() / (alpha**2 + sigma**2)
+
+
+def test_answers_in_all_digits_come_back_in_those_of_states():
+    model = StandardNormal(DiagonalSDE(VP(), Identity((2,))))
+    z = torch.ones(3, 2, dtype=torch.float32)
+    assert model.denoise(z, 0.5).dtype == torch.float32
+    for solver in (DDIM(3), DDIM(3, eta=1.0, final_denoise=True)):
+        assert solver.sample(model, (4,), dtype=torch.float32).dtype == torch.float32
