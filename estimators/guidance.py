@@ -60,9 +60,9 @@ class Guidance(Float64Constants, PlannedEstimator):
       2023, "DiffPIR", of data whose ``sd`` is large and ``strength`` is one over its ``lambda``).
       Needs no derivative of the model.
     - ``"spectral"``: in the singular basis of ``B R^-1/2``, ``z_0`` is replaced by its observation
-      wherever ``z_t`` has more noise than ``y``, and moved to ``D`` in proportion, times
-      ``strength``, wherever it has less (Kawar et al. 2022, "DDRM", of ``sqrt(1 - eta^2)`` for
-      ``strength``); not exact for anything, without derivatives. For Gaussian noise and affine
+      wherever ``z_t`` has more noise than ``y``, and elsewhere moved from ``D`` to it by
+      ``strength`` times the ratio of the two (Kawar et al. 2022, "DDRM", of ``sqrt(1 - eta^2)``
+      for ``strength``); not exact for anything, without derivatives. For Gaussian noise and affine
       operators; beyond some thousand numbers, their decomposition takes long.
 
     Offsets of an affine operator or basis are subtracted from ``y``: ``B`` is the derivative.

@@ -35,8 +35,8 @@ class SeveralObservations(Posterior):
         method: `scoresde.conditioning.Particles`; or a name, by which the solver's samples are
             composed with covariances of clean parameters given noisy ones: ``"samples"``, as of
             Gaussians with the covariances of samples of every single posterior, or ``"jacobian"``,
-            which is more sensitive to errors of single posteriors, and as many times more expensive
-            as there are parameters.
+            which takes more of posteriors into account that are not Gaussian, and is as many times
+            more expensive as there are parameters.
         count: For ``"samples"``, how many of each.
         prior: An estimator of the prior, in the coordinates of `Coordinates.without_observation`;
             the exact one of independent or normal parameters if None.
