@@ -23,6 +23,7 @@ from estimators.networks import ResidualMLP
 from scoresde.bases import Identity
 from scoresde.checks import expect, instance, look_up, real, whole
 from scoresde.internals import limits
+from scoresde.internals.messages import join_names
 from scoresde.schedules import Tabulated
 from scoresde.sdes.diagonal import DiagonalSDE
 
@@ -61,6 +62,19 @@ _BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
 }
 
 
+_DDPM = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+"""Their files may leave out betas: diffusers' default ones are then theirs."""
+
+_CONSISTENCY = ("LCMScheduler", "TCDScheduler")
+"""Have betas, and networks that jump to data, which is no denoised mean."""
+
+_OTHER_NOISE = {
+    "rescale_betas_zero_snr": "a last step of no signal at all has an infinite log-SNR",
+    "use_flow_sigmas": "that of a rectified flow is no DDPM's",
+    "snr_shift_scale": "steps of a shifted log-SNR are no DDPM's",
+}
+"""What a scheduler beside its betas may say of noise, and why it is not read."""
+
 _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json"}
 
 
@@ -92,8 +106,9 @@ def from_diffusers(
 
     Args:
         folder: Of a pipeline, as ``save_pretrained`` writes it or the Hugging Face hub's snapshots
-            have it: ``unet/config.json``, its weights, and ``scheduler/scheduler_config.json``. Or
-            the content of these two files, ``{"unet": ..., "scheduler": ...}``, with a network.
+            have it: ``unet/config.json``, its weights, and ``scheduler/scheduler_config.json``, or
+            these files in the folder itself. Or the content of the two,
+            ``{"unet": ..., "scheduler": ...}``, with a network.
         network: Instead of that described by ``unet``, which needs the library.
         condition: The network's name for a condition.
 
@@ -101,7 +116,8 @@ def from_diffusers(
         FileNotFoundError: If a file is missing.
         ImportError: If diffusers is not installed and no network is given.
         TypeError: If ``folder`` is neither a path nor a mapping beside a network.
-        ValueError: If the model's prediction or noise schedule is of an unknown kind.
+        ValueError: If the model's network, prediction or noise schedule is of an unknown kind, or
+            weights are missing.
 
     Example:
         >>> import json, tempfile, torch
@@ -110,11 +126,10 @@ def from_diffusers(
         >>> from solvers import DDIM
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name, about in {
-        ...     "unet/config": {"sample_size": 4, "in_channels": 1},
-        ...     "scheduler/scheduler_config": {"beta_schedule": "linear", "beta_start": 1e-4,
+        ...     "config": {"sample_size": 4, "in_channels": 1},
+        ...     "scheduler_config": {"beta_schedule": "linear", "beta_start": 1e-4,
         ...         "beta_end": 0.02, "num_train_timesteps": 1000, "prediction_type": "epsilon"},
         ... }.items():
-        ...     (folder / name).parent.mkdir()
         ...     _ = (folder / f"{name}.json").write_text(json.dumps(about))
         >>> model = from_diffusers(folder, ResidualMLP((1, 4, 4), 8, 1))
         >>> DDIM(10).sample(model, (3,)).shape
@@ -123,7 +138,7 @@ def from_diffusers(
     about = _read("unet", folder)
     schedule, prediction = _noise(_read("scheduler", folder))
     if network is None:
-        network = _unet(_path(folder) / "unet")
+        network = _unet(_file("unet", folder).parent, about)
     instance("network", network, nn.Module)
     sde = DiagonalSDE(schedule, Identity(_shape(about)))
     adapted = NetworkAdapter(network, _StepOfLevel(schedule), condition)
@@ -131,7 +146,10 @@ def from_diffusers(
 
 
 from_diffusers.example = {  # type: ignore[attr-defined]
-    "folder": {"unet": {"sample_size": [1, 3], "in_channels": 1}, "scheduler": {}},
+    "folder": {
+        "unet": {"sample_size": [1, 3], "in_channels": 1},
+        "scheduler": {"beta_schedule": "linear"},
+    },
     "network": ResidualMLP((1, 1, 3), 8, 1),
 }
 
@@ -168,9 +186,8 @@ def _shape(about: Mapping[str, Any]) -> list[int]:
 
 def _noise(about: Mapping[str, Any]) -> tuple[Tabulated, str]:
     """The schedule that a scheduler's file describes, and what its network predicts."""
+    _expect_ddpm(about)
     prediction = look_up("prediction_type", about.get("prediction_type", "epsilon"), _PREDICTIONS)
-    infinite = "false: a last step of no signal at all has an infinite log-SNR"
-    expect(not about.get("rescale_betas_zero_snr"), "rescale_betas_zero_snr", infinite, True)
     betas = about.get("trained_betas")
     if betas is None:
         make = look_up("beta_schedule", about.get("beta_schedule", "linear"), _BETAS)
@@ -184,12 +201,35 @@ def _noise(about: Mapping[str, Any]) -> tuple[Tabulated, str]:
     return Tabulated.of((1 - torch.as_tensor(betas, dtype=torch.float64)).cumprod(0)), prediction
 
 
+def _expect_ddpm(about: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` if a scheduler's noise is no DDPM's, or betas do not say all of it."""
+    name = about.get("_class_name")
+    says = about.get("beta_schedule") or about.get("trained_betas") is not None
+    known = name in _DDPM or (says and name not in _CONSISTENCY)
+    wanted = "one of a DDPM's noise, with beta_schedule or trained_betas"
+    expect(known, "folder: scheduler", wanted, name or f"only {sorted(about)}")
+    for setting, why in _OTHER_NOISE.items():
+        expect(not about.get(setting), setting, f"false: {why}", about.get(setting))
+    # networks are then told log(sigma) / 4
+    kind = about.get("timestep_type", "discrete")
+    expect(kind == "discrete", "timestep_type", "'discrete'", repr(kind))
+
+
 def _read(part: str, folder: Folder) -> Mapping[str, Any]:
     """The configuration of a network or a scheduler in a folder."""
     if isinstance(folder, Mapping):
         instance(f"folder: {part}", folder.get(part), Mapping)
         return folder[part]
-    return _json(_path(folder) / part / _FILES[part])
+    return _json(_file(part, folder))
+
+
+def _file(part: str, folder: Any) -> Path:
+    """Where a configuration is: in a folder of its own, or beside the other one."""
+    root, name = _path(folder), _FILES[part]
+    for path in (root / part / name, root / name):
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{root}: expected {part}/{name}, or {name} in the folder itself")
 
 
 def _path(folder: Any) -> Path:
@@ -208,13 +248,22 @@ def _json(path: Path) -> dict[str, Any]:
     return about
 
 
-def _unet(folder: Path) -> nn.Module:
+def _unet(folder: Path, about: Mapping[str, Any]) -> nn.Module:
+    name, channels = about.get("_class_name", "UNet2DModel"), about.get("in_channels")
+    expect(name == "UNet2DModel", "folder: unet", "a UNet2DModel", name)
+    outputs = about.get("out_channels", channels)
+    wanted = f"{channels}, as in_channels (variances that it says, too, are for a network= to drop)"
+    expect(outputs == channels, "folder: unet: out_channels", wanted, outputs)
     try:
         from diffusers import UNet2DModel
     except ImportError as error:
         wanted = "reading a pretrained network needs diffusers: pip install 'scoresde[diffusers]'"
         raise ImportError(f"{wanted}, or give the network itself") from error
-    network: nn.Module = UNet2DModel.from_pretrained(
-        folder, local_files_only=True, low_cpu_mem_usage=False
+    network, found = UNet2DModel.from_pretrained(
+        folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
     )
-    return network.eval()
+    missing = sorted(found["missing_keys"])
+    got = f"none of {join_names(missing, 3)}"
+    expect(not missing, str(folder), "all weights of the network", got)
+    evaluated: nn.Module = network.eval()
+    return evaluated

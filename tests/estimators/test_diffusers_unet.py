@@ -79,11 +79,9 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
         DiffusersUNet((1, 8, 8))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_pipeline_that_the_library_wrote(tmp_path, dtype):
-    """Our steps of it are those of its own scheduler."""
+def theirs():
     torch.manual_seed(0)
-    network = UNet2DModel(
+    return UNet2DModel(
         sample_size=8,
         in_channels=1,
         out_channels=1,
@@ -94,16 +92,36 @@ def test_a_pipeline_that_the_library_wrote(tmp_path, dtype):
         norm_num_groups=4,
         num_class_embeds=3,
     )
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path):
+    """Of a network in the folder itself, as the hub has some."""
+    network = theirs()
+    network.save_pretrained(tmp_path, safe_serialization=False)
+    DDPMScheduler().save_pretrained(tmp_path)
+    found = from_diffusers(tmp_path).network.network.state_dict()
+    assert all(torch.equal(found[name], w) for name, w in network.state_dict().items())
+    path = tmp_path / "diffusion_pytorch_model.bin"
+    kept = {k: w for k, w in torch.load(path).items() if not k.startswith("conv_in")}
+    torch.save(kept, path)
+    with pytest.raises(ValueError, match=r"expected all weights .* none of conv_in.bias, conv_in"):
+        from_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_pipeline_that_the_library_wrote(tmp_path, dtype):
+    """Our steps of it are those of its own scheduler."""
+    network = theirs()
     DDPMPipeline(network, DDPMScheduler()).save_pretrained(tmp_path)
     model = from_diffusers(tmp_path).to(dtype)
-    theirs = DDIMScheduler.from_pretrained(tmp_path / "scheduler", clip_sample=False)
-    theirs.set_timesteps(5)
+    scheduler = DDIMScheduler.from_pretrained(tmp_path / "scheduler", clip_sample=False)
+    scheduler.set_timesteps(5)
     start, labels = torch.randn(2, 1, 8, 8, dtype=dtype), torch.tensor([0, 2])
     x, network = start, network.to(dtype).eval()
     with torch.no_grad():
-        for step in theirs.timesteps:
-            x = theirs.step(network(x, step, labels).sample, step, x, eta=0.0).prev_sample
-        times = torch.tensor([(int(k) + 1) / 1000 for k in theirs.timesteps]).double()
+        for step in scheduler.timesteps:
+            x = scheduler.step(network(x, step, labels).sample, step, x, eta=0.0).prev_sample
+        times = torch.tensor([(int(k) + 1) / 1000 for k in scheduler.timesteps]).double()
         z = DDIM().integrate(ReverseSDE(model, 0.0, labels), start.flatten(1), -times, Noise())
         z = model.denoise(z, float(times[-1]), labels).reshape_as(x)
     torch.testing.assert_close(z, x, rtol=0, atol=1e-3 * float(x.abs().max()))

@@ -121,6 +121,10 @@ def test_what_is_not_known_is_refused(tmp_path, monkeypatch):
         ({"beta_schedule": "laplace"}, "beta_schedule"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr: expected false"),
         ({"beta_end": 2.0}, "beta_end"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas: expected false"),
+        ({"snr_shift_scale": 3.0}, "snr_shift_scale: expected false"),
+        ({"timestep_type": "continuous"}, "timestep_type: expected 'discrete', got 'continuous'"),
+        ({"_class_name": "LCMScheduler"}, "scheduler: expected .*, got LCMScheduler"),
     ):
         with pytest.raises(ValueError, match=message):
             from_diffusers(folder_of(tmp_path, **bad), Theirs())
@@ -139,6 +143,53 @@ def test_what_is_not_known_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"'scoresde\[diffusers\]', or give the network"):
         from_diffusers(folder)
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"])
+def test_a_file_of_ddpm_may_leave_out_its_betas(name):
+    said = {"unet": {"sample_size": 4, "in_channels": 1}, "scheduler": {"_class_name": name}}
+    alpha = from_diffusers(said, Theirs()).sde.schedule.alpha(torch.tensor([0.5, 1.0]).double())
+    squares = [signal_of("linear")[k] for k in (499, 999)]
+    torch.testing.assert_close(alpha**2, torch.tensor(squares).double())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ScoreSdeVeScheduler", {"sigma_min": 0.01, "sigma_max": 1348.0}),
+        ("EDMEulerScheduler", {"sigma_data": 0.5, "prediction_type": "epsilon"}),
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 1.0}),
+        ("CMStochasticIterativeScheduler", {"sigma_max": 80.0, "rho": 7.0}),
+        (None, {"num_train_timesteps": 1000}),
+    ],
+)
+def test_other_noise_is_not_read_as_that_of_ddpm(name, settings):
+    scheduler = settings if name is None else {"_class_name": name, **settings}
+    said = {"unet": {"sample_size": 4, "in_channels": 1}, "scheduler": scheduler}
+    with pytest.raises(ValueError, match=f"scheduler: expected .*, got {name or 'only'}"):
+        from_diffusers(said, Theirs())
+
+
+def test_a_network_of_another_kind_is_not_read(tmp_path):
+    """Refused before there is one: no library is asked."""
+    folder = folder_of(tmp_path)
+    for bad, message in (({"_class_name": "UNet2DConditionModel"}, "UNet2DModel, got UNet2DCond"),
+                         ({"out_channels": 2}, "out_channels: expected 1, .* got 2")):  # fmt: skip
+        about = {"sample_size": 4, "in_channels": 1, **bad}
+        (folder / "unet/config.json").write_text(json.dumps(about))
+        with pytest.raises(ValueError, match=message):
+            from_diffusers(folder)
+        from_diffusers(folder, Theirs())  # which may be it, wrapped
+
+
+def test_files_may_lie_in_the_folder_itself(tmp_path):
+    (folder_of(tmp_path) / "unet/config.json").rename(tmp_path / "config.json")
+    (tmp_path / "scheduler/scheduler_config.json").rename(tmp_path / "scheduler_config.json")
+    assert from_diffusers(tmp_path, Theirs()).sde.basis.event_shape == (1, 4, 6)
+    (tmp_path / "config.json").unlink()
+    wanted = r"expected unet/config.json, or config.json in the folder itself"
+    with pytest.raises(FileNotFoundError, match=wanted):
+        from_diffusers(tmp_path, Theirs())
 
 
 VARIANCE, MEANS = 0.3, (-0.5, 0.8, 0.0)
@@ -219,7 +270,7 @@ def test_guidance(tmp_path, dtype):
 
 def test_what_the_files_say_without_files():
     """A network that is there already, and the configurations beside it."""
-    said = {"unet": {"sample_size": 4, "in_channels": 1}, "scheduler": {}}
+    said = {"unet": {"sample_size": 4, "in_channels": 1}, "scheduler": {"beta_schedule": "linear"}}
     assert from_diffusers(said, Theirs()).sde.basis.event_shape == (1, 4, 4)
     for bad, message in (({"unet": {}}, "folder: scheduler"), (3, "folder: expected"),
                          ({**said, "unet": {"sample_size": "a"}}, "in_channels")):  # fmt: skip

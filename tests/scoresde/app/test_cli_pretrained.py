@@ -29,14 +29,17 @@ class Theirs(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _theirs(monkeypatch):
-    monkeypatch.setattr("estimators.pretrained._unet", lambda folder: Theirs().eval())
+    monkeypatch.setattr("estimators.pretrained._unet", lambda folder, about: Theirs().eval())
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Their folder, images like theirs, and a file of both."""
     about = {"sample_size": 8, "in_channels": 3, "num_class_embeds": 3}
-    files = {"unet/config.json": about, "scheduler/scheduler_config.json": {}}
+    files = {
+        "unet/config.json": about,
+        "scheduler/scheduler_config.json": {"beta_schedule": "linear"},
+    }
     for name, content in files.items():
         (tmp_path / "theirs" / name).parent.mkdir(parents=True)
         (tmp_path / "theirs" / name).write_text(json.dumps(content))
