@@ -44,7 +44,8 @@ class UNet(nn.Module):
         classes: Number of labels; conditions are then integers ``(batch,)`` of ``0 .. classes``,
             where ``classes`` itself stands for none (see `estimators.ClassifierFree`).
         condition_dim: Length of vectors that are conditions, ``(batch, condition_dim)``.
-        condition_channels: Of maps that are conditions, ``(batch, condition_channels, *space)``.
+        condition_channels: Of maps that are conditions, ``(batch, condition_channels, *space)``;
+            maps of another size are seen by their means over what becomes a pixel.
         spatial: Number of spatial axes, the last ones: 1 to 3. By default 1 if the event has one
             axis, else 2.
         condition_mean: Of vectors that are conditions, number by number or of all.
@@ -116,7 +117,7 @@ class UNet(nn.Module):
             condition: Labels, vectors or maps, if there are any; see the class.
 
         Raises:
-            ValueError: If a condition is missing or unexpected.
+            ValueError: If a condition is missing or unexpected, or maps have other axes.
         """
         wanted = self.embed is not None or self.condition_channels > 0
         expect_condition(condition, wanted, "classes=, condition_dim= or condition_channels=")
@@ -125,7 +126,7 @@ class UNet(nn.Module):
         hidden = x.reshape(len(x), -1, *self.space)
         labels = condition if self.embed is not None else None
         if self.condition_channels and condition is not None:
-            hidden = torch.cat([hidden, condition.to(hidden)], 1)
+            hidden = torch.cat([hidden, self._resized(condition).to(hidden)], 1)
         hidden = self._padded(hidden)
         out = self.body(hidden, stretched(noise_level), class_labels=labels)
         out = getattr(out, "sample", out)
@@ -167,6 +168,17 @@ class UNet(nn.Module):
                 if hasattr(module, name):
                     setattr(module, name, None)
         return body, body.time_embed[-1].out_features
+
+    def _resized(self, maps: Tensor) -> Tensor:
+        """Conditions at the network's own resolution."""
+        axes = len(self.space)
+        fits = maps.ndim == 2 + axes and maps.shape[1] == self.condition_channels
+        wanted = f"maps (batch, {self.condition_channels}, *space) of {axes} axes of space"
+        seen = f"{tuple(maps.shape)} for a network of events {tuple(self.event_shape)}"
+        expect(fits, "condition", wanted, seen)
+        if maps.shape[2:] == self.space:
+            return maps
+        return nn.functional.interpolate(maps, self.space, mode="area")
 
     def _padded(self, x: Tensor) -> Tensor:
         """Events padded to sizes that can be halved as often as there are resolutions."""

@@ -1,11 +1,12 @@
 """U-Nets of a library: events of any size, conditions of three kinds."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
 
-from estimators import ClassifierFree, Denoising, UNet
+from estimators import ClassifierFree, Denoising, MultiScale, UNet
 from scoresde import Cosine, DiagonalSDE, Haar, Identity
 from scoresde.testing import NetworkLaws
 from solvers import DDIM
@@ -82,6 +83,31 @@ def test_it_hears_of_its_condition(kind, dtype):
     assert not torch.allclose(one[1], other[1])
     with pytest.raises(ValueError, match="condition: expected one, got None"):
         network(x, level)
+
+
+@pytest.mark.parametrize("space", [(8,), (5, 8)], ids=str)
+def test_maps_of_another_size_are_seen_by_their_means(space):
+    network = learned(UNet((3, *space), **SMALL, condition_channels=2, spatial=len(space))).double()
+    x, level = torch.ones(2, 3, *space).double(), torch.zeros(2).double()
+    maps = torch.randn(2, 2, *[3 * size for size in space], dtype=torch.float64)
+    means = maps.unflatten(-1, (-1, 3)).mean(-1)
+    if len(space) > 1:
+        means = means.unflatten(-2, (-1, 3)).mean(-2)
+    torch.testing.assert_close(network(x, level, maps), network(x, level, means))
+    for bad in (maps[:, :1], maps.unsqueeze(-1)):
+        with pytest.raises(ValueError, match=r"condition: expected maps \(batch, 2, \*space\) of"):
+            network(x, level, bad)
+
+
+@pytest.mark.parametrize("view", ["events", "packed"])
+def test_networks_of_all_scales_see_a_map(view):
+    sde = DiagonalSDE(Cosine(), Haar((1, 8, 8), levels=2), drop=[1.0, 0.7, 0.5])
+    make = partial(UNet, channels=[8], blocks=1, condition_channels=1)
+    model, x = learned(MultiScale(sde, make, network_bases=view)), torch.ones(1, 1, 8, 8)
+    z = sde.basis(x)
+    for stage in sde.stages():
+        one, other = (model.denoise(z[:, : stage.dim], 0.4, maps) for maps in (x, -x))
+        assert not torch.allclose(one, other)
 
 
 @pytest.mark.parametrize("channels", [(8, 8, 8), (2, 3, 5), (32, 64, 32)], ids=str)
