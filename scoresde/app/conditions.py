@@ -39,7 +39,8 @@ def classes_of(
 
     Args:
         facts: Of the model.
-        names: Of classes, or their numbers; if there are none, classes are drawn as in the data.
+        names: Of classes, or, where none has a number for a name, their numbers; if there are
+            none, classes are drawn as in the data.
         count: How many.
         generator: Of what is drawn.
 
@@ -55,10 +56,11 @@ def classes_of(
     if not names:
         shares = torch.tensor(facts["class_counts"], dtype=torch.float64, device="cpu")
         return shares.multinomial(count, True, generator=generator).sort().values
-    numbers = {str(label): label for label in range(len(classes))}
-    known = numbers | {name: label for label, name in enumerate(classes)}
+    known, expected = {name: i for i, name in enumerate(classes)}, f"one of {join_names(classes)}"
+    if not any(name.isdecimal() for name in classes):  # else nobody knows which number is meant
+        known |= {str(label): label for label in range(len(classes))}
+        expected += ", or its number"
     for name in names:
-        expected = f"one of {join_names(classes)}, or its number"
         expect(name in known, "--label", expected, repr(name))
     return torch.tensor([known[name] for name in names])[_blocks("--label", len(names), count)]
 
@@ -162,6 +164,10 @@ class SampleConditions:
         return SampleConditions(conditions, self.message, classes, extra_columns)
 
 
+_FLAGS = {"guidance": "--guidance", "interval": "--guidance-interval"}
+"""Options of the command line, by the arguments of estimators that they stand for."""
+
+
 def with_options(
     settings: Mapping[str, Any], options: Mapping[str, Any] | None, imports: bool = False
 ) -> dict[str, Any]:
@@ -176,7 +182,7 @@ def with_options(
     full = config.with_defaults(settings["estimator"], "estimator", imports=imports)
     for name in given_options:
         wanted = "a model whose estimator guides, such as classifier-free"
-        expect(name in full, name, wanted, repr(full["name"]))
+        expect(name in full, _FLAGS.get(name, name), wanted, repr(full["name"]))
     table = settings["estimator"]
     table = dict(table) if isinstance(table, Mapping) else {"name": table}
     return {**settings, "estimator": {**table, **given_options}}

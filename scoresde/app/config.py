@@ -83,6 +83,9 @@ SUPPLIED: dict[str, tuple[str, ...]] = {
 }
 """Arguments that factories of a group are given where the file says nothing of them."""
 
+_OF_DATA = {"null_condition": "labels or a condition", "parts": "parts"}
+"""What data have that a value is supplied from, where not all have it."""
+
 MEASURED = ("event_shape", "parts", "data_mean", "data_std", "data_components")
 """What is known of the data, and what a string in the file may stand for."""
 
@@ -196,6 +199,12 @@ def build(table: Any, key: str, supplied: Mapping[str, Any], *, imports: bool = 
         elif isinstance(value, str) and value in MEASURED and value in supplied:
             value = _supplied_value(supplied, value)
         arguments[argument] = value
+    for argument in meanings.keys() - arguments.keys():
+        source = _OF_DATA.get(meanings[argument])
+        if source is not None and takes[argument].default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"{key}.{argument}: expected a value, or {source} in [data], got none"
+            )
     built = call_factory(factory, arguments, key)
     try:
         instance(f"{key}: {name!r}", built, _KINDS[group])

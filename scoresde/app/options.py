@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from scoresde.checks import expect, real
+
 
 class NamedPath(click.Path):
     """A path that is not empty, as that of a script's unset variable would be."""
@@ -16,6 +18,22 @@ class NamedPath(click.Path):
         if value == "":
             self.fail("expected a path, got an empty one", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def _checked_guidance(_: Any, __: Any, value: float | None) -> float | None:
+    if value is not None:
+        real("--guidance", value, 0)
+    return value
+
+
+def _checked_interval(
+    _: Any, __: Any, value: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    if value is not None:
+        good = 0 <= value[0] < value[1]
+        wanted = "two numbers of at least 0, least and largest sigma/alpha"
+        expect(good, "--guidance-interval", wanted, value)
+    return value
 
 
 trained = click.argument("folder", metavar="MODEL", type=NamedPath(path_type=Path))
@@ -69,6 +87,7 @@ condition = click.option(
 guidance = click.option(
     "--guidance",
     type=float,
+    callback=_checked_guidance,
     help="How much samples are to show their condition: 0 not at all, 1 as the data do.",
 )
 
@@ -77,6 +96,7 @@ interval = click.option(
     "interval",
     type=float,
     nargs=2,
+    callback=_checked_interval,
     help="Least and largest sigma/alpha at which there is guidance.",
 )
 

@@ -9,6 +9,7 @@ import torch
 from commands import run
 from PIL import Image
 
+from scoresde.app.conditions import classes_of
 from scoresde.app.model import Model
 from scoresde.data import load
 
@@ -149,8 +150,10 @@ def test_densities_are_those_given_labels_without_guidance(pets, tmp_path):
         ),
         (["--condition", "x.npy"], "--condition: expected a model of data with such conditions"),
         (["--label", "cat", "--condition", "x.npy"], "--condition: expected none beside --label"),
-        (["--guidance", -1], "guidance: expected a finite number of at least 0, got -1.0"),
-        (["--guidance-interval", 2, 1], "interval: expected two numbers, least and largest"),
+        (["--guidance", -1], "Error: --guidance: expected a finite number of at least 0, got -1.0"),
+        (["--guidance", "nan"], "Error: --guidance: expected a finite number of at least 0"),
+        (["--guidance-interval", 2, 1], "Error: --guidance-interval: expected two numbers of at"),
+        (["--guidance-interval", -1, 1], "Error: --guidance-interval: expected two numbers of at"),
     ],
 )
 def test_what_cannot_be_asked_is_named(pets, tmp_path, options, message):
@@ -158,6 +161,27 @@ def test_what_cannot_be_asked_is_named(pets, tmp_path, options, message):
     assert result.exit_code == 1
     assert message in result.output.splitlines()[-1]
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "found"),
+    [
+        (["5", "6", "7"], "6", 1),
+        (["5", "6", "7"], "0", None),
+        (["1", "2", "3"], "1", 0),
+        (["1", "2", "3"], "0", None),
+        (["cat", "2"], "0", None),
+        (["0", "1"], "1", 1),
+        (["cat", "dog"], "1", 1),
+    ],
+)
+def test_a_number_that_is_a_name_is_that_class(names, label, found):
+    facts = {"classes": names}
+    if found is None:
+        with pytest.raises(ValueError, match=f"--label: expected one of {', '.join(names)}, got"):
+            classes_of(facts, [label], 2, torch.Generator())
+    else:
+        assert classes_of(facts, [label], 2, torch.Generator()).tolist() == [found] * 2
 
 
 def test_models_without_labels_say_so(tmp_path):
@@ -169,15 +193,15 @@ def test_models_without_labels_say_so(tmp_path):
     assert train(tmp_path, "digits", "", edits=edits).exit_code == 0
     for options, message in (
         (("--label", "3"), "--label: expected a model of data with labels, got one without"),
-        (("--guidance", 2), "guidance: expected a model whose estimator guides, such as class"),
+        (("--guidance", 2), "Error: --guidance: expected a model whose estimator guides, such"),
+        (("--guidance-interval", 1, 2), "Error: --guidance-interval: expected a model whose est"),
     ):
         result = run("sample", tmp_path / "model", *options, "--output", tmp_path / "x.npy")
         assert message in result.output.splitlines()[-1]
     result = train(tmp_path, "digits", "", name="other")
     assert result.exit_code == 1
-    assert result.output.splitlines()[-1].startswith(
-        "Error: estimator.null_condition: expected a value"
-    )
+    wanted = "estimator.null_condition: expected a value, or labels or a condition in [data], got"
+    assert result.output.splitlines()[-1].startswith(f"Error: {wanted}")
     assert train(tmp_path, "digits", "labels = true", edits=edits, name="told").exit_code == 0
     result = run("sample", tmp_path / "told", "--count", 2, "--output", tmp_path / "x.npy")
     assert result.stdout.startswith("labels: ")  # drawn, without any guidance
