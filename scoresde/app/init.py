@@ -12,11 +12,15 @@ from pathlib import Path
 import click
 
 from scoresde.app.options import NamedPath
+from scoresde.checks import expect
 from scoresde.internals.atomic import atomic_write
 from scoresde.internals.messages import nearest
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "examples", Path(__file__).parents[2] / "examples"
 """Where a wheel puts the examples (``pyproject.toml``), and where they are before that."""
+
+
+_TABLES = (".csv", ".tsv", ".parquet")
 
 
 def examples() -> dict[str, Path]:
@@ -57,6 +61,23 @@ def example(name: str, source: str | None = None, path: str | Path | None = None
     return re.sub(r"(?m)^columns = ", "# columns = ", text)
 
 
+def _expect_source(name: str, text: str, source: str) -> None:
+    """Raises ``ValueError`` if a file to start from is of another kind of data, or none."""
+    if 'name = "crop"' in text:
+        known = {other: path.read_text(encoding="utf-8") for other, path in examples().items()}
+        others = [o for o, t in known.items() if "[data.parts]" in t and 'name = "crop"' not in t]
+        wanted = f"none, as its parts are pixels of its own images ({', '.join(others)} take one)"
+        expect(False, f"init {name}: SOURCE", wanted, source)
+    if re.search(r"(?m)^folder = ", text):
+        expect(Path(source).is_dir(), f"init {name}: SOURCE", "a folder that is there", source)
+    if re.search(r"(?m)^columns = ", text) and not source.lower().endswith(_TABLES):
+        from scoresde.data import load
+
+        shape = tuple(load(source).values.shape[1:])
+        wanted = "a table (images is of images)"
+        expect(len(shape) == 1, f"init {name}: SOURCE", wanted, f"events {shape} in {source}")
+
+
 def next_steps(text: str) -> list[str]:
     r"""The commands in the first lines of a file."""
     return re.findall(r"(?m)^# (scoresde [^\n]*)$", text)
@@ -75,6 +96,8 @@ def init(name: str, source: str | None, output: Path | None) -> None:
     """See the command's help."""
     path = Path(f"{name}.toml") if output is None else output
     text = example(name, source, path)
+    if source is not None:
+        _expect_source(name, example(name), source)
     if path.exists():
         raise FileExistsError(f"--output: expected a new file, {path} exists")
     with atomic_write(path) as file:

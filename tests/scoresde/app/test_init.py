@@ -1,6 +1,7 @@
 """Files to start from."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from scoresde.app.parts import data_of
 from scoresde.data.events import Batches
 
 ROOT = Path(__file__).parents[3]
-every = pytest.mark.parametrize("name", examples())
+IN_PIXELS = "conditional"  # parts of its own images
 
 
 def test_they_are_the_examples_of_the_project():
@@ -28,10 +29,11 @@ def test_they_are_the_examples_of_the_project():
     assert {"images", "table", "multiscale", "conditional", "super-resolution"} < examples().keys()
 
 
-@every
+@pytest.mark.parametrize("name", sorted(examples().keys() - {IN_PIXELS}))
 def test_a_file_as_it_is_written(name, tmp_path, monkeypatch):
     """With the user's data and the path of the file in it, and nothing else changed."""
     monkeypatch.chdir(tmp_path)
+    Path("my data/x.csv").mkdir(parents=True)  # a model is in a folder; others look at no data yet
     result = run("init", name, "my data/x.csv", "--output", "new.toml")
     assert result.exit_code == 0, result.output
     settings, own = config.read("new.toml"), config.read(examples()[name])
@@ -49,6 +51,25 @@ def test_a_file_as_it_is_written(name, tmp_path, monkeypatch):
     assert config.read(f"{name}.toml") == config.read(examples()[name])
 
 
+def test_parts_in_pixels_are_of_no_other_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = "SOURCE: expected none, .*edges, inpainting, super-resolution take one.*, got photos/"
+    result = run("init", IN_PIXELS, "photos/")
+    assert result.exit_code == 1
+    assert re.search(wanted, result.output), result.output
+    assert not Path(f"{IN_PIXELS}.toml").exists()
+    assert run("init", IN_PIXELS).exit_code == 0
+    assert config.read(f"{IN_PIXELS}.toml") == config.read(examples()[IN_PIXELS])
+
+
+@pytest.mark.parametrize(("shape", "taken"), [((6, 2), True), ((6, 1, 4, 4), False)])
+def test_a_table_is_one(tmp_path, shape, taken):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape))
+    result = run("init", "table", tmp_path / "x.npy", "--output", tmp_path / "new.toml")
+    assert (result.exit_code == 0) == taken == (tmp_path / "new.toml").exists()
+    assert taken or "init table: SOURCE: expected a table" in result.output
+
+
 def test_what_is_there_is_kept(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text("mine")
@@ -64,6 +85,7 @@ def test_what_is_there_is_kept(tmp_path):
         (["tabel"], "init: no example 'tabel'; did you mean 'table' or 'labels'? Available"),
         (["table", "--output", "none/x.toml"], "No such file or directory"),
         (["table", "--output", ""], "expected a path, got an empty one"),
+        (["pretrained", "nowhere"], "SOURCE: expected a folder that is there, got nowhere"),
     ],
 )
 def test_errors(arguments, message, tmp_path, monkeypatch):
