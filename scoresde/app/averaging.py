@@ -51,4 +51,5 @@ def average(
     best = min(widths or WIDTHS, key=losses.__getitem__)
     averages.load_into(model.estimator, best)
     model.save(output)
-    click.echo(f"{output}: width {best:g}")
+    worse = ", though as it was its loss is lower" if losses[None] < losses[best] else ""
+    click.echo(f"{output}: width {best:g}{worse}")

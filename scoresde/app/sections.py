@@ -43,7 +43,7 @@ def training_of(settings: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
     """
     given = settings.get("training")
     options = expanded(given if isinstance(given, str) else config.section(settings, "training"))
-    expect_known(Training, options, "training", _OF_FIT)
+    expect_known(Training, options, "training", (*_OF_FIT, "preset"))
     of_fit = {name: options.pop(name) for name in _OF_FIT if name in options}
     training: Training = call_factory(Training, options, "training")
     whole("training.seed", of_fit.setdefault("seed", 0), 0, SEEDS)

@@ -5,6 +5,7 @@ import torch
 from commands import config, edited, run
 
 from scoresde.app.model import Model
+from scoresde.training.post_hoc import PostHocAverages
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,20 @@ def test_the_best_width_is_kept(trained):
     assert first.startswith("as it was: loss ")
     losses = {line.split(":")[0]: float(line.split()[-1]) for line in lines}
     best = min(losses, key=losses.get)
-    assert last.endswith(best)
+    assert f": {best}" in last
     one = run("average", trained / "model", "--output", trained / "one", "--width", best.split()[1])
     assert one.exit_code == 0, one.output
     weights = [Model.load(trained / n).estimator.state_dict() for n in ("best", "one", "model")]
     assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
     assert not all(torch.equal(v, weights[2][k]) for k, v in weights[0].items())
+
+
+@pytest.mark.parametrize(("loss", "said"), [(0.5, False), (2.0, True)])
+def test_it_says_that_the_weights_were_better(trained, tmp_path, monkeypatch, loss, said):
+    monkeypatch.setattr(PostHocAverages, "losses", lambda *_, **__: {None: 1.0, 0.1: loss})
+    result = run("average", trained / "model", "--output", tmp_path / "x", "--width", 0.1)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1].endswith("loss is lower" if said else ": width 0.1")
 
 
 def test_what_cannot_be_is_refused(trained):

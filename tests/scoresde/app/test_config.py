@@ -185,6 +185,7 @@ def test_a_checkpoint_imports_nothing_unless_allowed(model, tmp_path):
         ("estimator.network.name", "os:system", UnknownPlugin, "import path"),
         ("estimator.weighting", "likely", ConfigError, "estimator: weighting: unknown name"),
         ("training.epochs", 3, ConfigError, r"training\.epochs: unknown; write steps \(an epoch"),
+        ("training.presett", "x", ConfigError, r"presett: unknown; did you mean 'preset'"),
         ("training.stepz", 3, ConfigError, r"training\.stepz: unknown; did you mean 'steps'.*seed"),
         ("training.steps", 2.5, ConfigError, "training: steps: .*whole number .*2.5"),
         (
