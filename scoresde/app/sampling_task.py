@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ from scoresde.checks import expect
 from scoresde.conditioning import condition
 from scoresde.data import Dataset, reader
 from scoresde.data.events import events
-from scoresde.data.image_files import SUFFIXES
-from scoresde.data.images import read_images
 from scoresde.data.parts import part_slices
 from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import expect_memory
@@ -269,9 +267,7 @@ def _expect_bins(option: str, model: Model, data: Dataset, path: str) -> None:
 
 
 def _read(model: Model, name: str, path: str) -> Dataset:
-    read: Callable[..., Dataset] = (
-        partial(read_images, path) if Path(path).suffix.lower() in SUFFIXES else reader(path)
-    )
+    read = reader(path)
     shape, columns = model.facts["parts"][name], model.facts.get("columns")
     options = {**config.section(model.settings, "data"), "bins": model.facts["bins"]}
     own = options.get("parts", {}).get(name)

@@ -41,6 +41,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Dataset:
         .csv, .tsv                             read_csv
         .parquet                               read_parquet
         a folder or .zip file of images        read_images
+        an image, a single event               read_images
 
     Args:
         source: A name, or the path of a file or a folder.
@@ -84,19 +85,13 @@ def reader(source: str | os.PathLike[str]) -> Callable[..., Dataset]:
     if path.is_dir():
         return partial(_reader_of_folder(path), path)
     suffix = path.suffix.lower()
-    if suffix in READERS:
-        return partial(READERS[suffix], path)
+    read = read_images if suffix in SUFFIXES else READERS.get(suffix)
+    if read is not None:
+        return partial(read, path)
     if not path.exists():
         hint = nearest(str(source), BUILT_IN)
         raise FileNotFoundError(f"{source}: no such file or folder, nor a built-in data set{hint}")
-    single_image = "an image, which is a single event: name its folder"
-    got = (
-        single_image
-        if suffix in SUFFIXES
-        else repr(suffix)
-        if suffix
-        else "a file without a suffix"
-    )
+    got = repr(suffix) if suffix else "a file without a suffix"
     expect(False, str(path), f"{', '.join(READERS)}, or a folder of arrays or images", got)
     raise AssertionError
 

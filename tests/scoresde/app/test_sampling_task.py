@@ -205,8 +205,9 @@ def test_pairs_of_two_folders(tmp_path):
     parts = f'[data.parts]\ny = {{ source = "{low}", mode = "L" }}\nx = {{ source = "{high}" }}'
     model = trained(tmp_path, parts)
     out = f"{tmp_path}/out/"
-    for given, count in ((low, 6), (low / "0.png", 1)):
-        result = run("sample", model, "--given", given, "--count", 2, "--output", out)
+    whole = ("--data", f"y={low}/0.png", "--data", f"x={high}/0.png")
+    for given, count in ((("--given", low), 6), (("--given", low / "0.png"), 1), (whole, 1)):
+        result = run("sample", model, *given, "--count", 2, "--output", out)
         assert result.exit_code == 0, result.output
         assert read_images(out).values.shape == (2 * count, 3, 8, 8)
         for file in (tmp_path / "out").iterdir():
@@ -255,7 +256,7 @@ def test_arrays_of_one_file(tmp_path):
         (HALVES, 'given = "z"', "estimator: parts: unknown name 'z'"),
         (HALVES, 'given = ["x", "y"]', "estimator: given: expected some of the parts y, x"),
         (HALVES, "noise = 0.5", r"estimator\.noise: unknown"),
-        ('source = "digits"', "", r"sde\.basis\.parts: expected a value, got none"),
+        ('source = "digits"', "", r"sde\.basis\.parts: expected a value, or parts in"),
         (
             'source = "digits"\n[data.parts]\nx = "whole"\ny = "mine:Blur"',
             "",

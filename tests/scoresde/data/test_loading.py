@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scoresde.data import load
+from scoresde.data import load, split
 from scoresde.data.loading import READERS
 
 
@@ -41,9 +41,13 @@ def test_what_is_not_read_is_told_what_is(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.webp"])
 def test_an_image_is_a_single_event(tmp_path, name):
-    Image.new("RGB", (4, 4)).save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"an image, which is a single event: name its folder"):
-        load(tmp_path / name)
+    for file in (name, "other.png"):
+        Image.new("RGB", (4, 4), "red" if file == name else "blue").save(tmp_path / file)
+    x = load(tmp_path / name).values[:]
+    assert x.shape == (1, 3, 4, 4)
+    assert x[0, 0].float().mean() > 250
+    with pytest.raises(ValueError, match="expected two events or more to split, got 1"):
+        split(load(tmp_path / name), 0.5)
 
 
 def test_arrays_beside_images_are_refused(tmp_path):
