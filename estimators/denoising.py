@@ -93,7 +93,9 @@ class Denoising(Float64Constants, PlannedEstimator):
         network: ``network(x, noise_level)`` or ``network(x, noise_level, condition)``; events
             ``(batch, *event_shape)`` in and out, levels ``(batch,)``.
         parametrization: What the network predicts; see `scoresde.objectives.parametrization`.
-        weighting: See `scoresde.objectives.weighting`.
+        weighting: See `scoresde.objectives.weighting`. By default that of the network's own error,
+            of one size at all noise levels (Karras et al. 2022); of photographs that are measured
+            band by band, ``"balanced"`` learns coarse bands sooner.
         times: Times of components in training: one for all, with the density of a grid given by its
             name or function, or ``"blocks"`` or ``"components"`` for independent ones, or other
             `estimators.times.TrainingTimes`. Unless there is one for all the estimator has vector
