@@ -155,6 +155,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         observe: str | Observed | None = None,
         baseline: ScoreEstimator | None = None,
     ) -> None:
+        instance("sde", sde, DiagonalSDE)
         super().__init__(sde)
         instance("network", network, Callable)  # type: ignore[arg-type]
         expect_arguments(network)
@@ -242,10 +243,10 @@ class Denoising(Float64Constants, PlannedEstimator):
         """See `scoresde.ScoreEstimator.with_clock`: one of independent ``times``, at any levels.
 
         Raises:
-            ValueError: If there is one time for all in training.
+            ValueError: If there is one time for all in training, or for all of a block.
         """
-        wanted = "independent ones in training: other paths have levels that it has not met"
-        expect(self.times.apart, "times", wanted, self.times)
+        instance("clock", clock, Clock)
+        self.times.check(clock, self.sde.blocks)
         return super().with_clock(clock)
 
     def losses(
