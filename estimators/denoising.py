@@ -169,8 +169,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         if baseline is not None:
             instance("baseline", baseline, ScoreEstimator)
             expect(baseline.sde is sde, "baseline", "an estimator with this very SDE", baseline.sde)
-        self.baseline = baseline
-        self._met, self.events = False, None
+        self.baseline, self._met, self.events = baseline, False, None
         self.times = training_times(times, whole=self.stage.dim == sde.basis.dim)
         self.draw_times = TimeDistribution(restrict(self.times.grid(sde, GRID_STEPS), self.stage))
         # what nobody has shown clean in training is heard of as it is at the first time

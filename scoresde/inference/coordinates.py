@@ -122,8 +122,7 @@ class Coordinates(nn.Module):
         self.register_buffer("clip", endless if clip is None else clip)
         self.register_buffer("whitening", whitening)
         self.register_buffer("extremes", extremes)
-        kept = {name.removeprefix("smooth."): value for name, value in smooth.items()}
-        self.smooth = Smooth(**kept) if kept else None
+        self.smooth = _smooth(smooth)
 
     @classmethod
     def fit(
@@ -168,10 +167,7 @@ class Coordinates(nn.Module):
             known = *item_moments(values), centre.to(real), none, variance.sqrt().to(real)
             # of its own memory, as files want it
             coordinates = cls(prior, *known, none.clone(), items=True)
-            told = coordinates.observation(values)
-            farthest = told[..., :-1].abs().amax((0, 1))
-            coordinates.whitening = farthest.clamp(min=1e-12).reciprocal()
-            coordinates.extremes = told[..., -1].sum(-1).amin().clone()
+            coordinates._measure_items(values)
             return coordinates
         measured = observation_moments(values.reshape(count, -1), ranks)
         mean, scale, clip = (v.reshape(values.shape[1:]).to(values) for v in measured)
@@ -188,9 +184,15 @@ class Coordinates(nn.Module):
         )
         coordinates._regress(observations, real.double() - centre, variance, smooth)
         # numbers that never vary may come in fewer digits
-        apart = (values - mean).abs().amax(0)
-        coordinates.extremes = torch.maximum(apart, _ROUNDING * mean.abs()).contiguous()
+        coordinates.extremes = (values - mean).abs().amax(0).maximum(_ROUNDING * mean.abs())
         return coordinates
+
+    def _measure_items(self, values: Tensor) -> None:
+        """Keeps how far items of the simulations are, and how few there are."""
+        told = self.observation(values)
+        farthest = told[..., :-1].abs().amax((0, 1))
+        self.whitening = farthest.clamp(min=1e-12).reciprocal()
+        self.extremes = told[..., -1].sum(-1).amin().clone()
 
     def _regress(
         self, observations: Tensor, centred: Tensor, variance: Tensor, smooth: bool
@@ -365,6 +367,11 @@ class Coordinates(nn.Module):
             for v in bounds(self.prior)
         )
         return low, high
+
+
+def _smooth(state: dict[str, Tensor]) -> Smooth | None:
+    kept = {name.removeprefix("smooth."): value for name, value in state.items()}
+    return Smooth(**kept) if kept else None
 
 
 _ROUNDING = 1e-6

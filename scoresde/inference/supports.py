@@ -52,7 +52,7 @@ def from_unconstrained(prior: Distribution) -> Transform:
     support, shape = _support(prior), prior.event_shape
     try:
         transform: Transform = biject_to(support)
-        apart = transform.inverse_shape(shape) == shape  # type: ignore[no-untyped-call]
+        apart = transform.inverse_shape(shape) == shape
     except NotImplementedError:  # torch knows no map
         apart = False
     wanted = "parameters that are real, positive or between bounds, each by itself"
