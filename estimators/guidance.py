@@ -80,17 +80,18 @@ class Guidance(Float64Constants, PlannedEstimator):
             physics if None.
         method: See above.
         iterations: Of conjugate gradients, at most; ``m`` are enough.
-        strength: Of ``"point"``: length of the step; of the last two methods, see there.
+        strength: At least 0: of ``"point"``, length of the step; of the last two, see there.
         linearisations: Of operator and noise, first around ``D`` and then around the result of the
             one before; for linear ones with Gaussian noise all are the same.
         data_mean: Of the coefficients, along the component axis.
         data_std: Of the coefficients, along the component axis.
 
     Raises:
-        TypeError: If the estimator, the operator or ``y`` is of another type.
-        ValueError: If the method is unknown, a number is out of its range, ``y`` is not finite, its
-            batch does not fit that of the estimator, or the operator's output has another shape; on
-            use, if the estimator cannot be differentiated and has to be.
+        TypeError: If the estimator, the operator or ``y`` is of another type, or complex.
+        ValueError: If the method is unknown, a number is out of its range, ``y`` is not finite or
+            nothing that noise gives, its batch does not fit that of the estimator, or the
+            operator's output has another shape or no derivatives; on use, if the estimator cannot
+            be differentiated and has to be.
 
     Example:
         >>> import torch
@@ -131,7 +132,7 @@ class Guidance(Float64Constants, PlannedEstimator):
         choice("method", method, *METHODS)
         whole("iterations", iterations, 1)
         whole("linearisations", linearisations, 1)
-        real("strength", strength)
+        real("strength", strength, 0)
         self.constant("data_mean", data_mean)
         self.constant("data_std", data_std, positive=True)
         self.estimator, self.method, self.iterations = estimator, method, iterations

@@ -12,6 +12,8 @@ from typing_extensions import Self
 
 from estimators.observation_noise import noise_model, noise_of
 from scoresde.checks import expect, finite, instance
+from scoresde.internals.derivatives import vjp
+from scoresde.internals.messages import warn
 from scoresde.precision import shallow_copy
 from scoresde.selection import Selectable, per_sample, samples
 
@@ -24,7 +26,7 @@ class Measurement(Selectable):
     """An observation, the operator that made it, and the noise.
 
     Operators see events with one batch axis, as networks do; modules in the dtype of their own
-    numbers.
+    numbers, functions in that of the events, or of ``y`` if they take no other.
 
     Args:
         operator: See `Operator`.
@@ -33,8 +35,9 @@ class Measurement(Selectable):
         like: An event, ``event_shape``, on the device and in the dtype of those to come.
 
     Raises:
-        TypeError: If an argument is of another kind.
-        ValueError: If ``y`` is not finite, or the operator's output has another shape.
+        TypeError: If an argument is of another kind, or numbers are complex.
+        ValueError: If ``y`` is not finite, or the operator's output has another shape or no
+            derivatives.
 
     Example:
         >>> import torch
@@ -45,16 +48,16 @@ class Measurement(Selectable):
     """
 
     y: Tensor
+    dtype: torch.dtype | None
 
     def __init__(self, operator: Any, y: Tensor, noise: Any, like: Tensor) -> None:
         super().__init__()
         apply = _applied(operator)
         instance("operator", apply, Callable)  # type: ignore[arg-type]
-        instance("y", y, Tensor)
+        _expect_real("y", y)
         finite("y", y)
-        self.operator, self.event_axes = operator, like.ndim
-        with torch.no_grad():
-            shape = self._apply_to(like.unsqueeze(0)).shape
+        self.operator, self.event_axes, self.dtype = operator, like.ndim, None
+        shape = self._probe(like, y).shape
         axes = len(shape) - 1
         got = f"{tuple(shape[1:])} of {tuple(like.shape)}"
         expect(shape[:1] == (1,) and axes > 0, "operator", "one from events to (batch, ...)", got)
@@ -83,9 +86,34 @@ class Measurement(Selectable):
         return seen.reshape(*batch, self.shape.numel())
 
     def _apply_to(self, x: Tensor) -> Tensor:
-        seen: Tensor = _applied(self.operator)(x.to(_dtype(self.operator, x)))
-        instance("operator(x)", seen, Tensor)
+        kind = _dtype(self.operator, self.dtype or x.dtype)
+        seen: Tensor = _applied(self.operator)(x.to(kind))
+        _expect_real("operator(x)", seen)
         return seen.to(x.dtype)
+
+    def _probe(self, like: Tensor, y: Tensor) -> Tensor:
+        """What is seen of an event from 1 to -1: of 0, squares have no derivative."""
+
+        def seen(x: Tensor) -> Tensor:
+            value = self._apply_to(x)
+            wanted = "one that can be differentiated"
+            expect(value.requires_grad, "operator", wanted, "one without gradients")
+            return value
+
+        with torch.inference_mode(False):
+            event = torch.linspace(1, -1, like.numel()).to(like).reshape(1, *like.shape)
+        try:
+            value, pull_back = vjp(seen, event, self.parameters())
+        except RuntimeError:  # of numbers of another dtype, torch has no kind of its own
+            self.dtype = y.dtype if y.is_floating_point() else None
+            value, pull_back = vjp(seen, event, self.parameters())
+        if not pull_back(torch.linspace(1, 2, value.numel()).to(value).view_as(value)).any():
+            warn(
+                "operator: expected an output that changes with the event, got derivatives of 0, "
+                "by which observations say nothing (a straight-through estimator of roundings?)"
+            )
+        shown: Tensor = value.detach()
+        return shown
 
     def log_evidence(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """``log p(y)`` where ``A(x)`` is Gaussian, one number after the other.
@@ -117,9 +145,16 @@ def _applied(operator: Any) -> Any:
     return method if callable(method) else operator
 
 
-def _dtype(operator: Any, x: Tensor) -> torch.dtype:
-    """The dtype of a module's numbers, which need not be weights; else that of its input."""
+def _dtype(operator: Any, default: torch.dtype) -> torch.dtype:
+    """The dtype of a module's numbers, which need not be weights."""
     if not isinstance(operator, nn.Module):
-        return x.dtype
+        return default
     own = itertools.chain(operator.parameters(), operator.buffers())
-    return next((v.dtype for v in own if v.is_floating_point()), x.dtype)
+    return next((v.dtype for v in own if v.is_floating_point()), default)
+
+
+def _expect_real(name: str, value: Any) -> None:
+    instance(name, value, Tensor)
+    if value.is_complex():
+        wanted = "real numbers (torch.view_as_real makes pairs of complex ones)"
+        raise TypeError(f"{name}: expected {wanted}, got {value.dtype}")

@@ -1,5 +1,7 @@
 """Guidance: posteriors of linear observations under an unconditional model."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given
@@ -217,9 +219,11 @@ def test_the_observation_may_differ_between_samples():
         ({"data_std": 0.0}, "data_std: expected positive"),
         ({"iterations": 0}, "iterations: expected a whole number of at least 1"),
         ({"strength": torch.nan}, "strength: expected a finite number"),
+        ({"strength": -1e-9}, "strength: expected a finite number of at least 0"),
         ({"estimator": None}, "estimator: expected a ScoreEstimator, got None"),
         ({"operator": None}, "operator: expected a Callable, got None"),
         ({"y": [1.0]}, "y: expected a Tensor"),
+        ({"y": torch.ones(2) + 1j}, "y: expected real numbers .*view_as_real"),
     ],
 )
 def test_bad_guidance(wrong, message):
@@ -236,14 +240,68 @@ def test_bad_guidance(wrong, message):
         (lambda x: x[..., :2].sum(-1, keepdim=True), r"what y has, \(batch, 4\), got \(1,\)"),
         (lambda x: x.sum(), r"one from events to \(batch, \.\.\.\)"),
         (lambda x: None, "expected a Tensor, got None"),
+        (
+            lambda x: torch.fft.fft(x, 4),
+            "expected real numbers .*view_as_real.*, got torch.complex",
+        ),
     ],
-    ids=["no axis of its own", "too few", "of the batch", "nothing"],
+    ids=["no axis of its own", "too few", "of the batch", "nothing", "complex"],
 )
 def test_operators_that_do_not_give_what_was_observed_are_refused(operator, message):
     """Broadcasting would make something of a batch of as many as there are observations."""
     prior, *_ = problem(DiagonalSDE(VP(), Identity((3,))), 0)
     with pytest.raises((TypeError, ValueError), match=f"operator.*{message}"):
         Guidance(prior, operator, torch.ones(4), 0.1)
+
+
+WEIGHTS = torch.ones(3, 3, dtype=torch.float64, requires_grad=True)
+WITHOUT = {
+    "arrays": lambda x: torch.from_numpy(x.detach().numpy() * 2),
+    "no_grad": torch.no_grad()(lambda x: 2 * x[..., :2]),
+    "detached, weights apart": lambda x: x.detach() @ WEIGHTS.to(x.dtype),
+    "comparisons": lambda x: x > 0,
+}
+
+
+@pytest.mark.covering(2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("operator", WITHOUT)
+def test_operators_without_derivatives_are_refused(operator, method, dtype):
+    """By them nothing would be observed, and samples be those of the model."""
+    prior, *_ = problem(DiagonalSDE(VP(), Identity((3,))), 0)
+    torch.set_default_dtype(dtype)
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode(), pytest.raises(ValueError, match=r"operator: .*gradients"):
+            Guidance(prior, WITHOUT[operator], torch.ones(3), 0.1, method=method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", METHODS[:-1])
+def test_operators_whose_derivatives_are_0_are_named(method, dtype):
+    prior, *_ = problem(DiagonalSDE(VP(), Identity((3,))), 0)
+    torch.set_default_dtype(dtype)
+    with pytest.warns(UserWarning, match=r"operator: .* derivatives of 0"):
+        Guidance(prior, torch.round, torch.ones(3), 0.1, method=method)
+    for operator in (torch.square, torch.relu, lambda x: x - x.roll(1, -1)):
+        with warnings.catch_warnings(action="error"):
+            Guidance(prior, operator, torch.ones(3), 0.1, method=method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", METHODS)
+def test_operators_of_another_dtype_see_events_in_that_of_the_observation(method, dtype):
+    """Or in that of states: numbers that a function holds are not found out otherwise."""
+    prior, *_ = problem(DiagonalSDE(VP(), Identity((3,))), 0)
+    torch.set_default_dtype(torch.float32)
+    wide, y = torch.randn(3, 2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    z, options = torch.randn(4, 3, dtype=dtype), {"noise": 0.3, "method": method}
+    wanted = Guidance(prior, lambda x: x @ wide.to(x), y, **options).denoise(z, 0.5)
+    found = Guidance(prior, lambda x: x @ wide, y, **options).denoise(z, 0.5)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    narrow = Guidance(prior, lambda x: x @ wide.float(), y, **options).denoise(z.float(), 0.5)
+    torch.testing.assert_close(narrow, wanted.float(), rtol=1e-4, atol=1e-4)
 
 
 class Turning(ScoreEstimator):
