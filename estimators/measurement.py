@@ -36,8 +36,8 @@ class Measurement(Selectable):
 
     Raises:
         TypeError: If an argument is of another kind, or numbers are complex.
-        ValueError: If ``y`` is not finite, or the operator's output has another shape or no
-            derivatives.
+        ValueError: If ``y`` is not finite or none of what noise gives, or the operator's output has
+            another shape or no derivatives.
 
     Example:
         >>> import torch
@@ -57,7 +57,8 @@ class Measurement(Selectable):
         _expect_real("y", y)
         finite("y", y)
         self.operator, self.event_axes, self.dtype = operator, like.ndim, None
-        shape = self._probe(like, y).shape
+        seen = self._probe(like, y)
+        shape = seen.shape
         axes = len(shape) - 1
         got = f"{tuple(shape[1:])} of {tuple(like.shape)}"
         expect(shape[:1] == (1,) and axes > 0, "operator", "one from events to (batch, ...)", got)
@@ -69,6 +70,7 @@ class Measurement(Selectable):
             noise, unit = noise_model(getattr(operator, "noise_model", None))
         self.noise = noise_of(noise, trailing)
         self.register_buffer("y", y.reshape(*y.shape[:-axes], trailing.numel()) / unit)
+        self.noise.expect_possible(self.y, seen.flatten(1))
 
     @property
     def batch_shape(self) -> torch.Size:

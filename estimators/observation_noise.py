@@ -12,14 +12,16 @@ the derivatives of which in ``c`` give mean and variance of ``u`` by Bayes' rule
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal, Poisson
+from torch.distributions import Distribution, Normal, Poisson, constraints
 
 from scoresde.checks import expect, positive
 from scoresde.precision import Float64Constants, Numbers, precision
@@ -30,7 +32,8 @@ NoiseModel = Callable[[Tensor], Distribution]
 _REACH, _NODES = 8.0, 321
 """Integrals are sums from -8 to 8 standard deviations of ``u``, beyond which there is 1e-15 of it,
 in steps of a twentieth: exact to 1e-4 of densities that are as narrow as a thirtieth, or have a
-kink; to rounding of smooth ones that are wider."""
+kink; to rounding of smooth ones that are wider; to a hundredth where one jumps, as that of no
+counts at all does where rates end."""
 
 
 class Evidence(NamedTuple):
@@ -59,6 +62,14 @@ class ObservationNoise(Float64Constants, ABC):
     @abstractmethod
     def moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of what is observed, ``(*batch, m)`` each."""
+
+    def expect_possible(self, y: Tensor, u: Tensor) -> None:
+        """Raises ``ValueError`` if a number is none that is observed, whatever the operator gives.
+
+        Args:
+            y: The numbers, ``(*batch, m)``.
+            u: What the operator may give, ``(1, m)``.
+        """
 
     @abstractmethod
     def evidence(self, y: Tensor, place: int, mean: Tensor, variance: Tensor) -> Evidence:
@@ -106,7 +117,8 @@ class ElementwiseNoise(ObservationNoise):
     """Any distribution, by its density: integrals are sums, derivatives are cumulants.
 
     Only densities, means and variances are needed, and no derivatives: as ``N(u; c, v) p(y | u)``
-    is tilted by ``c``, the derivatives of ``l`` are the cumulants of ``u``.
+    is tilted by ``c``, the derivatives of ``l`` are the cumulants of ``u``. What is no parameter,
+    as a rate below 0, is impossible.
 
     Args:
         model: See `NoiseModel`.
@@ -130,6 +142,19 @@ class ElementwiseNoise(ObservationNoise):
         """See the class."""
         seen = self._of(u)
         return seen.mean.reshape(u.shape), seen.variance.reshape(u.shape)
+
+    def expect_possible(self, y: Tensor, u: Tensor) -> None:
+        """By the support, where that is not one that moves with ``u``."""
+        with _unchecked():
+            seen = self._of(u)
+        support = _said(seen, "support", None)
+        fixed = not isinstance(_said(type(seen), "support", None), property)
+        if support is None or not getattr(seen, "_validate_args", False):
+            return
+        if fixed or support.is_discrete:
+            good = support.check(y.reshape(*y.shape[:-1], *self.shape)).reshape(y.shape)
+            wanted = f"numbers of a {type(seen).__name__} distribution, {support}"
+            expect(bool(good.all()), "y", wanted, next(iter(y[~good].tolist()), None))
 
     def _of(self, u: Tensor) -> Distribution:
         return self.model(u.reshape(*u.shape[:-1], *self.shape))
@@ -167,11 +192,12 @@ class ElementwiseNoise(ObservationNoise):
         step = 2 * _REACH / (_NODES - 1)
         u = mean.expand(_NODES, *mean.shape).clone()
         u[..., place] = mean[..., place] + std * nodes
-        seen = (
-            y.to(wide).unsqueeze(-1).expand(mean.shape)
-        )  # the others' densities are not looked at
-        density = self._of(u).log_prob(seen.reshape(*mean.shape[:-1], *self.shape))
-        density = density.reshape(u.shape)[..., place]
+        # the others' densities are not looked at
+        seen = y.to(wide).unsqueeze(-1).expand(mean.shape)
+        with _unchecked():
+            noise = self._of(u)
+        density = noise.log_prob(seen.reshape(*mean.shape[:-1], *self.shape))
+        density = torch.where(_possible(noise), density, -math.inf).reshape(u.shape)[..., place]
         logits = density - nodes**2 / 2 + math.log(step / math.sqrt(2 * math.pi))
         value = logits.logsumexp(0)
         weights = (logits - value).exp()
@@ -180,6 +206,41 @@ class ElementwiseNoise(ObservationNoise):
         second, third, fourth = ((weights * left**k).sum(0) for k in (2, 3, 4))
         # of a standard normal number the tilt alone leaves 1
         return value, (first, second - 1, third, fourth - 3 * second**2)
+
+
+_SETTING = threading.RLock()
+
+
+@contextlib.contextmanager
+def _unchecked() -> Iterator[None]:
+    """Distributions as they are made: torch refuses all of a batch for a parameter of one."""
+    with _SETTING:
+        before = Distribution._validate_args
+        Distribution.set_default_validate_args(False)
+        try:
+            yield
+        finally:
+            Distribution.set_default_validate_args(before)
+
+
+def _possible(noise: Any) -> Tensor:
+    """Where all parameters are ones that the distribution has."""
+    possible = torch.tensor(True)
+    while noise is not None:
+        for name, constraint in _said(noise, "arg_constraints", {}).items():
+            if not constraints.is_dependent(constraint):
+                parameter = getattr(noise, name)
+                possible = constraint.check(parameter) & possible.to(parameter.device)
+        noise = getattr(noise, "base_dist", None)  # of one that is transformed
+    return possible
+
+
+def _said(noise: Any, name: str, default: Any) -> Any:
+    """What a distribution says of itself; one of a user's need not."""
+    try:
+        return getattr(noise, name)
+    except (AttributeError, NotImplementedError):
+        return default
 
 
 def noise_of(noise: Any, shape: torch.Size) -> ObservationNoise:
@@ -221,7 +282,8 @@ def noise_model(model: Any) -> tuple[Any, float]:
     if name == "PoissonNoise":
         gain = float(model.gain)
         unit = gain if bool(model.normalize) else 1.0
-        return lambda u: Poisson((u / gain).clamp(min=_LEAST)), unit
+        # counts in units of their gain are whole but for rounding
+        return lambda u: Poisson((u / gain).clamp(min=_LEAST), validate_args=False), unit
     if name == "PoissonGaussianNoise":
         gain, sigma = float(model.gain), float(model.sigma)
         return lambda u: Normal(u, (gain * u.clamp(min=0) + sigma**2).sqrt()), 1.0

@@ -7,7 +7,17 @@ import pytest
 import torch
 from strategies import mixture
 from torch import nn
-from torch.distributions import Normal, Poisson, StudentT
+from torch.distributions import (
+    AffineTransform,
+    Binomial,
+    Distribution,
+    Exponential,
+    Normal,
+    Poisson,
+    StudentT,
+    TransformedDistribution,
+    Uniform,
+)
 
 from estimators import Gaussian, Guidance
 from estimators.observation_noise import ElementwiseNoise, GaussianNoise
@@ -52,6 +62,67 @@ def test_evidence_is_exact_for_one_number_under_any_noise(distribution, schedule
         wanted = (weight * x).sum(0).unsqueeze(-1)
         precise = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"atol": 1e-6}
         torch.testing.assert_close(found, wanted.to(dtype), **{"rtol": 1e-6, **precise})
+
+
+EDGES = {
+    "rates": (torch.tensor([3.0]), Poisson, (0.0, 9.0)),
+    "shares": (torch.tensor([2.0]), lambda u: Binomial(5, u), (0.0, 1.0)),
+    "shifted": (
+        torch.tensor([5.0]),
+        lambda u: TransformedDistribution(Poisson(2 * u), AffineTransform(2.0, 1.0)),
+        (0.0, 9.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distribution", EDGES)
+def test_numbers_that_are_no_parameters_are_impossible(distribution, dtype):
+    """Some of a Gaussian always are, or most."""
+    y, noise, (low, high) = EDGES[distribution]
+    sde, t = bed(n=1), 0.5
+    prior = Gaussian(sde, torch.tensor([-0.3]), torch.tensor([[0.8]]))
+    z = torch.tensor([[-1.4], [0.1], [0.9]], dtype=dtype)
+    found = Guidance(prior, lambda x: x, y, noise, method="evidence").denoise(z, t)
+    alpha, sigma = sde.kernel(torch.tensor([t]))
+    x = torch.linspace(low, high, 40_003)[1:-1].unsqueeze(-1)
+    weight = Normal(-0.3, 0.8**0.5).log_prob(x) + noise(x).log_prob(y)
+    weight = (weight + Normal(alpha * x, sigma).log_prob(z.mT)).softmax(0)
+    wanted = (weight * x).sum(0).unsqueeze(-1)
+    torch.testing.assert_close(found, wanted.to(dtype), rtol=1e-4, atol=1e-4)
+    assert Distribution._validate_args == __debug__
+
+
+@pytest.mark.covering(2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("y", "noise"),
+    [
+        ([3.0, -1.0], lambda u: Poisson(u.exp())),
+        ([3.0, 0.5], lambda u: Poisson(u.exp())),
+        ([3.0, 6.0], lambda u: Binomial(5, logits=u)),
+        ([3.0, -1.0], lambda u: Exponential(u.exp())),
+    ],
+    ids=["below 0", "fraction", "more than all", "no time"],
+)
+def test_what_noise_never_gives_is_refused(y, noise, method, dtype):
+    model = mixture(bed(), 1)
+    with pytest.raises(ValueError, match=rf"^y: expected numbers of .*, got {y[1]}$"):
+        Guidance(model, seen, torch.tensor(y, dtype=dtype), noise, method=method)
+
+
+@pytest.mark.parametrize(
+    ("y", "noise"),
+    [
+        ([3.0, 0.0], lambda u: Poisson(u.exp())),
+        ([3.0, 0.5], lambda u: Poisson(u.exp(), validate_args=False)),
+        ([3.0, -1.0], lambda u: Uniform(u - 0.1, u + 0.1)),
+    ],
+    ids=["no counts", "unchecked", "of a moving support"],
+)
+def test_what_noise_may_give_is_not(y, noise):
+    Guidance(mixture(bed(), 1), seen, torch.tensor(y), noise)
 
 
 def test_evidence_is_the_whole_gradient():
@@ -206,6 +277,9 @@ def test_physics_are_taken_as_they_are():
     counts = Physics("PoissonNoise", gain=torch.tensor([0.5]), normalize=torch.tensor(True))
     wanted = denoised(lambda x: 2 * mask * x, lambda u: Poisson(u.clamp(min=1e-6)), 2 * y)
     torch.testing.assert_close(denoised(counts), wanted)
+    tenths, y = Physics("PoissonNoise", gain=0.1, normalize=True), torch.tensor([13, 21, 26]) * 0.1
+    model = Gaussian(sde, torch.ones(3), torch.eye(3) / 9)
+    Guidance(model, tenths, y.float(), method="evidence").denoise(z, 0.5)  # whole but for rounding
     mixed = Physics("PoissonGaussianNoise", gain=torch.tensor([1e-9]), sigma=torch.tensor([0.2]))
     torch.testing.assert_close(denoised(mixed), denoised(gaussian), rtol=1e-5, atol=1e-5)
     with pytest.raises(TypeError, match=r"noise: expected one, .* got None and ZeroNoise"):
