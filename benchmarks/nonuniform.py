@@ -6,10 +6,10 @@ of training: updates are timed side by side. With more and more evaluations, twi
 time, samples are drawn until their Frechet distance to held-out images stops falling, in the
 features of EfficientNet-Lite0; it is given beside that of as many training images.
 
-``--set table="bed"`` needs no data and trains nothing: exact scores of the Gaussian that patches of
-two photographs have, where the distribution of a sampler's results is known. Error:
-``W2^2 / trace``; cost: evaluations at full resolution. Every recipe is given the best of several
-grids, or a plan.
+``--set table="bed"`` trains nothing: exact scores of the Gaussian that patches of two photographs
+have, where the distribution of a sampler's results is known. Error: ``W2^2 / trace``; cost:
+evaluations at full resolution. Every recipe is given the best of several grids, or a plan, and all
+of it is used on the Gaussian of other images as well, where there are any (``--data``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from benchmarks.unets import parameters
 from estimators import Gaussian
 from scoresde import DiagonalSDE, LogLinear, Solver
 from scoresde.app import plots
-from scoresde.data import dequantize, patches
+from scoresde.data import dequantize, load, patches
 from scoresde.metrics import compare
 from scoresde.planning import plan, replan, spectra
 from solvers import ExponentialMultistep
@@ -90,7 +90,7 @@ def run(
         raise ValueError(f"recipes, table: expected some of {[*RECIPES]}; got {unknown or table}")
     chosen = {name: RECIPES[name] for name in named or RECIPES}
     if table == "bed":
-        return bed(chosen, 16 if quick else size)
+        return bed(chosen, 16 if quick else size, data)
     if data is None:
         raise ValueError("data: expected --data, a folder or a zip file of photographs, got none")
     if quick:
@@ -166,9 +166,10 @@ def trained(
     }
 
 
-def bed(recipes: dict[str, Recipe], size: int) -> dict[str, Any]:
+def bed(recipes: dict[str, Recipe], size: int, data: Path | None = None) -> dict[str, Any]:
     """Error at cost, with exact scores of the patches' Gaussian, and the best at every cost."""
-    x = patches(size, stride=4).values.double() / 127.5 - 1
+    x = shades(patches(size, stride=4).values.double())
+    others = None if data is None else shades(load(data, size=size, mode="L").values.double())
     rows: list[dict[str, Any]] = []
     for budget in COSTS:
         for name, sde, solver in candidates(recipes, x, budget):
@@ -177,13 +178,15 @@ def bed(recipes: dict[str, Recipe], size: int) -> dict[str, Any]:
                 "budget": budget,
                 "cost": round(cost(sde, solver), 2),
                 "error": error(sde, x, solver),
+                **({} if others is None else {"elsewhere": error(sde, others, solver)}),
                 "steps": solver.steps,
                 "grid": getattr(solver.grid, "__name__", "of its own"),
                 "corrected": solver.corrected,
             }
             rows.append(row)
             text = "{recipe:34} {steps:3} steps, cost {cost:5.2f} error {error:.2e} on {grid}"
-            print(text.format(**row), flush=True)
+            there = "" if others is None else f", elsewhere {row['elsewhere']:.2e}"
+            print(text.format(**row) + there, flush=True)
     at = {budget: [row for row in rows if row["budget"] == budget] for budget in COSTS}
     best = {f"{budget:g}": min(at[budget], key=lambda row: row["error"]) for budget in at}
     return {"best": best, "rows": rows}
@@ -225,3 +228,5 @@ def candidates(
     equal = attrs.evolve(second, grid="uniform_time")
     yield f"learned per band, for {second.steps} steps", learned(x, second.steps), equal
     yield "learned per scale, in stages", *learned_stages(x, STAGES[budget])
+    own = learned_stages(x, STAGES[budget], components=True)
+    yield "learned per scale, its components", *own

@@ -172,10 +172,11 @@ def learned(x: Tensor, steps: int = 0) -> DiagonalSDE:
     return sde
 
 
-def squares(x: Tensor, parts: Sequence[int]) -> Basis:
-    """Cosines: every scale twice the one before, in parts of coefficients of like variance.
+def scales(x: Tensor, parts: Sequence[int], components: bool) -> Basis:
+    """Every scale twice the one before, in parts of coefficients of like variance.
 
-    Those below ``k`` along both axes are the image at ``k`` by ``k`` pixels.
+    An image at ``k`` by ``k`` pixels has its cosines below ``k`` along both axes; a scale is what
+    twice the size adds: its cosines, or their principal ``components``.
     """
     n = x.shape[-1]
     matrix = dct_matrix(n)
@@ -183,18 +184,25 @@ def squares(x: Tensor, parts: Sequence[int]) -> Basis:
     along = torch.arange(n)
     highest = torch.maximum(along.unsqueeze(-1), along).flatten()
     scale = (highest.unsqueeze(-1) >= n // 2 ** torch.arange(len(parts) - 1, 0, -1)).sum(-1)
-    variances = (x.flatten(1).double() @ cosines.mT).var(0)
-    order, sizes = [], {}
+    rows, sizes = [], {}
     for k, count in enumerate(parts):
-        own = (scale == k).nonzero().flatten()
-        order.append(own[variances[own].argsort(descending=True)])
-        pieces = enumerate(own.tensor_split(count))
-        sizes |= {f"scale{k}-{i}": len(piece) for i, piece in pieces}
-    return PCA(cosines[torch.cat(order)], x.shape[1:], sizes)
+        own = cosines[scale == k]
+        covariance = torch.cov((x.flatten(1).double() @ own.mT).mT)
+        if components:
+            own = torch.linalg.eigh(covariance).eigenvectors.mT.flip(0) @ own
+        else:
+            own = own[covariance.diagonal().argsort(descending=True)]
+        rows.append(own)
+        sizes |= {f"scale{k}-{i}": len(piece) for i, piece in enumerate(own.tensor_split(count))}
+    return PCA(torch.cat(rows), x.shape[1:], sizes)
 
 
 def learned_stages(
-    x: Tensor, steps: Sequence[int], parts: Sequence[int] = PARTS, whole: int = WHOLE
+    x: Tensor,
+    steps: Sequence[int],
+    parts: Sequence[int] = PARTS,
+    whole: int = WHOLE,
+    components: bool = False,
 ) -> tuple[DiagonalSDE, ExponentialMultistep]:
     """As that, with a scale dropped after each of so many steps, coarse first, and its solver.
 
@@ -206,9 +214,13 @@ def learned_stages(
         steps: Of the stages.
         parts: Of their scales, with a path each.
         whole: Steps of learning on the covariance of all, after those on that within scales.
+        components: Whether coefficients are the principal components of scales, each in a unit of
+            its own, and not cosines in that of their part.
     """
-    basis, total = squares(x, parts), sum(steps)
+    basis, total = scales(x, parts, components), sum(steps)
     mean, std = basis.moments(x)
+    if components:
+        std = basis(x.double()).std(0)
     starts = [*itertools.accumulate(steps[:-1], initial=0)]
     firsts = [start for start, count in zip(starts, parts, strict=True) for _ in range(count)]
     schedule = Knots(total, firsts)

@@ -155,6 +155,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         observe: str | Observed | None = None,
         baseline: ScoreEstimator | None = None,
     ) -> None:
+        instance("sde", sde, DiagonalSDE)
         super().__init__(sde)
         instance("network", network, Callable)  # type: ignore[arg-type]
         expect_arguments(network)
@@ -168,8 +169,7 @@ class Denoising(Float64Constants, PlannedEstimator):
         if baseline is not None:
             instance("baseline", baseline, ScoreEstimator)
             expect(baseline.sde is sde, "baseline", "an estimator with this very SDE", baseline.sde)
-        self.baseline = baseline
-        self._met, self.events = False, None
+        self.baseline, self._met, self.events = baseline, False, None
         self.times = training_times(times, whole=self.stage.dim == sde.basis.dim)
         self.draw_times = TimeDistribution(restrict(self.times.grid(sde, GRID_STEPS), self.stage))
         # what nobody has shown clean in training is heard of as it is at the first time
@@ -242,10 +242,10 @@ class Denoising(Float64Constants, PlannedEstimator):
         """See `scoresde.ScoreEstimator.with_clock`: one of independent ``times``, at any levels.
 
         Raises:
-            ValueError: If there is one time for all in training.
+            ValueError: If there is one time for all in training, or for all of a block.
         """
-        wanted = "independent ones in training: other paths have levels that it has not met"
-        expect(self.times.apart, "times", wanted, self.times)
+        instance("clock", clock, Clock)
+        self.times.check(clock, self.sde.blocks)
         return super().with_clock(clock)
 
     def losses(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from estimators.prediction import expect_arguments, predictor, seen_basis
 from scoresde.bases import Basis
-from scoresde.checks import expect, finite, instance, numbers, whole
+from scoresde.checks import expect, finite, instance, look_up, numbers, whole
 from scoresde.estimator import DirectScoreEstimator
 from scoresde.internals.derivatives import vjp
 from scoresde.noise import Generators, Noise
@@ -122,7 +122,9 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         expect(len(stages) == 1, "sde", "one that drops no components", stages)
         self.network, self.steps = network, 1 if sde.linear else steps
         self.network_basis = seen_basis(network_basis, sde.basis, sde.basis.dim)
-        self.draw_times = TimeDistribution(grids.grid(times)(sde, GRID_STEPS))
+        density = grids.of_two("times", look_up("times", times, grids.GRIDS))
+        self.draw_times = TimeDistribution(density(sde, GRID_STEPS))
+        self._met = False
         mean, std = (
             self._along_components(name, value)
             for name, value in (("data_mean", data_mean), ("data_std", data_std))
@@ -169,13 +171,28 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
 
         Returns:
             ``(batch,)``.
+
+        Raises:
+            ValueError: If the first events are not in the support of the SDE's prior, or shapes do
+                not fit.
         """
         expect_near("x", x, self)
         noise, z = Noise.of(generator), self.sde.basis(x)
         if z.ndim != 2:
             expect(False, "x", "events (batch, *event_shape)", tuple(x.shape))
+        if not self._met:
+            self._met = True  # the first events only: looking at them waits for the device
+            self._check_support(z)
         t, _ = self.draw_times(noise.stratified(z).mT)
         return self.objective(z, t.to(z), condition, noise).sum(-1)
+
+    def _check_support(self, z: Tensor) -> None:
+        """Raises ``ValueError`` for data where the SDE has no states."""
+        support: Any = getattr(self.sde.prior, "support", None)
+        if support is not None:
+            possible = support.check(z)
+            wrong = f"{int((~possible).sum())} of {possible.numel()} that are not"
+            expect(bool(possible.all()), "x", f"data in the support of the prior, {support}", wrong)
 
     def loss(self, x: Tensor, condition: Any = None, generator: Generators = None) -> Tensor:
         """Mean of `losses`, per component."""

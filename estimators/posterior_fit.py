@@ -20,6 +20,7 @@ from scoresde.conditioning import slowed
 from scoresde.data import Dataset, split
 from scoresde.inference import Coordinates, Posterior
 from scoresde.inference.simulation_moments import has_long_tails
+from scoresde.inference.simulations import simulated_pairs
 from scoresde.internals.default_generator import DefaultGenerator
 from scoresde.precision import network_dtype
 from scoresde.schedules import LogLinear
@@ -114,6 +115,7 @@ def fit_posterior(
         >>> posterior(torch.zeros(2)).sample((5,)).shape
         torch.Size([5, 2])
     """
+    parameters, observations = simulated_pairs(prior, parameters, observations)
     if ranks is None:
         ranks = not items and has_long_tails(observations.flatten(1))
     smooth = embedding is None and network is None  # which is made for what is observed

@@ -9,10 +9,12 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde.blocks import Blocks
 from scoresde.checks import choice, expect, look_up, real, validator
 from scoresde.noise import Noise
 from scoresde.sampling import grid as grids
 from scoresde.sampling.grid import Grid, grid_field
+from scoresde.sdes.clock import Clock
 from scoresde.sdes.diagonal import DiagonalSDE
 
 
@@ -50,6 +52,16 @@ class TrainingTimes(ABC):
     def apart(self) -> bool:
         """Whether components have different times: the network is given the level of each."""
         return True
+
+    def check(self, clock: Clock, blocks: Blocks) -> None:
+        """Raises ``ValueError`` if times of components along a clock are none of training.
+
+        Args:
+            clock: Along which events are to be drawn.
+            blocks: Of the components.
+        """
+        wanted = "independent ones in training: other paths have levels that it has not met"
+        expect(self.apart, "times", wanted, self)
 
     @abstractmethod
     def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
@@ -123,6 +135,14 @@ class Independent(TrainingTimes):
     )
     together: float = attrs.field(default=0.0, kw_only=True, validator=validator(real, 0, 1))
 
+    def check(self, clock: Clock, blocks: Blocks) -> None:
+        """See the class: where times are drawn for blocks, a clock has one reading for each."""
+        read = clock(torch.linspace(0, 1, _READINGS, dtype=torch.float64).unsqueeze(-1))
+        if self.over == "blocks" and read.shape[-1] not in (1, len(blocks)):
+            own = blocks.expand(blocks.mean(read))
+            wanted = f"one time for all of a block, as times have in training, of {len(blocks)}"
+            expect(torch.allclose(own, read, rtol=0, atol=_SAME), "clock", wanted, "several")
+
     def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
         """See the class."""
         count = len(sde.blocks) if self.over == "blocks" else z.shape[-1]
@@ -131,6 +151,9 @@ class Independent(TrainingTimes):
             return apart
         return torch.where(noise.uniform(z[:, :1]) < self.together, apart[:, :1], apart)
 
+
+_READINGS, _SAME = 65, 1e-6
+"""Of clocks that are compared: at so many times, and how near they are if they are one."""
 
 _APART = {over: Independent(over=over) for over in ("blocks", "components")}
 

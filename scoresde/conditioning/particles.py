@@ -133,7 +133,6 @@ class Particles:
             TypeError: If the model is no composition.
             ValueError: If no particle has a weight: denoised means are not finite, or none is
                 inside.
-                no particle is inside.
         """
         instance("model", model, Composition)
         noise, path = Noise.of(generator), _Path(model, dtype)
@@ -154,7 +153,8 @@ class Particles:
             kept = inside(model.sde.basis.inverse(cloud.u.reshape(len(cloud.u), *batch, -1)))
             kept = kept.reshape(cloud.log_weight.shape)
             wanted = "a product of which there is some inside"
-            expect(bool(kept.any(0).all()), "model", wanted, "none of it")
+            got = "none of it: single densities that reach outside are divided by next to nothing"
+            expect(bool(kept.any(0).all()), "model", wanted, got)
             cloud = cloud._replace(log_weight=cloud.log_weight.masked_fill(~kept, -torch.inf))
             cloud = cloud.resampled(noise)
         # resampled copies lie side by side, of which the first would be taken

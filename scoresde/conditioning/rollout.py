@@ -33,6 +33,7 @@ def rollout(
     those of the data if what comes next depends on the last ``window - stride`` steps alone. For
     another order of drawing, give ``estimator.with_clock(clock)``.
 
+    Args:
         solver: Draws every window.
         estimator: Of windows ``(window, *rest)`` in a `scoresde.Identity` basis, that knows its
             conditionals: an exact one, or one with vector time.

@@ -3,10 +3,11 @@
 from scoresde.inference.coordinates import Coordinates
 from scoresde.inference.interop import SBIPosterior, guide, to_arviz
 from scoresde.inference.parameter_estimators import PartEstimator, PosteriorEstimator
-from scoresde.inference.posterior import Posterior, PosteriorDistribution, predict, simulate
+from scoresde.inference.posterior import Posterior, PosteriorDistribution
 from scoresde.inference.prior import PriorEstimator
 from scoresde.inference.product import ProductDistribution
 from scoresde.inference.several import SeveralObservations
+from scoresde.inference.simulations import predict, simulate
 
 __all__ = [
     "Coordinates",

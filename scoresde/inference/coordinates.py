@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
@@ -11,9 +9,6 @@ from torch.distributions import (
     ComposeTransform,
     Distribution,
     Transform,
-    biject_to,
-    constraints,
-    identity_transform,
 )
 from torch.nn.functional import pad
 
@@ -25,7 +20,9 @@ from scoresde.inference.simulation_moments import (
     parameter_moments,
     whitening,
 )
+from scoresde.inference.simulations import simulated_pairs
 from scoresde.inference.smooth import Smooth
+from scoresde.inference.supports import bounds, expect_prior, from_unconstrained
 from scoresde.precision import full_precision
 
 
@@ -62,6 +59,9 @@ class Coordinates(nn.Module):
         items: See `fit`.
         whitening: Makes observations of the simulations no longer than 1, ``(n, n)``, or their
             items ``(features,)``, see `relative_distance`; None if not fitted.
+        extremes: How far each number was from ``observation_mean`` at most,
+            ``(*observation_shape,)``; of sets and series, how many items there were at least,
+            ``()``. None if not known.
         smooth: State of a smooth regression, ``smooth.landmarks`` and so on.
 
     ``state_dict()`` holds all that was fitted, but for the prior and ``items``:
@@ -90,6 +90,7 @@ class Coordinates(nn.Module):
     sorted_observations: Tensor | None
     clip: Tensor
     whitening: Tensor | None
+    extremes: Tensor | None
 
     def __init__(
         self,
@@ -104,10 +105,11 @@ class Coordinates(nn.Module):
         clip: Tensor | None = None,
         items: bool = False,
         whitening: Tensor | None = None,
+        extremes: Tensor | None = None,
         **smooth: Tensor,
     ) -> None:
         super().__init__()
-        expect_unbatched(prior)
+        expect_prior(prior)
         self.prior, self.items = prior, items
         self.register_buffer("observation_mean", observation_mean)
         self.register_buffer("observation_std", observation_std)
@@ -119,8 +121,8 @@ class Coordinates(nn.Module):
         endless = torch.full_like(observation_mean, torch.inf)
         self.register_buffer("clip", endless if clip is None else clip)
         self.register_buffer("whitening", whitening)
-        kept = {name.removeprefix("smooth."): value for name, value in smooth.items()}
-        self.smooth = Smooth(**kept) if kept else None
+        self.register_buffer("extremes", extremes)
+        self.smooth = _smooth(smooth)
 
     @classmethod
     def fit(
@@ -152,11 +154,11 @@ class Coordinates(nn.Module):
             ValueError: If numbers are not finite, an observation has as many as there are
                 simulations or more, or a parameter is the same in all of them.
         """
+        parameters, observations = simulated_pairs(prior, parameters, observations)
         count = len(observations)
         finite("observations", observations.nan_to_num(nan=0.0) if items else observations)
-        real = from_unconstrained(prior).inv(parameters).reshape(len(parameters), -1)
+        real = from_unconstrained(prior).inv(parameters).reshape(count, -1)
         finite("parameters", real)
-        expect(len(real) == count, "parameters", f"as many as observations, {count}", len(real))
         values = observations if observations.is_floating_point() else observations.double()
         centre, variance = parameter_moments(real)
         if items:
@@ -165,8 +167,7 @@ class Coordinates(nn.Module):
             known = *item_moments(values), centre.to(real), none, variance.sqrt().to(real)
             # of its own memory, as files want it
             coordinates = cls(prior, *known, none.clone(), items=True)
-            farthest = coordinates.observation(values)[..., :-1].abs().amax((0, 1))
-            coordinates.whitening = farthest.clamp(min=1e-12).reciprocal()
+            coordinates._measure_items(values)
             return coordinates
         measured = observation_moments(values.reshape(count, -1), ranks)
         mean, scale, clip = (v.reshape(values.shape[1:]).to(values) for v in measured)
@@ -182,7 +183,16 @@ class Coordinates(nn.Module):
             clip,
         )
         coordinates._regress(observations, real.double() - centre, variance, smooth)
+        # numbers that never vary may come in fewer digits
+        coordinates.extremes = (values - mean).abs().amax(0).maximum(_ROUNDING * mean.abs())
         return coordinates
+
+    def _measure_items(self, values: Tensor) -> None:
+        """Keeps how far items of the simulations are, and how few there are."""
+        told = self.observation(values)
+        farthest = told[..., :-1].abs().amax((0, 1))
+        self.whitening = farthest.clamp(min=1e-12).reciprocal()
+        self.extremes = told[..., -1].sum(-1).amin().clone()
 
     def _regress(
         self, observations: Tensor, centred: Tensor, variance: Tensor, smooth: bool
@@ -262,7 +272,9 @@ class Coordinates(nn.Module):
         smaller, at_most = (torch.searchsorted(table, values, right=r) for r in (False, True))
         # those equal share their ranks
         scores = torch.special.ndtri((smaller + at_most + 1).double() / (2 * (count + 1)))
-        both = torch.cat([standardised.reshape(-1, len(table)), scores.mT.to(standardised)], 1)
+        # those that never varied have no ranks, whatever their last digits
+        ranks = scores.mT.to(standardised).masked_fill(std.isinf().flatten(), 0.0)
+        both = torch.cat([standardised.reshape(-1, len(table)), ranks], 1)
         return both.reshape(*batch, -1)
 
     def _items(self, x: Tensor) -> Tensor:
@@ -279,20 +291,29 @@ class Coordinates(nn.Module):
     def relative_distance(self, x: Tensor) -> Tensor:
         """How far observations are from the middle of the simulations, ``(*batch)``.
 
-        Mahalanobis distance, of sets and series that of the farthest number of any item, in units
-        of the farthest simulation: beyond 1 nothing like it was simulated. 0 if coordinates are
-        not fitted.
+        Mahalanobis distance, or that of a number by itself, in units of the farthest simulation:
+        beyond 1 nothing like it was simulated. Of sets and series that of any number of any item,
+        infinite without items where no simulation was. 0 if coordinates are not fitted.
         """
         batch = x.shape[: x.ndim - self.observation_ndim]
         if self.whitening is None:
             return self.mean.new_zeros(batch)
         if self.items:
-            beyond: Tensor = self.observation(x)[..., :-1].abs() * self.whitening
-            return beyond.amax((-2, -1))
+            told = self.observation(x)
+            beyond: Tensor = (told[..., :-1].abs() * self.whitening).amax((-2, -1))
+            none = told[..., -1].sum(-1) == 0
+            unlike = self.extremes is not None and bool(self.extremes > 0)
+            return beyond.masked_fill(none, torch.inf) if unlike else beyond
         seen = self._numbers(x)
         seen = seen.reshape(*batch, seen.shape[len(batch) :].numel())  # of no observations, too
         distance: Tensor = (seen @ self.whitening.to(seen)).norm(dim=-1)
-        return distance
+        if self.extremes is None:
+            return distance
+        # outliers are clipped above, and what never varied is left out
+        apart = (x.to(self.extremes) - self.observation_mean).abs() / self.extremes
+        apart = apart.nan_to_num(nan=0.0, posinf=torch.inf).to(distance)
+        both = [distance.unsqueeze(-1), apart.reshape(*batch, self.extremes.numel())]
+        return torch.cat(both, -1).amax(-1)
 
     def joint_events(self, parameters: Tensor, observations: Tensor) -> Tensor:
         """Pairs in these coordinates as joint events ``(N, n + m)``: what an estimator learns.
@@ -348,26 +369,10 @@ class Coordinates(nn.Module):
         return low, high
 
 
-def expect_unbatched(prior: Distribution) -> None:
-    """Raises ``ValueError`` if a prior has a batch shape."""
-    expect(prior.batch_shape == (), "prior", "no batch shape (Independent)", prior.batch_shape)
+def _smooth(state: dict[str, Tensor]) -> Smooth | None:
+    kept = {name.removeprefix("smooth."): value for name, value in state.items()}
+    return Smooth(**kept) if kept else None
 
 
-def bounds(prior: Distribution) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of parameters that have both; infinite ones of others."""
-    support: Any = prior.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    ends = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
-    low, high = (torch.tensor(v, device="cpu") if isinstance(v, float | int) else v for v in ends)
-    if low is None or high is None:
-        return torch.tensor(-torch.inf, device="cpu"), torch.tensor(torch.inf, device="cpu")
-    return low, high
-
-
-def from_unconstrained(prior: Distribution) -> Transform:
-    """The map from the real line to parameters; the identity for those between two bounds."""
-    if bounds(prior)[0].isfinite().all():
-        return identity_transform
-    transform: Transform = biject_to(prior.support)
-    return transform
+_ROUNDING = 1e-6
+"""Of a number: a few roundings of float32."""

@@ -9,120 +9,26 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Transform, constraints
-from tqdm.auto import tqdm
+from torch.distributions import Transform, constraints
 from typing_extensions import Self
 
 from scoresde.bases import Joint
-from scoresde.checks import expect, numbers, whole
+from scoresde.checks import numbers, whole
 from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
-from scoresde.inference.coordinates import Coordinates, bounds, expect_unbatched
+from scoresde.inference.coordinates import Coordinates
 from scoresde.inference.parameter_estimators import PartEstimator, PosteriorEstimator
+from scoresde.inference.supports import bounds
 from scoresde.internals.messages import warn
 from scoresde.likelihood.distribution import ScoreDistribution
 from scoresde.solver import Solver
-
-Simulator = Callable[[Tensor], Tensor]
-"""Parameters ``(batch, *parameter_shape)`` to observations ``(batch, *observation_shape)``.
-
-Observations are real numbers of any kind, integers and booleans too, in a tensor or an array."""
-
-
-def simulate(
-    prior: Distribution,
-    simulator: Simulator,
-    count: int,
-    *,
-    batch_size: int = 1000,
-    missing: bool = False,
-    progress: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Draws of the prior and what the simulator makes of them.
-
-    Pairs whose observation is not finite are left out, as simulators may fail.
-
-    Args:
-        prior: Of parameters: an event of any shape, no batch.
-        simulator: See `Simulator`.
-        count: How many draws.
-        batch_size: How many at a time.
-        missing: Whether NaN stands for what is not there (see `Coordinates.fit`), and only
-            observations of nothing else have failed.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        ``(N, *parameter_shape)`` and ``(N, *observation_shape)``, ``N`` at most ``count``, in the
-        dtypes of the prior and of the simulator.
-
-    Raises:
-        ValueError: If the prior has a batch shape, the simulator returns another number of
-            observations, or more than half of them are not finite.
-
-    Example:
-        >>> import torch
-        >>> from torch.distributions import Independent, Normal
-        >>> from scoresde.inference import simulate
-        >>> prior = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
-        >>> theta, x = simulate(prior, lambda theta: theta.sum(1, keepdim=True), 100)
-        >>> theta.shape, x.shape
-        (torch.Size([100, 2]), torch.Size([100, 1]))
-    """
-    expect_unbatched(prior)
-    parameters: list[Tensor] = []
-    observations: list[Tensor] = []
-    with torch.no_grad(), tqdm(total=count, desc="simulating", disable=not progress) as bar:
-        for start in range(0, count, batch_size):
-            drawn = prior.sample((min(batch_size, count - start),))
-            observed = torch.as_tensor(simulator(drawn), device=drawn.device)
-            wanted = f"{len(drawn)} observations"
-            expect(len(observed) == len(drawn), "simulator", wanted, len(observed))
-            parameters.append(drawn)
-            observations.append(observed)
-            bar.update(len(drawn))
-    theta, x = torch.cat(parameters), torch.cat(observations)
-    numbers = torch.isfinite(x.flatten(1))
-    usable = numbers.any(1) & ~x.isinf().flatten(1).any(1) if missing else numbers.all(1)
-    share = float(usable.double().mean())
-    expect(share > 0.5, "simulator", "finite observations", f"{1 - share:.0%} that are not")
-    return theta[usable], x[usable]
-
-
-def predict(posterior: TorchDistribution, simulator: Simulator, count: int) -> Tensor:
-    """Posterior predictions: simulations with draws of a posterior.
-
-    The rank of the observation among them, `scoresde.metrics.ranks` number by number, tells
-    whether the simulator explains it (posterior-predictive checks; Gelman et al. 1996).
-
-    Args:
-        posterior: Of one observation.
-        simulator: See `Simulator`.
-        count: How many.
-
-    Returns:
-        ``(count, *observation_shape)``.
-
-    Example:
-        >>> import torch
-        >>> from pyro.distributions import Normal
-        >>> from scoresde.inference import predict
-        >>> posterior = Normal(torch.zeros(2), 1.0).to_event(1)
-        >>> predict(posterior, lambda theta: theta.sum(1, keepdim=True), 5).shape
-        torch.Size([5, 1])
-    """
-    shape = posterior.batch_shape
-    expect(shape == (), "posterior", "one of a single observation", shape)
-    whole("count", count, 1)
-    with torch.no_grad():
-        drawn = posterior.sample((count,))
-        return torch.as_tensor(simulator(drawn), device=drawn.device)
 
 
 @attrs.frozen(eq=False)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from scoresde.estimator import KernelEstimator
-from scoresde.inference.coordinates import Coordinates, from_unconstrained
+from scoresde.inference.coordinates import Coordinates
+from scoresde.inference.supports import from_unconstrained
 from scoresde.objectives.parametrization import FAINT, noiseless
 from scoresde.precision import cast_like, full_precision
 from scoresde.sdes.diagonal import DiagonalSDE

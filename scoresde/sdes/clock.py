@@ -27,7 +27,9 @@ class Clock(Float64Constants):
     ``first`` time that an SDE uses, ``tau_i >= min(speed_i, 1) first``, as scores diverge at 0.
 
     Args:
-        speeds: Speeds along the component axis, at least 0; one of them must reach 1.
+        speeds: Speeds along the component axis, at least 0. A component whose clock does not reach
+            1 at the end keeps some of its data: who samples it observes it, or gives the SDE its
+            ``mean`` and ``std``.
         delays: Delays along the component axis, from 0 to below 1, one or as many as speeds.
 
     Raises:

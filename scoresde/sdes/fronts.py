@@ -49,6 +49,7 @@ def front(ranks: Numbers, overlap: float = 0.0, first: float = 1e-3) -> Clock:
     with torch.device("cpu"):
         rank = numbers("ranks", ranks).double()
     finite("ranks", rank)
+    expect(rank.numel() > 0, "ranks", "one number at least", ranks)
     real("overlap", overlap, 0)
     expect(overlap <= 1, "overlap", "from 0 to 1", overlap)
     real("first", first, 0)

@@ -8,7 +8,7 @@ from models import OrnsteinUhlenbeck
 from torch import nn
 from torch.distributions import Gamma, LogNormal, Normal
 
-from estimators import Gaussian, ResidualMLP, SlicedScoreMatching, TransitionMatching
+from estimators import Denoising, Gaussian, ResidualMLP, SlicedScoreMatching, TransitionMatching
 from estimators.kernel_free import transition, walk
 from scoresde import SDE as AnySDE
 from scoresde import (
@@ -429,3 +429,20 @@ def test_networks_are_asked_in_their_basis_and_precision(method, dtype):
     (x, noise_level), (standard, _) = seen
     assert x.dtype == noise_level.dtype == DOUBLE
     torch.testing.assert_close(x, Haar((4,), 1).inverse(standard))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_data_where_the_sde_has_no_states_are_refused(method, dtype):
+    for sde, wrong in ((CoxIngersollRoss((1,)), -1.0), (GeometricBrownian((1,)), 0.0)):
+        for value in (wrong, math.nan):
+            model = method(sde, ResidualMLP((1,), 8, 1).to(dtype))
+            with pytest.raises(ValueError, match="x: expected data in the support of the prior"):
+                model.loss(torch.tensor([[1.0], [value]], dtype=dtype))
+
+
+def test_what_has_no_kernel_has_no_denoising():
+    with pytest.raises(TypeError, match="sde: expected a DiagonalSDE"):
+        Denoising(CoxIngersollRoss((1,)), ResidualMLP((1,), 8, 1))
+    with pytest.raises(ValueError, match="times: unknown name 'components'"):
+        TransitionMatching(CoxIngersollRoss((1,)), ResidualMLP((1,), 8, 1), times="components")

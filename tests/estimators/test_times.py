@@ -277,6 +277,19 @@ def test_what_an_estimator_is_made_of_goes_along():
     assert sde.clock.delays is None
 
 
+def test_times_of_blocks_are_met_block_by_block():
+    model = recorded(times="blocks")  # a: 2 and b: 3
+    for ranks in ([0, 1], [1, 0], [0, 0, 1, 1, 1]):
+        assert model.with_clock(front(ranks)).sde.clock.delays is not None
+    for ranks in (range(5), [0, 1, 1, 1, 1]):
+        with pytest.raises(ValueError, match="clock: expected one time for all of a block"):
+            model.with_clock(front(ranks))
+        recorded(times="components").with_clock(front(ranks))
+    one = Denoising(DiagonalSDE(VP(), Identity((4,))), Recorder(), times="blocks")
+    with pytest.raises(ValueError, match="clock: expected one time for all of a block"):
+        one.with_clock(front(range(4)))
+
+
 def test_other_paths_of_what_has_not_met_them_are_refused():
     clock = PATHS["sequential"]
     network = ResidualMLP((3,), 8, 1)

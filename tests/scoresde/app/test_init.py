@@ -70,6 +70,13 @@ def test_a_table_is_one(tmp_path, shape, taken):
     assert taken or "init table: SOURCE: expected a table" in result.output
 
 
+def test_of_several_arrays_the_file_has_to_name_one(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.ones((6, 2)), b=np.ones((6, 1, 4, 4)))
+    result = run("init", "table", tmp_path / "x.npz", "--output", tmp_path / "new.toml")
+    assert result.exit_code == 0, result.output
+    assert "init table: SOURCE: key: expected one of a, b, got None; [data] is to" in result.output
+
+
 def test_what_is_there_is_kept(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text("mine")

@@ -6,7 +6,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Independent, Normal, Uniform
+from torch.distributions import (
+    Binomial,
+    Dirichlet,
+    Independent,
+    LogNormal,
+    MixtureSameFamily,
+    Normal,
+    Poisson,
+    Uniform,
+)
 
 from estimators import Denoising, ResidualMLP, Truncated
 from scoresde import VP, DiagonalSDE
@@ -154,3 +163,99 @@ def test_parameters_that_never_change_are_refused_by_name(dtype):
     # however small it is beside the others: what varies varies
     theta[:, 1] = 1e-6 * torch.randn(100)
     Coordinates.fit(prior, theta, x)
+
+
+@both
+@pytest.mark.parametrize("ranks", [False, True])
+def test_no_number_is_too_far_to_be_seen(ranks, dtype):
+    """Neither one that is clipped, as a few simulations were, nor one that never varied."""
+    zero = torch.zeros(2, dtype=dtype)
+    prior = Independent(Normal(zero, 1 + zero), 1)
+    torch.manual_seed(0)
+    theta, x = simulate(prior, lambda t: t + 0.1 * torch.randn_like(t), 2000)
+    x = torch.cat([x, torch.full_like(x[:, :1], 0.1)], 1)
+    x[:4, :2] *= 1000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        to = Coordinates.fit(prior, theta, x, ranks=ranks)
+    assert to.relative_distance(x).max() == pytest.approx(1, rel=1e-4)
+    far = torch.tensor([[1e12, -1e12, 0.1], [0.5, 0.5, 0.2]], dtype=dtype)
+    assert (to.relative_distance(far) > 1000).all()
+    for kind in DTYPES:  # the constant in other digits is the same constant
+        assert to.relative_distance(torch.tensor([0.5, 0.5, 0.1], dtype=kind)) < 0.1
+
+
+@both
+def test_a_set_without_items_is_like_none_that_had_some(dtype):
+    theta = torch.randn(50, 2, dtype=dtype)
+    x = torch.randn(50, 4, 3, dtype=dtype)
+    x[:, 2:] = torch.nan
+    prior = Independent(Normal(torch.zeros(2, dtype=dtype), 1.0), 1)
+    none = torch.full_like(x[0], torch.nan)
+    to = Coordinates.fit(prior, theta, x, items=True)
+    assert to.relative_distance(x).max() == pytest.approx(1)
+    assert to.relative_distance(none) == to.relative_distance(none[:0]) == torch.inf
+    x[0] = torch.nan
+    assert Coordinates.fit(prior, theta, x, items=True).relative_distance(none) == 0
+
+
+def two(distribution):
+    return distribution.expand((2,))
+
+
+KINDS = torch.distributions.Categorical(torch.ones(2))
+BOXES = Uniform(torch.zeros(2, 2), torch.tensor([[1.0], [2.0]]))
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (Normal(0.0, 1.0), "events of one axis or more"),
+        (two(Normal(0.0, 1.0)), "no batch shape"),
+        (Independent(two(Binomial(5, torch.tensor(0.5))), 1), "continuous parameters"),
+        (Independent(two(Poisson(1.0)), 1), "continuous parameters"),
+        (Dirichlet(torch.ones(2)), "each by itself, got Simplex"),
+        (MixtureSameFamily(KINDS, Independent(BOXES, 1)), "each by itself, got .*Interval"),
+    ],
+)
+def test_parameters_are_numbers_each_with_a_range_of_its_own(prior, message):
+    for use in (lambda: simulate(prior, None, 5), lambda: Coordinates.fit(prior, None, None)):
+        with pytest.raises(ValueError, match=f"prior: expected .*{message}"):
+            use()
+
+
+@both
+def test_a_mixture_s_parameters_are_those_of_its_components(dtype):
+    means = torch.tensor([[0.0, 0.0], [3.0, 1.0]], dtype=dtype)
+    prior = MixtureSameFamily(KINDS, Independent(Normal(means, 1.0), 1))
+    theta, x = simulate(prior, lambda t: t + torch.randn_like(t), 500)
+    to = Coordinates.fit(prior, theta, x)
+    assert to.joint_events(theta, x).std(0).sub(1).abs().max() < 0.01
+    positive = MixtureSameFamily(KINDS, Independent(LogNormal(means, 1.0), 1))
+    theta, _ = simulate(positive, lambda t: t, 50)
+    centred = Coordinates.fit(positive, theta, theta).joint_events(theta, theta)
+    assert centred.isfinite().all()
+
+
+def test_simulations_of_somebody_else_are_looked_at():
+    prior, rng = uniform(torch.float32), np.random.default_rng(0)
+    theta = rng.uniform(size=(50, 2))
+    x = theta + rng.normal(size=(50, 2))
+    for kind in (np.float32, np.float64):
+        to = Coordinates.fit(prior, theta.astype(kind), x.astype(kind))
+        assert to.mean.numpy().dtype == kind
+    below = np.nextafter(np.zeros(2), -1)  # the least bound, with fewer digits
+    Coordinates.fit(prior, np.vstack([theta, below]), np.vstack([x, below]))
+    wrong = [
+        (5 * theta, x, "parameters: expected draws of the prior, got [0-9]+ of 50 outside"),
+        (theta[:, :1], x, r"parameters: expected shape \(\*batch, 2\)"),
+        (theta[None], x, "parameters: expected one axis of simulations"),
+        (theta, x[:, 0], "observations: expected shape"),
+        (theta, x[:9], "observations: expected one for each of 50 parameters, got 9"),
+    ]
+    for parameters, observations, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            Coordinates.fit(prior, parameters, observations)
+    for parameters in (theta.astype(int), "abc", 1j * theta):
+        with pytest.raises(TypeError, match="parameters: expected"):
+            Coordinates.fit(prior, parameters, x)

@@ -365,6 +365,9 @@ def test_what_a_part_network_says_of_the_others_is_nothing():
         ),
         (lambda: simulate(standard(), lambda t: t[:1], 10), "simulator: expected 10 observations"),
         (lambda: simulate(standard(), lambda t: t / 0, 10), "simulator: expected finite"),
+        (lambda: simulate(standard(), lambda t: t.sum(1), 10), "simulator: expected numbers"),
+        (lambda: simulate(standard(), lambda t: t, 0), "count: expected a whole number"),
+        (lambda: simulate(standard(), lambda t: t, 9, batch_size=0), "batch_size: expected"),
         (lambda: exact(standard())[0](torch.zeros(4)), "observation: expected shape"),
         (
             lambda: Coordinates.fit(standard(1), torch.zeros(9, 1), torch.randn(9, 1)),
@@ -376,7 +379,7 @@ def test_what_a_part_network_says_of_the_others_is_nothing():
         ),
         (
             lambda: Coordinates.fit(standard(1), torch.randn(9, 1), torch.randn(8, 1)),
-            "parameters: expected as many as observations, 8, got 9",
+            "observations: expected one for each of 9 parameters, got 8",
         ),
         (
             lambda: Coordinates.fit(standard(1), torch.randn(9, 1), torch.full((9, 1), torch.nan)),

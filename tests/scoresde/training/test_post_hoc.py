@@ -10,7 +10,7 @@ from torch import nn
 
 from scoresde.training import Training, checkpoint
 from scoresde.training.average import GAMMAS, WeightAverage, power_decay
-from scoresde.training.post_hoc import PostHocAverages, keep
+from scoresde.training.post_hoc import WIDTHS, PostHocAverages, keep
 
 TRAINING = Training(steps=40, snapshots=8, batch_size=8, lr=1e-2)
 
@@ -95,12 +95,25 @@ def ramp(folder, gammas, steps=2000, snapshots=20):
 def test_any_width_is_as_if_it_had_gone_along(tmp_path):
     """Of a ramp from 0 to 1 an average with ``n^g`` is ``(g + 1)/(g + 2)``."""
     ramp(tmp_path, GAMMAS)
-    gammas = [30.0, 16.97, 10.0, 6.94, 4.0, 2.0, 0.5]
+    gammas = [30.0, 16.97, 10.0, 6.94, 4.0, 2.0, 1.5]
     averages = PostHocAverages.load(tmp_path)
     for gamma, wanted in zip(gammas, ramp(None, gammas), strict=True):
         found = averages.weights(width_of(gamma))["weight"]
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-2)
         assert abs(found[0] - (gamma + 1) / (gamma + 2)) < 2e-3
+
+
+@pytest.mark.parametrize("snapshots", [2, 8])
+def test_a_weight_that_stays_is_its_own_average(tmp_path, snapshots):
+    main = SimpleNamespace(is_main_process=True)
+    stays = {f"{k}.weight": torch.full((2,), 3.0, dtype=torch.float64) for k in range(len(GAMMAS))}
+    for n in range(1, snapshots + 1):
+        step = 500 * n // snapshots
+        keep(tmp_path, SimpleNamespace(step=step, processes=main, profile_tensors=lambda: stays))
+    averages = PostHocAverages.load(tmp_path)
+    for width in (*WIDTHS, 0.28):
+        found = averages.weights(width)["weight"]
+        torch.testing.assert_close(found, stays["0.weight"], rtol=1e-9, atol=0)
 
 
 def test_profiles_end_as_if_nobody_had_interrupted(tmp_path):
@@ -139,7 +152,7 @@ def test_a_width_is_chosen_by_the_loss(run):
     estimator.load_state_dict(before)
 
 
-@pytest.mark.parametrize("width", [0.0, -0.1, 0.3, float("nan"), "wide"])
+@pytest.mark.parametrize("width", [0.0, -0.1, 0.01, 0.3, float("nan"), "wide"])
 def test_widths_that_are_none_are_refused(run, width):
     with pytest.raises((TypeError, ValueError), match="width: expected"):
         PostHocAverages.load(run[0]).weights(width)
