@@ -33,8 +33,8 @@ class ResidualMLP(nn.Module):
         depth: Number of residual blocks.
         dropout: Dropout inside them.
         condition_dim: Length of a condition vector; 0 if there is none.
-        noise_levels: Number of noise levels: 1, or one per component or block for an estimator with
-            vector time.
+        noise_levels: Number of noise levels: 1, or that of an event's numbers for an estimator with
+            vector time, which says the level of every component.
         classes: Number of labels, if those are conditions: integers ``(batch,)`` of
             ``0 .. classes``, where ``classes`` itself stands for none (see
             `estimators.ClassifierFree`).
@@ -85,7 +85,7 @@ class ResidualMLP(nn.Module):
         if classes:
             self.condition_embedding, condition_dim = Labels(classes, width), width
         real("dropout", dropout, 0)
-        size = checked_shape(event_shape).numel()
+        size, self.noise_levels = checked_shape(event_shape).numel(), noise_levels
         octaves = 2.0 ** torch.arange(_FREQUENCIES)
         self.register_buffer("frequencies", octaves * math.pi / 8, persistent=False)
         # of each level itself, its sines and its cosines
@@ -114,10 +114,13 @@ class ResidualMLP(nn.Module):
             condition: ``(batch, condition_dim)``, or labels ``(batch,)``, if there are any.
 
         Raises:
-            ValueError: If a condition is missing or unexpected.
+            ValueError: If a condition is missing or unexpected, or levels are too many or too few.
         """
         expect_condition(condition, self.condition_shape is not None, "condition_dim= or classes=")
         noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
+        if noise_level.shape[-1] != self.noise_levels:
+            wanted = f"{self.noise_levels} for an event, noise_levels= of the network"
+            expect(False, "noise_level", wanted, noise_level.shape[-1])
         phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
         conditions = [] if condition is None else [self.condition_embedding(condition)]
         waves = [noise_level, phases.sin(), phases.cos()]

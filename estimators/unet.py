@@ -117,8 +117,11 @@ class UNet(nn.Module):
             condition: Labels, vectors or maps, if there are any; see the class.
 
         Raises:
-            ValueError: If a condition is missing or unexpected, or maps have other axes.
+            ValueError: If a condition is missing or unexpected, or maps have other axes; if there
+                is more than one level for an event.
         """
+        one = "one for an event (levels of components are heard by ResidualMLP(noise_levels=))"
+        expect(noise_level.ndim == 1, "noise_level", one, tuple(noise_level.shape))
         wanted = self.embed is not None or self.condition_channels > 0
         expect_condition(condition, wanted, "classes=, condition_dim= or condition_channels=")
         if not len(x):  # attention does not take it

@@ -103,4 +103,5 @@ class ProductDistribution(ScoreDistribution):
 
 
 _ENOUGH = 2000
-"""Particles by which a product's integral is known to a few percent."""
+"""Particles by which a product's integral is known to a few percent, beside a prior's bound to
+some 15% (eight observations near it)."""

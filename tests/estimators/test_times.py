@@ -7,7 +7,7 @@ from models import OrnsteinUhlenbeck, ScoreOnly
 from strategies import gaussian, mixture
 from torch import nn
 
-from estimators import ClassifierFree, Denoising, Gaussian, Guidance, ResidualMLP
+from estimators import ClassifierFree, Denoising, Gaussian, Guidance, ResidualMLP, UNet
 from estimators.times import Independent, Together, TrainingTimes, training_times
 from scoresde import (
     VP,
@@ -288,6 +288,18 @@ def test_times_of_blocks_are_met_block_by_block():
     one = Denoising(DiagonalSDE(VP(), Identity((4,))), Recorder(), times="blocks")
     with pytest.raises(ValueError, match="clock: expected one time for all of a block"):
         one.with_clock(front(range(4)))
+
+
+def test_networks_say_how_many_levels_they_hear():
+    for times, network, message in (
+        ("blocks", ResidualMLP((5,), 8, 1, noise_levels=2), "expected 2 for an event.*got 5"),
+        ("components", ResidualMLP((5,), 8, 1), "expected 1 for an event.*got 5"),
+        ("log_snr", ResidualMLP((5,), 8, 1, noise_levels=5), "expected 5 for an event.*got 1"),
+        ("blocks", UNet((5,), channels=[8, 8], spatial=1), "expected one for an event"),
+    ):
+        model = Denoising(DiagonalSDE(VP(), Identity(**BASIS)), network, times=times)
+        with pytest.raises(ValueError, match=f"noise_level: {message}"):
+            model.loss(torch.randn(3, 5))
 
 
 def test_other_paths_of_what_has_not_met_them_are_refused():
