@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from scoresde.checks import expect, floating, whole
+from scoresde.checks import expect, finite, floating, whole
 
 
 def ranks(draws: Tensor, truth: Tensor) -> Tensor:
     """Ranks of the truth among posterior draws, per parameter: simulation-based calibration.
 
-    Uniform on ``0 ... L`` for exact posteriors; humped where these are too wide, with horns where
-    they are too narrow, sloped where they are shifted. Draws equal to the truth count half.
+    Uniform on ``0 ... L`` for exact posteriors of continuous parameters; humped where these are too
+    wide, with horns where they are too narrow, sloped where they are shifted. Draws equal to the
+    truth count half.
 
     Source:
         Talts et al. 2018 (arXiv 1804.06788).
@@ -38,7 +39,7 @@ def ranks(draws: Tensor, truth: Tensor) -> Tensor:
         ``(N, *parameter_shape)``.
 
     Raises:
-        ValueError: If shapes do not fit, or there are no draws.
+        ValueError: If shapes do not fit, there are no draws, or numbers are not finite.
 
     Example:
         >>> import torch
@@ -46,22 +47,29 @@ def ranks(draws: Tensor, truth: Tensor) -> Tensor:
         >>> ranks(torch.tensor([[[0.0]], [[1.0]], [[2.0]]]), torch.tensor([[1.5]]))
         tensor([[2.]])
     """
-    _expect_pairs(draws, truth)
+    _expect_finite_pairs(draws=draws, truth=truth)
     below = (draws < truth).double().sum(0) + (draws == truth).double().sum(0) / 2
     return below.to(truth)
 
 
-def uniformity(ranks: Tensor, count: int) -> Tensor:
+def uniformity(ranks: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
     """P-values of ranks being uniform, per parameter (Kolmogorov and Smirnov).
+
+    The test is of continuous numbers: a rank is a random one from ``rank`` to ``rank + 1``. So the
+    P-values of exact posteriors are uniform, however few draws there are.
 
     With ``m`` parameters, the least of the values is below ``p`` in up to ``m p`` of all cases.
 
     Args:
         ranks: See `ranks`, ``(N, *parameter_shape)``.
         count: Of draws, ``L``.
+        generator: Of what is added to ranks.
 
     Returns:
         ``(*parameter_shape)``.
+
+    Raises:
+        ValueError: If there are no ranks, or they are not from 0 to ``count``.
 
     Example:
         >>> import torch
@@ -71,9 +79,10 @@ def uniformity(ranks: Tensor, count: int) -> Tensor:
         >>> bool(even > 0.9), bool(low < 1e-6)
         (True, True)
     """
-    whole("count", count, 1)
-    expect(len(ranks) > 0, "ranks", "at least one", "none")
-    share = ((ranks.double() + 0.5) / (count + 1)).flatten(1).cpu().numpy()
+    expect_ranks(ranks, count)
+    known = ranks.detach().double().cpu()
+    chance = torch.rand(known.shape, generator=generator, dtype=known.dtype)
+    share = ((known + chance) / (count + 1)).flatten(1).numpy()
     p_values = [scipy.stats.kstest(column, "uniform").pvalue for column in share.T]
     return torch.tensor(p_values, dtype=torch.float64).reshape(ranks.shape[1:])
 
@@ -82,6 +91,10 @@ def expected_coverage(
     density: Tensor, of_truth: Tensor, credibility_levels: Tensor | Sequence[float]
 ) -> Tensor:
     """How often the truth is in the region of highest density of each level.
+
+    The region holds the level's share of ``L + 1``: the draws and the truth. Where its border cuts
+    through the truth, a part of it is inside: exact posteriors have the level itself, however few
+    draws there are.
 
     Source:
         Hermans et al. 2022 (arXiv 2110.06581).
@@ -94,6 +107,9 @@ def expected_coverage(
     Returns:
         One share for each level: the level itself, of exact posteriors.
 
+    Raises:
+        ValueError: If shapes do not fit, there are no draws, or a density is NaN.
+
     Example:
         >>> import torch
         >>> from scoresde.metrics import expected_coverage
@@ -101,8 +117,11 @@ def expected_coverage(
         >>> expected_coverage(density, torch.tensor([0.25]), [0.4, 0.6])
         tensor([0., 1.], dtype=torch.float64)
     """
-    _expect_pairs(density, of_truth)
-    return _shares((density > of_truth).double().mean(0), credibility_levels)
+    _expect_pairs(density=density, of_truth=of_truth)
+    for name, value in (("density", density), ("of_truth", of_truth)):
+        undefined = int(value.isnan().sum())
+        expect(not undefined, name, "no NaN", f"{undefined} of {value.numel()}")
+    return _shares(density > of_truth, density == of_truth, credibility_levels)
 
 
 def tarp(
@@ -131,6 +150,9 @@ def tarp(
     Returns:
         One share for each level: the level itself, of exact posteriors.
 
+    Raises:
+        ValueError: If shapes do not fit, there are no draws, or numbers are not finite.
+
     Example:
         >>> import torch
         >>> from scoresde.metrics import tarp
@@ -140,7 +162,7 @@ def tarp(
         >>> tarp(draws, truth, [0.3, 0.7], generator=g).round(decimals=1)
         tensor([0.3000, 0.7000], dtype=torch.float64)
     """
-    _expect_pairs(draws, truth)
+    _expect_finite_pairs(draws=draws, truth=truth)
     whole("references", references, 1)
     draws, truth = draws.flatten(2), truth.flatten(1)
     low, high = truth.amin(0), truth.amax(0)
@@ -150,7 +172,7 @@ def tarp(
         chance = torch.rand(truth.shape, generator=generator, dtype=truth.dtype)
         point = low + (high - low) * chance.to(truth.device)
         far, own = (((v - point) / unit).norm(dim=-1) for v in (draws, truth))
-        shares.append(_shares((far < own).double().mean(0), credibility_levels))
+        shares.append(_shares(far < own, far == own, credibility_levels))
     return torch.stack(shares).mean(0)
 
 
@@ -202,7 +224,7 @@ def local_c2st(
         generator: Of weights and labels.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, there are no draws, or numbers are not finite.
 
     Example:
         >>> import torch
@@ -214,8 +236,14 @@ def local_c2st(
         >>> exact.statistic < off.statistic, off.p_value
         (True, 0.0)
     """
-    _expect_pairs(draws.unsqueeze(0), truth)
+    _expect_finite_pairs(draws=draws.unsqueeze(0), truth=truth)
     expect(len(observed) == len(truth), "observed", f"{len(truth)} observations", len(observed))
+    fits = at.shape[1:] == truth.shape[1:] and len(at) > 0
+    expect(fits, "at", f"at least one draw, {_shape('M', truth.shape[1:])}", tuple(at.shape))
+    fits = observation.shape == observed.shape[1:]
+    expect(fits, "observation", f"one, {tuple(observed.shape[1:])}", tuple(observation.shape))
+    for name, value in (("observed", observed), ("at", at), ("observation", observation)):
+        finite(name, value)
     whole("trials", trials, 1)
     theta = torch.cat([truth, draws]).flatten(1).float()
     pairs = torch.cat([theta, observed.flatten(1).float().repeat(2, 1)], 1)
@@ -266,17 +294,38 @@ def _classified(
     return logits(queries).detach()
 
 
-def _shares(ranks: Tensor, credibility_levels: Tensor | Sequence[float]) -> Tensor:
-    """How many are below each level."""
-    known = torch.as_tensor(credibility_levels, dtype=torch.float64, device=ranks.device)
+def expect_ranks(ranks: Tensor, count: int) -> None:
+    """Raises ``ValueError`` unless there are ranks, from 0 to the number of draws."""
+    whole("count", count, 1)
+    expect(len(ranks) > 0, "ranks", "at least one", "none")
+    low, high = float(ranks.min()), float(ranks.max())
+    expect(0 <= low <= high <= count, "ranks", f"numbers from 0 to {count}", f"{low} to {high}")
+
+
+def _shares(before: Tensor, same: Tensor, credibility_levels: Tensor | Sequence[float]) -> Tensor:
+    """How much of truths is in the first share of each level, of draws before and at the truth."""
+    known = torch.as_tensor(credibility_levels, dtype=torch.float64, device=before.device)
     inside = bool(((known >= 0) & (known <= 1)).all())
     expect(known.ndim == 1 and inside, "credibility_levels", "numbers from 0 to 1", known.tolist())
-    return (ranks < known.unsqueeze(-1)).double().mean(-1)
+    start, width = before.sum(0), same.sum(0) + 1  # where it may be, among L + 1 in order
+    border = known.unsqueeze(-1) * (len(before) + 1)
+    return ((border - start) / width).clamp(0, 1).mean(-1)
 
 
-def _expect_pairs(draws: Tensor, truth: Tensor) -> None:
-    floating("draws", draws)
-    floating("truth", truth)
+def _shape(first: str, rest: Sequence[int]) -> str:
+    return f"({', '.join([first, *map(str, rest)])})"
+
+
+def _expect_pairs(**pair: Tensor) -> None:
+    for name, value in pair.items():
+        floating(name, value)
+    (name, draws), (_, truth) = pair.items()
     fits = draws.shape[1:] == truth.shape and draws.numel() > 0
-    wanted = f"at least one draw for each truth, (L, {', '.join(map(str, truth.shape))})"
-    expect(fits, "draws", wanted, tuple(draws.shape))
+    wanted = f"at least one draw for each truth, {_shape('L', truth.shape)}"
+    expect(fits, name, wanted, tuple(draws.shape))
+
+
+def _expect_finite_pairs(**pair: Tensor) -> None:
+    _expect_pairs(**pair)
+    for name, value in pair.items():
+        finite(name, value)

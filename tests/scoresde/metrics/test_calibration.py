@@ -1,6 +1,7 @@
 """Calibration of Gaussian posteriors: exact ones, and those that are wrong in a known way."""
 
 import math
+from functools import partial
 
 import pytest
 import scipy.stats
@@ -53,6 +54,43 @@ def test_ties_count_half():
 
 
 @both
+@pytest.mark.parametrize("draws", [1, 9])
+def test_p_values_of_exact_posteriors_are_uniform_however_few_draws(draws, dtype):
+    chance = torch.Generator().manual_seed(0)
+    found = torch.randint(0, draws + 1, (500, 40), generator=chance).to(dtype)
+    p = uniformity(found, draws, generator=chance)
+    assert scipy.stats.kstest(p.numpy(), "uniform").pvalue > 1e-3
+
+
+@both
+@pytest.mark.parametrize("draws", [1, 2, 10, 99])
+@pytest.mark.parametrize("ties", [False, True])
+def test_coverage_of_exact_posteriors_is_the_level_in_expectation(draws, ties, dtype):
+    """Summed over all places that the truth may have among the draws, each as probable."""
+    order = torch.arange(draws + 1.0, dtype=dtype)
+    order = (order / 3).floor() if ties else order
+    others = [[j for j in range(draws + 1) if j != i] for i in range(draws + 1)]
+    density, of_truth = order[torch.tensor(others)].mT, order
+    levels = torch.linspace(0, 1, 23, dtype=torch.float64)
+    found = expected_coverage(density, of_truth, levels)
+    torch.testing.assert_close(found, levels)
+    assert found[-1] == 1
+    flat = expected_coverage(torch.zeros_like(density), torch.zeros_like(of_truth), levels)
+    torch.testing.assert_close(flat, levels)
+
+
+@both
+def test_balls_of_exact_posteriors_hold_each_level_of_few_draws(dtype):
+    drawn, theta, *_ = posteriors(0.0, 1.0, dtype, count=20_000, draws=3)
+    levels = torch.linspace(0, 1, 11, dtype=torch.float64)
+    found = tarp(drawn, theta, levels, references=1, generator=torch.manual_seed(1))
+    assert found[-1] == 1
+    torch.testing.assert_close(found, levels, rtol=0, atol=0.015)  # four deviations
+    same = tarp(torch.zeros_like(drawn), torch.zeros_like(theta), levels, references=1)
+    torch.testing.assert_close(same, levels)
+
+
+@both
 @pytest.mark.parametrize("width", [0.7, 1.0, 1.4])
 def test_coverage_of_gaussians(width, dtype):
     """Of the region of highest density, and of balls around any point: both have closed forms."""
@@ -96,6 +134,17 @@ def test_a_posterior_that_is_wrong_for_some_observations_alone(dtype):
         assert (found.p_value < 0.05) == wrong
 
 
+def local(**other):
+    given = {
+        "draws": torch.randn(5, 1),
+        "truth": torch.randn(5, 1),
+        "observed": torch.randn(5, 2),
+        "at": torch.randn(4, 1),
+        "observation": torch.randn(2),
+    }
+    return local_c2st(**{**given, **other}, trials=1, updates=1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -108,11 +157,61 @@ def test_a_posterior_that_is_wrong_for_some_observations_alone(dtype):
             lambda: local_c2st(*[torch.zeros(3, 1)] * 2, *[torch.zeros(2, 1)] * 2, torch.zeros(1)),
             "observed: expected 3 observations",
         ),
+        (
+            lambda: expected_coverage(torch.zeros(3, 2), torch.zeros(3), LEVELS),
+            r"density: expected at least one draw for each truth, \(L, 3\), got \(3, 2\)",
+        ),
+        (
+            lambda: uniformity(torch.full((3, 1), 10.0), 9),
+            "ranks: expected numbers from 0 to 9, got",
+        ),
+        (lambda: uniformity(torch.full((3, 1), torch.nan), 9), "ranks: expected numbers .* nan"),
+        (
+            lambda: local(at=torch.zeros(0, 1)),
+            r"at: expected at least one draw, \(M, 1\), got \(0,",
+        ),
+        (
+            lambda: local(at=torch.zeros(3, 2)),
+            r"at: expected at least one draw, \(M, 1\), got \(3,",
+        ),
+        (lambda: local(observation=torch.zeros(3)), r"observation: expected one, \(2,\), got \(3,"),
     ],
 )
 def test_bad_calibration(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+ASKED = {
+    ranks: {"draws": (4, 5, 1), "truth": (5, 1)},
+    partial(tarp, credibility_levels=LEVELS): {"draws": (4, 5, 1), "truth": (5, 1)},
+    partial(expected_coverage, credibility_levels=LEVELS): {"density": (4, 5), "of_truth": (5,)},
+    partial(local_c2st, trials=1, updates=1): {
+        "draws": (5, 1),
+        "truth": (5, 1),
+        "observed": (5, 2),
+        "at": (4, 1),
+        "observation": (2,),
+    },
+}
+
+
+@both
+@pytest.mark.parametrize(
+    ("measure", "name"), [(measure, name) for measure, shapes in ASKED.items() for name in shapes]
+)
+def test_nothing_is_said_of_nan(measure, name, dtype):
+    given = {key: torch.randn(shape, dtype=dtype) for key, shape in ASKED[measure].items()}
+    measure(**given)
+    given[name].view(-1)[0] = torch.nan
+    with pytest.raises(ValueError, match=f"^{name}: expected .*NaN"):
+        measure(**given)
+
+
+def test_truths_may_be_impossible():
+    impossible = torch.full((5,), -torch.inf)
+    found = expected_coverage(torch.zeros(9, 5), impossible, [0.5, 0.9, 0.95])
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5], dtype=torch.float64))
 
 
 def test_integers_are_refused():
