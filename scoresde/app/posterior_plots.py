@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import scipy.stats
 import torch
 from torch import Tensor
 
 from scoresde.app.plots import new_figure
 from scoresde.checks import expect, whole
+from scoresde.metrics.calibration import expect_ranks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,31 +90,39 @@ def rank_histograms(
 ) -> Figure:
     """Histograms of ranks of the truth among draws, with the band of 99% of flat bars.
 
+    Bars are of whole ranks, of one more or less where ``L + 1`` ranks do not divide evenly: heights
+    are per rank, and the band is wider at those of fewer.
+
     Args:
         ranks: See `scoresde.metrics.ranks`, ``(N, *parameter_shape)``; several of them by name, in
             rows.
         count: Of draws, ``L``.
         names: Of parameters, flattened.
 
+    Raises:
+        ValueError: If there are no ranks, or they are not from 0 to ``count``.
+
     Example:
         >>> import torch
         >>> from scoresde.app.posterior_plots import rank_histograms
         >>> figure = rank_histograms(torch.randint(0, 100, (500, 2)), 99)
     """
-    whole("count", count, 1)
     several = ranks if isinstance(ranks, Mapping) else {"": ranks}
+    for value in several.values():
+        expect_ranks(value, count)
     flat = {name: v.flatten(1).double().cpu() for name, v in several.items()}
     m = next(iter(flat.values())).shape[1]
     figure = new_figure(2.6 * m + 0.6, 1.9 * len(flat) + 0.5)
     axes: Any = figure.subplots(len(flat), m, squeeze=False, sharex=True)
-    bins = min(20, count + 1)
+    edges = np.linspace(0, count + 1, min(20, count + 1) + 1).round()
+    size = np.diff(edges)
     for row, (name, v) in zip(axes, flat.items(), strict=True):
-        low, high = scipy.stats.binom.interval(0.99, len(v), 1 / bins)
+        low, high = scipy.stats.binom.interval(0.99, len(v), size / (count + 1)) / size
         for i, axis in enumerate(row):
             label = f"parameter {i}" if names is None else names[i]
-            axis.axhspan(low, high, color="0.5", alpha=0.3, lw=0)
-            share = ((v[:, i] + 0.5) / (count + 1)).tolist()
-            axis.hist(share, bins=bins, range=(0, 1), color="C0")
+            axis.stairs(high, edges, baseline=low, fill=True, color="0.5", alpha=0.3, lw=0)
+            held, _ = np.histogram(v[:, i].numpy() + 0.5, edges)
+            axis.bar(edges[:-1], held / size, size, align="edge", color="C0")
             axis.set(title=f"{name}, {label}" if name else label, yticks=[])
     for axis in axes[-1]:
         axis.set_xlabel("rank of the truth")
