@@ -25,6 +25,7 @@ from scoresde.conditioning import condition
 from scoresde.estimator import ScoreEstimator
 from scoresde.inference.coordinates import Coordinates
 from scoresde.inference.parameter_estimators import PartEstimator, PosteriorEstimator
+from scoresde.inference.share_inside import share_inside
 from scoresde.inference.supports import bounds
 from scoresde.internals.messages import warn
 from scoresde.likelihood.distribution import ScoreDistribution
@@ -193,11 +194,14 @@ class PosteriorDistribution(TorchDistribution):
         samples: Tensor = parameters.reshape(shape)
         return samples
 
-    def _redraw(self, whose: Tensor, count: int) -> Tensor:
+    def _redraw(
+        self, whose: Tensor, count: int, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Samples ``(count, k, *event_shape)`` for ``k`` of the observations."""
         estimator = self.base.estimator.select(whose, self._own)
         again = (count,) if estimator.batch_shape else (count, len(whose))
-        drawn = self.base.solver.sample(estimator, (*again, *estimator.batch_shape))
+        shape = *again, *estimator.batch_shape
+        drawn = self.base.solver.sample(estimator, shape, generator=generator)
         one = self.observation.shape[self.observation.ndim - self.posterior.observation_ndim :]
         parameters: Tensor = self.posterior.transform(self.observation.reshape(-1, *one)[whose])(
             drawn
@@ -233,8 +237,8 @@ class PosteriorDistribution(TorchDistribution):
     def mass(self) -> Tensor:
         """The learned distribution's mass inside the support, ``(*batch_shape)``.
 
-        Estimated by samples that are drawn once, at least one of them inside; 1 where no parameter
-        has two bounds.
+        Estimated by samples that are drawn once, until enough are inside (`share_inside`); 1 where
+        no parameter has two bounds.
         """
         if self._mass is None:
             bounded = bool(bounds(self.prior)[0].isfinite().any())
@@ -244,10 +248,13 @@ class PosteriorDistribution(TorchDistribution):
     @torch.no_grad()
     def _inside(self) -> Tensor:
         chance = torch.Generator(self._device).manual_seed(0)
-        base = self.base
-        drawn = base.solver.sample(base.estimator, (_MASS, *self._own), generator=chance)
-        inside: Tensor = self.support.check(self.posterior.transform(self.observation)(drawn))
-        return inside.to(drawn).mean(0).clamp(min=1 / _MASS)
+
+        def inside(whose: Tensor, count: int) -> Tensor:
+            held: Tensor = self.support.check(self._redraw(whose, count, chance))
+            return held
+
+        mass = share_inside(inside, self._own.numel(), self._device)
+        return mass.to(self.posterior.coordinates.mean).reshape(self._own)
 
     @property
     def _device(self) -> torch.device:
@@ -291,9 +298,6 @@ _ASCENT = 0.05
 
 _BEYOND = 1.2
 """How much farther than all simulations an observation is no longer by chance."""
-
-_MASS = 500
-"""Samples by which the mass inside the support is known to 1 or 2 points."""
 
 _TRIES, _AGAIN = 100, 1000
 """How often to draw what is outside the prior's support, and how many at least."""

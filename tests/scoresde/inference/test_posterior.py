@@ -321,6 +321,35 @@ def test_samples_that_cannot_be_inside():
     assert samples.tolist() == 3 * [[1.0]]
 
 
+def widely_bounded(dtype):
+    """Of uniform parameters from -1 to 1: ``N(x, 1)``, as was learned without the bounds."""
+    none, one = torch.zeros(1, dtype=dtype), torch.ones(1, dtype=dtype)
+    prior = Independent(Uniform(-one, one), 1)
+    to = Coordinates(prior, none, one, none, one.unsqueeze(0), one, none)
+    model = Gaussian(joint_sde(to), torch.zeros(2, dtype=dtype), torch.eye(2, dtype=dtype))
+    return Posterior(model, to, ExponentialMultistep(8))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_densities_integrate_to_one_where_little_is_inside(dtype):
+    seen = torch.tensor([[0.0], [-2.8], [3.1], [-3.2]], dtype=dtype)
+    posteriors, normal = widely_bounded(dtype)(seen), Normal(seen.squeeze(-1), 1.0)
+    mass = normal.cdf(torch.tensor(1.0)) - normal.cdf(torch.tensor(-1.0))
+    assert posteriors.mass.dtype == dtype
+    torch.testing.assert_close(posteriors.mass / mass, torch.ones_like(mass), rtol=0, atol=0.15)
+    grid = (torch.arange(20, dtype=dtype) + 0.5) / 10 - 1
+    total = posteriors.log_prob(grid.reshape(-1, 1, 1)).exp().mean(0) * 2
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=0.2)
+
+
+def test_a_mass_that_is_not_known_is_warned_of():
+    few = "mass: 2 of 3 .* down to .* of 32000 samples"
+    with pytest.warns(UserWarning, match=few):
+        found = widely_bounded(torch.float64)(torch.tensor([[0.0], [4.2], [40.0]])).mass
+    assert found[2] == 1 / 32_000  # none is inside
+
+
 def test_a_trained_posterior():
     prior = box([-2.0], [2.0])
     theta, x = simulate(prior, lambda t: t.sign() * t**2 + 0.3 * torch.randn_like(t), 4000)
