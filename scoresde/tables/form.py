@@ -16,7 +16,7 @@ from scoresde.data.dataset import Dataset
 from scoresde.internals.messages import join_names
 from scoresde.tables.cells import Cells
 
-_KNOWN = "an array of rows, a data frame, a structured array or a scoresde.data.Dataset"
+_KNOWN = "an array of rows, a data frame of pandas, a structured array or a scoresde.data.Dataset"
 
 
 @attrs.frozen(eq=False)
@@ -135,7 +135,8 @@ def _array(name: str, table: Any) -> Array:
     if np.ma.isMaskedArray(table):  # what is masked is missing
         return _array(name, np.ma.filled(table.astype(np.float64), np.nan))
     if not isinstance(table, (np.ndarray, list, tuple)):
-        raise TypeError(f"{name}: expected {_KNOWN}, got {type(table).__name__}")
+        kind = f"{type(table).__module__}.{type(table).__name__}"
+        raise TypeError(f"{name}: expected {_KNOWN}, got {kind.removeprefix('builtins.')}")
     try:
         array = np.asarray(table)
         mixed = array.dtype.kind in "US" and not isinstance(table, np.ndarray)

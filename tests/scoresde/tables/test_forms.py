@@ -96,6 +96,13 @@ WRONG = {
 }
 
 
+def test_a_data_frame_that_is_none_of_pandas():
+    """It has the same name."""
+    frame = type("DataFrame", (), {"__module__": "polars", "columns": ["a"], "dtypes": [int]})
+    with pytest.raises(TypeError, match=r"a data frame of pandas, .* got polars\.DataFrame$"):
+        Form.read("X", frame())
+
+
 @pytest.mark.parametrize("said", WRONG)
 def test_what_is_no_table(said):
     with pytest.raises((TypeError, ValueError)) as error:
