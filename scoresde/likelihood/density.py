@@ -176,28 +176,27 @@ class DensityCoefficients(Coefficients):
         return Propagator(decay, gain, h, damping, None, *means)
 
     def fields(self) -> Iterator[Field]:
-        """The forcing of an integral is ``dl_i/dh_i``."""
+        """The forcing of an integral is ``dl_i/dh_i``, which goes on where a clock stops."""
         flow = self.flow
-        # where nothing moves the quotient by it is 0, and so are its derivatives
-        rate = flow.length_rate
-        rate = rate.masked_fill(rate == 0, torch.inf)
-        rates = flow.each(flow.slope, flow.response, rate)
-        for field, *values in zip(flow.fields(), *rates, strict=True):
+        by_length, by_time = (
+            zip(*flow.each(*values), strict=True)
+            for values in (
+                (flow.slope_by_length, flow.response_by_length),
+                (flow.slope, flow.response),
+            )
+        )
+        for field, length, time in zip(flow.fields(), by_length, by_time, strict=True):
             forcing, drift = (
-                partial(self._forcing, field, *values),
-                partial(self._drift, field, *values),
+                partial(self._forcing, field, *length),
+                partial(self._drift, field, *time),
             )
             yield Field(forcing, field.increment, drift, torch.zeros_like)
 
-    def _forcing(
-        self, field: Field, slope: Tensor, response: Tensor, rate: Tensor, y: Tensor
-    ) -> Tensor:
+    def _forcing(self, field: Field, slope: Tensor, response: Tensor, y: Tensor) -> Tensor:
         forcing, growth = self._growth(field, slope, response, self.density.state(y))
-        return torch.cat([forcing, (growth / rate.unsqueeze(-2)).flatten(-2)], -1)
+        return torch.cat([forcing, growth.flatten(-2)], -1)
 
-    def _drift(
-        self, field: Field, slope: Tensor, response: Tensor, rate: Tensor, y: Tensor
-    ) -> Tensor:
+    def _drift(self, field: Field, slope: Tensor, response: Tensor, y: Tensor) -> Tensor:
         z = self.density.state(y)
         forcing, growth = self._growth(field, slope, response, z)
         velocity = torch.addcmul(slope * z, response, forcing)
@@ -206,7 +205,7 @@ class DensityCoefficients(Coefficients):
     def _growth(
         self, field: Field, slope: Tensor, response: Tensor, z: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The forcing, and ``dv_i/dz_i``: the drift is affine in it."""
+        """The forcing, and ``dv_i/dz_i``, by time or by length: the drift is affine in it."""
         forcing, diagonal = self.density.evaluate(field.forcing, z)
         return forcing, slope.unsqueeze(-2) + response.unsqueeze(-2) * diagonal
 

@@ -50,9 +50,10 @@ class PhaseFlowCoefficients(DiagonalCoefficients):
         def all_copies(value: Tensor) -> Tensor:
             return known.vector(value.unsqueeze(-1).expand(*value.shape, k))
 
-        def rates() -> tuple[Tensor, Tensor]:
+        def rates() -> tuple[Tensor, Tensor, Tensor]:
             decay = all_copies(seen.log_snr_decay)
-            return torch.zeros_like(decay), decay * sigma**2
+            none = torch.zeros_like(decay)
+            return none, decay * sigma**2, none
 
         log_snr = all_copies(-2 * seen.noise_levels)
         sigma = (log_snr / -2).exp()

@@ -135,12 +135,14 @@ class DiagonalSDE(Float64Constants, SDE):
         schedule, tau = self._agree(self.schedule, self.T * clock(u, first))
         signal = schedule.read(tau)
 
-        def rates() -> tuple[Tensor, Tensor]:
-            speed, _ = self.blocks.broadcastable(clock.rate(u, first), tau)
+        def rates() -> tuple[Tensor, Tensor, Tensor]:
+            speed, there = self.blocks.broadcastable(clock.rate(u, first), tau)
             # a stopped clock stops its component, also where the schedule's own rate is infinite
             still = speed == 0
-            f, g2 = signal.rates(~still)
-            return (f * speed).masked_fill(still, 0.0), (g2 * speed).masked_fill(still, 0.0)
+            f, g2 = signal.rates(~still | (there > 0))
+            quotient = f / g2.masked_fill(g2 == 0, torch.inf)
+            f, g2 = ((v * speed).masked_fill(still, 0.0) for v in (f, g2))
+            return f, g2, quotient
 
         scale = self.constants(t, "scale")[0].reshape(-1)
         reading = Reading(*signal[:3], rates)

@@ -288,6 +288,13 @@ class DiagonalReverse(DenoisedReverse):
         return f + (1 + self.eta**2) / 2 * rate
 
     @property
+    def slope_by_length(self) -> Tensor:
+        """``-2 (w + f/r)``, also where rates jump."""
+        read = self.forward._read
+        quotient, sigma = self.blocks.broadcastable(read("f_by_g2"), read("sigma"))
+        return -(1 + self.eta**2) - 2 * quotient * sigma**2
+
+    @property
     def response(self) -> Tensor:
         """``-w alpha r``."""
         return self.forward._scaled(self.response_by_length, self.length_rate)

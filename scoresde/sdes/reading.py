@@ -14,18 +14,19 @@ class Reading:
         log_alpha: As of `scoresde.schedules.Signal`.
         sigma: Standard deviation of the noise, in the schedule's units.
         log_snr: In the schedule's units.
-        rates: Returns ``f`` and ``g^2``, by the SDE's time and in the schedule's units.
+        rates: Returns ``f`` and ``g^2``, by the SDE's time and in the schedule's units, and their
+            quotient, which clocks leave as it is where they stop.
     """
 
     _alpha: Tensor | None = None
-    _f_and_g2: tuple[Tensor, Tensor] | None = None
+    _found: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __init__(
         self,
         log_alpha: Tensor,
         sigma: Tensor,
         log_snr: Tensor,
-        rates: Callable[[], tuple[Tensor, Tensor]],
+        rates: Callable[[], tuple[Tensor, Tensor, Tensor]],
     ) -> None:
         self.log_alpha, self.sigma, self.log_snr = log_alpha, sigma, log_snr
         self._find = rates
@@ -48,8 +49,13 @@ class Reading:
         return self._rates[1]
 
     @property
-    def _rates(self) -> tuple[Tensor, Tensor]:
+    def f_by_g2(self) -> Tensor:
+        """``f/g^2``, also of what stands still."""
+        return self._rates[2]
+
+    @property
+    def _rates(self) -> tuple[Tensor, Tensor, Tensor]:
         # by hand: a functools.cached_property has a lock, at which torch.compile breaks
-        if self._f_and_g2 is None:
-            self._f_and_g2 = self._find()
-        return self._f_and_g2
+        if self._found is None:
+            self._found = self._find()
+        return self._found

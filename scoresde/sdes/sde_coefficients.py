@@ -156,10 +156,18 @@ class ReverseCoefficients(Coefficients):
         """
 
     @property
+    def slope_by_length(self) -> Tensor:
+        """The factor of the state per unit of that length; 0 where nothing moves."""
+        return self._by_length(self.slope)
+
+    @property
     def response_by_length(self) -> Tensor:
         """The factor of the forcing per unit of that length; 0 where nothing moves."""
+        return self._by_length(self.response)
+
+    def _by_length(self, value: Tensor) -> Tensor:
         rate = self.length_rate
-        return self.response / rate.masked_fill(rate == 0, torch.inf)
+        return value / rate.masked_fill(rate == 0, torch.inf)
 
     @abstractmethod
     def score(self, z: Tensor, forcing: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from models import ADAPTIVE, SOLVERS, ScoreOnly
 from strategies import gaussian, mixture
 
 from scoresde import (
+    EDM,
     SDE,
     VE,
     VP,
@@ -135,6 +136,23 @@ def test_densities_have_the_order_of_the_solver(name):
         found = log_prob(model, x, attrs.evolve(METHODS[name], steps=n), errors=False)
         errors.append(float((found.value - truth).abs().mean()))
     assert slope(counts, errors) == pytest.approx(METHODS[name].order, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "speeds", "delays", "order"),
+    [(EDM(0.1, 4.0), [1.0, 2.0], 0.0, 2), (VE(0.3, 4.0, eps=0.1), [1.5, 2.0], [1 / 3, 0.0], 3)],
+    ids=["stopping", "starting"],
+)
+def test_densities_have_it_where_clocks_start_and_stop(schedule, speeds, delays, order):
+    """Ends of steps are corrected by what is known where the next ones start."""
+    sde = DiagonalSDE(schedule, Identity(**BASIS), speeds, delays=delays)
+    model, counts = with_true_prior(gaussian(sde, 3)), [24, 72]
+    end = marginal(model, sde.eps)
+    x, errors = end.mean + torch.tensor([[0.3, -0.5, 0.2], [-0.6, 0.1, 0.4]]), []
+    for n in counts:
+        found = log_prob(model, x, ExponentialMultistep(n, order=order), errors=False).value
+        errors.append(float((found - end.log_prob(x)).abs().mean()))
+    assert slope(counts, errors) > order - 0.5
 
 
 @pytest.mark.parametrize("case", ["VP", "stopping", "log-linear"])

@@ -12,6 +12,8 @@ from torch.distributions import Independent, Normal
 
 from estimators import Denoising, Gaussian, ResidualMLP
 from scoresde import (
+    CLD,
+    EDM,
     PCA,
     VE,
     VP,
@@ -24,6 +26,7 @@ from scoresde import (
     LogLinear,
     Noise,
     Quadrature,
+    RectifiedFlow,
     log_prob,
 )
 from scoresde.internals.derivatives import vjp
@@ -343,6 +346,22 @@ def test_the_flow_carries_the_divergence_of_its_velocity():
         jacobian = torch.func.jacrev(lambda y: flow.f(t, y.unsqueeze(0))[0])(z[i])
         torch.testing.assert_close(rate[i, 3:], jacobian.diagonal())
     torch.testing.assert_close(rate[:, :3], flow.f(t, z))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow(0.9), CLD], ids=["EDM", "RF", "CLD"])
+def test_forcings_of_integrals_go_on_where_a_clock_stops(schedule, dtype):
+    """Where its component stands still as up to there: who ends a step may look at the next."""
+    clock = {"basis": Identity((2,), {"a": 1, "b": 1}), "speeds": [1.0, 2.0]}
+    sde = CLD(VE(), **clock) if schedule is CLD else DiagonalSDE(schedule, **clock)
+    flow = sde.likelihood_flow(ProbabilityFlow(gaussian(sde, 0).to(dtype)))
+    probes = ExactTrace().draw(torch.zeros(1, flow.dim, dtype=dtype), Noise())
+    density = DensityFlow(flow, ExactTrace(), probes)
+    y = density.start(torch.linspace(0.5, 1, flow.dim, dtype=dtype).unsqueeze(0))
+    at = density.at(sde.T / 2 * torch.tensor([[1 - 1e-9], [1 + 1e-9]]), y)
+    before, after = (field.forcing(y) for field in at.fields())
+    torch.testing.assert_close(after, before)
+    assert after[..., flow.dim :].abs().min() > 0.01
 
 
 @pytest.mark.parametrize("trace", [ExactTrace(), Hutchinson(3)])

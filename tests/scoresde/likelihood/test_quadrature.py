@@ -71,7 +71,7 @@ def test_the_path_looks_back_only():
 
 @given(rand=st.data())
 @settings(max_examples=15)
-def test_responses_by_length_are_gains_of_short_steps(rand):
+def test_rates_by_length_are_gains_of_short_steps(rand):
     """Also of what starts to move, or stops: rates jump, and lengths and gains do not."""
     sde = rand.draw(sdes())
     model, like = gaussian(sde, 3), torch.empty(sde.dim)
@@ -80,11 +80,12 @@ def test_responses_by_length_are_gains_of_short_steps(rand):
     # short beside the time itself, too, by whose inverse things change where clean data are near
     at = ProbabilityFlow(model).at(torch.cat([ts[:-1], ts[:-1] * (1 + 1e-6)]), like)
     ahead = at[:5].propagator(at[5:])
-    known = at.blocks.broadcastable(ahead.h, ahead.gain, at.response_by_length)
-    h, gain, found = (at.blocks.expand(v).expand(-1, sde.dim) for v in known)
+    rates = at.slope_by_length, at.response_by_length
+    known = at.blocks.broadcastable(ahead.h, ahead.decay.log(), ahead.gain, *rates)
+    h, growth, gain, *found = (at.blocks.expand(v).expand(-1, sde.dim) for v in known)
     moving = h.abs() > 1e-8
-    gain, found = (gain / h)[moving], found[:5][moving]
-    torch.testing.assert_close(gain, found, rtol=1e-3, atol=1e-6)
+    for gained, rate in zip((growth, gain), found, strict=True):
+        torch.testing.assert_close((gained / h)[moving], rate[:5][moving], rtol=1e-3, atol=1e-6)
 
 
 def score_of(model, z, t):

@@ -23,12 +23,13 @@ def test_rates_are_found_once_and_only_where_they_are_asked_for():
 
     def rates():
         calls.append(1)
-        return torch.arange(3.0), torch.arange(3.0) ** 2
+        return torch.arange(3.0), torch.arange(3.0) ** 2, torch.arange(3.0) - 1
 
     reading = Reading(*torch.zeros(3, 3), rates)
     assert not calls
     assert reading.f.tolist() == [0.0, 1.0, 2.0]
     assert reading.g2.tolist() == [0.0, 1.0, 4.0]
+    assert reading.f_by_g2.tolist() == [-1.0, 0.0, 1.0]
     assert len(calls) == 1
 
 
