@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde.checks import expect
 from scoresde.estimator import KernelEstimator
 from scoresde.noise import Noise
 from scoresde.objectives.parametrization import noiseless, shrinkage
@@ -55,3 +56,9 @@ class UnitNoise(Noise):
     def __call__(self, like: Tensor) -> Tensor:
         """See the class."""
         return torch.ones_like(like)
+
+
+def expect_data_alone(sde: SDE) -> None:
+    """Raises ``ValueError`` if states have velocities, whose noise ends in samples as well."""
+    wanted = "an SDE whose states are data alone: for others take a grid by its name"
+    expect(sde.copies == 1, "sde", wanted, f"{type(sde).__name__}, of {sde.copies} copies")

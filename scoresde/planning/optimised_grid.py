@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import expect
-from scoresde.planning.independent_gaussian import IndependentGaussian, UnitNoise
+from scoresde.planning.independent_gaussian import (
+    IndependentGaussian,
+    UnitNoise,
+    expect_data_alone,
+)
 from scoresde.sampling import grid as grids
 from scoresde.sampling.discontinuities import segments
 from scoresde.sdes.sde import SDE
@@ -59,7 +63,13 @@ class OptimisedGrid:
         expect(self.solver.eta == 0, "solver", "a deterministic one (eta = 0)", self.solver)
 
     def __call__(self, sde: SDE, steps: int) -> Tensor:
-        """A grid: ``(steps + 1,)`` decreasing times."""
+        """A grid: ``(steps + 1,)`` decreasing times.
+
+        Raises:
+            ValueError: If states have velocities (`scoresde.PhaseSDE`), or the variances do not fit
+                the SDE's basis.
+        """
+        expect_data_alone(sde)
         sde.basis.blocks.check("variances", self.variances)
         variances = sde.basis.blocks.expand(self.variances.double()).expand(sde.basis.dim)
         first = grids.arctan_log_snr(sde, steps)

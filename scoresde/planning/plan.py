@@ -22,6 +22,7 @@ from scoresde.checks import expect, instance, real
 from scoresde.planning.bands import Spectra
 from scoresde.planning.denoising_errors import DenoisingErrors
 from scoresde.planning.draft_evaluator import DraftEvaluator
+from scoresde.planning.independent_gaussian import expect_data_alone
 from scoresde.planning.search import Search
 from scoresde.schedules import Schedule
 from scoresde.sdes.diagonal import DiagonalSDE
@@ -158,7 +159,7 @@ def replan(
 
     Raises:
         TypeError: If ``sde`` is no `scoresde.DiagonalSDE`.
-        ValueError: As of `plan`.
+        ValueError: As of `plan`, or if states have velocities (`scoresde.PhaseSDE`).
 
     Example:
         >>> import torch
@@ -172,6 +173,7 @@ def replan(
         (True, 6, 7)
     """
     instance("sde", sde, DiagonalSDE)
+    expect_data_alone(sde)
     expect(sde.schedule.width == 1, "schedule", "one that all blocks share", sde.schedule)
     width, wanted = sde.clock.width, "a clock that all have, or one for each block"
     expect(width in (1, len(sde.blocks)), "sde", wanted, f"{width} clocks")

@@ -9,7 +9,19 @@ import torch
 from exact_moments import sample_moments
 
 from estimators import Gaussian
-from scoresde import EDM, VP, Clock, Cosine, DiagonalSDE, Haar, Identity, LogLinear
+from scoresde import (
+    CLD,
+    EDM,
+    HOLD,
+    PSLD,
+    VP,
+    Clock,
+    Cosine,
+    DiagonalSDE,
+    Haar,
+    Identity,
+    LogLinear,
+)
 from scoresde.planning import OptimisedGrid, equal, optimised_grid, plan, replan
 from scoresde.planning.draft import Draft
 from scoresde.planning.draft_evaluator import DraftEvaluator
@@ -278,6 +290,19 @@ def test_clocks_of_components_are_no_bands():
     )
     assert one.steps == other.steps
     torch.testing.assert_close(one.times, other.times, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [CLD, PSLD, HOLD])
+def test_steps_in_phase_space_are_not_planned(kind, dtype):
+    """There errors of samples are others: noise of velocities ends in them, too."""
+    sde = kind(VP(), BASIS).to(dtype)
+    wanted = rf"sde: expected .* data alone.*got '?{kind.__name__}, of {sde.copies} copies"
+    bands = {name: band.to(dtype) for name, band in BANDS.items()}
+    with pytest.raises(ValueError, match=wanted):
+        replan(sde, bands, DDIM(), evaluations=4)
+    with pytest.raises(ValueError, match=wanted):
+        OptimisedGrid(FULL.to(dtype), DDIM())(sde, 4)
 
 
 TINY = {
