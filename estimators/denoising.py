@@ -155,8 +155,8 @@ class Denoising(Float64Constants, PlannedEstimator):
         observe: str | Observed | None = None,
         baseline: ScoreEstimator | None = None,
     ) -> None:
-        instance("sde", sde, DiagonalSDE)
         super().__init__(sde)
+        instance("sde", sde, DiagonalSDE)
         instance("network", network, Callable)  # type: ignore[arg-type]
         expect_arguments(network)
         self.network = network

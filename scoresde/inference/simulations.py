@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -132,7 +133,8 @@ def simulated_pairs(
     """
     expect_prior(prior)
     theta, x = (
-        numbers(name, torch.as_tensor(v) if hasattr(v, "__array__") else v)
+        # arrays keep their dtype, and tensors their device
+        numbers(name, torch.from_numpy(v) if isinstance(v, np.ndarray) else v)
         for name, v in (("parameters", parameters), ("observations", observations))
     )
     floating("parameters", theta)
