@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from estimators.prediction import expect_arguments, predictor, seen_basis
 from scoresde.bases import Basis
-from scoresde.checks import expect, finite, instance, look_up, numbers, whole
+from scoresde.checks import expect, finite, instance, numbers, whole
 from scoresde.estimator import DirectScoreEstimator
 from scoresde.internals.derivatives import vjp
 from scoresde.noise import Generators, Noise
@@ -122,8 +122,7 @@ class KernelFree(KeepsFloat64, DirectScoreEstimator):
         expect(len(stages) == 1, "sde", "one that drops no components", stages)
         self.network, self.steps = network, 1 if sde.linear else steps
         self.network_basis = seen_basis(network_basis, sde.basis, sde.basis.dim)
-        density = grids.of_two("times", look_up("times", times, grids.GRIDS))
-        self.draw_times = TimeDistribution(density(sde, GRID_STEPS))
+        self.draw_times = TimeDistribution(grids.grid(times, "times")(sde, GRID_STEPS))
         self._met = False
         mean, std = (
             self._along_components(name, value)

@@ -175,10 +175,10 @@ class UNet(nn.Module):
     def _resized(self, maps: Tensor) -> Tensor:
         """Conditions at the network's own resolution."""
         axes = len(self.space)
-        fits = maps.ndim == 2 + axes and maps.shape[1] == self.condition_channels
-        wanted = f"maps (batch, {self.condition_channels}, *space) of {axes} axes of space"
-        seen = f"{tuple(maps.shape)} for a network of events {tuple(self.event_shape)}"
-        expect(fits, "condition", wanted, seen)
+        if maps.ndim != 2 + axes or maps.shape[1] != self.condition_channels:
+            wanted = f"maps (batch, {self.condition_channels}, *space) of {axes} axes of space"
+            seen = f"{tuple(maps.shape)} for a network of events {tuple(self.event_shape)}"
+            expect(False, "condition", wanted, seen)
         if maps.shape[2:] == self.space:
             return maps
         return nn.functional.interpolate(maps, self.space, mode="area")

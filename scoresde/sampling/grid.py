@@ -179,8 +179,12 @@ class Times:
         return torch.tensor(self.times, dtype=torch.float64, device="cpu")
 
 
-def grid(name: str | Grid | Sequence[float]) -> Grid:
+def grid(name: str | Grid | Sequence[float], argument: str = "grid") -> Grid:
     """A grid by name, or of `Times`; a function of one's own passes through.
+
+    Args:
+        name: Of the grid; or its function, or its times.
+        argument: What errors call it.
 
     Raises:
         TypeError: If it is no function of an SDE and a number of steps.
@@ -192,8 +196,8 @@ def grid(name: str | Grid | Sequence[float]) -> Grid:
         'karras'
     """
     if isinstance(name, (list, tuple)):
-        return Times(tuple(numbers("grid", name).tolist()))
-    return of_two("grid", look_up("grid", name, GRIDS))  # type: ignore[arg-type]
+        return Times(tuple(numbers(argument, name).tolist()))
+    return of_two(argument, look_up(argument, name, GRIDS))  # type: ignore[arg-type]
 
 
 def grid_field(default: Grid) -> Any:
