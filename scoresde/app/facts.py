@@ -24,7 +24,7 @@ def facts_of(data: Dataset) -> dict[str, Any]:
     or ``condition_shape``, ``condition_mean`` and ``condition_std`` of conditions in memory.
     """
     facts = {
-        "event_shape": list(data.values.shape[1:]),
+        "event_shape": list(data.event_shape),
         "bins": data.bins,
         "columns": None if data.columns is None else list(data.columns),
         "missing": data.missing,
@@ -40,7 +40,7 @@ def facts_of(data: Dataset) -> dict[str, Any]:
     axes = 0 if conditions.ndim == 2 else tuple(range(conditions.ndim))
     mean, std = conditions.double().mean(axes), conditions.double().std(axes, correction=0)
     moments = {"condition_mean": mean.tolist(), "condition_std": std.tolist()}
-    return {**facts, "condition_shape": list(conditions.shape[1:]), **moments}
+    return {**facts, "condition_shape": list(data.condition_shape or ()), **moments}
 
 
 def supplied_arguments(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -36,6 +36,7 @@ def read_array(
     continuous: bool = False,
     missing: Missing = None,
     flip: bool = False,
+    crop: int | Sequence[int] | None = None,
 ) -> Dataset:
     """Reads an array ``(N, *event_shape)``.
 
@@ -57,6 +58,7 @@ def read_array(
         missing: ``"nan"`` if NaN stands for missing values, which estimators with
             vector time take.
         flip: Whether training mirrors images left to right, see `Dataset`.
+        crop: Size of the windows in images that are the events, see there.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -99,7 +101,8 @@ def read_array(
     convert, bins = conversion(path.name, arrays, bins, dtype, continuous)
     # a copy, even of one: no file lies behind it
     values = concatenated(arrays, convert) if lazy else convert(np.concatenate(arrays))
-    return Dataset(path.name, values, bins, missing=missing == "nan", flip=flip, **options)
+    options |= {"missing": missing == "nan", "flip": flip, "crop": crop}
+    return Dataset(path.name, values, bins, **options)
 
 
 def _in_folder(path: Path) -> list[Path]:

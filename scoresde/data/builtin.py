@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,12 @@ def digits(*, labels: bool = False) -> Dataset:
 
 
 def patches(
-    size: int = 32, *, stride: int | None = None, seed: int = 0, flip: bool = False
+    size: int = 32,
+    *,
+    stride: int | None = None,
+    seed: int = 0,
+    flip: bool = False,
+    crop: int | Sequence[int] | None = None,
 ) -> Dataset:
     """Grey patches of the two photographs of scikit-learn, in random order.
 
@@ -57,6 +62,7 @@ def patches(
             overlap.
         seed: Seed of the order, and of where the grid of patches starts.
         flip: Whether training mirrors them left to right, see `Dataset`.
+        crop: Size of the windows in them that are the events, see there.
 
     Returns:
         ``(N, 1, size, size)``, 256 bins.
@@ -91,7 +97,7 @@ def patches(
         tiles.append(grid.reshape(-1, 1, size, size))
     values = torch.cat(tiles)
     order = torch.randperm(len(values), generator=generator, device="cpu")
-    return Dataset("patches", values[order], bins=256, flip=flip)
+    return Dataset("patches", values[order], bins=256, flip=flip, crop=crop)
 
 
 BUILT_IN: dict[str, Callable[..., Dataset]] = {"digits": digits, "patches": patches}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 
 from scoresde.checks import choice, expect, finite, floating, validator
-from scoresde.data.augmentation import check_flip
+from scoresde.data.augmentation import check_crop, check_flip, middle, sides, window_shape
 from scoresde.data.lazy_array import LazyArray
 from scoresde.data.pairs import Pairs, conditions
 from scoresde.data.quantization import check_bins
@@ -25,6 +26,10 @@ def _wide(condition: Any) -> Any:
     return condition.long() if whole else condition
 
 
+def _crop(value: Any) -> tuple[int, int] | None:
+    return sides("crop", value)
+
+
 @frozen(eq=False)
 class Dataset:
     """Checked events with a name, and their conditions: what training takes.
@@ -32,7 +37,7 @@ class Dataset:
     Args:
         name: Where they come from.
         values: ``(N, *event_shape)``: all of them, or `LazyArray` ones, which are checked as they
-            are read.
+            are read; with ``crop``, images from which events are cut.
         bins: Number of bins of integer values; ``None`` for floating-point ones.
         missing: Whether NaN stands for values that are missing, which estimators with vector time
             take. No event may be missing as a whole.
@@ -45,13 +50,16 @@ class Dataset:
             condition that is a map is mirrored with its event. Held-out events are not mirrored.
         parts: Shapes of the parts, by name, of which every event is made: see
             `scoresde.data.parts.joined`.
+        crop: Height and width of events, if they are windows of the images that are stored: in
+            training at random places, anew every time; elsewhere, as of held-out events, the ones
+            in the middle. Conditions that are maps are cut as their events are. A side, or both.
 
     Raises:
         TypeError: If ``bins`` is ``None`` and the values are not floating-point, or the reverse, or
             conditions are complex.
         ValueError: If there are no events, values are not finite, missing where they may not be,
             or not in ``0..bins-1``, there is not one name for a column, not one condition for an
-            event, a label has no name, or events or conditions cannot be mirrored.
+            event, a label has no name, or events or conditions cannot be mirrored or cut.
 
     Example:
         >>> import torch
@@ -72,6 +80,7 @@ class Dataset:
     classes: tuple[str, ...] | None = field(default=None, repr=False)
     flip: bool = field(default=False, repr=False, validator=validator(choice, False, True))
     parts: dict[str, tuple[int, ...]] | None = field(default=None, repr=False)
+    crop: tuple[int, int] | None = field(default=None, repr=False, converter=_crop)
 
     def __attrs_post_init__(self) -> None:
         shape = tuple(self.values.shape)
@@ -97,9 +106,11 @@ class Dataset:
             expect(different, "classes", "different names", self.classes)
             self._check_conditions(_first(self.condition))
         self._check(_first(self.values))
+        told = None if self.condition is None else self.condition.shape[1:]
+        if self.crop is not None:
+            check_crop(shape[1:], self.crop, told)
         if self.flip:
-            condition = self.condition
-            check_flip(self.shapes, None if condition is None else condition.shape[1:])
+            check_flip(self.shapes, told)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -110,29 +121,41 @@ class Dataset:
         return isinstance(self.values, LazyArray)
 
     @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one event."""
+        return window_shape(self.values.shape[1:], self.crop)
+
+    @property
+    def condition_shape(self) -> torch.Size | None:
+        """Shape of the condition of one event, if there is any."""
+        condition = self.condition
+        return None if condition is None else window_shape(condition.shape[1:], self.crop)
+
+    @property
     def shapes(self) -> list[torch.Size]:
         """Shapes of the parts of an event, or of the whole where it has none."""
         if self.parts is None:
-            return [self.values.shape[1:]]
+            return [self.event_shape]
         return [torch.Size(shape) for shape in self.parts.values()]
 
     def read(self, rows: Tensor | slice) -> Tensor:
         """Events by index ``(k,)`` or slice; those of a `LazyArray` are checked now."""
-        values = _at(self.values, rows)
-        if self.lazy:
-            self._check(values)
-        return values
+        return middle(self._stored_values(rows), self.crop)
 
     def pairs(self, rows: Tensor | slice) -> Pairs:
         """The same, with their conditions: read together where they come together."""
+        return self.stored(rows).map(partial(middle, size=self.crop))
+
+    def stored(self, rows: Tensor | slice) -> Pairs:
+        """The same, before anything is cut from them."""
         values, condition = self.values, self.condition
         if condition is None:
-            return Pairs(self.read(rows))
+            return Pairs(self._stored_values(rows))
         if self._read_together and isinstance(values, LazyArray):
             pairs = values.pairs(rows)
             self._check(pairs.values)
         else:
-            pairs = Pairs(self.read(rows), _at(condition, rows))
+            pairs = Pairs(self._stored_values(rows), _at(condition, rows))
         if isinstance(condition, LazyArray) and pairs.condition is not None:
             pairs = pairs._replace(condition=self._check_conditions(pairs.condition))
         return pairs
@@ -150,6 +173,12 @@ class Dataset:
         elif condition is not None:
             condition = _select(condition, rows)
         return evolve(self, name=f"{self.name}/{name}", values=values, condition=condition)
+
+    def _stored_values(self, rows: Tensor | slice) -> Tensor:
+        values = _at(self.values, rows)
+        if self.lazy:
+            self._check(values)
+        return values
 
     def _check_conditions(self, values: Tensor) -> Tensor:
         return conditions(f"{self.name}, condition", values, self.classes)

@@ -12,7 +12,7 @@ from torch.utils import data as torch_data
 
 from scoresde.checks import expect
 from scoresde.data import Dataset, LazyArray, dequantize
-from scoresde.data.augmentation import mirrored
+from scoresde.data.augmentation import cropped, mirrored
 from scoresde.data.items import PARTS, Items, as_tensor, real_numbers, stacked
 from scoresde.internals.limits import chunk_size
 from scoresde.noise import Generators
@@ -142,12 +142,13 @@ def as_numbers(values: Tensor, bins: int | None, generator: Generators = None) -
 class Batches:
     """All events of a data set in order, in batches, the same at every pass.
 
-    For moments of data that need not fit in memory, as of `scoresde.PCA.fit`. Where training
-    mirrors events, their mirror images come as well, as they are part of the distribution.
+    For moments of data that need not fit in memory, as of `scoresde.PCA.fit`. They are of the
+    distribution that is learned: where training mirrors events, their mirror images come as well,
+    and where it cuts windows from images, one at a random place in each.
 
     Args:
         data: The data set.
-        seed: Of the dequantisation.
+        seed: Of the dequantisation, and of the windows.
 
     Example:
         >>> from scoresde import PCA
@@ -164,7 +165,8 @@ class Batches:
         generator = torch.Generator("cpu").manual_seed(self.seed)
         size = chunk_size(self.data.values.shape[1:])
         for rows in torch.arange(len(self.data), device="cpu").split(size):
-            x = events(self.data, generator, rows)
+            own = cropped(self.data.stored(rows), self.data.crop, generator)
+            x = as_numbers(own.values, self.data.bins, generator)
             yield x
             if self.data.flip:
                 yield mirrored(x, self.data.shapes)

@@ -42,6 +42,7 @@ def read_images(
     frames: str | None = None,
     subfolders: bool | None = None,
     flip: bool = False,
+    crop: int | Sequence[int] | None = None,
     labels: bool = False,
 ) -> Dataset:
     """Reads the images of a folder or a zip file, sorted by name.
@@ -65,6 +66,8 @@ def read_images(
         frames: ``"first"`` reads the first one of several.
         subfolders: Whether to read those of subfolders, too; by default there may be none.
         flip: Whether training mirrors them left to right, at random; see `Dataset`.
+        crop: Side, or height and width, of windows in them that are the events, in training at
+            random places: smaller than ``size``. See `Dataset`.
         labels: Whether subfolders are classes, by their names, on which events are conditioned:
             the topmost ones, for images further below.
 
@@ -115,9 +118,9 @@ def read_images(
 
     values = LazyArray(len(stored.paths), read)
     if not lazy:
-        size_of_all = len(values) * shape[0] * shape[1] * shape[2]
-        limits.expect_memory(str(folder), size_of_all, stored.on_disk)
-    return Dataset(stored.name, values if lazy else values[:], bins=256, flip=flip, **options)
+        limits.expect_memory(str(folder), values.shape.numel(), stored.on_disk)
+    options |= {"bins": 256, "flip": flip, "crop": crop}
+    return Dataset(stored.name, values if lazy else values[:], **options)
 
 
 def _below(subfolders: bool | None, labels: bool) -> bool | None:

@@ -28,8 +28,8 @@ def degraded(data: Dataset, degradation: Degradation) -> Dataset:
         degradation: See `scoresde.data.degradations`.
 
     Raises:
-        ValueError: If the number of events changes, or training mirrors them and the degradation
-            does not commute with that.
+        ValueError: If the number of events changes, training cuts windows from them, or mirrors
+            them and the degradation does not commute with that.
 
     Example:
         >>> import torch
@@ -47,6 +47,7 @@ def degraded(data: Dataset, degradation: Degradation) -> Dataset:
         return part if data.bins is None else quantize(part, data.bins).to(values.dtype)
 
     stored = data.values
+    _expect_whole(data)
     if data.flip:
         _expect_mirrored(stored[:1], read)
     if isinstance(stored, LazyArray):
@@ -54,6 +55,11 @@ def degraded(data: Dataset, degradation: Degradation) -> Dataset:
     else:
         values = read(stored)
     return evolve(data, values=values, columns=None)
+
+
+def _expect_whole(data: Dataset) -> None:
+    """Raises ``ValueError`` for windows: their parts would not be those of what is stored."""
+    expect(data.crop is None, "crop", "none of events with parts (size= resizes)", data.crop)
 
 
 def _expect_mirrored(first: Tensor, read: Degradation) -> None:
@@ -116,6 +122,7 @@ def joined(name: str, parts: Mapping[str, Dataset]) -> Dataset:
     expect(len(parts) > 1, "parts", "two or more", list(parts))
     first = next(iter(parts.values()))
     for part, data in parts.items():
+        _expect_whole(data)
         what, wanted = _kind(data), _kind(first)
         expect(what == wanted, f"parts.{part}", f"{wanted}, as the first part", what)
         expect(data.flip == first.flip, f"parts.{part}.flip", f"{first.flip}, as there", data.flip)

@@ -9,7 +9,8 @@ import numpy as np
 from attrs import field, frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from scoresde.checks import choice, expect, whole
+from scoresde.checks import choice, expect
+from scoresde.data.augmentation import sides
 from scoresde.data.conversion import Array
 from scoresde.internals import limits
 
@@ -35,14 +36,7 @@ asked for, or more: what is lost then, resizing would lose."""
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    """Height and width."""
-    if value is None:
-        return None
-    lengths = list(value) if isinstance(value, (list, tuple)) else [value, value]
-    expect(len(lengths) == 2, "size", "a side, or height and width", repr(value))
-    for side in lengths:
-        whole("size", side, 1)
-    return int(lengths[0]), int(lengths[1])
+    return sides("size", value)
 
 
 def _colour(background: Any) -> tuple[int, int, int] | None:

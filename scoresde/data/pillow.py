@@ -29,6 +29,7 @@ def image_items(
     background: int | Sequence[int] | None = None,
     lazy: bool = False,
     flip: bool = False,
+    crop: int | Sequence[int] | None = None,
 ) -> Dataset:
     """Reads the images of Pillow that a data set holds, with labels or other conditions.
 
@@ -44,6 +45,7 @@ def image_items(
         background: Behind what is transparent, and around what is padded.
         lazy: Whether to read an item every time it is asked for, instead of all of them now.
         flip: Whether training mirrors images, see `Dataset`.
+        crop: Size of the windows in them that are the events, see there.
 
     Returns:
         ``(N, channels, height, width)``, 256 bins; names of labels are the data set's ``classes``,
@@ -81,7 +83,7 @@ def image_items(
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     values = LazyArray(len(known), read)
-    options: dict[str, Any] = {"bins": 256, "flip": flip}
+    options: dict[str, Any] = {"bins": 256, "flip": flip, "crop": crop}
     options["classes"] = known.classes(values.condition)
     if lazy:
         return Dataset(name, values, condition=values.condition, **options)

@@ -5,11 +5,14 @@ Integers are dequantised on the device, as they take fewer bytes on the way.
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 import torch
 from torch import Tensor
 
 from scoresde.checks import expect
+from scoresde.data.augmentation import middle
 from scoresde.data.dataset import Dataset
 from scoresde.data.pairs import Pairs
 from scoresde.internals.free_memory import free_memory
@@ -58,9 +61,13 @@ class PlacedEvents:
         return cls(data, device, *(part.to(device) for part in values))
 
     def pairs(self, rows: Tensor) -> Pairs:
-        """Events by index ``(k,)``, on the device, as they are stored, with their conditions."""
+        """Events by index ``(k,)``, on the device, with their conditions."""
+        return self.stored(rows).map(partial(middle, size=self.data.crop))
+
+    def stored(self, rows: Tensor) -> Pairs:
+        """The same, before anything is cut from them."""
         if self.values is None:
-            return pairs_to_device(self.data.pairs(rows), self.device)
+            return pairs_to_device(self.data.stored(rows), self.device)
         rows = rows.to(self.device, non_blocking=True)
         return Pairs(self.values, self.condition).map(lambda part: part.index_select(0, rows))
 

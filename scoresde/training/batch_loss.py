@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from scoresde.data.augmentation import flipped
+from scoresde.data.augmentation import cropped, flipped
 from scoresde.data.dataset import Dataset
 from scoresde.data.events import as_numbers
 from scoresde.data.pairs import Pairs
@@ -134,7 +134,8 @@ class BatchLoss:
         """Adds the gradient of some events to that at the weights."""
 
         def add(pairs: Pairs) -> Tensor:
-            own = flipped(pairs, data.shapes, noise) if data.flip else pairs
+            own = cropped(pairs, data.crop, noise)
+            own = flipped(own, data.shapes, noise) if data.flip else own
             loss = self.of(own, data.bins, noise, shared=True)
             loss = loss if self.training.accumulation == 1 else loss / self.training.accumulation
             scaled(loss).backward()

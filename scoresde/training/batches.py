@@ -101,9 +101,9 @@ class TrainingBatches:
         self._ahead = None  # ends the processes that read
 
     def pairs(self, step: int) -> Pairs:
-        """The events of a batch, ``(batch_size / processes, *event_shape)``."""
+        """The events of a batch as they are stored, ``(batch_size / processes, *shape)``."""
         if self.placed.values is not None:
-            return self.placed.pairs(self.order.own(step))
+            return self.placed.stored(self.order.own(step))
         if self._ahead is None or step != self._next:
             self._ahead = self._ahead_from(step)
         pairs, self._next = next(self._ahead), step + 1
@@ -145,7 +145,7 @@ class _Reader(Dataset[Any]):
         try:
             # reading may draw
             with seeded_globals(derive(order.seed, f"reading of process {order.index}", step)):
-                return self.data.pairs(order.own(step))
+                return self.data.stored(order.own(step))
         except Exception as error:
             if get_worker_info() is None:
                 raise

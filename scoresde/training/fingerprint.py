@@ -114,6 +114,8 @@ def content(name: str, data: Dataset | None) -> Fingerprint:
     entries: Fingerprint = {name: f"{count} events {shape} of {kind}{_DIGEST}{events}"}
     if data.flip:
         entries[f"{name}.flip"] = True
+    if data.crop is not None:
+        entries[f"{name}.crop"] = str(data.crop)
     if data.condition is not None:
         told = f"{tuple(data.condition.shape[1:])} of {data.condition.dtype}"
         entries[f"{name}.condition"] = f"{count} conditions {told}{_DIGEST}{conditions}"
@@ -126,13 +128,13 @@ def _digests(data: Dataset, rows: Tensor, size: int) -> list[str]:
     """Of events and of conditions, those of some rows; of all conditions that are in memory."""
     digests = [hashlib.sha256(), hashlib.sha256()]
     for part in rows.split(size):
-        for digest, values in zip(digests, data.pairs(part), strict=True):
+        for digest, values in zip(digests, data.stored(part), strict=True):
             digest.update(b"" if values is None else _bytes(values))
     if isinstance(data.condition, Tensor):
         digests[1] = hashlib.sha256(_bytes(data.condition))
     texts = [digest.hexdigest()[:16] for digest in digests]
     if data.lazy:
-        twice = zip(data.pairs(rows[:32]), data.pairs(rows[:32]), strict=True)
+        twice = zip(data.stored(rows[:32]), data.stored(rows[:32]), strict=True)
         for i, (one, other) in enumerate(twice):
             if one is not None and other is not None and not torch.equal(one, other):
                 texts[i] = "drawn anew"

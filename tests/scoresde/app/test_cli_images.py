@@ -8,7 +8,7 @@ import pytest
 from commands import config, edited, run
 from PIL import Image
 
-OPTIONS = 'size = [8, 8]\nresize = "pad"\nbackground = 255\nflip = true\n'
+OPTIONS = 'size = [9, 12]\ncrop = 8\nresize = "pad"\nbackground = 255\nflip = true\n'
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,9 @@ def test_samples_are_compared(folder):
         ("flip = true", "flip = false", "data.flip: expected True, got False"),
         ('resize = "pad"', 'resize = "crop"', "data.resize: expected pad, got crop"),
         ('resize = "pad"', 'resize = "fit"', "resize: expected one of 'crop', 'stretch', 'pad'"),
+        ("crop = 8", "crop = 4", "data.crop: expected 8, got 4"),
+        ("crop = 8", "crop = 10", "crop: expected images (channels, height, width) of (10, 10)"),
+        ("crop = 8", "crop = 0", "crop: expected a whole number of at least 1, got 0"),
         ("flip = true", "flip = 1", "flip: expected one of False, True, got 1"),
         ("flip = true", "flop = true", "data.flop: unknown"),
     ],

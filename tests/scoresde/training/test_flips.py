@@ -78,12 +78,9 @@ def test_what_is_held_out_is_measured_as_it_is():
     assert not any(turned(x).any() for x in model.measured)
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize(("processes", "accumulation"), [(1, 3), (2, 1), (3, 2)])
-def test_which_does_not_depend_on_how_a_batch_is_shared(lazy, processes, accumulation):
-    stored = LazyArray(COUNT, lambda rows: VALUES[rows]) if lazy else VALUES
-    data = Dataset("arrows", stored, flip=True)
-    wanted, found = watched(steps=1).trained[0], torch.empty(12, 1, 1, 3)
+def shared(data, processes, accumulation):
+    """The events of a first batch, by processes and parts that are put together again."""
+    found = torch.empty(12, *data.event_shape)
     for index in range(processes):
         model, own = Watching(), SingleProcess(num_processes=processes, process_index=index)
         training = Training(steps=1, batch_size=12, accumulation=accumulation)
@@ -93,7 +90,15 @@ def test_which_does_not_depend_on_how_a_batch_is_shared(lazy, processes, accumul
         loss.gradients(batches, 0, lambda value: value)
         for part, x in enumerate(model.trained):
             found[index::processes][part::accumulation] = x
-    assert torch.equal(found, wanted)
+    return found
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 3), (2, 1), (3, 2)])
+def test_which_does_not_depend_on_how_a_batch_is_shared(lazy, processes, accumulation):
+    stored = LazyArray(COUNT, lambda rows: VALUES[rows]) if lazy else VALUES
+    data = Dataset("arrows", stored, flip=True)
+    assert torch.equal(shared(data, processes, accumulation), watched(steps=1).trained[0])
 
 
 class _Alone(torch.nn.Module):
@@ -145,7 +150,8 @@ def test_a_run_with_it_is_another_one(tmp_path):
 def test_a_device_is_not_waited_for():
     """It is asked for the same reads and copies as without."""
     counts = []
-    for data in (PLAIN, DATA):
+    crops = Dataset("arrows", VALUES.repeat(1, 1, 1, 2), flip=True, crop=(1, 3))
+    for data in (PLAIN, DATA, crops):
         estimator = model().to("meta")
         training = Training(steps=1, batch_size=12)
         loss = BatchLoss.new(training, estimator, 0, SINGLE_PROCESS)
@@ -153,4 +159,4 @@ def test_a_device_is_not_waited_for():
         with DeviceCalls() as calls:
             loss.gradients(batches, 0, lambda value: value)
         counts.append((calls.reads, calls.copies))
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] == counts[2]
