@@ -1,7 +1,9 @@
-"""Embeddings of conditions, and errors where one does not fit a network."""
+"""What networks hear beside events: conditions, and the noise levels of components."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +11,39 @@ from torch import Tensor, nn
 
 from scoresde.checks import expect, numbers, positive
 from scoresde.precision import Numbers
+
+_OCTAVES = 8
+"""That embed a noise level, which is ``log(sigma / alpha) / 4``: from about -3 to 3, where the
+longest period, 16, does not repeat; the shortest, 1/8, resolves a factor of 1.6."""
+
+
+class Waves(nn.Module):
+    """Noise levels, their sines and their cosines, for networks that hear more than one.
+
+    Args:
+        levels: Of an event.
+
+    Example:
+        >>> import torch
+        >>> from estimators.conditions import Waves
+        >>> waves = Waves(levels=3)
+        >>> waves(torch.zeros(5, 3)).shape, waves(torch.zeros(5, 3, 8, 8)).shape, waves.size
+        (torch.Size([5, 51]), torch.Size([5, 51, 8, 8]), 51)
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.size = levels * (1 + 2 * _OCTAVES)
+        octaves = 2.0 ** torch.arange(_OCTAVES)
+        self.register_buffer("frequencies", octaves * math.pi / 8, persistent=False)
+
+    frequencies: Tensor
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """``(batch, levels, *space)`` to ``(batch, size, *space)``."""
+        frequencies = self.frequencies.reshape(-1, *[1] * (levels.ndim - 2))
+        phases = (levels.unsqueeze(2) * frequencies).flatten(1, 2)
+        return torch.cat([levels, phases.sin(), phases.cos()], 1)
 
 
 class Labels(nn.Embedding):
@@ -80,6 +115,20 @@ class Standardised(nn.Module):
         """``(batch, condition_dim)``, as given."""
         scaled: Tensor = (condition - self.mean) / self.std
         return scaled
+
+
+def expect_levels(noise_level: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Noise levels ``(batch, n)`` of ``(batch,)``, or of as many; ``ValueError`` of others.
+
+    Args:
+        noise_level: What a network was given.
+        sizes: Of the groups of components with a level each that it was made for.
+    """
+    levels = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
+    if levels.ndim != 2 or levels.shape[-1] != sum(sizes):  # asked at every step of a solver
+        wanted = f"{sum(sizes)} for an event, noise_levels= of the network"
+        expect(False, "noise_level", wanted, levels.shape[-1])
+    return levels
 
 
 def expect_condition(condition: Any, wanted: bool, arguments: str) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from estimators.conditions import Labels, Standardised, expect_condition
+from estimators.conditions import (
+    Labels,
+    Standardised,
+    Waves,
+    expect_condition,
+    expect_levels,
+)
 from scoresde.bases import Joint
 from scoresde.bases.basis import checked_shape
 from scoresde.checks import expect, real, whole
 from scoresde.precision import Numbers
-
-_FREQUENCIES = 8
-"""Octaves that embed a noise level, which is ``log(sigma / alpha) / 4``: from about -3 to 3,
-where the longest period, 16, does not repeat; the shortest, 1/8, resolves a factor of 1.6."""
 
 
 class ResidualMLP(nn.Module):
@@ -86,11 +87,9 @@ class ResidualMLP(nn.Module):
             self.condition_embedding, condition_dim = Labels(classes, width), width
         real("dropout", dropout, 0)
         size, self.noise_levels = checked_shape(event_shape).numel(), noise_levels
-        octaves = 2.0 ** torch.arange(_FREQUENCIES)
-        self.register_buffer("frequencies", octaves * math.pi / 8, persistent=False)
-        # of each level itself, its sines and its cosines
+        self.waves = Waves(noise_levels)
         self.embed = nn.Sequential(
-            nn.Linear((1 + 2 * _FREQUENCIES) * noise_levels + condition_dim, embedding_dim),
+            nn.Linear(self.waves.size + condition_dim, embedding_dim),
             nn.SiLU(),
             nn.Linear(embedding_dim, embedding_dim),
             nn.SiLU(),
@@ -102,8 +101,6 @@ class ResidualMLP(nn.Module):
         # a network that says 0 at first leaves estimators with the best linear denoiser
         nn.init.zeros_(self.output_layer[1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.output_layer[1].bias)  # type: ignore[arg-type]
-
-    frequencies: Tensor
 
     def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """The prediction, ``(batch, *event_shape)``.
@@ -117,14 +114,9 @@ class ResidualMLP(nn.Module):
             ValueError: If a condition is missing or unexpected, or levels are too many or too few.
         """
         expect_condition(condition, self.condition_shape is not None, "condition_dim= or classes=")
-        noise_level = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
-        if noise_level.shape[-1] != self.noise_levels:
-            wanted = f"{self.noise_levels} for an event, noise_levels= of the network"
-            expect(False, "noise_level", wanted, noise_level.shape[-1])
-        phases = (noise_level.unsqueeze(-1) * self.frequencies).flatten(1)
+        levels = expect_levels(noise_level, [self.noise_levels])
         conditions = [] if condition is None else [self.condition_embedding(condition)]
-        waves = [noise_level, phases.sin(), phases.cos()]
-        embedding = self.embed(torch.cat([*waves, *conditions], dim=-1))
+        embedding = self.embed(torch.cat([self.waves(levels), *conditions], dim=-1))
         hidden = self.input_layer(torch.cat([x.flatten(1), *conditions], dim=-1))
         for block in self.blocks:
             hidden = block(hidden, embedding)

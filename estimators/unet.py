@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from estimators.adapters import stretched
-from estimators.conditions import Labels, Standardised, expect_condition
+from estimators.conditions import (
+    Labels,
+    Standardised,
+    expect_condition,
+)
+from estimators.noise_levels import Levels, Together
 from scoresde.bases.basis import checked_shape
 from scoresde.bases.spatial import spatial_axes
 from scoresde.checks import expect, sizes, whole
@@ -50,6 +55,10 @@ class UNet(nn.Module):
             axis, else 2.
         condition_mean: Of vectors that are conditions, number by number or of all.
         condition_std: Of vectors, which are standardised by both.
+        noise_levels: Of an estimator with vector time, which says the level of every component:
+            sizes of the SDE's blocks, for a level of each that modulates; or the number of an
+            event's numbers, for one of each that is seen beside it, where components are the
+            numbers themselves (`scoresde.Identity`). What modulates is then their average.
 
     Raises:
         ImportError: If MONAI is not installed.
@@ -79,6 +88,7 @@ class UNet(nn.Module):
         spatial: int | None = None,
         condition_mean: Numbers = 0.0,
         condition_std: Numbers = 1.0,
+        noise_levels: int | Sequence[int] = 1,
     ) -> None:
         super().__init__()
         self.event_shape, self.channels = checked_shape(event_shape), sizes("channels", channels)
@@ -96,14 +106,20 @@ class UNet(nn.Module):
         self.space = self.event_shape[-axes:]
         self.condition_shape = _condition_shape(kinds, self.space)
         width = self.event_shape[:-axes].numel()
-        seen = max(axes, 2), width + condition_channels, width
+        self.levels = Levels(noise_levels, (width, *self.space))
+        seen = max(axes, 2), width + condition_channels + self.levels.channels, width
         self.body, embedded = self._make_body(*seen, blocks, self._attends(attention))
         self.embed: nn.Module | None = Labels(classes, embedded) if classes else None
         if condition_dim:
             scaled = Standardised(condition_mean, condition_std)
             self.embed = nn.Sequential(scaled, nn.Linear(condition_dim, embedded))
-        if self.embed is not None:
-            self.body.num_class_embeds, self.body.class_embedding = 1, self.embed
+        if self.embed is not None or self.levels.vector_size:
+            self.body.num_class_embeds, self.body.class_embedding = 1, self._added(embedded)
+
+    def _added(self, size: int) -> nn.Module | None:
+        """What the library adds to its embedding of the level."""
+        vector = self.levels.vector_size
+        return Together(vector, size, self.embed) if vector else self.embed
 
     def _attends(self, attention: int) -> list[bool]:
         return [max(self.space) / 2**place <= attention for place in range(len(self.channels))]
@@ -113,25 +129,28 @@ class UNet(nn.Module):
 
         Args:
             x: Events, ``(batch, *event_shape)``.
-            noise_level: ``(batch,)``.
+            noise_level: ``(batch,)``, or ``(batch, n)`` of all components; see the class.
             condition: Labels, vectors or maps, if there are any; see the class.
 
         Raises:
             ValueError: If a condition is missing or unexpected, or maps have other axes; if there
-                is more than one level for an event.
+                are more levels for an event than announced, or fewer.
         """
-        one = "one for an event (levels of components are heard by ResidualMLP(noise_levels=))"
-        expect(noise_level.ndim == 1, "noise_level", one, tuple(noise_level.shape))
+        level, vector, maps = self.levels(noise_level)
         wanted = self.embed is not None or self.condition_channels > 0
         expect_condition(condition, wanted, "classes=, condition_dim= or condition_channels=")
         if not len(x):  # attention does not take it
             return torch.zeros_like(x)
         hidden = x.reshape(len(x), -1, *self.space)
-        labels = condition if self.embed is not None else None
+        added: Any = condition if self.embed is not None else None
+        if vector is not None:
+            added = vector, added
+        if maps is not None:
+            hidden = torch.cat([hidden, maps.to(hidden)], 1)
         if self.condition_channels and condition is not None:
             hidden = torch.cat([hidden, self._resized(condition).to(hidden)], 1)
         hidden = self._padded(hidden)
-        out = self.body(hidden, stretched(noise_level), class_labels=labels)
+        out = self.body(hidden, stretched(level), class_labels=added)
         out = getattr(out, "sample", out)
         if len(self.space) == 1:
             out = out.mean(-2)

@@ -24,6 +24,7 @@ class NetworkLaws(ABC):
 
     Attributes:
         event_shape: Of the events that it takes.
+        noise_levels: Of an event, of networks for vector time.
 
     Example:
         >>> from estimators import ResidualMLP
@@ -35,6 +36,7 @@ class NetworkLaws(ABC):
     """
 
     event_shape: Sequence[int] = (3,)
+    noise_levels: int = 1
 
     @abstractmethod
     def make(self) -> nn.Module:
@@ -46,7 +48,9 @@ class NetworkLaws(ABC):
 
     def _inputs(self, batch: int) -> tuple[Any, ...]:
         """Events, noise levels over all there are, and a condition if there is one."""
-        noise_level = torch.linspace(-2.0, 2.0, batch, dtype=DOUBLE)
+        noise_level = torch.linspace(-2.0, 2.0, batch * self.noise_levels, dtype=DOUBLE)
+        if self.noise_levels > 1:
+            noise_level = noise_level.reshape(self.noise_levels, batch).mT
         condition = self.condition(batch)
         conditions = () if condition is None else (condition,)
         return (standard_normal(batch, *self.event_shape), noise_level, *conditions)

@@ -295,7 +295,7 @@ def test_networks_say_how_many_levels_they_hear():
         ("blocks", ResidualMLP((5,), 8, 1, noise_levels=2), "expected 2 for an event.*got 5"),
         ("components", ResidualMLP((5,), 8, 1), "expected 1 for an event.*got 5"),
         ("log_snr", ResidualMLP((5,), 8, 1, noise_levels=5), "expected 5 for an event.*got 1"),
-        ("blocks", UNet((5,), channels=[8, 8], spatial=1), "expected one for an event"),
+        ("blocks", UNet((5,), channels=[8, 8], spatial=1), "expected 1 for an event"),
     ):
         model = Denoising(DiagonalSDE(VP(), Identity(**BASIS)), network, times=times)
         with pytest.raises(ValueError, match=f"noise_level: {message}"):

@@ -63,6 +63,17 @@ class TestMaps(NetworkLaws):
         return torch.randn(batch, 2, 6, 8, generator=torch.Generator().manual_seed(0)).double()
 
 
+class TestLevels(NetworkLaws):
+    event_shape = (2, 4, 6)
+    noise_levels = 48
+
+    def make(self):
+        return learned(UNet(self.event_shape, **SMALL, noise_levels=48, condition_channels=1))
+
+    def condition(self, batch):
+        return torch.randn(batch, 1, 4, 6, generator=torch.Generator().manual_seed(0)).double()
+
+
 CONDITIONS = {
     "classes": (3, lambda: (torch.tensor([0, 1]), torch.tensor([0, 2]))),
     "condition_dim": (4, lambda: (torch.zeros(2, 4), torch.eye(2, 4))),
@@ -83,6 +94,41 @@ def test_it_hears_of_its_condition(kind, dtype):
     assert not torch.allclose(one[1], other[1])
     with pytest.raises(ValueError, match="condition: expected one, got None"):
         network(x, level)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("condition", [{}, {"classes": 3}], ids=str)
+@pytest.mark.parametrize(("noise_levels", "first"), [(32, 1), ([8, 24], 8)], ids=str)
+def test_it_hears_of_every_level(noise_levels, first, condition, dtype):
+    """The first ones exchanged for others, whose average is the same."""
+    network = learned(UNet((2, 4, 4), **SMALL, noise_levels=noise_levels, **condition)).to(dtype)
+    x, level = torch.ones(1, 2, 4, 4, dtype=dtype), torch.full((1, 32), 0.5, dtype=dtype)
+    rest = slice(16, 16 + first) if noise_levels == 32 else slice(8, None)
+    level[:, :first], level[:, rest] = 1.5, -0.5
+    other = level.clone()
+    other[:, :first], other[:, rest] = -0.5, 1.5
+    label = [torch.tensor([2])] if condition else []
+    assert not torch.allclose(network(x, level, *label), network(x, other, *label))
+    for wrong in (torch.zeros(1, dtype=dtype), level[:, 1:]):
+        with pytest.raises(ValueError, match="noise_level: expected 32 for an event"):
+            network(x, wrong, *label)
+
+
+def test_a_level_is_heard_where_it_is():
+    """Of shifted levels the network says the same, shifted, far from borders."""
+    network = learned(UNet((1, 32), channels=[8], blocks=1, attention=0, noise_levels=32))
+    levels = torch.zeros(2, 32)
+    levels[0, 14], levels[1, 16] = 1.0, 1.0
+    one, other = network(torch.ones(2, 1, 32), levels)[:, 0]
+    torch.testing.assert_close(one[8:22], other[10:24])
+    assert (one[8:22] - one[4]).abs().max() > 0.01
+
+
+def test_levels_within_a_block_are_one():
+    network = UNet((1, 4, 4), **SMALL, noise_levels=[4, 12])
+    model = Denoising(DiagonalSDE(Cosine(), Haar((1, 4, 4), 1)), network, times="components")
+    with pytest.raises(ValueError, match="noise_level: expected one for all of a block"):
+        model.loss(torch.randn(2, 1, 4, 4))
 
 
 @pytest.mark.parametrize("space", [(8,), (5, 8)], ids=str)
@@ -170,6 +216,9 @@ def test_a_guided_model_of_it_is_trained_and_sampled():
             "condition: expected one kind: labels",
         ),
         ({"spatial": 4}, "spatial: expected 1"),
+        ({"noise_levels": 2}, "noise_levels: expected 1, or 64 of an event, or sizes of blocks"),
+        ({"noise_levels": [16, 16]}, "noise_levels: expected"),
+        ({"noise_levels": [0, 64]}, "noise_levels: expected"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -8,15 +8,23 @@ from commands import config, edited, run
 from scoresde.app.model import Model
 from scoresde.sdes.fronts import front
 
+NETWORKS = {
+    "residual-mlp": ("depth = 1", "depth = 1\nnoise_levels = 64"),
+    "unet": (
+        'name = "residual-mlp"\nwidth = 16\ndepth = 1',
+        'name = "unet"\nchannels = [8]\nblocks = 1\nnoise_levels = [4, 12, 48]',
+    ),
+}
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def folder(tmp_path_factory, request):
     """Bands of digits at times of their own, the finest of them delayed a little."""
     path = tmp_path_factory.mktemp("order")
     text = edited(
         config(path),
         ('name = "denoising"', 'name = "denoising"\ntimes = "blocks"'),
-        ("depth = 1", "depth = 1\nnoise_levels = 64"),
+        NETWORKS[request.param],
         ('schedule = "log-linear"', 'schedule = "log-linear"\ndelays = [0.0, 0.0, 0.1]'),
     )
     result = run("train", text, "--output", path / "model")
