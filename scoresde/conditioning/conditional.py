@@ -40,8 +40,8 @@ class ConditionalSDE(DiagonalSDE):
     It starts with observed components ``alpha_T y + sigma_T xi`` and others from the prior.
 
     Args:
-        sde: The joint diffusion, which may be conditioned already. Of a `scoresde.PhaseSDE` the data
-            alone diffuse here, at its schedule: velocities have no part in what is known.
+        sde: The joint diffusion, which may be conditioned already. Of a `scoresde.PhaseSDE` the
+            data alone diffuse here, at its schedule: velocities have no part in what is known.
         observation: What is known.
         clean: Whether observed components are kept from diffusing, whatever their speed.
         rest: See `ConditionedBasis`.
