@@ -197,13 +197,16 @@ def test_what_is_made_on_a_default_device_is_used_there(name):
 
 
 # of "corrected" a uniform model is a part, "wavelets" have a speed per block
-IN_ONE = ("learned", "blocks are observed", "corrected", "wavelets", "multi-scale")
+IN_ONE = {
+    name: MODELS[name] for name in ("learned", "blocks are observed", "corrected", "wavelets")
+}
+IN_ONE["two scales"] = lambda: multi_scale(1)
 
 
 @pytest.mark.parametrize("name", IN_ONE)
 def test_a_loss_is_one_graph(name):
     """`torch.compile` finds nothing at which it would have to ask Python."""
-    model = MODELS[name]()
+    model = IN_ONE[name]()
     x = torch.randn(8, *model.sde.basis.event_shape)
     model.loss(x)
     compiled = torch.compile(model.loss, fullgraph=True, backend="eager", dynamic=False)

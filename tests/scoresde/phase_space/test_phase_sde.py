@@ -335,7 +335,7 @@ def test_the_flow_carries_the_joint_density(kind):
             drawn.append(super().__call__(like))
             return drawn[-1]
 
-    for method in (Quadrature(90), *([ExponentialMultistep(250)] if kind is CLD else [])):
+    for method in (Quadrature(60), *([ExponentialMultistep(160)] if kind is CLD else [])):
         drawn.clear()
         value = log_prob(model, x, method, generator=Kept(torch.Generator().manual_seed(0)))
         xi = drawn[0].double()
