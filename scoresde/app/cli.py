@@ -221,8 +221,9 @@ def _remove_run(run: Path, processes: Processes) -> None:
 @click.option("--eta", type=float, help="Its noise.")
 @click.option(
     "--order",
-    metavar="BLOCK,...",
-    help="Which blocks are drawn first, the others given them; what is not named is last.",
+    metavar="BLOCK,... | SHAPE",
+    help="Which blocks are drawn first, the others given them; what is not named is last. Or the "
+    "shape of patches that are drawn one after the other, as 1x8x8 of 1x32x32.",
 )
 @click.option("--overlap", type=float, help="Share of its way that a block goes beside the next.")
 @options.label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from scoresde.app.conditions import SampleConditions
 from scoresde.app.export import Export
 from scoresde.app.model import Model
 from scoresde.app.parts import data_like
+from scoresde.bases import Basis, Identity
 from scoresde.checks import expect
 from scoresde.conditioning import condition
 from scoresde.data import Dataset, reader
@@ -27,7 +29,7 @@ from scoresde.estimator import ScoreEstimator
 from scoresde.internals.limits import expect_memory
 from scoresde.internals.messages import nearest
 from scoresde.precision import device_of
-from scoresde.sdes.fronts import front, in_order
+from scoresde.sdes.fronts import front, in_order, patches
 
 
 @attrs.frozen(eq=False)
@@ -192,7 +194,8 @@ def sampling_task(
         data: Whole events instead, see `ObservedParts.of_whole`.
         labels: Classes, see `scoresde.app.conditions.SampleConditions`.
         condition: A file, see there.
-        order: Names of blocks that are drawn first, with commas between them.
+        order: Names of blocks that are drawn first, with commas between them; or the shape of
+            patches, ``1x8x8``.
         overlap: See `scoresde.sdes.fronts.front`.
         imports: Whether degradations may be import paths.
 
@@ -224,9 +227,21 @@ def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) 
     if order is None:
         expect(overlap is None, "--overlap", "an --order beside it", overlap)
         return estimator
-    sde = estimator.sde
-    ranks = in_order(sde.basis.blocks, [name.strip() for name in order.split(",")])
+    sde, names = estimator.sde, [name.strip() for name in order.split(",")]
+    if order not in sde.basis.blocks.sizes and re.fullmatch(r"\d+(x\d+)*", order):
+        ranks = patches(sde.basis.event_shape, _patch_shape(order, sde.basis))
+    else:
+        ranks = in_order(sde.basis.blocks, names)
     return estimator.with_clock(front(ranks, overlap or 0.0, sde.eps / sde.T))
+
+
+def _patch_shape(text: str, basis: Basis) -> list[int]:
+    """Sizes ``1x8x8`` of patches of an event whose components are its numbers."""
+    expect(isinstance(basis, Identity), "--order", "blocks, as components are no pixels", text)
+    shape, event = [int(size) for size in text.split("x")], "x".join(map(str, basis.event_shape))
+    fits = len(shape) == len(basis.event_shape) and min(shape) > 0
+    expect(fits, "--order", f"patches of events {event}, with as many sizes", text)
+    return shape
 
 
 def _parts(

@@ -6,7 +6,8 @@ import torch
 from commands import config, edited, run
 
 from scoresde.app.model import Model
-from scoresde.sdes.fronts import front
+from scoresde.app.sampling_task import sampling_task
+from scoresde.sdes.fronts import along, front
 
 NETWORKS = {
     "residual-mlp": ("depth = 1", "depth = 1\nnoise_levels = 64"),
@@ -44,15 +45,51 @@ def sampled(folder, path, *arguments):
 )
 def test_samples_are_those_of_the_clock_of_an_order(folder, tmp_path, order, overlap, ranks):
     more = [] if overlap is None else ["--overlap", overlap]
-    found = sampled(folder, tmp_path, "--order", order, "--steps", 7, *more)
-    model = Model.load(folder)
-    path = model.estimator.with_clock(front(ranks, overlap or 0.0))
-    solver = model.solver_like(None, steps=7)
-    wanted = solver.sample(path, (3,), generator=torch.Generator().manual_seed(0))
-    assert not torch.allclose(found, sampled(folder, tmp_path, "--steps", 7))
-    # found are in bins of the data
-    both = torch.stack([found.double().flatten(), wanted.double().flatten()])
-    assert torch.corrcoef(both)[0, 1] > 0.9
+    x = sampled(folder, tmp_path, "--order", order, "--steps", 7, *more)
+    assert not torch.allclose(x, sampled(folder, tmp_path, "--steps", 7))
+    assert_clock(
+        sampling_task(Model.load(folder), 3, 0, order=order, overlap=overlap), ranks, overlap
+    )
+
+
+def assert_clock(task, ranks, overlap):
+    sde = task.estimator.sde
+    wanted = front(ranks, overlap or 0.0, sde.eps / sde.T)
+    torch.testing.assert_close(sde.clock.delays, wanted.delays)
+    torch.testing.assert_close(sde.clock.speeds, wanted.speeds)
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+    """A model of digits, every pixel of which is at a time of its own."""
+    path = tmp_path_factory.mktemp("pixels")
+    text = edited(
+        config(path),
+        ('name = "haar"\nlevels = 2', 'name = "identity"'),
+        ('name = "denoising"', 'name = "denoising"\ntimes = "components"'),
+        (NETWORKS["unet"][0], NETWORKS["unet"][1].replace("[4, 12, 48]", "64")),
+    )
+    result = run("train", text, "--output", path / "model")
+    assert result.exit_code == 0, result.output
+    return path / "model"
+
+
+@pytest.mark.parametrize(("shape", "axis"), [("1x1x8", -2), ("1x8x1", -1)])
+def test_pixels_are_drawn_in_patches(pixels, tmp_path, shape, axis):
+    ranks = along((1, 8, 8), axis)
+    assert_clock(sampling_task(Model.load(pixels), 3, 0, order=shape, overlap=0.3), ranks, 0.3)
+    x = sampled(pixels, tmp_path, "--order", shape, "--overlap", 0.3, "--steps", 12)
+    assert not torch.allclose(x, sampled(pixels, tmp_path, "--steps", 12))
+
+
+def test_patches_that_are_none_are_refused(pixels, folder, tmp_path):
+    for model, shape, message in (
+        (pixels, "8x8", "--order: expected patches of events 1x8x8, with as many sizes, got 8x8"),
+        (pixels, "1x0x8", "--order: expected patches"),
+        (folder, "1x4x4", "--order: expected blocks, as components are no pixels, got 1x4x4"),
+    ):
+        result = run("sample", model, "--output", tmp_path / "x.npy", "--order", shape)
+        assert (result.exit_code, message in result.output) == (1, True), result.output
 
 
 @pytest.mark.parametrize(
