@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ METHODS = ("moments", "evidence", "isotropic", "point", "proximal", "spectral")
 
 _ROUNDING = 1e-4
 """Of an affine operator, a thousand times that of float32; what is not affine is farther off."""
+
+
+def _first(x: Tensor) -> Tensor:
+    """Of vectors."""
+    return x[..., :1]
 
 
 class Guidance(Float64Constants, PlannedEstimator):
@@ -106,6 +111,7 @@ class Guidance(Float64Constants, PlannedEstimator):
     """
 
     references = "boys2023 rozet2024 song2023 chung2023 zhu2023 kawar2022"
+    example: ClassVar = {"operator": _first, "y": -torch.ones(1, device="cpu"), "noise": 0.5}
 
     data_mean: Tensor
     data_std: Tensor

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from estimators.observation_noise import noise_model, noise_of
 from scoresde.checks import expect, finite, instance
 from scoresde.internals.derivatives import vjp
-from scoresde.internals.messages import warn
+from scoresde.internals.messages import describe_error, warn
 from scoresde.precision import shallow_copy
 from scoresde.selection import Selectable, per_sample, samples
 
@@ -108,7 +108,12 @@ class Measurement(Selectable):
             value, pull_back = vjp(seen, event, self.parameters())
         except RuntimeError:  # of numbers of another dtype, torch has no kind of its own
             self.dtype = y.dtype if y.is_floating_point() else None
-            value, pull_back = vjp(seen, event, self.parameters())
+            try:
+                value, pull_back = vjp(seen, event, self.parameters())
+            except RuntimeError as error:  # as of what NumPy is to do
+                wanted = f"a function of events {tuple(like.shape)} that torch can differentiate"
+                got = describe_error(error)
+                raise ValueError(f"operator: expected {wanted}, got: {got}") from error
         if not pull_back(torch.linspace(1, 2, value.numel()).to(value).view_as(value)).any():
             warn(
                 "operator: expected an output that changes with the event, got derivatives of 0, "

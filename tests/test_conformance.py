@@ -25,7 +25,6 @@ from estimators import (
     Denoising,
     Gaussian,
     GaussianMixture,
-    Guidance,
     MultiScale,
     ResidualMLP,
     Truncated,
@@ -214,9 +213,6 @@ MORE = {
         "of two copies": phase_space,
     },
     "estimators": {
-        "guided": lambda: Guidance(
-            trained_gaussian(), lambda x: x[..., :1], torch.linspace(-1, 1, 1).double(), 0.5
-        ),
         "guided by its labels": lambda: ClassifierFree(Labelled(), torch.zeros(2), guidance=2.5),
         "on a learned schedule": lambda: Denoising(MORE["sdes"]["learned"](), network()),
         "composed": composed,

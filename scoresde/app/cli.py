@@ -209,6 +209,7 @@ def _remove_run(run: Path, processes: Processes) -> None:
 )
 @options.given
 @options.whole
+@options.estimator
 @click.option(
     "--output",
     default="samples.npy",

@@ -1,9 +1,9 @@
 """Objects from the tables of a TOML file, through the plugin registry.
 
 A table with a ``name`` is an object of the group that its key stands for (``sde``, ``schedule``,
-``basis``, ``estimator``, ``network``, ``solver``); its other entries are keyword arguments, and
-tables among them are objects in turn. A name with a colon is an import path, if those are allowed;
-otherwise a file runs nothing but what is installed as a plugin.
+``basis``, ``estimator``, ``network``, ``solver``, ``operator``); its other entries are keyword
+arguments, and tables among them are objects in turn. A name with a colon is an import path, if
+those are allowed; otherwise a file runs nothing but what is installed as a plugin.
 
 Arguments that a factory takes and the file leaves out are supplied from what is known of the data
 and the model: `SUPPLIED` lists the names of each group. A factory with other names for them has an
@@ -56,6 +56,7 @@ _GROUPS = {
     "networks": "networks",
     "embed": "networks",  # of the noise level, for a network of another library
     "solver": "solvers",
+    "operator": "degradations",  # of an estimator that knows what it has left
 }
 
 _MADE_LATER = ("networks", "bases")
@@ -68,6 +69,7 @@ _KINDS: dict[str, type] = {
     "estimators": ScoreEstimator,
     "networks": nn.Module,
     "solvers": Solver,
+    "degradations": Callable,  # type: ignore[dict-item]
 }
 
 SUPPLIED: dict[str, tuple[str, ...]] = {
@@ -80,6 +82,7 @@ SUPPLIED: dict[str, tuple[str, ...]] = {
         *("condition_mean", "condition_std"),
     ),
     "solvers": (),
+    "degradations": (),
 }
 """Arguments that factories of a group are given where the file says nothing of them."""
 

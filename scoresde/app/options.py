@@ -59,6 +59,12 @@ whole = click.option(
     help="Whole events instead, of which what is given is made as for the training.",
 )
 
+estimator = click.option(
+    "--estimator",
+    metavar="TABLE",
+    help="One around the model's, as in a file, or a file: its operator has left what is given.",
+)
+
 seed = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the noise."
 )

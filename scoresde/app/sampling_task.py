@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,13 @@ from torch import Tensor
 from scoresde.app import config, plots
 from scoresde.app.conditions import SampleConditions
 from scoresde.app.export import Export
+from scoresde.app.given import expect_bins, read_given
 from scoresde.app.model import Model
 from scoresde.app.parts import data_like
+from scoresde.app.restoration import Restoration
 from scoresde.bases import Basis, Identity
 from scoresde.checks import expect
 from scoresde.conditioning import condition
-from scoresde.data import Dataset, reader
 from scoresde.data.events import events
 from scoresde.data.parts import part_slices
 from scoresde.estimator import ScoreEstimator
@@ -84,7 +84,8 @@ class ObservedParts:
                 events are not as those that the model knows.
         """
         shapes = model.facts.get("parts")
-        expect(shapes is not None, "--given", "a model of events with parts ([data.parts])", paths)
+        wanted = "a model of events with parts ([data.parts]), or an --estimator around it"
+        expect(shapes is not None, "--given", wanted, paths)
         assert shapes is not None
         named = [_named(path, shapes, model.given) for path in paths]
         for name in model.given:
@@ -123,7 +124,7 @@ class ObservedParts:
         shapes, where = model.facts["parts"], ", ".join(given_paths)
         got = {name: [*shape] for name, shape in (data.parts or {}).items()}
         expect(got == shapes, "--data", f"parts {shapes}, as trained on", f"{got} in {where}")
-        _expect_bins("--data", model, data, where)
+        expect_bins("--data", model, data, where)
         x = events(data, generator).to(device_of(model.estimator))
         return cls(model, _parts(x, shapes, model.given))
 
@@ -178,6 +179,7 @@ def sampling_task(
     seed: int,
     given: Sequence[str] = (),
     data: Sequence[str] = (),
+    estimator: str | None = None,
     labels: Sequence[str] = (),
     condition: str | None = None,
     order: str | None = None,
@@ -192,6 +194,7 @@ def sampling_task(
         seed: Of the dequantisation of those, and of labels that are drawn.
         given: Parts of events, see `ObservedParts.read`.
         data: Whole events instead, see `ObservedParts.of_whole`.
+        estimator: One around the model's, see `scoresde.app.restoration.Restoration.read`.
         labels: Classes, see `scoresde.app.conditions.SampleConditions`.
         condition: A file, see there.
         order: Names of blocks that are drawn first, with commas between them; or the shape of
@@ -202,24 +205,37 @@ def sampling_task(
     Raises:
         ValueError: If the model needs something that is not given; see `ObservedParts.read`.
     """
-    estimator, total, export = model.estimator, count, model.export
-    if given or data or model.given:
+    known, total, export = None, count, model.export
+    if given or data or model.given or estimator is not None:
         generator = torch.Generator("cpu").manual_seed(seed)
         expect(not (given and data), "--data", "none beside --given", list(data))
-        if data:
-            known = ObservedParts.of_whole(model, data, generator, imports)
-        else:
-            known = ObservedParts.read(model, given, generator)
-        estimator, total, export = known.estimator(count), count * known.size, known.export(count)
+        known = _known(model, given, data, estimator, generator, imports)
+        total, export = count * known.size, known.export(count)
     expect_memory("--count", 4 * total * math.prod(export.event_shape))
     conditions = SampleConditions.of(model.settings, model.facts, labels, condition, count, seed)
     conditions = conditions.repeated(total // count)
-    estimator = _along(estimator, order, overlap)
+    drawn = _along(model.estimator if known is None else known.estimator(count), order, overlap)
     classes, extra = conditions.classes, conditions.extra_columns
     export = attrs.evolve(export, classes=classes, extra_columns=extra)
     rows = conditions.condition
     rows = None if rows is None else rows.to(device_of(model.estimator))
-    return SamplingTask(estimator, total, rows, export, conditions.message)
+    return SamplingTask(drawn, total, rows, export, conditions.message)
+
+
+def _known(
+    model: Model,
+    given: Sequence[str],
+    data: Sequence[str],
+    estimator: str | None,
+    generator: torch.Generator,
+    imports: bool,
+) -> ObservedParts | Restoration:
+    """What samples are given."""
+    if estimator is not None:
+        return Restoration.read(model, estimator, given, data, generator, imports)
+    if data:
+        return ObservedParts.of_whole(model, data, generator, imports)
+    return ObservedParts.read(model, given, generator)
 
 
 def _along(estimator: ScoreEstimator, order: str | None, overlap: float | None) -> ScoreEstimator:
@@ -267,31 +283,9 @@ def _named(text: str, shapes: Mapping[str, Any], given: Sequence[str]) -> tuple[
 
 def _events(model: Model, name: str, path: str, generator: torch.Generator) -> Tensor:
     """Events of a part, read as the model's data were."""
-    shape, data = tuple(model.facts["parts"][name]), _read(model, name, path)
-    got = tuple(data.values.shape[1:])
-    expect(
-        got == shape, "--given", f"events {shape} of {name!r}, as trained on", f"{got} in {path}"
-    )
-    _expect_bins("--given", model, data, path)
-    return events(data, generator)
-
-
-def _expect_bins(option: str, model: Model, data: Dataset, path: str) -> None:
-    got, expected = (f"{n} bins" if n else "real numbers" for n in (data.bins, model.facts["bins"]))
-    expect(got == expected, option, f"{expected}, as trained on", f"{got} in {path}")
-
-
-def _read(model: Model, name: str, path: str) -> Dataset:
-    read = reader(path)
-    shape, columns = model.facts["parts"][name], model.facts.get("columns")
-    options = {**config.section(model.settings, "data"), "bins": model.facts["bins"]}
-    own = options.get("parts", {}).get(name)
-    options |= own if isinstance(own, Mapping) and "source" in own else {}
-    options["columns"] = columns and columns[part_slices(model.facts["parts"])[name]]
-    options["mode"] = "L" if shape[0] == 1 else "RGB"
-    # of the size that it has, or else it is refused
-    unused = ("size", "key", "lazy", "seed", "parts")
-    accepted = inspect.signature(read).parameters.keys() - set(unused)
-    return read(
-        **{key: options[key] for key in accepted & options.keys() if options[key] is not None}
-    )
+    shapes, columns = model.facts["parts"], model.facts.get("columns")
+    own = config.section(model.settings, "data").get("parts", {}).get(name)
+    options = own if isinstance(own, Mapping) and "source" in own else None
+    named = columns and columns[part_slices(shapes)[name]]
+    what = f" of {name!r}, as trained on"
+    return events(read_given(model, path, shapes[name], what, options, named), generator)

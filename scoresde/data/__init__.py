@@ -17,7 +17,7 @@ from scoresde.internals.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
     from scoresde.data.builtin import BUILT_IN, digits, patches
-    from scoresde.data.degradations import Crop, Downsample, Edges, Mask, Whole
+    from scoresde.data.degradations import Blur, Crop, Downsample, Edges, Mask, Whole
     from scoresde.data.images import read_images
     from scoresde.data.loading import load, reader
     from scoresde.data.pillow import image_items
@@ -29,7 +29,7 @@ else:  # images stand on Pillow and SciPy, which an SDE, an estimator or a solve
             "digits": "scoresde.data.builtin",
             "patches": "scoresde.data.builtin",
             **dict.fromkeys(
-                ("Crop", "Downsample", "Edges", "Mask", "Whole"),
+                ("Blur", "Crop", "Downsample", "Edges", "Mask", "Whole"),
                 "scoresde.data.degradations",
             ),
             "image_items": "scoresde.data.pillow",
@@ -41,6 +41,7 @@ else:  # images stand on Pillow and SciPy, which an SDE, an estimator or a solve
 
 __all__ = [
     "BUILT_IN",
+    "Blur",
     "Crop",
     "Dataset",
     "Downsample",

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from scoresde.checks import expect, real, whole
 
+_REACH = 4.0
+"""Deviations at which a Gaussian ends, as SciPy's does: there is 6e-5 of it beyond."""
+
 _GREY = (0.299, 0.587, 0.114)
 """Luma of red, green and blue, ITU-R BT.601, as images are read in ``mode="L"``."""
 
@@ -68,6 +71,45 @@ class Downsample:
         expected = f"one that divides height and width, {tuple(x.shape[-2:])}"
         expect(divisible, "factor", expected, self.factor)
         return nn.functional.avg_pool2d(x, self.factor)
+
+
+@frozen
+class Blur:
+    """Images out of focus: means by a Gaussian, beyond the edges of which pixels repeat.
+
+    Args:
+        width: Deviation of the Gaussian, in pixels.
+
+    Raises:
+        ValueError: If it is not positive.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.data import Blur
+        >>> point = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
+        >>> Blur()(point.reshape(1, 1, 1, 5)).flatten()
+        tensor([0.0540, 0.2420, 0.3989, 0.2420, 0.0540])
+    """
+
+    width: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        _expect_positive("width", self.width)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See the class."""
+        _expect_images(x)
+        down, across = (self._matrix(size).to(x) for size in x.shape[-2:])
+        return down @ x @ across.mT
+
+    def _matrix(self, size: int) -> Tensor:
+        """Weights of pixels of a line, ``(size, size)``."""
+        reach = int(_REACH * self.width + 0.5)
+        offsets = torch.arange(-reach, reach + 1, device="cpu")
+        weights = torch.softmax(-((offsets.double() / self.width) ** 2) / 2, 0)
+        places = torch.arange(size, device="cpu").unsqueeze(1) + offsets
+        matrix = weights.new_zeros(size, size)
+        return matrix.scatter_add_(1, places.clamp(0, size - 1), weights.expand(size, -1))
 
 
 @frozen
@@ -176,8 +218,7 @@ class Edges:
 
     def __attrs_post_init__(self) -> None:
         for name in ("width", "strong"):
-            real(name, getattr(self, name))
-            expect(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+            _expect_positive(name, getattr(self, name))
 
     def __call__(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -192,6 +233,11 @@ class Edges:
 
         edges = torch.from_numpy(np.hypot(along(1), along(2))).to(x).unsqueeze(1)
         return 2 * (edges / self.strong).clamp(max=1) - 1
+
+
+def _expect_positive(name: str, value: float) -> None:
+    real(name, value)
+    expect(value > 0, name, "a positive number", value)
 
 
 def _expect_images(x: Tensor) -> None:

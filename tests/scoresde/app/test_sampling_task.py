@@ -237,9 +237,9 @@ def test_arrays_of_one_file(tmp_path):
             r"data\.parts\.y: expected a n",
         ),
         (
-            'source = "digits"\n[data.parts]\nx = "whole"\ny = "blur"',
+            'source = "digits"\n[data.parts]\nx = "whole"\ny = "smear"',
             "",
-            "degradations: no plugin 'blur'",
+            "degradations: no plugin 'smear'",
         ),
         (
             'source = "digits"\n[data.parts]\nx = "whole"\ny = { name = "downsample", by = 2 }',

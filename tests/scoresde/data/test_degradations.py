@@ -3,8 +3,10 @@
 import pytest
 import torch
 from attrs import evolve
+from scipy.ndimage import gaussian_filter
 
 from scoresde.data import (
+    Blur,
     Crop,
     Dataset,
     Downsample,
@@ -21,9 +23,9 @@ from scoresde.data.parts import part_slices
 
 IMAGES = torch.randint(256, (7, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
 MADE = {"downsample": Downsample(4), "crop": Crop(columns=[0, 4]), "mask": Mask(), "edges": Edges(),
-        "whole": Whole()}  # fmt: skip
+        "whole": Whole(), "blur": Blur(2.0)}  # fmt: skip
 SHAPES = {"downsample": (3, 2, 2), "crop": (3, 8, 4), "mask": (3, 8, 8), "edges": (1, 8, 8),
-          "whole": (3, 8, 8)}  # fmt: skip
+          "whole": (3, 8, 8), "blur": (3, 8, 8)}  # fmt: skip
 every = pytest.mark.parametrize("name", MADE)
 
 
@@ -81,6 +83,14 @@ def test_a_mask_hides_the_quarter_in_the_middle():
     assert (Mask()(x) == 0).sum() == 16
     assert (Mask(columns=[4, 8], rows=[0, 8])(x)[..., 4:] == 0).all()
     assert (Mask(columns=[4, 8], rows=[0, 8])(x)[..., :4] == 1).all()
+
+
+@pytest.mark.parametrize("width", [0.3, 1.0, 3.7])
+def test_a_blur_is_scipys(width):
+    """Of every channel by itself, where it reaches beyond the image, too."""
+    x = torch.rand(2, 3, 5, 9, dtype=torch.float64) * 2 - 1
+    wanted = gaussian_filter(x.numpy(), (0, 0, width, width), mode="nearest")
+    torch.testing.assert_close(Blur(width)(x), torch.from_numpy(wanted), rtol=0, atol=1e-12)
 
 
 def test_edges_are_where_shades_change():
@@ -166,6 +176,7 @@ TABLE = Dataset("mine", torch.zeros(7, 2), columns=("a", "b"))
         (lambda: Crop(columns=[0, 9])(torch.zeros(1, 1, 8, 8)), "columns: expected at most 8"),
         (lambda: Mask(columns=[0, 9])(torch.zeros(1, 1, 8, 8)), "columns: expected at most 8"),
         (lambda: Edges(width=0.0), "width: expected a positive"),
+        (lambda: Blur(width=-1.0), "width: expected a positive"),
         (lambda: Edges(strong=-1), "strong: expected a positive"),
         (lambda: degraded(images(), lambda x: x.sum()), r"parts: expected 7 events of a part"),
         (lambda: degraded(images(), lambda x: x[:2]), "parts: expected 7 events of a part"),
