@@ -185,9 +185,8 @@ class Export:
         counts = Counter(self.classes or ())
         # a row for each class, if all have as many and those fit
         alike = len({*counts.values()}) == 1 and max(counts.values()) <= _ROW
-        title, columns = f"{len(x)} samples", max(counts.values()) if alike else 8
-        title = f"rows: {', '.join(counts)}" if alike else title
-        return plots.image_grid({title: x}, columns)
+        columns, names = (max(counts.values()), [*counts]) if alike else (8, [])
+        return plots.image_grid({f"{len(x)} samples": x}, columns, names)
 
     def _folder(self, target: Path, x: Tensor) -> None:
         pixels = map(self._pixels, x)  # one after the other: many are large

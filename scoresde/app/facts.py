@@ -10,7 +10,11 @@ from torch import Tensor
 
 from scoresde.app import config
 from scoresde.app.factories import ConfigError
+from scoresde.checks import expect
 from scoresde.data import Dataset
+
+_IMAGE = 3
+"""Axes of an image, ``(channels, height, width)``."""
 
 _FAR = 4.0
 """Deviations from the mean at which vectors and maps stand for none: hardly any of the data are
@@ -41,6 +45,20 @@ def facts_of(data: Dataset) -> dict[str, Any]:
     mean, std = conditions.double().mean(axes), conditions.double().std(axes, correction=0)
     moments = {"condition_mean": mean.tolist(), "condition_std": std.tolist()}
     return {**facts, "condition_shape": list(data.condition_shape or ()), **moments}
+
+
+def expect_events(data: Dataset, facts: Mapping[str, Any], known: str) -> None:
+    """Raises ``ValueError`` for events of another shape than those of a model.
+
+    Args:
+        data: The events.
+        facts: Of the model.
+        known: Where it knows them from, for the message.
+    """
+    shape, got = tuple(facts["event_shape"]), tuple(data.event_shape)
+    hint = f" (size = {[*shape[1:]]} resizes them)" if len(shape) == len(got) == _IMAGE else ""
+    kind = "images" if hint else "events"
+    expect(got == shape, "data", f"{kind} {shape}, {known}{hint}", got)
 
 
 def supplied_arguments(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from scoresde.app import config, devices
 from scoresde.app.conditions import with_options
 from scoresde.app.export import Export
 from scoresde.app.factories import ConfigError
-from scoresde.app.facts import facts_of, pretrained_facts, supplied_arguments
+from scoresde.app.facts import expect_events, facts_of, pretrained_facts, supplied_arguments
 from scoresde.app.parts import data_of, given_parts
 from scoresde.app.plans import plan_facts, plan_summary, planning_of, replanned_facts, with_plan
 from scoresde.app.previews import previews
@@ -198,7 +198,7 @@ class Model:
         settings = {name: config.to_json(value, name) for name, value in settings.items()}
         expect_sections(settings, imports=imports)
         training, of_fit = training_of(settings)
-        train, held_out = data_of(settings, imports=imports)
+        train, held_out = _data(settings, imports)
         with DefaultGenerator(torch.Generator("cpu").manual_seed(of_fit["seed"])):
             batches = Batches(train, of_fit["seed"])
             model = cls.build(settings, facts_of(train), batches, device="cpu", imports=imports)
@@ -362,6 +362,15 @@ def loaded(path: str | Path, **options: Any) -> Model:
         hint = f"one that was trained elsewhere has a file: scoresde init pretrained {path}"
         raise FileNotFoundError(f"{path}: expected {expected}, got another ({hint})")
     return Model.load(path, **options)
+
+
+def _data(settings: Mapping[str, Any], imports: bool) -> tuple[Dataset, Dataset]:
+    """Those of the training and those held out."""
+    train, held_out = data_of(settings, imports=imports)
+    known = pretrained_facts(settings["estimator"], imports=imports)
+    if known is not None:
+        expect_events(train, known, "which the estimator was trained on")
+    return train, held_out
 
 
 def _tell(plan: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ _DOTS, _LEAST_WIDTH = 150, 48
 
 _TITLE, _LETTER = 9, 0.085
 """Size of a grid's title in points, and inches that a letter of it takes, of wide ones too."""
+
+_LONGEST, _WIDEST = 20, 0.125
+"""Letters of a row's name that are shown, and inches that the widest of them takes."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -85,12 +89,13 @@ def _show(axes: Any, x: Tensor) -> None:
     axes.set_axis_off()
 
 
-def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
+def image_grid(panels: Mapping[str, Tensor], columns: int = 8, names: Sequence[str] = ()) -> Figure:
     """Grids of images side by side, each under its title.
 
     Args:
         panels: Images ``(N, C, H, W)`` in [-1, 1] by title.
         columns: Images per row of a grid.
+        names: Of the rows, beside those of the first grid; none if empty.
 
     Raises:
         ValueError: If they are of another shape.
@@ -112,12 +117,27 @@ def image_grid(panels: Mapping[str, Tensor], columns: int = 8) -> Figure:
     # what is left out, or drawn twice here and there, would look like grain
     scale = max(1, round(_LEAST_WIDTH / width)) / _DOTS
     wide = max(scale * width * columns, _LETTER * max(map(len, panels)))
-    figure = new_figure(wide * len(panels) + 0.3, scale * height * rows + 0.5)
+    beside = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names]
+    space = _WIDEST * max(map(len, beside), default=0) + 0.3
+    figure = new_figure(wide * len(panels) + space, scale * height * rows + 0.5)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(cells, panels.items(), strict=True):
         _show(axes, _mosaic(images, columns))
         axes.set_title(title, fontsize=_TITLE)
+    _name_rows(cells[0], beside, height)
     return figure
+
+
+def _name_rows(axes: Any, names: Sequence[str], height: int) -> None:
+    """Names beside the rows of a mosaic, between which there are lines of a pixel."""
+    if names:
+        axes.set_axis_on()
+        axes.set_anchor("E")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_xticks([])
+        middles = [(height + 1) * i + (height - 1) / 2 for i in range(len(names))]
+        axes.set_yticks(middles, names, fontsize=_TITLE, parse_math=False)
 
 
 def _mosaic(images: Tensor, columns: int) -> Tensor:
@@ -315,6 +335,7 @@ class Pictures:
         sampled: From the trained estimator to the one that is sampled, given parts of events for
             instance; the same if None.
         figure: Of the samples; a grid of them if None.
+        names: Of the rows of that grid, which have as many samples each; none if empty.
 
     Example:
         >>> import tempfile
@@ -340,6 +361,7 @@ class Pictures:
     condition: Any = None
     sampled: Callable[[ScoreEstimator], ScoreEstimator] = lambda estimator: estimator
     figure: Callable[[Tensor], Figure] | None = None
+    names: Sequence[str] = ()
 
     def __call__(self, step: int, estimator: ScoreEstimator, history: History) -> None:
         """Draws one."""
@@ -352,5 +374,8 @@ class Pictures:
             estimator = self.sampled(estimator)
             x = self.solver.rsample(estimator, shape, condition=conditions, generator=generator)
         self.folder.mkdir(parents=True, exist_ok=True)
-        grid = image_grid({f"after {step} updates": x}) if self.figure is None else self.figure(x)
-        save(grid, self.folder / f"{step:08}.png")
+        save((self.figure or partial(self._grid, step))(x), self.folder / f"{step:08}.png")
+
+    def _grid(self, step: int, x: Tensor) -> Figure:
+        columns = len(x) // len(self.names) if self.names else 8
+        return image_grid({f"after {step} updates": x}, columns, self.names)

@@ -25,6 +25,9 @@ from scoresde.training.distributed import Processes
 _COUNT, _ROWS = 64, 8
 """Samples of a picture; where parts of events are given, of so many events in equal numbers."""
 
+_MOST_CLASSES = 16
+"""Rows of a picture, a class in each, and samples in a row, at most."""
+
 
 class Previewed(Protocol):
     """The attributes of a `scoresde.app.model.Model` that previews use."""
@@ -47,7 +50,8 @@ def previews(
     """Pictures of a model's samples, by its own solver, one at every measurement.
 
     Of a model that is given parts of events, samples of the others are drawn beside the first
-    held-out events. Other events with parts are drawn with their parts side by side.
+    held-out events. Other events with parts are drawn with their parts side by side. Of labels, the
+    first 16 have a row each, with its name.
 
     Args:
         model: The one that is trained.
@@ -61,6 +65,11 @@ def previews(
     """
     parts, draws = model.facts.get("parts"), processes.is_main_process
     conditions, options = train.pairs(slice(_COUNT)).condition, dict[str, Any]()
+    if train.classes is not None and not model.given:
+        names = train.classes[:_MOST_CLASSES]
+        each = min(_COUNT // len(names), _MOST_CLASSES)
+        conditions = torch.arange(len(names), device="cpu").repeat_interleave(each)
+        options["names"] = names
     export = model.export
     if parts is not None:
         rest = [tuple(shape) for name, shape in parts.items() if name not in model.given]
@@ -72,7 +81,6 @@ def previews(
         else:
             options = {"figure": partial(_side_by_side, parts)}
     if conditions is not None and not model.given:
-        conditions = conditions if conditions.ndim > 1 else conditions.sort().values
         options |= {"condition": conditions, "count": len(conditions)}
     elif conditions is not None:
         rows = torch.arange(options["count"], device="cpu") % len(conditions)

@@ -12,6 +12,7 @@ from torch import nn
 
 from scoresde.app.evaluation import evaluate
 from scoresde.app.export import is_image
+from scoresde.app.facts import expect_events
 from scoresde.app.model import Model
 from scoresde.app.parts import data_like, data_of
 from scoresde.app.quality import evaluate_samples, features_of
@@ -114,7 +115,8 @@ def _read(model: Model, source: str | Sequence[str], imports: bool) -> Dataset:
 
 
 def _expect_alike(model: Model, events: Dataset) -> None:
-    """Raises ``ValueError`` for numbers of another kind than the model was trained on."""
+    """Raises ``ValueError`` for events of another kind than the model was trained on."""
+    expect_events(events, model.facts, "as trained on")
     bins = model.facts["bins"], events.bins
     expected, got = (f"{n} bins" if n else "real numbers" for n in bins)
     expect(expected == got, "data", f"{expected}, as trained on", got)

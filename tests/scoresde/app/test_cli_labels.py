@@ -11,7 +11,10 @@ from PIL import Image
 
 from scoresde.app.conditions import classes_of
 from scoresde.app.model import Model
+from scoresde.app.parts import data_of
+from scoresde.app.previews import previews
 from scoresde.data import load
+from scoresde.training.distributed import SINGLE_PROCESS
 
 GUIDED = """
 [data]
@@ -292,11 +295,19 @@ def test_samples_given_rows_of_numbers(tmp_path):
     assert "--condition: expected rows [1], got (2, 2)" in result.output.splitlines()[-1]
 
 
-def test_pictures_on_the_way_are_of_the_data_s_conditions(pets, tmp_path):
-    path = pets / "labels.toml"
-    result = run("train", path, "--output", tmp_path / "m", "--pictures", tmp_path / "pictures")
-    assert result.exit_code == 0, result.output
-    assert len(list((tmp_path / "pictures").iterdir())) == 1
+def test_pictures_on_the_way_have_a_row_of_every_class(pets, tmp_path, monkeypatch):
+    """With its name: the second one is of dogs, which are bright."""
+    model, figures = Model.load(pets / "model"), []
+    look = previews(model, tmp_path / "pictures", SINGLE_PROCESS, *data_of(model.settings))
+    monkeypatch.setattr("scoresde.app.plots.save", lambda figure, path: figures.append(figure))
+    look(150, model.estimator, None)
+    (axes,) = figures[0].axes
+    assert axes.get_title() == "after 150 updates"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+    shades = axes.images[0].get_array()
+    assert shades.shape == (9, 79)  # two rows of 16, with lines between
+    cats, dogs = (shades[int(y) - 1 : int(y) + 3].mean() for y in axes.get_yticks())
+    assert cats < 0.45 < 0.6 < dogs
 
 
 @pytest.mark.parametrize("name", ["..", "../../evil", "a/b", ".hidden", ""])

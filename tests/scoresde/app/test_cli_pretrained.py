@@ -121,6 +121,18 @@ def test_guidance(folder):
     assert not np.array_equal(*found)
 
 
+def test_images_of_another_size_are_named(folder):
+    source = f'source = "{folder}/images"'
+    path = edited(folder / "theirs.toml", (source, f"{source}\nsize = [6, 8]"))
+    known = "(size = [8, 8] resizes them), got (3, 6, 8)"
+    result = run("train", path, "--output", folder / "model")
+    assert "data: expected images (3, 8, 8), which the estimator was trained on" in result.output
+    assert known in result.output.splitlines()[-1]
+    for flags in ((), ("--frechet", "--features", "pixels")):
+        result = run("evaluate", path, "--data", folder / "images", *flags)
+        assert f"data: expected images (3, 8, 8), as trained on {known}" in result.output
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from estimators import Denoising, Gaussian, MultiScale, ResidualMLP
@@ -41,6 +42,22 @@ def test_a_title_is_within_the_picture(count):
     title = axes.title.get_window_extent()
     assert title.x0 >= 0
     assert title.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("width", [4, 64])
+def test_names_of_rows_are_within_the_picture_beside_their_rows(width):
+    names = ["cat", "a class with a long name, $and$ more", "WWWWWWWWWWWWWWWWWWWWWWWW"]
+    figure = plots.image_grid({"": torch.zeros(6, 1, width, width)}, 2, names)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    image = axes.images[0].get_window_extent()
+    labels = axes.get_yticklabels()
+    assert [label.get_text()[:9] for label in labels] == [name[:9] for name in names]
+    for i, label in enumerate(labels):
+        box = label.get_window_extent()
+        assert 0 <= box.x0 < box.x1 < image.x0
+        row = (image.y1 - (box.y0 + box.y1) / 2) / image.height * 3
+        assert row == pytest.approx(i + 0.5, abs=0.2)
 
 
 @pytest.mark.parametrize("name", SDES)
