@@ -103,7 +103,11 @@ class Restoration:
             left = operator(event).shape[1:]
             y = _numbers(read_given(model, given[0], left, ", as the operator leaves"))
         else:
-            events = data_like(model.settings, data, model.facts, imports=imports)
+            section = config.section(model.settings, "data")
+            alone = {k: v for k, v in section.items() if k not in ("labels", "condition")}
+            # images of classes, whose labels are asked for otherwise, or of none
+            settings = {**model.settings, "data": {**alone, "subfolders": True}}
+            events = data_like(settings, data, model.facts, imports=imports)
             expect_bins("--data", model, events, data[0])
             y = operator(_numbers(events))
             std = table.get("noise", 0.0)

@@ -16,7 +16,7 @@ TABLE = '{ name = "guided", operator = "whole", noise = 0.1, method = "isotropic
 
 
 def written(folder, values):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for i, image in enumerate(values):
         Image.fromarray(image.movedim(0, -1).numpy()).save(folder / f"{i}.png")
     return folder
@@ -24,22 +24,26 @@ def written(folder, values):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model of windows of images, which knows nothing of what may happen to them."""
+    """A model of windows of images, and their labels: nothing of what may happen to them."""
     folder = tmp_path_factory.mktemp("restoration")
     shades = torch.randint(256, (12, 3, SIZE + 1, SIZE)).byte()
-    source = written(folder / "images", shades)
-    result = run("train", config(folder, source, f"crop = {SIZE}"), "--output", folder / "model")
+    for name, part in zip(("cat", "dog"), shades.split(6), strict=True):
+        written(folder / "images" / name, part)
+    options = f"crop = {SIZE}\nlabels = true"
+    path = config(folder, folder / "images", options)
+    result = run("train", path, "--output", folder / "model")
     assert result.exit_code == 0, result.output
     return folder
 
 
 def windows(folder):
     """The events."""
-    return read_images(folder / "images", crop=SIZE).read(slice(None))
+    return read_images(folder / "images", crop=SIZE, subfolders=True).read(slice(None))
 
 
 def restored(folder, tmp_path, *flags):
-    result = run("sample", folder / "model", *flags, "--output", f"{tmp_path}/out/")
+    result = run("sample", folder / "model", "--label", "dog", *flags,
+                 "--output", f"{tmp_path}/out/")  # fmt: skip
     assert result.exit_code == 0, result.output
     return read_images(tmp_path / "out").values
 
@@ -59,7 +63,8 @@ def test_samples_are_those_of_python(folder, tmp_path):
     moments = {k: torch.tensor(model.facts[k]) for k in ("data_mean", "data_std")}
     guided = Guidance(model.estimator, Downsample(2), y.repeat_interleave(2, 0), 0.2,
                       method="isotropic", **moments)  # fmt: skip
-    x = model.solver.sample(guided, (6,), generator=torch.Generator().manual_seed(5))
+    dogs, noise = torch.ones(6, dtype=torch.int64), torch.Generator().manual_seed(5)
+    x = model.solver.sample(guided, (6,), condition=dogs, generator=noise)
     assert torch.equal(found, quantize(x, 256).byte())
 
 
@@ -71,7 +76,7 @@ def test_what_is_seen_of_all_without_noise_comes_back(folder, tmp_path):
     found = restored(folder, tmp_path, "--given", given, "--estimator", table, "--count", 1)
     assert (found.int() - images.int()).abs().max() <= 3
     (tmp_path / "again").mkdir()
-    flags = ("--data", folder / "images", "--estimator", table, "--count", 1)
+    flags = ("--data", folder / "images" / "cat", "--estimator", table, "--count", 1)
     found = restored(folder, tmp_path / "again", *flags)
     assert (found[:4].int() - images.int()).abs().max() <= 3
 
