@@ -14,7 +14,9 @@ def conjugate_gradients(
     """Solves positive definite systems ``(*batch, m)``, each by itself.
 
     A learned Jacobian need not be positive definite: directions of negative curvature are left out,
-    and the minimum is sought among the others (Steihaug 1983, with a boundary at the start).
+    and the minimum is sought among the others (Steihaug 1983, with a boundary at the start). Nor
+    need it be symmetric, and steps may lead away then: the point on the way that misses least is
+    returned.
 
     Args:
         apply: The matrix, times vectors.
@@ -23,6 +25,7 @@ def conjugate_gradients(
     """
     solution, residual = torch.zeros_like(right), right
     direction, power = right, _dot(right, right)
+    nearest, least = solution, power
     tiny = torch.finfo(right.dtype).tiny
     for _ in range(min(iterations, right.shape[-1])):
         image = apply(direction)
@@ -31,9 +34,11 @@ def conjugate_gradients(
         solution = solution + length * direction
         residual = residual - length * image
         left = _dot(residual, residual)
+        nearest = torch.where(left < least, solution, nearest)
+        least = torch.minimum(left, least)
         direction = residual + left / power.clamp(min=tiny) * direction
         power = left
-    return solution
+    return nearest
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

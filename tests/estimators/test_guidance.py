@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies import mixture, numbers, random_covariance, sdes, states, times
 
 from estimators import ClassifierFree, Gaussian, GaussianMixture, Guidance
+from estimators.conjugate_gradients import conjugate_gradients
 from estimators.guidance import METHODS
 from scoresde import (
     VP,
@@ -302,6 +303,30 @@ def test_operators_of_another_dtype_see_events_in_that_of_the_observation(method
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     narrow = Guidance(prior, lambda x: x @ wide.float(), y, **options).denoise(z.float(), 0.5)
     torch.testing.assert_close(narrow, wanted.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("iterations", [1, 5, 60])
+def test_a_matrix_that_is_not_symmetric_leads_nowhere_worse(iterations):
+    """As a learned Jacobian is none; of one that is, all are solved."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (20, 60, 60)
+    matrix = torch.randn(shape, generator=generator, dtype=torch.float64) / 60**0.5
+    right = torch.randn(20, 60, generator=generator, dtype=torch.float64)
+
+    def missed(matrix, iterations):
+        found = conjugate_gradients(
+            lambda v: torch.einsum("kij,kj->ki", matrix, v), right, iterations
+        )
+        gap = right - torch.einsum("kij,kj->ki", matrix, found)
+        return gap.norm(dim=-1) / right.norm(dim=-1)
+
+    skewed = torch.eye(60, dtype=torch.float64) + matrix / 2
+    misses, before = (missed(skewed, k) for k in (iterations, iterations // 2))
+    assert (misses <= before + 1e-9).all()
+    assert (misses < 1).all()
+    if iterations == 60:
+        even = torch.eye(60, dtype=torch.float64) + matrix @ matrix.mT
+        assert (missed(even, 60) < 1e-6).all()
 
 
 class Turning(ScoreEstimator):
