@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.equal_time import over_seeds
 from estimators import Denoising, Gaussian
-from estimators.times import Independent
+from estimators.times import Fronts, Independent
 from scoresde import DiagonalSDE, Identity, LogLinear, Noise, ScoreEstimator
 from scoresde.conditioning import ConditionalEstimator, Observation
 from scoresde.sdes.fronts import along, front
@@ -37,8 +37,14 @@ TASKS = {
 PATHS = {"together": (1.0, 24), "pyramid": (0.7, 64), "one by one": (0.0, 160)}
 """Overlaps of fronts along the series; steps, with which an exact estimator is within 1%."""
 
-ANY_ORDER = {"times": Independent(over="components", together=0.5), "observe": "components"}
-"""Of the network that does everything: components are shown clean, too."""
+TIMES = {
+    "fronts": {"times": Fronts(over="components")},
+    "independent": {
+        "times": Independent(over="components", together=0.5),
+        "observe": "components",  # components are shown clean, too
+    },
+}
+"""Of the network that does everything."""
 
 
 class Convolutions(nn.Module):
@@ -107,16 +113,25 @@ class Whitened(Noise):
 
 
 def run(
-    quick: bool = False, updates: int = 10_000, series: str = "both", seeds: int = 1
+    quick: bool = False,
+    updates: int = 10_000,
+    series: str = "both",
+    seeds: int = 1,
+    times: str = "fronts",
 ) -> dict[str, Any]:
-    """A row per series (``both``, ``linear`` or ``logistic``), seed of networks, task and path."""
+    """A row per series (``both``, ``linear`` or ``logistic``), seed of networks, task and path.
+
+    ``times`` are along fronts, or ``independent``, half of the events at one for all.
+    """
     torch.set_num_threads(1)
     updates, count = (50, 100) if quick else (updates, 4000)
     kinds = {"linear": _linear, "logistic": _nonlinear}
     chosen = kinds.values() if series == "both" else [kinds[series]]
     rows, start = list[dict[str, Any]](), process_time()
     tried = itertools.product(chosen, range(1 if quick else seeds))
-    for row in itertools.chain.from_iterable(kind(updates, count, seed) for kind, seed in tried):
+    for row in itertools.chain.from_iterable(
+        kind(updates, count, seed, TIMES[times]) for kind, seed in tried
+    ):
         rows.append(row)
         shown = (f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items())
         print(", ".join(shown), flush=True)
@@ -132,14 +147,14 @@ def run(
     return {"rows": rows, "summary": summary, "worst": worst, "seconds": process_time() - start}
 
 
-def _linear(updates: int, count: int, seed: int) -> Iterator[dict[str, Any]]:
+def _linear(updates: int, count: int, seed: int, times: dict[str, Any]) -> Iterator[dict[str, Any]]:
     rho = [1.0, 0.9 / 1.2]  # x_k = 0.9 x_(k-1) - 0.2 x_(k-2) + e
     while len(rho) < WINDOW:
         rho.append(0.9 * rho[-1] - 0.2 * rho[-2])
     lags = (torch.arange(WINDOW)[:, None] - torch.arange(WINDOW)).abs()
     truth = torch.tensor(rho)[lags]
     root = torch.linalg.cholesky(truth)
-    model = _trained(lambda n: torch.randn(n, WINDOW) @ root.mT, updates, seed, **ANY_ORDER)
+    model = _trained(lambda n: torch.randn(n, WINDOW) @ root.mT, updates, seed, **times)
     exact = Gaussian(model.sde, torch.zeros(WINDOW), truth)
     for (task, known), path in itertools.product(TASKS.items(), PATHS):
         rest = [i for i in range(WINDOW) if i not in known]
@@ -155,8 +170,10 @@ def _linear(updates: int, count: int, seed: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _nonlinear(updates: int, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    model, each = _trained(_logistic, updates, seed, **ANY_ORDER), updates // len(TASKS)
+def _nonlinear(
+    updates: int, count: int, seed: int, times: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    model, each = _trained(_logistic, updates, seed, **times), updates // len(TASKS)
     torch.manual_seed(1000 + seed)
     events = _logistic(count // 4)  # with eight draws for each
     for task, known in TASKS.items():

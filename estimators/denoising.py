@@ -97,7 +97,8 @@ class Denoising(Float64Constants, PlannedEstimator):
             of one size at all noise levels (Karras et al. 2022); of photographs that are measured
             band by band, ``"balanced"`` learns coarse bands sooner.
         times: Times of components in training: one for all, with the density of a grid given by its
-            name or function, or ``"blocks"`` or ``"components"`` for independent ones, or other
+            name or function, or ``"blocks"`` or ``"components"`` for independent ones, or
+            ``"fronts-of-blocks"`` or ``"fronts-of-components"``, or other
             `estimators.times.TrainingTimes`. Unless there is one for all the estimator has vector
             time: the network is given a noise level per component, ``(batch, n)``, and samples may
             be drawn in any order (`with_clock`).

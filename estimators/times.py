@@ -154,18 +154,65 @@ class Independent(TrainingTimes):
         return torch.where(noise.uniform(z[:, :1]) < self.together, apart[:, :1], apart)
 
 
+@attrs.frozen
+class Fronts(Independent):
+    """Times along fronts: in a random order, with a random overlap, at a random moment.
+
+    What events are drawn by, see `scoresde.sdes.fronts.front`, in any order: with ranks ``r_i`` of
+    0 to ``R`` a component is at the quantile
+
+        clip(s - (1 - overlap) r_i, 0, 1),        s ~ U(0, 1 + (1 - overlap) R),
+
+    clean, of noise alone, or on its way between them. Independent times are hardly ever such, as
+    on a path one by one all components but one are at an end. Quantiles that are at no end are
+    uniform.
+
+    Args:
+        over: ``"blocks"`` or ``"components"``.
+        together: Share of the events with an overlap of 1. That of others is ``1 - v^2`` with ``v``
+            uniform, mostly large.
+
+    Raises:
+        ValueError: If ``over`` is neither, or the share is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from estimators.times import Fronts
+        >>> from scoresde import VP, DiagonalSDE, Identity, Noise
+        >>> sde = DiagonalSDE(VP(), Identity((8,)))
+        >>> times = Fronts(over="components").quantiles(sde, torch.zeros(6, 8), Noise())
+        >>> times.shape, bool(((times == 0) | (times == 1)).any())
+        (torch.Size([6, 8]), True)
+    """
+
+    references = "chen2024"
+
+    together: float = attrs.field(default=0.3, kw_only=True, validator=validator(real, 0, 1))
+
+    def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+        """See the class."""
+        count, one = len(sde.blocks) if self.over == "blocks" else z.shape[-1], z[:, :1]
+        rank = noise.uniform(z.new_empty(len(z), count)).argsort(-1).to(z)
+        apart = noise.uniform(one).square()  # 1 - overlap: mostly little
+        apart = apart.masked_fill(noise.uniform(one) < self.together, 0.0)
+        moment = noise.stratified(z).mT * (1 + apart * (count - 1))
+        return (moment - apart * rank).clamp(0, 1)
+
+
 _READINGS, _SAME = 65, 1e-6
 """Of clocks that are compared: at so many times, and how near they are if they are one."""
 
 _APART = {over: Independent(over=over) for over in ("blocks", "components")}
+_APART |= {f"fronts-of-{over}": Fronts(over=over) for over in _APART}
 
 
 def training_times(times: str | Grid | TrainingTimes, whole: bool = True) -> TrainingTimes:
     """The `TrainingTimes` that ``times`` of an estimator stands for.
 
     Args:
-        times: ``"blocks"`` or ``"components"``, for `Independent` ones; a grid's name or function,
-            for one time with its density; or `TrainingTimes` as they are.
+        times: ``"blocks"`` or ``"components"``, for `Independent` ones; with ``"fronts-of-"``
+            before it, for `Fronts`; a grid's name or function, for one time with its density; or
+            `TrainingTimes` as they are.
         whole: Whether states have all components: on a stage of some there is one time.
 
     Raises:

@@ -8,7 +8,7 @@ from strategies import gaussian, mixture
 from torch import nn
 
 from estimators import ClassifierFree, Denoising, Gaussian, Guidance, ResidualMLP, UNet
-from estimators.times import Independent, Together, TrainingTimes, training_times
+from estimators.times import Fronts, Independent, Together, TrainingTimes, training_times
 from scoresde import (
     VP,
     Clock,
@@ -288,6 +288,34 @@ def test_times_of_blocks_are_met_block_by_block():
     one = Denoising(DiagonalSDE(VP(), Identity((4,))), Recorder(), times="blocks")
     with pytest.raises(ValueError, match="clock: expected one time for all of a block"):
         one.with_clock(front(range(4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("over", "count"), [("blocks", 2), ("components", 5)])
+def test_times_of_fronts_are_those_of_a_clock(over, count, dtype):
+    """One of some order, overlap and moment; every order as often."""
+    sde = DiagonalSDE(VP(), Identity(**BASIS))
+    times, z = Fronts(over=over, together=0.0), torch.zeros(6000, 5, dtype=dtype)
+    q = times.quantiles(sde, z, Noise(torch.Generator().manual_seed(0)))
+    assert (q.shape, q.dtype) == ((6000, count), dtype)
+    # in the order in which they are drawn times rise by equal steps, but for both ends
+    q_sorted = q.sort(-1).values
+    steps, free = q_sorted.diff(), (q_sorted[:, 0] > 0) & (q_sorted[:, -1] < 1)
+    torch.testing.assert_close(
+        steps[free], steps[free, :1].expand(-1, count - 1), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(q.mean(0), q.mean().expand(count), rtol=0, atol=0.02)
+    between = q[(q > 0) & (q < 1)].double()
+    levels = torch.linspace(0.05, 0.95, 7).double()
+    torch.testing.assert_close(between.quantile(levels), levels, rtol=0, atol=0.03)
+    # numbers at an end are the share of the time that a clock stands still
+    v = torch.linspace(0, 1, 10001).double().square()
+    still = (v * (count - 1) / (1 + v * (count - 1))).mean()
+    assert abs(float(((q == 0) | (q == 1)).double().mean() - still)) < 0.02
+    some = Fronts(over=over, together=0.4).quantiles(
+        sde, z, Noise(torch.Generator().manual_seed(0))
+    )
+    assert abs(float((some == some[:, :1]).all(-1).double().mean()) - 0.4) < 0.03
 
 
 def test_networks_say_how_many_levels_they_hear():
