@@ -117,11 +117,11 @@ def run(
     updates: int = 10_000,
     series: str = "both",
     seeds: int = 1,
-    times: str = "fronts",
+    times: str = "independent",
 ) -> dict[str, Any]:
     """A row per series (``both``, ``linear`` or ``logistic``), seed of networks, task and path.
 
-    ``times`` are along fronts, or ``independent``, half of the events at one for all.
+    ``times`` are ``independent``, half of the events at one for all, or along ``fronts``.
     """
     torch.set_num_threads(1)
     updates, count = (50, 100) if quick else (updates, 4000)
