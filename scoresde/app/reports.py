@@ -116,10 +116,10 @@ def _read(model: Model, source: str | Sequence[str], imports: bool) -> Dataset:
 
 def _expect_alike(model: Model, events: Dataset) -> None:
     """Raises ``ValueError`` for events of another kind than the model was trained on."""
-    expect_events(events, model.facts, "as trained on")
     bins = model.facts["bins"], events.bins
     expected, got = (f"{n} bins" if n else "real numbers" for n in bins)
     expect(expected == got, "data", f"{expected}, as trained on", got)
+    expect_events(events, model.facts, "as trained on")
 
 
 def as_json(report: Mapping[str, Any]) -> str:
