@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -117,16 +116,16 @@ class Standardised(nn.Module):
         return scaled
 
 
-def expect_levels(noise_level: Tensor, sizes: Sequence[int]) -> Tensor:
+def expect_levels(noise_level: Tensor, count: int) -> Tensor:
     """Noise levels ``(batch, n)`` of ``(batch,)``, or of as many; ``ValueError`` of others.
 
     Args:
         noise_level: What a network was given.
-        sizes: Of the groups of components with a level each that it was made for.
+        count: Of the levels that it was made for.
     """
     levels = noise_level.unsqueeze(-1) if noise_level.ndim == 1 else noise_level
-    if levels.ndim != 2 or levels.shape[-1] != sum(sizes):  # asked at every step of a solver
-        wanted = f"{sum(sizes)} for an event, noise_levels= of the network"
+    if levels.ndim != 2 or levels.shape[-1] != count:  # asked at every step of a solver
+        wanted = f"{count} for an event, noise_levels= of the network"
         expect(False, "noise_level", wanted, levels.shape[-1])
     return levels
 

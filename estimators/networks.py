@@ -114,7 +114,7 @@ class ResidualMLP(nn.Module):
             ValueError: If a condition is missing or unexpected, or levels are too many or too few.
         """
         expect_condition(condition, self.condition_shape is not None, "condition_dim= or classes=")
-        levels = expect_levels(noise_level, [self.noise_levels])
+        levels = expect_levels(noise_level, self.noise_levels)
         conditions = [] if condition is None else [self.condition_embedding(condition)]
         embedding = self.embed(torch.cat([self.waves(levels), *conditions], dim=-1))
         hidden = self.input_layer(torch.cat([x.flatten(1), *conditions], dim=-1))

@@ -54,7 +54,7 @@ class Levels(nn.Module):
             ValueError: If there are more or fewer than announced, or, on the CPU, more than one in
                 a block.
         """
-        levels = expect_levels(noise_level, self.sizes)
+        levels = expect_levels(noise_level, sum(self.sizes))
         if self.waves is None:
             return levels.squeeze(-1), None, None
         if not self.apart:
@@ -68,7 +68,7 @@ class Levels(nn.Module):
         return each.mean(-1), self.waves(each), None
 
 
-class Together(nn.Module):
+class Modulation(nn.Module):
     """The sum of what levels and a condition add to what modulates.
 
     Args:
@@ -78,8 +78,8 @@ class Together(nn.Module):
 
     Example:
         >>> import torch
-        >>> from estimators.noise_levels import Together
-        >>> Together(34, 8, None)((torch.zeros(5, 34), None)).shape
+        >>> from estimators.noise_levels import Modulation
+        >>> Modulation(34, 8, None)((torch.zeros(5, 34), None)).shape
         torch.Size([5, 8])
     """
 

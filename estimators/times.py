@@ -147,11 +147,15 @@ class Independent(TrainingTimes):
 
     def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
         """See the class."""
-        count = len(sde.blocks) if self.over == "blocks" else z.shape[-1]
-        apart = noise.uniform(z.new_empty(len(z), count))
+        apart = self._uniform(sde, z, noise)
         if not self.together:
             return apart
         return torch.where(noise.uniform(z[:, :1]) < self.together, apart[:, :1], apart)
+
+    def _uniform(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
+        """A number for every block, or component."""
+        count = len(sde.blocks) if self.over == "blocks" else z.shape[-1]
+        return noise.uniform(z.new_empty(len(z), count))
 
 
 @attrs.frozen
@@ -191,11 +195,10 @@ class Fronts(Independent):
 
     def quantiles(self, sde: DiagonalSDE, z: Tensor, noise: Noise) -> Tensor:
         """See the class."""
-        count, one = len(sde.blocks) if self.over == "blocks" else z.shape[-1], z[:, :1]
-        rank = noise.uniform(z.new_empty(len(z), count)).argsort(-1).to(z)
+        one, rank = z[:, :1], self._uniform(sde, z, noise).argsort(-1).to(z)
         apart = noise.uniform(one).square()  # 1 - overlap: mostly little
         apart = apart.masked_fill(noise.uniform(one) < self.together, 0.0)
-        moment = noise.stratified(z).mT * (1 + apart * (count - 1))
+        moment = noise.stratified(z).mT * (1 + apart * (rank.shape[-1] - 1))
         return (moment - apart * rank).clamp(0, 1)
 
 

@@ -16,7 +16,7 @@ from estimators.conditions import (
     Standardised,
     expect_condition,
 )
-from estimators.noise_levels import Levels, Together
+from estimators.noise_levels import Levels, Modulation
 from scoresde.bases.basis import checked_shape
 from scoresde.bases.spatial import spatial_axes
 from scoresde.checks import expect, sizes, whole
@@ -119,7 +119,7 @@ class UNet(nn.Module):
     def _added(self, size: int) -> nn.Module | None:
         """What the library adds to its embedding of the level."""
         vector = self.levels.vector_size
-        return Together(vector, size, self.embed) if vector else self.embed
+        return Modulation(vector, size, self.embed) if vector else self.embed
 
     def _attends(self, attention: int) -> list[bool]:
         return [max(self.space) / 2**place <= attention for place in range(len(self.channels))]

@@ -3,8 +3,8 @@
 import attrs
 import pytest
 import torch
-from runs import Stop, same
-from test_flips import Watching, model, shared
+from runs import same
+from test_flips import Watching, interrupted, model, shared
 
 from scoresde.data import Dataset, LazyArray
 from scoresde.training import Training
@@ -46,24 +46,7 @@ def test_which_do_not_depend_on_how_a_batch_is_shared(lazy, processes, accumulat
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_run_that_was_interrupted_is_the_same_bit_for_bit(tmp_path, dtype):
+    assert same(*interrupted(DATA, MIDDLE, tmp_path, dtype))
     training = Training(steps=6, batch_size=12, measurements=2, ema=0.5)
-
-    def fitted(stop=None, **options):
-        def on_step(step):
-            if step == stop:
-                raise Stop
-
-        estimator = model(dtype)
-        try:
-            history = training.fit(
-                estimator, DATA, MIDDLE, progress=False, on_step=on_step, **options
-            )
-        except Stop:
-            return None
-        return estimator, attrs.evolve(history, seconds=0.0)
-
-    fitted(4, folder=tmp_path, save_every=2)
-    resumed = fitted(folder=tmp_path, save_every=2)
-    assert same(fitted(), resumed)
     with pytest.raises(RunMismatch, match=r"data\.crop: expected \(1, 3\), got nothing"):
         training.fit(model(dtype), MIDDLE, MIDDLE, progress=False, folder=tmp_path)

@@ -118,8 +118,8 @@ def model(dtype=torch.float32):
     return Denoising(DiagonalSDE(LogLinear(), Identity((1, 1, 3))), network, data_std=9.0).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_run_that_was_interrupted_is_the_same_bit_for_bit(tmp_path, dtype):
+def interrupted(train, held_out, folder, dtype):
+    """A run, and one that ended after four of its six steps and was resumed."""
     training = Training(steps=6, batch_size=12, measurements=2, ema=0.5)
 
     def fitted(stop=None, **options):
@@ -130,14 +130,20 @@ def test_a_run_that_was_interrupted_is_the_same_bit_for_bit(tmp_path, dtype):
         estimator = model(dtype)
         try:
             history = training.fit(
-                estimator, DATA, PLAIN, progress=False, on_step=on_step, **options
+                estimator, train, held_out, progress=False, on_step=on_step, **options
             )
         except Stop:
             return None
         return estimator, attrs.evolve(history, seconds=0.0)
 
-    fitted(4, folder=tmp_path, save_every=2)
-    assert same(fitted(), fitted(folder=tmp_path, save_every=2))
+    fitted(4, folder=folder, save_every=2)
+    resumed = fitted(folder=folder, save_every=2)
+    return fitted(), resumed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_run_that_was_interrupted_is_the_same_bit_for_bit(tmp_path, dtype):
+    assert same(*interrupted(DATA, PLAIN, tmp_path, dtype))
 
 
 def test_a_run_with_it_is_another_one(tmp_path):
